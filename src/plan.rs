@@ -1,0 +1,176 @@
+//! The checked configuration: what the data path is built from. A leaf: `control::config` makes it, everything reads it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// A validated configuration file. Only `control::config` makes one, so whoever holds it may rely on the rules of `limits`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub hash_key: HashKey,
+    pub dispatcher: Option<Dispatcher>,
+    /// In the order of the file.
+    pub services: Vec<Service>,
+}
+
+/// SipHash's 128-bit key as published: k0 is the first 8 bytes, k1 the second 8, little-endian.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HashKey(pub [u8; 16]);
+
+impl HashKey {
+    /// `(k0, k1)`
+    pub fn halves(&self) -> (u64, u64) {
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| self.0[at + i]));
+        (word(0), word(8))
+    }
+}
+
+/// The key is a secret: it never reaches a log or an error message.
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey(secret)")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatcher {
+    pub interface: String,
+    pub engine: Engine,
+    /// One worker per queue on these cores; `None`: the cores near the NIC.
+    pub cores: Option<Vec<usize>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    AfXdp,
+    Dpdk,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub name: String,
+    /// The cluster address.
+    pub address: IpAddr,
+    /// Empty: every protocol and port.
+    pub ports: Vec<Port>,
+    pub hash: HashInput,
+    pub selection: Selection,
+    /// Prime, at least `SLOTS_PER_SERVER` times the number of servers.
+    pub slots: u32,
+    /// In the order of the file, at least one.
+    pub servers: Vec<Server>,
+}
+
+/// A transport protocol and port, written `tcp/80`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Port {
+    pub transport: Transport,
+    pub number: u16,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.transport.name(), self.number)
+    }
+}
+
+/// The transports whose first four bytes are the source and destination port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Transport {
+    pub const ALL: [Transport; 3] = [Transport::Tcp, Transport::Udp, Transport::Sctp];
+
+    /// IANA protocol number.
+    pub const fn protocol(self) -> u8 {
+        match self {
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+            Transport::Sctp => 132,
+        }
+    }
+
+    pub const fn from_protocol(protocol: u8) -> Option<Transport> {
+        match protocol {
+            6 => Some(Transport::Tcp),
+            17 => Some(Transport::Udp),
+            132 => Some(Transport::Sctp),
+            _ => None,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+            Transport::Sctp => "sctp",
+        }
+    }
+}
+
+/// What the hash is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashInput {
+    /// The client's address.
+    Source,
+    /// Source and destination address and port, and the protocol; the client's address where a packet has no ports.
+    Flow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    Maglev,
+    /// Client address mod N; the server at that position of the file.
+    Modulo,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub name: String,
+    /// The primary address.
+    pub address: IpAddr,
+    /// `None`: resolved from the neighbour table.
+    pub mac: Option<Mac>,
+    /// 0: configured, but takes no clients.
+    pub weight: u32,
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Whether the address names a group (multicast or broadcast), IEEE 802-2014 8.2.2.
+    pub const fn is_group(self) -> bool {
+        self.0[0] & 1 == 1
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// Six two-digit hexadecimal numbers with colons or hyphens between them.
+impl FromStr for Mac {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Mac, ()> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for byte in &mut bytes {
+            let part = parts.next().ok_or(())?;
+            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(());
+            }
+            *byte = u8::from_str_radix(part, 16).map_err(|_| ())?;
+        }
+        if parts.next().is_some() { Err(()) } else { Ok(Mac(bytes)) }
+    }
+}

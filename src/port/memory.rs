@@ -1,0 +1,1 @@
+//! A port over plain memory.

@@ -1,0 +1,64 @@
+//! Where frames come from and go to. The worker knows this trait and nothing else of a device.
+//!
+//! A port lends frames; each comes back exactly once, by `tx` or by `free`. No method blocks or allocates.
+
+pub mod memory;
+
+use crate::limits::BURST;
+use arrayvec::ArrayVec;
+
+/// Frames on loan, oldest first.
+pub type Burst<F> = ArrayVec<F, BURST>;
+
+pub trait Port {
+    /// A frame on loan. Linear by convention: not `Copy`, not `Clone`; whoever drops one without giving it back leaks it,
+    /// which the ledger shows.
+    type Frame;
+
+    /// Whether a frame that is freed with the verdict "pass" still reaches its destination (a capture that is replayed)
+    /// or is gone (the kernel handed it over and takes none back).
+    const PASSES: bool;
+
+    /// Reaps completed transmissions, refills the receive side, wakes the device. Once a turn.
+    fn service(&mut self);
+
+    /// Appends received frames to `burst`, until it is full or none is waiting.
+    fn rx(&mut self, burst: &mut Burst<Self::Frame>);
+
+    /// The frame from its Ethernet header on, without FCS.
+    fn bytes<'a>(&'a mut self, frame: &'a mut Self::Frame) -> &'a mut [u8];
+
+    /// When the frame reached the driver, in nanoseconds on the scale of `now`; 0 where that is not known.
+    /// Asked at most once a frame.
+    fn arrival(&mut self, frame: &mut Self::Frame) -> u64;
+
+    /// The clock that arrivals are measured on, in nanoseconds. Read once a burst.
+    fn now(&self) -> u64;
+
+    /// Transmits from the front of `burst` and returns how many were taken; the rest stay in it.
+    fn tx(&mut self, burst: &mut Burst<Self::Frame>) -> usize;
+
+    /// Takes the whole burst back unsent.
+    fn free(&mut self, burst: &mut Burst<Self::Frame>);
+
+    /// Where every frame of the port is at this moment.
+    fn ledger(&self) -> Ledger;
+}
+
+/// Every frame of a port is in exactly one place: `total == idle + lent + in_device`, at any turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    pub total: usize,
+    /// Waiting to be given to the device.
+    pub idle: usize,
+    /// Lent to the worker.
+    pub lent: usize,
+    /// In a ring of the device: to be received into, received, to be sent, or sent and not reaped.
+    pub in_device: usize,
+}
+
+impl Ledger {
+    pub fn balanced(&self) -> bool {
+        self.total == self.idle + self.lent + self.in_device
+    }
+}
