@@ -1,6 +1,12 @@
 //! oneip makes a cluster of servers answer on one IP address.
 
+pub mod hash;
 pub mod limits;
+pub mod path;
 pub mod plan;
 pub mod port;
+pub mod stats;
+pub mod table;
 pub mod verdict;
+pub mod wire;
+pub mod worker;

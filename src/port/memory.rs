@@ -1,1 +1,142 @@
-//! A port over plain memory.
+//! A port over plain memory: what tests and benchmarks run the worker on.
+//!
+//! Frames lie in chunks of `STRIDE` bytes, as in a UMEM. Each is received once, in order, until `rewind`.
+
+use super::{Burst, Ledger, Port};
+
+/// Bytes from one frame's start to the next one's.
+pub const STRIDE: usize = 2048;
+
+pub struct Memory {
+    arena: Box<[u8]>,
+    lens: Box<[u16]>,
+    arrivals: Box<[u64]>,
+    /// Clock, in nanoseconds: stands still unless a test moves it.
+    pub now: u64,
+    /// How many frames `tx` takes before it is full; refilled by `service`.
+    pub tx_room: usize,
+    room_left: usize,
+    next: usize,
+    lent: usize,
+    sent: Vec<u32>,
+    freed: Vec<u32>,
+}
+
+/// A frame of a `Memory` port.
+#[derive(Debug)]
+pub struct Frame {
+    index: u32,
+}
+
+impl Memory {
+    /// # Panics
+    /// If a frame is longer than `STRIDE`.
+    pub fn new<F: AsRef<[u8]>>(frames: &[F]) -> Memory {
+        let mut arena = vec![0; frames.len() * STRIDE].into_boxed_slice();
+        for (chunk, frame) in arena.chunks_exact_mut(STRIDE).zip(frames) {
+            chunk[..frame.as_ref().len()].copy_from_slice(frame.as_ref());
+        }
+        Memory {
+            arena,
+            lens: frames.iter().map(|f| f.as_ref().len() as u16).collect(),
+            arrivals: vec![0; frames.len()].into(),
+            now: 0,
+            tx_room: usize::MAX,
+            room_left: usize::MAX,
+            next: 0,
+            lent: 0,
+            sent: Vec::with_capacity(frames.len()),
+            freed: Vec::with_capacity(frames.len()),
+        }
+    }
+
+    /// Lets every frame be received again, as it lies.
+    ///
+    /// # Panics
+    /// If a frame is still lent.
+    pub fn rewind(&mut self) {
+        assert_eq!(self.lent, 0, "a frame is still lent");
+        self.next = 0;
+        self.sent.clear();
+        self.freed.clear();
+    }
+
+    /// Says when every frame arrives, in nanoseconds on the scale of `now`.
+    pub fn set_arrivals(&mut self, arrival: u64) {
+        self.arrivals.fill(arrival);
+    }
+
+    /// Positions of the frames that were sent, in order.
+    pub fn sent(&self) -> &[u32] {
+        &self.sent
+    }
+
+    /// Positions of the frames that were freed, in order.
+    pub fn freed(&self) -> &[u32] {
+        &self.freed
+    }
+
+    pub fn frame(&self, position: usize) -> &[u8] {
+        &self.arena[position * STRIDE..][..self.lens[position] as usize]
+    }
+
+    pub fn frame_mut(&mut self, position: usize) -> &mut [u8] {
+        &mut self.arena[position * STRIDE..][..self.lens[position] as usize]
+    }
+}
+
+impl Port for Memory {
+    type Frame = Frame;
+
+    const PASSES: bool = true;
+
+    #[inline]
+    fn service(&mut self) {
+        self.room_left = self.tx_room;
+    }
+
+    #[inline]
+    fn rx(&mut self, burst: &mut Burst<Frame>) {
+        let n = burst.remaining_capacity().min(self.lens.len() - self.next);
+        for index in self.next..self.next + n {
+            burst.push(Frame { index: index as u32 });
+        }
+        self.next += n;
+        self.lent += n;
+    }
+
+    #[inline(always)]
+    fn bytes<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
+        self.frame_mut(frame.index as usize)
+    }
+
+    #[inline(always)]
+    fn arrival(&mut self, frame: &mut Frame) -> u64 {
+        self.arrivals[frame.index as usize]
+    }
+
+    #[inline]
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    #[inline]
+    fn tx(&mut self, burst: &mut Burst<Frame>) -> usize {
+        let n = burst.len().min(self.room_left);
+        self.room_left -= n;
+        self.lent -= n;
+        self.sent.extend(burst.drain(..n).map(|frame| frame.index));
+        n
+    }
+
+    #[inline]
+    fn free(&mut self, burst: &mut Burst<Frame>) {
+        self.lent -= burst.len();
+        self.freed.extend(burst.drain(..).map(|frame| frame.index));
+    }
+
+    fn ledger(&self) -> Ledger {
+        let returned = self.sent.len() + self.freed.len();
+        Ledger { total: self.lens.len(), idle: 0, lent: self.lent, in_device: self.lens.len() - self.next + returned }
+    }
+}

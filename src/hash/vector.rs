@@ -1,0 +1,260 @@
+//! The hot loops of selection, many lanes at a time: SipHash-1-3 of a burst, and the strongest of many candidates.
+//!
+//! Each loop is written once, in plain Rust over fixed-size arrays, and compiled three times: for AVX-512, AVX2 and the
+//! baseline. The compiler vectorises it; the unsafe blocks only vouch that the processor has what it was compiled for.
+#![allow(unsafe_code)]
+
+use super::siphash::Key;
+use crate::limits::BURST;
+
+/// Lanes of one step: one AVX-512 register, two of AVX2.
+const LANES: usize = 8;
+
+const _: () = assert!(BURST.is_multiple_of(LANES));
+
+/// One word of every input of a burst.
+pub type Row = [u64; BURST];
+
+/// The instruction set that the loops run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level(Set);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    Baseline,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// The best that this processor has. Ask once, at start.
+    pub fn detect() -> Level {
+        Self::available().pop().expect("the baseline is always there")
+    }
+
+    /// Every level that this processor has, slowest first.
+    pub fn available() -> Vec<Level> {
+        let mut levels = vec![Level(Set::Baseline)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") {
+                levels.push(Level(Set::Avx2));
+            }
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+                levels.push(Level(Set::Avx512));
+            }
+        }
+        levels
+    }
+
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Baseline => "baseline",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "AVX-512",
+        }
+    }
+
+    /// SipHash-1-3 of the first `n` inputs, given block by block. `out` beyond `n` is unspecified.
+    #[inline]
+    pub fn siphash<const B: usize>(self, key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
+        match self.0 {
+            Set::Baseline => siphash_rows(key, blocks, n, out),
+            // SAFETY: `available` makes this level only where the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { siphash_avx2(key, blocks, n, out) },
+            // SAFETY: `available` makes this level only where the processor has AVX-512 F and DQ.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { siphash_avx512(key, blocks, n, out) },
+        }
+    }
+
+    /// The index of the candidate whose `strength` for `salt` is greatest, the first of equals, and that strength.
+    /// `strengths` is scratch space of the candidates' length. `None`: there is no candidate.
+    #[inline]
+    pub fn strongest(self, seeds: &[Seed], salt: u32, strengths: &mut [u32]) -> Option<(usize, u32)> {
+        match self.0 {
+            Set::Baseline => strongest_of(seeds, salt, strengths),
+            // SAFETY: as in `siphash`.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { strongest_avx2(seeds, salt, strengths) },
+            // SAFETY: as in `siphash`.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { strongest_avx512(seeds, salt, strengths) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn siphash_avx2<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
+    siphash_rows(key, blocks, n, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn siphash_avx512<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
+    siphash_rows(key, blocks, n, out);
+}
+
+#[inline(always)]
+fn siphash_rows<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
+    for at in (0..n.min(BURST)).step_by(LANES) {
+        let mut v = key.state.map(|word| [word; LANES]);
+        for row in blocks {
+            let block: [u64; LANES] = std::array::from_fn(|lane| row[at + lane]);
+            xor(&mut v[3], &block);
+            round(&mut v);
+            xor(&mut v[0], &block);
+        }
+        xor(&mut v[2], &[0xff; LANES]);
+        round(&mut v);
+        round(&mut v);
+        round(&mut v);
+        for lane in 0..LANES {
+            out[at + lane] = v[0][lane] ^ v[1][lane] ^ v[2][lane] ^ v[3][lane];
+        }
+    }
+}
+
+#[inline(always)]
+fn xor(a: &mut [u64; LANES], b: &[u64; LANES]) {
+    for lane in 0..LANES {
+        a[lane] ^= b[lane];
+    }
+}
+
+#[inline(always)]
+fn add(a: &mut [u64; LANES], b: &[u64; LANES]) {
+    for lane in 0..LANES {
+        a[lane] = a[lane].wrapping_add(b[lane]);
+    }
+}
+
+#[inline(always)]
+fn rotate<const BITS: u32>(a: &mut [u64; LANES]) {
+    for lane in a {
+        *lane = lane.rotate_left(BITS);
+    }
+}
+
+/// One SipRound in every lane; `siphash::round` is its scalar twin.
+#[inline(always)]
+fn round([v0, v1, v2, v3]: &mut [[u64; LANES]; 4]) {
+    add(v0, v1);
+    rotate::<13>(v1);
+    xor(v1, v0);
+    rotate::<32>(v0);
+    add(v2, v3);
+    rotate::<16>(v3);
+    xor(v3, v2);
+    add(v0, v3);
+    rotate::<21>(v3);
+    xor(v3, v0);
+    add(v2, v1);
+    rotate::<17>(v1);
+    xor(v1, v2);
+    rotate::<32>(v2);
+}
+
+/// What a candidate brings to `strength`: drawn from its identity, independent of every other's.
+#[derive(Clone, Copy, Debug)]
+pub struct Seed {
+    pub offset: u32,
+    /// Odd.
+    pub factor: u32,
+}
+
+/// A pseudo-random 32-bit number of a candidate and a salt: two multiply-and-shift rounds, the first with a factor of the
+/// candidate's own, so that two candidates agree on all salts only if they agree in 63 bits.
+#[inline(always)]
+pub fn strength(seed: Seed, salt: u32) -> u32 {
+    let mut x = seed.offset ^ salt;
+    x = (x ^ x >> 16).wrapping_mul(seed.factor);
+    x = (x ^ x >> 15).wrapping_mul(0x846c_a68b);
+    x ^ x >> 16
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn strongest_avx2(seeds: &[Seed], salt: u32, strengths: &mut [u32]) -> Option<(usize, u32)> {
+    strongest_of(seeds, salt, strengths)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn strongest_avx512(seeds: &[Seed], salt: u32, strengths: &mut [u32]) -> Option<(usize, u32)> {
+    strongest_of(seeds, salt, strengths)
+}
+
+#[inline(always)]
+fn strongest_of(seeds: &[Seed], salt: u32, strengths: &mut [u32]) -> Option<(usize, u32)> {
+    let strengths = &mut strengths[..seeds.len()];
+    let mut best = 0;
+    for (out, seed) in strengths.iter_mut().zip(seeds) {
+        *out = strength(*seed, salt);
+        best = best.max(*out);
+    }
+    strengths.iter().position(|s| *s == best).map(|at| (at, best))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::siphash;
+    use proptest::prelude::*;
+
+    fn agree<const B: usize>(key: Key, rows: &[[u64; B]]) {
+        let mut blocks = [[0; BURST]; B];
+        for (i, row) in rows.iter().enumerate() {
+            for (b, block) in blocks.iter_mut().enumerate() {
+                block[i] = row[b];
+            }
+        }
+        for level in Level::available() {
+            let mut out = [0; BURST];
+            level.siphash(key, &blocks, rows.len(), &mut out);
+            for (i, row) in rows.iter().enumerate() {
+                assert_eq!(out[i], siphash::blocks(key, *row), "{} lane {i} of {}", level.name(), rows.len());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_level_is_the_scalar_hash(
+            k0: u64, k1: u64,
+            one in prop::collection::vec(any::<[u64; 1]>(), 0..=BURST),
+            two in prop::collection::vec(any::<[u64; 2]>(), 0..=BURST),
+            three in prop::collection::vec(any::<[u64; 3]>(), 0..=BURST),
+            five in prop::collection::vec(any::<[u64; 5]>(), 0..=BURST),
+        ) {
+            let key = Key::new(k0, k1);
+            agree(key, &one);
+            agree(key, &two);
+            agree(key, &three);
+            agree(key, &five);
+        }
+
+        #[test]
+        fn every_level_finds_the_first_strongest(
+            seeds in prop::collection::vec((any::<u32>(), any::<u32>()), 0..300), salt: u32
+        ) {
+            let seeds: Vec<Seed> = seeds.iter().map(|s| Seed { offset: s.0, factor: s.1 | 1 }).collect();
+            let mut naive: Option<(usize, u32)> = None;
+            for (i, seed) in seeds.iter().enumerate() {
+                let s = strength(*seed, salt);
+                if naive.is_none_or(|(_, best)| s > best) {
+                    naive = Some((i, s));
+                }
+            }
+            for level in Level::available() {
+                prop_assert_eq!(level.strongest(&seeds, salt, &mut vec![0; seeds.len()]), naive);
+            }
+        }
+    }
+}

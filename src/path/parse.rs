@@ -1,0 +1,166 @@
+//! From a frame's bytes to the flow it belongs to.
+//!
+//! Two steps, because most of the judging is only for frames to a cluster address: `outer` finds the IP header, and the
+//! caller looks its destination up; only then `flow_v4` or `flow_v6` reads on.
+
+use crate::plan::Transport;
+use crate::verdict::Reason;
+use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::icmp::{self, Message};
+use crate::wire::ipv4::{Fragment, Ipv4};
+use crate::wire::ipv6::{self, Ipv6};
+use crate::wire::transport::{self, Ports};
+
+/// The first that a frame shows.
+#[derive(Clone, Copy, Debug)]
+pub enum Outer<'a> {
+    V4(Ipv4<'a>),
+    V6(Ipv6<'a>),
+    /// An IP EtherType, but not enough bytes to hold the addresses.
+    Truncated,
+    /// Not IP.
+    Other,
+}
+
+/// Finds the IP header behind the VLAN tags. Nothing of it is judged yet but that both addresses are there.
+#[inline]
+pub fn outer(frame: &[u8]) -> Outer<'_> {
+    let Some(frame) = Ethernet::new(frame) else { return Outer::Other };
+    let (ethertype, payload) = frame.payload();
+    match ethertype {
+        ethernet::IPV4 => Ipv4::new(payload).map_or(Outer::Truncated, Outer::V4),
+        ethernet::IPV6 => Ipv6::new(payload).map_or(Outer::Truncated, Outer::V6),
+        _ => Outer::Other,
+    }
+}
+
+/// Who talks to a cluster address, and about what. `A` is an address in network byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// The source of what a client sends; of an ICMP error, the client that the quoted packet was for.
+    pub client: A,
+    pub cluster: A,
+    pub upper: Upper,
+}
+
+/// What a packet shows of its upper layer: how its service is found, and whether ports can take part in the hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upper {
+    /// A whole packet with ports (as the client sends them).
+    Ports(Transport, Ports),
+    /// The first fragment of a datagram with ports. The ports find the service, but later fragments lack them, so the hash
+    /// does without.
+    FirstFragment(Transport, Ports),
+    /// A fragment without ports, of a transport that has some.
+    LaterFragment(Transport),
+    /// Belongs to the address as a whole: an echo request, an ICMP error about an echo reply, a fragment of ICMP, or a
+    /// later fragment whose transport cannot be known.
+    Address,
+    /// A protocol without ports, or an ICMP message of another type: for services that have every protocol.
+    Other,
+}
+
+/// The flow of an IPv4 packet. `Err`: `Malformed`, `Ttl`, or `NoService` for an ICMP error about somebody else's packet.
+pub fn flow_v4(packet: &Ipv4) -> Result<Flow<[u8; 4]>, Reason> {
+    packet.check(false).map_err(malformed)?;
+    if packet.ttl() == 0 {
+        return Err(Reason::Ttl);
+    }
+    let (protocol, fragment, payload) = (packet.protocol(), packet.fragment(), packet.payload());
+    let mut flow = Flow { client: packet.source(), cluster: packet.destination(), upper: Upper::Other };
+    if protocol != icmp::PROTOCOL_V4 {
+        flow.upper = upper(protocol, fragment, payload)?;
+    } else if fragment != Fragment::Whole {
+        flow.upper = Upper::Address;
+    } else {
+        match icmp::v4(payload).map_err(malformed)? {
+            Message::EchoRequest => flow.upper = Upper::Address,
+            Message::Error(quoted) => return quoted_v4(quoted, flow.cluster),
+            Message::Other => {}
+        }
+    }
+    Ok(flow)
+}
+
+/// The flow of an IPv6 packet. As `flow_v4`.
+pub fn flow_v6(packet: &Ipv6) -> Result<Flow<[u8; 16]>, Reason> {
+    packet.check(false).map_err(malformed)?;
+    if packet.hop_limit() == 0 {
+        return Err(Reason::Ttl);
+    }
+    let ipv6::Upper { protocol, fragment, payload } = packet.upper().map_err(malformed)?;
+    let mut flow = Flow { client: packet.source(), cluster: packet.destination(), upper: Upper::Other };
+    if protocol != icmp::PROTOCOL_V6 {
+        flow.upper = upper(protocol, fragment, payload)?;
+    } else if fragment != Fragment::Whole {
+        flow.upper = Upper::Address;
+    } else {
+        match icmp::v6(payload).map_err(malformed)? {
+            Message::EchoRequest => flow.upper = Upper::Address,
+            Message::Error(quoted) => return quoted_v6(quoted, flow.cluster),
+            Message::Other => {}
+        }
+    }
+    Ok(flow)
+}
+
+fn malformed(_: crate::wire::Malformed) -> Reason {
+    Reason::Malformed
+}
+
+/// Anything but ICMP. A fragment is never refused for what it lacks: only a whole packet's transport header is judged.
+fn upper(protocol: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
+    let Some(transport) = Transport::from_protocol(protocol) else {
+        let unknown = fragment == Fragment::Later && protocol == ipv6::NO_NEXT_HEADER;
+        return Ok(if unknown { Upper::Address } else { Upper::Other });
+    };
+    Ok(match fragment {
+        Fragment::Whole => Upper::Ports(transport, transport::checked_ports(transport, payload).map_err(malformed)?),
+        Fragment::First => match transport::ports(payload) {
+            Some(ports) => Upper::FirstFragment(transport, ports),
+            None => Upper::LaterFragment(transport),
+        },
+        Fragment::Later => Upper::LaterFragment(transport),
+    })
+}
+
+/// The flow that an ICMP error is about. It quotes a packet *from* the cluster address *to* the client, perhaps cut after
+/// 8 bytes of its transport header (RFC 792), so the flow is the quoted packet's with the sides exchanged.
+fn quoted_v4(quoted: &[u8], cluster: [u8; 4]) -> Result<Flow<[u8; 4]>, Reason> {
+    let packet = Ipv4::new(quoted).ok_or(Reason::Malformed)?;
+    packet.check(true).map_err(malformed)?;
+    if packet.source() != cluster {
+        return Err(Reason::NoService);
+    }
+    let upper = quoted_upper(packet.protocol(), icmp::PROTOCOL_V4, packet.fragment(), packet.payload())?;
+    Ok(Flow { client: packet.destination(), cluster, upper })
+}
+
+/// As `quoted_v4`.
+fn quoted_v6(quoted: &[u8], cluster: [u8; 16]) -> Result<Flow<[u8; 16]>, Reason> {
+    let packet = Ipv6::new(quoted).ok_or(Reason::Malformed)?;
+    packet.check(true).map_err(malformed)?;
+    if packet.source() != cluster {
+        return Err(Reason::NoService);
+    }
+    let ipv6::Upper { protocol, fragment, payload } = packet.upper().map_err(malformed)?;
+    let upper = quoted_upper(protocol, icmp::PROTOCOL_V6, fragment, payload)?;
+    Ok(Flow { client: packet.destination(), cluster, upper })
+}
+
+fn quoted_upper(protocol: u8, icmp: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
+    if protocol == icmp {
+        return Ok(Upper::Address);
+    }
+    let Some(transport) = Transport::from_protocol(protocol) else {
+        let unknown = protocol == ipv6::NO_NEXT_HEADER;
+        return Ok(if unknown { Upper::Address } else { Upper::Other });
+    };
+    let ports = transport::ports(payload).map(Ports::reversed);
+    match (fragment, ports) {
+        (Fragment::Whole, Some(ports)) => Ok(Upper::Ports(transport, ports)),
+        (Fragment::First, Some(ports)) => Ok(Upper::FirstFragment(transport, ports)),
+        (Fragment::Whole, None) => Err(Reason::Malformed),
+        _ => Ok(Upper::LaterFragment(transport)),
+    }
+}

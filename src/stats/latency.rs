@@ -1,0 +1,113 @@
+//! Latency histograms, from a frame's arrival at the driver to its hand-over to the transmit ring, a service each.
+//!
+//! A worker records into a set that it owns. Once an interval the collector puts an empty set into the exchange; the
+//! worker, at its next turn, hands the full one over for it, whole. Nobody waits, nothing is copied or shared.
+
+use crossbeam::queue::ArrayQueue;
+use hdrhistogram::Histogram;
+use std::sync::Arc;
+
+/// Longest latency that is told apart, in nanoseconds; longer ones count as this.
+pub const MAX_NS: u64 = 10_000_000_000;
+
+/// Significant decimal digits: values are within 1 % of what was measured.
+pub const DIGITS: u8 = 2;
+
+/// Counts of one interval are 32 bits.
+pub type Interval = Histogram<u32>;
+
+/// A histogram a service.
+pub struct Latencies {
+    services: Box<[Interval]>,
+}
+
+impl Latencies {
+    pub fn new(services: usize) -> Latencies {
+        let empty = Interval::new_with_bounds(1, MAX_NS, DIGITS).expect("the bounds are valid");
+        Latencies { services: vec![empty; services].into() }
+    }
+
+    #[inline(always)]
+    pub fn record(&mut self, service: usize, ns: u64) {
+        self.services[service].saturating_record(ns);
+    }
+
+    pub fn services(&self) -> &[Interval] {
+        &self.services
+    }
+
+    pub fn clear(&mut self) {
+        for histogram in &mut self.services {
+            // `reset` clears every count; most services see no frame in most intervals.
+            if !histogram.is_empty() {
+                histogram.reset();
+            }
+        }
+    }
+}
+
+struct Exchange {
+    empty: ArrayQueue<Box<Latencies>>,
+    full: ArrayQueue<Box<Latencies>>,
+}
+
+/// The worker's end.
+pub struct Recorder {
+    current: Box<Latencies>,
+    exchange: Arc<Exchange>,
+}
+
+/// The collector's end.
+pub struct Harvest {
+    /// The set that goes to the worker next; `None` while both are with the worker.
+    spare: Option<Box<Latencies>>,
+    exchange: Arc<Exchange>,
+}
+
+/// A recorder and where its sets are harvested.
+pub fn channel(services: usize) -> (Recorder, Harvest) {
+    let exchange = Arc::new(Exchange { empty: ArrayQueue::new(1), full: ArrayQueue::new(1) });
+    let recorder = Recorder { current: Box::new(Latencies::new(services)), exchange: Arc::clone(&exchange) };
+    (recorder, Harvest { spare: Some(Box::new(Latencies::new(services))), exchange })
+}
+
+impl Recorder {
+    #[inline(always)]
+    pub fn record(&mut self, service: usize, ns: u64) {
+        self.current.record(service, ns);
+    }
+
+    /// Hands the full set over if the collector has asked. Once a turn.
+    #[inline(always)]
+    pub fn exchange(&mut self) {
+        if !self.exchange.empty.is_empty() {
+            self.swap();
+        }
+    }
+
+    #[cold]
+    fn swap(&mut self) {
+        let Some(empty) = self.exchange.empty.pop() else { return };
+        let full = std::mem::replace(&mut self.current, empty);
+        assert!(self.exchange.full.push(full).is_ok(), "the collector asks again only after it has harvested");
+    }
+}
+
+impl Harvest {
+    /// Asks the worker for what it has recorded since it was last asked. A second request before `collect` does nothing.
+    pub fn request(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            assert!(self.exchange.empty.push(spare).is_ok(), "there is one spare set");
+        }
+    }
+
+    /// Shows `with` the set that was asked for, if the worker has handed it over, then keeps it, emptied, for the next
+    /// request. `false`: the worker has not come round yet.
+    pub fn collect(&mut self, with: impl FnOnce(&Latencies)) -> bool {
+        let Some(mut full) = self.exchange.full.pop() else { return false };
+        with(&full);
+        full.clear();
+        self.spare = Some(full);
+        true
+    }
+}

@@ -1,0 +1,4 @@
+//! What is counted and timed: the worker's side (plain words and a histogram it owns) and the collector's.
+
+pub mod latency;
+pub mod tally;

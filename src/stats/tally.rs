@@ -1,0 +1,72 @@
+//! A worker's counters. One thread writes, any thread may read: plain 64-bit words, no lock, no read-modify-write.
+//!
+//! Received = forwarded + dropped + passed, exactly, whenever the worker is between two turns.
+
+use crate::table::Table;
+use crate::verdict::Reason;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A counter with a single writer. `add` is a load and a store, which never tear; no bus lock.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed) + n, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What went to one server of one service.
+#[derive(Default)]
+pub struct Sent {
+    pub frames: Counter,
+    /// Of whole frames, Ethernet header included, FCS not.
+    pub bytes: Counter,
+}
+
+pub struct Tally {
+    pub turns: Counter,
+    pub received: Counter,
+    pub passed: Counter,
+    dropped: [Counter; Reason::COUNT],
+    /// By `Table::destination`.
+    sent: Box<[Sent]>,
+}
+
+impl Tally {
+    /// For a table and all that come after it with the same services and servers.
+    pub fn new(table: &Table) -> Tally {
+        Tally {
+            turns: Counter::default(),
+            received: Counter::default(),
+            passed: Counter::default(),
+            dropped: Default::default(),
+            sent: (0..table.destinations()).map(|_| Sent::default()).collect(),
+        }
+    }
+
+    #[inline(always)]
+    pub fn sent(&self, destination: usize) -> &Sent {
+        &self.sent[destination]
+    }
+
+    #[inline(always)]
+    pub fn dropped(&self, reason: Reason) -> &Counter {
+        &self.dropped[reason as usize]
+    }
+
+    /// Frames sent to all servers together.
+    pub fn forwarded(&self) -> u64 {
+        self.sent.iter().map(|sent| sent.frames.get()).sum()
+    }
+
+    /// Frames dropped for all reasons together.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().map(Counter::get).sum()
+    }
+}

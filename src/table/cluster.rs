@@ -1,0 +1,230 @@
+//! The control side of the tables: every service's first choices and failover orders, which servers are up, where they are;
+//! compiles a `Table` of it. Owned by one control thread.
+
+use super::index::Index;
+use super::maglev::{self, Candidate, NOBODY};
+use super::rendezvous::Rendezvous;
+use super::{Address, Directory, NO_SERVICE, PackedMac, ServiceId, ServiceTable, Table, loop_key, port_key};
+use crate::hash::Key;
+use crate::plan::{HashInput, Mac, Plan, Selection, Service, Transport};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub struct Cluster {
+    key: Key,
+    generation: u64,
+    directory: Arc<Directory>,
+    services: Vec<ServiceState>,
+}
+
+struct ServiceState {
+    /// Index into the directory's addresses.
+    address: u16,
+    flow: bool,
+    modulo: bool,
+    ranking: Arc<Ranking>,
+    /// `ranking.first` with the slots of servers that are down given to the next in order; shared with tables.
+    owners: Arc<[u16]>,
+    servers: Vec<ServerState>,
+}
+
+struct ServerState {
+    name: String,
+    address: IpAddr,
+    weight: u32,
+    up: bool,
+    mac: Option<Mac>,
+}
+
+/// What depends on names, weights and slots alone; services that have the same share it.
+struct Ranking {
+    first: Arc<[u16]>,
+    rendezvous: Rendezvous,
+}
+
+impl Cluster {
+    /// All servers up, MACs as configured.
+    pub fn new(plan: &Plan) -> Cluster {
+        let key = Key::from(plan.hash_key);
+        let (directory, addresses) = directory(&plan.services);
+        let mut rankings: HashMap<(Vec<Candidate>, u32), Arc<Ranking>> = HashMap::new();
+        let services = plan.services.iter().zip(addresses).map(|(service, address)| {
+            let candidates: Vec<Candidate> =
+                service.servers.iter().map(|s| Candidate { name: &s.name, weight: s.weight }).collect();
+            let ranking = rankings.entry((candidates, service.slots)).or_insert_with_key(|(candidates, slots)| {
+                Arc::new(Ranking {
+                    first: maglev::populate(key, candidates, *slots).into(),
+                    rendezvous: Rendezvous::new(key, candidates),
+                })
+            });
+            ServiceState::new(service, address, Arc::clone(ranking))
+        });
+        Cluster { key, generation: 0, services: services.collect(), directory: Arc::new(directory) }
+    }
+
+    /// Takes a server up or down in every service that has it. Returns in how many its state changed; `None`: no service
+    /// has a server of that name.
+    pub fn set_up(&mut self, name: &str, up: bool) -> Option<usize> {
+        let mut known = false;
+        let mut changed = 0;
+        for service in &mut self.services {
+            let Some(server) = service.servers.iter_mut().find(|s| s.name == name) else { continue };
+            known = true;
+            if server.up != up {
+                server.up = up;
+                service.elect();
+                changed += 1;
+            }
+        }
+        known.then_some(changed)
+    }
+
+    /// Notes the MAC of the servers with that primary address; `None`: not resolved.
+    pub fn set_mac(&mut self, address: IpAddr, mac: Option<Mac>) {
+        for server in self.services.iter_mut().flat_map(|s| &mut s.servers).filter(|s| s.address == address) {
+            server.mac = mac;
+        }
+    }
+
+    /// How many slots of a service each server owns now.
+    pub fn shares(&self, service: ServiceId) -> Vec<u32> {
+        let service = &self.services[service as usize];
+        let mut shares = vec![0; service.servers.len()];
+        for owner in service.owners.iter().filter(|owner| **owner != NOBODY) {
+            shares[*owner as usize] += 1;
+        }
+        shares
+    }
+
+    /// The failover order of a slot: the first choice, then every other server of weight above 0.
+    pub fn order(&self, service: ServiceId, slot: u32) -> Vec<u16> {
+        let ranking = &self.services[service as usize].ranking;
+        let first = ranking.first[slot as usize];
+        let others = ranking.rendezvous.order(slot).into_iter().filter(|server| *server != first);
+        std::iter::once(first).filter(|first| *first != NOBODY).chain(others).collect()
+    }
+
+    /// A new table of the present state, one generation on.
+    pub fn compile(&mut self) -> Table {
+        self.generation += 1;
+        let mut base = 0;
+        let mut macs = Vec::new();
+        let mut loops = Vec::new();
+        let mut services = Vec::with_capacity(self.services.len());
+        for service in &self.services {
+            services.push(service.table(base));
+            base += service.servers.len() as u32;
+            for server in &service.servers {
+                macs.push(PackedMac::from(server.mac));
+                if let Some(mac) = server.mac {
+                    loops.push((loop_key(service.address, PackedMac::from_bytes(mac.0)), 0));
+                }
+            }
+        }
+        Table {
+            generation: self.generation,
+            key: self.key,
+            directory: Arc::clone(&self.directory),
+            services: services.into(),
+            macs: macs.into(),
+            loops: Index::new(loops),
+        }
+    }
+}
+
+impl ServiceState {
+    fn new(service: &Service, address: u16, ranking: Arc<Ranking>) -> ServiceState {
+        ServiceState {
+            address,
+            flow: service.hash == HashInput::Flow,
+            modulo: service.selection == Selection::Modulo,
+            owners: Arc::clone(&ranking.first),
+            ranking,
+            servers: service
+                .servers
+                .iter()
+                .map(|s| ServerState {
+                    name: s.name.clone(),
+                    address: s.address,
+                    weight: s.weight,
+                    up: true,
+                    mac: s.mac,
+                })
+                .collect(),
+        }
+    }
+
+    /// Gives every slot to the first server of its order that is up.
+    fn elect(&mut self) {
+        let up: Vec<bool> = self.servers.iter().map(|s| s.up).collect();
+        if up.iter().all(|up| *up) {
+            self.owners = Arc::clone(&self.ranking.first);
+            return;
+        }
+        let mut election = self.ranking.rendezvous.among(&up);
+        let owner = |(slot, first): (usize, &u16)| match *first {
+            NOBODY => NOBODY,
+            first if up[first as usize] => first,
+            _ => election.winner(slot as u32).unwrap_or(NOBODY),
+        };
+        self.owners = self.ranking.first.iter().enumerate().map(owner).collect();
+    }
+
+    fn table(&self, base: u32) -> ServiceTable {
+        let remainder = |(i, s): (usize, &ServerState)| if s.up && s.weight > 0 { i as u16 } else { NOBODY };
+        ServiceTable {
+            owners: Arc::clone(&self.owners),
+            slots: self.owners.len() as u32,
+            base,
+            flow: self.flow,
+            remainders: self.modulo.then(|| self.servers.iter().enumerate().map(remainder).collect()),
+        }
+    }
+}
+
+/// The directory of the services, and each service's address in it.
+fn directory(services: &[Service]) -> (Directory, Vec<u16>) {
+    let mut ids: HashMap<IpAddr, u16> = HashMap::new();
+    let mut addresses: Vec<Address> = Vec::new();
+    let mut ports = Vec::new();
+    let mut of_service = Vec::with_capacity(services.len());
+    for (i, service) in services.iter().enumerate() {
+        let i = i as ServiceId;
+        let id = *ids.entry(service.address).or_insert_with(|| {
+            let id = addresses.len() as u16;
+            addresses.push(Address { id, any: NO_SERVICE, default: i, by_transport: [NO_SERVICE; 3] });
+            id
+        });
+        of_service.push(id);
+        let address = &mut addresses[id as usize];
+        if service.ports.is_empty() {
+            address.any = i;
+            address.default = i;
+        }
+        for port in &service.ports {
+            ports.push((port_key(id, port.transport, port.number), i as u32));
+            let first = &mut address.by_transport[port.transport as usize];
+            *first = (*first).min(i);
+        }
+    }
+    for address in &mut addresses {
+        for transport in Transport::ALL {
+            let first = &mut address.by_transport[transport as usize];
+            if *first == NO_SERVICE {
+                *first = address.any;
+            }
+        }
+    }
+    let v4 = ids.iter().filter_map(|(a, id)| match a {
+        IpAddr::V4(a) => Some((a.to_bits(), *id as u32)),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = ids.iter().filter_map(|(a, id)| match a {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(a) => Some((a.to_bits(), *id as u32)),
+    });
+    let directory =
+        Directory { v4: Index::new(v4), v6: Index::new(v6), addresses: addresses.into(), ports: Index::new(ports) };
+    (directory, of_service)
+}
