@@ -3,15 +3,13 @@
 //! Generic over the port, with no `if` on what kind it is. In a turn there is no allocation, no lock, no log and no system
 //! call but the port's own; the clock is read once a burst.
 
-use crate::limits::BURST;
 use crate::path::rewrite;
-use crate::path::select::Selection;
+use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
 use crate::stats::latency::Recorder;
 use crate::stats::tally::Tally;
 use crate::table::publish::Reader;
 use crate::verdict::{Reason, Verdict};
-use arrayvec::ArrayVec;
 use std::sync::Arc;
 
 pub struct Worker<P: Port> {
@@ -23,18 +21,6 @@ pub struct Worker<P: Port> {
     received: Burst<P::Frame>,
     forward: Burst<P::Frame>,
     gone: Burst<P::Frame>,
-    /// One for each frame in `forward`.
-    departures: ArrayVec<Departure, BURST>,
-}
-
-/// What is counted of a frame once the port has taken it.
-struct Departure {
-    arrival: u64,
-    destination: u32,
-    len: u32,
-    service: u16,
-    /// Position in the burst.
-    frame: u8,
 }
 
 impl<P: Port> Worker<P> {
@@ -48,7 +34,6 @@ impl<P: Port> Worker<P> {
             received: Burst::new(),
             forward: Burst::new(),
             gone: Burst::new(),
-            departures: ArrayVec::new(),
         }
     }
 
@@ -64,75 +49,70 @@ impl<P: Port> Worker<P> {
         self.port
     }
 
-    /// One turn. Returns the verdict of each frame of the burst, in the order in which they were received.
-    pub fn turn(&mut self) -> &[Verdict] {
+    /// One turn. Returns what became of each frame of the burst, in the order in which they were received.
+    #[inline]
+    pub fn turn(&mut self) -> &[Outcome] {
         self.latency.exchange();
         self.tally.turns.add(1);
         self.port.service();
         self.port.rx(&mut self.received);
-        self.selection.clear();
-        if !self.received.is_empty() {
-            self.tally.received.add(self.received.len() as u64);
-            self.dispatch();
-            self.transmit();
+        if self.received.is_empty() {
+            return &[];
         }
-        self.selection.verdicts()
+        self.dispatch();
+        self.send();
+        self.selection.outcomes()
     }
 
-    /// Decides every received frame and sorts it into `forward` or `gone`.
+    /// Decides every received frame, and rewrites and counts those that go to a server.
     fn dispatch(&mut self) {
-        let table = self.tables.load();
-        for frame in &mut self.received {
-            self.selection.admit(self.port.bytes(frame), table);
+        let Worker { port, tables, selection, tally, latency, received, .. } = self;
+        let table = tables.load();
+        tally.received.add(received.len() as u64);
+        selection.admit(received.len(), table, |at| port.bytes(&received[at]));
+        let mut room = port.room();
+        let now = port.now();
+        selection.decide(table, |at, outcome| {
+            // What does not fit is dropped here and now: a dispatcher that queues adds latency to every client and gains
+            // none of them a place on a full link.
+            room = room.checked_sub(1).ok_or(Reason::TxFull)?;
+            let frame = &mut received[at];
+            let arrival = port.arrival(frame);
+            if arrival != 0 {
+                latency.record(outcome.service as usize, now.saturating_sub(arrival));
+            }
+            let bytes = port.bytes_mut(frame);
+            rewrite::to_server(bytes, outcome.mac);
+            let sent = tally.sent(outcome.destination as usize);
+            sent.frames.add(1);
+            sent.bytes.add(bytes.len() as u64);
+            Ok(())
+        });
+    }
+
+    /// Hands the forwarded frames over and frees the others.
+    fn send(&mut self) {
+        if self.selection.all_forwarded() {
+            self.port.tx(&mut self.received);
+            return;
         }
-        self.selection.decide(table);
-        for (i, mut frame) in self.received.drain(..).enumerate() {
-            match self.selection.verdicts()[i] {
-                Verdict::Forward { service, server } => {
-                    let arrival = self.port.arrival(&mut frame);
-                    let bytes = self.port.bytes(&mut frame);
-                    rewrite::to_server(bytes, self.selection.mac(i));
-                    let destination = table.destination(service, server) as u32;
-                    let len = bytes.len() as u32;
-                    self.departures.push(Departure { arrival, destination, len, service, frame: i as u8 });
+        for (i, frame) in self.received.drain(..).enumerate() {
+            match self.selection.outcomes()[i].verdict() {
+                Verdict::Forward { .. } => {
                     self.forward.push(frame);
+                    continue;
                 }
-                Verdict::Pass if P::PASSES => {
-                    self.tally.passed.add(1);
-                    self.gone.push(frame);
-                }
+                Verdict::Drop(reason) => self.tally.dropped(reason).add(1),
+                Verdict::Pass if P::PASSES => self.tally.passed.add(1),
                 // The kernel handed the frame over as one to a cluster address, and cannot take it back.
                 Verdict::Pass => {
-                    self.selection.overrule(i, Verdict::Drop(Reason::Stray));
+                    self.selection.overrule(i, Reason::Stray);
                     self.tally.dropped(Reason::Stray).add(1);
-                    self.gone.push(frame);
-                }
-                Verdict::Drop(reason) => {
-                    self.tally.dropped(reason).add(1);
-                    self.gone.push(frame);
                 }
             }
+            self.gone.push(frame);
         }
-    }
-
-    /// Hands the frames over and counts those that the port took. What does not fit is dropped here and now: a dispatcher
-    /// that queues adds latency to every client and gains none of them a place on a full link.
-    fn transmit(&mut self) {
-        let sent = self.port.tx(&mut self.forward);
-        let now = self.port.now();
-        for departure in self.departures.drain(..sent) {
-            let to = self.tally.sent(departure.destination as usize);
-            to.frames.add(1);
-            to.bytes.add(departure.len as u64);
-            if departure.arrival != 0 {
-                self.latency.record(departure.service as usize, now.saturating_sub(departure.arrival));
-            }
-        }
-        for left in self.departures.drain(..) {
-            self.selection.overrule(left.frame as usize, Verdict::Drop(Reason::TxFull));
-            self.tally.dropped(Reason::TxFull).add(1);
-        }
-        self.gone.extend(self.forward.drain(..));
+        self.port.tx(&mut self.forward);
         self.port.free(&mut self.gone);
     }
 }

@@ -7,7 +7,7 @@ use crate::plan::Transport;
 use crate::verdict::Reason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Message};
-use crate::wire::ipv4::{Fragment, Ipv4};
+use crate::wire::ipv4::{self, Fragment, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::transport::{self, Ports};
 
@@ -58,6 +58,70 @@ pub enum Upper {
     Address,
     /// A protocol without ports, or an ICMP message of another type: for services that have every protocol.
     Other,
+}
+
+/// What nearly every frame is: a whole TCP or UDP packet, IPv4 without options or IPv6 without extension headers, behind at
+/// most one tag, with nothing wrong in it, in a frame that an Ethernet could carry (`PLAIN_LEN`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain<A> {
+    pub client: A,
+    pub cluster: A,
+    pub protocol: u8,
+    /// The destination port as it stands in the packet.
+    pub port: [u8; 2],
+}
+
+/// Shortest frame that is tried as plain: as far as the short way reads, and no longer than Ethernet's shortest (60 bytes
+/// without FCS).
+pub const PLAIN_LEN: usize = 60;
+
+const TCP: u8 = Transport::Tcp.protocol();
+const UDP: u8 = Transport::Udp.protocol();
+
+#[inline(always)]
+fn at<const N: usize>(head: &[u8; PLAIN_LEN], at: usize) -> [u8; N] {
+    *head[at..].first_chunk().expect("an offset within PLAIN_LEN")
+}
+
+/// The plain IPv4 packet whose header is at `L3` of a frame of `len` bytes. Every test here is one that `flow_v4` makes;
+/// they are joined by `&`, to be one branch that is always taken. `None`: it is another, or something is wrong with it, and
+/// `flow_v4` says what.
+#[inline(always)]
+pub fn plain_v4<const L3: usize>(head: &[u8; PLAIN_LEN], len: usize) -> Option<Plain<[u8; 4]>> {
+    let word = u64::from_le_bytes(at(head, L3 + 6));
+    let total = u16::from_be_bytes(at(head, L3 + 2)) as u32;
+    let protocol = (word >> 24) as u8;
+    let sound = (head[L3] == 0x45)
+        & (total as usize <= len - L3)
+        // Flags and offset but "don't fragment", as they lie in a little-endian word.
+        & (word & 0xff3f == 0)
+        & (word & 0xff_0000 != 0)
+        & plain_transport(protocol, head[L3 + 32], at(head, L3 + 24), total.wrapping_sub(ipv4::HEADER_LEN as u32));
+    sound.then(|| Plain { client: at(head, L3 + 12), cluster: at(head, L3 + 16), protocol, port: at(head, L3 + 22) })
+}
+
+/// As `plain_v4`. A TCP header's data offset lies beyond `PLAIN_LEN`, where a UDP frame may end.
+#[inline(always)]
+pub fn plain_v6<const L3: usize>(head: &[u8; PLAIN_LEN], frame: &[u8]) -> Option<Plain<[u8; 16]>> {
+    let upper: &[u8; 8] = frame.get(L3 + ipv6::HEADER_LEN..)?.first_chunk()?;
+    let tcp_offset = frame.get(L3 + ipv6::HEADER_LEN + 12).copied().unwrap_or(0);
+    let length = u16::from_be_bytes(at(head, L3 + 4)) as u32;
+    let protocol = head[L3 + 6];
+    let sound = (head[L3] & 0xf0 == 0x60)
+        & (length as usize <= frame.len() - L3 - ipv6::HEADER_LEN)
+        & (head[L3 + 7] != 0)
+        & plain_transport(protocol, tcp_offset, [upper[4], upper[5]], length);
+    sound.then(|| Plain { client: at(head, L3 + 8), cluster: at(head, L3 + 24), protocol, port: [upper[2], upper[3]] })
+}
+
+/// Whether the protocol is TCP or UDP and its header is whole within `room` bytes: TCP's data offset, or UDP's length, is
+/// at least a header's and at most `room`. A `room` that wrapped below zero is told by its size.
+#[inline(always)]
+fn plain_transport(protocol: u8, tcp_offset: u8, udp_len: [u8; 2], room: u32) -> bool {
+    let is_udp = protocol == UDP;
+    let len = if is_udp { u16::from_be_bytes(udp_len) as u32 } else { (tcp_offset >> 4) as u32 * 4 };
+    let least = if is_udp { transport::UDP_HEADER_LEN } else { transport::TCP_HEADER_LEN } as u32;
+    (is_udp | (protocol == TCP)) & (len >= least) & (len <= room) & (room <= u16::MAX as u32)
 }
 
 /// The flow of an IPv4 packet. `Err`: `Malformed`, `Ttl`, or `NoService` for an ICMP error about somebody else's packet.

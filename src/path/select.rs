@@ -2,53 +2,77 @@
 //!
 //! A `Selection` takes the frames of a burst one by one (`admit`) and decides all at once (`decide`). What `admit` can
 //! settle alone (drops, passes) it settles; the rest it sorts into lanes by the shape of the hash input, so that each lane
-//! is hashed as one vector.
+//! is hashed as one vector. A plain frame to a plain service goes a short way, all others the long one; a property test
+//! holds the two together.
 
-use super::parse::{self, Flow, Outer, Upper};
+use super::parse::{self, Outer, Upper};
 use crate::hash::vector::{Level, Row};
 use crate::hash::{self, Key};
 use crate::limits::BURST;
-use crate::plan::Transport;
-use crate::table::{Address, PackedMac, ServiceId, Table};
+use crate::table::{Address, PackedMac, PortService, ServiceId, Table, port_key, port_key_v4};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
 use crate::wire::transport::Ports;
+use arrayvec::ArrayVec;
+use std::net::IpAddr;
 
 /// The decisions about one burst, and the scratch space to reach them.
 pub struct Selection {
     level: Level,
     len: usize,
-    verdicts: [Verdict; BURST],
-    macs: [PackedMac; BURST],
+    outcomes: [Outcome; BURST],
+    /// How many of the outcomes are not "forward".
+    kept: usize,
+    /// Frames whose server needs no hash.
+    settled: ArrayVec<(u8, Outcome), BURST>,
     source_v4: Lane<{ hash::SOURCE_V4 }>,
     source_v6: Lane<{ hash::SOURCE_V6 }>,
     flow_v4: Lane<{ hash::FLOW_V4 }>,
     flow_v6: Lane<{ hash::FLOW_V6 }>,
 }
 
-/// Frames whose hash inputs have the same number of blocks.
-struct Lane<const B: usize> {
-    len: usize,
-    /// Position in the burst.
-    frames: [u8; BURST],
-    services: [ServiceId; BURST],
-    blocks: [Row; B],
+/// What was decided about one frame. 16 bytes, written once.
+#[derive(Clone, Copy)]
+pub struct Outcome {
+    /// The server's; unresolved: the frame is not forwarded.
+    pub mac: PackedMac,
+    /// `Table::destination`
+    pub destination: u32,
+    pub service: ServiceId,
+    /// Where not forwarded: the reason's number, or `PASS`.
+    server: u16,
 }
 
-impl<const B: usize> Lane<B> {
-    fn new() -> Lane<B> {
-        Lane { len: 0, frames: [0; BURST], services: [0; BURST], blocks: [[0; BURST]; B] }
+const PASS: u16 = u16::MAX;
+
+impl Outcome {
+    #[inline(always)]
+    fn kept(code: u16) -> Outcome {
+        Outcome { mac: PackedMac::UNRESOLVED, destination: 0, service: 0, server: code }
     }
 
-    #[inline(always)]
-    fn push(&mut self, frame: usize, service: ServiceId, blocks: [u64; B]) {
-        let at = self.len;
-        self.frames[at] = frame as u8;
-        self.services[at] = service;
-        for (row, block) in self.blocks.iter_mut().zip(blocks) {
-            row[at] = block;
+    #[inline]
+    pub fn is_forward(&self) -> bool {
+        self.mac.is_resolved()
+    }
+
+    #[inline]
+    pub fn verdict(&self) -> Verdict {
+        match self.server {
+            server if self.is_forward() => Verdict::Forward { service: self.service, server },
+            PASS => Verdict::Pass,
+            reason => Verdict::Drop(Reason::ALL[reason as usize]),
         }
-        self.len = at + 1;
+    }
+}
+
+impl From<Verdict> for Outcome {
+    fn from(verdict: Verdict) -> Outcome {
+        match verdict {
+            Verdict::Forward { .. } => unreachable!("only a table knows where a frame is forwarded to"),
+            Verdict::Drop(reason) => Outcome::kept(reason as u16),
+            Verdict::Pass => Outcome::kept(PASS),
+        }
     }
 }
 
@@ -63,8 +87,9 @@ impl Selection {
         Selection {
             level,
             len: 0,
-            verdicts: [Verdict::Pass; BURST],
-            macs: [PackedMac::from(None); BURST],
+            outcomes: [Outcome::kept(PASS); BURST],
+            kept: 0,
+            settled: ArrayVec::new(),
             source_v4: Lane::new(),
             source_v6: Lane::new(),
             flow_v4: Lane::new(),
@@ -72,108 +97,86 @@ impl Selection {
         }
     }
 
-    /// Starts a new burst.
+    /// One a frame, in order of admission. Final after `decide`.
     #[inline]
-    pub fn clear(&mut self) {
-        self.len = 0;
+    pub fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes[..self.len]
     }
 
-    /// One verdict a frame, in order of admission. Final after `decide`.
+    /// Whether every frame of the burst is forwarded.
     #[inline]
-    pub fn verdicts(&self) -> &[Verdict] {
-        &self.verdicts[..self.len]
+    pub fn all_forwarded(&self) -> bool {
+        self.kept == 0
     }
 
-    /// Replaces a verdict by what became of the frame after all.
-    #[inline]
-    pub fn overrule(&mut self, frame: usize, verdict: Verdict) {
-        self.verdicts[..self.len][frame] = verdict;
+    /// Replaces what was decided by what became of the frame after all.
+    pub fn overrule(&mut self, frame: usize, reason: Reason) {
+        self.outcomes[..self.len][frame] = Verdict::Drop(reason).into();
     }
 
-    /// Where a forwarded frame goes.
-    #[inline]
-    pub fn mac(&self, frame: usize) -> PackedMac {
-        self.macs[frame]
-    }
-
-    /// Takes the next frame of the burst: at most `BURST` between two `clear`s.
-    #[inline]
-    pub fn admit(&mut self, frame: &[u8], table: &Table) {
-        let at = self.len;
-        self.len = at + 1;
-        if self.admit_plain_v4(at, frame, table) {
-            return;
-        }
-        if let Err(verdict) = self.admit_any(at, frame, table) {
-            self.verdicts[at] = verdict;
-        }
-    }
-
-    /// The frame that nearly all are: untagged, IPv4 without options, whole, TCP or UDP, to a port of a service that
-    /// hashes the source. `false`: it is another, or something is wrong with it; then `admit_any` judges. Each test here
-    /// is one of its tests, and a property test holds the two together.
+    /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position.
     #[inline(always)]
-    fn admit_plain_v4(&mut self, at: usize, frame: &[u8], table: &Table) -> bool {
-        let Some(head) = frame.first_chunk::<54>() else { return false };
-        let be16 = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-        let transport = match head[23] {
-            6 => Transport::Tcp,
-            17 => Transport::Udp,
-            _ => return false,
-        };
-        let total = be16(16) as usize;
-        let room = total.wrapping_sub(20);
-        let whole = match transport {
-            Transport::Udp => be16(38) >= 8 && be16(38) as usize <= room,
-            _ => head[46] >> 4 >= 5 && (head[46] >> 4) as usize * 4 <= room,
-        };
-        let plain = be16(12) == ethernet::IPV4
-            && head[14] == 0x45
-            && be16(20) & 0x3fff == 0
-            && head[22] != 0
-            && whole
-            && total >= 20
-            && total <= frame.len() - ethernet::HEADER_LEN;
-        if !plain {
-            return false;
+    pub fn admit<'a>(&mut self, len: usize, table: &Table, mut bytes: impl FnMut(usize) -> &'a [u8]) {
+        assert!(len <= BURST);
+        self.len = len;
+        self.kept = 0;
+        let mut odd = [0u8; BURST];
+        let mut odds = 0;
+        let mut plain = PlainFrames { not_a_server: PackedMac::UNRESOLVED, v4: 0, v6: 0 };
+        for at in 0..len {
+            if plain.admit(self, at, bytes(at), table).is_none() {
+                odd[odds % BURST] = at as u8;
+                odds += 1;
+            }
         }
-        let Some(address) = table.address_v4([head[30], head[31], head[32], head[33]]) else { return false };
-        let Some(service) = table.by_port(address, transport, be16(36)) else { return false };
-        let entry = table.service(service);
-        if entry.flow || entry.is_modulo() || table.is_loop(address, source(head)) {
-            return false;
+        self.source_v4.len = plain.v4;
+        self.source_v6.len = plain.v6;
+        for at in &odd[..odds] {
+            self.admit_any(*at as usize, bytes(*at as usize), table);
         }
-        self.source_v4.push(at, service, hash::source_v4([head[26], head[27], head[28], head[29]]));
-        true
     }
 
-    /// Any frame. `Err`: the verdict is known already.
-    fn admit_any(&mut self, at: usize, frame: &[u8], table: &Table) -> Result<(), Verdict> {
+    /// The long way.
+    #[cold]
+    #[inline(never)]
+    fn admit_any(&mut self, at: usize, frame: &[u8], table: &Table) {
+        if let Err(verdict) = self.sort(at, frame, table) {
+            self.outcomes[at] = verdict.into();
+            self.kept += 1;
+        }
+    }
+
+    /// Puts any frame into its lane. `Err`: the verdict is known already.
+    fn sort(&mut self, at: usize, frame: &[u8], table: &Table) -> Result<(), Verdict> {
         match parse::outer(frame) {
             Outer::V4(packet) => {
                 let address = table.address_v4(packet.destination()).ok_or(Verdict::Pass)?;
                 let flow = parse::flow_v4(&packet).map_err(Verdict::Drop)?;
-                let client = u32::from_be_bytes(flow.client) as u128;
-                let (service, input) = choose(frame, table, address, flow.upper, client)?;
-                match input {
+                let by_port = |protocol, port| table.port_v4(port_key_v4(flow.cluster, port_key(protocol, port)));
+                let service = choose(frame, table, address, flow.upper, by_port)?;
+                match input(service, flow.upper, u32::from_be_bytes(flow.client) as u128, table) {
                     Input::Source => self.source_v4.push(at, service, hash::source_v4(flow.client)),
                     Input::Flow(ports, protocol) => {
-                        self.flow_v4.push(at, service, flow_blocks_v4(&flow, ports, protocol))
+                        let blocks =
+                            hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
+                        self.flow_v4.push(at, service, blocks);
                     }
-                    Input::Settled(server) => self.settle(at, service, server, table),
+                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, Some(server), table))),
                 }
             }
             Outer::V6(packet) => {
                 let address = table.address_v6(packet.destination()).ok_or(Verdict::Pass)?;
                 let flow = parse::flow_v6(&packet).map_err(Verdict::Drop)?;
-                let client = u128::from_be_bytes(flow.client);
-                let (service, input) = choose(frame, table, address, flow.upper, client)?;
-                match input {
+                let by_port = |protocol, port| table.port_v6(flow.cluster, port_key(protocol, port));
+                let service = choose(frame, table, address, flow.upper, by_port)?;
+                match input(service, flow.upper, u128::from_be_bytes(flow.client), table) {
                     Input::Source => self.source_v6.push(at, service, hash::source_v6(flow.client)),
                     Input::Flow(ports, protocol) => {
-                        self.flow_v6.push(at, service, flow_blocks_v6(&flow, ports, protocol))
+                        let blocks =
+                            hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
+                        self.flow_v6.push(at, service, blocks);
                     }
-                    Input::Settled(server) => self.settle(at, service, server, table),
+                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, Some(server), table))),
                 }
             }
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed)),
@@ -182,64 +185,158 @@ impl Selection {
         Ok(())
     }
 
-    /// Hashes and looks up whatever `admit` left open. Empties the lanes.
-    #[inline]
-    pub fn decide(&mut self, table: &Table) {
-        let Selection { level, verdicts, macs, source_v4, source_v6, flow_v4, flow_v6, .. } = self;
-        let mut out = Outcomes { verdicts, macs };
-        source_v4.decide(*level, table, &mut out);
-        source_v6.decide(*level, table, &mut out);
-        flow_v4.decide(*level, table, &mut out);
-        flow_v6.decide(*level, table, &mut out);
+    /// Hashes and looks up whatever `admit` left open, and calls `forward` for each frame that has a server, with its
+    /// position in the burst; a frame for which that returns an error is dropped after all.
+    #[inline(always)]
+    pub fn decide(&mut self, table: &Table, mut forward: impl FnMut(usize, &Outcome) -> Result<(), Reason>) {
+        let Selection { level, outcomes, kept, settled, source_v4, source_v6, flow_v4, flow_v6, .. } = self;
+        let mut write = |frame: usize, outcome: Outcome| {
+            let outcome = match outcome.is_forward() {
+                true => forward(frame, &outcome).map_or_else(|reason| Verdict::Drop(reason).into(), |()| outcome),
+                false => outcome,
+            };
+            *kept += !outcome.is_forward() as usize;
+            outcomes[frame % BURST] = outcome;
+        };
+        source_v4.decide(*level, table, &mut write);
+        source_v6.decide(*level, table, &mut write);
+        flow_v4.decide(*level, table, &mut write);
+        flow_v6.decide(*level, table, &mut write);
+        settled.drain(..).for_each(|(frame, outcome)| write(frame as usize, outcome));
+    }
+}
+
+/// The short way, for the frames that nearly all are: it keeps what it needs in registers.
+struct PlainFrames {
+    /// The source MAC of a frame of this burst that is no server's. Most bursts come from one router.
+    not_a_server: PackedMac,
+    /// Lengths of the two lanes.
+    v4: usize,
+    v6: usize,
+}
+
+impl PlainFrames {
+    /// `None`: not for this frame.
+    #[inline(always)]
+    fn admit(&mut self, lanes: &mut Selection, at: usize, frame: &[u8], table: &Table) -> Option<()> {
+        let head = frame.first_chunk::<{ parse::PLAIN_LEN }>()?;
+        // The source MAC, and the EtherType behind it.
+        let word = u64::from_le_bytes(*head[6..].first_chunk().expect("within the header"));
+        let source = PackedMac::from_low_word(word);
+        match (word >> 48) as u16 {
+            IPV4 => self.admit_v4::<14>(lanes, at, head, frame, source, table),
+            IPV6 => self.admit_v6::<14>(lanes, at, head, frame, source, table),
+            VLAN => match u16::from_le_bytes([head[16], head[17]]) {
+                IPV4 => self.admit_v4::<18>(lanes, at, head, frame, source, table),
+                IPV6 => self.admit_v6::<18>(lanes, at, head, frame, source, table),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
-    fn settle(&mut self, at: usize, service: ServiceId, server: u16, table: &Table) {
-        Outcomes { verdicts: &mut self.verdicts, macs: &mut self.macs }.set(at, service, Some(server), table);
+    #[inline(always)]
+    fn admit_v4<const L3: usize>(
+        &mut self,
+        lanes: &mut Selection,
+        at: usize,
+        head: &[u8; parse::PLAIN_LEN],
+        frame: &[u8],
+        source: PackedMac,
+        table: &Table,
+    ) -> Option<()> {
+        let plain = parse::plain_v4::<L3>(head, frame.len())?;
+        let key = port_key_v4(plain.cluster, port_key(plain.protocol, plain.port));
+        let service = self.service(table.port_v4(key)?, source, table)?;
+        lanes.source_v4.set(self.v4, at, service, hash::source_v4(plain.client));
+        self.v4 += 1;
+        Some(())
     }
+
+    #[inline(always)]
+    fn admit_v6<const L3: usize>(
+        &mut self,
+        lanes: &mut Selection,
+        at: usize,
+        head: &[u8; parse::PLAIN_LEN],
+        frame: &[u8],
+        source: PackedMac,
+        table: &Table,
+    ) -> Option<()> {
+        let plain = parse::plain_v6::<L3>(head, frame)?;
+        let service = table.port_v6(plain.cluster, port_key(plain.protocol, plain.port))?;
+        let service = self.service(service, source, table)?;
+        lanes.source_v6.set(self.v6, at, service, hash::source_v6(plain.client));
+        self.v6 += 1;
+        Some(())
+    }
+
+    /// The service, if it selects by maglev over the source and the frame cannot be a loop.
+    #[inline(always)]
+    fn service(&mut self, service: PortService, source: PackedMac, table: &Table) -> Option<ServiceId> {
+        if source != self.not_a_server {
+            if table.is_server(source) {
+                return None;
+            }
+            self.not_a_server = source;
+        }
+        service.is_plain().then_some(service.id())
+    }
+}
+
+/// EtherTypes as they lie in a little-endian word.
+const IPV4: u16 = ethernet::IPV4.to_be();
+const IPV6: u16 = ethernet::IPV6.to_be();
+const VLAN: u16 = ethernet::VLAN.to_be();
+
+/// Frames whose hash inputs have the same number of blocks.
+struct Lane<const B: usize> {
+    len: usize,
+    /// Position in the burst, and service.
+    frames: [(u8, ServiceId); BURST],
+    blocks: [Row; B],
 }
 
 impl<const B: usize> Lane<B> {
+    fn new() -> Lane<B> {
+        Lane { len: 0, frames: [(0, 0); BURST], blocks: [[0; BURST]; B] }
+    }
+
     #[inline(always)]
-    fn decide(&mut self, level: Level, table: &Table, out: &mut Outcomes) {
-        if self.len == 0 {
+    fn set(&mut self, at: usize, frame: usize, service: ServiceId, blocks: [u64; B]) {
+        self.frames[at % BURST] = (frame as u8, service);
+        for (row, block) in self.blocks.iter_mut().zip(blocks) {
+            row[at % BURST] = block;
+        }
+    }
+
+    fn push(&mut self, frame: usize, service: ServiceId, blocks: [u64; B]) {
+        self.set(self.len, frame, service, blocks);
+        self.len += 1;
+    }
+
+    /// Empties the lane.
+    #[inline(always)]
+    fn decide(&mut self, level: Level, table: &Table, write: &mut impl FnMut(usize, Outcome)) {
+        let len = std::mem::take(&mut self.len);
+        if len == 0 {
             return;
         }
         let mut hashes = [0; BURST];
-        level.siphash(table.key, &self.blocks, self.len, &mut hashes);
-        let of_lane = self.frames[..self.len].iter().zip(&self.services).zip(&hashes);
-        for ((frame, service), hash) in of_lane {
-            out.set(*frame as usize, *service, table.service(*service).owner(*hash), table);
+        level.siphash(table.key, &self.blocks, len, &mut hashes);
+        for ((frame, service), hash) in self.frames[..len].iter().zip(&hashes) {
+            write(*frame as usize, outcome(*service, table.service(*service).owner(*hash), table));
         }
-        self.len = 0;
     }
 }
 
-/// Where decisions are written.
-struct Outcomes<'a> {
-    verdicts: &'a mut [Verdict; BURST],
-    macs: &'a mut [PackedMac; BURST],
-}
-
-impl Outcomes<'_> {
-    #[inline(always)]
-    fn set(&mut self, at: usize, service: ServiceId, server: Option<u16>, table: &Table) {
-        let Some(server) = server else {
-            self.verdicts[at] = Verdict::Drop(Reason::NoServer);
-            return;
-        };
-        let mac = table.mac(table.destination(service, server));
-        self.macs[at] = mac;
-        self.verdicts[at] =
-            if mac.is_resolved() { Verdict::Forward { service, server } } else { Verdict::Drop(Reason::Unresolved) };
-    }
-}
-
-/// What is left to do for a frame once its service is known.
-enum Input {
-    Source,
-    Flow(Ports, u8),
-    /// `modulo`, and the client's own server is up.
-    Settled(u16),
+#[inline(always)]
+fn outcome(service: ServiceId, server: Option<u16>, table: &Table) -> Outcome {
+    let Some(server) = server else { return Verdict::Drop(Reason::NoServer).into() };
+    let destination = table.destination(service, server);
+    let mac = table.mac(destination);
+    let server = if mac.is_resolved() { server } else { Reason::Unresolved as u16 };
+    Outcome { mac, destination: destination as u32, service, server }
 }
 
 #[inline(always)]
@@ -247,47 +344,49 @@ fn source(frame: &[u8]) -> PackedMac {
     PackedMac::from_bytes([frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]])
 }
 
-/// The service of a frame to a cluster address, and what its server follows from.
+/// The service of a frame to a cluster address.
 fn choose(
     frame: &[u8],
     table: &Table,
     address: &Address,
     upper: Upper,
-    client: u128,
-) -> Result<(ServiceId, Input), Verdict> {
+    by_port: impl Fn(u8, [u8; 2]) -> Option<PortService>,
+) -> Result<ServiceId, Verdict> {
     if table.is_loop(address, source(frame)) {
         return Err(Verdict::Drop(Reason::Loop));
     }
     let service = match upper {
         Upper::Ports(transport, ports) | Upper::FirstFragment(transport, ports) => {
-            table.by_port(address, transport, ports.destination)
+            by_port(transport.protocol(), ports.destination.to_be_bytes()).map(PortService::id)
         }
         Upper::LaterFragment(transport) => address.by_transport(transport),
         Upper::Address => Some(address.default()),
         Upper::Other => address.any(),
     };
-    let service = service.ok_or(Verdict::Drop(Reason::NoService))?;
-    let entry = table.service(service);
-    let input = match (entry.by_remainder(client), upper) {
+    service.ok_or(Verdict::Drop(Reason::NoService))
+}
+
+/// What a server follows from, once the service is known.
+enum Input {
+    Source,
+    Flow(Ports, u8),
+    /// `modulo`, and the client's own server is up.
+    Settled(u16),
+}
+
+fn input(service: ServiceId, upper: Upper, client: u128, table: &Table) -> Input {
+    let service = table.service(service);
+    match (service.by_remainder(client), upper) {
         (Some(server), _) => Input::Settled(server),
-        (None, Upper::Ports(transport, ports)) if entry.flow => Input::Flow(ports, transport.protocol()),
+        (None, Upper::Ports(transport, ports)) if service.flow => Input::Flow(ports, transport.protocol()),
         _ => Input::Source,
-    };
-    Ok((service, input))
+    }
 }
 
-fn flow_blocks_v4(flow: &Flow<[u8; 4]>, ports: Ports, protocol: u8) -> [u64; hash::FLOW_V4] {
-    hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol)
-}
-
-fn flow_blocks_v6(flow: &Flow<[u8; 16]>, ports: Ports, protocol: u8) -> [u64; hash::FLOW_V6] {
-    hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol)
-}
-
-/// The hash of one client address, as `Selection` computes it for a burst.
-pub fn source_hash(key: Key, client: std::net::IpAddr) -> u64 {
+/// The hash of one client address, as a `Selection` computes it for a burst.
+pub fn source_hash(key: Key, client: IpAddr) -> u64 {
     match client {
-        std::net::IpAddr::V4(client) => hash::siphash::blocks(key, hash::source_v4(client.octets())),
-        std::net::IpAddr::V6(client) => hash::siphash::blocks(key, hash::source_v6(client.octets())),
+        IpAddr::V4(client) => hash::siphash::blocks(key, hash::source_v4(client.octets())),
+        IpAddr::V6(client) => hash::siphash::blocks(key, hash::source_v6(client.octets())),
     }
 }

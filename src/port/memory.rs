@@ -106,7 +106,12 @@ impl Port for Memory {
     }
 
     #[inline(always)]
-    fn bytes<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
+    fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        self.frame(frame.index as usize)
+    }
+
+    #[inline(always)]
+    fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
         self.frame_mut(frame.index as usize)
     }
 
@@ -121,12 +126,15 @@ impl Port for Memory {
     }
 
     #[inline]
-    fn tx(&mut self, burst: &mut Burst<Frame>) -> usize {
-        let n = burst.len().min(self.room_left);
-        self.room_left -= n;
-        self.lent -= n;
-        self.sent.extend(burst.drain(..n).map(|frame| frame.index));
-        n
+    fn room(&mut self) -> usize {
+        self.room_left
+    }
+
+    #[inline]
+    fn tx(&mut self, burst: &mut Burst<Frame>) {
+        self.room_left -= burst.len();
+        self.lent -= burst.len();
+        self.sent.extend(burst.drain(..).map(|frame| frame.index));
     }
 
     #[inline]

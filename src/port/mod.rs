@@ -26,7 +26,10 @@ pub trait Port {
     fn rx(&mut self, burst: &mut Burst<Self::Frame>);
 
     /// The frame from its Ethernet header on, without FCS.
-    fn bytes<'a>(&'a mut self, frame: &'a mut Self::Frame) -> &'a mut [u8];
+    fn bytes<'a>(&'a self, frame: &'a Self::Frame) -> &'a [u8];
+
+    /// The same, to be changed in place.
+    fn bytes_mut<'a>(&'a mut self, frame: &'a mut Self::Frame) -> &'a mut [u8];
 
     /// When the frame reached the driver, in nanoseconds on the scale of `now`; 0 where that is not known.
     /// Asked at most once a frame.
@@ -35,8 +38,11 @@ pub trait Port {
     /// The clock that arrivals are measured on, in nanoseconds. Read once a burst.
     fn now(&self) -> u64;
 
-    /// Transmits from the front of `burst` and returns how many were taken; the rest stay in it.
-    fn tx(&mut self, burst: &mut Burst<Self::Frame>) -> usize;
+    /// How many frames `tx` takes now.
+    fn room(&mut self) -> usize;
+
+    /// Transmits the whole burst, which is no longer than `room` said.
+    fn tx(&mut self, burst: &mut Burst<Self::Frame>);
 
     /// Takes the whole burst back unsent.
     fn free(&mut self, burst: &mut Burst<Self::Frame>);

@@ -4,9 +4,11 @@
 use super::index::Index;
 use super::maglev::{self, Candidate, NOBODY};
 use super::rendezvous::Rendezvous;
-use super::{Address, Directory, NO_SERVICE, PackedMac, ServiceId, ServiceTable, Table, loop_key, port_key};
+use super::{
+    Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, ServiceTable, Table, port_key, port_key_v4,
+};
 use crate::hash::Key;
-use crate::plan::{HashInput, Mac, Plan, Selection, Service, Transport};
+use crate::plan::{HashInput, Mac, Plan, Selection, Service};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -110,7 +112,7 @@ impl Cluster {
         self.generation += 1;
         let mut base = 0;
         let mut macs = Vec::new();
-        let mut loops = Vec::new();
+        let (mut own, mut loops) = (Vec::new(), Vec::new());
         let mut services = Vec::with_capacity(self.services.len());
         for service in &self.services {
             services.push(service.table(base));
@@ -118,7 +120,8 @@ impl Cluster {
             for server in &service.servers {
                 macs.push(PackedMac::from(server.mac));
                 if let Some(mac) = server.mac {
-                    loops.push((loop_key(service.address, PackedMac::from_bytes(mac.0)), 0));
+                    own.push((PackedMac::from_bytes(mac.0).0, 0));
+                    loops.push(((PackedMac::from_bytes(mac.0).0, service.address as u32), 0));
                 }
             }
         }
@@ -128,6 +131,7 @@ impl Cluster {
             directory: Arc::clone(&self.directory),
             services: services.into(),
             macs: macs.into(),
+            own: Index::new(own),
             loops: Index::new(loops),
         }
     }
@@ -187,33 +191,39 @@ impl ServiceState {
 fn directory(services: &[Service]) -> (Directory, Vec<u16>) {
     let mut ids: HashMap<IpAddr, u16> = HashMap::new();
     let mut addresses: Vec<Address> = Vec::new();
-    let mut ports = Vec::new();
+    let (mut ports_v4, mut ports_v6) = (Vec::new(), Vec::new());
     let mut of_service = Vec::with_capacity(services.len());
     for (i, service) in services.iter().enumerate() {
-        let i = i as ServiceId;
         let id = *ids.entry(service.address).or_insert_with(|| {
             let id = addresses.len() as u16;
-            addresses.push(Address { id, any: NO_SERVICE, default: i, by_transport: [NO_SERVICE; 3] });
+            addresses.push(Address { id, any: NO_SERVICE, default: i as ServiceId, by_transport: [NO_SERVICE; 3] });
             id
         });
         of_service.push(id);
         let address = &mut addresses[id as usize];
         if service.ports.is_empty() {
-            address.any = i;
-            address.default = i;
+            address.any = i as ServiceId;
+            address.default = i as ServiceId;
         }
         for port in &service.ports {
-            ports.push((port_key(id, port.transport, port.number), i as u32));
             let first = &mut address.by_transport[port.transport as usize];
-            *first = (*first).min(i);
+            *first = (*first).min(i as ServiceId);
+        }
+        let plain = service.hash == HashInput::Source && service.selection == Selection::Maglev;
+        let value = i as u32 | if plain { PLAIN } else { 0 };
+        let everything = service.ports.is_empty().then_some(EVERYTHING);
+        let keys =
+            service.ports.iter().map(|p| port_key(p.transport.protocol(), p.number.to_be_bytes())).chain(everything);
+        match service.address {
+            IpAddr::V4(address) => ports_v4.extend(keys.map(|key| (port_key_v4(address.octets(), key), value))),
+            IpAddr::V6(address) => {
+                ports_v6.extend(keys.map(|key| ((u128::from_le_bytes(address.octets()), key), value)))
+            }
         }
     }
     for address in &mut addresses {
-        for transport in Transport::ALL {
-            let first = &mut address.by_transport[transport as usize];
-            if *first == NO_SERVICE {
-                *first = address.any;
-            }
+        for first in address.by_transport.iter_mut().filter(|first| **first == NO_SERVICE) {
+            *first = address.any;
         }
     }
     let v4 = ids.iter().filter_map(|(a, id)| match a {
@@ -224,7 +234,12 @@ fn directory(services: &[Service]) -> (Directory, Vec<u16>) {
         IpAddr::V4(_) => None,
         IpAddr::V6(a) => Some((a.to_bits(), *id as u32)),
     });
-    let directory =
-        Directory { v4: Index::new(v4), v6: Index::new(v6), addresses: addresses.into(), ports: Index::new(ports) };
+    let directory = Directory {
+        v4: Index::new(v4),
+        v6: Index::new(v6),
+        addresses: addresses.into(),
+        ports_v4: Index::new(ports_v4),
+        ports_v6: Index::new(ports_v6),
+    };
     (directory, of_service)
 }

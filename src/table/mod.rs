@@ -26,8 +26,9 @@ pub struct Table {
     services: Box<[ServiceTable]>,
     /// By destination: the service's `base` plus the server's position.
     macs: Box<[PackedMac]>,
-    /// Server MACs by cluster address: who must never send to it.
-    loops: Index<u64>,
+    /// The servers' MACs, and (MAC, address) of those that must never send to that cluster address.
+    own: Index<u64>,
+    loops: Index<(u64, u32)>,
 }
 
 /// Cluster addresses, and the services on them.
@@ -35,9 +36,14 @@ struct Directory {
     v4: Index<u32>,
     v6: Index<u128>,
     addresses: Box<[Address]>,
-    /// By address, transport and port.
-    ports: Index<u64>,
+    /// By `port_key_v4`, and by address and `port_key`: the service that lists the port, or, under `EVERYTHING`, the one that has everything; with
+    /// the mark `PLAIN` where it selects by maglev over the source.
+    ports_v4: Index<u64>,
+    ports_v6: Index<(u128, u32)>,
 }
+
+/// Marks a service that the short way through `path::select` can handle.
+const PLAIN: u32 = 1 << 16;
 
 /// A cluster address.
 #[derive(Clone, Copy)]
@@ -71,6 +77,23 @@ impl Address {
     }
 }
 
+/// The service of a port.
+#[derive(Clone, Copy)]
+pub struct PortService(u32);
+
+impl PortService {
+    #[inline(always)]
+    pub fn id(self) -> ServiceId {
+        self.0 as ServiceId
+    }
+
+    /// Whether it selects by maglev over the source.
+    #[inline(always)]
+    pub fn is_plain(self) -> bool {
+        self.0 & PLAIN != 0
+    }
+}
+
 /// What one service selects by.
 pub struct ServiceTable {
     /// Slot -> server, or `NOBODY`.
@@ -89,11 +112,6 @@ impl ServiceTable {
     pub fn owner(&self, hash: u64) -> Option<u16> {
         let owner = self.owners[hash::slot(hash, self.slots) as usize];
         (owner != NOBODY).then_some(owner)
-    }
-
-    #[inline(always)]
-    pub fn is_modulo(&self) -> bool {
-        self.remainders.is_some()
     }
 
     /// `modulo`: the server of a client address taken as a number. `None`: that server is down, the hash decides.
@@ -127,17 +145,29 @@ fn remainder(client: u128, servers: usize) -> usize {
 pub struct PackedMac(u64);
 
 impl PackedMac {
-    const UNRESOLVED: PackedMac = PackedMac(u64::MAX);
+    pub const UNRESOLVED: PackedMac = PackedMac(u64::MAX);
 
     #[inline(always)]
     pub fn from_bytes([a, b, c, d, e, f]: [u8; 6]) -> PackedMac {
         PackedMac(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
     }
 
+    /// Of a word whose low six bytes are the address; the two above are ignored.
+    #[inline(always)]
+    pub fn from_low_word(word: u64) -> PackedMac {
+        PackedMac(word & 0xffff_ffff_ffff)
+    }
+
     #[inline(always)]
     pub fn bytes(self) -> [u8; 6] {
         let [a, b, c, d, e, f, ..] = self.0.to_le_bytes();
         [a, b, c, d, e, f]
+    }
+
+    /// The six bytes, little-endian, below two zero ones.
+    #[inline(always)]
+    pub fn low_word(self) -> u64 {
+        self.0
     }
 
     #[inline(always)]
@@ -152,12 +182,19 @@ impl From<Option<Mac>> for PackedMac {
     }
 }
 
-fn loop_key(address: u16, source: PackedMac) -> u64 {
-    source.0 | (address as u64) << 48
+/// A transport's protocol number and port in one word: protocol, 0, port as it stands in the packet. Never 0.
+#[inline(always)]
+pub fn port_key(protocol: u8, port: [u8; 2]) -> u32 {
+    u32::from_le_bytes([protocol, 0, port[0], port[1]])
 }
 
-fn port_key(address: u16, transport: Transport, port: u16) -> u64 {
-    (address as u64) << 32 | (transport as u64) << 16 | port as u64
+/// Under this port key stands the service that has every protocol and port.
+const EVERYTHING: u32 = 0;
+
+/// An IPv4 address as it stands in the packet, and a port key: the key of `ports_v4`.
+#[inline(always)]
+pub fn port_key_v4(address: [u8; 4], port: u32) -> u64 {
+    u32::from_le_bytes(address) as u64 | (port as u64) << 32
 }
 
 impl Table {
@@ -173,19 +210,29 @@ impl Table {
         Some(&self.directory.addresses[id as usize])
     }
 
-    /// The service of a transport port: the one that lists it, else the one that has everything.
+    /// The service of a port: the one that lists it, else the one that has everything. `key` is the `port_key_v4` of both.
     #[inline(always)]
-    pub fn by_port(&self, address: &Address, transport: Transport, port: u16) -> Option<ServiceId> {
-        match self.directory.ports.get(port_key(address.id, transport, port)) {
-            Some(id) => Some(id as ServiceId),
-            None => address.any(),
-        }
+    pub fn port_v4(&self, key: u64) -> Option<PortService> {
+        let ports = &self.directory.ports_v4;
+        ports.get(key).or_else(|| ports.get(key as u32 as u64)).map(PortService)
+    }
+
+    /// As `port_v4`; `port` is its `port_key`.
+    #[inline(always)]
+    pub fn port_v6(&self, destination: [u8; 16], port: u32) -> Option<PortService> {
+        let (address, ports) = (u128::from_le_bytes(destination), &self.directory.ports_v6);
+        ports.get((address, port)).or_else(|| ports.get((address, EVERYTHING))).map(PortService)
+    }
+
+    /// Whether `source` is the MAC of any server.
+    #[inline(always)]
+    pub fn is_server(&self, source: PackedMac) -> bool {
+        self.own.get(source.0).is_some()
     }
 
     /// Whether `source` is the MAC of a server of the services on `address`.
-    #[inline(always)]
     pub fn is_loop(&self, address: &Address, source: PackedMac) -> bool {
-        self.loops.get(loop_key(address.id, source)).is_some()
+        self.loops.get((source.0, address.id as u32)).is_some()
     }
 
     #[inline(always)]

@@ -1,0 +1,230 @@
+//! The whole turn of a worker, beside its floor: what it costs to touch the same frames at all.
+//!
+//! 64-byte UDP frames of a million client addresses, 4,096 frames in 2-KiB chunks (so their headers come from L3), memory
+//! port. The floor reads each frame's header line, reads a table entry at a known slot and writes the 12 MAC bytes, in
+//! the same bursts. The two take turns, and the ratio is of neighbours, because the machine's speed drifts.
+//!
+//! `cargo bench --bench turn`
+
+#[path = "common/mod.rs"]
+mod common;
+
+use common::{OURS, ROUTER, Random, client_v6, cluster_address, frame, plan};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use oneip::limits::BURST;
+use oneip::port::memory::Memory;
+use oneip::stats::{latency, tally::Tally};
+use oneip::table::cluster::Cluster;
+use oneip::table::publish;
+use oneip::worker::Worker;
+use std::hint::black_box;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const FRAMES: usize = 4096;
+const CLIENTS: u64 = 1_000_000;
+
+struct Scenario {
+    name: &'static str,
+    services: usize,
+    v6: bool,
+    vlan: bool,
+    /// Whether frames carry an arrival time, so that each is recorded in a latency histogram.
+    stamped: bool,
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "ipv4", services: 8, v6: false, vlan: false, stamped: false },
+    Scenario { name: "ipv4, latency recorded", services: 8, v6: false, vlan: false, stamped: true },
+    Scenario { name: "ipv4, one service", services: 1, v6: false, vlan: false, stamped: false },
+    Scenario { name: "ipv4, VLAN", services: 8, v6: false, vlan: true, stamped: false },
+    Scenario { name: "ipv6", services: 8, v6: true, vlan: false, stamped: false },
+];
+
+/// The worker under test, and what the floor needs to do the same work with the decisions known beforehand.
+struct Bench {
+    worker: Worker<Memory>,
+    tally: Arc<Tally>,
+    random: Random,
+    client_at: usize,
+    v6: bool,
+    owners: Vec<Vec<u16>>,
+    macs: Vec<[u8; 8]>,
+    /// Service and slot of each frame.
+    known: Vec<(u16, u32)>,
+    key: oneip::hash::Key,
+}
+
+impl Bench {
+    fn new(scenario: &Scenario) -> Bench {
+        let plan = plan(scenario.services, 64, scenario.v6);
+        let table = Cluster::new(&plan).compile();
+        let key = table.key;
+        let owners = (0..scenario.services).map(|s| {
+            let service = table.service(s as u16);
+            (0..65_537u64).map(|slot| service.owner((slot << 32).div_ceil(65_537) << 32).expect("all are up")).collect()
+        });
+        let macs = (0..table.destinations()).map(|d| {
+            let [a, b, c, d, e, f] = table.mac(d).bytes();
+            [a, b, c, d, e, f, 0, 0]
+        });
+        let frames: Vec<Vec<u8>> =
+            (0..FRAMES).map(|i| frame(0, cluster_address(i % scenario.services, scenario.v6), scenario.vlan)).collect();
+        let mut port = Memory::new(&frames);
+        if scenario.stamped {
+            port.now = 1_000_000;
+            port.set_arrivals(1_000_000 - 12_345);
+        }
+        let (owners, macs) = (owners.collect(), macs.collect());
+        let tally = Arc::new(Tally::new(&table));
+        let (recorder, _) = latency::channel(scenario.services);
+        let (_, mut readers) = publish::channel(table, 1);
+        let worker = Worker::new(port, readers.remove(0), Arc::clone(&tally), recorder);
+        Bench {
+            worker,
+            tally,
+            random: Random(7),
+            client_at: 14 + if scenario.vlan { 4 } else { 0 } + if scenario.v6 { 8 } else { 12 },
+            v6: scenario.v6,
+            owners,
+            macs,
+            known: vec![(0, 0); FRAMES],
+            key,
+        }
+    }
+
+    /// As received: new clients, MACs as the router wrote them. Not timed.
+    fn refill(&mut self) {
+        let services = self.owners.len();
+        let port = self.worker.port_mut();
+        port.rewind();
+        for i in 0..FRAMES {
+            let client = 0x6440_0000 + (self.random.next() % CLIENTS) as u32;
+            let service = (self.random.next() % services as u64) as usize;
+            let bytes = port.frame_mut(i);
+            bytes[..6].copy_from_slice(&OURS);
+            bytes[6..12].copy_from_slice(&ROUTER);
+            let (client, hash) = if self.v6 {
+                let client = client_v6(client);
+                (client.to_vec(), oneip::path::select::source_hash(self.key, IpAddr::from(client)))
+            } else {
+                let client = client.to_be_bytes();
+                (client.to_vec(), oneip::path::select::source_hash(self.key, IpAddr::from(client)))
+            };
+            bytes[self.client_at..][..client.len()].copy_from_slice(&client);
+            let cluster = match cluster_address(service, self.v6) {
+                IpAddr::V4(to) => to.octets().to_vec(),
+                IpAddr::V6(to) => to.octets().to_vec(),
+            };
+            bytes[self.client_at + client.len()..][..cluster.len()].copy_from_slice(&cluster);
+            self.known[i] = (service as u16, oneip::hash::slot(hash, 65_537));
+        }
+    }
+
+    fn turns(&mut self) -> Duration {
+        let start = Instant::now();
+        for _ in 0..FRAMES / BURST {
+            black_box(self.worker.turn());
+        }
+        start.elapsed()
+    }
+
+    fn floor(&mut self) -> Duration {
+        let Bench { worker, known, owners, macs, client_at, .. } = self;
+        let port = worker.port_mut();
+        let start = Instant::now();
+        let mut sum = 0u8;
+        for burst in 0..FRAMES / BURST {
+            for (i, (service, slot)) in known[burst * BURST..][..BURST].iter().enumerate() {
+                let server = owners[*service as usize][*slot as usize];
+                let mac = macs[*service as usize * 64 + server as usize];
+                let bytes = port.frame_mut(burst * BURST + i);
+                sum ^= bytes[*client_at];
+                let head: &mut [u8; 12] = bytes.first_chunk_mut().expect("a frame");
+                let ours: [u8; 6] = *head.first_chunk().expect("6 of 12");
+                head[..6].copy_from_slice(&mac[..6]);
+                head[6..].copy_from_slice(&ours);
+            }
+        }
+        black_box(sum);
+        start.elapsed()
+    }
+
+    /// The frames as the worker left them are the frames as the floor leaves them.
+    fn assert_answers(&mut self) {
+        self.refill();
+        let seed = self.random.0;
+        self.turns();
+        let port = self.worker.port();
+        let sent: Vec<Vec<u8>> = (0..FRAMES).map(|i| port.frame(i).to_vec()).collect();
+        assert_eq!(port.sent().len(), FRAMES, "every frame was forwarded");
+        for (frame, (service, slot)) in sent.iter().zip(&self.known) {
+            let server = self.owners[*service as usize][*slot as usize];
+            assert_eq!(frame[..6], self.macs[*service as usize * 64 + server as usize][..6]);
+            assert_eq!(frame[6..12], OURS);
+        }
+        assert_eq!(self.tally.received.get(), self.tally.forwarded());
+        self.random.0 = seed;
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Turn and floor by turns, so that both see the same machine.
+fn ratio(scenario: &Scenario) {
+    let mut bench = Bench::new(scenario);
+    bench.assert_answers();
+    let (mut turns, mut floors, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..600 {
+        bench.refill();
+        let turn = bench.turns().as_nanos() as f64 / FRAMES as f64;
+        bench.refill();
+        let floor = bench.floor().as_nanos() as f64 / FRAMES as f64;
+        if round >= 50 {
+            turns.push(turn);
+            floors.push(floor);
+            ratios.push(turn / floor);
+        }
+    }
+    println!(
+        "{:24} turn {:5.2} ns/frame, floor {:5.2}, ratio {:4.2} (medians of {} pairs); fastest {:5.2} and {:5.2}",
+        scenario.name,
+        median(turns.clone()),
+        median(floors.clone()),
+        median(ratios.clone()),
+        ratios.len(),
+        turns.into_iter().fold(f64::MAX, f64::min),
+        floors.into_iter().fold(f64::MAX, f64::min)
+    );
+}
+
+fn turn(c: &mut Criterion) {
+    println!("interleaved, bursts of {BURST}:");
+    SCENARIOS.iter().for_each(ratio);
+    let mut group = c.benchmark_group("turn");
+    group.throughput(Throughput::Elements(FRAMES as u64));
+    for scenario in &SCENARIOS {
+        let mut bench = Bench::new(scenario);
+        let mut timed = |round: fn(&mut Bench) -> Duration, name: &str| {
+            group.bench_function(format!("{name}/{}", scenario.name), |b| {
+                b.iter_custom(|rounds| {
+                    (0..rounds)
+                        .map(|_| {
+                            bench.refill();
+                            round(&mut bench)
+                        })
+                        .sum()
+                });
+            });
+        };
+        timed(Bench::turns, "turn");
+        timed(Bench::floor, "floor");
+    }
+}
+
+criterion_group!(benches, turn);
+criterion_main!(benches);
