@@ -6,9 +6,11 @@
 //! holds the two together.
 
 use super::parse::{self, Outer, Upper};
+use crate::hash::vector::prefetch::prefetch;
 use crate::hash::vector::{Level, Row};
 use crate::hash::{self, Key};
 use crate::limits::BURST;
+use crate::table::maglev::NOBODY;
 use crate::table::{Address, PackedMac, PortService, ServiceId, Table, port_key, port_key_v4};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
@@ -30,6 +32,9 @@ pub struct Selection {
     flow_v4: Lane<{ hash::FLOW_V4 }>,
     flow_v6: Lane<{ hash::FLOW_V6 }>,
 }
+
+/// How many frames ahead the header lines are asked for.
+const AHEAD: usize = 12;
 
 /// What was decided about one frame. 16 bytes, written once.
 #[derive(Clone, Copy)]
@@ -123,7 +128,11 @@ impl Selection {
         let mut odd = [0u8; BURST];
         let mut odds = 0;
         let mut plain = PlainFrames { not_a_server: PackedMac::UNRESOLVED, v4: 0, v6: 0 };
+        (0..len.min(AHEAD)).for_each(|at| prefetch(bytes(at)));
         for at in 0..len {
+            if at + AHEAD < len {
+                prefetch(bytes(at + AHEAD));
+            }
             if plain.admit(self, at, bytes(at), table).is_none() {
                 odd[odds % BURST] = at as u8;
                 odds += 1;
@@ -161,7 +170,7 @@ impl Selection {
                             hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v4.push(at, service, blocks);
                     }
-                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, Some(server), table))),
+                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, server, table))),
                 }
             }
             Outer::V6(packet) => {
@@ -176,7 +185,7 @@ impl Selection {
                             hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v6.push(at, service, blocks);
                     }
-                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, Some(server), table))),
+                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, server, table))),
                 }
             }
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed)),
@@ -324,15 +333,21 @@ impl<const B: usize> Lane<B> {
         }
         let mut hashes = [0; BURST];
         level.siphash(table.key, &self.blocks, len, &mut hashes);
-        for ((frame, service), hash) in self.frames[..len].iter().zip(&hashes) {
-            write(*frame as usize, outcome(*service, table.service(*service).owner(*hash), table));
+        let mut owners = [0; BURST];
+        for (((_, service), hash), owner) in self.frames[..len].iter().zip(&hashes).zip(&mut owners) {
+            *owner = table.service(*service).owner(*hash);
+        }
+        for ((frame, service), owner) in self.frames[..len].iter().zip(&owners) {
+            write(*frame as usize, outcome(*service, *owner, table));
         }
     }
 }
 
 #[inline(always)]
-fn outcome(service: ServiceId, server: Option<u16>, table: &Table) -> Outcome {
-    let Some(server) = server else { return Verdict::Drop(Reason::NoServer).into() };
+fn outcome(service: ServiceId, server: u16, table: &Table) -> Outcome {
+    if server == NOBODY {
+        return Verdict::Drop(Reason::NoServer).into();
+    }
     let destination = table.destination(service, server);
     let mac = table.mac(destination);
     let server = if mac.is_resolved() { server } else { Reason::Unresolved as u16 };

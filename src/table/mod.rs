@@ -107,30 +107,32 @@ pub struct ServiceTable {
 }
 
 impl ServiceTable {
-    /// The owner of a hash's slot. `None`: no server is up.
+    /// The owner of a hash's slot. `NOBODY`: no server is up.
     #[inline(always)]
-    pub fn owner(&self, hash: u64) -> Option<u16> {
-        let owner = self.owners[hash::slot(hash, self.slots) as usize];
-        (owner != NOBODY).then_some(owner)
+    pub fn owner(&self, hash: u64) -> u16 {
+        self.owners[hash::slot(hash, self.slots) as usize]
     }
 
     /// `modulo`: the server of a client address taken as a number. `None`: that server is down, the hash decides.
     pub fn by_remainder(&self, client: u128) -> Option<u16> {
         let remainders = self.remainders.as_ref()?;
-        let server = remainders[remainder(client, remainders.len())];
-        (server != NOBODY).then_some(server)
+        somebody(remainders[remainder(client, remainders.len())])
     }
 
     /// Slot (for `modulo`, the remainder) and server of a client. What the data path does, in one step.
     pub fn select(&self, hash: u64, client: u128) -> (u32, Option<u16>) {
         match &self.remainders {
-            None => (hash::slot(hash, self.slots), self.owner(hash)),
+            None => (hash::slot(hash, self.slots), somebody(self.owner(hash))),
             Some(remainders) => {
-                let server = self.by_remainder(client).or_else(|| self.owner(hash));
+                let server = self.by_remainder(client).or_else(|| somebody(self.owner(hash)));
                 (remainder(client, remainders.len()) as u32, server)
             }
         }
     }
+}
+
+fn somebody(server: u16) -> Option<u16> {
+    (server != NOBODY).then_some(server)
 }
 
 fn remainder(client: u128, servers: usize) -> usize {

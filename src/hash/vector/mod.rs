@@ -4,6 +4,8 @@
 //! baseline. The compiler vectorises it; the unsafe blocks only vouch that the processor has what it was compiled for.
 #![allow(unsafe_code)]
 
+pub mod prefetch;
+
 use super::siphash::Key;
 use crate::limits::BURST;
 
