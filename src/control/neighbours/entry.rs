@@ -166,3 +166,127 @@ fn refresh() -> Duration {
     let share = RandomState::new().hash_one(0) as u32 as f64 / f64::from(u32::MAX);
     NEIGHBOUR_REFRESH.mul_f64(0.75 + share / 2.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const B: Mac = Mac([2, 0, 0, 0, 0, 2]);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn usable(mac: Mac) -> Seen {
+        Seen { standing: Standing::Usable(mac), managed: true, ours: true, foreign: false }
+    }
+
+    const FAILED: Seen = Seen { standing: Standing::Failed, managed: true, ours: true, foreign: false };
+    const ASKING: Seen = Seen { standing: Standing::Asking, managed: true, ours: true, foreign: false };
+
+    fn resolved(now: Instant) -> Entry {
+        let mut entry = Entry::new("web1".into(), now);
+        entry.ask(now);
+        entry.hear(&usable(A), Upkeep::Kernel, now);
+        assert_eq!(entry.tell(), Some(What::Resolved(A)));
+        entry
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_asked_after_1_2_4_8_8_seconds() {
+        let mut now = Instant::now();
+        let mut entry = Entry::new("web1".into(), now);
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            entry.ask(now);
+            entry.hear(&ASKING, Upkeep::Kernel, now);
+            entry.hear(&FAILED, Upkeep::Kernel, now);
+            let due = entry.due.unwrap();
+            waits.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 8]);
+        assert_eq!(entry.tell(), Some(What::Unresolved(Why::Unanswered)));
+        assert_eq!(entry.tell(), None, "said once");
+    }
+
+    #[test]
+    fn a_failure_is_lost_a_moment_later_and_asked_again_at_once() {
+        let now = Instant::now();
+        let mut entry = resolved(now);
+        entry.hear(&FAILED, Upkeep::Kernel, now);
+        assert_eq!((entry.tell(), entry.mac()), (None, Some(A)));
+        let due = entry.due.unwrap();
+        assert_eq!(due, now + NEIGHBOUR_FAILURE_SETTLES);
+        entry.ask(due);
+        assert_eq!(entry.tell(), Some(What::Lost { was: A, why: Why::Unanswered }));
+        assert_eq!(entry.due, Some(due + SECOND));
+    }
+
+    #[test]
+    fn a_deleted_entry_keeps_its_mac_for_the_time_of_one_retry() {
+        let asked = Instant::now();
+        let now = asked + 10 * SECOND;
+        for failure_first in [false, true] {
+            let mut entry = resolved(asked);
+            if failure_first {
+                entry.hear(&FAILED, Upkeep::Kernel, now);
+            }
+            entry.vanish(now);
+            assert_eq!(entry.due, Some(now), "asked at once");
+            entry.ask(now);
+            entry.hear(&ASKING, Upkeep::Kernel, now);
+            assert_eq!((entry.tell(), entry.mac()), (None, Some(A)));
+            let mut answered = resolved(asked);
+            answered.vanish(now);
+            answered.ask(now);
+            answered.hear(&usable(B), Upkeep::Kernel, now);
+            assert_eq!(answered.tell(), Some(What::Changed { from: A, to: B }));
+
+            entry.ask(now + SECOND);
+            assert_eq!(entry.tell(), Some(What::Lost { was: A, why: Why::Deleted }));
+        }
+    }
+
+    #[test]
+    fn an_entry_deleted_over_and_over_is_not_asked_for_more_than_once_a_second() {
+        let now = Instant::now();
+        let mut entry = resolved(now);
+        entry.vanish(now);
+        assert_eq!(entry.due, Some(now + SECOND));
+    }
+
+    #[test]
+    fn what_the_kernel_or_the_operator_keeps_is_not_asked_for_and_the_rest_is() {
+        let now = Instant::now();
+        let mut entry = resolved(now);
+        assert_eq!(entry.due, None);
+        entry.hear(&Seen { managed: false, foreign: true, ..usable(B) }, Upkeep::Kernel, now);
+        assert_eq!(entry.due, None);
+        entry.hear(&Seen { managed: false, ..usable(A) }, Upkeep::Kernel, now);
+        assert_eq!(entry.due, Some(now + SECOND), "somebody took the flag off");
+        entry.hear(&Seen { managed: false, ..usable(A) }, Upkeep::Ours, now);
+        let refresh = entry.due.unwrap() - now;
+        assert!(refresh >= NEIGHBOUR_REFRESH * 3 / 4 && refresh <= NEIGHBOUR_REFRESH * 5 / 4, "{refresh:?}");
+    }
+
+    #[test]
+    fn a_refusal_takes_no_mac_that_is_known_to_be_good() {
+        let now = Instant::now();
+        let mut entry = resolved(now);
+        entry.refuse(Why::TableFull { ipv6: false });
+        assert_eq!(entry.tell(), None);
+        entry.vanish(now);
+        entry.refuse(Why::TableFull { ipv6: false });
+        let Some(What::Lost { why, .. }) = entry.tell() else { panic!() };
+        assert!(why.to_string().contains("net.ipv4.neigh.default.gc_thresh3"), "{why}");
+    }
+
+    #[test]
+    fn what_comes_and_goes_between_two_tellings_is_not_told() {
+        let now = Instant::now();
+        let mut entry = resolved(now);
+        entry.cut(Why::LinkDown { device: "lan0".into() });
+        assert_eq!(entry.due, None);
+        entry.hear(&usable(A), Upkeep::Kernel, now);
+        assert_eq!(entry.tell(), None);
+    }
+}

@@ -118,6 +118,27 @@ mod tests {
     }
 
     #[test]
+    fn only_a_vlan_of_this_namespace_has_a_device_below() {
+        let message = |kind, elsewhere| {
+            let mut message = LinkMessage::default();
+            message.header.index = 7;
+            message.header.link_layer_type = LinkLayerType::Ether;
+            message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+            let attributes = &mut message.attributes;
+            attributes.push(LinkAttribute::IfName("lan0.100".into()));
+            attributes.push(LinkAttribute::Link(1));
+            attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+            if elsewhere {
+                attributes.push(LinkAttribute::LinkNetNsId(0));
+            }
+            message
+        };
+        assert_eq!(read(&message(InfoKind::Vlan, false)), Some((7, link("lan0.100", Some(1)))));
+        assert_eq!(read(&message(InfoKind::Vlan, true)), Some((7, link("lan0.100", None))));
+        assert_eq!(read(&message(InfoKind::Veth, false)), Some((7, link("lan0.100", None))));
+    }
+
+    #[test]
     fn a_bridge_port_message_is_not_about_a_device() {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName("lan0".into()));

@@ -149,7 +149,7 @@ impl Neighbours {
         off
     }
 
-    /// The present MAC of a wanted address.
+    /// The present MAC of a wanted address. May be ahead of what [`Neighbours::next`] has told.
     pub fn mac(&self, address: IpAddr) -> Option<Mac> {
         self.entries.get(&address)?.mac()
     }
