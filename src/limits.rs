@@ -1,5 +1,7 @@
 //! Every bound of the program, in one place, with the relations between them checked by the compiler.
 
+use std::time::Duration;
+
 /// Frames a worker takes from its port in one turn.
 ///
 /// `perf/method.md` has the measurement that chose it; AF_XDP in copy mode sends 32 descriptors per system call.
@@ -29,10 +31,33 @@ pub const MAX_VLAN_TAGS: usize = 2;
 /// IPv6 extension headers that are walked; a longer chain is dispatched as if its transport were unknown.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
+/// Neighbours the kernel is asked to resolve in one `NEIGHBOUR_ROUND`: 1,280 a second, so that a start with 1,000 servers
+/// is over in a second and stays far below the storm control of a switch.
+pub const NEIGHBOURS_PER_ROUND: usize = 64;
+
+pub const NEIGHBOUR_ROUND: Duration = Duration::from_millis(50);
+
+/// Wait before a server that does not answer is asked for again; doubled each time up to `NEIGHBOUR_RETRY_LAST`. Also how
+/// long a MAC outlives the deletion of its neighbour entry while the kernel asks anew.
+pub const NEIGHBOUR_RETRY_FIRST: Duration = Duration::from_secs(1);
+
+pub const NEIGHBOUR_RETRY_LAST: Duration = Duration::from_secs(8);
+
+/// A neighbour that fails is lost after this, unless the failure turns out to be the first half of a deletion.
+pub const NEIGHBOUR_FAILURE_SETTLES: Duration = Duration::from_millis(20);
+
+/// How often a resolved neighbour is verified where the kernel does not do it by itself (before Linux 5.16), +-25 %.
+pub const NEIGHBOUR_REFRESH: Duration = Duration::from_secs(30);
+
+/// Changes of neighbours are delivered at once, but not sooner than this after the delivery before.
+pub const NEIGHBOUR_GATHER: Duration = Duration::from_millis(100);
+
 const _: () = {
     assert!(BURST.is_power_of_two() && BURST <= u8::MAX as usize, "a burst index is one byte");
     assert!(MAX_SERVERS < u16::MAX as usize, "a slot holds a 16-bit server index and one sentinel");
     assert!(MAX_SERVICES <= u16::MAX as usize, "a service index is 16 bits");
     assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);
     assert!((MAX_SERVERS as u64) * (MAX_WEIGHT as u64) < u32::MAX as u64, "a sum of weights is 32 bits");
+    assert!(NEIGHBOUR_RETRY_FIRST.as_millis() <= NEIGHBOUR_RETRY_LAST.as_millis());
+    assert!(NEIGHBOUR_RETRY_LAST.as_millis() < NEIGHBOUR_REFRESH.as_millis());
 };

@@ -1,0 +1,3 @@
+//! The control thread's work: ordinary code and libraries, away from the frames.
+
+pub mod neighbours;

@@ -1,0 +1,327 @@
+//! The conversation with the kernel: what is asked over rtnetlink, and what its messages say.
+
+use std::io;
+use std::net::IpAddr;
+
+use futures::{StreamExt, TryStreamExt};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
+use rtnetlink::{Handle, MulticastGroup};
+use rustix::io::Errno;
+
+use super::change::Detour;
+use super::links::{self, Link};
+use crate::plan::Mac;
+
+/// Marks the entries we asked for (`NDA_PROTOCOL`), so that those of a process that was killed are found again.
+/// Free in iproute2's `rt_protos`.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(111);
+
+/// Holds the largest message of the kernel (32 KiB since Linux 4.9).
+const RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// What the socket for notifications may have waiting; the kernel cuts it to `net.core.rmem_max`. What does not fit is
+/// an overrun, which is recovered from.
+const SOCKET_BUFFER: i32 = 4 * 1024 * 1024;
+
+/// What the kernel knows of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub standing: Standing,
+    /// The kernel keeps the entry fresh by itself.
+    pub managed: bool,
+    /// We asked for it.
+    pub ours: bool,
+    /// The operator or another program maintains it: permanent, or marked with another protocol. Such an entry is used
+    /// and never written: the kernel would strip it of its permanence (`__neigh_update` under `NEIGH_UPDATE_F_USE`).
+    pub foreign: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Has a MAC that frames can be sent to, perhaps while it is verified again.
+    Usable(Mac),
+    /// No answer yet.
+    Asking,
+    /// No answer, given up.
+    Failed,
+}
+
+/// Something that happened to a neighbour or a device.
+#[derive(Debug)]
+pub(super) enum Notice {
+    Neighbour(u32, IpAddr, Seen),
+    NeighbourGone(u32, IpAddr),
+    Link(u32, Link),
+    LinkGone(u32),
+}
+
+/// What there is now.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub links: Vec<(u32, Link)>,
+    pub neighbours: Vec<(u32, IpAddr, Seen)>,
+}
+
+/// Where the kernel would send a packet to an address.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Straight { device: u32 },
+    Via { gateway: IpAddr, device: u32 },
+    Nowhere(Detour),
+}
+
+/// A socket for requests only, so that no answer is ever lost to an overrun by notifications.
+pub(super) fn requests() -> io::Result<Handle> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    tokio::spawn(connection); // ends when the last handle is dropped
+    Ok(handle)
+}
+
+/// Notifications about neighbours and devices. Read where they are used, without a task between: while nobody reads,
+/// they wait in the kernel's bounded buffer.
+pub(super) struct Notices {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+}
+
+/// Some notifications were lost.
+#[derive(Debug)]
+pub(super) struct Overrun;
+
+impl Notices {
+    pub fn open() -> io::Result<Notices> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        socket.socket_ref().set_rx_buf_sz(SOCKET_BUFFER)?;
+        socket.socket_mut().bind_auto()?;
+        for group in [MulticastGroup::Neigh, MulticastGroup::Link] {
+            socket.socket_mut().add_membership(group as u32)?;
+        }
+        Ok(Notices { socket, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
+    }
+
+    /// The next datagram's notices. Cancel-safe: a datagram is taken only when this completes.
+    pub async fn receive(&mut self) -> io::Result<Result<Vec<Notice>, Overrun>> {
+        self.buffer.clear();
+        match self.socket.recv_from(&mut self.buffer).await {
+            Ok(sender) if sender.port_number() == 0 => Ok(Ok(notices(&self.buffer))),
+            Ok(_) => Ok(Ok(Vec::new())), // not from the kernel
+            Err(e) if e.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => Ok(Err(Overrun)),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn notices(mut datagram: &[u8]) -> Vec<Notice> {
+    const ALIGNMENT: usize = 4; // NLMSG_ALIGNTO
+    let mut found = Vec::new();
+    while let Some(length) = datagram.first_chunk().map(|head| u32::from_ne_bytes(*head) as usize) {
+        let Some(message) = datagram.get(..length).filter(|message| !message.is_empty()) else { break };
+        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) =
+            NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
+        {
+            found.extend(notice(&inner));
+        }
+        datagram = &datagram[length.next_multiple_of(ALIGNMENT).min(datagram.len())..];
+    }
+    found
+}
+
+fn notice(message: &RouteNetlinkMessage) -> Option<Notice> {
+    match message {
+        RouteNetlinkMessage::NewNeighbour(m) => {
+            read(m).map(|(device, address, seen)| Notice::Neighbour(device, address, seen))
+        }
+        RouteNetlinkMessage::DelNeighbour(m) => {
+            read(m).map(|(device, address, _)| Notice::NeighbourGone(device, address))
+        }
+        RouteNetlinkMessage::NewLink(m) => links::read(m).map(|(index, link)| Notice::Link(index, link)),
+        RouteNetlinkMessage::DelLink(m) => links::read(m).map(|(index, _)| Notice::LinkGone(index)),
+        _ => None,
+    }
+}
+
+/// Device, address and what is known of it. `None`: not an IP neighbour (a bridge's forwarding entry, a proxy entry).
+fn read(message: &NeighbourMessage) -> Option<(u32, IpAddr, Seen)> {
+    let header = &message.header;
+    if header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    let (mut address, mut mac, mut managed, mut protocol) = (None, None, false, RouteProtocol::Unspec);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(to) => address = to_ip(to),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac),
+            NeighbourAttribute::ExtFlags(flags) => managed = flags.contains(NeighbourExtFlags::Managed),
+            NeighbourAttribute::Protocol(by) => protocol = *by,
+            _ => {}
+        }
+    }
+    let fixed = matches!(header.state, NeighbourState::Permanent | NeighbourState::Noarp);
+    let standing = match header.state {
+        NeighbourState::Failed => Standing::Failed,
+        NeighbourState::Incomplete | NeighbourState::None | NeighbourState::Other(_) => Standing::Asking,
+        _ => mac.filter(|mac| *mac != Mac([0; 6])).map_or(Standing::Failed, Standing::Usable),
+    };
+    let ours = protocol == PROTOCOL && !fixed && (managed || header.flags.contains(NeighbourFlags::ExtLearned));
+    let foreign = fixed || (protocol != RouteProtocol::Unspec && protocol != PROTOCOL);
+    Some((header.ifindex, address?, Seen { standing, managed, ours, foreign }))
+}
+
+fn to_ip(address: &rtnetlink::packet_route::neighbour::NeighbourAddress) -> Option<IpAddr> {
+    use rtnetlink::packet_route::neighbour::NeighbourAddress;
+    match address {
+        NeighbourAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        NeighbourAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// Sends one request and returns the first message of the answer, if the answer is more than an acknowledgement.
+async fn exchange(
+    handle: &Handle,
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<Option<RouteNetlinkMessage>> {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | flags;
+    let mut answers = handle.clone().request(request).map_err(io::Error::other)?;
+    let mut first = None;
+    while let Some(answer) = answers.next().await {
+        match answer.payload {
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::InnerMessage(inner) => first = first.or(Some(inner)),
+            _ => {}
+        }
+    }
+    Ok(first)
+}
+
+fn to_io(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+/// All devices and all IP neighbours of the network namespace.
+pub(super) async fn table(handle: Handle) -> io::Result<Table> {
+    let links = handle.link().get().execute().map_err(to_io);
+    let links = links.try_filter_map(async |message| Ok(links::read(&message))).try_collect().await?;
+    let neighbours = handle.neighbours().get().execute().map_err(to_io);
+    let neighbours = neighbours.try_filter_map(async |message| Ok(read(&message))).try_collect().await?;
+    Ok(Table { links, neighbours })
+}
+
+/// Where the kernel's routing table sends packets to `address`; a link-local address is taken to be on `interface`.
+pub(super) async fn route(handle: &Handle, address: IpAddr, interface: u32) -> io::Result<Route> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    message.attributes.push(RouteAttribute::Destination(address.into()));
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        message.attributes.push(RouteAttribute::Oif(interface));
+    }
+    match exchange(handle, RouteNetlinkMessage::GetRoute(message), 0).await {
+        Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(read_route(&route)),
+        Ok(_) => Ok(Route::Nowhere(Detour::NoRoute)),
+        // What unreachable, prohibit and blackhole routes, or none, answer (fib_props in net/ipv4/fib_semantics.c).
+        Err(e) if [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL].iter().any(|no| is(&e, *no)) => {
+            Ok(Route::Nowhere(Detour::NoRoute))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn read_route(route: &RouteMessage) -> Route {
+    let (mut device, mut gateway) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) | RouteAttribute::Via(RouteVia::Inet(v4)) => {
+                gateway = Some(IpAddr::V4(*v4));
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) | RouteAttribute::Via(RouteVia::Inet6(v6)) => {
+                gateway = Some(IpAddr::V6(*v6));
+            }
+            _ => {}
+        }
+    }
+    match (&route.header.kind, device, gateway) {
+        (RouteType::Unicast, Some(device), Some(gateway)) => Route::Via { gateway, device },
+        (RouteType::Unicast, Some(device), None) => Route::Straight { device },
+        (RouteType::Local, ..) => Route::Nowhere(Detour::Own),
+        (RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast, ..) => Route::Nowhere(Detour::Group),
+        _ => Route::Nowhere(Detour::NoRoute),
+    }
+}
+
+/// The present entry of one neighbour.
+async fn look(handle: &Handle, device: u32, address: IpAddr) -> io::Result<Option<Seen>> {
+    let message = RouteNetlinkMessage::GetNeighbour(entry(device, address));
+    match exchange(handle, message, 0).await {
+        Ok(Some(RouteNetlinkMessage::NewNeighbour(found))) => Ok(read(&found).map(|(.., seen)| seen)),
+        Ok(_) => Ok(None),
+        Err(e) if is(&e, Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn entry(device: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = device;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    message
+}
+
+/// Has the kernel resolve a neighbour, and keep it fresh from then on if `manage` (since Linux 5.16; older ones ignore
+/// that part). Returns what the kernel then knows of it. The entry of somebody else is left as it is.
+///
+/// `NTF_EXT_LEARNED` exempts the entry from garbage collection and from the limit `gc_thresh3` (`neigh_alloc` in
+/// net/core/neighbour.c); without it the kernel deletes managed entries too, from 512 on, and refuses new ones at 1,024.
+pub(super) async fn ask(handle: &Handle, device: u32, address: IpAddr, manage: bool) -> io::Result<Option<Seen>> {
+    let before = look(handle, device, address).await?;
+    if before.is_some_and(|seen| seen.foreign) {
+        return Ok(before);
+    }
+    let mut message = entry(device, address);
+    message.header.flags = NeighbourFlags::Use | NeighbourFlags::ExtLearned;
+    message.attributes.push(NeighbourAttribute::Protocol(PROTOCOL));
+    if manage {
+        message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+    }
+    exchange(handle, RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_ACK).await?;
+    look(handle, device, address).await
+}
+
+/// Makes an entry of ours an ordinary one: the MAC stays known to the host, the kernel may forget it. Entries without a
+/// MAC are deleted. An entry that is not ours is left as it is.
+pub(super) async fn release(handle: &Handle, device: u32, address: IpAddr) -> io::Result<()> {
+    let Some(Seen { ours: true, standing, .. }) = look(handle, device, address).await? else { return Ok(()) };
+    if let Standing::Usable(_) = standing {
+        let mut message = entry(device, address);
+        message.header.state = NeighbourState::Stale; // and none of the flags, which clears them
+        if exchange(handle, RouteNetlinkMessage::NewNeighbour(message), NLM_F_ACK).await.is_ok() {
+            return Ok(());
+        }
+    }
+    match exchange(handle, RouteNetlinkMessage::DelNeighbour(entry(device, address)), NLM_F_ACK).await {
+        Err(e) if !is(&e, Errno::NOENT) => Err(e),
+        _ => Ok(()),
+    }
+}
