@@ -1,5 +1,6 @@
 //! oneip makes a cluster of servers answer on one IP address.
 
+pub mod control;
 pub mod limits;
 pub mod plan;
 pub mod port;

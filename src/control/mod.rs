@@ -1,0 +1,3 @@
+//! What runs beside the data path: the configuration it is built from.
+
+pub mod config;
