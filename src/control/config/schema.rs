@@ -86,11 +86,14 @@ impl Schema {
     /// What to say of a key that the section does not know: where it belongs, or which key was probably meant.
     pub fn unknown(&self, name: &str) -> String {
         let key = super::value::quoted(name, '`');
-        let elsewhere: Vec<_> = ALL.iter().filter(|schema| schema.knows(name)).map(|schema| schema.title).collect();
+        let elsewhere: Vec<_> = ALL.iter().filter(|schema| schema.knows(name)).collect();
         let near = self.keys.iter().map(|key| key.name).find(|known| is_near(&folded(name), known));
         let known: Vec<_> = self.keys.iter().map(|key| key.name).collect();
         let advice = match near {
-            _ if !elsewhere.is_empty() => format!("it belongs in {}", elsewhere.join(" or ")),
+            _ if !elsewhere.is_empty() => {
+                let titles: Vec<_> = elsewhere.iter().map(|schema| schema.title).collect();
+                format!("it belongs in {}: {}", titles.join(" or "), elsewhere[0].key(name).form)
+            }
             Some(near) => format!("did you mean `{near}`? The keys here are {}", known.join(", ")),
             None => format!("the keys here are {}", known.join(", ")),
         };

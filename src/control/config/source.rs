@@ -1,11 +1,12 @@
 //! From text to a TOML tree, past lines that are not TOML.
 
 use super::report::Report;
+use super::value::quoted;
 use toml::de::{DeTable, Error};
 
 /// Reads the text. Lines that are not TOML are reported, then blanked and the rest is read again (from `rest`, which the
 /// caller lends), so that a stray quote does not hide the other mistakes of the file. `None` where what is left has no
-/// structure that could be judged.
+/// structure that could be judged, for example because a header is not readable.
 pub fn read<'t>(text: &'t str, rest: &'t mut String, report: &mut Report) -> Option<DeTable<'t>> {
     let (tree, mut errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
@@ -18,12 +19,18 @@ pub fn read<'t>(text: &'t str, rest: &'t mut String, report: &mut Report) -> Opt
         return None;
     }
     errors.dedup_by_key(|error| report.line(offset(error, text)));
-    *rest = text.to_owned();
+    let mut bytes = text.as_bytes().to_vec();
+    let mut broken_header = false;
     for error in &errors {
-        let at = offset(error, text);
+        let start = line_start(text, offset(error, text));
+        broken_header |= is_header(&text[start..]) && !is_duplicate(error);
         report_error(text, error, report);
-        blank(rest, at);
+        blank(text, start, &mut bytes);
     }
+    if broken_header {
+        return None;
+    }
+    *rest = String::from_utf8(bytes).expect("whole lines were blanked");
     let (tree, errors) = DeTable::parse_recoverable(rest);
     errors.is_empty().then(|| tree.into_inner())
 }
@@ -37,21 +44,28 @@ fn is_unclosed(error: &Error) -> bool {
     ["unclosed array, ", "unclosed inline table, "].iter().any(|start| error.message().starts_with(start))
 }
 
+fn is_duplicate(error: &Error) -> bool {
+    error.message() == "duplicate key"
+}
+
 fn report_error(text: &str, error: &Error, report: &mut Report) {
     let at = offset(error, text);
-    if error.message() != "duplicate key" {
+    if !is_duplicate(error) {
         report.set_incomplete();
         return report.error(at, message(error));
     }
-    let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-    report.error(
-        at,
-        if is_header(&text[line_start(text, at)..]) {
-            format!("`{key}` is begun twice, or once as [{key}] and once as [[{key}]]; put its keys under one header")
-        } else {
-            format!("`{key}` is given twice in its section; keep one of them")
-        },
-    );
+    let line = &text[line_start(text, at)..];
+    let line = line.lines().next().unwrap_or_default();
+    report.error(at, match line.rfind(']') {
+        Some(end) if is_header(line) => {
+            let header = quoted(line[..=end].trim_start(), '`');
+            format!("{header} stands here again, or with other brackets; put its keys under one header, or begin each with [[ ]]")
+        }
+        _ => {
+            let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+            format!("{} is given twice in its section; keep one of them", quoted(key, '`'))
+        }
+    });
 }
 
 /// The parser's message in the form of ours: what is wrong; what would be right.
@@ -67,18 +81,16 @@ fn message(error: &Error) -> String {
     }
 }
 
-/// Overwrites the line of `at` with spaces, so that all offsets stay; with a header also what stands under it, which would
-/// otherwise be taken for a part of the section before.
-fn blank(text: &mut String, at: usize) {
-    let start = line_start(text, at);
+/// Overwrites the line that begins at `start` with spaces, so that all offsets stay; with a header also what stands under it,
+/// which would otherwise be taken for a part of the section before.
+fn blank(text: &str, start: usize, bytes: &mut [u8]) {
     let mut end = line_end(text, start);
     if is_header(&text[start..]) {
         while end < text.len() && !is_header(&text[end..]) {
             end = line_end(text, end);
         }
     }
-    let spaces = text[start..end].bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect::<String>();
-    text.replace_range(start..end, &spaces);
+    bytes[start..end].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
 }
 
 fn line_start(text: &str, at: usize) -> usize {

@@ -116,7 +116,9 @@ pub fn choice<T: Copy>(key: &str, choices: [(&str, T); 2]) -> impl Fn(&str) -> R
         let found = choices.iter().find(|(word, _)| *word == text);
         let [(first, _), (second, _)] = choices;
         let quote = quoted(text, '"');
-        found.map(|(_, value)| *value).ok_or(format!("{quote} is not a `{key}`; write \"{first}\" or \"{second}\""))
+        found
+            .map(|(_, value)| *value)
+            .ok_or(format!("{quote} is no value of `{key}`; write \"{first}\" or \"{second}\""))
     }
 }
 
