@@ -157,8 +157,11 @@ fn takes(service: &ServiceDraft, transport: Transport) -> bool {
     service.ports.as_ref().is_none_or(|ports| ports.iter().any(|port| port.transport == transport))
 }
 
-/// What decides which server a client address gets.
-fn servers(service: &ServiceDraft) -> (bool, u32, Vec<(Option<&str>, Option<IpAddr>, u32)>) {
+/// A server's name, address and weight.
+type Share<'d> = (Option<&'d str>, Option<IpAddr>, u32);
+
+/// What decides which server a client address gets: the selection, the slots and the shares.
+fn servers(service: &ServiceDraft) -> (bool, u32, Vec<Share<'_>>) {
     let is_maglev = service.selection == Selection::Maglev;
     let slots = service.slots.map_or_else(|| default_slots(service.servers.len()), |slots| slots.value);
     let each = service.servers.iter().map(|server| {
