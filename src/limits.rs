@@ -52,10 +52,17 @@ pub const NEIGHBOUR_REFRESH: Duration = Duration::from_secs(30);
 /// Changes of neighbours are delivered at once, but not sooner than this after the delivery before.
 pub const NEIGHBOUR_GATHER: Duration = Duration::from_millis(100);
 
+/// Most bytes of a frame in a capture file; libpcap's `MAXIMUM_SNAPLEN`.
+pub const MAX_CAPTURED: usize = 262_144;
+
+/// Most bytes of a block in a pcapng file; Wireshark's `MAX_BLOCK_SIZE`.
+pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
+
 const _: () = {
     assert!(BURST.is_power_of_two() && BURST <= u8::MAX as usize, "a burst index is one byte");
     assert!(MAX_SERVERS < u16::MAX as usize, "a slot holds a 16-bit server index and one sentinel");
     assert!(MAX_SERVICES <= u16::MAX as usize, "a service index is 16 bits");
+    assert!(MAX_CAPTURED < MAX_CAPTURE_BLOCK, "a block holds a frame");
     assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);
     assert!((MAX_SERVERS as u64) * (MAX_WEIGHT as u64) < u32::MAX as u64, "a sum of weights is 32 bits");
     assert!(NEIGHBOUR_RETRY_FIRST.as_millis() <= NEIGHBOUR_RETRY_LAST.as_millis());

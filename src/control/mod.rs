@@ -1,3 +1,4 @@
 //! The control thread's work: ordinary code and libraries, away from the frames.
 
+pub mod config;
 pub mod neighbours;

@@ -1,0 +1,166 @@
+//! Every key of the file, read: what is legal by itself. What is not is reported and absent.
+
+use super::report::Report;
+use super::schema;
+use super::section::{At, Section, integer_element, text_element};
+use super::{key, service, value};
+use crate::limits::{MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT};
+use crate::plan::{Dispatcher, Engine, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use toml::de::DeTable;
+
+pub struct Draft {
+    hash_key: Option<HashKey>,
+    dispatcher: Option<DispatcherDraft>,
+    pub services: Vec<ServiceDraft>,
+}
+
+struct DispatcherDraft {
+    interface: Option<String>,
+    engine: Engine,
+    cores: Option<Vec<usize>>,
+}
+
+pub struct ServiceDraft {
+    /// Where the section begins.
+    pub at: usize,
+    pub name: Option<At<String>>,
+    pub address: Option<At<IpAddr>>,
+    /// `None` where the key is absent: every protocol and port.
+    pub ports: Option<Vec<At<Port>>>,
+    pub hash: Option<At<HashInput>>,
+    pub selection: Selection,
+    pub slots: Option<At<u32>>,
+    pub servers: Vec<ServerDraft>,
+}
+
+pub struct ServerDraft {
+    pub name: Option<At<String>>,
+    pub address: Option<At<IpAddr>>,
+    pub mac: Option<At<Mac>>,
+    pub weight: Option<At<u32>>,
+}
+
+impl Draft {
+    /// Reads the tree of a file; `base` is the directory that paths in it are relative to.
+    pub fn read(tree: &DeTable, base: &Path, report: &mut Report) -> Draft {
+        let root = Section::open(tree, 0, &schema::ROOT, report);
+        let cluster = root.table("cluster", &schema::CLUSTER, report);
+        let dispatcher = root.table("dispatcher", &schema::DISPATCHER, report);
+        let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
+        Draft {
+            hash_key: cluster.and_then(|section| key::read(&section, base, report)),
+            dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, report)),
+            services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
+        }
+    }
+
+    /// `None` where something is absent, which was reported.
+    pub fn into_plan(self) -> Option<Plan> {
+        Some(Plan {
+            hash_key: self.hash_key?,
+            dispatcher: match self.dispatcher {
+                Some(draft) => {
+                    Some(Dispatcher { interface: draft.interface?, engine: draft.engine, cores: draft.cores })
+                }
+                None => None,
+            },
+            services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl DispatcherDraft {
+    fn read(section: &Section, report: &mut Report) -> DispatcherDraft {
+        let engines = [("af_xdp", Engine::AfXdp), ("dpdk", Engine::Dpdk)];
+        DispatcherDraft {
+            interface: section.text("interface", report, value::interface).map(|name| name.value),
+            engine: section.text("engine", report, value::choice("engine", engines)).map_or(Engine::AfXdp, |e| e.value),
+            cores: read_cores(section, report),
+        }
+    }
+}
+
+fn read_cores(section: &Section, report: &mut Report) -> Option<Vec<usize>> {
+    let empty = "`cores` is empty; leave the key out to use the cores near the NIC, or write cores = [2, 3]";
+    let wanted = "the number of a core; write 0 or more";
+    let cores = section.list("cores", report, empty, |core, report| integer_element(core, report, wanted))?;
+    let mut seen = HashMap::new();
+    for core in &cores {
+        if let Some(other) = seen.insert(core.value, core.at) {
+            let line = report.line(other);
+            report.error(core.at, format!("core {} is already given on line {line}; each runs one worker", core.value));
+        }
+    }
+    Some(cores.into_iter().map(|core| core.value).collect())
+}
+
+impl ServiceDraft {
+    fn read(section: &Section, report: &mut Report) -> ServiceDraft {
+        let inputs = [("source", HashInput::Source), ("flow", HashInput::Flow)];
+        let selections = [("maglev", Selection::Maglev), ("modulo", Selection::Modulo)];
+        let selection = section.text("selection", report, value::choice("selection", selections));
+        let no_ports = "`ports` is empty; leave the key out to take every protocol and port";
+        let form = "a transport and port, like \"tcp/80\"";
+        ServiceDraft {
+            at: section.at,
+            name: section.text("name", report, value::name),
+            address: section.text("address", report, value::address),
+            ports: section
+                .list("ports", report, no_ports, |port, report| text_element(port, report, form, value::port)),
+            hash: section.text("hash", report, value::choice("hash", inputs)),
+            selection: selection.map_or(Selection::Maglev, |selection| selection.value),
+            slots: section.integer("slots", 1..=MAX_SLOTS, report),
+            servers: section
+                .tables("server", MAX_SERVERS, &schema::SERVER, report)
+                .iter()
+                .map(|server| ServerDraft::read(server, report))
+                .collect(),
+        }
+    }
+
+    /// How messages call the service.
+    pub fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("service \"{}\"", name.value),
+            None => "a service".to_owned(),
+        }
+    }
+
+    fn into_service(self) -> Option<Service> {
+        let slots = self.slots.map_or_else(|| service::default_slots(self.servers.len()), |slots| slots.value);
+        Some(Service {
+            name: self.name?.value,
+            address: self.address?.value,
+            ports: self.ports.unwrap_or_default().into_iter().map(|port| port.value).collect(),
+            hash: self.hash.map_or(HashInput::Source, |hash| hash.value),
+            selection: self.selection,
+            slots,
+            servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl ServerDraft {
+    fn read(section: &Section, report: &mut Report) -> ServerDraft {
+        ServerDraft {
+            name: section.text("name", report, value::name),
+            address: section.text("address", report, value::address),
+            mac: section.text("mac", report, value::mac),
+            weight: section.integer("weight", 0..=MAX_WEIGHT, report),
+        }
+    }
+
+    /// 1 where none is given.
+    pub fn weight(&self) -> u32 {
+        self.weight.map_or(1, |weight| weight.value)
+    }
+
+    fn into_server(self) -> Option<Server> {
+        let weight = self.weight();
+        let mac = self.mac.map(|mac| mac.value);
+        Some(Server { name: self.name?.value, address: self.address?.value, mac, weight })
+    }
+}

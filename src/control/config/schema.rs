@@ -1,0 +1,161 @@
+//! The sections of the configuration and their keys.
+
+/// What a kind of section may hold.
+pub struct Schema {
+    /// The section as it is written: `[cluster]`.
+    pub title: &'static str,
+    pub keys: &'static [Key],
+}
+
+pub struct Key {
+    pub name: &'static str,
+    pub required: bool,
+    /// The key as it is written: `weight = 1`.
+    pub form: &'static str,
+}
+
+const fn required(name: &'static str, form: &'static str) -> Key {
+    Key { name, required: true, form }
+}
+
+const fn optional(name: &'static str, form: &'static str) -> Key {
+    Key { name, required: false, form }
+}
+
+pub static ROOT: Schema = Schema {
+    title: "the configuration",
+    keys: &[
+        required("cluster", "[cluster] with hash_key = \"32 hex digits\""),
+        optional("dispatcher", "[dispatcher] with interface = \"eth1\""),
+        required("service", "[[service]] with double brackets, once for each service"),
+    ],
+};
+
+pub static CLUSTER: Schema = Schema {
+    title: "[cluster]",
+    keys: &[
+        optional("hash_key", "hash_key = \"32 hex digits\""),
+        optional("hash_key_file", "hash_key_file = \"PATH\""),
+    ],
+};
+
+pub static DISPATCHER: Schema = Schema {
+    title: "[dispatcher]",
+    keys: &[
+        required("interface", "interface = \"eth1\""),
+        optional("engine", "engine = \"af_xdp\""),
+        optional("cores", "cores = [2, 3]"),
+    ],
+};
+
+pub static SERVICE: Schema = Schema {
+    title: "[[service]]",
+    keys: &[
+        required("name", "name = \"web\""),
+        required("address", "address = \"203.0.113.80\""),
+        optional("ports", "ports = [\"tcp/80\", \"udp/443\"]"),
+        optional("hash", "hash = \"source\""),
+        optional("selection", "selection = \"maglev\""),
+        optional("slots", "slots = 65537"),
+        required("server", "[[service.server]] with double brackets, once for each server"),
+    ],
+};
+
+pub static SERVER: Schema = Schema {
+    title: "[[service.server]]",
+    keys: &[
+        required("name", "name = \"web1\""),
+        required("address", "address = \"192.0.2.11\""),
+        optional("mac", "mac = \"02:00:00:00:00:11\""),
+        optional("weight", "weight = 1"),
+    ],
+};
+
+static ALL: [&Schema; 5] = [&ROOT, &CLUSTER, &DISPATCHER, &SERVICE, &SERVER];
+
+impl Schema {
+    /// The key of that name. Asking for one that the schema lacks is a bug.
+    pub fn key(&self, name: &str) -> &'static Key {
+        self.keys.iter().find(|key| key.name == name).expect("a key of the schema")
+    }
+
+    pub fn knows(&self, name: &str) -> bool {
+        self.keys.iter().any(|key| key.name == name)
+    }
+
+    /// What to say of a key that the section does not know: where it belongs, or which key was probably meant.
+    pub fn unknown(&self, name: &str) -> String {
+        let key = super::value::quoted(name, '`');
+        let elsewhere: Vec<_> = ALL.iter().filter(|schema| schema.knows(name)).collect();
+        let near = self.keys.iter().map(|key| key.name).find(|known| is_near(&folded(name), known));
+        let known: Vec<_> = self.keys.iter().map(|key| key.name).collect();
+        let advice = match near {
+            _ if !elsewhere.is_empty() => {
+                let titles: Vec<_> = elsewhere.iter().map(|schema| schema.title).collect();
+                format!("it belongs in {}: {}", titles.join(" or "), elsewhere[0].key(name).form)
+            }
+            Some(near) => format!("did you mean `{near}`? The keys here are {}", known.join(", ")),
+            None => format!("the keys here are {}", known.join(", ")),
+        };
+        format!("unknown key {key} in {}; {advice}", self.title)
+    }
+}
+
+fn folded(name: &str) -> String {
+    name.to_lowercase().replace('-', "_")
+}
+
+/// Whether `name` is `known` with a slip of the finger in every third letter at most.
+fn is_near(name: &str, known: &str) -> bool {
+    let slips = (known.len() / 3).max(1);
+    name.len().abs_diff(known.len()) <= slips && distance(name, known) <= slips
+}
+
+/// Letters to insert, remove, replace or swap with their neighbour to turn `a` into `b` (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = match (i, j) {
+                (0, _) => j,
+                (_, 0) => i,
+                _ => {
+                    let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                    let edited = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                    let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+                    if swapped { edited.min(rows[i - 2][j - 2] + 1) } else { edited }
+                }
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_near_and_other_words_are_not() {
+        for (name, known) in
+            [("weigth", "weight"), ("slot", "slots"), ("hsah", "hash"), ("mak", "mac"), ("prots", "ports")]
+        {
+            assert!(is_near(name, known), "{name} {known}");
+        }
+        for (name, known) in [("health", "hash"), ("size", "slots"), ("", "mac"), ("filter", "cluster")] {
+            assert!(!is_near(name, known), "{name} {known}");
+        }
+    }
+
+    #[test]
+    fn distance_counts_each_kind_of_slip_once() {
+        for (a, b, edits) in
+            [("abc", "abc", 0), ("abc", "abxc", 1), ("abc", "ac", 1), ("abc", "axc", 1), ("abc", "acb", 1)]
+        {
+            assert_eq!(distance(a, b), edits, "{a} {b}");
+        }
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

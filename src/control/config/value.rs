@@ -1,0 +1,142 @@
+//! From the text of one value to the value, or to what is wrong with it and what would be right.
+
+use crate::plan::{Mac, Port, Transport};
+use std::net::{IpAddr, SocketAddr};
+
+const MAX_NAME: usize = 64;
+
+/// The kernel's `IFNAMSIZ` without the terminating zero.
+const MAX_INTERFACE: usize = 15;
+
+/// A name of a service or server, as it stands in metrics, JSON and on the command line.
+pub fn name(text: &str) -> Result<String, String> {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if (1..=MAX_NAME).contains(&text.len()) && text.chars().all(is_legal) {
+        return Ok(text.to_owned());
+    }
+    let name = quoted(text, '"');
+    Err(format!("{name} is not a name; use 1 to {MAX_NAME} letters, digits, dots, hyphens and underscores"))
+}
+
+/// A name that the kernel would accept, see `dev_valid_name` in net/core/dev.c.
+pub fn interface(text: &str) -> Result<String, String> {
+    let is_legal = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
+    if (1..=MAX_INTERFACE).contains(&text.len()) && text.chars().all(is_legal) && text != "." && text != ".." {
+        return Ok(text.to_owned());
+    }
+    let name = quoted(text, '"');
+    Err(format!("{name} is not an interface name; use 1 to {MAX_INTERFACE} characters without spaces, `/` and `:`"))
+}
+
+/// The address of one machine.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    let quote = quoted(text, '"');
+    let address = text.parse::<IpAddr>().map_err(|_| not_an_address(text))?;
+    if let IpAddr::V6(v6) = address
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        return Err(format!("{quote} is an IPv4-mapped IPv6 address; write the IPv4 address, \"{v4}\""));
+    }
+    let kind = match address {
+        _ if address.is_unspecified() => "the unspecified address",
+        _ if address.is_loopback() => "a loopback address",
+        _ if address.is_multicast() => "a multicast address",
+        IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+        _ => return Ok(address),
+    };
+    Err(format!("{quote} is {kind}; write a unicast address, like \"203.0.113.80\""))
+}
+
+fn not_an_address(text: &str) -> String {
+    let quote = quoted(text, '"');
+    if let Ok(with_port) = text.parse::<SocketAddr>() {
+        return format!("{quote} has a port; write the address alone, \"{}\"", with_port.ip());
+    }
+    for (mark, what) in [('/', "a prefix length"), ('%', "a zone")] {
+        if let Some(address) = text.split_once(mark).and_then(|(head, _)| head.parse::<IpAddr>().ok()) {
+            return format!("{quote} has {what}; write the address alone, \"{address}\"");
+        }
+    }
+    format!("{quote} is not an IP address; write one like \"203.0.113.80\" or \"2001:db8::80\"")
+}
+
+/// A transport and port, `tcp/80`.
+pub fn port(text: &str) -> Result<Port, String> {
+    let quote = quoted(text, '"');
+    let parts = text.split_once('/');
+    if let Some((number, transport)) = parts
+        && let (Some(number), Some(transport)) = (port_number(number), transport_of(transport))
+    {
+        return Err(format!("{quote} is the wrong way round; write \"{}\"", Port { transport, number }));
+    }
+    if let Some(number) = port_number(text) {
+        return Err(format!(
+            "{quote} lacks the transport; write \"tcp/{number}\", \"udp/{number}\" or \"sctp/{number}\""
+        ));
+    }
+    let Some((transport, number)) = parts else {
+        return Err(format!("{quote} is not a transport and port; write it like \"tcp/80\""));
+    };
+    match (transport_of(transport), port_number(number)) {
+        (Some(transport), Some(number)) => Ok(Port { transport, number }),
+        (None, _) => Err(format!("{quote} does not begin with a transport that has ports; write tcp, udp or sctp")),
+        (_, None) => Err(format!("{quote} does not end with a port; write one port from 1 to 65535, like \"tcp/80\"")),
+    }
+}
+
+fn transport_of(text: &str) -> Option<Transport> {
+    Transport::ALL.into_iter().find(|transport| transport.name() == text)
+}
+
+fn port_number(text: &str) -> Option<u16> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|number| *number != 0)
+}
+
+/// The Ethernet address of one machine.
+pub fn mac(text: &str) -> Result<Mac, String> {
+    let quote = quoted(text, '"');
+    let Ok(mac) = text.parse::<Mac>() else {
+        return Err(format!("{quote} is not a MAC address; write six pairs of hex digits, like \"02:00:00:00:00:11\""));
+    };
+    if mac.is_group() {
+        return Err(format!("{quote} is a group address; write the server's own MAC, whose first byte is even"));
+    }
+    if mac.0 == [0; 6] {
+        return Err(format!("{quote} is no machine's address; write the server's own MAC, like \"02:00:00:00:00:11\""));
+    }
+    Ok(mac)
+}
+
+/// One of a few words.
+pub fn choice<T: Copy>(key: &str, choices: [(&str, T); 2]) -> impl Fn(&str) -> Result<T, String> {
+    move |text| {
+        let found = choices.iter().find(|(word, _)| *word == text);
+        let [(first, _), (second, _)] = choices;
+        let quote = quoted(text, '"');
+        found
+            .map(|(_, value)| *value)
+            .ok_or(format!("{quote} is no value of `{key}`; write \"{first}\" or \"{second}\""))
+    }
+}
+
+/// Text from the file as a message may show it: on one line, nothing that a terminal obeys, not too long.
+pub fn quoted(text: &str, quote: char) -> String {
+    const SHOWN: usize = 48;
+    let more = if text.chars().nth(SHOWN).is_some() { "..." } else { "" };
+    let shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    format!("{quote}{shown}{more}{quote}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_text_stays_on_one_line_and_is_cut() {
+        assert_eq!(quoted("a\nb\x1b[31m", '"'), r#""a\nb\u{1b}[31m""#);
+        assert_eq!(quoted(&"é".repeat(60), '`'), format!("`{}...`", "é".repeat(48)));
+    }
+}

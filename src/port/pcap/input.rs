@@ -1,0 +1,55 @@
+//! A file read in large pieces, of which records are cut.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+const PIECE: usize = 1 << 20;
+
+pub struct Input {
+    file: File,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    offset: u64,
+}
+
+impl Input {
+    pub fn new(file: File) -> Input {
+        Input { file, buffer: vec![0; PIECE], start: 0, end: 0, offset: 0 }
+    }
+
+    /// How many bytes were consumed.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The bytes that follow: at least `wanted`, fewer only where the file ends.
+    pub fn ahead(&mut self, wanted: usize) -> io::Result<&[u8]> {
+        if self.end - self.start < wanted {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted.next_power_of_two(), 0);
+            }
+            self.fill(wanted)?;
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    pub fn consume(&mut self, count: usize) {
+        self.start += count;
+        self.offset += count as u64;
+    }
+
+    fn fill(&mut self, wanted: usize) -> io::Result<()> {
+        while self.end < wanted {
+            match self.file.read(&mut self.buffer[self.end..]) {
+                Ok(0) => break,
+                Ok(count) => self.end += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}

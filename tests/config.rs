@@ -1,0 +1,339 @@
+//! Every message of the configuration, where it stands and what it says; and what a correct file becomes.
+
+use oneip::control::config::{self, Loaded};
+use oneip::plan::{Dispatcher, Engine, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use proptest::prelude::*;
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+/// Correct and without a warning; the records below each change something.
+const VALID: &str = r#"[cluster]
+hash_key = "8f3a1c5e7b9d2046a1b3c5d7e9f00112"
+
+[dispatcher]
+interface = "eth1"
+engine = "af_xdp"
+cores = [2, 3]
+
+[[service]]
+name = "web"
+address = "203.0.113.80"
+ports = ["tcp/80", "udp/443"]
+hash = "source"
+selection = "maglev"
+slots = 65537
+
+[[service.server]]
+name = "web1"
+address = "192.0.2.11"
+mac = "02:00:00:00:00:11"
+weight = 1
+
+[[service.server]]
+name = "web2"
+address = "192.0.2.12"
+"#;
+
+/// What is said of a text: the errors, or the warnings.
+fn said_of(text: &str) -> Vec<String> {
+    match config::parse(text, "t.toml") {
+        Ok(Loaded { warnings, .. }) => warnings.iter().map(|warning| format!("warning {warning}")).collect(),
+        Err(errors) => {
+            errors.to_string().lines().filter(|line| !line.ends_with(" problems")).map(str::to_owned).collect()
+        }
+    }
+}
+
+/// One record of tests/data/config-messages.txt.
+#[derive(Default)]
+struct Record<'t> {
+    line: usize,
+    old: Vec<&'t str>,
+    new: Vec<&'t str>,
+    whole: Option<Vec<&'t str>>,
+    said: Vec<&'t str>,
+}
+
+impl Record<'_> {
+    fn text(&self) -> String {
+        if let Some(whole) = &self.whole {
+            return whole.join("\n");
+        }
+        let (old, new) = (self.old.join("\n"), self.new.join("\n"));
+        if old.is_empty() {
+            return format!("{VALID}\n{new}\n");
+        }
+        assert!(VALID.contains(&old), "record of line {}: {old}", self.line);
+        VALID.replacen(&old, &new, 1)
+    }
+}
+
+fn records(text: &str) -> Vec<Record<'_>> {
+    let mut records = vec![Record::default()];
+    for (i, line) in text.lines().enumerate() {
+        let (mark, rest) = line.split_at(line.len().min(1));
+        let rest = rest.strip_prefix(' ').unwrap_or(rest);
+        let record = records.last_mut().unwrap();
+        match mark {
+            "-" => record.old.push(rest),
+            "+" => record.new.push(rest),
+            "=" => record.whole.get_or_insert_default().push(rest),
+            ">" => record.said.push(rest),
+            "" => records.push(Record { line: i + 2, ..Record::default() }),
+            "#" => {}
+            _ => panic!("line {}: {line}", i + 1),
+        }
+    }
+    records.retain(|record| !record.new.is_empty() || !record.old.is_empty() || record.whole.is_some());
+    records
+}
+
+#[test]
+fn every_message_stands_where_the_mistake_is() {
+    let records = records(include_str!("data/config-messages.txt"));
+    assert!(records.len() > 100);
+    for record in records {
+        let text = record.text();
+        let said: Vec<_> = said_of(&text).iter().map(|line| line.replacen("t.toml:", "", 1)).collect();
+        assert_eq!(said, record.said, "record of line {}\n{text}", record.line);
+    }
+}
+
+fn loaded(text: &str) -> Loaded {
+    config::parse(text, "t.toml").unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+#[test]
+fn the_example_of_the_interface_becomes_its_plan() {
+    let text = r#"
+[cluster]
+hash_key = "00112233445566778899aabbccddeeff"   # secret, 16 bytes; the same on every dispatcher and filter
+
+[dispatcher]
+interface = "eth1"            # clients' frames arrive and leave here
+engine = "af_xdp"             # af_xdp | dpdk
+cores = [2, 3]                # one worker per queue; default: the cores near the NIC
+
+[[service]]
+name = "web"
+address = "203.0.113.80"      # the cluster address, IPv4 or IPv6
+ports = ["tcp/80", "tcp/443", "udp/443"]    # absent: every protocol and port
+hash = "source"               # source (default) | flow
+selection = "maglev"          # maglev (default) | modulo
+slots = 65537
+
+[[service.server]]
+name = "web1"
+address = "192.0.2.11"        # primary address
+mac = "02:00:00:00:00:11"     # optional: else resolved from the neighbour table
+weight = 1                    # default 1; 0 = configured but takes no clients
+"#;
+    let port = |transport, number| Port { transport, number };
+    let server = Server {
+        name: "web1".into(),
+        address: "192.0.2.11".parse().unwrap(),
+        mac: Some(Mac([2, 0, 0, 0, 0, 0x11])),
+        weight: 1,
+    };
+    let service = Service {
+        name: "web".into(),
+        address: "203.0.113.80".parse().unwrap(),
+        ports: vec![port(Transport::Tcp, 80), port(Transport::Tcp, 443), port(Transport::Udp, 443)],
+        hash: HashInput::Source,
+        selection: Selection::Maglev,
+        slots: 65537,
+        servers: vec![server],
+    };
+    let plan = Plan {
+        hash_key: HashKey(std::array::from_fn(|i| i as u8 * 0x11)),
+        dispatcher: Some(Dispatcher { interface: "eth1".into(), engine: Engine::AfXdp, cores: Some(vec![2, 3]) }),
+        services: vec![service],
+    };
+    assert_eq!(loaded(text).plan, plan);
+}
+
+#[test]
+fn absent_keys_have_their_defaults() {
+    let text = "[cluster]\nhash_key = '8F3A1C5E7B9D2046A1B3C5D7E9F00112'\n\
+                [[service]]\nname = 'a'\naddress = '2001:db8::80'\n[[service.server]]\nname = 'b'\naddress = '192.0.2.1'\n";
+    let Loaded { plan, warnings } = loaded(text);
+    assert_eq!((plan.hash_key.0[0], plan.hash_key.0[15]), (0x8f, 0x12));
+    assert_eq!((plan.dispatcher, warnings), (None, vec![]));
+    let service = &plan.services[0];
+    assert_eq!((service.hash, service.selection, service.slots), (HashInput::Source, Selection::Maglev, 65537));
+    assert_eq!((&service.ports[..], service.servers[0].mac, service.servers[0].weight), (&[][..], None, 1));
+    let dispatcher = loaded(&format!("[dispatcher]\ninterface = 'eth1'\n{text}")).plan.dispatcher.unwrap();
+    assert_eq!((dispatcher.engine, dispatcher.cores), (Engine::AfXdp, None));
+}
+
+#[test]
+fn a_byte_order_mark_and_carriage_returns_change_no_position() {
+    let text = format!("\u{feff}{}", VALID.replace('\n', "\r\n"));
+    assert_eq!(loaded(&text).plan, loaded(VALID).plan);
+    let text = text.replace("weight = 1", "weigth = 1").replace("[cluster]", "[clutser]");
+    let said = said_of(&text);
+    assert!(said[0].starts_with("t.toml:1:1: the configuration lacks `cluster`"), "{said:?}");
+    assert!(said[1].starts_with("t.toml:1:2: unknown key `clutser`"), "{said:?}");
+    assert!(said[2].starts_with("t.toml:21:1: unknown key `weigth`"), "{said:?}");
+}
+
+#[test]
+fn all_errors_are_reported_at_once_in_the_order_of_the_file() {
+    let mut text = VALID.to_owned();
+    for (old, new) in [
+        ("9f00112\"", "\""),
+        ("interface = \"eth1\"", "interfaces = \"eth1\""),
+        ("cores = [2, 3]", "cores = [2, 2]"),
+        ("203.0.113.80", "203.0.113.80/32"),
+        ("tcp/80", "tcp/0"),
+        ("65537", "65536"),
+        ("02:00:00:00:00:11", "2:0:0:0:0:11"),
+        ("weight = 1", "weight = \"1\""),
+        ("web2", "web1"),
+    ] {
+        assert!(text.contains(old), "{old}");
+        text = text.replacen(old, new, 1);
+    }
+    let Err(errors) = config::parse(&text, "dir/t.toml") else { panic!("accepted") };
+    let lines: Vec<_> = errors.to_string().lines().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
+    let positions = ["2:12", "4:1", "5:1", "7:13", "11:11", "12:10", "15:9", "20:7", "21:10", "24:8"];
+    let expected = positions.map(|position| format!("dir/t.toml:{position}"));
+    assert_eq!(lines[0], "dir/t.toml");
+    assert_eq!(lines[1..], expected);
+}
+
+#[test]
+fn the_numbers_of_services_and_servers_are_bounded() {
+    let server =
+        |i: usize| format!("[[service.server]]\nname = 's{i}'\naddress = '10.0.{}.{}'\n", i / 250, i % 250 + 1);
+    let service = |i: usize| format!("[[service]]\nname = 'v{i}'\naddress = '10.1.{}.{}'\n", i / 250, i % 250 + 1);
+    let cluster = "[cluster]\nhash_key = '8F3A1C5E7B9D2046A1B3C5D7E9F00112'\n";
+    let with_servers = |count| format!("{cluster}{}{}", service(0), (0..count).map(server).collect::<String>());
+    assert_eq!(loaded(&with_servers(655)).plan.services[0].slots, 65537);
+    assert_eq!(loaded(&with_servers(1024)).plan.services[0].slots, 102_407);
+    assert_eq!(said_of(&with_servers(1025)), ["t.toml:3078:1: 1025 of [[service.server]]; at most 1024 are possible"]);
+    let with_services = |count| format!("{cluster}{}", (0..count).map(|i| service(i) + &server(i)).collect::<String>());
+    assert_eq!(loaded(&with_services(4096)).plan.services.len(), 4096);
+    assert_eq!(said_of(&with_services(4097)), ["t.toml:24579:1: 4097 of [[service]]; at most 4096 are possible"]);
+}
+
+#[test]
+fn a_large_file_takes_well_under_a_second() {
+    let mut text = VALID.to_owned();
+    for i in 0..4095 {
+        let (high, low) = (i / 250, i % 250 + 1);
+        write!(text, "[[service]]\nname = 'v{i}'\naddress = '10.0.{high}.{low}'\nports = ['tcp/80', 'udp/53']\n")
+            .unwrap();
+        for s in 0..8 {
+            write!(text, "[[service.server]]\nname = 's{i}-{s}'\naddress = '10.{}.{high}.{low}'\nmac = '02:00:00:00:00:{s:02x}'\n", s + 1).unwrap();
+        }
+    }
+    let start = Instant::now();
+    assert_eq!(loaded(&text).plan.services.len(), 4096);
+    assert_eq!(said_of(&text.replace("udp/53", "udp/0")).len(), 4095);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn no_message_shows_any_part_of_the_hash_key() {
+    let key = "8f3a1c5e7b9d2046a1b3c5d7e9f00112";
+    let lines = [
+        format!("hash_key = \"{key}0\""),
+        format!("hash_key = {key}"),
+        format!("hash_key = \"{key}"),
+        format!("hash_key = [\"{key}\"]"),
+        format!("hash_key = \"{}-{}\"", &key[..16], &key[16..]),
+        format!("hash_key_file = \"{key}\""),
+        format!("hashkey = \"{key}\""),
+        format!("hash_key = \"{key}\"\nhash_key = \"{key}\""),
+    ];
+    for line in lines {
+        let text = VALID.replace(&format!("hash_key = \"{key}\""), &line);
+        let said = said_of(&text).join("\n");
+        assert!(!said.is_empty(), "{line}");
+        assert!((0..=28).all(|at| !said.contains(&key[at..at + 4])), "{said}");
+    }
+}
+
+#[test]
+fn the_hash_key_may_stand_in_a_file_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let (config, key) = (directory.path().join("t.toml"), directory.path().join("key"));
+    fs::write(&config, VALID.replace("hash_key = \"8f3a1c5e7b9d2046a1b3c5d7e9f00112\"", "hash_key_file = \"key\""))
+        .unwrap();
+    let said = |content: &[u8], mode| {
+        fs::write(&key, content).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let said = match config::load(&config) {
+            Ok(Loaded { plan, warnings }) => {
+                assert_eq!(plan, loaded(VALID).plan);
+                warnings.iter().map(|warning| format!("warning {warning}")).collect()
+            }
+            Err(errors) => errors.to_string(),
+        };
+        said.replace(&directory.path().display().to_string(), "DIR")
+    };
+    let right = b" 8f3a1c5e7b9d2046a1b3c5d7e9f00112\n";
+    let file = "DIR/t.toml:2:17: the key file \"DIR/key\"";
+    assert_eq!(said(right, 0o640), "");
+    assert_eq!(
+        said(right, 0o604),
+        format!(
+            "warning DIR/t.toml:2:17: every user of this machine can read the key file \"DIR/key\"; run `chmod o-rwx` on it"
+        )
+    );
+    assert_eq!(
+        said(b"8f3a\n", 0o600),
+        format!("{file} has 4 hex digits; 32 are needed, for example from `openssl rand -hex 16`")
+    );
+    assert_eq!(
+        said(b"\xff\xfe8f", 0o600),
+        format!(
+            "{file} has 2 hex digits and 2 other characters; 32 are needed, for example from `openssl rand -hex 16`"
+        )
+    );
+    assert_eq!(
+        said(&[b'0'; 2000], 0o600),
+        format!("{file} is longer than 1024 bytes; it must hold 32 hex digits and nothing else")
+    );
+    fs::remove_file(&key).unwrap();
+    fs::create_dir(&key).unwrap();
+    let error = config::load(&config).unwrap_err().to_string();
+    assert!(error.ends_with("cannot be read: Is a directory (os error 21)"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t.toml");
+    let error = config::load(&path).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: cannot be read: No such file or directory (os error 2)", path.display()));
+    fs::write(&path, b"[cluster]\nn\xc3\xa9 = '\xff'\n").unwrap();
+    let error = config::load(&path).unwrap_err().to_string();
+    assert_eq!(error, format!("{}:2:7: byte 0xff at offset 17 is not UTF-8; save the file as UTF-8", path.display()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever is cut out of a configuration and put in its place, there is a plan or a list of errors with positions in it.
+    #[test]
+    fn a_mutilated_configuration_is_refused_or_read(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, "[\\[\\]{}=\"'.,# \n\\\\a-c0-9é\u{0}\r-]{0,6}"), 1..6),
+    ) {
+        let mut text: Vec<char> = VALID.chars().collect();
+        for (start, length, insert) in edits {
+            let start = start.index(text.len() + 1);
+            let end = (start + length).min(text.len());
+            text.splice(start..end, insert.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(errors) = config::parse(&text, "t.toml") {
+            let errors = errors.to_string();
+            let mut lines = errors.lines().filter(|line| !line.ends_with(" problems"));
+            prop_assert!(lines.all(|line| line.starts_with("t.toml:")), "{errors}");
+        }
+    }
+}
