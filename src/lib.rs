@@ -8,6 +8,7 @@ pub mod plan;
 pub mod port;
 pub mod stats;
 pub mod table;
+pub mod verbs;
 pub mod verdict;
 pub mod wire;
 pub mod worker;

@@ -1,1 +1,131 @@
-fn main() {}
+//! The verbs. The only place that exits.
+
+use clap::{Args, Parser, Subcommand};
+use oneip::verbs::{self, Failure};
+use std::io::{self, BufWriter};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Makes a cluster of servers answer on one IP address.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Validate a configuration and print the plan: services, servers, table shares, queue -> core
+    Check(Config),
+    /// Run the frames of a capture through the same pipeline, without root or a NIC
+    Replay(Replay),
+    /// Say which server each client address gets
+    Lookup(Lookup),
+}
+
+#[derive(Args)]
+struct Config {
+    /// Configuration file (TOML)
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct Down {
+    /// Take this server as down (repeatable)
+    #[arg(long, value_name = "NAME")]
+    down: Vec<String>,
+}
+
+#[derive(Args)]
+struct Replay {
+    #[command(flatten)]
+    config: Config,
+    /// Capture to read: Ethernet, pcap or pcapng
+    input: PathBuf,
+    /// Capture to write: the forwarded frames, in order
+    output: PathBuf,
+    #[command(flatten)]
+    down: Down,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+    /// Write one JSON line per input frame
+    #[arg(long, value_name = "FILE")]
+    verdicts: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Lookup {
+    #[command(flatten)]
+    config: Config,
+    /// Service to ask about; default: the first
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    #[command(flatten)]
+    down: Down,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+    /// Client addresses; without any, one a line from standard input
+    addresses: Vec<IpAddr>,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Check(config) => check(&config),
+        Verb::Replay(arguments) => replay(&arguments),
+        Verb::Lookup(arguments) => lookup(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(failure) if is_broken_pipe(&failure) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(failure: &Failure) -> bool {
+    failure.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn check(Config { config }: &Config) -> Result<(), Failure> {
+    let plan = verbs::load(config)?;
+    let cluster = verbs::cluster(&plan, &[])?;
+    print!("{}", verbs::check::plan(&plan, &cluster, ""));
+    Ok(())
+}
+
+fn replay(arguments: &Replay) -> Result<(), Failure> {
+    let Replay { config, input, output, down, json, verdicts } = arguments;
+    let plan = verbs::load(&config.config)?;
+    let cluster = verbs::cluster(&plan, &down.down)?;
+    let summary = verbs::replay::run(&plan, cluster, input, output, verdicts.as_deref())?;
+    if *json {
+        println!("{}", summary.json());
+    } else {
+        println!("{summary}");
+    }
+    Ok(())
+}
+
+fn lookup(arguments: &Lookup) -> Result<(), Failure> {
+    let Lookup { config, service, down, json, addresses } = arguments;
+    let plan = verbs::load(&config.config)?;
+    let service = verbs::lookup::service(&plan, service.as_deref())?;
+    let table = verbs::cluster(&plan, &down.down)?.compile();
+    let read;
+    let clients = if addresses.is_empty() {
+        read = verbs::lookup::addresses(io::stdin().lock())?;
+        &read
+    } else {
+        addresses
+    };
+    verbs::lookup::run(&table, service, clients, *json, BufWriter::new(io::stdout().lock()))?;
+    Ok(())
+}

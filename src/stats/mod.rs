@@ -1,4 +1,5 @@
 //! What is counted and timed: the worker's side (plain words and a histogram it owns) and the collector's.
 
 pub mod latency;
+pub mod summary;
 pub mod tally;

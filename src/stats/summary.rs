@@ -1,0 +1,169 @@
+//! What a run came to: the figures of all workers together, as a table for people and as JSON.
+
+use super::tally::Tally;
+use crate::plan::Plan;
+use crate::verdict::Reason;
+use comfy_table::presets;
+use comfy_table::{CellAlignment, Table};
+use hdrhistogram::{Counter, Histogram};
+use serde_json::{Map, Value, json};
+use std::fmt;
+use std::sync::Arc;
+
+/// Frames in = forwarded + dropped + passed, exactly, once the workers have stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Frames in.
+    pub frames: u64,
+    pub forwarded: u64,
+    pub passed: u64,
+    /// By `Reason as usize`.
+    pub dropped: [u64; Reason::COUNT],
+    /// In the order of the plan; a server of several services once for each.
+    pub servers: Vec<ServerSummary>,
+    /// `None`: no frame had an arrival time.
+    pub latency: Option<Percentiles>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSummary {
+    pub service: String,
+    pub server: String,
+    pub frames: u64,
+    pub bytes: u64,
+}
+
+/// Of a latency histogram, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Percentiles {
+    pub count: u64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+}
+
+impl Percentiles {
+    /// `None`: the histogram is empty.
+    pub fn of<C: Counter>(histogram: &Histogram<C>) -> Option<Percentiles> {
+        (!histogram.is_empty()).then(|| Percentiles {
+            count: histogram.len(),
+            p50: histogram.value_at_quantile(0.50),
+            p90: histogram.value_at_quantile(0.90),
+            p99: histogram.value_at_quantile(0.99),
+            p999: histogram.value_at_quantile(0.999),
+            max: histogram.max(),
+        })
+    }
+
+    fn named(&self) -> [(&'static str, u64); 5] {
+        [("p50", self.p50), ("p90", self.p90), ("p99", self.p99), ("p99.9", self.p999), ("max", self.max)]
+    }
+}
+
+impl Summary {
+    /// The workers' counters, added up.
+    pub fn new(plan: &Plan, tallies: &[Arc<Tally>]) -> Summary {
+        let sum = |value: &dyn Fn(&Tally) -> u64| tallies.iter().map(|tally| value(tally)).sum::<u64>();
+        let names =
+            plan.services.iter().flat_map(|service| service.servers.iter().map(move |server| (service, server)));
+        Summary {
+            frames: sum(&|tally| tally.received.get()),
+            forwarded: sum(&Tally::forwarded),
+            passed: sum(&|tally| tally.passed.get()),
+            dropped: Reason::ALL.map(|reason| sum(&|tally| tally.dropped(reason).get())),
+            servers: names
+                .enumerate()
+                .map(|(destination, (service, server))| ServerSummary {
+                    service: service.name.clone(),
+                    server: server.name.clone(),
+                    frames: sum(&|tally| tally.sent(destination).frames.get()),
+                    bytes: sum(&|tally| tally.sent(destination).bytes.get()),
+                })
+                .collect(),
+            latency: None,
+        }
+    }
+
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+
+    /// The reasons that occurred, with their counts.
+    pub fn reasons(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.dropped).filter(|(_, count)| *count > 0)
+    }
+
+    /// As the JSON of `replay --json` and `run --json`: servers by name, those of several services added up; reasons that
+    /// did not occur left out; latencies in nanoseconds.
+    pub fn json(&self) -> Value {
+        let dropped: Map<String, Value> = self.reasons().map(|(reason, n)| (reason.name().into(), n.into())).collect();
+        let mut servers: Map<String, Value> = Map::new();
+        for server in &self.servers {
+            let sum = servers.entry(&server.server).or_insert(json!({"frames": 0, "bytes": 0}));
+            for (key, value) in [("frames", server.frames), ("bytes", server.bytes)] {
+                sum[key] = json!(sum[key].as_u64().unwrap_or(0) + value);
+            }
+        }
+        let mut document = json!({
+            "frames": self.frames,
+            "forwarded": self.forwarded,
+            "dropped": dropped,
+            "passed": self.passed,
+            "servers": servers,
+        });
+        if let Some(latency) = &self.latency {
+            let mut percentiles = json!({"count": latency.count});
+            for (name, ns) in latency.named() {
+                percentiles[name] = ns.into();
+            }
+            document["latency_ns"] = percentiles;
+        }
+        document
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(["service", "server", "frames", "bytes"]);
+        for at in 2..4 {
+            table.column_mut(at).expect("four columns").set_cell_alignment(CellAlignment::Right);
+        }
+        for server in &self.servers {
+            let ServerSummary { service, server, frames, bytes } = server;
+            table.add_row([service.clone(), server.clone(), frames.to_string(), bytes.to_string()]);
+        }
+        writeln!(f, "{}", table.trim_fmt())?;
+        let (dropped, balance) = (self.dropped_total(), self.frames as i128 - self.passed as i128);
+        let balance = balance - self.forwarded as i128 - dropped as i128;
+        write!(
+            f,
+            "frames in {} = forwarded {} + dropped {dropped} + passed {}",
+            self.frames, self.forwarded, self.passed
+        )?;
+        if balance != 0 {
+            write!(f, " ({balance} on the way)")?;
+        }
+        for (reason, count) in self.reasons() {
+            write!(f, "\n  dropped {reason:<10} {count:>12}  {}", reason.help())?;
+        }
+        if let Some(latency) = &self.latency {
+            let figures: Vec<String> =
+                latency.named().iter().map(|(name, ns)| format!("{name} {}", microseconds(*ns))).collect();
+            write!(f, "\nlatency, arrival to hand-over: {} ({} frames)", figures.join(", "), latency.count)?;
+        }
+        Ok(())
+    }
+}
+
+/// Three significant places are all that a histogram of two digits has.
+pub fn microseconds(ns: u64) -> String {
+    let us = ns as f64 / 1000.0;
+    match us {
+        _ if us < 10.0 => format!("{us:.2} us"),
+        _ if us < 100.0 => format!("{us:.1} us"),
+        _ => format!("{us:.0} us"),
+    }
+}

@@ -1,0 +1,52 @@
+//! The verbs that need no root and no NIC: each a function from arguments to output, an error or not. `run` is in
+//! `supervise`.
+
+pub mod check;
+pub mod lookup;
+pub mod replay;
+
+use crate::control::config::{self, Loaded};
+use crate::plan::Plan;
+use crate::table::cluster::Cluster;
+use std::path::Path;
+
+/// Why a verb failed, in words for standard error.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// Loads a configuration and shows its warnings on standard error.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn load(file: &Path) -> Result<Plan, Failure> {
+    let Loaded { plan, warnings } = config::load(file)?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(plan)
+}
+
+/// The cluster of a plan with the named servers down.
+///
+/// # Errors
+/// A name that no service has.
+pub fn cluster(plan: &Plan, down: &[String]) -> Result<Cluster, Failure> {
+    let mut cluster = Cluster::new(plan);
+    for name in down {
+        if cluster.set_up(name, false).is_none() {
+            let mut known: Vec<&str> = plan.services.iter().flat_map(|s| &s.servers).map(|s| s.name.as_str()).collect();
+            known.sort_unstable();
+            known.dedup();
+            return Err(format!("--down {name}: there is no such server; there are {}", some(&known)).into());
+        }
+    }
+    Ok(cluster)
+}
+
+/// The first few of a list, for a message.
+fn some(names: &[&str]) -> String {
+    const FEW: usize = 12;
+    match names.len() {
+        0..=FEW => names.join(", "),
+        n => format!("{}, ... ({n} in all)", names[..FEW].join(", ")),
+    }
+}

@@ -1,0 +1,158 @@
+//! `oneip replay`: the frames of a capture through the same worker that dispatches, without root or a NIC.
+
+use super::Failure;
+use crate::plan::Plan;
+use crate::port::pcap::Pcap;
+use crate::stats::latency;
+use crate::stats::summary::Summary;
+use crate::stats::tally::Tally;
+use crate::table::cluster::Cluster;
+use crate::table::publish;
+use crate::verdict::Verdict;
+use crate::worker::Worker;
+use serde::Serialize;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use tempfile::NamedTempFile;
+
+/// A line of the verdicts file.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// From 0.
+    index: u64,
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+/// Replays `input` into `output`, and writes each frame's verdict to `verdicts`. Both files appear only when all went well.
+///
+/// # Errors
+/// A server without `mac`, or whatever is wrong with a file.
+pub fn run(
+    plan: &Plan,
+    cluster: Cluster,
+    input: &Path,
+    output: &Path,
+    verdicts: Option<&Path>,
+) -> Result<Summary, Failure> {
+    require_macs(plan)?;
+    let port = Pcap::open(input, output)?;
+    let mut log = verdicts.map(Verdicts::create).transpose()?;
+    let mut worker = Replayer::new(cluster, port);
+    let mut index = 0;
+    while !worker.worker.port().is_exhausted() {
+        for outcome in worker.worker.turn() {
+            if let Some(log) = &mut log {
+                log.write(plan, index, outcome.verdict())?;
+            }
+            index += 1;
+        }
+    }
+    let summary = Summary::new(plan, &[worker.tally]);
+    let port = worker.worker.into_port();
+    let cut = port.cut_frames();
+    port.finish()?;
+    if let Some(log) = log {
+        log.finish()?;
+    }
+    if cut > 0 {
+        eprintln!(
+            "warning: {cut} of {index} frames were captured without their end, and count as malformed where a header or \
+             length says so; capture whole frames with `tcpdump -s 0`"
+        );
+    }
+    Ok(summary)
+}
+
+/// A worker over a capture.
+struct Replayer {
+    worker: Worker<Pcap>,
+    tally: Arc<Tally>,
+}
+
+impl Replayer {
+    fn new(mut cluster: Cluster, port: Pcap) -> Replayer {
+        let table = cluster.compile();
+        let tally = Arc::new(Tally::new(&table));
+        let (recorder, _) = latency::channel(table.services());
+        let (_, mut readers) = publish::channel(table, 1);
+        let reader = readers.pop().expect("one was asked for");
+        Replayer { worker: Worker::new(port, reader, Arc::clone(&tally), recorder), tally }
+    }
+}
+
+fn require_macs(plan: &Plan) -> Result<(), Failure> {
+    let mut missing: Vec<&str> = plan
+        .services
+        .iter()
+        .flat_map(|service| &service.servers)
+        .filter(|server| server.mac.is_none())
+        .map(|server| server.name.as_str())
+        .collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "replay cannot resolve addresses: server {} has no `mac` in the configuration; add a line such as \
+         mac = \"02:00:00:00:00:11\"",
+        super::some(&missing)
+    )
+    .into())
+}
+
+/// The verdicts file, in the making.
+struct Verdicts {
+    file: BufWriter<NamedTempFile>,
+    path: std::path::PathBuf,
+}
+
+impl Verdicts {
+    fn create(path: &Path) -> Result<Verdicts, Failure> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(folder)
+            .map_err(|error| format!("{}: cannot be written: {error}", path.display()))?;
+        Ok(Verdicts { file: BufWriter::new(file), path: path.to_owned() })
+    }
+
+    fn write(&mut self, plan: &Plan, index: u64, verdict: Verdict) -> Result<(), Failure> {
+        let mut line = Line { index, verdict: "pass", service: None, server: None, reason: None };
+        match verdict {
+            Verdict::Forward { service, server } => {
+                let service = &plan.services[service as usize];
+                line.verdict = "forward";
+                line.service = Some(&service.name);
+                line.server = Some(&service.servers[server as usize].name);
+            }
+            Verdict::Drop(reason) => {
+                line.verdict = "drop";
+                line.reason = Some(reason.name());
+            }
+            Verdict::Pass => {}
+        }
+        serde_json::to_writer(&mut self.file, &line)
+            .map_err(std::io::Error::from)
+            .and_then(|()| self.file.write_all(b"\n"))
+            .map_err(|error| self.failed(&error))
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        let Verdicts { file, path } = self;
+        let failed = |error: &dyn std::fmt::Display| format!("{}: cannot be written: {error}", path.display());
+        let file = file.into_inner().map_err(|error| failed(error.error()))?;
+        file.persist(&path).map_err(|error| failed(&error.error))?;
+        Ok(())
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Failure {
+        format!("{}: cannot be written: {error}", self.path.display()).into()
+    }
+}
