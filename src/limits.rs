@@ -58,6 +58,9 @@ pub const MAX_CAPTURED: usize = 262_144;
 /// Most bytes of a block in a pcapng file; Wireshark's `MAX_BLOCK_SIZE`.
 pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 
+/// How often workers' histograms are harvested and reports written.
+pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
 const _: () = {
     assert!(BURST.is_power_of_two() && BURST <= u8::MAX as usize, "a burst index is one byte");
     assert!(MAX_SERVERS < u16::MAX as usize, "a slot holds a 16-bit server index and one sentinel");

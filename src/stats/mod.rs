@@ -1,5 +1,6 @@
 //! What is counted and timed: the worker's side (plain words and a histogram it owns) and the collector's.
 
+pub mod collect;
 pub mod latency;
 pub mod summary;
 pub mod tally;
