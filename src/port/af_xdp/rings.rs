@@ -5,6 +5,7 @@
 //! kernel has just given back, and is used up by what hands it over.
 #![allow(unsafe_code)]
 
+use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -38,6 +39,15 @@ pub enum Transfer {
     ZeroCopy,
     /// The kernel copies.
     Copy,
+}
+
+impl fmt::Display for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transfer::ZeroCopy => "zero-copy",
+            Transfer::Copy => "copy",
+        })
+    }
 }
 
 /// Why there are no rings.

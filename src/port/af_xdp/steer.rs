@@ -1,6 +1,7 @@
 //! Steer, the XDP program `src/bpf/steer.bpf.c`: loaded, told what to take, attached, counted.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -39,6 +40,15 @@ pub enum Mode {
     Native,
     /// In the kernel, after that: for drivers that cannot do better, and much slower.
     Generic,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Native => "native XDP",
+            Mode::Generic => "generic XDP",
+        })
+    }
 }
 
 /// What the program does with a frame.
@@ -116,7 +126,7 @@ impl Steer {
             .map_max_entries(SOCKETS, queues)
             .load(OBJECT)
             .map_err(|error| AfXdpError::Load { reason: with_causes(&error) })?;
-        xdp(&mut program).load().map_err(|error| AfXdpError::Load { reason: with_causes(&error) })?;
+        xdp(&mut program).load().map_err(refused)?;
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
         Ok(Steer {
@@ -246,6 +256,17 @@ impl Steer {
 
 fn xdp(program: &mut Ebpf) -> &mut Xdp {
     program.program_mut(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP)
+}
+
+/// The verifier's log is for us; who starts the program gets the reason.
+fn refused(error: ProgramError) -> AfXdpError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            tracing::debug!(%verifier_log, "the steer program was refused");
+            AfXdpError::Load { reason: io_error.to_string() }
+        }
+        error => AfXdpError::Load { reason: with_causes(&error) },
+    }
 }
 
 fn failed(map: &'static str) -> impl Fn(MapError) -> AfXdpError {
