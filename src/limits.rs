@@ -40,8 +40,8 @@ pub const QUEUE_FRAMES: usize = 2 * RING;
 /// Cluster addresses of one family that steer holds: while they change, the new ones stand beside the old.
 pub const STEER_ADDRESSES: usize = 2 * MAX_SERVICES;
 
-/// How long a queue may stay busy after another socket on it was closed: the kernel releases it in the background.
-pub const QUEUE_RELEASE: Duration = Duration::from_secs(2);
+/// How long a queue or an interface may stay taken after its last owner went: the kernel releases both in the background.
+pub const RELEASE: Duration = Duration::from_secs(2);
 
 const _: () = {
     assert!(BURST.is_power_of_two() && BURST <= u8::MAX as usize, "a burst index is one byte");

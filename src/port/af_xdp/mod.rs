@@ -18,12 +18,16 @@ mod rings;
 mod steer;
 
 use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub use device::Device;
 pub use error::AfXdpError;
 pub use port::{AfXdp, Losses};
 pub use rings::{Frame, Transfer};
 pub use steer::{Action, Mode, Steer, SteerCounters, SteerCounts};
+
+use crate::limits::RELEASE;
 
 /// A device in service: from here on its frames to a cluster address come to the ports.
 ///
@@ -74,5 +78,18 @@ impl Device {
         }
         let mode = steer.attach(self)?;
         Ok(Attached { steer, mode, ports })
+    }
+}
+
+/// Tries again for `RELEASE` what a socket or program stands in the way of: those of a process that has just ended, our own
+/// predecessor for one, go a moment after it.
+fn when_released<T, E>(mut attempt: impl FnMut() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let give_up = Instant::now() + RELEASE;
+    loop {
+        match attempt() {
+            Err(error) if is_taken(&error) && Instant::now() < give_up => thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
     }
 }

@@ -4,8 +4,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -15,7 +13,8 @@ use super::device::Device;
 use super::error::AfXdpError;
 use super::privileges;
 use super::rings::{BindFailure, Frame, Rings, Transfer};
-use crate::limits::{QUEUE_FRAMES, QUEUE_RELEASE};
+use super::when_released;
+use crate::limits::QUEUE_FRAMES;
 use crate::port::{Burst, Ledger, Port};
 
 /// A queue of a device. Dropping it gives the queue back to the kernel, a moment later.
@@ -31,20 +30,15 @@ pub struct AfXdp {
 }
 
 impl AfXdp {
-    /// Binds the queue and gives the kernel frames to receive into. A queue that another socket has only just left is waited
-    /// for, `QUEUE_RELEASE` long.
+    /// Binds the queue and gives the kernel frames to receive into.
     pub(super) fn bind(device: &Device, queue: u32) -> Result<AfXdp, AfXdpError> {
-        const PAUSE: Duration = Duration::from_millis(10);
-        let give_up = Instant::now() + QUEUE_RELEASE;
-        let (rings, idle) = loop {
-            match Rings::bind(&device.interface, queue, device.chunk) {
-                Ok(bound) => break bound,
-                Err(BindFailure::Socket(reason)) if is(&reason, Errno::BUSY) && Instant::now() < give_up => {
-                    thread::sleep(PAUSE);
-                }
-                Err(failure) => return Err(explain(failure, device, queue)),
-            }
+        let attempt = || Rings::bind(&device.interface, queue, device.chunk);
+        // The memory of a socket that went counts as locked until the kernel has come round to releasing it.
+        let is_taken = |failure: &BindFailure| match failure {
+            BindFailure::Memory(reason) => is(reason, Errno::NOBUFS),
+            BindFailure::Socket(reason) => is(reason, Errno::BUSY),
         };
+        let (rings, idle) = when_released(attempt, is_taken).map_err(|failure| explain(failure, device, queue))?;
         let socket = rings.socket().try_clone_to_owned();
         let socket =
             socket.map_err(|reason| AfXdpError::Bind { interface: device.interface.clone(), queue, reason })?;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::device::Device;
 use super::error::{AfXdpError, os_error, with_causes};
+use super::when_released;
 use crate::limits::{MAX_SERVICES, STEER_ADDRESSES};
 use crate::plan::Mac;
 
@@ -189,7 +190,7 @@ impl Steer {
     /// Attaches the program, in the driver, or in the kernel where the driver cannot.
     pub(super) fn attach(&mut self, device: &Device) -> Result<Mode, AfXdpError> {
         let interface = &device.interface;
-        let native = self.attach_as(device.index, XdpMode::Driver);
+        let native = when_released(|| self.attach_as(device.index, XdpMode::Driver), is_taken);
         let (link, mode) = match native {
             Ok(link) => (link, Mode::Native),
             Err(error) if is_taken(&error) => {
