@@ -61,11 +61,27 @@ pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 /// How often workers' histograms are harvested and reports written.
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Descriptors in each of the four rings of an AF_XDP queue: 200 us of frames at 10 Mpps.
+pub const RING: usize = 2048;
+
+/// Frames of an AF_XDP queue: a full ring waits to be received into while another waits to be sent.
+pub const QUEUE_FRAMES: usize = 2 * RING;
+
+/// Cluster addresses of one family that steer holds: while they change, the new ones stand beside the old.
+pub const STEER_ADDRESSES: usize = 2 * MAX_SERVICES;
+
+/// How long a queue or an interface may stay taken after its last owner went: the kernel releases both in the background.
+pub const RELEASE: Duration = Duration::from_secs(2);
+
 const _: () = {
     assert!(BURST.is_power_of_two() && BURST <= u8::MAX as usize, "a burst index is one byte");
     assert!(MAX_SERVERS < u16::MAX as usize, "a slot holds a 16-bit server index and one sentinel");
     assert!(MAX_SERVICES <= u16::MAX as usize, "a service index is 16 bits");
     assert!(MAX_CAPTURED < MAX_CAPTURE_BLOCK, "a block holds a frame");
+
+    assert!(RING.is_power_of_two() && RING >= 2 * BURST, "rings are powers of two and take whole bursts");
+    assert!(QUEUE_FRAMES >= RING + 3 * BURST, "with the transmit ring full, frames are left to receive into");
+    assert!(QUEUE_FRAMES.is_multiple_of(BURST), "frames are handed over in whole bursts");
     assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);
     assert!((MAX_SERVERS as u64) * (MAX_WEIGHT as u64) < u32::MAX as u64, "a sum of weights is 32 bits");
     assert!(NEIGHBOUR_RETRY_FIRST.as_millis() <= NEIGHBOUR_RETRY_LAST.as_millis());

@@ -2,6 +2,7 @@
 //!
 //! A port lends frames; each comes back exactly once, by `tx` or by `free`. No method blocks or allocates.
 
+pub mod af_xdp;
 pub mod memory;
 pub mod pcap;
 

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the BPF programs share: the dialect in which maps and helpers are declared, and the headers' shapes. */
+#ifndef ONEIP_H
+#define ONEIP_H
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/types.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+
+/* BTF-defined maps, https://docs.kernel.org/bpf/btf.html: the type of a member carries its value. */
+#define __uint(name, value) int (*name)[value]
+#define __type(name, value) typeof(value) *name
+
+/* Helpers by number, linux/include/uapi/linux/bpf.h. */
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)BPF_FUNC_redirect_map;
+static long (*bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)BPF_FUNC_xdp_adjust_meta;
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define BE16(value) ((__be16)__builtin_bswap16(value))
+#else
+#define BE16(value) ((__be16)(value))
+#endif
+
+/* Tags that are looked through: limits::MAX_VLAN_TAGS. */
+#define MAX_VLAN_TAGS 2
+
+/* IEEE 802.1Q: behind the ethertype that announced it. */
+struct vlan_tag {
+	__be16 control;
+	__be16 proto;
+};
+
+#endif

@@ -1,0 +1,200 @@
+//! One queue as a `Port`: keeps account of where the frames are, and moves them between the rings.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::device::Device;
+use super::error::AfXdpError;
+use super::privileges;
+use super::rings::{BindFailure, Frame, Rings, Transfer};
+use super::when_released;
+use crate::limits::QUEUE_FRAMES;
+use crate::port::{Burst, Ledger, Port};
+
+/// A queue of a device. Dropping it gives the queue back to the kernel, a moment later.
+pub struct AfXdp {
+    queue: u32,
+    rings: Rings,
+    idle: Vec<Frame>,
+    lent: usize,
+    receiving: usize,
+    sending: usize,
+    socket: Arc<OwnedFd>,
+    lost: Arc<AtomicU64>,
+}
+
+impl AfXdp {
+    /// Binds the queue and gives the kernel frames to receive into.
+    pub(super) fn bind(device: &Device, queue: u32) -> Result<AfXdp, AfXdpError> {
+        let attempt = || Rings::bind(&device.interface, queue, device.chunk);
+        // The memory of a socket that went counts as locked until the kernel has come round to releasing it.
+        let is_taken = |failure: &BindFailure| match failure {
+            BindFailure::Memory(reason) => is(reason, Errno::NOBUFS),
+            BindFailure::Socket(reason) => is(reason, Errno::BUSY),
+        };
+        let (rings, idle) = when_released(attempt, is_taken).map_err(|failure| explain(failure, device, queue))?;
+        let socket = rings.socket().try_clone_to_owned();
+        let socket =
+            socket.map_err(|reason| AfXdpError::Bind { interface: device.interface.clone(), queue, reason })?;
+        let mut port = AfXdp {
+            queue,
+            rings,
+            idle,
+            lent: 0,
+            receiving: 0,
+            sending: 0,
+            socket: Arc::new(socket),
+            lost: Arc::new(AtomicU64::new(0)),
+        };
+        port.service();
+        Ok(port)
+    }
+
+    /// The queue's number on the device.
+    pub fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    pub fn transfer(&self) -> Transfer {
+        self.rings.transfer()
+    }
+
+    /// A reader of the frames that this queue loses.
+    pub fn losses(&self) -> Losses {
+        Losses { socket: Arc::downgrade(&self.socket), lost: Arc::clone(&self.lost) }
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+}
+
+impl Drop for AfXdp {
+    fn drop(&mut self) {
+        self.losses().total();
+    }
+}
+
+impl Port for AfXdp {
+    type Frame = Frame;
+
+    const PASSES: bool = false;
+
+    #[inline]
+    fn service(&mut self) {
+        self.sending -= self.rings.reap(&mut self.idle);
+        self.receiving += self.rings.refill(&mut self.idle);
+        if self.sending > 0 {
+            self.rings.kick();
+        }
+    }
+
+    #[inline]
+    fn rx(&mut self, burst: &mut Burst<Frame>) {
+        let received = self.rings.receive(burst);
+        self.receiving -= received;
+        self.lent += received;
+    }
+
+    #[inline]
+    fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        self.rings.bytes(frame)
+    }
+
+    #[inline]
+    fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
+        self.rings.bytes_mut(frame)
+    }
+
+    /// The time that steer stamped: CLOCK_MONOTONIC when the driver's receive loop came to the frame.
+    #[inline]
+    fn arrival(&mut self, frame: &mut Frame) -> u64 {
+        self.rings.take_stamp(frame)
+    }
+
+    /// CLOCK_MONOTONIC, which is what `bpf_ktime_get_ns` reads.
+    #[inline]
+    fn now(&self) -> u64 {
+        let time = clock_gettime(ClockId::Monotonic);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+
+    #[inline]
+    fn room(&mut self) -> usize {
+        self.rings.room()
+    }
+
+    #[inline]
+    fn tx(&mut self, burst: &mut Burst<Frame>) {
+        if burst.is_empty() {
+            return;
+        }
+        self.lent -= burst.len();
+        self.sending += burst.len();
+        self.rings.send(burst);
+        self.rings.kick();
+    }
+
+    #[inline]
+    fn free(&mut self, burst: &mut Burst<Frame>) {
+        self.lent -= burst.len();
+        self.idle.extend(burst.drain(..));
+    }
+
+    fn ledger(&self) -> Ledger {
+        Ledger { total: QUEUE_FRAMES, idle: self.idle.len(), lent: self.lent, in_device: self.receiving + self.sending }
+    }
+}
+
+/// Frames that steer redirected to a queue and that the queue had no room for (drop reason `rx_full`). Readable from any
+/// thread, and after the port is gone too.
+#[derive(Clone)]
+pub struct Losses {
+    // Weak: a reader does not keep the queue busy.
+    socket: Weak<OwnedFd>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Losses {
+    /// Since the port was bound. Every frame redirected is received by the port, waits for it in the ring, or is counted here.
+    ///
+    /// `rx_dropped` is frames for which the fill ring had nothing, or that were larger than a chunk; `rx_ring_full` is
+    /// frames that were copied already (xsk_rcv and __xsk_rcv, net/xdp/xsk.c). `rx_fill_ring_empty_descs` counts some of the
+    /// first kind again and is left out.
+    pub fn total(&self) -> u64 {
+        if let Some(Ok(counts)) = self.socket.upgrade().map(sockopt::xdp_statistics) {
+            let lost = counts.rx_dropped + counts.rx_ring_full.unwrap_or(0);
+            self.lost.fetch_max(lost, Ordering::Relaxed);
+        }
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+fn is(reason: &io::Error, code: Errno) -> bool {
+    Errno::from_io_error(reason) == Some(code)
+}
+
+fn explain(failure: BindFailure, device: &Device, queue: u32) -> AfXdpError {
+    let interface = device.interface.clone();
+    match failure {
+        BindFailure::Memory(reason) | BindFailure::Socket(reason) if is(&reason, Errno::AFNOSUPPORT) => {
+            AfXdpError::NoAfXdp
+        }
+        BindFailure::Memory(reason) | BindFailure::Socket(reason) if is(&reason, Errno::PERM) => {
+            privileges::refused(interface, &reason)
+        }
+        BindFailure::Memory(reason) => {
+            let kib = QUEUE_FRAMES * device.chunk as usize / 1024;
+            AfXdpError::MemoryLock { interface, queue, kib, reason }
+        }
+        BindFailure::Socket(reason) if is(&reason, Errno::BUSY) => AfXdpError::QueueBusy { interface, queue },
+        BindFailure::Socket(reason) if is(&reason, Errno::NETDOWN) => AfXdpError::Down { interface },
+        BindFailure::Socket(reason) => AfXdpError::Bind { interface, queue, reason },
+    }
+}
