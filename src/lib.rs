@@ -7,6 +7,7 @@ pub mod path;
 pub mod plan;
 pub mod port;
 pub mod stats;
+pub mod supervise;
 pub mod table;
 pub mod verbs;
 pub mod verdict;

@@ -58,6 +58,12 @@ pub const MAX_CAPTURED: usize = 262_144;
 /// Most bytes of a block in a pcapng file; Wireshark's `MAX_BLOCK_SIZE`.
 pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 
+/// How long a start waits for servers to be resolved.
+pub const RESOLVE: Duration = Duration::from_secs(2);
+
+/// How long a stop waits, after the program is detached, for frames that are on their way into the rings.
+pub const DRAIN: Duration = Duration::from_millis(20);
+
 /// How often workers' histograms are harvested and reports written.
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -1,6 +1,7 @@
 //! The verbs. The only place that exits.
 
 use clap::{Args, Parser, Subcommand};
+use oneip::supervise;
 use oneip::verbs::{self, Failure};
 use std::io::{self, BufWriter};
 use std::net::IpAddr;
@@ -17,6 +18,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Dispatch: routing-based dispatch on the configured interface, until SIGINT or SIGTERM
+    Run(Run),
     /// Validate a configuration and print the plan: services, servers, table shares, queue -> core
     Check(Config),
     /// Run the frames of a capture through the same pipeline, without root or a NIC
@@ -37,6 +40,23 @@ struct Down {
     /// Take this server as down (repeatable)
     #[arg(long, value_name = "NAME")]
     down: Vec<String>,
+}
+
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    config: Config,
+    #[command(flatten)]
+    down: Down,
+    /// Print a line of figures a second
+    #[arg(long)]
+    stats: bool,
+    /// Write an HdrHistogram interval log of the latency
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+    /// Print the final figures as JSON on standard output, all else on standard error
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -74,7 +94,11 @@ struct Lookup {
 }
 
 fn main() -> ExitCode {
+    let level = tracing_subscriber::EnvFilter::try_from_env("ONEIP_LOG").unwrap_or_else(|_| "info".into());
+    // No time and no colour: journald adds the one, and cannot use the other.
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(io::stderr).without_time().with_ansi(false).init();
     let done = match Cli::parse().verb {
+        Verb::Run(arguments) => run(arguments),
         Verb::Check(config) => check(&config),
         Verb::Replay(arguments) => replay(&arguments),
         Verb::Lookup(arguments) => lookup(&arguments),
@@ -92,6 +116,12 @@ fn main() -> ExitCode {
 
 fn is_broken_pipe(failure: &Failure) -> bool {
     failure.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run(arguments: Run) -> Result<(), Failure> {
+    let Run { config, down, stats, hlog, json } = arguments;
+    let plan = verbs::load(&config.config)?;
+    supervise::run(plan, supervise::Options { down: down.down, stats, hlog, json })
 }
 
 fn check(Config { config }: &Config) -> Result<(), Failure> {

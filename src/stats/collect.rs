@@ -38,8 +38,9 @@ pub struct Sources {
 /// Where the collector reports.
 #[derive(Default)]
 pub struct Reports {
-    /// A line an interval on standard output.
+    /// A line an interval on standard output, or on standard error.
     pub line: bool,
+    pub to_stderr: bool,
     /// An interval log: a histogram for each service and interval, tagged with the service's name, in nanoseconds, displayed
     /// by standard tools in milliseconds.
     pub hlog: Option<File>,
@@ -48,11 +49,12 @@ pub struct Reports {
 /// A histogram of any number of frames.
 type Long = Histogram<u64>;
 
-/// Collects until `stop` is closed, and once more then. Returns the figures of the whole run.
+/// Collects until `stop` is closed, and once more then. Returns itself, for the figures of the
+/// whole run.
 ///
 /// # Errors
 /// The interval log cannot be written.
-pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> io::Result<Summary> {
+pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> io::Result<Collector> {
     let mut serializer = V2DeflateSerializer::new();
     let mut file = reports.hlog.map(BufWriter::new);
     let mut log = file
@@ -75,7 +77,8 @@ pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> io::Resul
             collector.write(log, &interval)?;
         }
         if reports.line {
-            println!("{}", collector.line(&interval));
+            let line = collector.line(&interval);
+            if reports.to_stderr { eprintln!("{line}") } else { println!("{line}") }
         }
         collector.next(interval.end);
         if stopping {
@@ -86,10 +89,11 @@ pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> io::Resul
     if let Some(mut file) = file {
         file.flush()?;
     }
-    Ok(collector.summary())
+    Ok(collector)
 }
 
-struct Collector {
+/// The stats thread's own: the sources, and what they have given so far.
+pub struct Collector {
     sources: Sources,
     started: Instant,
     /// Start of the present interval, and the figures then.
@@ -195,7 +199,8 @@ impl Collector {
         figures
     }
 
-    fn summary(&self) -> Summary {
+    /// The whole run, up to now.
+    pub fn summary(&self) -> Summary {
         let mut summary = self.figures();
         summary.latency = Percentiles::of(&self.total);
         summary

@@ -1,0 +1,112 @@
+//! Which core each queue's worker runs on.
+
+use thiserror::Error;
+
+/// Why queues and cores do not fit together.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CoresError {
+    #[error(
+        "`cores` lists {listed} core{}, but {interface} has {queues} receive queue{}, and each needs a worker of its own; \
+         list {queues}, or: ethtool -L {interface} combined {listed}",
+        plural(*listed),
+        plural(*queues)
+    )]
+    Count { interface: String, queues: usize, listed: usize },
+    #[error("`cores` lists core {core}, which this process may not use; it may use {available}")]
+    Unavailable { core: usize, available: String },
+    #[error(
+        "{interface} has {queues} receive queues, each of which needs a worker on a core of its own, but there are only \
+         {available} cores near it; use fewer queues: ethtool -L {interface} combined {available}"
+    )]
+    Few { interface: String, queues: usize, available: usize },
+}
+
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+/// One core a queue, in the order of the queues: the listed ones, or else some of `near` (all of `available` where that is
+/// empty). The first core is spared where there are more than enough: it serves most interrupts.
+pub fn assign(
+    interface: &str,
+    queues: usize,
+    listed: Option<&[usize]>,
+    near: &[usize],
+    available: &[usize],
+) -> Result<Vec<usize>, CoresError> {
+    let interface = interface.to_owned();
+    if let Some(listed) = listed {
+        if let Some(core) = listed.iter().find(|core| !available.contains(core)) {
+            return Err(CoresError::Unavailable { core: *core, available: list(available) });
+        }
+        if listed.len() != queues {
+            return Err(CoresError::Count { interface, queues, listed: listed.len() });
+        }
+        return Ok(listed.to_vec());
+    }
+    let mut cores: Vec<usize> =
+        available.iter().copied().filter(|core| near.is_empty() || near.contains(core)).collect();
+    if cores.is_empty() {
+        cores = available.to_vec();
+    }
+    if cores.len() < queues {
+        return Err(CoresError::Few { interface, queues, available: cores.len() });
+    }
+    let spared = usize::from(cores.len() > queues);
+    Ok(cores[spared..spared + queues].to_vec())
+}
+
+/// The cores that this process may use. Ask before any thread is pinned: a pinned thread sees only its own.
+pub fn available() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
+}
+
+/// `0-3,8`
+pub fn list(cores: &[usize]) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for core in cores {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *core => *last = *core,
+            _ => ranges.push((*core, *core)),
+        }
+    }
+    let range = |(first, last): &(usize, usize)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    ranges.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listed_cores_are_taken_in_their_order() {
+        assert_eq!(assign("eth1", 2, Some(&[3, 1]), &[], &[0, 1, 2, 3]), Ok(vec![3, 1]));
+    }
+
+    #[test]
+    fn the_cores_near_the_nic_are_the_default_and_the_first_is_spared() {
+        assert_eq!(assign("eth1", 2, None, &[4, 5, 6, 7], &[0, 1, 2, 3, 4, 5, 6, 7]), Ok(vec![5, 6]));
+        assert_eq!(assign("eth1", 2, None, &[], &[0, 1]), Ok(vec![0, 1]));
+        assert_eq!(assign("eth1", 1, None, &[], &[0, 1]), Ok(vec![1]));
+    }
+
+    #[test]
+    fn what_does_not_fit_says_what_to_do() {
+        let message =
+            |listed: Option<&[usize]>, queues| assign("eth1", queues, listed, &[], &[0, 1, 2]).unwrap_err().to_string();
+        assert_eq!(
+            message(Some(&[1, 2]), 16),
+            "`cores` lists 2 cores, but eth1 has 16 receive queues, and each needs a worker of its own; list 16, or: \
+             ethtool -L eth1 combined 2"
+        );
+        assert_eq!(message(Some(&[7]), 1), "`cores` lists core 7, which this process may not use; it may use 0-2");
+        assert_eq!(
+            message(None, 4),
+            "eth1 has 4 receive queues, each of which needs a worker on a core of its own, but there are only 3 cores near \
+             it; use fewer queues: ethtool -L eth1 combined 3"
+        );
+    }
+}

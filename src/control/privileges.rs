@@ -1,0 +1,27 @@
+//! Giving up what is not needed any more. Capabilities belong to a thread: each thread drops its own, and a thread that is
+//! started afterwards has no more than the one that started it.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// Asks the kernel to resolve servers (`control::neighbours`).
+pub const CONTROL: [Capability; 1] = [Capability::CAP_NET_ADMIN];
+
+/// Keeps only `keep` of the capabilities that this thread has, and rules out that a program it might start gains any.
+/// Returns what was kept.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn keep(keep: &[Capability]) -> Result<Vec<Capability>, caps::errors::CapsError> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    let kept: Vec<Capability> = keep.iter().copied().filter(|capability| held.contains(capability)).collect();
+    let set: CapsHashSet = kept.iter().copied().collect();
+    // A program started by root would get all capabilities back.
+    if let Err(error) = rustix::thread::set_no_new_privs(true) {
+        tracing::warn!(%error, "programs started by this process could gain privileges");
+    }
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, &set)?;
+    caps::set(None, CapSet::Permitted, &set)?;
+    Ok(kept)
+}
