@@ -6,17 +6,20 @@
 //!
 //! `cargo bench --bench turn`
 
-#[path = "common/mod.rs"]
-mod common;
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/plans.rs"]
+mod plans;
 
-use common::{OURS, ROUTER, Random, client_v6, cluster_address, frame, plan};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use frames::{OURS, ROUTER, Random, client_v6, frame};
 use oneip::limits::BURST;
 use oneip::port::memory::Memory;
 use oneip::stats::{latency, tally::Tally};
 use oneip::table::cluster::Cluster;
 use oneip::table::publish;
 use oneip::worker::Worker;
+use plans::{cluster_address, plan};
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
