@@ -9,7 +9,8 @@
 #   namespaces   P-client P-isp P-router P-lan P-dispatcher P-web1 P-web2 P-web3
 #   interfaces   client: wan0 | isp: client0 router0 | router: wan0 lan0 | dispatcher, webN: lan0
 #                lan: br0 and its ports, named after the host behind them (router dispatcher web1 web2 web3)
-#                with --vlan ID, router, dispatcher and servers have their LAN addresses on lan0.ID (tagged on the LAN)
+#                with --vlan ID, all frames on the LAN are tagged; router, dispatcher and servers have their LAN
+#                addresses on lan0.ID, or on lan0 where the kernel has no 802.1Q devices
 #   addresses    client      198.51.100.10 to .219    2001:db8:1::10 to ::219 (decimal digits)
 #                isp         198.51.100.1             2001:db8:1::1     and 100.64.0.2   2001:db8:3::2 on router0
 #                router      192.0.2.1                2001:db8:2::1     and 100.64.0.1   2001:db8:3::1 on wan0
@@ -108,12 +109,7 @@ make_links() {
     for host in "${HOSTS[@]}"; do
         [[ $host == lan ]] || ip -n "$LAB-$host" link set lo up
     done
-    if [[ -n $vlan ]]; then
-        for host in router dispatcher "${SERVERS[@]}"; do
-            ip -n "$LAB-$host" -batch - <<<"link set lan0 up
-                link add link lan0 name $lan type vlan id $vlan"
-        done
-    fi
+    if [[ -n $vlan ]]; then tag_lan; fi
     # veth leaves checksums and segmentation to a card that is not there, and VLAN tags outside the frame: a frame that
     # passed AF_XDP would be wrong at its receiver.
     for host in "${HOSTS[@]}"; do
@@ -121,6 +117,23 @@ make_links() {
             [[ $path == */lo ]] ||
                 ethtool -K "${path##*/}" tx off tso off gso off gro off rxvlan off txvlan off >/dev/null 2>&1
         done'
+    done
+}
+
+# The LAN's hosts on 802.1Q devices; not every kernel has these, and a program at the interface does as well.
+tag_lan() {
+    local host
+    for host in router dispatcher "${SERVERS[@]}"; do
+        if in_host "$host" ip link add link lan0 name "lan0.$vlan" type vlan id "$vlan" 2>/dev/null; then
+            lan=lan0.$vlan
+            ip -n "$LAB-$host" link set lan0 up
+        else
+            [[ -e $RUN/vlan.o ]] || clang -target bpf -O2 -g -Wall -Werror -DVLAN="$vlan" \
+                -I"/usr/include/$(uname -m)-linux-gnu" -c scripts/lab-vlan.bpf.c -o "$RUN/vlan.o"
+            in_host "$host" tc qdisc add dev lan0 clsact
+            in_host "$host" tc filter add dev lan0 egress bpf direct-action obj "$RUN/vlan.o" sec push
+            in_host "$host" tc filter add dev lan0 ingress bpf direct-action obj "$RUN/vlan.o" sec pop
+        fi
     done
 }
 
@@ -250,8 +263,7 @@ up() {
     while (($#)); do
         case $1 in
             --vlan) vlan=${2-}; shift 2 || true
-                [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan wants a number from 1 to 4094"
-                lan=lan0.$vlan ;;
+                [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan wants a number from 1 to 4094" ;;
             --bare) bare=yes; shift ;;
             *) usage >&2; exit 2 ;;
         esac
