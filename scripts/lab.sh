@@ -247,7 +247,7 @@ wait_until_ready() {
         urls+=("http://192.0.2.$(host_index "$name")/" "http://[2001:db8:2::$(host_index "$name")]/")
     done
     for ((tries = 0; tries < 50; tries++)); do
-        if in_host client curl -sf --parallel --parallel-immediate --max-time 2 "${urls[@]}" >/dev/null 2>&1 &&
+        if in_host client curl -sf --max-time 2 "${urls[@]}" >/dev/null &&
             in_host router ping -c1 -W1 -q 192.0.2.2 >/dev/null &&
             in_host router ping -c1 -W1 -q 2001:db8:2::2 >/dev/null; then
             return
