@@ -25,6 +25,7 @@ zlib1g-dev      /usr/include/zlib.h
 iproute2        ip
 ethtool         ethtool
 iputils-ping    ping
+procps          sysctl
 nginx-light     nginx
 curl            curl
 END

@@ -3,4 +3,5 @@
 pub mod limits;
 pub mod plan;
 pub mod port;
+pub mod server;
 pub mod verdict;
