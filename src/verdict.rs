@@ -52,9 +52,7 @@ impl Reason {
         match self {
             Reason::NoService => "to a cluster address, but no service has that protocol and port",
             Reason::Malformed => "header truncated, length beyond the frame, or bad version or header length",
-            Reason::Loop => {
-                "from a server's own MAC to its cluster address: that server lacks the alias and sends it back"
-            }
+            Reason::Loop => "from a server's own MAC to its cluster address: that server lacks the alias and sends it back",
             Reason::Ttl => "TTL or hop limit 0",
             Reason::NoServer => "no server of the service is up",
             Reason::Unresolved => "the server's MAC address is not known yet",
