@@ -2,6 +2,7 @@
 //!
 //! Each claim about silence on the LAN has its control: the same question is answered when the setting is missing.
 
+use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -17,11 +18,11 @@ const CLUSTER4: &str = "203.0.113.80";
 const CLUSTER6: &str = "2001:db8:80::80";
 const SERVER_MAC: &str = "02:00:00:00:00:11";
 
-/// Ends the test where it cannot run.
+/// Ends the test where it cannot run, and says so: what goes to standard error itself is not captured with a test's output.
 macro_rules! need_root {
     () => {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED {}:{}: network namespaces need root", file!(), line!());
+            let _ = writeln!(std::io::stderr(), "SKIPPED {}:{}: network namespaces need root", file!(), line!());
             return;
         }
     };
