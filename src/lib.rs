@@ -6,6 +6,7 @@ pub mod limits;
 pub mod path;
 pub mod plan;
 pub mod port;
+pub mod server;
 pub mod stats;
 pub mod supervise;
 pub mod table;

@@ -1,8 +1,9 @@
 //! The verbs. The only place that exits.
 
 use clap::{Args, Parser, Subcommand};
-use oneip::supervise;
+use oneip::plan::Plan;
 use oneip::verbs::{self, Failure};
+use oneip::{server, supervise};
 use std::io::{self, BufWriter};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ enum Verb {
     Replay(Replay),
     /// Say which server each client address gets
     Lookup(Lookup),
+    /// On a server: set up, undo or check the cluster address alias and its ARP/ND settings
+    #[command(subcommand)]
+    Server(ServerVerb),
 }
 
 #[derive(Args)]
@@ -93,6 +97,25 @@ struct Lookup {
     addresses: Vec<IpAddr>,
 }
 
+#[derive(Subcommand)]
+enum ServerVerb {
+    /// Put the cluster addresses on lo, and silence ARP for them
+    Add(Server),
+    /// Undo what `add` did
+    Remove(Server),
+    /// Name each setting that is wrong, and the command that mends it
+    Check(Server),
+}
+
+#[derive(Args)]
+struct Server {
+    #[command(flatten)]
+    config: Config,
+    /// Which server this is; default: the one whose primary address this host has
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+}
+
 fn main() -> ExitCode {
     let level = tracing_subscriber::EnvFilter::try_from_env("ONEIP_LOG").unwrap_or_else(|_| "info".into());
     // No time and no colour: journald adds the one, and cannot use the other.
@@ -102,6 +125,9 @@ fn main() -> ExitCode {
         Verb::Check(config) => check(&config),
         Verb::Replay(arguments) => replay(&arguments),
         Verb::Lookup(arguments) => lookup(&arguments),
+        Verb::Server(ServerVerb::Add(arguments)) => server(&arguments, server::add),
+        Verb::Server(ServerVerb::Remove(arguments)) => server(&arguments, server::remove),
+        Verb::Server(ServerVerb::Check(arguments)) => server(&arguments, server::check),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -158,4 +184,14 @@ fn lookup(arguments: &Lookup) -> Result<(), Failure> {
     };
     verbs::lookup::run(&table, service, clients, *json, BufWriter::new(io::stdout().lock()))?;
     Ok(())
+}
+
+fn server(
+    Server { config, server }: &Server,
+    verb: fn(&Plan, Option<&str>) -> Result<server::Report, server::Error>,
+) -> Result<(), Failure> {
+    let plan = verbs::load(&config.config)?;
+    let report = verb(&plan, server.as_deref())?;
+    println!("{report}");
+    Ok(report.verdict()?)
 }

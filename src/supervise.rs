@@ -72,7 +72,7 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let hlog = hlog.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
-    runtime.block_on(host::check(&addresses))?;
+    host::check(&addresses)?;
     let mut neighbours = runtime.block_on(resolve(&plan, &device, &mut cluster))?;
     let Attached { mut steer, mode, ports } = device.attach(&addresses)?;
     let transfer = ports[0].transfer();

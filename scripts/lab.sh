@@ -1,0 +1,386 @@
+#!/usr/bin/env bash
+# The lab: a small internet in network namespaces, for the demonstration, the end-to-end tests and for playing.
+#
+#   client -------- isp -------- router ---+--- dispatcher        the LAN bridge is in the namespace "lan"
+#   198.51.100.10   narrow?      routes    +--- web1 web2 web3    servers answer through the router
+#        to .219                 cluster addresses to the dispatcher
+#
+# Conventions (P is $ONEIP_LAB, "oneip" unless set; labs with different P stand side by side):
+#   namespaces   P-client P-isp P-router P-lan P-dispatcher P-web1 P-web2 P-web3
+#   interfaces   client: wan0 | isp: client0 router0 | router: wan0 lan0 | dispatcher, webN: lan0
+#                lan: br0 and its ports, named after the host behind them (router dispatcher web1 web2 web3)
+#                with --vlan ID, all frames on the LAN are tagged; router, dispatcher and servers have their LAN
+#                addresses on lan0.ID, or on lan0 where the kernel has no 802.1Q devices
+#   addresses    client      198.51.100.10 to .219    2001:db8:1::10 to ::219 (decimal digits)
+#                isp         198.51.100.1             2001:db8:1::1     and 100.64.0.2   2001:db8:3::2 on router0
+#                router      192.0.2.1                2001:db8:2::1     and 100.64.0.1   2001:db8:3::1 on wan0
+#                dispatcher  192.0.2.2                2001:db8:2::2
+#                webN        192.0.2.1N               2001:db8:2::1N
+#                cluster     203.0.113.80 (web)       2001:db8:80::80 (web6)
+#   MACs         router 02:00:00:00:00:01, dispatcher ...:02, webN ...:1N
+#   run/         /run/P-lab: oneip.toml, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/}
+#   nginx        GET / says "webN", GET /big sends run/big, PUT /upload/NAME writes run/webN/upload/NAME;
+#                every answer has the header X-Server: webN
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=$PATH:/usr/sbin:/sbin
+
+readonly LAB=${ONEIP_LAB:-oneip}
+readonly RUN=/run/$LAB-lab
+readonly SERVERS=(web1 web2 web3)
+readonly HOSTS=(client isp router lan dispatcher "${SERVERS[@]}")
+readonly CLUSTER4=203.0.113.80 CLUSTER6=2001:db8:80::80
+readonly FIRST_CLIENT=10 LAST_CLIENT=219
+
+usage() {
+    cat <<'END'
+usage: scripts/lab.sh up [--vlan ID] [--bare]   build the network and start the servers
+       scripts/lab.sh down                      remove all of it, processes included
+       scripts/lab.sh status                    what stands and what runs; exit 1 when it is not up
+       scripts/lab.sh shell NAME                a shell in a host: client isp router lan dispatcher web1 web2 web3
+       scripts/lab.sh exec NAME COMMAND...      one command in a host
+       scripts/lab.sh narrow MTU                the link between isp and client carries packets up to MTU (1280 to 1500)
+
+  --vlan ID  the LAN is tagged with this 802.1Q VLAN
+  --bare     the servers get no cluster address; else `oneip server add` sets it up
+
+environment: ONEIP_LAB  name of the lab (default: oneip), for several side by side
+             ONEIP      the binary (default: target/release/oneip, else target/debug/oneip)
+The top of this file lists the namespaces, interfaces, addresses and files.
+END
+}
+
+die() { echo "error: $*" >&2; exit 1; }
+
+in_host() { local host=$1; shift; ip netns exec "$LAB-$host" "$@"; }
+
+host_index() { case $1 in router) echo 01 ;; dispatcher) echo 02 ;; web*) echo "1${1#web}" ;; esac; }
+
+find_binary() {
+    local candidate
+    for candidate in ${ONEIP:-target/release/oneip target/debug/oneip}; do
+        if [[ -f $candidate && -x $candidate ]]; then oneip=$(realpath "$candidate"); return; fi
+    done
+    die "no oneip binary at ${ONEIP:-target/release/oneip}: run \`cargo build --release\`, set ONEIP, or use --bare"
+}
+
+# ---- up: each step in the order in which it happens ----
+
+make_hosts() {
+    local host
+    {
+        for host in "${HOSTS[@]}"; do echo "netns add $LAB-$host"; done
+    } | ip -batch -
+    # Before there are interfaces, so that they inherit it: no DAD wait, no router advertisements, no redirects.
+    for host in "${HOSTS[@]}"; do
+        in_host "$host" bash -c '
+            cd /proc/sys/net
+            echo 0 | tee ipv6/conf/{all,default}/{accept_dad,accept_ra,accept_redirects} \
+                ipv4/conf/{all,default}/{send_redirects,accept_redirects} ipv4/ip_forward >/dev/null
+            echo 1 | tee ipv4/conf/{all,default}/rp_filter >/dev/null'
+    done
+    in_host lan bash -c 'echo 1 | tee /proc/sys/net/ipv6/conf/{all,default}/disable_ipv6 >/dev/null'
+    for host in isp router; do
+        in_host "$host" bash -c 'cd /proc/sys/net; echo 1 | tee ipv4/ip_forward ipv6/conf/all/forwarding >/dev/null'
+    done
+}
+
+# One queue a direction: an AF_XDP socket is bound to one queue and would not see frames on another.
+veth() { # HOST INTERFACE MAC PEER_HOST PEER_INTERFACE [PEER_MAC]
+    local queues="numrxqueues 1 numtxqueues 1"
+    echo "link add $2 netns $LAB-$1 address $3 $queues type veth" \
+        "peer name $5 netns $LAB-$4 ${6:+address $6} $queues"
+}
+
+make_links() {
+    local host
+    {
+        veth client wan0 02:00:00:00:01:10 isp client0 02:00:00:00:01:01
+        veth isp router0 02:00:00:00:03:02 router wan0 02:00:00:00:03:01
+        for host in router dispatcher "${SERVERS[@]}"; do
+            veth "$host" lan0 "02:00:00:00:00:$(host_index "$host")" lan "$host"
+        done
+    } | ip -batch -
+    {
+        echo "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
+        for host in router dispatcher "${SERVERS[@]}"; do echo "link set $host master br0 up"; done
+        echo "link set br0 up"
+    } | ip -n "$LAB-lan" -batch -
+    for host in "${HOSTS[@]}"; do
+        [[ $host == lan ]] || ip -n "$LAB-$host" link set lo up
+    done
+    if [[ -n $vlan ]]; then tag_lan; fi
+    # veth leaves checksums and segmentation to a card that is not there, and VLAN tags outside the frame: a frame that
+    # passed AF_XDP would be wrong at its receiver.
+    for host in "${HOSTS[@]}"; do
+        in_host "$host" bash -c 'for path in /sys/class/net/*; do
+            [[ $path == */lo ]] ||
+                ethtool -K "${path##*/}" tx off tso off gso off gro off rxvlan off txvlan off >/dev/null 2>&1
+        done'
+    done
+}
+
+# The LAN's hosts on 802.1Q devices; not every kernel has these, and a program at the interface does as well.
+tag_lan() {
+    local host
+    for host in router dispatcher "${SERVERS[@]}"; do
+        if in_host "$host" ip link add link lan0 name "lan0.$vlan" type vlan id "$vlan" 2>/dev/null; then
+            lan=lan0.$vlan
+            ip -n "$LAB-$host" link set lan0 up
+        else
+            [[ -e $RUN/vlan.o ]] || clang -target bpf -O2 -g -Wall -Werror -DVLAN="$vlan" \
+                -I"/usr/include/$(uname -m)-linux-gnu" -c scripts/lab-vlan.bpf.c -o "$RUN/vlan.o"
+            in_host "$host" tc qdisc add dev lan0 clsact
+            in_host "$host" tc filter add dev lan0 egress bpf direct-action obj "$RUN/vlan.o" sec push
+            in_host "$host" tc filter add dev lan0 ingress bpf direct-action obj "$RUN/vlan.o" sec pop
+        fi
+    done
+}
+
+make_addresses() {
+    local n host
+    {
+        for ((n = FIRST_CLIENT; n <= LAST_CLIENT; n++)); do
+            echo "address add 198.51.100.$n/24 dev wan0"
+            echo "address add 2001:db8:1::$n/64 dev wan0 nodad"
+        done
+        echo "link set wan0 up"
+        # The full segment size, however narrow the link becomes: it is path-MTU discovery that has to find out.
+        echo "route add default via 198.51.100.1 advmss 1460"
+        echo "route add default via 2001:db8:1::1 advmss 1440"
+    } | ip -n "$LAB-client" -batch -
+    ip -n "$LAB-isp" -batch - <<END
+address add 198.51.100.1/24 dev client0
+address add 2001:db8:1::1/64 dev client0 nodad
+address add 100.64.0.2/30 dev router0
+address add 2001:db8:3::2/64 dev router0 nodad
+link set client0 up
+link set router0 up
+route add default via 100.64.0.1
+route add default via 2001:db8:3::1
+END
+    for host in router dispatcher "${SERVERS[@]}"; do
+        n=$(host_index "$host")
+        ip -n "$LAB-$host" -batch - <<END
+address add 192.0.2.${n#0}/24 dev $lan
+address add 2001:db8:2::${n#0}/64 dev $lan nodad
+link set $lan up
+END
+    done
+    for host in dispatcher "${SERVERS[@]}"; do
+        ip -n "$LAB-$host" -batch - <<<"route add default via 192.0.2.1
+            route add default via 2001:db8:2::1"
+    done
+    ip -n "$LAB-router" -batch - <<END
+address add 100.64.0.1/30 dev wan0
+address add 2001:db8:3::1/64 dev wan0 nodad
+link set wan0 up
+route add 198.51.100.0/24 via 100.64.0.2
+route add 2001:db8:1::/64 via 2001:db8:3::2
+route add $CLUSTER4/32 via 192.0.2.2
+route add $CLUSTER6/128 via 2001:db8:2::2
+END
+}
+
+write_configuration() {
+    local name
+    cat <<END
+[cluster]
+hash_key = "00112233445566778899aabbccddeeff"
+
+[dispatcher]
+interface = "lan0"
+
+[[service]]
+name = "web"
+address = "$CLUSTER4"
+ports = ["tcp/80"]
+END
+    for name in "${SERVERS[@]}"; do
+        printf '\n[[service.server]]\nname = "%s"\naddress = "192.0.2.%s"\n' "$name" "$(host_index "$name")"
+    done
+    cat <<END
+
+[[service]]
+name = "web6"
+address = "$CLUSTER6"
+ports = ["tcp/80"]
+END
+    for name in "${SERVERS[@]}"; do
+        printf '\n[[service.server]]\nname = "%s"\naddress = "2001:db8:2::%s"\n' "$name" "$(host_index "$name")"
+    done
+}
+
+start_server() {
+    local name=$1 dir=$RUN/$1
+    install -d -o www-data "$dir" "$dir/upload" "$dir/body"
+    cat >"$dir/nginx.conf" <<END
+user www-data;
+worker_processes 1;
+pid $dir/nginx.pid;
+error_log $dir/error.log;
+events { worker_connections 1024; }
+http {
+    access_log $dir/access.log;
+    client_body_temp_path $dir/body;
+    client_max_body_size 100m;
+    default_type application/octet-stream;
+    add_header X-Server $name always;
+    server {
+        listen 0.0.0.0:80;
+        listen [::]:80 ipv6only=on;
+        location = / { default_type text/plain; return 200 "$name\n"; }
+        location = /big { alias $RUN/big; }
+        location /upload/ { root $dir; dav_methods PUT; }
+    }
+}
+END
+    in_host "$name" nginx -e "$dir/error.log" -p "$dir" -c "$dir/nginx.conf"
+    [[ -z $oneip ]] || in_host "$name" "$oneip" server add -c "$RUN/oneip.toml" >"$dir/server-add.log" 2>&1 ||
+        { cat "$dir/server-add.log" >&2; die "oneip server add failed on $name"; }
+}
+
+# Every server answers the client on its primary address, and the router knows the dispatcher's MAC.
+wait_until_ready() {
+    local tries name urls=()
+    for name in "${SERVERS[@]}"; do
+        urls+=("http://192.0.2.$(host_index "$name")/" "http://[2001:db8:2::$(host_index "$name")]/")
+    done
+    for ((tries = 0; tries < 50; tries++)); do
+        if in_host client curl -sf --max-time 2 "${urls[@]}" >/dev/null &&
+            in_host router ping -c1 -W1 -q 192.0.2.2 >/dev/null &&
+            in_host router ping -c1 -W1 -q 2001:db8:2::2 >/dev/null; then
+            return
+        fi
+        sleep 0.1
+    done
+    die "the lab did not become ready: the servers' logs are $RUN/web*/error.log"
+}
+
+vlan='' lan=lan0 bare='' oneip='' built=''
+up() {
+    local name
+    while (($#)); do
+        case $1 in
+            --vlan) vlan=${2-}; shift 2 || true
+                [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan wants a number from 1 to 4094" ;;
+            --bare) bare=yes; shift ;;
+            *) usage >&2; exit 2 ;;
+        esac
+    done
+    [[ ! -e $RUN && ! -e /run/netns/$LAB-client ]] || die "lab \"$LAB\" is up, or was left half built: $0 down"
+    [[ -n $bare ]] || find_binary
+    # Whatever ends this before the network is ready, an error or Ctrl-C, takes down what stands.
+    trap '[[ -n $built ]] || down' EXIT
+    trap 'exit 130' INT TERM
+
+    mkdir -p "$RUN"
+    head -c 20M /dev/urandom >"$RUN/big"
+    make_hosts
+    make_links
+    make_addresses
+    write_configuration >"$RUN/oneip.toml"
+    for name in "${SERVERS[@]}"; do start_server "$name"; done
+    wait_until_ready
+    built=yes
+    introduce
+}
+
+introduce() {
+    local self=scripts/lab.sh
+    [[ $LAB == oneip ]] || self="ONEIP_LAB=$LAB $self"
+    cat <<END
+lab "$LAB" is up: client - isp - router - { dispatcher, ${SERVERS[*]} }${vlan:+, the LAN on VLAN $vlan}
+  cluster addresses  $CLUSTER4  $CLUSTER6${bare:+  (not on the servers yet)}
+  configuration      $RUN/oneip.toml
+  dispatch           $self exec dispatcher target/release/oneip run -c $RUN/oneip.toml
+  try                $self exec client curl --interface 198.51.100.77 http://$CLUSTER4/
+  look around        $self shell client
+  remove             $self down
+END
+}
+
+# ---- the other verbs ----
+
+# Every process in the lab's namespaces belongs to the lab.
+lab_pids() {
+    local host
+    for host in "${HOSTS[@]}"; do
+        [[ ! -e /run/netns/$LAB-$host ]] || ip netns pids "$LAB-$host"
+    done
+}
+
+down() {
+    local host pids tries
+    [[ $(ip netns identify $$) != "$LAB"-* ]] || die "this is a shell inside the lab: leave it first"
+    trap '' INT TERM
+    for ((tries = 0; tries < 40; tries++)); do
+        mapfile -t pids < <(lab_pids)
+        ((${#pids[@]} > 0)) || break
+        case $tries in
+            0) kill -TERM "${pids[@]}" 2>/dev/null || true ;;
+            30) kill -KILL "${pids[@]}" 2>/dev/null || true ;;
+        esac
+        sleep 0.1
+    done
+    for host in "${HOSTS[@]}"; do
+        if [[ -e /run/netns/$LAB-$host ]]; then
+            # What `oneip server add` remembers about this namespace ends with it; the kernel uses its number again.
+            rm -f "/run/oneip/server-$(stat -Lc %i "/run/netns/$LAB-$host").json"
+            ip netns del "$LAB-$host"
+        fi
+    done
+    rm -rf "$RUN"
+}
+
+status() {
+    local host command pid
+    [[ -e $RUN && -e /run/netns/$LAB-client ]] || { echo "lab \"$LAB\" is not up"; return 1; }
+    echo "lab \"$LAB\" is up, files in $RUN"
+    for host in "${HOSTS[@]}"; do
+        printf '\n%s\n' "$LAB-$host"
+        [[ $host != client ]] || echo "  wan0  $((LAST_CLIENT - FIRST_CLIENT + 1)) addresses of each family"
+        ip -n "$LAB-$host" -br address | while read -r interface state addresses; do
+            [[ $host == client && $interface == wan0* ]] || echo "  ${interface%@*}  $state  $addresses"
+        done
+        for pid in $(ip netns pids "$LAB-$host"); do
+            command=$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) || continue
+            echo "  process $pid: $command"
+        done
+    done
+}
+
+narrow() {
+    local mtu=${1-} name
+    [[ $mtu =~ ^[0-9]+$ ]] && ((mtu >= 1280 && mtu <= 1500)) || die "narrow wants an MTU from 1280 (IPv6's least) to 1500"
+    ip -n "$LAB-isp" link set client0 mtu "$mtu"
+    ip -n "$LAB-client" link set wan0 mtu "$mtu"
+    for name in "${SERVERS[@]}"; do
+        # What the servers learnt about the path before.
+        ip -n "$LAB-$name" -4 route flush cache
+        ip -n "$LAB-$name" -6 route flush cache
+    done
+}
+
+enter() {
+    local host=${1-}
+    [[ " ${HOSTS[*]} " == *" $host "* ]] || die "no host \"$host\" in the lab: ${HOSTS[*]}"
+    [[ -e /run/netns/$LAB-$host ]] || die "lab \"$LAB\" is not up: scripts/lab.sh up"
+    shift
+    exec ip netns exec "$LAB-$host" "$@"
+}
+
+[[ $LAB =~ ^[a-z][a-z0-9-]{0,31}$ ]] || die "ONEIP_LAB wants a short name of a-z, 0-9 and -, not \"$LAB\""
+verb=${1-}
+shift || true
+case $verb in
+    -h | --help) usage; exit 0 ;;
+    up | down | status | shell | exec | narrow) ((EUID == 0)) || die "network namespaces need root" ;;
+    *) usage >&2; exit 2 ;;
+esac
+case $verb in
+    shell) enter "${1-}" env PS1="${1-}\$ " bash --norc ;;
+    exec) (($# >= 2)) || { usage >&2; exit 2; }
+        enter "$@" ;;
+    *) "$verb" "$@" ;;
+esac

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Installs what oneip's build and its lab need on a Debian 12 that has Rust. Silent when nothing is missing.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: scripts/setup.sh [--help]
+
+Installs the missing ones of the packages that the build and the lab network need (see the table in
+this file). Nothing missing: does nothing and says nothing. Needs root only when something is missing.
+END
+}
+
+# package | what shows that it is there: a command, or a file
+needed() {
+    cat <<'END'
+gcc             gcc
+libc6-dev       /usr/include/stdio.h
+make            make
+pkg-config      pkg-config
+m4              m4
+clang           clang
+libelf-dev      /usr/include/libelf.h
+zlib1g-dev      /usr/include/zlib.h
+iproute2        ip
+ethtool         ethtool
+iputils-ping    ping
+procps          sysctl
+nginx-light     nginx
+curl            curl
+END
+}
+
+missing() {
+    local package probe
+    while read -r package probe; do
+        if [[ $probe == /* ]]; then
+            [[ -e $probe ]] || echo "$package"
+        else
+            command -v "$probe" >/dev/null || echo "$package"
+        fi
+    done < <(needed)
+}
+
+# Debian starts a service when it installs it; policy-rc.d is its way to say no. An existing policy is put back afterwards.
+POLICY=/usr/sbin/policy-rc.d
+work=
+restore_policy() {
+    if [[ -e $work/policy ]]; then mv "$work/policy" "$POLICY"; else rm -f "$POLICY"; fi
+    rm -rf "$work"
+}
+
+install_packages() {
+    work=$(mktemp -d)
+    trap restore_policy EXIT
+    trap 'exit 130' INT TERM
+    if [[ -e $POLICY ]]; then mv "$POLICY" "$work/policy"; fi
+    printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+    chmod 755 "$POLICY"
+
+    export DEBIAN_FRONTEND=noninteractive
+    local apt=(apt-get -qq -o DPkg::Lock::Timeout=120)
+    if ! { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "$@"; } >"$work/log" 2>&1; then
+        cat "$work/log" >&2
+        echo "error: apt-get could not install: $*" >&2
+        exit 1
+    fi
+    # The lab runs its own nginx: the one that was installed just now shall not come up at the next boot either.
+    if [[ " $* " == *" nginx-light "* ]]; then
+        update-rc.d nginx disable >/dev/null 2>&1 || true
+    fi
+}
+
+case ${1-} in
+    '') ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+esac
+
+PATH=$PATH:/usr/sbin:/sbin
+mapfile -t packages < <(missing)
+if ((${#packages[@]} > 0)); then
+    if ((EUID != 0)); then
+        echo "error: packages are missing; install them with:" >&2
+        echo "  sudo apt-get install --no-install-recommends ${packages[*]}" >&2
+        exit 1
+    fi
+    echo "setup: installing ${packages[*]}"
+    install_packages "${packages[@]}"
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "error: cargo is not in PATH; install Rust first: https://rustup.rs" >&2
+    exit 1
+fi

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change goes in. CI runs exactly this script.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+    cat <<'END'
+usage: scripts/test.sh [--help]
+
+Installs what is missing (scripts/setup.sh), then checks the format, the lints and runs every test.
+Exit 0 only if all of it passed. As root it runs the tests on real networks too; without root these say that they were skipped.
+END
+}
+
+case ${1-} in
+    '') ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+esac
+
+summary=()
+failed=0
+step() {
+    local name=$1 start=$SECONDS verdict=ok
+    shift
+    printf '\n== %s: %s\n' "$name" "$*"
+    "$@" || { verdict=FAILED; failed=1; }
+    summary+=("$(printf '%-8s %-7s %4d s' "$name" "$verdict" $((SECONDS - start)))")
+}
+
+scripts/setup.sh
+step format cargo fmt --check
+step lints cargo clippy --all-targets -- -D warnings
+step tests cargo test
+
+printf '\n'
+printf '%s\n' "${summary[@]}"
+exit "$failed"

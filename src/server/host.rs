@@ -1,0 +1,118 @@
+//! What this host has: its addresses and the kernel's settings for each interface.
+
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::netlink::Netlink;
+use crate::plan::Mac;
+
+/// One reading of the host.
+pub struct Host {
+    pub lo_up: bool,
+    pub held: Vec<Held>,
+    /// All but `lo`.
+    pub interfaces: Vec<Interface>,
+}
+
+/// An address on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub address: IpAddr,
+    pub prefix: u8,
+    pub interface: String,
+    /// IPv4's scope host: never the source of a connection to elsewhere, and of no concern to `arp_ignore` 3.
+    pub scope_host: bool,
+}
+
+pub struct Interface {
+    pub name: String,
+    pub mac: Option<Mac>,
+}
+
+impl Host {
+    pub fn read(netlink: &Netlink) -> Result<Host, Error> {
+        let links = netlink.links()?;
+        let name = |index| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+        let held = netlink
+            .addresses()?
+            .into_iter()
+            // An interface that came between the two readings has no name yet; it is not this host's primary one.
+            .filter_map(|found| {
+                let interface = name(found.index)?;
+                Some(Held { address: found.address, prefix: found.prefix, interface, scope_host: found.scope_host })
+            })
+            .collect();
+        let lo_up = links.iter().any(|link| link.name == "lo" && link.up);
+        let interfaces = links
+            .into_iter()
+            .filter(|link| link.name != "lo")
+            .map(|link| Interface { name: link.name, mac: link.mac })
+            .collect();
+        Ok(Host { lo_up, held, interfaces })
+    }
+
+    /// Where an address is.
+    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(move |held| held.address == address)
+    }
+}
+
+impl Held {
+    pub fn on_lo(&self) -> bool {
+        self.interface == "lo"
+    }
+
+    /// As a cluster address should be: alone in its prefix, on `lo`.
+    pub fn is_alias(&self) -> bool {
+        self.on_lo() && self.prefix == full_prefix(self.address)
+    }
+
+    /// What asks for, and gives away, an address of this family.
+    pub fn protocol(&self) -> &'static str {
+        if self.address.is_ipv4() { "ARP" } else { "neighbour solicitations" }
+    }
+
+    pub fn delete_command(&self) -> String {
+        format!("ip address del {}/{} dev {}", self.address, self.prefix, self.interface)
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} is on {}", self.address, self.prefix, self.interface)
+    }
+}
+
+/// The length of the prefix that holds one address.
+pub fn full_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+pub fn alias_text(address: IpAddr) -> String {
+    format!("{address}/{}", full_prefix(address))
+}
+
+/// The IPv4 setting `key` of an interface, or of `all`.
+pub fn setting_path(interface: &str, key: &str) -> PathBuf {
+    Path::new("net/ipv4/conf").join(interface).join(key)
+}
+
+/// 0 where there is none, as for an interface without IPv4.
+pub fn interface_setting(interface: &str, key: &str) -> u32 {
+    read_setting(&setting_path(interface, key)).unwrap_or(0)
+}
+
+/// `path` is below /proc/sys.
+pub fn read_setting(path: &Path) -> std::io::Result<u32> {
+    let text = fs::read_to_string(Path::new("/proc/sys").join(path))?;
+    text.trim().parse().map_err(|_| std::io::Error::other(format!("\"{}\" is not a number", text.trim())))
+}
+
+/// `path` is below /proc/sys.
+pub fn write_setting(path: &Path, value: u32) -> Result<(), Error> {
+    let path = Path::new("/proc/sys").join(path);
+    fs::write(&path, value.to_string()).map_err(|source| Error::File { doing: "write", path, source })
+}

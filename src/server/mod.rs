@@ -1,0 +1,290 @@
+//! On a server: the cluster addresses as aliases on `lo`, and the ARP settings that keep the server silent about them.
+//!
+//! What the kernel needs so that a server takes packets to a cluster address and yet never claims it on the LAN, each
+//! point tried on Linux 6.18 and kept true by `tests/server_verb.rs`:
+//!
+//! - The alias is on `lo`, as /32 or /128. A wider prefix makes the server take, and answer ARP for, its neighbours too.
+//! - IPv4: with `arp_ignore` 0 Linux answers ARP for any address of the host on any interface. 1 or stricter answers
+//!   only for those of the interface the request came in on. `all` counts for every interface: the greater value wins.
+//! - IPv4: with `arp_announce` below 2 the server's own ARP requests carry the cluster address as their sender when
+//!   it answers a client, and the router learns it from them.
+//! - IPv6 needs neither: a neighbour solicitation is answered from the addresses of the receiving interface only
+//!   (`ndisc_recv_ns`), whatever `forwarding` and `proxy_ndp` say, and solicitations are sent from the link-local
+//!   address. There is no duplicate address detection on `lo`, so nothing is announced either.
+//! - The alias must not become the source of connections that the server opens. IPv4: scope host keeps it from that; with scope
+//!   global it is taken where the outgoing interface has no address of its own. IPv6: `preferred_lft 0` (deprecated).
+//!   Neither disturbs answers to clients.
+//! - `rp_filter` may stay strict where clients are reached through the interface on which the router's frames arrive.
+
+mod host;
+mod inspect;
+mod journal;
+mod netlink;
+mod report;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+pub use host::Held;
+use host::Host;
+use journal::Journal;
+use netlink::Netlink;
+pub use report::{Grade, Line, Report};
+
+use crate::plan::{Plan, Server};
+
+/// Why a verb of `oneip server` did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no server is named \"{name}\" in the configuration; there are {}", known.join(", "))]
+    UnknownServer { name: String, known: Vec<String> },
+    #[error(
+        "no server of the configuration has its primary address on this host; say which one this is with --server NAME: {}",
+        known.join(", ")
+    )]
+    NotAServer { known: Vec<String> },
+    #[error("this host has the primary addresses of several servers; say which one is meant with --server NAME: {}",
+        names.join(", "))]
+    SeveralServers { names: Vec<String> },
+    #[error("changing addresses and ARP settings needs root (CAP_NET_ADMIN): run it with sudo")]
+    NotPermitted,
+    #[error("the interface lo is down; run `ip link set lo up`")]
+    LoDown,
+    #[error("{held}: a server answers {} for it there; take it away with `{}`", held.protocol(), held.delete_command())]
+    OnInterface { held: Held },
+    #[error("{held} is too wide, the server would take its neighbours' packets; take it away with `{}`", held.delete_command())]
+    TooWide { held: Held },
+    #[error("cannot {doing} over rtnetlink: {source}")]
+    Netlink { doing: String, source: rtnetlink::Error },
+    #[error("cannot open an rtnetlink socket: {0}")]
+    Socket(std::io::Error),
+    #[error("cannot {doing} {}: {source}", path.display())]
+    File { doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{} is not what `oneip server add` writes ({reason}); undo its work by hand, then remove the file", path.display())]
+    Journal { path: PathBuf, reason: String },
+    #[error("{cause}; and taking back what was done before failed too: {}", left.join("; "))]
+    HalfDone { cause: Box<Error>, left: Vec<String> },
+    #[error("{count} of the settings of server \"{server}\" are wrong")]
+    Unsound { server: String, count: usize },
+}
+
+/// Every address of this host, and on which interface it is.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn held() -> Result<Vec<Held>, Error> {
+    Ok(Host::read(&Netlink::open()?)?.held)
+}
+
+/// Sets up the cluster addresses of the services that have this server. What is right already stays as it is, and
+/// is not taken away by `remove`. `name`: the server this host is; `None`: the one whose primary address is on it.
+///
+/// # Errors
+/// All are found before anything is changed, except the kernel's own refusals, after which the changes are taken back.
+pub fn add(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
+    require_privilege()?;
+    let netlink = Netlink::open()?;
+    let host = Host::read(&netlink)?;
+    let role = Role::of(plan, name, &host)?;
+    if !host.lo_up {
+        return Err(Error::LoDown);
+    }
+    let mut report = Report::new(&role.name);
+    if !role.servers.iter().any(|server| host.holders(server.address).next().is_some()) {
+        report.push(Grade::Warning, format!("no primary address of {} is on this host yet", role.name));
+    }
+    // The settings first: there is no moment at which the server has the address and answers ARP for it.
+    let mut steps = Vec::new();
+    if role.clusters.iter().any(IpAddr::is_ipv4) {
+        steps.extend(inspect::arp_changes(&role, &host).into_iter().map(Step::Write));
+    }
+    for &cluster in &role.clusters {
+        match host.holders(cluster).find(|held| !held.is_alias()) {
+            Some(held) if held.on_lo() => return Err(Error::TooWide { held: held.clone() }),
+            Some(held) => return Err(Error::OnInterface { held: held.clone() }),
+            None if host.holders(cluster).next().is_some() => report.push(Grade::Ok, format!("{cluster} is on lo")),
+            None => steps.push(Step::Add(cluster)),
+        }
+    }
+    let before = Journal::load()?;
+    let mut after = before.clone();
+    after.record(&steps);
+    // Written first: should this process die in the middle, `remove` still knows what there may be to undo.
+    after.save()?;
+    if let Err(error) = netlink.apply(&steps) {
+        return Err(match before.save() {
+            Ok(()) => error,
+            Err(unsaved) => error.and_left(unsaved.to_string()),
+        });
+    }
+    for step in &steps {
+        report.push(Grade::Done, step.to_string());
+    }
+    Ok(report)
+}
+
+/// Undoes what `add` did for this server and this configuration, and nothing else: addresses that were there before stay, and so
+/// do settings that were changed since. The ARP settings return to what they were with the last IPv4 address.
+///
+/// # Errors
+/// As `add`.
+pub fn remove(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
+    require_privilege()?;
+    let netlink = Netlink::open()?;
+    let host = Host::read(&netlink)?;
+    let role = Role::of(plan, name, &host)?;
+    let mut report = Report::new(&role.name);
+    let mut journal = Journal::load()?;
+    let mut steps = Vec::new();
+    for &cluster in &role.clusters {
+        let alias = host.holders(cluster).find(|held| held.is_alias());
+        match (journal.forget(cluster), alias) {
+            (true, Some(_)) => steps.push(Step::Remove(cluster)),
+            (true, None) => report.push(Grade::Note, format!("{cluster} is not on lo any more")),
+            (false, Some(held)) => report.push_mend(
+                Grade::Note,
+                format!("{held}, but not from `oneip server add`: it stays"),
+                held.delete_command(),
+            ),
+            (false, None) => {}
+        }
+    }
+    for left in &journal.addresses {
+        report.push(Grade::Note, format!("{left} stays: another configuration's `oneip server add` set it up"));
+    }
+    if !journal.addresses.iter().any(IpAddr::is_ipv4) {
+        for setting in journal.settings.drain(..).rev() {
+            match host::read_setting(&setting.path) {
+                Ok(now) if now == setting.to => steps.push(Step::Write(setting.reversed())),
+                _ => report.push(
+                    Grade::Note,
+                    format!("{} was changed by someone else since: it stays", setting.path.display()),
+                ),
+            }
+        }
+    }
+    netlink.apply(&steps)?;
+    if let Err(error) = journal.save() {
+        return Err(netlink.take_back(&steps, error));
+    }
+    for step in &steps {
+        report.push(Grade::Done, step.to_string());
+    }
+    Ok(report)
+}
+
+/// Looks at everything that the technique asks of this server. Needs no privileges and changes nothing.
+/// `Report::verdict` tells whether all of it is right.
+///
+/// # Errors
+/// When it cannot look, or this host is no server of the plan; not when it finds something wrong.
+pub fn check(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
+    let host = Host::read(&Netlink::open()?)?;
+    let role = Role::of(plan, name, &host)?;
+    Ok(inspect::inspect(&role, &host))
+}
+
+/// Which server of the plan this host is, and what that asks of it.
+struct Role<'a> {
+    name: String,
+    /// As configured, once for each service that has it.
+    servers: Vec<&'a Server>,
+    /// Each once, in the order of the file.
+    clusters: Vec<IpAddr>,
+}
+
+impl<'a> Role<'a> {
+    fn of(plan: &'a Plan, name: Option<&str>, host: &Host) -> Result<Self, Error> {
+        let all =
+            || plan.services.iter().flat_map(|service| service.servers.iter().map(move |server| (service, server)));
+        let names = |wanted: &dyn Fn(&Server) -> bool| {
+            let mut names: Vec<String> =
+                all().filter(|(_, server)| wanted(server)).map(|(_, server)| server.name.clone()).collect();
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        let candidates = match name {
+            Some(name) => names(&|server| server.name == name),
+            None => names(&|server| host.holders(server.address).next().is_some()),
+        };
+        let name = match (candidates.as_slice(), name) {
+            ([one], _) => one.clone(),
+            ([], Some(name)) => return Err(Error::UnknownServer { name: name.to_owned(), known: names(&|_| true) }),
+            ([], None) => return Err(Error::NotAServer { known: names(&|_| true) }),
+            _ => return Err(Error::SeveralServers { names: candidates }),
+        };
+        let (mut servers, mut clusters) = (Vec::new(), Vec::new());
+        for (service, server) in all().filter(|(_, server)| server.name == name) {
+            servers.push(server);
+            if !clusters.contains(&service.address) {
+                clusters.push(service.address);
+            }
+        }
+        Ok(Role { name, servers, clusters })
+    }
+}
+
+/// One change to this host; each has its opposite.
+#[derive(Clone, Debug)]
+enum Step {
+    Add(IpAddr),
+    Remove(IpAddr),
+    Write(Setting),
+}
+
+impl Step {
+    fn reversed(&self) -> Step {
+        match self {
+            Step::Add(address) => Step::Remove(*address),
+            Step::Remove(address) => Step::Add(*address),
+            Step::Write(setting) => Step::Write(setting.clone().reversed()),
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Add(address) => write!(f, "added {} to lo", host::alias_text(*address)),
+            Step::Remove(address) => write!(f, "removed {} from lo", host::alias_text(*address)),
+            Step::Write(Setting { path, from, to }) => write!(f, "set {} to {to} (it was {from})", path.display()),
+        }
+    }
+}
+
+/// A kernel setting and its change.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Setting {
+    /// Under /proc/sys.
+    path: PathBuf,
+    from: u32,
+    to: u32,
+}
+
+impl Setting {
+    fn reversed(self) -> Setting {
+        Setting { path: self.path, from: self.to, to: self.from }
+    }
+}
+
+impl Error {
+    /// Adds something that could not be taken back.
+    fn and_left(self, what: String) -> Error {
+        match self {
+            Error::HalfDone { cause, mut left } => {
+                left.push(what);
+                Error::HalfDone { cause, left }
+            }
+            cause => Error::HalfDone { cause: Box::new(cause), left: vec![what] },
+        }
+    }
+}
+
+fn require_privilege() -> Result<(), Error> {
+    match caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN) {
+        Ok(true) => Ok(()),
+        _ => Err(Error::NotPermitted),
+    }
+}

@@ -1,0 +1,148 @@
+//! Reads links and addresses over rtnetlink, and carries out changes to this host as one.
+
+use std::net::IpAddr;
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope, CacheInfo};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use tokio::runtime::{Builder, Runtime};
+
+use super::host::{self, full_prefix};
+use super::{Error, Setting, Step};
+use crate::plan::Mac;
+
+/// The kernel gives the loopback interface of every namespace this number (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LO: u32 = 1;
+
+/// A connection to rtnetlink in the network namespace of the thread that opened it. Not to be used inside an async runtime.
+pub struct Netlink {
+    runtime: Runtime,
+    handle: rtnetlink::Handle,
+}
+
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub up: bool,
+    pub mac: Option<Mac>,
+}
+
+/// An address as the kernel lists it.
+pub struct Found {
+    pub index: u32,
+    pub address: IpAddr,
+    pub prefix: u8,
+    pub scope_host: bool,
+}
+
+impl Netlink {
+    pub fn open() -> Result<Netlink, Error> {
+        let runtime = Builder::new_current_thread().enable_io().build().map_err(Error::Socket)?;
+        let handle = {
+            let _context = runtime.enter();
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+            runtime.spawn(connection);
+            handle
+        };
+        Ok(Netlink { runtime, handle })
+    }
+
+    pub fn links(&self) -> Result<Vec<Link>, Error> {
+        let messages: Vec<_> = self
+            .runtime
+            .block_on(self.handle.link().get().execute().try_collect())
+            .map_err(|source| Error::Netlink { doing: "list interfaces".to_owned(), source })?;
+        let link = |message: rtnetlink::packet_route::link::LinkMessage| {
+            let mut link = Link {
+                index: message.header.index,
+                name: String::new(),
+                up: message.header.flags.contains(LinkFlags::Up),
+                mac: None,
+            };
+            for attribute in message.attributes {
+                match attribute {
+                    LinkAttribute::IfName(name) => link.name = name,
+                    LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+                    _ => {}
+                }
+            }
+            link
+        };
+        Ok(messages.into_iter().map(link).collect())
+    }
+
+    pub fn addresses(&self) -> Result<Vec<Found>, Error> {
+        let messages: Vec<_> = self
+            .runtime
+            .block_on(self.handle.address().get().execute().try_collect())
+            .map_err(|source| Error::Netlink { doing: "list addresses".to_owned(), source })?;
+        let found = |message: rtnetlink::packet_route::address::AddressMessage| {
+            // On a point-to-point link IFA_ADDRESS is the far end; IFA_LOCAL, where there is one, is this end.
+            let (mut local, mut address) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(ip) => local = Some(*ip),
+                    AddressAttribute::Address(ip) => address = Some(*ip),
+                    _ => {}
+                }
+            }
+            Some(Found {
+                index: message.header.index,
+                address: local.or(address)?,
+                prefix: message.header.prefix_len,
+                scope_host: message.header.scope == AddressScope::Host,
+            })
+        };
+        Ok(messages.into_iter().filter_map(found).collect())
+    }
+
+    /// All the steps, or none: when one fails, those before it are taken back.
+    pub fn apply(&self, steps: &[Step]) -> Result<(), Error> {
+        for (done, step) in steps.iter().enumerate() {
+            if let Err(error) = self.carry_out(step) {
+                return Err(self.take_back(&steps[..done], error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes `steps`, because of `cause`.
+    pub fn take_back(&self, steps: &[Step], cause: Error) -> Error {
+        steps.iter().rev().fold(cause, |cause, step| match self.carry_out(&step.reversed()) {
+            Ok(()) => cause,
+            Err(error) => cause.and_left(error.to_string()),
+        })
+    }
+
+    fn carry_out(&self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Add(address) => self.add_alias(*address),
+            Step::Remove(address) => self.remove_alias(*address),
+            Step::Write(Setting { path, to, .. }) => host::write_setting(path, *to),
+        }
+    }
+
+    fn add_alias(&self, address: IpAddr) -> Result<(), Error> {
+        let mut request = self.handle.address().add(LO, address, full_prefix(address));
+        let message = request.message_mut();
+        if address.is_ipv4() {
+            message.header.scope = AddressScope::Host;
+        } else {
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            let mut lifetime = CacheInfo::default();
+            lifetime.ifa_preferred = 0;
+            lifetime.ifa_valid = u32::MAX;
+            message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+        }
+        self.runtime
+            .block_on(request.execute())
+            .map_err(|source| Error::Netlink { doing: format!("add {address} to lo"), source })
+    }
+
+    fn remove_alias(&self, address: IpAddr) -> Result<(), Error> {
+        let message = self.handle.address().add(LO, address, full_prefix(address)).message_mut().clone();
+        self.runtime
+            .block_on(self.handle.address().del(message).execute())
+            .map_err(|source| Error::Netlink { doing: format!("remove {address} from lo"), source })
+    }
+}

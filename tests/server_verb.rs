@@ -1,0 +1,392 @@
+//! `oneip server add|check|remove` on a real link: the server in one network namespace, its router in another.
+//!
+//! Each claim about silence on the LAN has its control: the same question is answered when the setting is missing.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use oneip::plan::{HashInput, HashKey, Plan, Selection, Server, Service};
+use oneip::server::{self, Error, Grade, Report};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+const CLUSTER4: &str = "203.0.113.80";
+const CLUSTER6: &str = "2001:db8:80::80";
+const SERVER_MAC: &str = "02:00:00:00:00:11";
+
+/// Ends the test where it cannot run, and says so: what goes to standard error itself is not captured with a test's output.
+macro_rules! need_root {
+    () => {
+        if !rustix::process::geteuid().is_root() {
+            let _ = writeln!(std::io::stderr(), "SKIPPED {}:{}: network namespaces need root", file!(), line!());
+            return;
+        }
+    };
+}
+
+#[test]
+fn add_makes_it_sound_and_remove_restores_what_was() {
+    need_root!();
+    let lan = Lan::new();
+    let before = lan.snapshot();
+    assert!(lan.check().verdict().is_err(), "nothing is set up yet");
+
+    let added = lan.add(None).expect("add");
+    assert_eq!(added.server, "web1");
+    assert_eq!(grades(&added), [Grade::Done; 4], "{added}");
+    lan.check().verdict().expect("sound after add");
+    assert!(lan.journal().exists());
+
+    let with_aliases = lan.snapshot();
+    let again = lan.add(None).expect("add again");
+    assert_eq!(grades(&again), [Grade::Ok; 2], "{again}");
+    assert_eq!(lan.snapshot(), with_aliases);
+
+    lan.remove(None).expect("remove");
+    assert_eq!(lan.snapshot(), before);
+    assert!(!lan.journal().exists());
+    assert_eq!(grades(&lan.remove(None).expect("remove again")), []);
+}
+
+#[test]
+fn check_names_what_is_wrong_and_the_command_that_mends_it() {
+    need_root!();
+    let lan = Lan::new();
+    lan.add(None).expect("add");
+    let cases = [
+        ("ip address del 203.0.113.80/32 dev lo", "203.0.113.80 is missing on lo"),
+        ("ip address del 2001:db8:80::80/128 dev lo", "2001:db8:80::80 is missing on lo"),
+        ("ip address add 203.0.113.80/32 dev lan0", "203.0.113.80/32 is on lan0"),
+        ("ip address add 2001:db8:80::80/64 dev lan0 nodad", "2001:db8:80::80/64 is on lan0"),
+        (
+            "ip address del 203.0.113.80/32 dev lo; ip address add 203.0.113.80/32 dev lan0",
+            "the server answers ARP for it there",
+        ),
+        ("ip address del 203.0.113.80/32 dev lo; ip address add 203.0.113.80/24 dev lo", "so wide a prefix"),
+        ("sysctl -qw net.ipv4.conf.all.arp_ignore=0", "arp_ignore is 0 (all 0, lan0 0)"),
+        ("sysctl -qw net.ipv4.conf.lan0.arp_ignore=4", "arp_ignore is 4 (all 1, lan0 4)"),
+        ("sysctl -qw net.ipv4.conf.all.arp_announce=1", "arp_announce is 1 (all 1, lan0 0)"),
+        ("sysctl -qw net.ipv4.conf.lan0.arp_announce=3", "arp_announce is 3 (all 2, lan0 3)"),
+        ("ip link set lo down", "lo is down"),
+    ];
+    for (fault, expected) in cases {
+        lan.server_sh(fault);
+        let report = lan.check();
+        assert!(matches!(report.verdict(), Err(Error::Unsound { .. })), "after {fault}: {report}");
+        let wrong = |line: &&server::Line| line.grade == Grade::Wrong;
+        assert!(report.lines.iter().filter(wrong).any(|line| line.text.contains(expected)), "after {fault}: {report}");
+        for line in report.lines.iter().filter(wrong) {
+            lan.server_sh(line.mend.as_ref().expect("a command"));
+        }
+        let mended = lan.check();
+        mended.verdict().unwrap_or_else(|_| panic!("after mending {fault}: {mended}"));
+    }
+}
+
+#[test]
+fn check_warns_of_what_turns_harmful_without_the_alias() {
+    need_root!();
+    let lan = Lan::new();
+    lan.add(None).expect("add");
+    for fault in ["net/ipv4/conf/lan0/proxy_arp=1", "net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1"] {
+        lan.server_sh(&format!("sysctl -qw {fault}"));
+        let report = lan.check();
+        report.verdict().expect("a warning only");
+        let warning = report.lines.iter().find(|line| line.grade == Grade::Warning).expect("a warning");
+        lan.server_sh(warning.mend.as_ref().expect("a command"));
+        assert!(!grades(&lan.check()).contains(&Grade::Warning));
+    }
+}
+
+#[test]
+fn check_compares_the_configured_mac() {
+    need_root!();
+    let mut lan = Lan::new();
+    lan.add(None).expect("add");
+    lan.plan.services[0].servers[0].mac = Some(SERVER_MAC.parse().expect("a MAC"));
+    lan.check().verdict().expect("it is the interface's");
+    lan.plan.services[0].servers[0].mac = Some("02:00:00:00:00:99".parse().expect("a MAC"));
+    let report = lan.check();
+    assert!(report.verdict().is_err() && report.to_string().contains("mac = \"02:00:00:00:00:11\""), "{report}");
+}
+
+#[test]
+fn the_server_is_silent_about_its_cluster_addresses() {
+    need_root!();
+    let lan = Lan::new();
+    lan.add(None).expect("add");
+    assert!(!lan.claims(CLUSTER4), "ARP is not answered");
+    assert!(!lan.claims(CLUSTER6), "neighbour solicitations are not answered");
+    assert!(lan.claims("192.0.2.11") && lan.claims("2001:db8:2::11"), "the primary addresses are");
+    for cluster in [CLUSTER4, CLUSTER6] {
+        lan.router_sh(&format!("ip neigh replace {cluster} lladdr {SERVER_MAC} nud permanent dev lan0"));
+        assert!(lan.router_reaches(cluster), "frames that come all the same are taken: {cluster}");
+        lan.router_sh(&format!("ip neigh del {cluster} dev lan0"));
+    }
+    // The controls: each question is answered once its reason for silence is gone.
+    lan.server_sh("sysctl -qw net.ipv4.conf.all.arp_ignore=0");
+    assert!(lan.claims(CLUSTER4));
+    lan.server_sh(&format!("ip address add {CLUSTER6}/128 dev lan0 nodad"));
+    assert!(lan.claims(CLUSTER6));
+}
+
+#[test]
+fn the_server_does_not_announce_its_cluster_addresses() {
+    need_root!();
+    let lan = Lan::new();
+    lan.add(None).expect("add");
+    assert!(!lan.router_learns(CLUSTER4, "192.0.2.1"));
+    assert!(!lan.router_learns(CLUSTER6, "2001:db8:2::1"));
+    lan.server_sh("sysctl -qw net.ipv4.conf.all.arp_announce=0");
+    assert!(lan.router_learns(CLUSTER4, "192.0.2.1"), "the control");
+}
+
+#[test]
+fn connections_of_the_server_keep_their_source() {
+    need_root!();
+    let lan = Lan::new();
+    lan.add(None).expect("add");
+    let source = |destination: &str| lan.server_sh(&format!("ip route get {destination}"));
+    assert!(source("198.51.100.1").contains("src 192.0.2.11"));
+    assert!(source("2001:db8:1::1").contains("src 2001:db8:2::11"));
+
+    lan.server_sh("ip address del 192.0.2.11/24 dev lan0; ip route add default dev lan0");
+    assert!(!source("198.51.100.1").contains(CLUSTER4), "not even where there is no other address");
+    lan.server_sh(&format!("ip address del {CLUSTER4}/32 dev lo; ip address add {CLUSTER4}/32 dev lo scope global"));
+    assert!(source("198.51.100.1").contains(CLUSTER4), "the control");
+}
+
+#[test]
+fn add_refuses_before_it_changes_anything() {
+    need_root!();
+    let lan = Lan::new();
+    for (fault, repair) in [
+        ("ip address add 203.0.113.80/32 dev lan0", "ip address del 203.0.113.80/32 dev lan0"),
+        ("ip address add 2001:db8:80::80/64 dev lan0 nodad", "ip address del 2001:db8:80::80/64 dev lan0"),
+        ("ip address add 203.0.113.80/24 dev lo", "ip address del 203.0.113.80/24 dev lo"),
+    ] {
+        lan.server_sh(fault);
+        let before = lan.snapshot();
+        let error = lan.add(None).expect_err(fault).to_string();
+        assert!(error.contains(repair), "{error}");
+        assert_eq!(lan.snapshot(), before, "{fault}");
+        lan.server_sh(repair);
+    }
+    lan.server_sh("ip link set lo down");
+    assert!(matches!(lan.add(None), Err(Error::LoDown)));
+    assert!(!lan.journal().exists());
+}
+
+#[test]
+fn a_failure_in_the_middle_is_taken_back() {
+    need_root!();
+    let mut lan = Lan::new();
+    let before = lan.snapshot();
+    // The kernel does not take a group address on an interface.
+    lan.plan.services.push(service("group", "224.0.0.80", &["192.0.2.11"]));
+    assert!(matches!(lan.add(None), Err(Error::Netlink { .. })));
+    assert_eq!(lan.snapshot(), before);
+    assert!(!lan.journal().exists());
+}
+
+#[test]
+fn what_was_there_before_stays() {
+    need_root!();
+    let lan = Lan::new();
+    lan.server_sh(&format!("ip address add {CLUSTER4}/32 dev lo; sysctl -qw net.ipv4.conf.all.arp_ignore=2"));
+    lan.add(None).expect("add");
+    lan.server_sh("sysctl -qw net.ipv4.conf.all.arp_announce=1");
+    let report = lan.remove(None).expect("remove");
+    let after = lan.snapshot();
+    assert!(after.contains(CLUSTER4) && !after.contains(CLUSTER6), "{after}");
+    assert!(after.contains("all.arp_ignore = 2"), "a stricter value is neither lowered nor restored: {after}");
+    assert!(after.contains("all.arp_announce = 1"), "a value changed since is someone else's: {after}");
+    assert_eq!(grades(&report).iter().filter(|&&grade| grade == Grade::Note).count(), 2, "{report}");
+}
+
+#[test]
+fn settings_stay_until_the_last_address_goes() {
+    need_root!();
+    let mut lan = Lan::new();
+    lan.add(None).expect("add");
+    let first = std::mem::replace(&mut lan.plan.services, vec![service("other", "203.0.113.81", &["192.0.2.11"])]);
+    lan.add(None).expect("add for another configuration");
+    let report = lan.remove(None).expect("remove the other's");
+    assert!(report.to_string().contains("203.0.113.80 stays"), "{report}");
+    lan.plan.services = first;
+    lan.check().verdict().expect("the first is as it was");
+}
+
+#[test]
+fn which_server_this_is() {
+    need_root!();
+    let mut lan = Lan::new();
+    assert!(matches!(lan.add(Some("web9")), Err(Error::UnknownServer { known, .. }) if known == ["web1", "web2"]));
+    lan.server_sh("ip address add 192.0.2.12/24 dev lan0");
+    assert!(matches!(lan.add(None), Err(Error::SeveralServers { names }) if names == ["web1", "web2"]));
+    assert_eq!(lan.add(Some("web2")).expect("add").server, "web2");
+    lan.plan.services = vec![service("web", CLUSTER4, &["192.0.2.77"])];
+    assert!(matches!(lan.remove(None), Err(Error::NotAServer { known }) if known == ["web1"]));
+    let report = lan.remove(Some("web1")).expect("by its name");
+    assert!(report.to_string().contains("removed 203.0.113.80/32"), "{report}");
+}
+
+#[test]
+fn without_privileges_it_says_so_and_check_works() {
+    need_root!();
+    let lan = Lan::new();
+    lan.inside(|| {
+        use caps::{CapSet, Capability};
+        caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN).expect("drop");
+        for refused in [server::add(&lan.plan, None), server::remove(&lan.plan, None)] {
+            assert!(matches!(refused, Err(Error::NotPermitted)));
+        }
+        assert!(server::check(&lan.plan, None).expect("check").verdict().is_err());
+    });
+}
+
+/// A server and a router on one link, and the plan of which the server is web1.
+struct Lan {
+    plan: Plan,
+    server: String,
+    router: String,
+}
+
+impl Lan {
+    fn new() -> Lan {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let services = vec![
+            service("web", CLUSTER4, &["192.0.2.11", "192.0.2.12"]),
+            service("web6", CLUSTER6, &["2001:db8:2::11", "2001:db8:2::12"]),
+        ];
+        let plan = Plan { hash_key: HashKey([7; 16]), dispatcher: None, services };
+        let lan = Lan { plan, server: format!("oneip-server-{id}"), router: format!("oneip-router-{id}") };
+        let Lan { server, router, .. } = &lan;
+        run(Command::new("sh").args([
+            "-ec",
+            &format!(
+                "ip netns add {server}; ip netns add {router}
+                 ip link add lan0 netns {server} address {SERVER_MAC} type veth peer name lan0 netns {router}"
+            ),
+        ]));
+        let quiet = "sysctl -qw net.ipv6.conf.lan0.accept_dad=0 net.ipv4.conf.all.arp_ignore=0 \
+                     net.ipv4.conf.all.arp_announce=0; ip link set lo up";
+        lan.server_sh(&format!(
+            "{quiet}; ip address add 192.0.2.11/24 dev lan0; ip address add 2001:db8:2::11/64 dev lan0 nodad
+             ip link set lan0 up"
+        ));
+        lan.router_sh(&format!(
+            "{quiet}; ip address add 192.0.2.1/24 dev lan0; ip address add 2001:db8:2::1/64 dev lan0 nodad
+             ip link set lan0 up; ip route add {CLUSTER4}/32 dev lan0; ip route add {CLUSTER6}/128 dev lan0"
+        ));
+        lan.server_sh("ip route add default via 192.0.2.1; ip route add default via 2001:db8:2::1");
+        lan
+    }
+
+    fn server_sh(&self, script: &str) -> String {
+        run(Command::new("ip").args(["netns", "exec", &self.server, "sh", "-ec", script]))
+    }
+
+    fn router_sh(&self, script: &str) -> String {
+        run(Command::new("ip").args(["netns", "exec", &self.router, "sh", "-ec", script]))
+    }
+
+    /// Runs `work` on a thread in the server's namespace.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(format!("/run/netns/{}", self.server)).expect("the namespace");
+        let inside = || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+
+    fn add(&self, name: Option<&str>) -> Result<Report, Error> {
+        self.inside(|| server::add(&self.plan, name))
+    }
+
+    fn remove(&self, name: Option<&str>) -> Result<Report, Error> {
+        self.inside(|| server::remove(&self.plan, name))
+    }
+
+    fn check(&self) -> Report {
+        self.inside(|| server::check(&self.plan, None)).expect("check")
+    }
+
+    /// All that the verbs may change.
+    fn snapshot(&self) -> String {
+        self.server_sh("ip -o address; sysctl -a -r '\\.arp_(ignore|announce)$'")
+    }
+
+    fn journal(&self) -> PathBuf {
+        let inode = std::fs::metadata(format!("/run/netns/{}", self.server)).expect("the namespace").ino();
+        PathBuf::from(format!("/run/oneip/server-{inode}.json"))
+    }
+
+    /// Whether the server answers when the router asks who has this address.
+    fn claims(&self, address: &str) -> bool {
+        self.router_sh("ip neigh flush dev lan0");
+        let reached = self.router_reaches(address);
+        assert_eq!(reached, self.router_knows(address), "a neighbour that answers is reached: {address}");
+        reached
+    }
+
+    /// Whether the server, asking who has `router` for a packet from `source`, teaches the router its own MAC for `source`.
+    fn router_learns(&self, source: &str, router: &str) -> bool {
+        self.router_sh("ip neigh flush dev lan0");
+        self.server_sh(&format!("ip neigh flush dev lan0; ping -c1 -W1 -q -I {source} {router} >/dev/null || true"));
+        self.router_knows(source)
+    }
+
+    fn router_reaches(&self, address: &str) -> bool {
+        self.router_sh(&format!("ping -c1 -W1 -q {address} >/dev/null && echo reached || true")).contains("reached")
+    }
+
+    fn router_knows(&self, address: &str) -> bool {
+        self.router_sh(&format!("ip neigh show {address}")).contains("lladdr")
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        // Nothing stands in the way of the test's own verdict here.
+        let _ = std::fs::remove_file(self.journal());
+        for namespace in [&self.server, &self.router] {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+        }
+    }
+}
+
+fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let servers = primaries.iter().enumerate().map(|(at, &primary)| Server {
+        name: format!("web{}", at + 1),
+        address: address(primary),
+        mac: None,
+        weight: 1,
+    });
+    Service {
+        name: name.to_owned(),
+        address: address(cluster),
+        ports: Vec::new(),
+        hash: HashInput::Source,
+        selection: Selection::Maglev,
+        slots: 65_537,
+        servers: servers.collect(),
+    }
+}
+
+fn grades(report: &Report) -> Vec<Grade> {
+    report.lines.iter().map(|line| line.grade).collect()
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().expect("a shell");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
