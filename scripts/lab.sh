@@ -186,7 +186,7 @@ write_configuration() {
     local name
     cat <<END
 [cluster]
-hash_key = "00112233445566778899aabbccddeeff"
+hash_key = "$(od -An -N16 -tx1 /dev/urandom | tr -d " \n")"
 
 [dispatcher]
 interface = "lan0"
