@@ -15,7 +15,6 @@ use crate::table::{Address, PackedMac, PortService, ServiceId, Table, port_key, 
 use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
 use crate::wire::transport::Ports;
-use arrayvec::ArrayVec;
 use std::net::IpAddr;
 
 /// The decisions about one burst, and the scratch space to reach them.
@@ -23,10 +22,6 @@ pub struct Selection {
     level: Level,
     len: usize,
     outcomes: [Outcome; BURST],
-    /// How many of the outcomes are not "forward".
-    kept: usize,
-    /// Frames whose server needs no hash.
-    settled: ArrayVec<(u8, Outcome), BURST>,
     source_v4: Lane<{ hash::SOURCE_V4 }>,
     source_v6: Lane<{ hash::SOURCE_V6 }>,
     flow_v4: Lane<{ hash::FLOW_V4 }>,
@@ -93,8 +88,6 @@ impl Selection {
             level,
             len: 0,
             outcomes: [Outcome::kept(PASS); BURST],
-            kept: 0,
-            settled: ArrayVec::new(),
             source_v4: Lane::new(),
             source_v6: Lane::new(),
             flow_v4: Lane::new(),
@@ -108,15 +101,8 @@ impl Selection {
         &self.outcomes[..self.len]
     }
 
-    /// Whether every frame of the burst is forwarded.
-    #[inline]
-    pub fn all_forwarded(&self) -> bool {
-        self.kept == 0
-    }
-
-    /// Replaces what was decided by what became of the frame after all.
-    pub fn overrule(&mut self, frame: usize, reason: Reason) {
-        self.outcomes[..self.len][frame] = Verdict::Drop(reason).into();
+    pub fn outcomes_mut(&mut self) -> &mut [Outcome] {
+        &mut self.outcomes[..self.len]
     }
 
     /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position.
@@ -124,7 +110,6 @@ impl Selection {
     pub fn admit<'a>(&mut self, len: usize, table: &Table, mut bytes: impl FnMut(usize) -> &'a [u8]) {
         assert!(len <= BURST);
         self.len = len;
-        self.kept = 0;
         let mut odd = [0u8; BURST];
         let mut odds = 0;
         let mut plain = PlainFrames { not_a_server: PackedMac::UNRESOLVED, v4: 0, v6: 0 };
@@ -151,7 +136,6 @@ impl Selection {
     fn admit_any(&mut self, at: usize, frame: &[u8], table: &Table) {
         if let Err(verdict) = self.sort(at, frame, table) {
             self.outcomes[at] = verdict.into();
-            self.kept += 1;
         }
     }
 
@@ -170,7 +154,7 @@ impl Selection {
                             hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v4.push(at, service, blocks);
                     }
-                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, server, table))),
+                    Input::Settled(server) => self.outcomes[at] = outcome(service, server, table),
                 }
             }
             Outer::V6(packet) => {
@@ -185,7 +169,7 @@ impl Selection {
                             hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v6.push(at, service, blocks);
                     }
-                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, server, table))),
+                    Input::Settled(server) => self.outcomes[at] = outcome(service, server, table),
                 }
             }
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed)),
@@ -194,24 +178,15 @@ impl Selection {
         Ok(())
     }
 
-    /// Hashes and looks up whatever `admit` left open, and calls `forward` for each frame that has a server, with its
-    /// position in the burst; a frame for which that returns an error is dropped after all.
+    /// Hashes and looks up whatever `admit` left open. Returns one outcome a frame.
     #[inline(always)]
-    pub fn decide(&mut self, table: &Table, mut forward: impl FnMut(usize, &Outcome) -> Result<(), Reason>) {
-        let Selection { level, outcomes, kept, settled, source_v4, source_v6, flow_v4, flow_v6, .. } = self;
-        let mut write = |frame: usize, outcome: Outcome| {
-            let outcome = match outcome.is_forward() {
-                true => forward(frame, &outcome).map_or_else(|reason| Verdict::Drop(reason).into(), |()| outcome),
-                false => outcome,
-            };
-            *kept += !outcome.is_forward() as usize;
-            outcomes[frame % BURST] = outcome;
-        };
-        source_v4.decide(*level, table, &mut write);
-        source_v6.decide(*level, table, &mut write);
-        flow_v4.decide(*level, table, &mut write);
-        flow_v6.decide(*level, table, &mut write);
-        settled.drain(..).for_each(|(frame, outcome)| write(frame as usize, outcome));
+    pub fn decide(&mut self, table: &Table) -> &mut [Outcome] {
+        let Selection { level, outcomes, source_v4, source_v6, flow_v4, flow_v6, .. } = self;
+        source_v4.decide(*level, table, outcomes);
+        source_v6.decide(*level, table, outcomes);
+        flow_v4.decide(*level, table, outcomes);
+        flow_v6.decide(*level, table, outcomes);
+        &mut self.outcomes[..self.len]
     }
 }
 
@@ -326,7 +301,7 @@ impl<const B: usize> Lane<B> {
 
     /// Empties the lane.
     #[inline(always)]
-    fn decide(&mut self, level: Level, table: &Table, write: &mut impl FnMut(usize, Outcome)) {
+    fn decide(&mut self, level: Level, table: &Table, outcomes: &mut [Outcome; BURST]) {
         let len = std::mem::take(&mut self.len);
         if len == 0 {
             return;
@@ -338,7 +313,7 @@ impl<const B: usize> Lane<B> {
             *owner = table.service(*service).owner(*hash);
         }
         for ((frame, service), owner) in self.frames[..len].iter().zip(&owners) {
-            write(*frame as usize, outcome(*service, *owner, table));
+            outcomes[*frame as usize % BURST] = outcome(*service, *owner, table);
         }
     }
 }

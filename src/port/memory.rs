@@ -8,7 +8,7 @@ use super::{Burst, Ledger, Port};
 pub const STRIDE: usize = 2048;
 
 pub struct Memory {
-    arena: Box<[u8]>,
+    arena: Box<[[u8; STRIDE]]>,
     lens: Box<[u16]>,
     arrivals: Box<[u64]>,
     /// Clock, in nanoseconds: stands still unless a test moves it.
@@ -32,8 +32,8 @@ impl Memory {
     /// # Panics
     /// If a frame is longer than `STRIDE`.
     pub fn new<F: AsRef<[u8]>>(frames: &[F]) -> Memory {
-        let mut arena = vec![0; frames.len() * STRIDE].into_boxed_slice();
-        for (chunk, frame) in arena.chunks_exact_mut(STRIDE).zip(frames) {
+        let mut arena = vec![[0; STRIDE]; frames.len()].into_boxed_slice();
+        for (chunk, frame) in arena.iter_mut().zip(frames) {
             chunk[..frame.as_ref().len()].copy_from_slice(frame.as_ref());
         }
         Memory {
@@ -76,12 +76,14 @@ impl Memory {
         &self.freed
     }
 
+    #[inline(always)]
     pub fn frame(&self, position: usize) -> &[u8] {
-        &self.arena[position * STRIDE..][..self.lens[position] as usize]
+        &self.arena[position][..self.lens[position] as usize]
     }
 
+    #[inline(always)]
     pub fn frame_mut(&mut self, position: usize) -> &mut [u8] {
-        &mut self.arena[position * STRIDE..][..self.lens[position] as usize]
+        &mut self.arena[position][..self.lens[position] as usize]
     }
 }
 
