@@ -67,9 +67,10 @@ impl Bench {
         let plan = plan(scenario.services, 64, scenario.v6);
         let table = Cluster::new(&plan).compile();
         let key = table.key;
-        let owners = (0..scenario.services).map(|s| {
-            let service = table.service(s as u16);
-            (0..65_537u64).map(|slot| service.owner((slot << 32).div_ceil(65_537) << 32)).collect()
+        let owners = (0..scenario.services as u16).map(|service| {
+            // The least hash of each slot.
+            let hash = |slot: u64| (slot << 32).div_ceil(65_537) << 32;
+            (0..65_537).map(|slot| table.place(service, hash(slot)).owner).collect()
         });
         let macs = (0..table.destinations()).map(|d| {
             let [a, b, c, d, e, f] = table.mac(d).bytes();

@@ -26,6 +26,7 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Frame {
     index: u32,
+    len: u16,
 }
 
 impl Memory {
@@ -101,7 +102,7 @@ impl Port for Memory {
     fn rx(&mut self, burst: &mut Burst<Frame>) {
         let n = burst.remaining_capacity().min(self.lens.len() - self.next);
         for index in self.next..self.next + n {
-            burst.push(Frame { index: index as u32 });
+            burst.push(Frame { index: index as u32, len: self.lens[index] });
         }
         self.next += n;
         self.lent += n;
@@ -109,12 +110,12 @@ impl Port for Memory {
 
     #[inline(always)]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        self.frame(frame.index as usize)
+        &self.arena[frame.index as usize][..frame.len as usize]
     }
 
     #[inline(always)]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        self.frame_mut(frame.index as usize)
+        &mut self.arena[frame.index as usize][..frame.len as usize]
     }
 
     #[inline(always)]

@@ -129,6 +129,7 @@ impl Cluster {
                 }
             }
         }
+        macs.push(PackedMac::UNRESOLVED);
         Table {
             generation: self.generation,
             key: self.key,

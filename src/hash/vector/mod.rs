@@ -6,7 +6,6 @@
 #![allow(unsafe_code)]
 
 mod lanes;
-pub mod prefetch;
 
 use super::siphash::Key;
 use crate::limits::BURST;
