@@ -222,8 +222,8 @@ fn quoted_upper(protocol: u8, icmp: u8, fragment: Fragment, payload: &[u8]) -> R
     };
     let ports = transport::ports(payload).map(Ports::reversed);
     match (fragment, ports) {
-        (Fragment::Whole, Some(ports)) => Ok(Upper::Ports(transport, ports)),
-        (Fragment::First, Some(ports)) => Ok(Upper::FirstFragment(transport, ports)),
+        // A first fragment's too: it is the answer that was fragmented, mostly not what the client sent.
+        (Fragment::Whole | Fragment::First, Some(ports)) => Ok(Upper::Ports(transport, ports)),
         (Fragment::Whole, None) => Err(Reason::Malformed),
         _ => Ok(Upper::LaterFragment(transport)),
     }
