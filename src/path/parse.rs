@@ -58,6 +58,8 @@ pub enum Upper {
     Address,
     /// A protocol without ports, or an ICMP message of another type: for services that have every protocol.
     Other,
+    /// An ICMP error about a packet that the cluster address did not send: for no service.
+    Foreign,
 }
 
 /// What nearly every frame is: a whole TCP or UDP packet, IPv4 without options or IPv6 without extension headers, behind at
@@ -124,7 +126,7 @@ fn plain_transport(protocol: u8, tcp_offset: u8, udp_len: [u8; 2], room: u32) ->
     (is_udp | (protocol == TCP)) & (len >= least) & (len <= room) & (room <= u16::MAX as u32)
 }
 
-/// The flow of an IPv4 packet. `Err`: `Malformed`, `Ttl`, or `NoService` for an ICMP error about somebody else's packet.
+/// The flow of an IPv4 packet. `Err`: `Malformed` or `Ttl`.
 pub fn flow_v4(packet: &Ipv4) -> Result<Flow<[u8; 4]>, Reason> {
     packet.check(false).map_err(malformed)?;
     if packet.ttl() == 0 {
@@ -139,7 +141,7 @@ pub fn flow_v4(packet: &Ipv4) -> Result<Flow<[u8; 4]>, Reason> {
     } else {
         match icmp::v4(payload).map_err(malformed)? {
             Message::EchoRequest => flow.upper = Upper::Address,
-            Message::Error(quoted) => return quoted_v4(quoted, flow.cluster),
+            Message::Error(quoted) => return quoted_v4(quoted, flow),
             Message::Other => {}
         }
     }
@@ -161,7 +163,7 @@ pub fn flow_v6(packet: &Ipv6) -> Result<Flow<[u8; 16]>, Reason> {
     } else {
         match icmp::v6(payload).map_err(malformed)? {
             Message::EchoRequest => flow.upper = Upper::Address,
-            Message::Error(quoted) => return quoted_v6(quoted, flow.cluster),
+            Message::Error(quoted) => return quoted_v6(quoted, flow),
             Message::Other => {}
         }
     }
@@ -190,26 +192,26 @@ fn upper(protocol: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reas
 
 /// The flow that an ICMP error is about. It quotes a packet *from* the cluster address *to* the client, perhaps cut after
 /// 8 bytes of its transport header (RFC 792), so the flow is the quoted packet's with the sides exchanged.
-fn quoted_v4(quoted: &[u8], cluster: [u8; 4]) -> Result<Flow<[u8; 4]>, Reason> {
+fn quoted_v4(quoted: &[u8], error: Flow<[u8; 4]>) -> Result<Flow<[u8; 4]>, Reason> {
     let packet = Ipv4::new(quoted).ok_or(Reason::Malformed)?;
     packet.check(true).map_err(malformed)?;
-    if packet.source() != cluster {
-        return Err(Reason::NoService);
+    if packet.source() != error.cluster {
+        return Ok(Flow { upper: Upper::Foreign, ..error });
     }
     let upper = quoted_upper(packet.protocol(), icmp::PROTOCOL_V4, packet.fragment(), packet.payload())?;
-    Ok(Flow { client: packet.destination(), cluster, upper })
+    Ok(Flow { client: packet.destination(), upper, ..error })
 }
 
 /// As `quoted_v4`.
-fn quoted_v6(quoted: &[u8], cluster: [u8; 16]) -> Result<Flow<[u8; 16]>, Reason> {
+fn quoted_v6(quoted: &[u8], error: Flow<[u8; 16]>) -> Result<Flow<[u8; 16]>, Reason> {
     let packet = Ipv6::new(quoted).ok_or(Reason::Malformed)?;
     packet.check(true).map_err(malformed)?;
-    if packet.source() != cluster {
-        return Err(Reason::NoService);
+    if packet.source() != error.cluster {
+        return Ok(Flow { upper: Upper::Foreign, ..error });
     }
     let ipv6::Upper { protocol, fragment, payload } = packet.upper().map_err(malformed)?;
     let upper = quoted_upper(protocol, icmp::PROTOCOL_V6, fragment, payload)?;
-    Ok(Flow { client: packet.destination(), cluster, upper })
+    Ok(Flow { client: packet.destination(), upper, ..error })
 }
 
 fn quoted_upper(protocol: u8, icmp: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
