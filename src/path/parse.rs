@@ -135,7 +135,7 @@ pub fn flow_v4(packet: &Ipv4) -> Result<Flow<[u8; 4]>, Reason> {
     let (protocol, fragment, payload) = (packet.protocol(), packet.fragment(), packet.payload());
     let mut flow = Flow { client: packet.source(), cluster: packet.destination(), upper: Upper::Other };
     if protocol != icmp::PROTOCOL_V4 {
-        flow.upper = upper(protocol, fragment, payload)?;
+        flow.upper = upper(Some(protocol), fragment, payload)?;
     } else if fragment != Fragment::Whole {
         flow.upper = Upper::Address;
     } else {
@@ -156,7 +156,7 @@ pub fn flow_v6(packet: &Ipv6) -> Result<Flow<[u8; 16]>, Reason> {
     }
     let ipv6::Upper { protocol, fragment, payload } = packet.upper().map_err(malformed)?;
     let mut flow = Flow { client: packet.source(), cluster: packet.destination(), upper: Upper::Other };
-    if protocol != icmp::PROTOCOL_V6 {
+    if protocol != Some(icmp::PROTOCOL_V6) {
         flow.upper = upper(protocol, fragment, payload)?;
     } else if fragment != Fragment::Whole {
         flow.upper = Upper::Address;
@@ -175,9 +175,9 @@ fn malformed(_: crate::wire::Malformed) -> Reason {
 }
 
 /// Anything but ICMP. A fragment is never refused for what it lacks: only a whole packet's transport header is judged.
-fn upper(protocol: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
-    let Some(transport) = Transport::from_protocol(protocol) else {
-        let unknown = fragment == Fragment::Later && protocol == ipv6::NO_NEXT_HEADER;
+fn upper(protocol: Option<u8>, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
+    let Some(transport) = protocol.and_then(Transport::from_protocol) else {
+        let unknown = fragment == Fragment::Later && protocol.is_none();
         return Ok(if unknown { Upper::Address } else { Upper::Other });
     };
     Ok(match fragment {
@@ -198,7 +198,7 @@ fn quoted_v4(quoted: &[u8], error: Flow<[u8; 4]>) -> Result<Flow<[u8; 4]>, Reaso
     if packet.source() != error.cluster {
         return Ok(Flow { upper: Upper::Foreign, ..error });
     }
-    let upper = quoted_upper(packet.protocol(), icmp::PROTOCOL_V4, packet.fragment(), packet.payload())?;
+    let upper = quoted_upper(Some(packet.protocol()), icmp::PROTOCOL_V4, packet.fragment(), packet.payload())?;
     Ok(Flow { client: packet.destination(), upper, ..error })
 }
 
@@ -214,14 +214,9 @@ fn quoted_v6(quoted: &[u8], error: Flow<[u8; 16]>) -> Result<Flow<[u8; 16]>, Rea
     Ok(Flow { client: packet.destination(), upper, ..error })
 }
 
-fn quoted_upper(protocol: u8, icmp: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
-    if protocol == icmp {
-        return Ok(Upper::Address);
-    }
-    let Some(transport) = Transport::from_protocol(protocol) else {
-        let unknown = protocol == ipv6::NO_NEXT_HEADER;
-        return Ok(if unknown { Upper::Address } else { Upper::Other });
-    };
+fn quoted_upper(protocol: Option<u8>, icmp: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
+    let Some(protocol) = protocol.filter(|protocol| *protocol != icmp) else { return Ok(Upper::Address) };
+    let Some(transport) = Transport::from_protocol(protocol) else { return Ok(Upper::Other) };
     let ports = transport::ports(payload).map(Ports::reversed);
     match (fragment, ports) {
         // A first fragment's too: it is the answer that was fragmented, mostly not what the client sent.
