@@ -129,10 +129,14 @@ const ELSEWHERE: [(Reason, &str, &str); 3] = [
 #[test]
 fn every_reason_has_a_test() {
     let golden = Golden::read();
-    let mut recorded: BTreeSet<&str> = golden.records.iter().filter_map(|record| match &record.expected {
-        Expected::Drop(reason) => Some(reason.as_str()),
-        _ => None,
-    }).collect();
+    let mut recorded: BTreeSet<&str> = golden
+        .records
+        .iter()
+        .filter_map(|record| match &record.expected {
+            Expected::Drop(reason) => Some(reason.as_str()),
+            _ => None,
+        })
+        .collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (reason, file, test) in ELSEWHERE {
         let text = fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));

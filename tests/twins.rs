@@ -17,7 +17,7 @@ use oneip::wire::ipv6::Ipv6;
 use std::collections::HashSet;
 
 /// Frames for each kind of selection.
-const FRAMES: usize = 600_000;
+const FRAMES: usize = 2_000_000;
 
 fn macs(plan: &Plan) -> Vec<[u8; 6]> {
     plan.services.iter().flat_map(|service| &service.servers).filter_map(|server| server.mac).map(|mac| mac.0).collect()
@@ -35,14 +35,7 @@ fn agree(plan: &Plan, golden: &Golden, seed: u64) {
             other => format!("{other:?}"),
         }));
     }
-    let here = [
-        Reason::NoService,
-        Reason::Malformed,
-        Reason::Loop,
-        Reason::Ttl,
-        Reason::NoServer,
-        Reason::Unresolved,
-    ];
+    let here = [Reason::NoService, Reason::Malformed, Reason::Loop, Reason::Ttl, Reason::NoServer, Reason::Unresolved];
     for verdict in here.map(Verdict::Drop).into_iter().chain([Verdict::Pass]) {
         assert!(seen.contains(&format!("{verdict:?}")), "no frame was met by {verdict:?}");
     }
@@ -119,13 +112,15 @@ fn plain_frames_are_read_alike() {
             (18, parse::plain_v4::<18>(head, frame.len()), parse::plain_v6::<18>(head, &frame)),
         ] {
             if let Some(plain) = plain_v4 {
-                let flow = Ipv4::new(&frame[l3..]).map(|packet| parse::flow_v4(&packet)).expect("a header").expect("sound");
+                let flow =
+                    Ipv4::new(&frame[l3..]).map(|packet| parse::flow_v4(&packet)).expect("a header").expect("sound");
                 assert_eq!((plain.client, plain.cluster), (flow.client, flow.cluster), "{}", turn::hex(&frame));
                 assert_eq!((plain.protocol, plain.port), ports(flow.upper), "{}", turn::hex(&frame));
                 v4 += 1;
             }
             if let Some(plain) = plain_v6 {
-                let flow = Ipv6::new(&frame[l3..]).map(|packet| parse::flow_v6(&packet)).expect("a header").expect("sound");
+                let flow =
+                    Ipv6::new(&frame[l3..]).map(|packet| parse::flow_v6(&packet)).expect("a header").expect("sound");
                 assert_eq!((plain.client, plain.cluster), (flow.client, flow.cluster), "{}", turn::hex(&frame));
                 assert_eq!((plain.protocol, plain.port), ports(flow.upper), "{}", turn::hex(&frame));
                 v6 += 1;

@@ -3,13 +3,14 @@
 //!
 //! `packet` reads a frame into the few facts that matter, `verdicts` judges them by the verdict table, `owners` populates
 //! slots as the Maglev paper does, `records` reads the golden frames, `mutate` damages them, `turn` runs frames through a
-//! worker and compares.
+//! worker and compares, `plans` makes small configurations.
 // Each test takes what it needs.
 #![allow(dead_code)]
 
 pub mod mutate;
 pub mod owners;
 pub mod packet;
+pub mod plans;
 pub mod records;
 pub mod turn;
 pub mod verdicts;

@@ -74,7 +74,9 @@ pub fn ip(frame: &[u8]) -> Option<Result<Packet<'_>, Refusal>> {
         0x86dd => (v6_at(bytes, 24), 40),
         _ => return None,
     };
-    Some(destination.filter(|_| bytes.len() >= header).ok_or(Malformed).map(|destination| Packet { bytes, destination }))
+    Some(
+        destination.filter(|_| bytes.len() >= header).ok_or(Malformed).map(|destination| Packet { bytes, destination }),
+    )
 }
 
 impl Packet<'_> {

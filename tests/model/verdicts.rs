@@ -67,12 +67,6 @@ impl Model {
         }
     }
 
-    /// What a forwarded frame leaves as.
-    pub fn output(&self, frame: &[u8], service: u16, server: u16) -> Vec<u8> {
-        let mac = self.plan.services[service as usize].servers[server as usize].mac.expect("it is resolved");
-        [&mac.0[..], &frame[..6], &frame[12..]].concat()
-    }
-
     fn service(&self, address: IpAddr, topic: Topic) -> Option<usize> {
         let services = &self.plan.services;
         let here = || (0..services.len()).filter(|i| services[*i].address == address);
