@@ -58,6 +58,8 @@ pub enum Upper {
     Address,
     /// A protocol without ports, or an ICMP message of another type: for services that have every protocol.
     Other,
+    /// An ICMP error about a packet that the cluster address did not send: for no service.
+    Foreign,
 }
 
 /// What nearly every frame is: a whole TCP or UDP packet, IPv4 without options or IPv6 without extension headers, behind at
@@ -124,7 +126,7 @@ fn plain_transport(protocol: u8, tcp_offset: u8, udp_len: [u8; 2], room: u32) ->
     (is_udp | (protocol == TCP)) & (len >= least) & (len <= room) & (room <= u16::MAX as u32)
 }
 
-/// The flow of an IPv4 packet. `Err`: `Malformed`, `Ttl`, or `NoService` for an ICMP error about somebody else's packet.
+/// The flow of an IPv4 packet. `Err`: `Malformed` or `Ttl`.
 pub fn flow_v4(packet: &Ipv4) -> Result<Flow<[u8; 4]>, Reason> {
     packet.check(false).map_err(malformed)?;
     if packet.ttl() == 0 {
@@ -133,13 +135,13 @@ pub fn flow_v4(packet: &Ipv4) -> Result<Flow<[u8; 4]>, Reason> {
     let (protocol, fragment, payload) = (packet.protocol(), packet.fragment(), packet.payload());
     let mut flow = Flow { client: packet.source(), cluster: packet.destination(), upper: Upper::Other };
     if protocol != icmp::PROTOCOL_V4 {
-        flow.upper = upper(protocol, fragment, payload)?;
+        flow.upper = upper(Some(protocol), fragment, payload)?;
     } else if fragment != Fragment::Whole {
         flow.upper = Upper::Address;
     } else {
         match icmp::v4(payload).map_err(malformed)? {
             Message::EchoRequest => flow.upper = Upper::Address,
-            Message::Error(quoted) => return quoted_v4(quoted, flow.cluster),
+            Message::Error(quoted) => return quoted_v4(quoted, flow),
             Message::Other => {}
         }
     }
@@ -154,14 +156,14 @@ pub fn flow_v6(packet: &Ipv6) -> Result<Flow<[u8; 16]>, Reason> {
     }
     let ipv6::Upper { protocol, fragment, payload } = packet.upper().map_err(malformed)?;
     let mut flow = Flow { client: packet.source(), cluster: packet.destination(), upper: Upper::Other };
-    if protocol != icmp::PROTOCOL_V6 {
+    if protocol != Some(icmp::PROTOCOL_V6) {
         flow.upper = upper(protocol, fragment, payload)?;
     } else if fragment != Fragment::Whole {
         flow.upper = Upper::Address;
     } else {
         match icmp::v6(payload).map_err(malformed)? {
             Message::EchoRequest => flow.upper = Upper::Address,
-            Message::Error(quoted) => return quoted_v6(quoted, flow.cluster),
+            Message::Error(quoted) => return quoted_v6(quoted, flow),
             Message::Other => {}
         }
     }
@@ -173,9 +175,9 @@ fn malformed(_: crate::wire::Malformed) -> Reason {
 }
 
 /// Anything but ICMP. A fragment is never refused for what it lacks: only a whole packet's transport header is judged.
-fn upper(protocol: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
-    let Some(transport) = Transport::from_protocol(protocol) else {
-        let unknown = fragment == Fragment::Later && protocol == ipv6::NO_NEXT_HEADER;
+fn upper(protocol: Option<u8>, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
+    let Some(transport) = protocol.and_then(Transport::from_protocol) else {
+        let unknown = fragment == Fragment::Later && protocol.is_none();
         return Ok(if unknown { Upper::Address } else { Upper::Other });
     };
     Ok(match fragment {
@@ -190,40 +192,35 @@ fn upper(protocol: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reas
 
 /// The flow that an ICMP error is about. It quotes a packet *from* the cluster address *to* the client, perhaps cut after
 /// 8 bytes of its transport header (RFC 792), so the flow is the quoted packet's with the sides exchanged.
-fn quoted_v4(quoted: &[u8], cluster: [u8; 4]) -> Result<Flow<[u8; 4]>, Reason> {
+fn quoted_v4(quoted: &[u8], error: Flow<[u8; 4]>) -> Result<Flow<[u8; 4]>, Reason> {
     let packet = Ipv4::new(quoted).ok_or(Reason::Malformed)?;
     packet.check(true).map_err(malformed)?;
-    if packet.source() != cluster {
-        return Err(Reason::NoService);
+    if packet.source() != error.cluster {
+        return Ok(Flow { upper: Upper::Foreign, ..error });
     }
-    let upper = quoted_upper(packet.protocol(), icmp::PROTOCOL_V4, packet.fragment(), packet.payload())?;
-    Ok(Flow { client: packet.destination(), cluster, upper })
+    let upper = quoted_upper(Some(packet.protocol()), icmp::PROTOCOL_V4, packet.fragment(), packet.payload())?;
+    Ok(Flow { client: packet.destination(), upper, ..error })
 }
 
 /// As `quoted_v4`.
-fn quoted_v6(quoted: &[u8], cluster: [u8; 16]) -> Result<Flow<[u8; 16]>, Reason> {
+fn quoted_v6(quoted: &[u8], error: Flow<[u8; 16]>) -> Result<Flow<[u8; 16]>, Reason> {
     let packet = Ipv6::new(quoted).ok_or(Reason::Malformed)?;
     packet.check(true).map_err(malformed)?;
-    if packet.source() != cluster {
-        return Err(Reason::NoService);
+    if packet.source() != error.cluster {
+        return Ok(Flow { upper: Upper::Foreign, ..error });
     }
     let ipv6::Upper { protocol, fragment, payload } = packet.upper().map_err(malformed)?;
     let upper = quoted_upper(protocol, icmp::PROTOCOL_V6, fragment, payload)?;
-    Ok(Flow { client: packet.destination(), cluster, upper })
+    Ok(Flow { client: packet.destination(), upper, ..error })
 }
 
-fn quoted_upper(protocol: u8, icmp: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
-    if protocol == icmp {
-        return Ok(Upper::Address);
-    }
-    let Some(transport) = Transport::from_protocol(protocol) else {
-        let unknown = protocol == ipv6::NO_NEXT_HEADER;
-        return Ok(if unknown { Upper::Address } else { Upper::Other });
-    };
+fn quoted_upper(protocol: Option<u8>, icmp: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
+    let Some(protocol) = protocol.filter(|protocol| *protocol != icmp) else { return Ok(Upper::Address) };
+    let Some(transport) = Transport::from_protocol(protocol) else { return Ok(Upper::Other) };
     let ports = transport::ports(payload).map(Ports::reversed);
     match (fragment, ports) {
-        (Fragment::Whole, Some(ports)) => Ok(Upper::Ports(transport, ports)),
-        (Fragment::First, Some(ports)) => Ok(Upper::FirstFragment(transport, ports)),
+        // A first fragment's too: it is the answer that was fragmented, mostly not what the client sent.
+        (Fragment::Whole | Fragment::First, Some(ports)) => Ok(Upper::Ports(transport, ports)),
         (Fragment::Whole, None) => Err(Reason::Malformed),
         _ => Ok(Upper::LaterFragment(transport)),
     }

@@ -351,6 +351,7 @@ fn choose(
         Upper::LaterFragment(transport) => address.by_transport(transport),
         Upper::Address => Some(address.default()),
         Upper::Other => address.any(),
+        Upper::Foreign => None,
     };
     service.ok_or(Verdict::Drop(Reason::NoService))
 }
