@@ -11,6 +11,7 @@ use oneip::limits::BURST;
 use oneip::path::parse;
 use oneip::path::select::Selection as Select;
 use oneip::plan::{HashInput, Plan, Selection};
+use oneip::table::{port_key, port_key_v4};
 use oneip::verdict::{Reason, Verdict};
 use oneip::wire::ipv4::Ipv4;
 use oneip::wire::ipv6::Ipv6;
@@ -108,15 +109,15 @@ fn plain_frames_are_read_alike() {
             if let Some(plain) = plain_v4 {
                 let flow =
                     Ipv4::new(&frame[l3..]).map(|packet| parse::flow_v4(&packet)).expect("a header").expect("sound");
-                assert_eq!((plain.client, plain.cluster), (flow.client, flow.cluster), "{}", turn::hex(&frame));
-                assert_eq!((plain.protocol, plain.port), ports(flow.upper), "{}", turn::hex(&frame));
+                let key = port_key_v4(flow.cluster, port_of(flow.upper));
+                assert_eq!((plain.client, plain.key), (flow.client, key), "{}", turn::hex(&frame));
                 v4 += 1;
             }
             if let Some(plain) = plain_v6 {
                 let flow =
                     Ipv6::new(&frame[l3..]).map(|packet| parse::flow_v6(&packet)).expect("a header").expect("sound");
-                assert_eq!((plain.client, plain.cluster), (flow.client, flow.cluster), "{}", turn::hex(&frame));
-                assert_eq!((plain.protocol, plain.port), ports(flow.upper), "{}", turn::hex(&frame));
+                let key = (flow.cluster, port_of(flow.upper));
+                assert_eq!((plain.client, plain.key), (flow.client, key), "{}", turn::hex(&frame));
                 v6 += 1;
             }
         }
@@ -124,9 +125,9 @@ fn plain_frames_are_read_alike() {
     assert!(v4 > 20_000 && v6 > 20_000, "plain frames among them: {v4} and {v6}");
 }
 
-fn ports(upper: parse::Upper) -> (u8, [u8; 2]) {
+fn port_of(upper: parse::Upper) -> u32 {
     match upper {
-        parse::Upper::Ports(transport, ports) => (transport.protocol(), ports.destination.to_be_bytes()),
+        parse::Upper::Ports(transport, ports) => port_key(transport.protocol(), ports.destination.to_be_bytes()),
         other => panic!("not a whole packet with ports: {other:?}"),
     }
 }

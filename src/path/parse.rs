@@ -4,6 +4,7 @@
 //! caller looks its destination up; only then `flow_v4` or `flow_v6` reads on.
 
 use crate::plan::Transport;
+use crate::table;
 use crate::verdict::Reason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Message};
@@ -65,13 +66,14 @@ pub enum Upper {
 /// What nearly every frame is: a whole TCP or UDP packet, IPv4 without options or IPv6 without extension headers, behind at
 /// most one tag, with nothing wrong in it, in a frame that an Ethernet could carry (`PLAIN_LEN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain<A> {
+pub struct Plain<A, K> {
     pub client: A,
-    pub cluster: A,
-    pub protocol: u8,
-    /// The destination port as it stands in the packet.
-    pub port: [u8; 2],
+    /// What finds the service: cluster address, protocol and destination port.
+    pub key: K,
 }
+
+/// Cluster address and `table::port_key`.
+pub type KeyV6 = ([u8; 16], u32);
 
 /// Shortest frame that is tried as plain: as far as the short way reads, and no longer than Ethernet's shortest (60 bytes
 /// without FCS).
@@ -81,39 +83,55 @@ const TCP: u8 = Transport::Tcp.protocol();
 const UDP: u8 = Transport::Udp.protocol();
 
 #[inline(always)]
-fn at<const N: usize>(head: &[u8; PLAIN_LEN], at: usize) -> [u8; N] {
-    *head[at..].first_chunk().expect("an offset within PLAIN_LEN")
+fn word(head: &[u8; PLAIN_LEN], at: usize) -> u64 {
+    u64::from_le_bytes(*head[at..].first_chunk().expect("an offset within PLAIN_LEN"))
 }
 
-/// The plain IPv4 packet whose header is at `L3` of a frame of `len` bytes. Every test here is one that `flow_v4` makes;
-/// they are joined by `&`, to be one branch that is always taken. `None`: it is another, or something is wrong with it, and
-/// `flow_v4` says what.
+/// The plain IPv4 packet whose header is at `L3` of a frame of `len` bytes. The header is read as three little-endian words.
+/// Every test here is one that `flow_v4` makes; they are joined by `&`, to be one branch that is always taken. `None`: it is
+/// another, or something is wrong with it, and `flow_v4` says what.
 #[inline(always)]
-pub fn plain_v4<const L3: usize>(head: &[u8; PLAIN_LEN], len: usize) -> Option<Plain<[u8; 4]>> {
-    let word = u64::from_le_bytes(at(head, L3 + 6));
-    let total = u16::from_be_bytes(at(head, L3 + 2)) as u32;
-    let protocol = (word >> 24) as u8;
-    let sound = (head[L3] == 0x45)
+pub fn plain_v4<const L3: usize>(head: &[u8; PLAIN_LEN], len: usize) -> Option<Plain<[u8; 4], u64>> {
+    // Version and header length, .., total length, .., flags and fragment offset.
+    let first = word(head, L3);
+    // TTL, protocol, .., source.
+    let second = word(head, L3 + 8);
+    // Destination, source port, destination port.
+    let third = word(head, L3 + 16);
+    let total = ((first >> 16) as u16).swap_bytes() as u32;
+    let protocol = (second >> 8) as u8;
+    let udp_len = [head[L3 + 24], head[L3 + 25]];
+    // Of the flags and the offset, "don't fragment" may be set.
+    let sound = (first & 0xff3f_0000_0000_00ff == 0x45)
         & (total as usize <= len - L3)
-        // Flags and offset but "don't fragment", as they lie in a little-endian word.
-        & (word & 0xff3f == 0)
-        & (word & 0xff_0000 != 0)
-        & plain_transport(protocol, head[L3 + 32], at(head, L3 + 24), total.wrapping_sub(ipv4::HEADER_LEN as u32));
-    sound.then(|| Plain { client: at(head, L3 + 12), cluster: at(head, L3 + 16), protocol, port: at(head, L3 + 22) })
+        & (second & 0xff != 0)
+        & plain_transport(protocol, head[L3 + 32], udp_len, total.wrapping_sub(ipv4::HEADER_LEN as u32));
+    let key = plain_key_v4(third, protocol);
+    sound.then(|| Plain { client: ((second >> 32) as u32).to_le_bytes(), key })
+}
+
+/// `table::port_key_v4` of an address and ports as they lie in one word of the packet, and the protocol.
+#[inline(always)]
+fn plain_key_v4(word: u64, protocol: u8) -> u64 {
+    word & 0xffff_0000_ffff_ffff | (protocol as u64) << 32
 }
 
 /// As `plain_v4`. A TCP header's data offset lies beyond `PLAIN_LEN`, where a UDP frame may end.
 #[inline(always)]
-pub fn plain_v6<const L3: usize>(head: &[u8; PLAIN_LEN], frame: &[u8]) -> Option<Plain<[u8; 16]>> {
+pub fn plain_v6<const L3: usize>(head: &[u8; PLAIN_LEN], frame: &[u8]) -> Option<Plain<[u8; 16], KeyV6>> {
     let upper: &[u8; 8] = frame.get(L3 + ipv6::HEADER_LEN..)?.first_chunk()?;
     let tcp_offset = frame.get(L3 + ipv6::HEADER_LEN + 12).copied().unwrap_or(0);
-    let length = u16::from_be_bytes(at(head, L3 + 4)) as u32;
-    let protocol = head[L3 + 6];
-    let sound = (head[L3] & 0xf0 == 0x60)
+    // Version, .., payload length, next header, hop limit.
+    let first = word(head, L3);
+    let length = ((first >> 32) as u16).swap_bytes() as u32;
+    let protocol = (first >> 48) as u8;
+    let sound = (first & 0xf0 == 0x60)
         & (length as usize <= frame.len() - L3 - ipv6::HEADER_LEN)
-        & (head[L3 + 7] != 0)
+        & (first >> 56 != 0)
         & plain_transport(protocol, tcp_offset, [upper[4], upper[5]], length);
-    sound.then(|| Plain { client: at(head, L3 + 8), cluster: at(head, L3 + 24), protocol, port: [upper[2], upper[3]] })
+    let address = |at: usize| *head[L3 + at..].first_chunk().expect("the header is in `head`");
+    let key = (address(24), table::port_key(protocol, [upper[2], upper[3]]));
+    sound.then(|| Plain { client: address(8), key })
 }
 
 /// Whether the protocol is TCP or UDP and its header is whole within `room` bytes: TCP's data offset, or UDP's length, is

@@ -229,8 +229,7 @@ impl PlainFrames<'_> {
         source: PackedMac,
     ) -> Option<()> {
         let plain = parse::plain_v4::<L3>(head, frame.len())?;
-        let key = port_key_v4(plain.cluster, port_key(plain.protocol, plain.port));
-        let service = self.service(self.ports.v4(key)?, source)?;
+        let service = self.service(self.ports.v4(plain.key)?, source)?;
         lanes.source_v4.set(self.v4, at, service, hash::source_v4(plain.client));
         self.v4 += 1;
         Some(())
@@ -246,8 +245,8 @@ impl PlainFrames<'_> {
         source: PackedMac,
     ) -> Option<()> {
         let plain = parse::plain_v6::<L3>(head, frame)?;
-        let service = self.ports.v6(plain.cluster, port_key(plain.protocol, plain.port))?;
-        let service = self.service(service, source)?;
+        let (cluster, port) = plain.key;
+        let service = self.service(self.ports.v6(cluster, port)?, source)?;
         lanes.source_v6.set(self.v6, at, service, hash::source_v6(plain.client));
         self.v6 += 1;
         Some(())
@@ -271,22 +270,42 @@ const IPV4: u16 = ethernet::IPV4.to_be();
 const IPV6: u16 = ethernet::IPV6.to_be();
 const VLAN: u16 = ethernet::VLAN.to_be();
 
+/// A frame's position in the burst, and its service: one word, one store.
+#[derive(Clone, Copy)]
+struct Sorted(u32);
+
+impl Sorted {
+    #[inline(always)]
+    fn new(position: usize, service: ServiceId) -> Sorted {
+        Sorted(position as u32 | (service as u32) << 16)
+    }
+
+    #[inline(always)]
+    fn position(self) -> usize {
+        self.0 as usize % BURST
+    }
+
+    #[inline(always)]
+    fn service(self) -> ServiceId {
+        (self.0 >> 16) as ServiceId
+    }
+}
+
 /// Frames whose hash inputs have the same number of blocks.
 struct Lane<const B: usize> {
     len: usize,
-    /// Position in the burst, and service.
-    frames: [(u8, ServiceId); BURST],
+    frames: [Sorted; BURST],
     blocks: [Row; B],
 }
 
 impl<const B: usize> Lane<B> {
     fn new() -> Lane<B> {
-        Lane { len: 0, frames: [(0, 0); BURST], blocks: [[0; BURST]; B] }
+        Lane { len: 0, frames: [Sorted(0); BURST], blocks: [[0; BURST]; B] }
     }
 
     #[inline(always)]
     fn set(&mut self, at: usize, frame: usize, service: ServiceId, blocks: [u64; B]) {
-        self.frames[at % BURST] = (frame as u8, service);
+        self.frames[at % BURST] = Sorted::new(frame, service);
         for (row, block) in self.blocks.iter_mut().zip(blocks) {
             row[at % BURST] = block;
         }
@@ -308,12 +327,12 @@ impl<const B: usize> Lane<B> {
         let mut hashes = [0; BURST];
         level.siphash(table.key, &self.blocks, len, &mut hashes);
         let mut places = [Place::default(); BURST];
-        for at in 0..len {
-            places[at] = table.place(self.frames[at].1, hashes[at]);
+        for (at, place) in places[..len].iter_mut().enumerate() {
+            *place = table.place(self.frames[at].service(), hashes[at]);
         }
-        for at in 0..len {
-            let (frame, service) = self.frames[at];
-            outcomes[frame as usize % BURST] = outcome(service, places[at], table);
+        for (at, place) in places[..len].iter().enumerate() {
+            let frame = self.frames[at];
+            outcomes[frame.position()] = outcome(frame.service(), *place, table);
         }
     }
 }

@@ -11,7 +11,7 @@ pub fn siphash(key: [u8; 16], bytes: &[u8]) -> u64 {
 
 /// A hash scaled to a number below `bound`.
 pub fn scaled(hash: u64, bound: u32) -> u32 {
-    ((hash >> 32) as u128 * bound as u128 >> 32) as u32
+    (((hash >> 32) as u128 * bound as u128) >> 32) as u32
 }
 
 /// Eisenbud et al., NSDI 2016, section 3.4, "Populate", for servers of equal weight, in turn by name. The permutation of a
