@@ -153,7 +153,7 @@ fn run(arguments: Run) -> Result<(), Failure> {
 fn check(Config { config }: &Config) -> Result<(), Failure> {
     let plan = verbs::load(config)?;
     let cluster = verbs::cluster(&plan, &[])?;
-    print!("{}", verbs::check::plan(&plan, &cluster, ""));
+    print!("{}", verbs::check::plan(&plan, &cluster));
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! `oneip check`: the plan that a configuration comes to.
 
-use crate::plan::{HashInput, Plan, Selection, Service};
+use crate::control::cores;
+use crate::plan::{Dispatcher, Engine, HashInput, Plan, Selection, Service};
+use crate::port::af_xdp::Device;
 use crate::table::ServiceId;
 use crate::table::cluster::Cluster;
 use comfy_table::presets;
@@ -8,12 +10,38 @@ use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
 
 /// Services, servers, shares, and which queue goes to which core.
-pub fn plan(plan: &Plan, cluster: &Cluster, cores: &str) -> String {
+pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
     let mut text = String::new();
     for (id, service) in plan.services.iter().enumerate() {
         let _ = writeln!(text, "{}\n{}\n", heading(service), servers(service, &cluster.shares(id as ServiceId)));
     }
-    text + cores
+    match &plan.dispatcher {
+        Some(dispatcher) => text + &queues(dispatcher),
+        None => text + "no [dispatcher]: enough for lookup and replay; `oneip run` needs one\n",
+    }
+}
+
+/// Which core each queue's worker would run on, as far as this machine tells. The configuration may be for another one, so
+/// nothing here is an error.
+fn queues(dispatcher: &Dispatcher) -> String {
+    let Dispatcher { interface, engine, cores: listed } = dispatcher;
+    if *engine == Engine::Dpdk {
+        return "engine dpdk: this build has no DPDK port; use engine = \"af_xdp\"\n".to_owned();
+    }
+    let assigned = Device::read(interface).map_err(|error| error.to_string()).and_then(|device| {
+        cores::assign(interface, device.queues as usize, listed.as_deref(), &device.near_cores, &cores::available())
+            .map_err(|error| error.to_string())
+    });
+    match assigned {
+        Ok(cores) => {
+            let mut text = format!("interface {interface}, AF_XDP\n");
+            for (queue, core) in cores.iter().enumerate() {
+                let _ = writeln!(text, "  queue {queue} -> core {core}");
+            }
+            text
+        }
+        Err(reason) => format!("queues and cores: not on this machine as it is: {reason}\n"),
+    }
 }
 
 /// A service in a line.
