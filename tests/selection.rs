@@ -23,7 +23,7 @@ const PRIMES: [u32; 4] = [1009, 2003, 4099, 8209];
 fn owners_of(table: &Table, service: ServiceId, slots: u32) -> Vec<u16> {
     // The least hash of a slot.
     let hash = |slot: u32| ((slot as u64) << 32).div_ceil(slots as u64) << 32;
-    (0..slots).map(|slot| table.service(service).owner(hash(slot))).collect()
+    (0..slots).map(|slot| table.place(service, hash(slot)).owner).collect()
 }
 
 fn owners_with(one: &One, down: &[usize]) -> Vec<u16> {
