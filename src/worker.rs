@@ -21,6 +21,8 @@ pub struct Worker<P: Port> {
     received: Burst<P::Frame>,
     forward: Burst<P::Frame>,
     gone: Burst<P::Frame>,
+    /// How many frames of the burst are not forwarded.
+    kept: usize,
 }
 
 impl<P: Port> Worker<P> {
@@ -34,6 +36,7 @@ impl<P: Port> Worker<P> {
             received: Burst::new(),
             forward: Burst::new(),
             gone: Burst::new(),
+            kept: 0,
         }
     }
 
@@ -66,17 +69,24 @@ impl<P: Port> Worker<P> {
 
     /// Decides every received frame, and rewrites and counts those that go to a server.
     fn dispatch(&mut self) {
-        let Worker { port, tables, selection, tally, latency, received, .. } = self;
+        let Worker { port, tables, selection, tally, latency, received, kept, .. } = self;
         let table = tables.load();
         tally.received.add(received.len() as u64);
         selection.admit(received.len(), table, |at| port.bytes(&received[at]));
-        let mut room = port.room();
-        let now = port.now();
-        selection.decide(table, |at, outcome| {
+        let outcomes = selection.decide(table);
+        let (mut room, now) = (port.room(), port.now());
+        *kept = 0;
+        for (frame, outcome) in received.iter_mut().zip(outcomes) {
             // What does not fit is dropped here and now: a dispatcher that queues adds latency to every client and gains
             // none of them a place on a full link.
-            room = room.checked_sub(1).ok_or(Reason::TxFull)?;
-            let frame = &mut received[at];
+            if room == 0 && outcome.is_forward() {
+                *outcome = Verdict::Drop(Reason::TxFull).into();
+            }
+            if !outcome.is_forward() {
+                *kept += 1;
+                continue;
+            }
+            room -= 1;
             let arrival = port.arrival(frame);
             if arrival != 0 {
                 latency.record(outcome.service as usize, now.saturating_sub(arrival));
@@ -86,18 +96,17 @@ impl<P: Port> Worker<P> {
             let sent = tally.sent(outcome.destination as usize);
             sent.frames.add(1);
             sent.bytes.add(bytes.len() as u64);
-            Ok(())
-        });
+        }
     }
 
     /// Hands the forwarded frames over and frees the others.
     fn send(&mut self) {
-        if self.selection.all_forwarded() {
+        if self.kept == 0 {
             self.port.tx(&mut self.received);
             return;
         }
-        for (i, frame) in self.received.drain(..).enumerate() {
-            match self.selection.outcomes()[i].verdict() {
+        for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes_mut()) {
+            match outcome.verdict() {
                 Verdict::Forward { .. } => {
                     self.forward.push(frame);
                     continue;
@@ -106,7 +115,7 @@ impl<P: Port> Worker<P> {
                 Verdict::Pass if P::PASSES => self.tally.passed.add(1),
                 // The kernel handed the frame over as one to a cluster address, and cannot take it back.
                 Verdict::Pass => {
-                    self.selection.overrule(i, Reason::Stray);
+                    *outcome = Verdict::Drop(Reason::Stray).into();
                     self.tally.dropped(Reason::Stray).add(1);
                 }
             }

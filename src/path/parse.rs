@@ -4,6 +4,7 @@
 //! caller looks its destination up; only then `flow_v4` or `flow_v6` reads on.
 
 use crate::plan::Transport;
+use crate::table;
 use crate::verdict::Reason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Message};
@@ -58,18 +59,21 @@ pub enum Upper {
     Address,
     /// A protocol without ports, or an ICMP message of another type: for services that have every protocol.
     Other,
+    /// An ICMP error about a packet that the cluster address did not send: for no service.
+    Foreign,
 }
 
 /// What nearly every frame is: a whole TCP or UDP packet, IPv4 without options or IPv6 without extension headers, behind at
 /// most one tag, with nothing wrong in it, in a frame that an Ethernet could carry (`PLAIN_LEN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain<A> {
+pub struct Plain<A, K> {
     pub client: A,
-    pub cluster: A,
-    pub protocol: u8,
-    /// The destination port as it stands in the packet.
-    pub port: [u8; 2],
+    /// What finds the service: cluster address, protocol and destination port.
+    pub key: K,
 }
+
+/// Cluster address and `table::port_key`.
+pub type KeyV6 = ([u8; 16], u32);
 
 /// Shortest frame that is tried as plain: as far as the short way reads, and no longer than Ethernet's shortest (60 bytes
 /// without FCS).
@@ -79,39 +83,55 @@ const TCP: u8 = Transport::Tcp.protocol();
 const UDP: u8 = Transport::Udp.protocol();
 
 #[inline(always)]
-fn at<const N: usize>(head: &[u8; PLAIN_LEN], at: usize) -> [u8; N] {
-    *head[at..].first_chunk().expect("an offset within PLAIN_LEN")
+fn word(head: &[u8; PLAIN_LEN], at: usize) -> u64 {
+    u64::from_le_bytes(*head[at..].first_chunk().expect("an offset within PLAIN_LEN"))
 }
 
-/// The plain IPv4 packet whose header is at `L3` of a frame of `len` bytes. Every test here is one that `flow_v4` makes;
-/// they are joined by `&`, to be one branch that is always taken. `None`: it is another, or something is wrong with it, and
-/// `flow_v4` says what.
+/// The plain IPv4 packet whose header is at `L3` of a frame of `len` bytes. The header is read as three little-endian words.
+/// Every test here is one that `flow_v4` makes; they are joined by `&`, to be one branch that is always taken. `None`: it is
+/// another, or something is wrong with it, and `flow_v4` says what.
 #[inline(always)]
-pub fn plain_v4<const L3: usize>(head: &[u8; PLAIN_LEN], len: usize) -> Option<Plain<[u8; 4]>> {
-    let word = u64::from_le_bytes(at(head, L3 + 6));
-    let total = u16::from_be_bytes(at(head, L3 + 2)) as u32;
-    let protocol = (word >> 24) as u8;
-    let sound = (head[L3] == 0x45)
+pub fn plain_v4<const L3: usize>(head: &[u8; PLAIN_LEN], len: usize) -> Option<Plain<[u8; 4], u64>> {
+    // Version and header length, .., total length, .., flags and fragment offset.
+    let first = word(head, L3);
+    // TTL, protocol, .., source.
+    let second = word(head, L3 + 8);
+    // Destination, source port, destination port.
+    let third = word(head, L3 + 16);
+    let total = ((first >> 16) as u16).swap_bytes() as u32;
+    let protocol = (second >> 8) as u8;
+    let udp_len = [head[L3 + 24], head[L3 + 25]];
+    // Of the flags and the offset, "don't fragment" may be set.
+    let sound = (first & 0xff3f_0000_0000_00ff == 0x45)
         & (total as usize <= len - L3)
-        // Flags and offset but "don't fragment", as they lie in a little-endian word.
-        & (word & 0xff3f == 0)
-        & (word & 0xff_0000 != 0)
-        & plain_transport(protocol, head[L3 + 32], at(head, L3 + 24), total.wrapping_sub(ipv4::HEADER_LEN as u32));
-    sound.then(|| Plain { client: at(head, L3 + 12), cluster: at(head, L3 + 16), protocol, port: at(head, L3 + 22) })
+        & (second & 0xff != 0)
+        & plain_transport(protocol, head[L3 + 32], udp_len, total.wrapping_sub(ipv4::HEADER_LEN as u32));
+    let key = plain_key_v4(third, protocol);
+    sound.then(|| Plain { client: ((second >> 32) as u32).to_le_bytes(), key })
+}
+
+/// `table::port_key_v4` of an address and ports as they lie in one word of the packet, and the protocol.
+#[inline(always)]
+fn plain_key_v4(word: u64, protocol: u8) -> u64 {
+    word & 0xffff_0000_ffff_ffff | (protocol as u64) << 32
 }
 
 /// As `plain_v4`. A TCP header's data offset lies beyond `PLAIN_LEN`, where a UDP frame may end.
 #[inline(always)]
-pub fn plain_v6<const L3: usize>(head: &[u8; PLAIN_LEN], frame: &[u8]) -> Option<Plain<[u8; 16]>> {
+pub fn plain_v6<const L3: usize>(head: &[u8; PLAIN_LEN], frame: &[u8]) -> Option<Plain<[u8; 16], KeyV6>> {
     let upper: &[u8; 8] = frame.get(L3 + ipv6::HEADER_LEN..)?.first_chunk()?;
     let tcp_offset = frame.get(L3 + ipv6::HEADER_LEN + 12).copied().unwrap_or(0);
-    let length = u16::from_be_bytes(at(head, L3 + 4)) as u32;
-    let protocol = head[L3 + 6];
-    let sound = (head[L3] & 0xf0 == 0x60)
+    // Version, .., payload length, next header, hop limit.
+    let first = word(head, L3);
+    let length = ((first >> 32) as u16).swap_bytes() as u32;
+    let protocol = (first >> 48) as u8;
+    let sound = (first & 0xf0 == 0x60)
         & (length as usize <= frame.len() - L3 - ipv6::HEADER_LEN)
-        & (head[L3 + 7] != 0)
+        & (first >> 56 != 0)
         & plain_transport(protocol, tcp_offset, [upper[4], upper[5]], length);
-    sound.then(|| Plain { client: at(head, L3 + 8), cluster: at(head, L3 + 24), protocol, port: [upper[2], upper[3]] })
+    let address = |at: usize| *head[L3 + at..].first_chunk().expect("the header is in `head`");
+    let key = (address(24), table::port_key(protocol, [upper[2], upper[3]]));
+    sound.then(|| Plain { client: address(8), key })
 }
 
 /// Whether the protocol is TCP or UDP and its header is whole within `room` bytes: TCP's data offset, or UDP's length, is
@@ -124,7 +144,7 @@ fn plain_transport(protocol: u8, tcp_offset: u8, udp_len: [u8; 2], room: u32) ->
     (is_udp | (protocol == TCP)) & (len >= least) & (len <= room) & (room <= u16::MAX as u32)
 }
 
-/// The flow of an IPv4 packet. `Err`: `Malformed`, `Ttl`, or `NoService` for an ICMP error about somebody else's packet.
+/// The flow of an IPv4 packet. `Err`: `Malformed` or `Ttl`.
 pub fn flow_v4(packet: &Ipv4) -> Result<Flow<[u8; 4]>, Reason> {
     packet.check(false).map_err(malformed)?;
     if packet.ttl() == 0 {
@@ -133,13 +153,13 @@ pub fn flow_v4(packet: &Ipv4) -> Result<Flow<[u8; 4]>, Reason> {
     let (protocol, fragment, payload) = (packet.protocol(), packet.fragment(), packet.payload());
     let mut flow = Flow { client: packet.source(), cluster: packet.destination(), upper: Upper::Other };
     if protocol != icmp::PROTOCOL_V4 {
-        flow.upper = upper(protocol, fragment, payload)?;
+        flow.upper = upper(Some(protocol), fragment, payload)?;
     } else if fragment != Fragment::Whole {
         flow.upper = Upper::Address;
     } else {
         match icmp::v4(payload).map_err(malformed)? {
             Message::EchoRequest => flow.upper = Upper::Address,
-            Message::Error(quoted) => return quoted_v4(quoted, flow.cluster),
+            Message::Error(quoted) => return quoted_v4(quoted, flow),
             Message::Other => {}
         }
     }
@@ -154,14 +174,14 @@ pub fn flow_v6(packet: &Ipv6) -> Result<Flow<[u8; 16]>, Reason> {
     }
     let ipv6::Upper { protocol, fragment, payload } = packet.upper().map_err(malformed)?;
     let mut flow = Flow { client: packet.source(), cluster: packet.destination(), upper: Upper::Other };
-    if protocol != icmp::PROTOCOL_V6 {
+    if protocol != Some(icmp::PROTOCOL_V6) {
         flow.upper = upper(protocol, fragment, payload)?;
     } else if fragment != Fragment::Whole {
         flow.upper = Upper::Address;
     } else {
         match icmp::v6(payload).map_err(malformed)? {
             Message::EchoRequest => flow.upper = Upper::Address,
-            Message::Error(quoted) => return quoted_v6(quoted, flow.cluster),
+            Message::Error(quoted) => return quoted_v6(quoted, flow),
             Message::Other => {}
         }
     }
@@ -173,9 +193,9 @@ fn malformed(_: crate::wire::Malformed) -> Reason {
 }
 
 /// Anything but ICMP. A fragment is never refused for what it lacks: only a whole packet's transport header is judged.
-fn upper(protocol: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
-    let Some(transport) = Transport::from_protocol(protocol) else {
-        let unknown = fragment == Fragment::Later && protocol == ipv6::NO_NEXT_HEADER;
+fn upper(protocol: Option<u8>, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
+    let Some(transport) = protocol.and_then(Transport::from_protocol) else {
+        let unknown = fragment == Fragment::Later && protocol.is_none();
         return Ok(if unknown { Upper::Address } else { Upper::Other });
     };
     Ok(match fragment {
@@ -190,40 +210,35 @@ fn upper(protocol: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reas
 
 /// The flow that an ICMP error is about. It quotes a packet *from* the cluster address *to* the client, perhaps cut after
 /// 8 bytes of its transport header (RFC 792), so the flow is the quoted packet's with the sides exchanged.
-fn quoted_v4(quoted: &[u8], cluster: [u8; 4]) -> Result<Flow<[u8; 4]>, Reason> {
+fn quoted_v4(quoted: &[u8], error: Flow<[u8; 4]>) -> Result<Flow<[u8; 4]>, Reason> {
     let packet = Ipv4::new(quoted).ok_or(Reason::Malformed)?;
     packet.check(true).map_err(malformed)?;
-    if packet.source() != cluster {
-        return Err(Reason::NoService);
+    if packet.source() != error.cluster {
+        return Ok(Flow { upper: Upper::Foreign, ..error });
     }
-    let upper = quoted_upper(packet.protocol(), icmp::PROTOCOL_V4, packet.fragment(), packet.payload())?;
-    Ok(Flow { client: packet.destination(), cluster, upper })
+    let upper = quoted_upper(Some(packet.protocol()), icmp::PROTOCOL_V4, packet.fragment(), packet.payload())?;
+    Ok(Flow { client: packet.destination(), upper, ..error })
 }
 
 /// As `quoted_v4`.
-fn quoted_v6(quoted: &[u8], cluster: [u8; 16]) -> Result<Flow<[u8; 16]>, Reason> {
+fn quoted_v6(quoted: &[u8], error: Flow<[u8; 16]>) -> Result<Flow<[u8; 16]>, Reason> {
     let packet = Ipv6::new(quoted).ok_or(Reason::Malformed)?;
     packet.check(true).map_err(malformed)?;
-    if packet.source() != cluster {
-        return Err(Reason::NoService);
+    if packet.source() != error.cluster {
+        return Ok(Flow { upper: Upper::Foreign, ..error });
     }
     let ipv6::Upper { protocol, fragment, payload } = packet.upper().map_err(malformed)?;
     let upper = quoted_upper(protocol, icmp::PROTOCOL_V6, fragment, payload)?;
-    Ok(Flow { client: packet.destination(), cluster, upper })
+    Ok(Flow { client: packet.destination(), upper, ..error })
 }
 
-fn quoted_upper(protocol: u8, icmp: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
-    if protocol == icmp {
-        return Ok(Upper::Address);
-    }
-    let Some(transport) = Transport::from_protocol(protocol) else {
-        let unknown = protocol == ipv6::NO_NEXT_HEADER;
-        return Ok(if unknown { Upper::Address } else { Upper::Other });
-    };
+fn quoted_upper(protocol: Option<u8>, icmp: u8, fragment: Fragment, payload: &[u8]) -> Result<Upper, Reason> {
+    let Some(protocol) = protocol.filter(|protocol| *protocol != icmp) else { return Ok(Upper::Address) };
+    let Some(transport) = Transport::from_protocol(protocol) else { return Ok(Upper::Other) };
     let ports = transport::ports(payload).map(Ports::reversed);
     match (fragment, ports) {
-        (Fragment::Whole, Some(ports)) => Ok(Upper::Ports(transport, ports)),
-        (Fragment::First, Some(ports)) => Ok(Upper::FirstFragment(transport, ports)),
+        // A first fragment's too: it is the answer that was fragmented, mostly not what the client sent.
+        (Fragment::Whole | Fragment::First, Some(ports)) => Ok(Upper::Ports(transport, ports)),
         (Fragment::Whole, None) => Err(Reason::Malformed),
         _ => Ok(Upper::LaterFragment(transport)),
     }

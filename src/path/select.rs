@@ -6,16 +6,14 @@
 //! holds the two together.
 
 use super::parse::{self, Outer, Upper};
-use crate::hash::vector::prefetch::prefetch;
 use crate::hash::vector::{Level, Row};
 use crate::hash::{self, Key};
 use crate::limits::BURST;
 use crate::table::maglev::NOBODY;
-use crate::table::{Address, PackedMac, PortService, ServiceId, Table, port_key, port_key_v4};
+use crate::table::{Address, PackedMac, Place, PortService, Ports, ServiceId, Table, port_key, port_key_v4};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
-use crate::wire::transport::Ports;
-use arrayvec::ArrayVec;
+use crate::wire::transport;
 use std::net::IpAddr;
 
 /// The decisions about one burst, and the scratch space to reach them.
@@ -23,18 +21,11 @@ pub struct Selection {
     level: Level,
     len: usize,
     outcomes: [Outcome; BURST],
-    /// How many of the outcomes are not "forward".
-    kept: usize,
-    /// Frames whose server needs no hash.
-    settled: ArrayVec<(u8, Outcome), BURST>,
     source_v4: Lane<{ hash::SOURCE_V4 }>,
     source_v6: Lane<{ hash::SOURCE_V6 }>,
     flow_v4: Lane<{ hash::FLOW_V4 }>,
     flow_v6: Lane<{ hash::FLOW_V6 }>,
 }
-
-/// How many frames ahead the header lines are asked for.
-const AHEAD: usize = 12;
 
 /// What was decided about one frame. 16 bytes, written once.
 #[derive(Clone, Copy)]
@@ -93,8 +84,6 @@ impl Selection {
             level,
             len: 0,
             outcomes: [Outcome::kept(PASS); BURST],
-            kept: 0,
-            settled: ArrayVec::new(),
             source_v4: Lane::new(),
             source_v6: Lane::new(),
             flow_v4: Lane::new(),
@@ -108,15 +97,8 @@ impl Selection {
         &self.outcomes[..self.len]
     }
 
-    /// Whether every frame of the burst is forwarded.
-    #[inline]
-    pub fn all_forwarded(&self) -> bool {
-        self.kept == 0
-    }
-
-    /// Replaces what was decided by what became of the frame after all.
-    pub fn overrule(&mut self, frame: usize, reason: Reason) {
-        self.outcomes[..self.len][frame] = Verdict::Drop(reason).into();
+    pub fn outcomes_mut(&mut self) -> &mut [Outcome] {
+        &mut self.outcomes[..self.len]
     }
 
     /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position.
@@ -124,16 +106,12 @@ impl Selection {
     pub fn admit<'a>(&mut self, len: usize, table: &Table, mut bytes: impl FnMut(usize) -> &'a [u8]) {
         assert!(len <= BURST);
         self.len = len;
-        self.kept = 0;
         let mut odd = [0u8; BURST];
         let mut odds = 0;
-        let mut plain = PlainFrames { not_a_server: PackedMac::UNRESOLVED, v4: 0, v6: 0 };
-        (0..len.min(AHEAD)).for_each(|at| prefetch(bytes(at)));
+        let ports = table.ports();
+        let mut plain = PlainFrames { ports, not_a_server: PackedMac::UNRESOLVED, v4: 0, v6: 0 };
         for at in 0..len {
-            if at + AHEAD < len {
-                prefetch(bytes(at + AHEAD));
-            }
-            if plain.admit(self, at, bytes(at), table).is_none() {
+            if plain.admit(self, at, bytes(at)).is_none() {
                 odd[odds % BURST] = at as u8;
                 odds += 1;
             }
@@ -151,7 +129,6 @@ impl Selection {
     fn admit_any(&mut self, at: usize, frame: &[u8], table: &Table) {
         if let Err(verdict) = self.sort(at, frame, table) {
             self.outcomes[at] = verdict.into();
-            self.kept += 1;
         }
     }
 
@@ -161,7 +138,7 @@ impl Selection {
             Outer::V4(packet) => {
                 let address = table.address_v4(packet.destination()).ok_or(Verdict::Pass)?;
                 let flow = parse::flow_v4(&packet).map_err(Verdict::Drop)?;
-                let by_port = |protocol, port| table.port_v4(port_key_v4(flow.cluster, port_key(protocol, port)));
+                let by_port = |protocol, port| table.ports().v4(port_key_v4(flow.cluster, port_key(protocol, port)));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
                 match input(service, flow.upper, u32::from_be_bytes(flow.client) as u128, table) {
                     Input::Source => self.source_v4.push(at, service, hash::source_v4(flow.client)),
@@ -170,13 +147,16 @@ impl Selection {
                             hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v4.push(at, service, blocks);
                     }
-                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, server, table))),
+                    Input::Settled(owner) => {
+                        let destination = table.destination(service, owner) as u32;
+                        self.outcomes[at] = outcome(service, Place { owner, destination }, table);
+                    }
                 }
             }
             Outer::V6(packet) => {
                 let address = table.address_v6(packet.destination()).ok_or(Verdict::Pass)?;
                 let flow = parse::flow_v6(&packet).map_err(Verdict::Drop)?;
-                let by_port = |protocol, port| table.port_v6(flow.cluster, port_key(protocol, port));
+                let by_port = |protocol, port| table.ports().v6(flow.cluster, port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
                 match input(service, flow.upper, u128::from_be_bytes(flow.client), table) {
                     Input::Source => self.source_v6.push(at, service, hash::source_v6(flow.client)),
@@ -185,7 +165,10 @@ impl Selection {
                             hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v6.push(at, service, blocks);
                     }
-                    Input::Settled(server) => self.settled.push((at as u8, outcome(service, server, table))),
+                    Input::Settled(owner) => {
+                        let destination = table.destination(service, owner) as u32;
+                        self.outcomes[at] = outcome(service, Place { owner, destination }, table);
+                    }
                 }
             }
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed)),
@@ -194,29 +177,21 @@ impl Selection {
         Ok(())
     }
 
-    /// Hashes and looks up whatever `admit` left open, and calls `forward` for each frame that has a server, with its
-    /// position in the burst; a frame for which that returns an error is dropped after all.
+    /// Hashes and looks up whatever `admit` left open. Returns one outcome a frame.
     #[inline(always)]
-    pub fn decide(&mut self, table: &Table, mut forward: impl FnMut(usize, &Outcome) -> Result<(), Reason>) {
-        let Selection { level, outcomes, kept, settled, source_v4, source_v6, flow_v4, flow_v6, .. } = self;
-        let mut write = |frame: usize, outcome: Outcome| {
-            let outcome = match outcome.is_forward() {
-                true => forward(frame, &outcome).map_or_else(|reason| Verdict::Drop(reason).into(), |()| outcome),
-                false => outcome,
-            };
-            *kept += !outcome.is_forward() as usize;
-            outcomes[frame % BURST] = outcome;
-        };
-        source_v4.decide(*level, table, &mut write);
-        source_v6.decide(*level, table, &mut write);
-        flow_v4.decide(*level, table, &mut write);
-        flow_v6.decide(*level, table, &mut write);
-        settled.drain(..).for_each(|(frame, outcome)| write(frame as usize, outcome));
+    pub fn decide(&mut self, table: &Table) -> &mut [Outcome] {
+        let Selection { level, outcomes, source_v4, source_v6, flow_v4, flow_v6, .. } = self;
+        source_v4.decide(*level, table, outcomes);
+        source_v6.decide(*level, table, outcomes);
+        flow_v4.decide(*level, table, outcomes);
+        flow_v6.decide(*level, table, outcomes);
+        &mut self.outcomes[..self.len]
     }
 }
 
 /// The short way, for the frames that nearly all are: it keeps what it needs in registers.
-struct PlainFrames {
+struct PlainFrames<'a> {
+    ports: Ports<'a>,
     /// The source MAC of a frame of this burst that is no server's. Most bursts come from one router.
     not_a_server: PackedMac,
     /// Lengths of the two lanes.
@@ -224,20 +199,20 @@ struct PlainFrames {
     v6: usize,
 }
 
-impl PlainFrames {
+impl PlainFrames<'_> {
     /// `None`: not for this frame.
     #[inline(always)]
-    fn admit(&mut self, lanes: &mut Selection, at: usize, frame: &[u8], table: &Table) -> Option<()> {
+    fn admit(&mut self, lanes: &mut Selection, at: usize, frame: &[u8]) -> Option<()> {
         let head = frame.first_chunk::<{ parse::PLAIN_LEN }>()?;
         // The source MAC, and the EtherType behind it.
         let word = u64::from_le_bytes(*head[6..].first_chunk().expect("within the header"));
         let source = PackedMac::from_low_word(word);
         match (word >> 48) as u16 {
-            IPV4 => self.admit_v4::<14>(lanes, at, head, frame, source, table),
-            IPV6 => self.admit_v6::<14>(lanes, at, head, frame, source, table),
+            IPV4 => self.admit_v4::<14>(lanes, at, head, frame, source),
+            IPV6 => self.admit_v6::<14>(lanes, at, head, frame, source),
             VLAN => match u16::from_le_bytes([head[16], head[17]]) {
-                IPV4 => self.admit_v4::<18>(lanes, at, head, frame, source, table),
-                IPV6 => self.admit_v6::<18>(lanes, at, head, frame, source, table),
+                IPV4 => self.admit_v4::<18>(lanes, at, head, frame, source),
+                IPV6 => self.admit_v6::<18>(lanes, at, head, frame, source),
                 _ => None,
             },
             _ => None,
@@ -252,11 +227,9 @@ impl PlainFrames {
         head: &[u8; parse::PLAIN_LEN],
         frame: &[u8],
         source: PackedMac,
-        table: &Table,
     ) -> Option<()> {
         let plain = parse::plain_v4::<L3>(head, frame.len())?;
-        let key = port_key_v4(plain.cluster, port_key(plain.protocol, plain.port));
-        let service = self.service(table.port_v4(key)?, source, table)?;
+        let service = self.service(self.ports.v4(plain.key)?, source)?;
         lanes.source_v4.set(self.v4, at, service, hash::source_v4(plain.client));
         self.v4 += 1;
         Some(())
@@ -270,11 +243,10 @@ impl PlainFrames {
         head: &[u8; parse::PLAIN_LEN],
         frame: &[u8],
         source: PackedMac,
-        table: &Table,
     ) -> Option<()> {
         let plain = parse::plain_v6::<L3>(head, frame)?;
-        let service = table.port_v6(plain.cluster, port_key(plain.protocol, plain.port))?;
-        let service = self.service(service, source, table)?;
+        let (cluster, port) = plain.key;
+        let service = self.service(self.ports.v6(cluster, port)?, source)?;
         lanes.source_v6.set(self.v6, at, service, hash::source_v6(plain.client));
         self.v6 += 1;
         Some(())
@@ -282,9 +254,9 @@ impl PlainFrames {
 
     /// The service, if it selects by maglev over the source and the frame cannot be a loop.
     #[inline(always)]
-    fn service(&mut self, service: PortService, source: PackedMac, table: &Table) -> Option<ServiceId> {
+    fn service(&mut self, service: PortService, source: PackedMac) -> Option<ServiceId> {
         if source != self.not_a_server {
-            if table.is_server(source) {
+            if self.ports.is_server(source) {
                 return None;
             }
             self.not_a_server = source;
@@ -298,22 +270,42 @@ const IPV4: u16 = ethernet::IPV4.to_be();
 const IPV6: u16 = ethernet::IPV6.to_be();
 const VLAN: u16 = ethernet::VLAN.to_be();
 
+/// A frame's position in the burst, and its service: one word, one store.
+#[derive(Clone, Copy)]
+struct Sorted(u32);
+
+impl Sorted {
+    #[inline(always)]
+    fn new(position: usize, service: ServiceId) -> Sorted {
+        Sorted(position as u32 | (service as u32) << 16)
+    }
+
+    #[inline(always)]
+    fn position(self) -> usize {
+        self.0 as usize % BURST
+    }
+
+    #[inline(always)]
+    fn service(self) -> ServiceId {
+        (self.0 >> 16) as ServiceId
+    }
+}
+
 /// Frames whose hash inputs have the same number of blocks.
 struct Lane<const B: usize> {
     len: usize,
-    /// Position in the burst, and service.
-    frames: [(u8, ServiceId); BURST],
+    frames: [Sorted; BURST],
     blocks: [Row; B],
 }
 
 impl<const B: usize> Lane<B> {
     fn new() -> Lane<B> {
-        Lane { len: 0, frames: [(0, 0); BURST], blocks: [[0; BURST]; B] }
+        Lane { len: 0, frames: [Sorted(0); BURST], blocks: [[0; BURST]; B] }
     }
 
     #[inline(always)]
     fn set(&mut self, at: usize, frame: usize, service: ServiceId, blocks: [u64; B]) {
-        self.frames[at % BURST] = (frame as u8, service);
+        self.frames[at % BURST] = Sorted::new(frame, service);
         for (row, block) in self.blocks.iter_mut().zip(blocks) {
             row[at % BURST] = block;
         }
@@ -324,34 +316,35 @@ impl<const B: usize> Lane<B> {
         self.len += 1;
     }
 
-    /// Empties the lane.
+    /// Empties the lane. The slots of all its frames are read before the first is used: these reads miss the caches, and so
+    /// they wait together.
     #[inline(always)]
-    fn decide(&mut self, level: Level, table: &Table, write: &mut impl FnMut(usize, Outcome)) {
-        let len = std::mem::take(&mut self.len);
+    fn decide(&mut self, level: Level, table: &Table, outcomes: &mut [Outcome; BURST]) {
+        let len = std::mem::take(&mut self.len).min(BURST);
         if len == 0 {
             return;
         }
         let mut hashes = [0; BURST];
         level.siphash(table.key, &self.blocks, len, &mut hashes);
-        let mut owners = [0; BURST];
-        for (((_, service), hash), owner) in self.frames[..len].iter().zip(&hashes).zip(&mut owners) {
-            *owner = table.service(*service).owner(*hash);
+        let mut places = [Place::default(); BURST];
+        for (at, place) in places[..len].iter_mut().enumerate() {
+            *place = table.place(self.frames[at].service(), hashes[at]);
         }
-        for ((frame, service), owner) in self.frames[..len].iter().zip(&owners) {
-            write(*frame as usize, outcome(*service, *owner, table));
+        for (at, place) in places[..len].iter().enumerate() {
+            let frame = self.frames[at];
+            outcomes[frame.position()] = outcome(frame.service(), *place, table);
         }
     }
 }
 
 #[inline(always)]
-fn outcome(service: ServiceId, server: u16, table: &Table) -> Outcome {
-    if server == NOBODY {
-        return Verdict::Drop(Reason::NoServer).into();
+fn outcome(service: ServiceId, place: Place, table: &Table) -> Outcome {
+    let Place { owner, destination } = place;
+    let mac = table.mac(destination as usize);
+    if !mac.is_resolved() {
+        return Verdict::Drop(if owner == NOBODY { Reason::NoServer } else { Reason::Unresolved }).into();
     }
-    let destination = table.destination(service, server);
-    let mac = table.mac(destination);
-    let server = if mac.is_resolved() { server } else { Reason::Unresolved as u16 };
-    Outcome { mac, destination: destination as u32, service, server }
+    Outcome { mac, destination, service, server: owner }
 }
 
 #[inline(always)]
@@ -377,6 +370,7 @@ fn choose(
         Upper::LaterFragment(transport) => address.by_transport(transport),
         Upper::Address => Some(address.default()),
         Upper::Other => address.any(),
+        Upper::Foreign => None,
     };
     service.ok_or(Verdict::Drop(Reason::NoService))
 }
@@ -384,7 +378,7 @@ fn choose(
 /// What a server follows from, once the service is known.
 enum Input {
     Source,
-    Flow(Ports, u8),
+    Flow(transport::Ports, u8),
     /// `modulo`, and the client's own server is up.
     Settled(u16),
 }

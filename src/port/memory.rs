@@ -8,7 +8,7 @@ use super::{Burst, Ledger, Port};
 pub const STRIDE: usize = 2048;
 
 pub struct Memory {
-    arena: Box<[u8]>,
+    arena: Box<[[u8; STRIDE]]>,
     lens: Box<[u16]>,
     arrivals: Box<[u64]>,
     /// Clock, in nanoseconds: stands still unless a test moves it.
@@ -26,14 +26,15 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Frame {
     index: u32,
+    len: u16,
 }
 
 impl Memory {
     /// # Panics
     /// If a frame is longer than `STRIDE`.
     pub fn new<F: AsRef<[u8]>>(frames: &[F]) -> Memory {
-        let mut arena = vec![0; frames.len() * STRIDE].into_boxed_slice();
-        for (chunk, frame) in arena.chunks_exact_mut(STRIDE).zip(frames) {
+        let mut arena = vec![[0; STRIDE]; frames.len()].into_boxed_slice();
+        for (chunk, frame) in arena.iter_mut().zip(frames) {
             chunk[..frame.as_ref().len()].copy_from_slice(frame.as_ref());
         }
         Memory {
@@ -76,12 +77,14 @@ impl Memory {
         &self.freed
     }
 
+    #[inline(always)]
     pub fn frame(&self, position: usize) -> &[u8] {
-        &self.arena[position * STRIDE..][..self.lens[position] as usize]
+        &self.arena[position][..self.lens[position] as usize]
     }
 
+    #[inline(always)]
     pub fn frame_mut(&mut self, position: usize) -> &mut [u8] {
-        &mut self.arena[position * STRIDE..][..self.lens[position] as usize]
+        &mut self.arena[position][..self.lens[position] as usize]
     }
 }
 
@@ -99,7 +102,7 @@ impl Port for Memory {
     fn rx(&mut self, burst: &mut Burst<Frame>) {
         let n = burst.remaining_capacity().min(self.lens.len() - self.next);
         for index in self.next..self.next + n {
-            burst.push(Frame { index: index as u32 });
+            burst.push(Frame { index: index as u32, len: self.lens[index] });
         }
         self.next += n;
         self.lent += n;
@@ -107,12 +110,12 @@ impl Port for Memory {
 
     #[inline(always)]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        self.frame(frame.index as usize)
+        &self.arena[frame.index as usize][..frame.len as usize]
     }
 
     #[inline(always)]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        self.frame_mut(frame.index as usize)
+        &mut self.arena[frame.index as usize][..frame.len as usize]
     }
 
     #[inline(always)]

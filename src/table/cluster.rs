@@ -26,7 +26,7 @@ struct ServiceState {
     flow: bool,
     modulo: bool,
     ranking: Arc<Ranking>,
-    /// `ranking.first` with the slots of servers that are down given to the next in order; shared with tables.
+    /// The first server of each slot's order that is up; shared with tables.
     owners: Arc<[u16]>,
     servers: Vec<ServerState>,
 }
@@ -71,11 +71,15 @@ impl Cluster {
         let mut known = false;
         let mut changed = 0;
         for service in &mut self.services {
-            let Some(server) = service.servers.iter_mut().find(|s| s.name == name) else { continue };
+            let Some(server) = service.servers.iter().position(|s| s.name == name) else { continue };
             known = true;
-            if server.up != up {
-                server.up = up;
-                service.elect();
+            if service.servers[server].up != up {
+                service.servers[server].up = up;
+                if up {
+                    service.give_back(server as u16)
+                } else {
+                    service.hand_over(server as u16)
+                }
                 changed += 1;
             }
         }
@@ -125,6 +129,7 @@ impl Cluster {
                 }
             }
         }
+        macs.push(PackedMac::UNRESOLVED);
         Table {
             generation: self.generation,
             key: self.key,
@@ -159,20 +164,32 @@ impl ServiceState {
         }
     }
 
-    /// Gives every slot to the first server of its order that is up.
-    fn elect(&mut self) {
+    /// `server` went down: its slots go to the next in their order that is up. No other slot is looked at, because the
+    /// owner of a slot is the first of its order that is up, and that has not changed.
+    fn hand_over(&mut self, server: u16) {
         let up: Vec<bool> = self.servers.iter().map(|s| s.up).collect();
-        if up.iter().all(|up| *up) {
-            self.owners = Arc::clone(&self.ranking.first);
+        let mut election = self.ranking.rendezvous.among(&up);
+        let owner = |(slot, owner): (usize, &u16)| match *owner == server {
+            true => election.winner(slot as u32).unwrap_or(NOBODY),
+            false => *owner,
+        };
+        self.owners = self.owners.iter().enumerate().map(owner).collect();
+    }
+
+    /// `server` came back: it gets the slots of which it is the first choice, and of those whose first choice is down the
+    /// ones in which it comes before the present owner.
+    fn give_back(&mut self, server: u16) {
+        if self.servers[server as usize].weight == 0 {
             return;
         }
-        let mut election = self.ranking.rendezvous.among(&up);
-        let owner = |(slot, first): (usize, &u16)| match *first {
-            NOBODY => NOBODY,
-            first if up[first as usize] => first,
-            _ => election.winner(slot as u32).unwrap_or(NOBODY),
+        let Ranking { first, rendezvous } = &*self.ranking;
+        let owner = |(slot, (owner, first)): (usize, (&u16, &u16))| match *owner {
+            _ if *first == server => server,
+            NOBODY => server,
+            owner if owner != *first && rendezvous.precedes(server, owner, slot as u32) => server,
+            owner => owner,
         };
-        self.owners = self.ranking.first.iter().enumerate().map(owner).collect();
+        self.owners = self.owners.iter().zip(first.iter()).enumerate().map(owner).collect();
     }
 
     fn table(&self, base: u32) -> ServiceTable {

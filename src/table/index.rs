@@ -85,13 +85,8 @@ impl<K: Key> Index<K> {
         at.windows(2).filter(|pair| pair[0] == pair[1]).count()
     }
 
-    #[inline(always)]
-    fn home(&self, key: K) -> usize {
-        (key.fold().wrapping_mul(self.factor) >> self.shift) as usize
-    }
-
     fn insert(&mut self, key: K, value: u32) {
-        let mut at = self.home(key);
+        let mut at = self.view().home(key);
         while self.entries[at].value != FREE {
             if self.entries[at].key == key {
                 return;
@@ -101,8 +96,34 @@ impl<K: Key> Index<K> {
         self.entries[at] = Entry { key, value };
     }
 
+    /// What a loop over a burst holds in registers.
+    #[inline(always)]
+    pub fn view(&self) -> View<'_, K> {
+        View { factor: self.factor, shift: self.shift, entries: &self.entries }
+    }
+
     #[inline(always)]
     pub fn get(&self, key: K) -> Option<u32> {
+        self.view().get(key)
+    }
+}
+
+/// An index, by its parts.
+#[derive(Clone, Copy)]
+pub struct View<'a, K> {
+    factor: u64,
+    shift: u32,
+    entries: &'a [Entry<K>],
+}
+
+impl<K: Key> View<'_, K> {
+    #[inline(always)]
+    fn home(self, key: K) -> usize {
+        (key.fold().wrapping_mul(self.factor) >> (self.shift & 63)) as usize
+    }
+
+    #[inline(always)]
+    pub fn get(self, key: K) -> Option<u32> {
         let mut at = self.home(key);
         loop {
             let entry = &self.entries[at];

@@ -11,7 +11,7 @@ pub mod rendezvous;
 
 use crate::hash::{self, Key};
 use crate::plan::{Mac, Transport};
-use index::Index;
+use index::{Index, View};
 use maglev::NOBODY;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub struct Table {
     pub key: Key,
     directory: Arc<Directory>,
     services: Box<[ServiceTable]>,
-    /// By destination: the service's `base` plus the server's position.
+    /// By destination: the service's `base` plus the server's position; behind them `UNRESOLVED`, for no destination at all.
     macs: Box<[PackedMac]>,
     /// The servers' MACs, and (MAC, address) of those that must never send to that cluster address.
     own: Index<u64>,
@@ -94,6 +94,43 @@ impl PortService {
     }
 }
 
+/// Finds the services of ports, and tells servers' MACs from others.
+#[derive(Clone, Copy)]
+pub struct Ports<'a> {
+    v4: View<'a, u64>,
+    v6: View<'a, (u128, u32)>,
+    own: View<'a, u64>,
+}
+
+impl Ports<'_> {
+    /// The service of a port: the one that lists it, else the one that has everything. `key` is the `port_key_v4` of both.
+    #[inline(always)]
+    pub fn v4(&self, key: u64) -> Option<PortService> {
+        self.v4.get(key).or_else(|| self.v4.get(key as u32 as u64)).map(PortService)
+    }
+
+    /// As `v4`; `port` is its `port_key`.
+    #[inline(always)]
+    pub fn v6(&self, destination: [u8; 16], port: u32) -> Option<PortService> {
+        let address = u128::from_le_bytes(destination);
+        self.v6.get((address, port)).or_else(|| self.v6.get((address, EVERYTHING))).map(PortService)
+    }
+
+    /// Whether `source` is the MAC of any server.
+    #[inline(always)]
+    pub fn is_server(&self, source: PackedMac) -> bool {
+        self.own.get(source.0).is_some()
+    }
+}
+
+/// The owner of a slot.
+#[derive(Clone, Copy, Default)]
+pub struct Place {
+    /// The server's position in its service, or `NOBODY`.
+    pub owner: u16,
+    pub destination: u32,
+}
+
 /// What one service selects by.
 pub struct ServiceTable {
     /// Slot -> server, or `NOBODY`.
@@ -107,24 +144,22 @@ pub struct ServiceTable {
 }
 
 impl ServiceTable {
-    /// The owner of a hash's slot. `NOBODY`: no server is up.
-    #[inline(always)]
-    pub fn owner(&self, hash: u64) -> u16 {
-        self.owners[hash::slot(hash, self.slots) as usize]
-    }
-
     /// `modulo`: the server of a client address taken as a number. `None`: that server is down, the hash decides.
     pub fn by_remainder(&self, client: u128) -> Option<u16> {
         let remainders = self.remainders.as_ref()?;
         somebody(remainders[remainder(client, remainders.len())])
     }
 
+    fn owner(&self, hash: u64) -> Option<u16> {
+        somebody(self.owners[hash::slot(hash, self.slots) as usize])
+    }
+
     /// Slot (for `modulo`, the remainder) and server of a client. What the data path does, in one step.
     pub fn select(&self, hash: u64, client: u128) -> (u32, Option<u16>) {
         match &self.remainders {
-            None => (hash::slot(hash, self.slots), somebody(self.owner(hash))),
+            None => (hash::slot(hash, self.slots), self.owner(hash)),
             Some(remainders) => {
-                let server = self.by_remainder(client).or_else(|| somebody(self.owner(hash)));
+                let server = self.by_remainder(client).or_else(|| self.owner(hash));
                 (remainder(client, remainders.len()) as u32, server)
             }
         }
@@ -212,24 +247,10 @@ impl Table {
         Some(&self.directory.addresses[id as usize])
     }
 
-    /// The service of a port: the one that lists it, else the one that has everything. `key` is the `port_key_v4` of both.
+    /// What finds the services of ports.
     #[inline(always)]
-    pub fn port_v4(&self, key: u64) -> Option<PortService> {
-        let ports = &self.directory.ports_v4;
-        ports.get(key).or_else(|| ports.get(key as u32 as u64)).map(PortService)
-    }
-
-    /// As `port_v4`; `port` is its `port_key`.
-    #[inline(always)]
-    pub fn port_v6(&self, destination: [u8; 16], port: u32) -> Option<PortService> {
-        let (address, ports) = (u128::from_le_bytes(destination), &self.directory.ports_v6);
-        ports.get((address, port)).or_else(|| ports.get((address, EVERYTHING))).map(PortService)
-    }
-
-    /// Whether `source` is the MAC of any server.
-    #[inline(always)]
-    pub fn is_server(&self, source: PackedMac) -> bool {
-        self.own.get(source.0).is_some()
+    pub fn ports(&self) -> Ports<'_> {
+        Ports { v4: self.directory.ports_v4.view(), v6: self.directory.ports_v6.view(), own: self.own.view() }
     }
 
     /// Whether `source` is the MAC of a server of the services on `address`.
@@ -248,7 +269,16 @@ impl Table {
 
     /// Servers of all services together: how many destinations there are.
     pub fn destinations(&self) -> usize {
-        self.macs.len()
+        self.macs.len() - 1
+    }
+
+    /// Where a hash leads in a service.
+    #[inline(always)]
+    pub fn place(&self, service: ServiceId, hash: u64) -> Place {
+        let service = &self.services[service as usize];
+        let owner = service.owners[hash::slot(hash, service.slots) as usize];
+        let nowhere = self.macs.len() as u32 - 1;
+        Place { owner, destination: if owner == NOBODY { nowhere } else { service.base + owner as u32 } }
     }
 
     /// Index of a server among all servers of all services.

@@ -18,6 +18,8 @@ use crate::hash::{Key, siphash};
 pub struct Rendezvous {
     /// By falling weight; servers of weight 0 are in none.
     classes: Vec<Class>,
+    /// Class and position in it of each server; without meaning for one of weight 0.
+    places: Vec<(u16, u16)>,
 }
 
 /// The servers of one weight, by name.
@@ -31,6 +33,7 @@ struct Class {
 impl Rendezvous {
     pub fn new(key: Key, candidates: &[Candidate]) -> Rendezvous {
         let mut classes: Vec<Class> = Vec::new();
+        let mut places = vec![(0, 0); candidates.len()];
         let mut order = by_name(candidates);
         // Stable: servers of one weight stay sorted by name.
         order.sort_by_key(|i| std::cmp::Reverse(candidates[*i as usize].weight));
@@ -42,11 +45,13 @@ impl Rendezvous {
             if classes.last().is_none_or(|class| class.weight != weight) {
                 classes.push(Class { weight, servers: Vec::new(), seeds: Vec::new() });
             }
-            let class = classes.last_mut().expect("one was pushed");
+            let at = classes.len();
+            let class = &mut classes[at - 1];
+            places[i as usize] = ((at - 1) as u16, class.servers.len() as u16);
             class.servers.push(i);
             class.seeds.push(seed(key, name));
         }
-        Rendezvous { classes }
+        Rendezvous { classes, places }
     }
 
     /// An election among the servers for which `up` is true.
@@ -60,6 +65,17 @@ impl Rendezvous {
         classes.retain(|class| !class.servers.is_empty());
         let most = classes.iter().map(|class| class.servers.len()).max().unwrap_or(0);
         Election { level: Level::detect(), classes, strengths: vec![0; most] }
+    }
+
+    /// Whether server `a` comes before server `b` in a slot's order. Both have a weight above 0.
+    pub fn precedes(&self, a: u16, b: u16, slot: u32) -> bool {
+        let score = |(class, at): (u16, u16)| {
+            let class = &self.classes[class as usize];
+            score(vector::strength(class.seeds[at as usize], salt(slot)), class.weight)
+        };
+        let [place_a, place_b] = [a, b].map(|server| self.places[server as usize]);
+        // Of equals the heavier, then the earlier name, comes first: that is the order of places.
+        score(place_a).total_cmp(&score(place_b)).then(place_a.cmp(&place_b)).is_lt()
     }
 
     /// The whole failover order of a slot, the first choice's server included where it falls.

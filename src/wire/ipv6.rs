@@ -15,9 +15,6 @@ const MOBILITY: u8 = 135;
 const HOST_IDENTITY: u8 = 139;
 const SHIM6: u8 = 140;
 
-/// "No next header" (RFC 8200 section 4.7): stands for a transport that cannot be known.
-pub const NO_NEXT_HEADER: u8 = 59;
-
 /// The bytes from the version field on: at least the fixed header.
 #[derive(Clone, Copy, Debug)]
 pub struct Ipv6<'a> {
@@ -27,9 +24,9 @@ pub struct Ipv6<'a> {
 /// What stands behind the extension headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upper<'a> {
-    /// Protocol of the payload. `NO_NEXT_HEADER` where it cannot be known: a chain longer than is walked, or a later
-    /// fragment of a datagram whose fragmentable part begins with an extension header.
-    pub protocol: u8,
+    /// Protocol of the payload. `None` where it cannot be known: a chain longer than is walked, or a later fragment of a
+    /// datagram whose fragmentable part begins with an extension header.
+    pub protocol: Option<u8>,
     pub fragment: Fragment,
     /// Empty in a later fragment.
     pub payload: &'a [u8],
@@ -96,7 +93,7 @@ impl<'a> Ipv6<'a> {
                 // RFC 4302 section 2.2: in 4-byte units, less two.
                 AUTHENTICATION => 8 + 4 * *payload.get(1).ok_or(Malformed)? as usize,
                 FRAGMENT => 8,
-                _ => return Ok(Upper { protocol, fragment, payload }),
+                _ => return Ok(Upper { protocol: Some(protocol), fragment, payload }),
             };
             let header = payload.get(..len).ok_or(Malformed)?;
             if protocol == FRAGMENT {
@@ -110,13 +107,13 @@ impl<'a> Ipv6<'a> {
             payload = &payload[len..];
         }
         if is_extension(protocol) {
-            return Ok(Upper { protocol: NO_NEXT_HEADER, fragment, payload: &[] });
+            return Ok(Upper { protocol: None, fragment, payload: &[] });
         }
-        Ok(Upper { protocol, fragment, payload })
+        Ok(Upper { protocol: Some(protocol), fragment, payload })
     }
 
     fn later(next_header: u8) -> Upper<'a> {
-        let protocol = if is_extension(next_header) { NO_NEXT_HEADER } else { next_header };
+        let protocol = (!is_extension(next_header)).then_some(next_header);
         Upper { protocol, fragment: Fragment::Later, payload: &[] }
     }
 }

@@ -1,18 +1,18 @@
 //! The hot loops of selection, many lanes at a time: SipHash-1-3 of a burst, and the strongest of many candidates.
 //!
-//! Each loop is written once, in plain Rust over fixed-size arrays, and compiled three times: for AVX-512, AVX2 and the
-//! baseline. The compiler vectorises it; the unsafe blocks only vouch that the processor has what it was compiled for.
+//! Each loop is written once and compiled three times: for AVX-512, AVX2 and the baseline. SipHash is generic over a register
+//! of words (`lanes`), because compilers found no vectors in plain loops over arrays; the search for the strongest candidate
+//! is plain Rust, which they do vectorise. The unsafe blocks vouch that the processor has what a loop was compiled for.
 #![allow(unsafe_code)]
 
-pub mod prefetch;
+mod lanes;
 
 use super::siphash::Key;
 use crate::limits::BURST;
+use lanes::Lanes;
 
-/// Lanes of one step: one AVX-512 register, two of AVX2.
-const LANES: usize = 8;
-
-const _: () = assert!(BURST.is_multiple_of(LANES));
+/// The widest register has eight words.
+const _: () = assert!(BURST.is_multiple_of(8));
 
 /// One word of every input of a burst.
 pub type Row = [u64; BURST];
@@ -65,7 +65,7 @@ impl Level {
     #[inline]
     pub fn siphash<const B: usize>(self, key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
         match self.0 {
-            Set::Baseline => siphash_rows(key, blocks, n, out),
+            Set::Baseline => siphash_rows::<u64, B>(key, blocks, n, out),
             // SAFETY: `available` makes this level only where the processor has AVX2.
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { siphash_avx2(key, blocks, n, out) },
@@ -94,73 +94,47 @@ impl Level {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn siphash_avx2<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
-    siphash_rows(key, blocks, n, out);
+    siphash_rows::<std::arch::x86_64::__m256i, B>(key, blocks, n, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq")]
 fn siphash_avx512<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
-    siphash_rows(key, blocks, n, out);
+    siphash_rows::<std::arch::x86_64::__m512i, B>(key, blocks, n, out);
 }
 
 #[inline(always)]
-fn siphash_rows<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
-    for at in (0..n.min(BURST)).step_by(LANES) {
-        let mut v = key.state.map(|word| [word; LANES]);
+fn siphash_rows<V: Lanes, const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
+    let mut at = 0;
+    while at < n.min(BURST) {
+        let mut v = key.state.map(V::splat);
         for row in blocks {
-            let block: [u64; LANES] = std::array::from_fn(|lane| row[at + lane]);
-            xor(&mut v[3], &block);
-            round(&mut v);
-            xor(&mut v[0], &block);
+            let block = V::load(&row[at..]);
+            v[3] = v[3].xor(block);
+            v = round(v);
+            v[0] = v[0].xor(block);
         }
-        xor(&mut v[2], &[0xff; LANES]);
-        round(&mut v);
-        round(&mut v);
-        round(&mut v);
-        for lane in 0..LANES {
-            out[at + lane] = v[0][lane] ^ v[1][lane] ^ v[2][lane] ^ v[3][lane];
-        }
-    }
-}
-
-#[inline(always)]
-fn xor(a: &mut [u64; LANES], b: &[u64; LANES]) {
-    for lane in 0..LANES {
-        a[lane] ^= b[lane];
-    }
-}
-
-#[inline(always)]
-fn add(a: &mut [u64; LANES], b: &[u64; LANES]) {
-    for lane in 0..LANES {
-        a[lane] = a[lane].wrapping_add(b[lane]);
-    }
-}
-
-#[inline(always)]
-fn rotate<const BITS: u32>(a: &mut [u64; LANES]) {
-    for lane in a {
-        *lane = lane.rotate_left(BITS);
+        v[2] = v[2].xor(V::splat(0xff));
+        let [v0, v1, v2, v3] = round(round(round(v)));
+        v0.xor(v1).xor(v2.xor(v3)).store(&mut out[at..]);
+        at += V::COUNT;
     }
 }
 
 /// One SipRound in every lane; `siphash::round` is its scalar twin.
 #[inline(always)]
-fn round([v0, v1, v2, v3]: &mut [[u64; LANES]; 4]) {
-    add(v0, v1);
-    rotate::<13>(v1);
-    xor(v1, v0);
-    rotate::<32>(v0);
-    add(v2, v3);
-    rotate::<16>(v3);
-    xor(v3, v2);
-    add(v0, v3);
-    rotate::<21>(v3);
-    xor(v3, v0);
-    add(v2, v1);
-    rotate::<17>(v1);
-    xor(v1, v2);
-    rotate::<32>(v2);
+fn round<V: Lanes>([mut v0, mut v1, mut v2, mut v3]: [V; 4]) -> [V; 4] {
+    v0 = v0.add(v1);
+    v1 = v1.rotate::<13, 51>().xor(v0);
+    v0 = v0.rotate::<32, 32>();
+    v2 = v2.add(v3);
+    v3 = v3.rotate::<16, 48>().xor(v2);
+    v0 = v0.add(v3);
+    v3 = v3.rotate::<21, 43>().xor(v0);
+    v2 = v2.add(v1);
+    v1 = v1.rotate::<17, 47>().xor(v2);
+    v2 = v2.rotate::<32, 32>();
+    [v0, v1, v2, v3]
 }
 
 /// What a candidate brings to `strength`: drawn from its identity, independent of every other's.

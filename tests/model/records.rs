@@ -1,0 +1,99 @@
+//! tests/data/golden.toml
+
+use oneip::control::config;
+use oneip::plan::{HashInput, Mac, Plan, Selection};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    down: Vec<String>,
+    config: String,
+    frame: Vec<RawRecord>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRecord {
+    what: String,
+    bytes: String,
+    verdict: String,
+    macs: Option<String>,
+    same_server_as: Option<String>,
+}
+
+pub struct Golden {
+    pub plan: Plan,
+    /// Servers that are down.
+    pub down: Vec<String>,
+    pub records: Vec<Record>,
+}
+
+pub struct Record {
+    pub what: String,
+    pub frame: Vec<u8>,
+    pub expected: Expected,
+    /// Of a forwarded frame whose server is known: its bytes behind the dispatcher.
+    pub output: Option<Vec<u8>>,
+    pub same_server_as: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Service and, where it does not hang on a hash, server.
+    Forward(String, Option<String>),
+    Drop(String),
+    Pass,
+}
+
+impl Golden {
+    pub fn read() -> Golden {
+        let file: File = toml::from_str(include_str!("../data/golden.toml")).expect("golden.toml is TOML");
+        let plan = config::parse(&file.config, "golden.toml").unwrap_or_else(|errors| panic!("{errors}")).plan;
+        Golden { plan, down: file.down, records: file.frame.into_iter().map(record).collect() }
+    }
+
+    /// The same services, but all of them select that way.
+    pub fn plan_with(&self, selection: Selection, hash: HashInput) -> Plan {
+        let mut plan = self.plan.clone();
+        for service in &mut plan.services {
+            service.selection = selection;
+            service.hash = hash;
+        }
+        plan
+    }
+
+    pub fn frames(&self) -> Vec<Vec<u8>> {
+        self.records.iter().map(|record| record.frame.clone()).collect()
+    }
+}
+
+fn record(raw: RawRecord) -> Record {
+    let RawRecord { what, bytes, verdict, macs, same_server_as } = raw;
+    let frame = hex(&bytes);
+    let expected = match verdict.split([' ', '/']).collect::<Vec<_>>()[..] {
+        ["forward", service, server] => Expected::Forward(service.into(), Some(server.into())),
+        ["forward", service] => Expected::Forward(service.into(), None),
+        ["drop", reason] => Expected::Drop(reason.into()),
+        ["pass"] => Expected::Pass,
+        _ => panic!("{what}: no verdict: {verdict}"),
+    };
+    let known = matches!(expected, Expected::Forward(_, Some(_)));
+    assert_eq!(macs.is_some(), known, "{what}: `macs` goes with a known server");
+    let output = macs.map(|macs| {
+        let macs = macs.split(' ').flat_map(|mac| mac.parse::<Mac>().expect("a MAC").0);
+        macs.chain(frame[12..].iter().copied()).collect()
+    });
+    Record { what, frame, expected, output, same_server_as }
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text
+        .lines()
+        .flat_map(|line| line.split('#').next().expect("a part before the comment").split_whitespace())
+        .flat_map(str::bytes)
+        .map(|digit| (digit as char).to_digit(16).expect("a hexadecimal digit") as u8)
+        .collect();
+    assert!(digits.len().is_multiple_of(2), "half a byte: {text}");
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}

@@ -1,0 +1,130 @@
+//! Frames through a worker, and the laws that hold for every one of them.
+
+use super::Model;
+use oneip::plan::Plan;
+use oneip::port::Port;
+use oneip::port::memory::Memory;
+use oneip::stats::latency;
+use oneip::stats::tally::Tally;
+use oneip::table::Table;
+use oneip::table::cluster::Cluster;
+use oneip::table::publish;
+use oneip::verdict::{Reason, Verdict};
+use oneip::worker::Worker;
+use std::sync::Arc;
+
+pub struct Bench {
+    pub worker: Worker<Memory>,
+    pub tally: Arc<Tally>,
+    plan: Plan,
+    /// Whose verdicts `check` expects.
+    model: Option<Model>,
+}
+
+pub fn table(plan: &Plan, down: &[String]) -> Table {
+    let mut cluster = Cluster::new(plan);
+    for name in down {
+        assert!(cluster.set_up(name, false).is_some(), "no server {name}");
+    }
+    cluster.compile()
+}
+
+/// What the counters say: received, passed, dropped by reason, and frames and bytes by destination.
+type Counts = (u64, u64, [u64; Reason::COUNT], Vec<(u64, u64)>);
+
+impl Bench {
+    pub fn new(plan: &Plan, down: &[String]) -> Bench {
+        Bench { model: Some(Model::new(plan, down)), ..Bench::without_model(plan, down) }
+    }
+
+    /// For plans that the model cannot populate.
+    pub fn without_model(plan: &Plan, down: &[String]) -> Bench {
+        let table = table(plan, down);
+        let tally = Arc::new(Tally::new(&table));
+        let (recorder, _) = latency::channel(plan.services.len());
+        let (_, mut readers) = publish::channel(table, 1);
+        let reader = readers.pop().expect("one reader");
+        let none: [&[u8]; 0] = [];
+        Bench {
+            worker: Worker::new(Memory::new(&none), reader, Arc::clone(&tally), recorder),
+            tally,
+            plan: plan.clone(),
+            model: None,
+        }
+    }
+
+    /// Lets the worker take all frames, and checks everything but the verdicts: bytes, ledger, counters.
+    pub fn run(&mut self, frames: &[impl AsRef<[u8]>]) -> Vec<Verdict> {
+        let mut expected = self.counts();
+        *self.worker.port_mut() = Memory::new(frames);
+        let mut verdicts = Vec::with_capacity(frames.len());
+        while verdicts.len() < frames.len() {
+            let outcomes = self.worker.turn();
+            assert!(!outcomes.is_empty(), "the worker takes what is there");
+            verdicts.extend(outcomes.iter().map(|outcome| outcome.verdict()));
+            let ledger = self.worker.port().ledger();
+            assert!(ledger.balanced() && ledger.lent == 0, "{ledger:?}");
+        }
+        expected.0 += frames.len() as u64;
+        for (at, (frame, verdict)) in frames.iter().zip(&verdicts).enumerate() {
+            let (frame, after) = (frame.as_ref(), self.worker.port().frame(at));
+            match *verdict {
+                Verdict::Forward { service, server } => {
+                    assert_eq!(after, self.output(frame, service, server), "forwarded frame {}", hex(frame));
+                    let (frames, bytes) = &mut expected.3[self.destination(service, server)];
+                    *frames += 1;
+                    *bytes += frame.len() as u64;
+                }
+                Verdict::Drop(reason) => {
+                    assert_eq!(after, frame, "a dropped frame is not touched");
+                    expected.2[reason as usize] += 1;
+                }
+                Verdict::Pass => {
+                    assert_eq!(after, frame, "a passed frame is not touched");
+                    expected.1 += 1;
+                }
+            }
+        }
+        let is_forward = |at: &u32| matches!(verdicts[*at as usize], Verdict::Forward { .. });
+        let (sent, freed): (Vec<u32>, Vec<u32>) = (0..frames.len() as u32).partition(is_forward);
+        assert_eq!(self.worker.port().sent(), sent, "forwarded frames are sent, in order");
+        assert_eq!(self.worker.port().freed(), freed, "the others are freed, in order");
+        assert_eq!(self.counts(), expected, "the counters");
+        let Tally { received, passed, .. } = &*self.tally;
+        assert_eq!(received.get(), self.tally.forwarded() + self.tally.dropped_total() + passed.get());
+        verdicts
+    }
+
+    /// As `run`, and the verdicts are the model's.
+    pub fn check(&mut self, frames: &[impl AsRef<[u8]>]) -> Vec<Verdict> {
+        let verdicts = self.run(frames);
+        let model = self.model.as_ref().expect("a bench with a model");
+        for (frame, verdict) in frames.iter().zip(&verdicts) {
+            assert_eq!(*verdict, model.verdict(frame.as_ref()), "{}", hex(frame.as_ref()));
+        }
+        verdicts
+    }
+
+    fn counts(&self) -> Counts {
+        let sent = (0..self.plan.services.iter().map(|service| service.servers.len()).sum())
+            .map(|d| self.tally.sent(d))
+            .map(|s| (s.frames.get(), s.bytes.get()));
+        let dropped = Reason::ALL.map(|reason| self.tally.dropped(reason).get());
+        (self.tally.received.get(), self.tally.passed.get(), dropped, sent.collect())
+    }
+
+    fn destination(&self, service: u16, server: u16) -> usize {
+        let before = &self.plan.services[..service as usize];
+        before.iter().map(|service| service.servers.len()).sum::<usize>() + server as usize
+    }
+
+    /// What a forwarded frame leaves as: the server's MAC, the one it came to, and the rest as it was.
+    fn output(&self, frame: &[u8], service: u16, server: u16) -> Vec<u8> {
+        let mac = self.plan.services[service as usize].servers[server as usize].mac.expect("it is resolved");
+        [&mac.0[..], &frame[..6], &frame[12..]].concat()
+    }
+}
+
+pub fn hex(frame: &[u8]) -> String {
+    frame.iter().map(|byte| format!("{byte:02x}")).collect()
+}

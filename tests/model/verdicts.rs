@@ -1,0 +1,118 @@
+//! The verdict table, row by row.
+
+use super::owners::{populate, scaled, siphash};
+use super::packet::{self, Facts, Refusal, Topic};
+use oneip::plan::{HashInput, Mac, Plan, Selection, Service};
+use oneip::table::cluster::Cluster;
+use oneip::verdict::{Reason, Verdict};
+use std::net::IpAddr;
+
+pub struct Model {
+    plan: Plan,
+    down: Vec<String>,
+    /// By service and slot.
+    owners: Vec<Vec<Option<usize>>>,
+}
+
+impl Model {
+    /// # Panics
+    /// If the servers of a service differ in weight otherwise than by having none.
+    pub fn new(plan: &Plan, down: &[String]) -> Model {
+        let cluster = Cluster::new(plan);
+        let owners = |id: usize, service: &Service| -> Vec<Option<usize>> {
+            let taking: Vec<usize> = (0..service.servers.len()).filter(|i| service.servers[*i].weight > 0).collect();
+            assert!(taking.iter().all(|i| service.servers[*i].weight == service.servers[taking[0]].weight));
+            if taking.is_empty() {
+                return vec![None; service.slots as usize];
+            }
+            let names: Vec<&str> = taking.iter().map(|i| service.servers[*i].name.as_str()).collect();
+            let is_up = |i: &usize| !down.contains(&service.servers[*i].name);
+            let first = populate(plan.hash_key.0, &names, service.slots).into_iter().map(|i| taking[i]);
+            // Behind the first choice, any order that all agree on will do; the cluster says which it is.
+            let next = |slot: usize| cluster.order(id as u16, slot as u32).into_iter().map(usize::from).find(is_up);
+            first.enumerate().map(|(slot, first)| if is_up(&first) { Some(first) } else { next(slot) }).collect()
+        };
+        let owners = plan.services.iter().enumerate().map(|(id, service)| owners(id, service)).collect();
+        Model { plan: plan.clone(), down: down.to_vec(), owners }
+    }
+
+    pub fn verdict(&self, frame: &[u8]) -> Verdict {
+        let packet = match packet::ip(frame) {
+            None => return Verdict::Pass,
+            Some(Err(_)) => return Verdict::Drop(Reason::Malformed),
+            Some(Ok(packet)) => packet,
+        };
+        if !self.plan.services.iter().any(|service| service.address == packet.destination) {
+            return Verdict::Pass;
+        }
+        let facts = match packet.facts() {
+            Err(Refusal::Malformed) => return Verdict::Drop(Reason::Malformed),
+            Err(Refusal::Ttl) => return Verdict::Drop(Reason::Ttl),
+            Ok(facts) => facts,
+        };
+        let sender = Mac(frame[6..12].try_into().expect("six bytes"));
+        let on_address = || self.plan.services.iter().filter(|service| service.address == packet.destination);
+        if on_address().flat_map(|service| &service.servers).any(|server| server.mac == Some(sender)) {
+            return Verdict::Drop(Reason::Loop);
+        }
+        let Some(service) = self.service(packet.destination, facts.topic) else {
+            return Verdict::Drop(Reason::NoService);
+        };
+        let Some(server) = self.server(service, packet.destination, facts) else {
+            return Verdict::Drop(Reason::NoServer);
+        };
+        match self.plan.services[service].servers[server].mac {
+            None => Verdict::Drop(Reason::Unresolved),
+            Some(_) => Verdict::Forward { service: service as u16, server: server as u16 },
+        }
+    }
+
+    fn service(&self, address: IpAddr, topic: Topic) -> Option<usize> {
+        let services = &self.plan.services;
+        let here = || (0..services.len()).filter(|i| services[*i].address == address);
+        let catch_all = || here().find(|i| services[*i].ports.is_empty());
+        match topic {
+            Topic::Ports { protocol, destination, .. } => {
+                let lists = |i: &usize| {
+                    services[*i].ports.iter().any(|p| (p.transport.protocol(), p.number) == (protocol, destination))
+                };
+                here().find(lists).or_else(catch_all)
+            }
+            Topic::Portless(protocol) => {
+                let lists = |i: &usize| services[*i].ports.iter().any(|p| p.transport.protocol() == protocol);
+                here().find(lists).or_else(catch_all)
+            }
+            Topic::Address => catch_all().or_else(|| here().next()),
+            Topic::OtherProtocol => catch_all(),
+            Topic::NotOurs => None,
+        }
+    }
+
+    fn server(&self, id: usize, cluster: IpAddr, Facts { client, topic }: Facts) -> Option<usize> {
+        let service = &self.plan.services[id];
+        if service.selection == Selection::Modulo {
+            let number = octets(client).iter().fold(0u128, |number, octet| number << 8 | *octet as u128);
+            let own = (number % service.servers.len() as u128) as usize;
+            let server = &service.servers[own];
+            if server.weight > 0 && !self.down.contains(&server.name) {
+                return Some(own);
+            }
+        }
+        let input = match topic {
+            Topic::Ports { protocol, source, destination, hashed: true } if service.hash == HashInput::Flow => {
+                let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+                [octets(client), octets(cluster), ports, vec![protocol]].concat()
+            }
+            _ => octets(client),
+        };
+        let slot = scaled(siphash(self.plan.hash_key.0, &input), service.slots);
+        self.owners[id][slot as usize]
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
