@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
 
@@ -73,7 +74,8 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
-    let mut neighbours = runtime.block_on(resolve(&plan, &device, &mut cluster))?;
+    let neighbours = runtime.block_on(resolve(&plan, &device, &mut cluster))?;
+    let mut followed = Followed { runtime, neighbours };
     let Attached { mut steer, mode, ports } = device.attach(&addresses)?;
     let transfer = ports[0].transfer();
     let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
@@ -97,19 +99,31 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let _ = write!(text, "{} (to resolve servers); workers keep no capability", kept.join(", "));
     say(&text, options.json);
     say("ready", options.json);
-    runtime.block_on(follow(&mut neighbours, &mut cluster, &mut crew.publisher))?;
+    followed.runtime.block_on(follow(&mut followed.neighbours, &mut cluster, &mut crew.publisher))?;
     steer.detach();
     // Frames that were redirected a moment ago are on their way into the rings still.
     thread::sleep(DRAIN);
     let summary = crew.stop()?;
-    if let Some(neighbours) = neighbours {
-        runtime.block_on(neighbours.close())?;
-    }
     match options.json {
         true => println!("{}", summary.json()),
         false => println!("{summary}"),
     }
     Ok(())
+}
+
+/// The servers' neighbour entries, which the kernel gets back however the run ends.
+struct Followed {
+    runtime: Runtime,
+    neighbours: Option<Neighbours>,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let Some(neighbours) = self.neighbours.take() else { return };
+        if let Err(error) = self.runtime.block_on(neighbours.close()) {
+            tracing::warn!(%error, "entries for the servers stay in the kernel's neighbour table");
+        }
+    }
 }
 
 /// Finds the servers that have no `mac` in the configuration, and waits a moment until they have answered. `None`: all have.
@@ -128,6 +142,7 @@ async fn resolve(plan: &Plan, device: &Device, cluster: &mut Cluster) -> Result<
     let mut neighbours = Neighbours::open(&device.interface, &wanted).await?;
     let off_link = neighbours.off_link();
     if !off_link.is_empty() {
+        neighbours.close().await?;
         let all: Vec<String> = off_link.iter().map(ToString::to_string).collect();
         return Err(all.join("\n").into());
     }

@@ -1,0 +1,143 @@
+//! `oneip run` in a lab, and the account it gives at the end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::network::{Lab, PATIENCE, eventually};
+
+pub struct Dispatcher<'l> {
+    lab: &'l Lab,
+    child: Child,
+    said: Arc<Mutex<Vec<String>>>,
+    listener: JoinHandle<()>,
+    counted: u64,
+}
+
+impl<'l> Dispatcher<'l> {
+    /// Returns when frames are dispatched.
+    pub fn start(lab: &'l Lab, options: &[&str]) -> Dispatcher<'l> {
+        Dispatcher::start_with(lab, &lab.config(), options)
+    }
+
+    pub fn start_with(lab: &'l Lab, config: &Path, options: &[&str]) -> Dispatcher<'l> {
+        let counted = driver_count(lab);
+        let mut command = run(lab, config);
+        let mut child =
+            command.arg("--json").args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (listener, ready) = listen(child.stderr.take().unwrap(), Arc::clone(&said));
+        let started = ready.recv_timeout(PATIENCE);
+        let dispatcher = Dispatcher { lab, child, said, listener, counted };
+        assert!(started.is_ok(), "it does not become ready: {}", dispatcher.said());
+        dispatcher
+    }
+
+    /// Its standard error up to now.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().join("\n")
+    }
+
+    /// Waits until it says this.
+    pub fn hear(&self, text: &str) {
+        eventually(&format!("it says `{text}`"), || self.said().contains(text));
+    }
+
+    pub fn stop(self) -> Account {
+        self.stop_by(Signal::INT)
+    }
+
+    /// Ends it by a signal, and checks what it leaves behind and that its account balances.
+    pub fn stop_by(self, signal: Signal) -> Account {
+        let Dispatcher { lab, mut child, said, listener, counted } = self;
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let mut stdout = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        let status = child.wait().unwrap();
+        listener.join().unwrap();
+        let said = said.lock().unwrap().join("\n");
+        assert_eq!(status.code(), Some(0), "{said}");
+        assert!(!is_attached(lab), "the program is detached when the process has ended");
+        let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}: {stdout}"));
+        let account = Account { json, said };
+        let out = account.number("forwarded") + account.dropped_total() + account.number("passed");
+        assert_eq!(account.number("frames"), out, "frames in = forwarded + dropped + passed: {}", account.json);
+        if account.said.contains("native XDP\n") {
+            let frames = driver_count(lab) - counted;
+            assert_eq!(account.number("frames"), frames, "as the driver counts: {}", account.json);
+        }
+        account
+    }
+
+    /// kill -9
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.listener.join().unwrap();
+    }
+}
+
+/// `oneip run` in the dispatcher's network.
+pub fn run(lab: &Lab, config: &Path) -> Command {
+    let mut command = lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip"));
+    command.arg("run").arg("-c").arg(config);
+    command
+}
+
+/// Whether an XDP program is attached to an interface of the dispatcher's.
+pub fn is_attached(lab: &Lab) -> bool {
+    lab.ip("dispatcher", "-d link show").contains("xdp")
+}
+
+/// Frames that came in while a program was attached, as the interface's driver counts them, since it was made.
+fn driver_count(lab: &Lab) -> u64 {
+    let statistics = lab.sh("dispatcher", "ethtool -S lan0");
+    let line = statistics.lines().find(|line| line.contains("rx_queue_0_xdp_packets:")).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn listen(stderr: ChildStderr, said: Arc<Mutex<Vec<String>>>) -> (JoinHandle<()>, Receiver<()>) {
+    let (tell, ready) = mpsc::channel();
+    let listener = thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let is_ready = line == "ready";
+            said.lock().unwrap().push(line);
+            if is_ready {
+                let _ = tell.send(());
+            }
+        }
+    });
+    (listener, ready)
+}
+
+/// What it said and counted.
+pub struct Account {
+    pub json: Value,
+    pub said: String,
+}
+
+impl Account {
+    pub fn number(&self, key: &str) -> u64 {
+        self.json[key].as_u64().unwrap_or_else(|| panic!("{key} is a number: {}", self.json))
+    }
+
+    /// The frames dropped for a reason.
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.json["dropped"][reason].as_u64().unwrap_or(0)
+    }
+
+    pub fn dropped_total(&self) -> u64 {
+        self.json["dropped"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum()
+    }
+
+    /// Frames or bytes sent to a server.
+    pub fn server(&self, server: &str, key: &str) -> u64 {
+        self.json["servers"][server][key].as_u64().unwrap()
+    }
+}

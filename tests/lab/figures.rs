@@ -1,0 +1,106 @@
+//! What a run prints, and its interval log.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::dispatcher::{Dispatcher, run};
+use crate::network::{Lab, WEB, clients};
+
+/// The intervals of a log: tag and histogram.
+fn intervals(log: &[u8]) -> Vec<(String, Histogram<u64>)> {
+    let mut deserializer = Deserializer::new();
+    let entries = IntervalLogIterator::new(log).map(|entry| entry.expect("every line is of the format"));
+    entries
+        .filter_map(|entry| match entry {
+            LogEntry::Interval(interval) => {
+                let tag = interval.tag().expect("every interval has a tag").as_str().to_owned();
+                let histogram = STANDARD.decode(interval.encoded_histogram()).unwrap();
+                Some((tag, deserializer.deserialize(&mut histogram.as_slice()).unwrap()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_line_a_second_and_an_interval_log_that_standard_tools_read() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let hlog = lab.file("latency.hlog");
+    let dispatcher = Dispatcher::start(&lab, &["--stats", "--hlog", hlog.to_str().unwrap()]);
+    for _ in 0..2 {
+        for family in [0, 1] {
+            lab.fetch(family, &clients(family));
+        }
+        thread::sleep(Duration::from_millis(1000));
+    }
+    let account = dispatcher.stop();
+
+    let lines: Vec<&str> = account.said.lines().filter(|line| line.contains(" s  in ")).collect();
+    assert!(lines.len() >= 3, "{}", account.said);
+    for word in ["forwarded", "dropped 0/s", "passed", "p50", "p99", "max"] {
+        assert!(lines[0].contains(word), "{word}: {}", lines[0]);
+    }
+
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut all = Histogram::<u64>::new(3).unwrap();
+    let intervals = intervals(&fs::read(&hlog).unwrap());
+    assert!(intervals.len() >= 4, "two services in two intervals at least: {}", intervals.len());
+    for (tag, histogram) in intervals {
+        *counts.entry(tag).or_default() += histogram.len();
+        all.add(&histogram).unwrap();
+    }
+    assert_eq!(counts.keys().collect::<Vec<_>>(), WEB, "tagged with the services that had frames");
+    // Every frame has an arrival time here, and each that was forwarded is in the log.
+    assert_eq!(counts.values().sum::<u64>(), account.number("forwarded"));
+    let latency = &account.json["latency_ns"];
+    assert_eq!(latency["count"].as_u64(), Some(account.number("forwarded")));
+    let rises: Vec<u64> = ["p50", "p90", "p99", "p99.9", "max"].map(|key| latency[key].as_u64().unwrap()).into();
+    assert!(rises.is_sorted() && rises[0] > 0, "{latency}");
+    // Both are within a hundredth of what was measured.
+    let p50 = all.value_at_quantile(0.5);
+    assert!(p50.abs_diff(rises[0]) * 25 <= p50, "the log's p50 is {p50}: {latency}");
+}
+
+#[test]
+fn for_people_it_says_what_it_does_and_at_the_end_what_came_of_it() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let mut child = run(&lab, &lab.config()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut greeting = String::new();
+    while !greeting.ends_with("ready\n") {
+        assert!(stdout.read_line(&mut greeting).unwrap() > 0, "{greeting}");
+    }
+    for fact in [
+        "interface  lan0 (veth), 02:00:00:00:00:02, MTU 1500",
+        "AF_XDP, copy mode, native XDP",
+        "queues     1, on core",
+        "service web: 203.0.113.80 tcp/80; maglev over the source, 65537 slots, 3 servers",
+        "table      generation 1",
+    ] {
+        assert!(greeting.contains(fact), "{fact}: {greeting}");
+    }
+    assert_eq!(lab.ping(0, &clients(0)[..10], 56), 10);
+    // UDP, but no such port: the reason is named, with its help.
+    let nowhere = lab.inside("client", || std::net::UdpSocket::bind("198.51.100.10:0").unwrap());
+    nowhere.send_to(b"?", "203.0.113.80:9").unwrap();
+    thread::sleep(Duration::from_millis(100));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let mut end = String::new();
+    stdout.read_to_string(&mut end).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for fact in [" = forwarded 10 + dropped 1 + passed ", "dropped no_service ", "latency, arrival to hand-over: p50 "]
+    {
+        assert!(end.contains(fact), "{fact}: {end}");
+    }
+}

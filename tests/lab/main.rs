@@ -1,0 +1,20 @@
+//! The whole works on real traffic: the lab of `scripts/lab.sh`, with curl and nginx in it, and `oneip run` as a process.
+//!
+//! - `network`: a lab, its hosts, and what the clients do
+//! - `dispatcher`: `oneip run` in it, and the account it gives at the end
+//! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
+//!   move), `host` (the dispatcher's own traffic, generic XDP), `restart` (kill -9 under load), `figures` (what it prints and
+//!   logs), `refusals` (why it does not start)
+//!
+//! The labs are made one after another: a dispatcher takes a core for itself.
+
+mod dispatcher;
+mod echo;
+mod figures;
+mod host;
+mod network;
+mod packets;
+mod refusals;
+mod restart;
+mod selection;
+mod servers;

@@ -1,0 +1,268 @@
+//! A lab, its hosts, and what the clients do.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+pub const CLUSTER: [&str; 2] = ["203.0.113.80", "2001:db8:80::80"];
+pub const SERVERS: [&str; 3] = ["web1", "web2", "web3"];
+
+/// The services of a lab for each family, over the same servers: web pages, and an echo of datagrams (`echo`).
+pub const WEB: [&str; 2] = ["web", "web6"];
+pub const ECHO: [&str; 2] = ["echo", "echo6"];
+pub const ECHO_PORT: u16 = 9000;
+
+/// However slow the machine: what takes longer does not happen any more.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A network of its own name, taken down when dropped, or when this process ends in whichever way.
+pub struct Lab {
+    name: String,
+    keeper: Child,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// `None` without root, and it says so.
+    pub fn up(options: &[&str]) -> Option<Lab> {
+        static TURN: Mutex<()> = Mutex::new(());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() {
+            say("SKIPPED: needs root");
+            return None;
+        }
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("test{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Waits for the end of its input, which comes with the end of this process at the latest.
+        let keeper = script(&name, "sh")
+            .args(["-c", "cat; exec scripts/lab.sh down"])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let lab = Lab { name, keeper, _turn: turn };
+        lab.script("up", options);
+        let config = fs::read_to_string(lab.file("oneip.toml")).unwrap();
+        fs::write(lab.config(), with_echo_services(&config)).unwrap();
+        Some(lab)
+    }
+
+    /// `scripts/lab.sh VERB OPTIONS`
+    pub fn script(&self, verb: &str, options: &[&str]) {
+        succeed(script(&self.name, "scripts/lab.sh").arg(verb).args(options));
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        Path::new("/run").join(format!("{}-lab", self.name)).join(name)
+    }
+
+    /// The lab's configuration, with the services of `ECHO`.
+    pub fn config(&self) -> PathBuf {
+        self.file("test.toml")
+    }
+
+    /// A program to run in a host.
+    pub fn command(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &format!("{}-{host}", self.name)]).arg(program);
+        command
+    }
+
+    /// `ip ARGUMENTS` in a host.
+    pub fn ip(&self, host: &str, arguments: &str) -> String {
+        succeed(Command::new("ip").args(["-n", &format!("{}-{host}", self.name)]).args(arguments.split_whitespace()))
+    }
+
+    /// A shell script in a host, every command of which succeeds.
+    pub fn sh(&self, host: &str, commands: &str) -> String {
+        succeed(self.command(host, "sh").args(["-ec", commands]))
+    }
+
+    /// Runs `work` on a thread in a host's network. Sockets that it makes stay there.
+    pub fn inside<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}-{host}", self.name)).unwrap();
+        let inside = || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+fn script(lab: &str, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.env("ONEIP_LAB", lab).env("ONEIP", env!("CARGO_BIN_EXE_oneip"));
+    command
+}
+
+/// Each service once more, over the same servers, for datagrams.
+fn with_echo_services(config: &str) -> String {
+    let (head, services) = config.split_once("[[service]]").unwrap();
+    let services = format!("[[service]]{services}");
+    let echo = services.replace("tcp/80", "udp/9000").replace("\"web\"", "\"echo\"").replace("\"web6\"", "\"echo6\"");
+    format!("{head}{services}\n{echo}")
+}
+
+/// Runs a program to its end and returns what it says.
+pub fn succeed(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// Not `eprintln`, which is captured with a test's output and not shown when it passes.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Raised when dropped: what goes on in the background ends with the test, failed or not.
+pub struct Stop<'s>(pub &'s AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Tries until it comes true.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    start.elapsed()
+}
+
+/// The client host's addresses: of IPv4 (family 0) or IPv6 (family 1).
+pub fn clients(family: usize) -> Vec<String> {
+    (10..=219).map(|n| format!("{}{n}", ["198.51.100.", "2001:db8:1::"][family])).collect()
+}
+
+/// `203.0.113.80`, `[2001:db8:80::80]`
+pub fn url(family: usize, path: &str) -> String {
+    format!("http://{}{path}", [CLUSTER[0].to_owned(), format!("[{}]", CLUSTER[1])][family])
+}
+
+/// A client and the server it has.
+pub type Pairs = Vec<(String, String)>;
+
+/// The first client of each server.
+pub fn one_each(pairs: &Pairs) -> Pairs {
+    SERVERS.iter().map(|server| pairs.iter().find(|(_, has)| has == server).unwrap().clone()).collect()
+}
+
+/// What `oneip lookup` says.
+pub fn lookup(config: &Path, service: &str, clients: &[String], options: &[&str]) -> Pairs {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
+    command.args(["lookup", "--json", "--service", service, "-c"]).arg(config).args(options).args(clients);
+    let answers: serde_json::Value = serde_json::from_str(&succeed(&mut command)).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    answers.as_array().unwrap().iter().map(|answer| (text(&answer["client"]), text(&answer["server"]))).collect()
+}
+
+impl Lab {
+    /// Every client fetches the page over a connection of its own; with the server that it came from, empty where it did not.
+    pub fn fetch(&self, family: usize, clients: &[String]) -> Pairs {
+        let transfers: Vec<String> = clients
+            .iter()
+            .map(|client| {
+                format!(
+                    "url = \"{}\"\ninterface = \"{client}\"\nwrite-out = \"{client} %{{http_code}} %header{{x-server}}\\n\"\n\
+                     output = \"/dev/null\"\nsilent\nconnect-timeout = 2\nmax-time = 5\n",
+                    url(family, "/")
+                )
+            })
+            .collect();
+        let mut curl = self.command("client", "curl");
+        let mut curl = curl.args(["-K", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        curl.stdin.take().unwrap().write_all(transfers.join("next\n").as_bytes()).unwrap();
+        let said = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+        let pair = |line: &str| {
+            let (client, rest) = line.split_once(' ').unwrap();
+            (client.to_owned(), rest.strip_prefix("200 ").unwrap_or_default().to_owned())
+        };
+        said.lines().map(pair).collect()
+    }
+
+    /// curl as one of the clients, quiet but for errors.
+    pub fn curl(&self, client: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command("client", "curl");
+        command.args(["-sSf", "--max-time", "60", "--interface", client]).args(arguments);
+        command
+    }
+
+    /// Downloads and uploads the lab's file of 20 MiB as a client, and compares what has come with what was sent.
+    pub fn transfer(&self, family: usize, client: &str, server: &str) {
+        let big = fs::read(self.file("big")).unwrap();
+        assert_eq!(big.len(), 20 << 20);
+        let down = self.curl(client, &[&url(family, "/big")]).output().unwrap();
+        assert!(down.status.success(), "{client}: {}", String::from_utf8_lossy(&down.stderr));
+        assert!(down.stdout == big, "{client}: what {server} sent arrives whole");
+        let name = format!("upload/{}", client.replace(':', "-"));
+        let put = &[&url(family, &format!("/{name}")), "-T"];
+        succeed(self.curl(client, put).arg(self.file("big")));
+        assert!(
+            fs::read(self.file(&format!("{server}/{name}"))).unwrap() == big,
+            "{client}: what it sent is at {server}"
+        );
+    }
+
+    /// One echo request from each client at once; how many have been answered, within so many seconds.
+    pub fn ping_within(&self, seconds: u32, family: usize, clients: &[String], payload: usize) -> usize {
+        let one = |client| {
+            format!(
+                "ping -c1 -W{seconds} -q -s {payload} -I {client} {} >/dev/null && echo answered &",
+                CLUSTER[family]
+            )
+        };
+        let all: Vec<String> = clients.iter().map(one).collect();
+        self.sh("client", &format!("{}\nwait", all.join("\n"))).lines().count()
+    }
+
+    pub fn ping(&self, family: usize, clients: &[String], payload: usize) -> usize {
+        self.ping_within(3, family, clients, payload)
+    }
+
+    /// A datagram socket of a client, connected to the echo service.
+    pub fn datagrams(&self, family: usize, client: &str) -> UdpSocket {
+        self.inside("client", || {
+            let socket = UdpSocket::bind((client, 0)).unwrap();
+            socket.connect((CLUSTER[family], ECHO_PORT)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            socket
+        })
+    }
+
+    /// A connection from a client's address.
+    pub fn connect(&self, client: &str, to: SocketAddr) -> TcpStream {
+        let from = SocketAddr::new(client.parse::<IpAddr>().unwrap(), 0);
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = self.inside("client", || rustix::net::socket(family, SocketType::STREAM, None).unwrap());
+        rustix::net::bind(&socket, &from).unwrap();
+        rustix::net::connect(&socket, &to).unwrap();
+        let connection = TcpStream::from(socket);
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_write_timeout(Some(PATIENCE)).unwrap();
+        connection
+    }
+}

@@ -1,0 +1,93 @@
+//! Why it does not start, and what it leaves behind then: nothing.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use crate::dispatcher::{Dispatcher, is_attached, run};
+use crate::network::{Lab, clients, eventually};
+
+/// Runs it to its end: the message of its failure.
+fn refusal(lab: &Lab, command: &mut Command) -> String {
+    let before = state(lab);
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(stdout.is_empty(), "{}", String::from_utf8_lossy(&stdout));
+    assert!(said.starts_with("error: "), "the first line is the error: {said}");
+    assert_eq!(state(lab), before, "nothing is left behind: {said}");
+    said
+}
+
+/// What a run might leave behind: a program, a mode, entries for the servers.
+fn state(lab: &Lab) -> String {
+    lab.ip("dispatcher", "-d link show") + &managed(lab)
+}
+
+/// Neighbours that the kernel keeps fresh because it was asked to.
+fn managed(lab: &Lab) -> String {
+    let neighbours = lab.ip("dispatcher", "-d neigh show");
+    neighbours.lines().filter(|line| line.contains("managed")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_it_lacks_is_said_with_what_to_do() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let config = fs::read_to_string(lab.config()).unwrap();
+    let refused = |old: &str, new: &str, expected: &str| {
+        assert!(config.contains(old), "{old}");
+        let file = lab.file("refused.toml");
+        fs::write(&file, config.replace(old, new)).unwrap();
+        let said = refusal(&lab, &mut run(&lab, &file));
+        assert!(said.contains(expected), "{expected}: {said}");
+    };
+    let lan0 = "interface = \"lan0\"";
+    refused(lan0, "interface = \"eth9\"", "interface eth9 does not exist; there are: lan0, lo");
+    refused(lan0, "interface = \"lo\"", "interface lo is not an Ethernet interface");
+    refused(lan0, "interface = \"lan0\"\nengine = \"dpdk\"", "this build has no DPDK port; use engine = \"af_xdp\"");
+    refused(lan0, "interface = \"lan0\"\ncores = [777]", "`cores` lists core 777, which this process may not use");
+    refused(
+        lan0,
+        "interface = \"lan0\"\ncores = [0, 1]",
+        "has 1 receive queue, and each needs a worker of its own; list 1",
+    );
+    refused(&format!("[dispatcher]\n{lan0}"), "", "has no [dispatcher]; `oneip run` needs one:");
+    refused(
+        "\"192.0.2.12\"",
+        "\"100.64.0.2\"",
+        "server web2 100.64.0.2 is not on lan0's link: the route goes via 192.0.2.1",
+    );
+    refused("[cluster]", "[claster]", "claster");
+
+    lab.ip("dispatcher", "address add 203.0.113.80/32 dev lo");
+    refused(lan0, lan0, "remove it: ip address del 203.0.113.80/32 dev lo");
+    lab.ip("dispatcher", "address del 203.0.113.80/32 dev lo");
+
+    lab.ip("dispatcher", "link set lan0 down");
+    refused(lan0, lan0, "interface lan0 is down: ip link set lan0 up");
+    lab.ip("dispatcher", "link set lan0 up");
+
+    let mut unprivileged = lab.command("dispatcher", "setpriv");
+    unprivileged.args(["--inh-caps=-all", "--bounding-set=-all", env!("CARGO_BIN_EXE_oneip"), "run", "-c"]);
+    let said = refusal(&lab, unprivileged.arg(lab.config()));
+    assert!(said.contains("needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF: run as root, or: setcap"), "{said}");
+
+    let said = refusal(&lab, run(&lab, &lab.config()).args(["--down", "web9"]));
+    assert!(said.contains("--down web9: there is no such server; there are web1, web2, web3"), "{said}");
+    let said = refusal(&lab, run(&lab, &lab.config()).args(["--hlog", "/nonesuch/x.hlog"]));
+    assert!(said.contains("--hlog /nonesuch/x.hlog: cannot be written"), "{said}");
+}
+
+#[test]
+fn a_second_one_on_the_interface_is_refused_and_the_first_goes_on() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let dispatcher = Dispatcher::start(&lab, &[]);
+    let output = run(&lab, &lab.config()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error: queue 0 of lan0 is busy: another program holds an AF_XDP socket on it"), "{said}");
+    assert!(is_attached(&lab));
+    // The second one has given the servers' entries back to the kernel, and the first one has taken them up again.
+    eventually("the servers are kept fresh", || managed(&lab).lines().count() == 6);
+    assert_eq!(lab.ping(0, &clients(0)[..10], 56), 10);
+    dispatcher.stop();
+}

@@ -1,0 +1,51 @@
+//! Servers that are not there yet, come, and move.
+
+use crate::dispatcher::Dispatcher;
+use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, one_each};
+
+/// Whether each server answers an echo request of its client.
+fn answer(lab: &Lab, family: usize, pairs: &Pairs) -> Vec<bool> {
+    pairs.iter().map(|(client, _)| lab.ping_within(1, family, std::slice::from_ref(client), 56) == 1).collect()
+}
+
+#[test]
+fn a_server_that_is_not_resolved_is_told_apart_is_found_when_it_comes_and_followed_when_its_mac_changes() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let pairs = [0, 1].map(|family| one_each(&lookup(&lab.config(), WEB[family], &clients(family), &[])));
+    // Its cable is out.
+    lab.ip("lan", "link set web3 nomaster");
+    let dispatcher = Dispatcher::start(&lab, &[]);
+    assert!(dispatcher.said().contains("not resolved yet"), "{}", dispatcher.said());
+    for family in [0, 1] {
+        assert_eq!(answer(&lab, family, &pairs[family]), [true, true, false]);
+    }
+
+    lab.ip("lan", "link set web3 master br0");
+    for family in [0, 1] {
+        let time = eventually("web3 is found", || answer(&lab, family, &pairs[family]) == [true; 3]);
+        println!("found after {time:?}");
+    }
+    dispatcher.hear("web3 192.0.2.13 is at 02:00:00:00:00:13");
+
+    // As a replaced network card does, it announces itself.
+    lab.sh("web3", "sysctl -qw net.ipv4.conf.lan0.arp_notify=1 net.ipv6.conf.lan0.ndisc_notify=1");
+    lab.ip("web3", "link set lan0 address 02:00:00:00:00:99");
+    for family in [0, 1] {
+        let time = eventually("web3 is followed", || answer(&lab, family, &pairs[family]) == [true; 3]);
+        println!("followed after {time:?}");
+    }
+    dispatcher.hear("02:00:00:00:00:99");
+
+    let account = dispatcher.stop();
+    assert!(account.dropped("unresolved") >= 2, "{}", account.json);
+    assert_eq!(account.dropped_total(), account.dropped("unresolved"), "{}", account.json);
+}
+
+#[test]
+fn with_every_server_down_frames_are_dropped_for_that() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let dispatcher = Dispatcher::start(&lab, &["--down", "web1", "--down", "web2", "--down", "web3"]);
+    assert_eq!(lab.ping_within(1, 0, &clients(0)[..4], 56) + lab.ping_within(1, 1, &clients(1)[..4], 56), 0);
+    let account = dispatcher.stop();
+    assert_eq!((account.dropped("no_server"), account.dropped_total()), (8, 8), "{}", account.json);
+}
