@@ -1,19 +1,40 @@
 //! `oneip check`: the plan that a configuration comes to.
 
-use crate::plan::{HashInput, Plan, Selection, Service};
+use crate::control::cores;
+use crate::plan::{Dispatcher, HashInput, Plan, Selection, Service};
+use crate::port::af_xdp::Device;
 use crate::table::ServiceId;
 use crate::table::cluster::Cluster;
 use comfy_table::presets;
 use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
 
-/// Services, servers, shares, and which queue goes to which core.
-pub fn plan(plan: &Plan, cluster: &Cluster, cores: &str) -> String {
+/// Services, servers, shares, and which queue goes to which core (from `queues`).
+pub fn plan(plan: &Plan, cluster: &Cluster, queues: &str) -> String {
     let mut text = String::new();
     for (id, service) in plan.services.iter().enumerate() {
         let _ = writeln!(text, "{}\n{}\n", heading(service), servers(service, &cluster.shares(id as ServiceId)));
     }
-    text + cores
+    text + queues
+}
+
+/// Which receive queue has its worker on which core; as listed, where this host does not have the interface.
+pub fn queues(dispatcher: &Dispatcher) -> String {
+    let Dispatcher { interface, cores: listed, .. } = dispatcher;
+    let assigned = Device::read(interface).map_err(|error| error.to_string()).and_then(|device| {
+        let (listed, available) = (listed.as_deref(), cores::available());
+        cores::assign(interface, device.queues as usize, listed, &device.near_cores, &available)
+            .map_err(|error| error.to_string())
+    });
+    let mut text = format!("dispatcher on {interface}");
+    let cores = assigned.unwrap_or_else(|obstacle| {
+        let _ = write!(text, "; `oneip run` would not start here: {obstacle}");
+        listed.clone().unwrap_or_default()
+    });
+    for (queue, core) in cores.iter().enumerate() {
+        let _ = write!(text, "\n  queue {queue} -> core {core}");
+    }
+    text
 }
 
 /// A service in a line.
