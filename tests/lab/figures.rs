@@ -104,3 +104,23 @@ fn for_people_it_says_what_it_does_and_at_the_end_what_came_of_it() {
         assert!(end.contains(fact), "{fact}: {end}");
     }
 }
+
+#[test]
+fn with_nobody_to_read_what_it_prints_it_dispatches_all_the_same() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let mut child =
+        run(&lab, &lab.config()).arg("--stats").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut greeting = String::new();
+    while !greeting.ends_with("ready\n") {
+        assert!(stdout.read_line(&mut greeting).unwrap() > 0, "{greeting}");
+    }
+    drop((stdout, child.stderr.take()));
+    // The time for two lines of figures; and a change to tell of.
+    lab.sh("web1", "sysctl -qw net.ipv4.conf.lan0.arp_notify=1");
+    lab.ip("web1", "link set lan0 address 02:00:00:00:00:99");
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(lab.ping(0, &clients(0)[..24], 56), 24);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
