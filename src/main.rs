@@ -156,8 +156,7 @@ fn run(arguments: Run) -> Result<(), Failure> {
 fn check(Config { config }: &Config) -> Result<(), Failure> {
     let plan = verbs::load(config)?;
     let cluster = verbs::cluster(&plan, &[])?;
-    let queues = plan.dispatcher.as_ref().map(verbs::check::queues).unwrap_or_default();
-    print(verbs::check::plan(&plan, &cluster, &queues).trim_end())
+    print(verbs::check::plan(&plan, &cluster).trim_end())
 }
 
 fn replay(arguments: &Replay) -> Result<(), Failure> {

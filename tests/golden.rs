@@ -4,10 +4,13 @@ mod model;
 
 use model::records::{Expected, Golden};
 use model::turn::Bench;
-use oneip::plan::{HashInput, Plan, Selection};
+use oneip::path::parse::{self, Outer};
+use oneip::plan::{HashInput, Mac, Plan, Selection};
+use oneip::port::af_xdp::{Action, Steer};
 use oneip::verdict::{Reason, Verdict};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// A verdict in the words of the records.
@@ -156,4 +159,30 @@ fn records_are_well_formed() {
         let names_a_record = record.same_server_as.as_ref().is_none_or(|other| names.contains(other.as_str()));
         assert!(names_a_record, "{}: no record {:?}", record.what, record.same_server_as);
     }
+}
+
+/// The XDP program takes from the kernel exactly what the worker does not pass, and stamps nothing into the frame.
+#[test]
+fn steer_takes_what_the_worker_judges() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let golden = Golden::read();
+    let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
+    let mut steer = Steer::load(Mac(own), 1).expect("root may load it");
+    let addresses: Vec<IpAddr> = golden.plan.services.iter().map(|service| service.address).collect();
+    steer.set_cluster_addresses(&addresses).expect("they fit");
+    // A frame too short to hold its destination address is the kernel's; a runt is no frame to the kernel's test run.
+    let readable = |frame: &[u8]| !matches!(parse::outer(frame), Outer::Truncated);
+    let mut taken = 0;
+    for record in golden.records.iter().filter(|record| record.frame.len() >= 14) {
+        let ours = record.frame.starts_with(&own) && record.expected != Expected::Pass && readable(&record.frame);
+        let (action, _, frame) = steer.judge(&record.frame).expect("it runs");
+        // Without a socket on the queue, what would be redirected is dropped.
+        assert_eq!(action, if ours { Action::Drop } else { Action::Pass }, "{}", record.what);
+        assert_eq!(frame, record.frame, "{}", record.what);
+        taken += u32::from(ours);
+    }
+    assert!(taken > 50, "only {taken} golden frames were taken");
 }

@@ -1,7 +1,7 @@
 //! `oneip check`: the plan that a configuration comes to.
 
 use crate::control::cores;
-use crate::plan::{Dispatcher, HashInput, Plan, Selection, Service};
+use crate::plan::{Dispatcher, Engine, HashInput, Plan, Selection, Service};
 use crate::port::af_xdp::Device;
 use crate::table::ServiceId;
 use crate::table::cluster::Cluster;
@@ -9,32 +9,39 @@ use comfy_table::presets;
 use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
 
-/// Services, servers, shares, and which queue goes to which core (from `queues`).
-pub fn plan(plan: &Plan, cluster: &Cluster, queues: &str) -> String {
+/// Services, servers, shares, and which queue goes to which core.
+pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
     let mut text = String::new();
     for (id, service) in plan.services.iter().enumerate() {
         let _ = writeln!(text, "{}\n{}\n", heading(service), servers(service, &cluster.shares(id as ServiceId)));
     }
-    text + queues
+    match &plan.dispatcher {
+        Some(dispatcher) => text + &queues(dispatcher),
+        None => text + "no [dispatcher]: enough for lookup and replay; `oneip run` needs one\n",
+    }
 }
 
-/// Which receive queue has its worker on which core; as listed, where this host does not have the interface.
-pub fn queues(dispatcher: &Dispatcher) -> String {
-    let Dispatcher { interface, cores: listed, .. } = dispatcher;
+/// Which core each queue's worker would run on, as far as this machine tells. The configuration may be for another one, so
+/// nothing here is an error.
+fn queues(dispatcher: &Dispatcher) -> String {
+    let Dispatcher { interface, engine, cores: listed } = dispatcher;
+    if *engine == Engine::Dpdk {
+        return "engine dpdk: this build has no DPDK port; use engine = \"af_xdp\"\n".to_owned();
+    }
     let assigned = Device::read(interface).map_err(|error| error.to_string()).and_then(|device| {
-        let (listed, available) = (listed.as_deref(), cores::available());
-        cores::assign(interface, device.queues as usize, listed, &device.near_cores, &available)
+        cores::assign(interface, device.queues as usize, listed.as_deref(), &device.near_cores, &cores::available())
             .map_err(|error| error.to_string())
     });
-    let mut text = format!("dispatcher on {interface}");
-    let cores = assigned.unwrap_or_else(|obstacle| {
-        let _ = write!(text, "; `oneip run` would not start here: {obstacle}");
-        listed.clone().unwrap_or_default()
-    });
-    for (queue, core) in cores.iter().enumerate() {
-        let _ = write!(text, "\n  queue {queue} -> core {core}");
+    match assigned {
+        Ok(cores) => {
+            let mut text = format!("interface {interface}, AF_XDP\n");
+            for (queue, core) in cores.iter().enumerate() {
+                let _ = writeln!(text, "  queue {queue} -> core {core}");
+            }
+            text
+        }
+        Err(reason) => format!("queues and cores: not on this machine as it is: {reason}\n"),
     }
-    text
 }
 
 /// A service in a line.

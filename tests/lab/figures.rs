@@ -15,7 +15,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, run};
-use crate::network::{Lab, WEB, clients};
+use crate::network::{Lab, WEB, clients, succeed};
 
 /// The intervals of a log: tag and histogram.
 fn intervals(log: &[u8]) -> Vec<(String, Histogram<u64>)> {
@@ -75,6 +75,8 @@ fn a_line_a_second_and_an_interval_log_that_standard_tools_read() {
 #[test]
 fn for_people_it_says_what_it_does_and_at_the_end_what_came_of_it() {
     let Some(lab) = Lab::up(&[]) else { return };
+    let plan = succeed(lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip")).args(["check", "-c"]).arg(lab.config()));
+    assert!(plan.contains("\ninterface lan0, AF_XDP\n  queue 0 -> core "), "{plan}");
     let mut child = run(&lab, &lab.config()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut greeting = String::new();

@@ -22,11 +22,15 @@ pub struct Bench {
 }
 
 pub fn table(plan: &Plan, down: &[String]) -> Table {
+    cluster(plan, down).compile()
+}
+
+pub fn cluster(plan: &Plan, down: &[String]) -> Cluster {
     let mut cluster = Cluster::new(plan);
     for name in down {
         assert!(cluster.set_up(name, false).is_some(), "no server {name}");
     }
-    cluster.compile()
+    cluster
 }
 
 /// What the counters say: received, passed, dropped by reason, and frames and bytes by destination.

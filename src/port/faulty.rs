@@ -1,0 +1,99 @@
+//! For tests: a port around another that behaves like a device under strain. It hands frames over in short bursts or none,
+//! and its transmit side has room for a few or none, by a schedule that follows from a seed.
+//!
+//! With `PASSES = false` it also takes no frame back for the kernel, whatever the port inside does.
+
+use super::{Burst, Ledger, Port};
+use crate::limits::BURST;
+
+pub struct Faulty<P: Port, const PASSES: bool = true> {
+    inner: P,
+    /// The schedule's state: splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+    schedule: u64,
+    /// Received by the port inside, not handed over yet.
+    waiting: Burst<P::Frame>,
+    /// How many frames are handed over, and sent, in this turn.
+    quota: usize,
+    room: usize,
+}
+
+impl<P: Port, const PASSES: bool> Faulty<P, PASSES> {
+    pub fn new(inner: P, seed: u64) -> Faulty<P, PASSES> {
+        Faulty { inner, schedule: seed, waiting: Burst::new(), quota: 0, room: 0 }
+    }
+
+    pub fn inner(&self) -> &P {
+        &self.inner
+    }
+
+    /// Nothing, everything, or something between, equally often.
+    fn draw(&mut self) -> usize {
+        self.schedule = self.schedule.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.schedule;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        match z % 3 {
+            0 => 0,
+            1 => BURST,
+            _ => (z >> 32) as usize % BURST,
+        }
+    }
+}
+
+impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
+    type Frame = P::Frame;
+
+    const PASSES: bool = PASSES && P::PASSES;
+
+    fn service(&mut self) {
+        self.inner.service();
+        self.quota = self.draw();
+        self.room = self.draw();
+    }
+
+    fn rx(&mut self, burst: &mut Burst<P::Frame>) {
+        if self.waiting.is_empty() {
+            self.inner.rx(&mut self.waiting);
+        }
+        let n = self.quota.min(self.waiting.len()).min(burst.remaining_capacity());
+        burst.extend(self.waiting.drain(..n));
+        self.quota -= n;
+    }
+
+    fn bytes<'a>(&'a self, frame: &'a P::Frame) -> &'a [u8] {
+        self.inner.bytes(frame)
+    }
+
+    fn bytes_mut<'a>(&'a mut self, frame: &'a mut P::Frame) -> &'a mut [u8] {
+        self.inner.bytes_mut(frame)
+    }
+
+    fn arrival(&mut self, frame: &mut P::Frame) -> u64 {
+        self.inner.arrival(frame)
+    }
+
+    fn now(&self) -> u64 {
+        self.inner.now()
+    }
+
+    fn room(&mut self) -> usize {
+        self.room.min(self.inner.room())
+    }
+
+    fn tx(&mut self, burst: &mut Burst<P::Frame>) {
+        assert!(burst.len() <= self.room, "the worker sends no more than there is room for");
+        self.room -= burst.len();
+        self.inner.tx(burst);
+    }
+
+    fn free(&mut self, burst: &mut Burst<P::Frame>) {
+        self.inner.free(burst);
+    }
+
+    fn ledger(&self) -> Ledger {
+        let Ledger { total, idle, lent, in_device } = self.inner.ledger();
+        let waiting = self.waiting.len();
+        Ledger { total, idle, lent: lent - waiting, in_device: in_device + waiting }
+    }
+}
