@@ -12,7 +12,7 @@ use crate::limits::{DRAIN, RESOLVE};
 use crate::plan::{Dispatcher, Engine, Plan};
 use crate::port::Port;
 use crate::port::af_xdp::{self, Attached, Device};
-use crate::stats::collect::{self, Collector, Outside, Reports, Sources};
+use crate::stats::collect::{self, Collector, Outside, Reports, Sources, say};
 use crate::stats::latency;
 use crate::stats::summary::Summary;
 use crate::stats::tally::Tally;
@@ -22,9 +22,9 @@ use crate::verbs::{self, Failure};
 use crate::worker::Worker;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,11 +104,8 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     // Frames that were redirected a moment ago are on their way into the rings still.
     thread::sleep(DRAIN);
     let summary = crew.stop()?;
-    match options.json {
-        true => println!("{}", summary.json()),
-        false => println!("{summary}"),
-    }
-    Ok(())
+    let mut out = io::stdout();
+    Ok(if options.json { writeln!(out, "{}", summary.json()) } else { writeln!(out, "{summary}") }?)
 }
 
 /// The servers' neighbour entries, which the kernel gets back however the run ends.
@@ -287,8 +284,4 @@ fn greeting(plan: &Plan, device: &Device, cores: &[usize], engine: &str) -> Stri
         let _ = writeln!(text, "  ... and {} services more", plan.services.len() - SHOWN);
     }
     text
-}
-
-fn say(text: &str, to_stderr: bool) {
-    if to_stderr { eprintln!("{text}") } else { println!("{text}") }
 }
