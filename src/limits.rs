@@ -67,6 +67,12 @@ pub const HEALTH_JITTER: f64 = 0.1;
 /// A probe whose timeout was noticed later than this proves nothing: it was this process that slept.
 pub const HEALTH_LATE: Duration = Duration::from_millis(100);
 
+/// Changes of verdicts are delivered at once, but not sooner than this after the delivery before.
+pub const HEALTH_GATHER: Duration = Duration::from_millis(50);
+
+/// The way to a server that does not answer is laid again at the first failure and then at each so many.
+pub const HEALTH_RELAY: u32 = 16;
+
 /// Falls within `FLAP_WINDOW` that are not flapping yet.
 pub const FLAP_FALLS: usize = 3;
 
