@@ -1,5 +1,6 @@
 //! `control::health` against the real kernel and real servers, in network namespaces of its own. Needs root.
 
+mod load;
 mod net;
 mod ways;
 
@@ -60,7 +61,6 @@ fn a_server_without_the_alias_fails_on_the_data_path_and_not_at_its_primary_addr
         net.inside(async || {
             let data_path = net.service("data-path", cluster, &quick(&format!("type = 'tcp'\nport = {port}")));
             let primary = net.service("primary", cluster, &quick(&format!("type = 'tcp'\nport = {port}\nvia = 'primary'")));
-            let primary = primary;
             let mut health = Health::open(&plan(&(data_path + &primary)), "lan0").await.unwrap();
             until(&mut health, |_| true).await;
             during(&mut health, Duration::from_millis(300)).await;

@@ -27,8 +27,46 @@ pub struct Net {
 }
 
 impl Net {
+    /// The dispatcher and one server, without a bridge between. What arrives on an interface is the work of a thread of the
+    /// kernel, `napi/lan0-N`, and not of whoever sent it. `None`, said aloud, where there is no root.
+    pub fn pair() -> Option<Net> {
+        let net = Net::hosts(1)?;
+        run("ip", &format!("link add lan0 netns {} type veth peer name lan0 netns {}", net.dispatcher, net.servers[0]));
+        net.set_up(&net.dispatcher, "10.9.0.1", "fd09::1");
+        net.set_up(&net.servers[0], "10.9.1.1", "fd09::1:1");
+        net.finish();
+        for namespace in [&net.dispatcher, &net.servers[0]] {
+            // Only without segmentation offload does veth hand its packets to NAPI (`veth_skb_is_eligible_for_gro`).
+            run("ip", &format!("netns exec {namespace} ethtool -K lan0 gro on tso off"));
+            let threaded = ["netns", "exec", namespace, "sh", "-c", "echo 1 > /sys/class/net/lan0/threaded"];
+            assert!(Command::new("ip").args(threaded).status().unwrap().success());
+        }
+        Some(net)
+    }
+
+    /// The thread that receives for the dispatcher of a pair: the first of the two that were begun last.
+    pub fn receiver(&self) -> u32 {
+        let found = run("pgrep", "napi/lan0-");
+        let mut pids: Vec<u32> = found.lines().map(|pid| pid.parse().unwrap()).collect();
+        pids.sort_unstable();
+        pids[pids.len() - 2]
+    }
+
     /// `None`, said aloud, where there is no root.
     pub fn new(servers: usize) -> Option<Net> {
+        let net = Net::hosts(servers)?;
+        ip(&net.lan, "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0");
+        ip(&net.lan, "link set br0 up");
+        net.join(&net.dispatcher, "dispatcher", "10.9.0.1", "fd09::1");
+        for (i, server) in net.servers.iter().enumerate() {
+            let n = i + 1;
+            net.join(server, &format!("web{n}"), &format!("10.9.1.{n}"), &format!("fd09::1:{n}"));
+        }
+        net.finish();
+        Some(net)
+    }
+
+    fn hosts(servers: usize) -> Option<Net> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED: needs root");
@@ -45,24 +83,26 @@ impl Net {
             run("ip", &format!("netns exec {namespace} sysctl -qw {settings}"));
             run("ip", &format!("-n {namespace} link set lo up"));
         }
-        ip(&net.lan, "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0");
-        ip(&net.lan, "link set br0 up");
-        net.join(&net.dispatcher, "dispatcher", "10.9.0.1", "fd09::1");
-        for (i, server) in net.servers.iter().enumerate() {
-            let n = i + 1;
-            net.join(server, &format!("web{n}"), &format!("10.9.1.{n}"), &format!("fd09::1:{n}"));
-            net.add_alias(i, V4);
-            net.add_alias(i, V6);
-        }
-        ip(&net.dispatcher, "route add default via 10.9.255.254 dev lan0");
-        ip(&net.dispatcher, "-6 route add default via fd09::ffff dev lan0");
         Some(net)
+    }
+
+    fn finish(&self) {
+        for server in 0..self.servers.len() {
+            self.add_alias(server, V4);
+            self.add_alias(server, V6);
+        }
+        self.here("route add default via 10.9.255.254 dev lan0");
+        self.here("-6 route add default via fd09::ffff dev lan0");
     }
 
     fn join(&self, namespace: &str, port: &str, v4: &str, v6: &str) {
         let lan = &self.lan;
         run("ip", &format!("link add {port} netns {lan} type veth peer name lan0 netns {namespace}"));
         ip(lan, &format!("link set {port} master br0 up"));
+        self.set_up(namespace, v4, v6);
+    }
+
+    fn set_up(&self, namespace: &str, v4: &str, v6: &str) {
         ip(namespace, &format!("addr add {v4}/16 dev lan0"));
         ip(namespace, &format!("addr add {v6}/64 dev lan0 nodad"));
         ip(namespace, "link set lan0 up");

@@ -13,9 +13,9 @@ fn ways_are_there_while_they_are_needed_and_nothing_else_is_touched() {
     let Some(net) = Net::new(2) else { return };
     // The operator's own: a rule of each kind that is near ours, and a permanent neighbour.
     for rule in [
-        "pref 112 fwmark 0x1 lookup 77",
+        "pref 200 fwmark 0x1 lookup 77",
         "pref 90 fwmark 0x6f6e0001 lookup 77 protocol 4",
-        "pref 113 to 10.7.0.0/16 lookup 77",
+        "pref 998 to 10.7.0.0/16 lookup 77",
     ] {
         net.here(&format!("rule add {rule}"));
     }
@@ -39,11 +39,12 @@ fn ways_are_there_while_they_are_needed_and_nothing_else_is_touched() {
         }
         let left = net.left();
         for line in [
-            "111:\tnot from all fwmark 0x6f6e0000/0xffff0000 goto 114 proto 111\n",
-            "112:\tfrom all fwmark 0x6f6e0001 lookup 1869479937 proto 111\n",
-            "112:\tfrom all fwmark 0x6f6e0002 lookup 1869479938 proto 111\n",
-            "113:\tfrom all fwmark 0x6f6e0000/0xffff0000 unreachable proto 111\n",
-            "114:\tfrom all nop proto 111\n",
+            "111:\tnot from all fwmark 0x6f6e0000/0xffff0000 goto 999 proto 111\n",
+            "112:\tfrom all fwmark 0x6f6e0000/0xffffffc0 goto 200 proto 111\n",
+            "200:\tfrom all fwmark 0x6f6e0001 lookup 1869479937 proto 111\n",
+            "200:\tfrom all fwmark 0x6f6e0002 lookup 1869479938 proto 111\n",
+            "998:\tfrom all fwmark 0x6f6e0000/0xffff0000 unreachable proto 111\n",
+            "999:\tfrom all nop proto 111\n",
         ] {
             assert_eq!(left.matches(line).count(), 2, "{line}in\n{left}");
         }
@@ -65,7 +66,7 @@ fn what_a_process_that_was_killed_has_left_is_removed_at_the_next_start() {
     net.here("link add other0 type veth peer name other1");
     net.here("link set other0 up");
     net.here("link set other1 up");
-    net.here("rule add pref 112 fwmark 0x6f6e0001 lookup 1869479937 protocol 111");
+    net.here("rule add pref 200 fwmark 0x6f6e0001 lookup 1869479937 protocol 111");
     net.here("route add 203.0.113.99 via 240.0.0.1 dev other0 onlink table 1869479937 proto 111");
     let theirs = net.left();
     net.inside(async || {
@@ -224,7 +225,7 @@ fn a_reload_keeps_what_stays_and_takes_up_the_ways_that_went() {
         drop(daemon);
         down(&mut health, 1).await;
 
-        health.watch(&plan(&text.split("[service.health]").next().unwrap())).await.unwrap();
+        health.watch(&plan(text.split("[service.health]").next().unwrap())).await.unwrap();
         assert!(!net.left().contains("lan0"), "{}", net.left());
         health.close().await.unwrap();
     });

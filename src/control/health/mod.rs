@@ -41,7 +41,7 @@ use self::kernel::Way;
 use self::path::{Pass, Paths};
 use self::probe::{Failure, Target, Trouble};
 use self::state::{Rules, State};
-use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_GATHER, HEALTH_JITTER, HEALTH_PARALLEL, HEALTH_RELAY};
+use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_GATHER, HEALTH_JITTER, HEALTH_PARALLEL, HEALTH_RELAY, HEALTH_TICK};
 use crate::plan::{self, Mac, Plan, Probe, Via};
 
 /// Checks the servers of a plan.
@@ -221,7 +221,7 @@ impl Health {
     fn launch(&mut self, now: Instant) {
         while self.running.len() < HEALTH_PARALLEL
             && let Some(&Reverse((due, id))) = self.agenda.peek()
-            && due <= now
+            && due <= now + HEALTH_TICK
         {
             self.agenda.pop();
             self.begin(id, now);

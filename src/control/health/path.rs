@@ -143,12 +143,11 @@ impl Paths {
     /// `None`: the server's MAC is not known.
     pub fn pass(&mut self, server: IpAddr) -> Option<Pass> {
         let path = self.paths.get(&server)?;
-        let way =
-            Way { number: path.number, server, device: path.device, mac: path.mac?, clusters: path.clusters.clone() };
-        let mark = Some(path.number.mark());
+        let (mac, mark) = (path.mac?, Some(path.number.mark()));
         if path.laid {
             return Some(Pass { mark, work: None });
         }
+        let way = Way { number: path.number, server, device: path.device, mac, clusters: path.clusters.clone() };
         self.down.insert(path.number, way.clone());
         let (requests, turnstile) = (self.requests.clone(), Arc::clone(&self.turnstile));
         Some(Pass { mark, work: Some(Work { way, requests, turnstile }) })
