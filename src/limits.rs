@@ -52,6 +52,43 @@ pub const NEIGHBOUR_REFRESH: Duration = Duration::from_secs(30);
 /// Changes of neighbours are delivered at once, but not sooner than this after the delivery before.
 pub const NEIGHBOUR_GATHER: Duration = Duration::from_millis(100);
 
+/// Probes under way at once. With a thousand servers at one a second, all silent, 500 wait for their timeout of 500 ms.
+pub const HEALTH_PARALLEL: usize = 512;
+
+/// Servers that can be checked by way of the cluster address: each has a mark and a routing table of its own.
+pub const HEALTH_PATHS: usize = 0x3fff;
+
+/// The pause between probes of a server that there is no verdict of yet, if the interval is not shorter.
+pub const HEALTH_FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// An interval is shortened by up to this part of itself, at random, so that probes do not fall into step.
+pub const HEALTH_JITTER: f64 = 0.1;
+
+/// What falls due within this is probed now, so that this process wakes up for many probes at once.
+pub const HEALTH_TICK: Duration = Duration::from_millis(10);
+
+/// A probe whose timeout was noticed later than this proves nothing: it was this process that slept.
+pub const HEALTH_LATE: Duration = Duration::from_millis(100);
+
+/// Changes of verdicts are delivered at once, but not sooner than this after the delivery before.
+pub const HEALTH_GATHER: Duration = Duration::from_millis(50);
+
+/// The way to a server that does not answer is laid again at the first failure and then at each so many.
+pub const HEALTH_RELAY: u32 = 16;
+
+/// Falls within `FLAP_WINDOW` that are not flapping yet.
+pub const FLAP_FALLS: usize = 3;
+
+/// Also at least `FLAP_CYCLES` times the time in which a server can fall and rise once.
+pub const FLAP_WINDOW: Duration = Duration::from_secs(60);
+
+pub const FLAP_CYCLES: u32 = 12;
+
+/// A flapping server comes up after so long without a failure; doubled at each fall, up to `FLAP_HOLD_LAST`.
+pub const FLAP_HOLD_FIRST: Duration = Duration::from_secs(10);
+
+pub const FLAP_HOLD_LAST: Duration = Duration::from_secs(160);
+
 /// Most bytes of a frame in a capture file; libpcap's `MAXIMUM_SNAPLEN`.
 pub const MAX_CAPTURED: usize = 262_144;
 
@@ -90,6 +127,7 @@ const _: () = {
     assert!(QUEUE_FRAMES.is_multiple_of(BURST), "frames are handed over in whole bursts");
     assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);
     assert!((MAX_SERVERS as u64) * (MAX_WEIGHT as u64) < u32::MAX as u64, "a sum of weights is 32 bits");
+    assert!(FLAP_HOLD_FIRST.as_millis() <= FLAP_HOLD_LAST.as_millis());
     assert!(NEIGHBOUR_RETRY_FIRST.as_millis() <= NEIGHBOUR_RETRY_LAST.as_millis());
     assert!(NEIGHBOUR_RETRY_LAST.as_millis() < NEIGHBOUR_REFRESH.as_millis());
 };

@@ -2,6 +2,8 @@
 
 pub mod config;
 pub mod cores;
+pub mod health;
 pub mod host;
 pub mod neighbours;
+mod netlink;
 pub mod privileges;
