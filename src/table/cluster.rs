@@ -170,7 +170,11 @@ impl ServiceState {
             return false;
         }
         self.servers[server].up = up;
-        if up { self.give_back(server as u16) } else { self.hand_over(server as u16) }
+        if up {
+            self.give_back(server as u16)
+        } else {
+            self.hand_over(server as u16)
+        }
         true
     }
 
