@@ -54,6 +54,8 @@ dispatcher='' counted=''
 start_dispatcher() { # [OPTION]...
     local tries
     counted=$(driver_count)
+    # Else it would be the last one's `ready` that is found below.
+    : >"$RUN/dispatcher.log"
     # A session of its own: Ctrl-C is for this script, which takes down the whole network.
     setsid "$LAB" exec dispatcher "$ONEIP" run -c "$CONFIG" --json "$@" >"$RUN/account.json" 2>"$RUN/dispatcher.log" &
     dispatcher=$!
