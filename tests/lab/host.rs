@@ -65,7 +65,7 @@ fn the_dispatchers_own_service_stays_reachable_before_during_and_after() {
             let socket = lab.datagrams(family, &clients(family)[100]);
             scope.spawn(move || load(&socket, stop));
         }
-        for n in 2..12 {
+        for n in 2..42 {
             talk_all(n);
             // ARP and neighbour discovery have to be answered again.
             lab.ip("router", "neigh flush dev lan0");
@@ -79,7 +79,7 @@ fn the_dispatchers_own_service_stays_reachable_before_during_and_after() {
     }
     let account = dispatcher.stop();
     assert!(account.number("forwarded") > 1000 && account.number("passed") > 1000, "{}", account.json);
-    talk_all(12);
+    talk_all(42);
 }
 
 #[test]
