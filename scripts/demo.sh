@@ -231,7 +231,7 @@ take_down() {
     trap '' INT TERM HUP
     if [[ -n $mine && -z $kept ]]; then
         "$LAB" down
-        echo "The network is taken down."
+        echo "The network is taken down." >&2
     fi
 }
 
@@ -273,6 +273,6 @@ without_web2
 account
 verdict="${green}Everything held$plain"
 ((failed == 0)) || verdict="${red}Not everything held$plain"
-printf '\n%s, in %d s. ' "$verdict" $((SECONDS - start))
+printf '\n%s, in %d s.\n' "$verdict" $((SECONDS - start))
 if [[ -n $keep ]]; then leave_up; fi
 exit "$failed"
