@@ -95,11 +95,8 @@ pub const MAX_CAPTURED: usize = 262_144;
 /// Most bytes of a block in a pcapng file; Wireshark's `MAX_BLOCK_SIZE`.
 pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 
-/// How long a start waits for servers to be resolved.
-pub const RESOLVE: Duration = Duration::from_secs(2);
-
-/// How long a start waits for the first verdicts of health checks.
-pub const FIRST_VERDICTS: Duration = Duration::from_secs(1);
+/// A start begins to dispatch when no server has been resolved, or been found up or down, for so long.
+pub const QUIET: Duration = Duration::from_millis(250);
 
 /// How long a stop waits, after the program is detached, for frames that are on their way into the rings.
 pub const DRAIN: Duration = Duration::from_millis(20);

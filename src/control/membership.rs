@@ -2,15 +2,15 @@
 //! tell into tables for the workers.
 
 use super::health::{self, Health, What};
-use super::neighbours::{self, Neighbours};
-use crate::limits::{FIRST_VERDICTS, RESOLVE};
+use super::neighbours::{self, Neighbours, What as Whereabouts};
+use crate::limits::QUIET;
 use crate::plan::Plan;
 use crate::table::cluster::Cluster;
 use crate::table::{ServiceId, Table};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 /// Why the servers cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,8 @@ pub struct Membership {
 
 impl Membership {
     /// Resolves the servers that have no `mac` in the configuration, begins to check those of services with health checks,
-    /// and waits a moment for answers. `cluster` has the servers in `down` down already.
+    /// and waits for answers as long as they keep coming: after a restart, one server that is dead shall not keep all clients
+    /// waiting. `cluster` has the servers in `down` down already.
     ///
     /// # Errors
     /// A server is not on the interface's link, or the kernel refuses; the kernel has back then what was asked of it.
@@ -86,10 +87,11 @@ impl Membership {
         if !off_link.is_empty() {
             return Err(MembershipError::OffLink(off_link.join("\n")));
         }
-        let give_up = Instant::now() + RESOLVE;
         while wanted.iter().any(|(_, address)| neighbours.mac(*address).is_none()) {
-            let Ok(changes) = timeout_at(give_up, neighbours.next()).await else { break };
-            changes?;
+            let Ok(changes) = timeout(QUIET, neighbours.next()).await else { break };
+            if changes?.iter().all(|change| matches!(change.what, Whereabouts::Unresolved(_))) {
+                break;
+            }
         }
         for (name, address) in wanted {
             if neighbours.mac(*address).is_none() {
@@ -102,11 +104,10 @@ impl Membership {
         Ok(())
     }
 
-    /// Waits until every checked server has a verdict, or until time is up: servers without one count as up.
+    /// Waits for verdicts of checked servers as long as they keep coming: those without one count as up.
     async fn first_verdicts(&mut self) {
-        let give_up = Instant::now() + FIRST_VERDICTS;
         while let Some(health) = self.health.as_mut().filter(|health| health.pending() > 0) {
-            let Ok(changes) = timeout_at(give_up, health.next()).await else { break };
+            let Ok(changes) = timeout(QUIET, health.next()).await else { break };
             self.judge(&changes);
         }
     }
