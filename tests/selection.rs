@@ -2,7 +2,7 @@
 
 mod model;
 
-use model::plans::{KEY, One, query};
+use model::plans::{KEY, One, mac, query};
 use model::turn::Bench;
 use model::{Random, owners, turn};
 use oneip::hash;
@@ -347,6 +347,25 @@ fn a_name_is_taken_up_and_down_in_every_service() {
     assert_eq!((cluster.shares(0)[1], cluster.shares(1)[1]), (0, 0));
     let (first, second) = (cluster.compile().generation, cluster.compile().generation);
     assert_eq!(second, first + 1);
+}
+
+/// A machine is one primary address, in however many services it is.
+#[test]
+fn a_mac_is_noted_in_every_service() {
+    let plan = One::weights(&[1, 1, 1], 1009).both();
+    let mut cluster = Cluster::new(&plan);
+    let macs = |cluster: &mut Cluster| {
+        let table = cluster.compile();
+        let mac = |service, server| table.mac(table.destination(service, server)).is_resolved();
+        [0, 1].map(|service| [0, 1, 2].map(|server| mac(service, server)))
+    };
+    assert_eq!(macs(&mut cluster), [[true; 3]; 2]);
+    cluster.set_mac(plan.services[0].servers[1].address, None);
+    assert_eq!(macs(&mut cluster), [[true, false, true]; 2]);
+    cluster.set_mac(plan.services[0].servers[1].address, Some(mac(1)));
+    assert_eq!(macs(&mut cluster), [[true; 3]; 2]);
+    cluster.set_mac("192.0.2.77".parse().expect("an address"), None);
+    assert_eq!(macs(&mut cluster), [[true; 3]; 2]);
 }
 
 /// Another key, another table: nobody who does not know it can aim at a server.

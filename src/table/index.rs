@@ -169,4 +169,13 @@ mod tests {
             same(&both, &[(0, 0), (1, 1)]);
         }
     }
+
+    /// More keys than a factor can place: many find their entry taken, and probe.
+    #[test]
+    fn is_a_map_when_keys_collide() {
+        let scattered = |i: u32| i.wrapping_mul(i).wrapping_mul(2_654_435_761);
+        let pairs: Vec<(u32, u32)> = (0..20_000).map(|i| (scattered(i), i)).collect();
+        let missing: Vec<u32> = (20_000..40_000).map(scattered).collect();
+        same(&pairs, &missing);
+    }
 }
