@@ -64,8 +64,9 @@ pub const HEALTH_FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// An interval is shortened by up to this part of itself, at random, so that probes do not fall into step.
 pub const HEALTH_JITTER: f64 = 0.1;
 
-/// What falls due within this is probed now, so that this process wakes up for many probes at once.
-pub const HEALTH_TICK: Duration = Duration::from_millis(10);
+/// What falls due within the interval divided by this is probed now, so that this process wakes up for many probes at once:
+/// a quarter cheaper with a thousand servers than to wake up for each.
+pub const HEALTH_TICKS: u32 = 40;
 
 /// A probe whose timeout was noticed later than this proves nothing: it was this process that slept.
 pub const HEALTH_LATE: Duration = Duration::from_millis(100);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::net::{Net, V4, V6, accept, address, down, during, plan, until, up};
 use super::{QUICK, quick};
 use oneip::control::health::{Error, Health, Verdict, What};
+use oneip::control::privileges;
 
 const TCP: &str = "type = 'tcp'\nport = 80";
 
@@ -227,6 +228,25 @@ fn a_reload_keeps_what_stays_and_takes_up_the_ways_that_went() {
 
         health.watch(&plan(text.split("[service.health]").next().unwrap())).await.unwrap();
         assert!(!net.left().contains("lan0"), "{}", net.left());
+        health.close().await.unwrap();
+    });
+    assert_eq!(net.left(), "");
+}
+
+#[test]
+fn checks_go_on_with_the_privileges_that_a_dispatcher_keeps() {
+    let Some(net) = Net::new(1) else { return };
+    let _daemon = net.listen(0, "[::]:80", accept);
+    net.inside(async || {
+        let text = net.service("web", V4, &quick(TCP));
+        let more = net.service("web6", V6, &quick("type = 'icmp'")) + &text;
+        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let kept = privileges::keep(&privileges::CONTROL).unwrap();
+        assert_eq!(kept.len(), 1, "no CAP_NET_RAW: {kept:?}");
+        up(&mut health, 0).await;
+        health.watch(&plan(&more)).await.unwrap();
+        up(&mut health, 0).await;
+        assert_eq!(health.status(1, 0).unwrap().verdict, Verdict::Up);
         health.close().await.unwrap();
     });
     assert_eq!(net.left(), "");

@@ -1,4 +1,19 @@
 //! `[service.health]`: its keys, and the rules between them and the service's own.
+//!
+//! | key             | default                | |
+//! |-----------------|------------------------|-|
+//! | `type`          |                        | `tcp` (connects), `http` and `https` (GET), `icmp` (echo) |
+//! | `port`          | the service's tcp port | needed where the service has not exactly one; none with `icmp` |
+//! | `path`          | `/`                    | for http and https, like the next two |
+//! | `host`          | the cluster address    | in the `Host` header, and the name asked for in the TLS handshake |
+//! | `expect_status` | 200 to 399             | one, or a list of them and of ranges like `"200-299"` |
+//! | `interval_ms`   | 1000                   | 50 to 600000 |
+//! | `timeout_ms`    | 500, or the interval   | 10 to 60000, at most the interval |
+//! | `rise`, `fall`  | 2, 3                   | 1 to 100 |
+//! | `via`           | `service`              | to the cluster address at the server's MAC; or `primary` |
+//! | `all_down`      | `drop`                 | what becomes of clients when no server is up; or `serve`: all serve |
+//!
+//! The certificate of an https server is not verified (see `control::health`).
 
 use super::draft::ServiceDraft;
 use super::report::Report;

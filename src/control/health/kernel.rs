@@ -15,8 +15,8 @@
 //! whatever the kernel thinks of the server's primary address, and its family may be the other one. The class E address
 //! never leaves this host; for IPv6 it is `fe80::6f6e:1`.
 //!
-//! The kernel goes through its rules one by one, three times for a connection. Without groups, a thousand servers cost it
-//! half as much again as the rest of a probe over TCP (`tests/health/load.rs` measures it).
+//! The kernel goes through its rules one by one, three times for a connection. Without groups, a thousand servers make each
+//! probe over TCP a sixth dearer (by `tests/health/load.rs`: 5.4 instead of 4.6 % of a core).
 //!
 //! Marks and tables are 0x6f6e0001 to 0x6f6e3fff, preferences 111, 112 and 200 to 999, and everything says `proto 111`. A
 //! rule comes before what it leads to and goes after it, so that where there is no rule, nothing else was left behind.

@@ -13,7 +13,8 @@
 //! Here is when probes begin, and what is done with their results. Every server is probed once an interval, counted from
 //! beginning to beginning and shortened at random by up to a tenth, so that probes do not fall into step and `fall`
 //! failures never take longer than `fall` intervals and a timeout. At most `HEALTH_PARALLEL` are under way. A server
-//! that there is no verdict of yet is probed every `HEALTH_FIRST_PAUSE`. What fails on this host's side (no route, no free
+//! that there is no verdict of yet is probed every `HEALTH_FIRST_PAUSE`. Certificates are not verified over https (`tls` says
+//! why), and whole TLS handshakes make such a check four times as dear as one over http. What fails on this host's side (no route, no free
 //! descriptor, a process that stood still) is no result: it is told, and the verdict stays.
 
 mod change;
@@ -41,7 +42,7 @@ use self::kernel::Way;
 use self::path::{Pass, Paths};
 use self::probe::{Failure, Target, Trouble};
 use self::state::{Rules, State};
-use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_GATHER, HEALTH_JITTER, HEALTH_PARALLEL, HEALTH_RELAY, HEALTH_TICK};
+use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_GATHER, HEALTH_JITTER, HEALTH_PARALLEL, HEALTH_RELAY, HEALTH_TICKS};
 use crate::plan::{self, Mac, Plan, Probe, Via};
 
 /// Checks the servers of a plan.
@@ -221,11 +222,16 @@ impl Health {
     fn launch(&mut self, now: Instant) {
         while self.running.len() < HEALTH_PARALLEL
             && let Some(&Reverse((due, id))) = self.agenda.peek()
-            && due <= now + HEALTH_TICK
+            && due <= now + self.tick(id)
         {
             self.agenda.pop();
             self.begin(id, now);
         }
+    }
+
+    /// What falls due within this is probed together with what is due.
+    fn tick(&self, id: Id) -> Duration {
+        self.services[id.0 as usize].as_ref().map_or(Duration::ZERO, |service| service.health.interval / HEALTH_TICKS)
     }
 
     fn wake(&self, now: Instant) -> Instant {

@@ -3,21 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{Either, select};
-use http_body_util::Empty;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -26,6 +18,12 @@ use super::echo::Echo;
 use super::tls;
 use crate::limits::HEALTH_LATE;
 use crate::plan::{Health, Http, Via};
+
+/// Bytes of a response among which the status must be, interim responses included.
+const HEAD: usize = 4096;
+
+/// Headers that an interim response may have.
+const HEADERS: usize = 32;
 
 /// Why there was no success.
 #[derive(Debug)]
@@ -144,10 +142,13 @@ async fn by<T>(deadline: Instant, otherwise: Failure, work: impl Future<Output =
 }
 
 /// The connection ends with a reset whenever it is dropped (`SO_LINGER` 0): a closed one would keep its port for a minute,
-/// and all the servers of a service share the ports towards one address.
+/// and all the servers of a service share the ports towards one address. The last acknowledgement of the handshake waits for
+/// what comes next (`TCP_QUICKACK` off): it goes with the request, or gives way to the reset, and a daemon that is only
+/// asked whether it listens is not woken up.
 async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_quickack(false)?;
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }
@@ -170,6 +171,9 @@ fn here(error: &io::Error, address: IpAddr) -> Trouble {
     let what = match Errno::from_io_error(error) {
         Some(Errno::MFILE | Errno::NFILE) => " (raise the limit of open files, `ulimit -n`)",
         Some(Errno::NETUNREACH | Errno::NETDOWN | Errno::NODEV) => " (is the interface up, with an address?)",
+        Some(Errno::NOBUFS) => {
+            " (is the neighbour table full? raise the sysctl net/ipv4/neigh/default/gc_thresh3, or ipv6)"
+        }
         Some(Errno::ADDRNOTAVAIL) => " (has this host an address of that family, and free ports?)",
         Some(Errno::PERM | Errno::ACCESS) => " (does a firewall of this host forbid it, or lack we CAP_NET_ADMIN?)",
         _ => "",
@@ -177,7 +181,7 @@ fn here(error: &io::Error, address: IpAddr) -> Trouble {
     Trouble::Here(format!("this host cannot reach {address}: {error}{what}"))
 }
 
-/// The status of the answer to a GET request. The body is not waited for.
+/// The status of the answer to a GET request. Nothing behind the status is waited for.
 async fn status(
     stream: TcpStream,
     http: &Http,
@@ -186,35 +190,43 @@ async fn status(
     deadline: Instant,
 ) -> Result<u16, Trouble> {
     let slow = |what| Failure::Slow { address, what, limit: target.health.timeout };
-    let host = host(http, target.cluster);
-    let request = Request::get(&http.path)
-        .header(HOST, host)
-        .header(USER_AGENT, concat!("oneip/", env!("CARGO_PKG_VERSION"), " (health check)"))
-        .header(ACCEPT, "*/*")
-        .header(CONNECTION, "close")
-        .body(Empty::new())
-        .map_err(|error| Trouble::Here(format!("no request can be made of the configuration: {error}")))?;
+    let request = request(http, target.cluster);
     let answer = match http.tls {
-        false => by(deadline, slow("sends no HTTP response"), get(stream, request)).await?,
+        false => by(deadline, slow("sends no HTTP response"), get(stream, &request)).await?,
         true => {
             let name = tls::name(http.host.as_deref(), target.cluster);
             let handshake = TlsConnector::from(tls::client()).connect(name, stream);
             let stream = by(deadline, slow("does not finish the TLS handshake"), handshake).await?;
             let stream = stream.map_err(|error| {
-                Trouble::Server(match error.kind() {
-                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Failure::Closed { address },
-                    _ => Failure::Tls { address, reason: error.to_string() },
+                Trouble::Server(match is_end(&error) {
+                    true => Failure::Closed { address },
+                    false => Failure::Tls { address, reason: error.to_string() },
                 })
             })?;
-            by(deadline, slow("sends no HTTP response"), get(stream, request)).await?
+            by(deadline, slow("sends no HTTP response"), get(stream, &request)).await?
         }
     };
-    answer.map(|status| status.as_u16()).map_err(|error| {
-        Trouble::Server(match error.is_parse() {
-            true => Failure::Http { address, reason: error.to_string() },
-            false => Failure::Closed { address },
+    answer.map_err(|error| {
+        Trouble::Server(match error.kind() {
+            io::ErrorKind::InvalidData => Failure::Http { address, reason: error.to_string() },
+            _ if is_end(&error) => Failure::Closed { address },
+            _ => Failure::Connection { address, reason: error },
         })
     })
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+}
+
+fn request(http: &Http, cluster: IpAddr) -> String {
+    let (path, host) = (&http.path, host(http, cluster));
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: oneip/{version} (health check)\r\nAccept: */*\r\n\
+         Connection: close\r\n\r\n"
+    )
 }
 
 fn host(http: &Http, cluster: IpAddr) -> String {
@@ -226,18 +238,36 @@ fn host(http: &Http, cluster: IpAddr) -> String {
     if http.port == usual { name } else { format!("{name}:{}", http.port) }
 }
 
-async fn get(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Empty<Bytes>>,
-) -> hyper::Result<StatusCode> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let answer = pin!(sender.send_request(request));
-    let response = match select(answer, connection).await {
-        Either::Left((response, _)) => response,
-        // The connection has ended; what it brought before, or how it ended, is there.
-        Either::Right((_, answer)) => answer.await,
-    };
-    response.map(|response| response.status())
+async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<u16> {
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    let mut head = Vec::with_capacity(HEAD);
+    loop {
+        if head.len() == HEAD {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("no status in its first {HEAD} bytes")));
+        }
+        if (&mut stream).take((HEAD - head.len()) as u64).read_buf(&mut head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(status) = final_status(&mut head)? {
+            return Ok(status);
+        }
+    }
+}
+
+/// The status, as soon as it is there. Interim responses are removed (1xx, RFC 9110, section 15.2).
+fn final_status(head: &mut Vec<u8>) -> io::Result<Option<u16>> {
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response.parse(head);
+        match (response.code, parsed) {
+            (Some(status), _) if status >= 200 => return Ok(Some(status)),
+            (Some(_), Ok(httparse::Status::Complete(length))) => _ = head.drain(..length),
+            (_, Ok(_)) => return Ok(None),
+            (_, Err(error)) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -258,6 +288,17 @@ mod tests {
         assert_eq!(host(&http(false, 8080, None), v6), "[2001:db8::80]:8080");
         assert_eq!(host(&http(true, 443, Some("www.example.org")), v4), "www.example.org");
         assert_eq!(host(&http(true, 80, Some("www.example.org")), v4), "www.example.org:80");
+    }
+
+    #[test]
+    fn the_status_is_found_behind_interim_responses_and_as_soon_as_it_is_there() {
+        let whole = &b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 204 No Content\r\nX: y\r\n\r\n"[..];
+        let found = |length: usize| final_status(&mut whole[..length].to_vec()).unwrap();
+        let digits = whole.len() - b"204 No Content\r\nX: y\r\n\r\n".len();
+        assert_eq!((0..digits + 3).find_map(found), None);
+        assert!((digits + 5..=whole.len()).all(|length| found(length) == Some(204)));
+        assert_eq!(final_status(&mut b"HTTP/1.0 503 \r\n".to_vec()).unwrap(), Some(503));
+        assert!(final_status(&mut b"220 mail.example.org ESMTP\r\n".to_vec()).is_err());
     }
 
     #[test]

@@ -1,15 +1,13 @@
 //! What a server is taken to be, from the results of its probes. Pure: the time is given.
 //!
-//! ```text
-//!            success                     fall failures in a row
-//! Unknown ------------> Up  <---------------------------------------- Unknown, Up
-//!                        ^ \________________________________________> Down
-//!                        |      rise successes in a row                |
-//!                        +---------------------------------------------+
-//!                        |                                             | the same, but flapping
-//!                        +------- Held <-------------------------------+
-//!                  no failure for so long       (any failure: Down)
-//! ```
+//! | from          | on                                     | to      |
+//! |---------------|----------------------------------------|---------|
+//! | Unknown       | a success                              | Up      |
+//! | Unknown or Up | `fall` failures in a row               | Down    |
+//! | Down          | `rise` successes in a row              | Up      |
+//! | Down          | the same, but it flaps                 | Held    |
+//! | Held          | no failure for as long as it must hold | Up      |
+//! | Held          | a failure                              | Down    |
 //!
 //! **Before the first verdict** a server counts as up, so that a dispatcher that starts sends nobody elsewhere without a
 //! reason. One success is a verdict then; it takes `fall` failures as ever to say that it is down, so that a packet lost
@@ -23,7 +21,6 @@
 
 use crate::limits::{FLAP_CYCLES, FLAP_FALLS, FLAP_HOLD_FIRST, FLAP_HOLD_LAST, FLAP_WINDOW};
 use crate::plan::{AllDown, Health};
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +57,8 @@ pub struct State {
     pub since: Instant,
     /// Results in a row that speak against the verdict.
     streak: u32,
-    /// The latest falls, in the window.
-    falls: VecDeque<Instant>,
+    /// The falls in the window, while it does not flap.
+    falls: Vec<Instant>,
     /// Set while it flaps: how long it must go without a failure.
     hold: Option<Duration>,
     /// The first success after the last failure, while it is down.
@@ -70,7 +67,7 @@ pub struct State {
 
 impl State {
     pub fn new(now: Instant) -> State {
-        State { verdict: Verdict::Unknown, since: now, streak: 0, falls: VecDeque::new(), hold: None, good_since: None }
+        State { verdict: Verdict::Unknown, since: now, streak: 0, falls: Vec::new(), hold: None, good_since: None }
     }
 
     /// How long a flapping server must go without a failure to come up; `None`: it does not flap.
@@ -113,13 +110,16 @@ impl State {
     }
 
     fn count_fall(&mut self, rules: &Rules, now: Instant) {
+        if let Some(hold) = self.hold {
+            self.hold = Some((2 * hold).min(FLAP_HOLD_LAST));
+            return;
+        }
         self.falls.retain(|fall| now.duration_since(*fall) < rules.window);
-        self.falls.push_back(now);
-        self.hold = match self.hold {
-            Some(hold) => Some((2 * hold).min(FLAP_HOLD_LAST)),
-            None => (self.falls.len() > FLAP_FALLS).then_some(FLAP_HOLD_FIRST),
-        };
-        self.falls.truncate(FLAP_FALLS + 1);
+        self.falls.push(now);
+        if self.falls.len() > FLAP_FALLS {
+            self.hold = Some(FLAP_HOLD_FIRST);
+            self.falls.clear();
+        }
     }
 
     fn recover(&mut self, rules: &Rules, now: Instant) -> Verdict {
@@ -139,7 +139,6 @@ impl State {
     fn calm(&mut self, rules: &Rules, now: Instant) {
         if self.verdict == Verdict::Up && now.duration_since(self.since) >= rules.window {
             self.hold = None;
-            self.falls.clear();
         }
     }
 }
