@@ -54,6 +54,8 @@ dispatcher='' counted=''
 start_dispatcher() { # [OPTION]...
     local tries
     counted=$(driver_count)
+    # Else it would be the last one's `ready` that is found below.
+    : >"$RUN/dispatcher.log"
     # A session of its own: Ctrl-C is for this script, which takes down the whole network.
     setsid "$LAB" exec dispatcher "$ONEIP" run -c "$CONFIG" --json "$@" >"$RUN/account.json" 2>"$RUN/dispatcher.log" &
     dispatcher=$!
@@ -229,7 +231,7 @@ take_down() {
     trap '' INT TERM HUP
     if [[ -n $mine && -z $kept ]]; then
         "$LAB" down
-        echo "The network is taken down."
+        echo "The network is taken down." >&2
     fi
 }
 
@@ -271,6 +273,6 @@ without_web2
 account
 verdict="${green}Everything held$plain"
 ((failed == 0)) || verdict="${red}Not everything held$plain"
-printf '\n%s, in %d s. ' "$verdict" $((SECONDS - start))
+printf '\n%s, in %d s.\n' "$verdict" $((SECONDS - start))
 if [[ -n $keep ]]; then leave_up; fi
 exit "$failed"

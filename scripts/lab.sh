@@ -149,13 +149,18 @@ make_addresses() {
         echo "route add default via 198.51.100.1 advmss 1460"
         echo "route add default via 2001:db8:1::1 advmss 1440"
     } | ip -n "$LAB-client" -batch -
+    # One neighbour for all the client's addresses: the kernel has room for 1,024, in all its namespaces together.
     ip -n "$LAB-isp" -batch - <<END
-address add 198.51.100.1/24 dev client0
-address add 2001:db8:1::1/64 dev client0 nodad
+address add 198.51.100.1/32 dev client0
+address add 2001:db8:1::1/128 dev client0 nodad
 address add 100.64.0.2/30 dev router0
 address add 2001:db8:3::2/64 dev router0 nodad
 link set client0 up
 link set router0 up
+route add 198.51.100.$FIRST_CLIENT/32 dev client0
+route add 198.51.100.0/24 via 198.51.100.$FIRST_CLIENT
+route add 2001:db8:1::$FIRST_CLIENT/128 dev client0
+route add 2001:db8:1::/64 via 2001:db8:1::$FIRST_CLIENT
 route add default via 100.64.0.1
 route add default via 2001:db8:3::1
 END

@@ -31,7 +31,7 @@ step() {
 scripts/setup.sh
 step format cargo fmt --check
 step lints cargo clippy --all-targets -- -D warnings
-step tests cargo test
+step tests cargo test --no-fail-fast
 
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -52,14 +52,52 @@ pub const NEIGHBOUR_REFRESH: Duration = Duration::from_secs(30);
 /// Changes of neighbours are delivered at once, but not sooner than this after the delivery before.
 pub const NEIGHBOUR_GATHER: Duration = Duration::from_millis(100);
 
+/// Probes under way at once. With a thousand servers at one a second, all silent, 500 wait for their timeout of 500 ms.
+pub const HEALTH_PARALLEL: usize = 512;
+
+/// Servers that can be checked by way of the cluster address: each has a mark and a routing table of its own.
+pub const HEALTH_PATHS: usize = 0x3fff;
+
+/// The pause between probes of a server that there is no verdict of yet, if the interval is not shorter.
+pub const HEALTH_FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// An interval is shortened by up to this part of itself, at random, so that probes do not fall into step.
+pub const HEALTH_JITTER: f64 = 0.1;
+
+/// What falls due within the interval divided by this is probed now, so that this process wakes up for many probes at once:
+/// a quarter cheaper with a thousand servers than to wake up for each.
+pub const HEALTH_TICKS: u32 = 40;
+
+/// A probe whose timeout was noticed later than this proves nothing: it was this process that slept.
+pub const HEALTH_LATE: Duration = Duration::from_millis(100);
+
+/// Changes of verdicts are delivered at once, but not sooner than this after the delivery before.
+pub const HEALTH_GATHER: Duration = Duration::from_millis(50);
+
+/// The way to a server that does not answer is laid again at the first failure and then at each so many.
+pub const HEALTH_RELAY: u32 = 16;
+
+/// Falls within `FLAP_WINDOW` that are not flapping yet.
+pub const FLAP_FALLS: usize = 3;
+
+/// Also at least `FLAP_CYCLES` times the time in which a server can fall and rise once.
+pub const FLAP_WINDOW: Duration = Duration::from_secs(60);
+
+pub const FLAP_CYCLES: u32 = 12;
+
+/// A flapping server comes up after so long without a failure; doubled at each fall, up to `FLAP_HOLD_LAST`.
+pub const FLAP_HOLD_FIRST: Duration = Duration::from_secs(10);
+
+pub const FLAP_HOLD_LAST: Duration = Duration::from_secs(160);
+
 /// Most bytes of a frame in a capture file; libpcap's `MAXIMUM_SNAPLEN`.
 pub const MAX_CAPTURED: usize = 262_144;
 
 /// Most bytes of a block in a pcapng file; Wireshark's `MAX_BLOCK_SIZE`.
 pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 
-/// How long a start waits for servers to be resolved.
-pub const RESOLVE: Duration = Duration::from_secs(2);
+/// A start begins to dispatch when no server has been resolved, or been found up or down, for so long.
+pub const QUIET: Duration = Duration::from_millis(250);
 
 /// How long a stop waits, after the program is detached, for frames that are on their way into the rings.
 pub const DRAIN: Duration = Duration::from_millis(20);
@@ -90,6 +128,7 @@ const _: () = {
     assert!(QUEUE_FRAMES.is_multiple_of(BURST), "frames are handed over in whole bursts");
     assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);
     assert!((MAX_SERVERS as u64) * (MAX_WEIGHT as u64) < u32::MAX as u64, "a sum of weights is 32 bits");
+    assert!(FLAP_HOLD_FIRST.as_millis() <= FLAP_HOLD_LAST.as_millis());
     assert!(NEIGHBOUR_RETRY_FIRST.as_millis() <= NEIGHBOUR_RETRY_LAST.as_millis());
     assert!(NEIGHBOUR_RETRY_LAST.as_millis() < NEIGHBOUR_REFRESH.as_millis());
 };

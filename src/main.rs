@@ -4,7 +4,8 @@ use clap::{Args, Parser, Subcommand};
 use oneip::plan::Plan;
 use oneip::verbs::{self, Failure};
 use oneip::{server, supervise};
-use std::io::{self, BufWriter};
+use std::fmt::Display;
+use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -118,8 +119,10 @@ struct Server {
 
 fn main() -> ExitCode {
     let level = tracing_subscriber::EnvFilter::try_from_env("ONEIP_LOG").unwrap_or_else(|_| "info".into());
-    // No time and no colour: journald adds the one, and cannot use the other.
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(io::stderr).without_time().with_ansi(false).init();
+    // No time and no colour: journald adds the one, and cannot use the other. And when nobody reads any more, the library
+    // shall not tell of that by `eprintln!`, which panics.
+    let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(io::stderr);
+    log.without_time().with_ansi(false).log_internal_errors(false).init();
     let done = match Cli::parse().verb {
         Verb::Run(arguments) => run(arguments),
         Verb::Check(config) => check(&config),
@@ -134,7 +137,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(failure) if is_broken_pipe(&failure) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            let _ = writeln!(io::stderr(), "error: {failure}");
             ExitCode::FAILURE
         }
     }
@@ -153,8 +156,7 @@ fn run(arguments: Run) -> Result<(), Failure> {
 fn check(Config { config }: &Config) -> Result<(), Failure> {
     let plan = verbs::load(config)?;
     let cluster = verbs::cluster(&plan, &[])?;
-    print!("{}", verbs::check::plan(&plan, &cluster));
-    Ok(())
+    print(verbs::check::plan(&plan, &cluster).trim_end())
 }
 
 fn replay(arguments: &Replay) -> Result<(), Failure> {
@@ -162,12 +164,7 @@ fn replay(arguments: &Replay) -> Result<(), Failure> {
     let plan = verbs::load(&config.config)?;
     let cluster = verbs::cluster(&plan, &down.down)?;
     let summary = verbs::replay::run(&plan, cluster, input, output, verdicts.as_deref())?;
-    if *json {
-        println!("{}", summary.json());
-    } else {
-        println!("{summary}");
-    }
-    Ok(())
+    if *json { print(summary.json()) } else { print(summary) }
 }
 
 fn lookup(arguments: &Lookup) -> Result<(), Failure> {
@@ -192,6 +189,11 @@ fn server(
 ) -> Result<(), Failure> {
     let plan = verbs::load(&config.config)?;
     let report = verb(&plan, server.as_deref())?;
-    println!("{report}");
+    print(&report)?;
     Ok(report.verdict()?)
+}
+
+/// `println!` panics when whoever reads has gone.
+fn print(text: impl Display) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout(), "{text}")?)
 }

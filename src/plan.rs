@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A validated configuration file. Only `control::config` makes one, so whoever holds it may rely on the rules of `limits`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Service {
     pub slots: u32,
     /// In the order of the file, at least one.
     pub servers: Vec<Server>,
+    /// `None`: the servers count as up.
+    pub health: Option<Health>,
 }
 
 /// A transport protocol and port, written `tcp/80`.
@@ -137,6 +141,88 @@ pub struct Server {
     pub mac: Option<Mac>,
     /// 0: configured, but takes no clients.
     pub weight: u32,
+}
+
+/// How the servers of a service are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub probe: Probe,
+    pub via: Via,
+    /// From the beginning of one probe of a server to that of the next.
+    pub interval: Duration,
+    /// What has not succeeded by then has failed; at most `interval`.
+    pub timeout: Duration,
+    /// Successes in a row that bring a server up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+    pub all_down: AllDown,
+}
+
+/// What a server is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether it accepts a connection.
+    Tcp {
+        port: u16,
+    },
+    Http(Http),
+    /// Whether it answers an echo request.
+    Icmp,
+}
+
+/// A GET request, of whose answer the status is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    pub tls: bool,
+    pub port: u16,
+    /// The `Host` header, and the name asked for in the TLS handshake; `None`: the cluster address.
+    pub host: Option<String>,
+    pub path: String,
+    /// The statuses that are a success.
+    pub expect: Vec<RangeInclusive<u16>>,
+}
+
+/// Which way a probe takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The clients': addressed to the cluster address, in a frame to the server's MAC.
+    Service,
+    /// Addressed to the server's primary address.
+    Primary,
+}
+
+/// What becomes of clients when every server of a service is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// Their frames are dropped.
+    Drop,
+    /// They are served as if every server were up.
+    Serve,
+}
+
+/// `http GET /healthz on port 80, at the cluster address, every 1000 ms, timeout 500 ms, rise 2, fall 3`
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.probe {
+            Probe::Tcp { port } => write!(f, "tcp connection to port {port}")?,
+            Probe::Http(Http { tls, port, path, .. }) => {
+                write!(f, "{} GET {path} on port {port}", if *tls { "https" } else { "http" })?;
+            }
+            Probe::Icmp => write!(f, "icmp echo")?,
+        }
+        let at = match self.via {
+            Via::Service => "the cluster address",
+            Via::Primary => "the primary address",
+        };
+        let Health { interval, timeout, rise, fall, .. } = self;
+        write!(f, ", at {at}, every {} ms, timeout {} ms", interval.as_millis(), timeout.as_millis())?;
+        write!(f, ", rise {rise}, fall {fall}")?;
+        if self.all_down == AllDown::Serve {
+            write!(f, "; with all servers down, all serve")?;
+        }
+        Ok(())
+    }
 }
 
 /// An Ethernet address.

@@ -2,29 +2,27 @@
 //!
 //! Everything that can refuse does so before the first frame is taken from the kernel: the configuration, the interface, the
 //! cores, the servers' places on the link. Then the queues are bound, each gets its worker on its core, and this thread
-//! follows the servers' MACs until a signal ends it. At the end the program is detached first, so that the kernel has all
+//! follows the servers, where they are and whether they serve, until a signal ends it. At the end the program is detached first, so that the kernel has all
 //! frames again; the workers finish what is in their rings; the figures of the run are printed.
 
-use crate::control::neighbours::{Change, Neighbours};
+use crate::control::membership::Membership;
 use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
-use crate::limits::{DRAIN, RESOLVE};
+use crate::limits::DRAIN;
 use crate::plan::{Dispatcher, Engine, Plan};
 use crate::port::Port;
 use crate::port::af_xdp::{self, Attached, Device};
-use crate::stats::collect::{self, Collector, Outside, Reports, Sources};
+use crate::stats::collect::{self, Collector, Outside, Reports, Sources, say};
 use crate::stats::latency;
 use crate::stats::summary::Summary;
 use crate::stats::tally::Tally;
-use crate::table::cluster::Cluster;
 use crate::table::publish::{self, Publisher};
 use crate::verbs::{self, Failure};
 use crate::worker::Worker;
 use crossbeam::channel::{Sender, bounded};
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +30,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, timeout_at};
 
 /// What the command line adds to the configuration.
 pub struct Options {
@@ -63,7 +60,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
 
 fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(), Failure> {
     let available = cores::available();
-    let mut cluster = verbs::cluster(&plan, &options.down)?;
+    let cluster = verbs::cluster(&plan, &options.down)?;
     let device = af_xdp::open(&dispatcher.interface)?;
     let listed = dispatcher.cores.as_deref();
     let cores = cores::assign(&device.interface, device.queues as usize, listed, &device.near_cores, &available)?;
@@ -74,8 +71,9 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
-    let neighbours = runtime.block_on(resolve(&plan, &device, &mut cluster))?;
-    let mut followed = Followed { runtime, neighbours };
+    let plan = Arc::new(plan);
+    let membership = runtime.block_on(Membership::open(&plan, &device.interface, cluster, &options.down))?;
+    let mut followed = Followed { runtime, membership };
     let Attached { mut steer, mode, ports } = device.attach(&addresses)?;
     let transfer = ports[0].transfer();
     let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
@@ -90,108 +88,54 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
         )
     };
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
-    let plan = Arc::new(plan);
-    let mut crew = Crew::start(&plan, cluster.compile(), ports, &cores, Box::new(outside), reports)?;
+    let mut crew = Crew::start(&plan, followed.membership.table(), ports, &cores, Box::new(outside), reports)?;
     let kept = privileges::keep(&privileges::CONTROL)?;
     let mut text = greeting(&plan, &device, &cores, &format!("AF_XDP, {transfer} mode, {mode}"));
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
     let _ = write!(text, "  table      generation 1, hashed with {}\n  keeps      ", Level::detect().name());
-    let _ = write!(text, "{} (to resolve servers); workers keep no capability", kept.join(", "));
+    let _ = write!(text, "{} (to resolve and check servers); workers keep no capability", kept.join(", "));
     say(&text, options.json);
     say("ready", options.json);
-    followed.runtime.block_on(follow(&mut followed.neighbours, &mut cluster, &mut crew.publisher))?;
+    followed.until_signal(&mut crew.publisher)?;
     steer.detach();
     // Frames that were redirected a moment ago are on their way into the rings still.
     thread::sleep(DRAIN);
     let summary = crew.stop()?;
-    match options.json {
-        true => println!("{}", summary.json()),
-        false => println!("{summary}"),
-    }
-    Ok(())
+    let mut out = io::stdout();
+    Ok(if options.json { writeln!(out, "{}", summary.json()) } else { writeln!(out, "{summary}") }?)
 }
 
-/// The servers' neighbour entries, which the kernel gets back however the run ends.
+/// The servers, with the runtime that follows them. The kernel gets back what was asked of it however the run ends.
 struct Followed {
     runtime: Runtime,
-    neighbours: Option<Neighbours>,
+    membership: Membership,
+}
+
+impl Followed {
+    /// Publishes every change, until a signal.
+    fn until_signal(&mut self, publisher: &mut Publisher) -> Result<(), Failure> {
+        let Followed { runtime, membership } = self;
+        runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => return Ok(()),
+                    _ = terminate.recv() => return Ok(()),
+                    table = membership.next() => {
+                        let table = table?;
+                        tracing::debug!(generation = table.generation, "published a table");
+                        publisher.publish(table);
+                    }
+                }
+            }
+        })
+    }
 }
 
 impl Drop for Followed {
     fn drop(&mut self) {
-        let Some(neighbours) = self.neighbours.take() else { return };
-        if let Err(error) = self.runtime.block_on(neighbours.close()) {
-            tracing::warn!(%error, "entries for the servers stay in the kernel's neighbour table");
-        }
-    }
-}
-
-/// Finds the servers that have no `mac` in the configuration, and waits a moment until they have answered. `None`: all have.
-async fn resolve(plan: &Plan, device: &Device, cluster: &mut Cluster) -> Result<Option<Neighbours>, Failure> {
-    let unknown: BTreeMap<IpAddr, String> = plan
-        .services
-        .iter()
-        .flat_map(|service| &service.servers)
-        .filter(|server| server.mac.is_none())
-        .map(|server| (server.address, server.name.clone()))
-        .collect();
-    if unknown.is_empty() {
-        return Ok(None);
-    }
-    let wanted: Vec<(String, IpAddr)> = unknown.into_iter().map(|(address, name)| (name, address)).collect();
-    let mut neighbours = Neighbours::open(&device.interface, &wanted).await?;
-    let off_link = neighbours.off_link();
-    if !off_link.is_empty() {
-        neighbours.close().await?;
-        let all: Vec<String> = off_link.iter().map(ToString::to_string).collect();
-        return Err(all.join("\n").into());
-    }
-    let give_up = Instant::now() + RESOLVE;
-    let open =
-        |neighbours: &Neighbours| wanted.iter().filter(|(_, address)| neighbours.mac(*address).is_none()).count();
-    while open(&neighbours) > 0 {
-        let Ok(changes) = timeout_at(give_up, neighbours.next()).await else { break };
-        changes?;
-    }
-    for (name, address) in &wanted {
-        let mac = neighbours.mac(*address);
-        cluster.set_mac(*address, mac);
-        if mac.is_none() {
-            tracing::warn!(server = name, %address, "not resolved yet: its clients' frames are dropped until it answers");
-        }
-    }
-    Ok(Some(neighbours))
-}
-
-/// Publishes what changes, until a signal.
-async fn follow(
-    neighbours: &mut Option<Neighbours>,
-    cluster: &mut Cluster,
-    publisher: &mut Publisher,
-) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    loop {
-        let changes: Vec<Change> = tokio::select! {
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
-            changes = next(neighbours) => changes?,
-        };
-        for change in &changes {
-            let mac = neighbours.as_ref().and_then(|neighbours| neighbours.mac(change.address));
-            cluster.set_mac(change.address, mac);
-            tracing::info!("{change}");
-        }
-        let table = cluster.compile();
-        tracing::debug!(generation = table.generation, "published a table");
-        publisher.publish(table);
-    }
-}
-
-async fn next(neighbours: &mut Option<Neighbours>) -> Result<Vec<Change>, Failure> {
-    match neighbours {
-        Some(neighbours) => Ok(neighbours.next().await?),
-        None => std::future::pending().await,
+        self.runtime.block_on(self.membership.close());
     }
 }
 
@@ -287,8 +231,4 @@ fn greeting(plan: &Plan, device: &Device, cores: &[usize], engine: &str) -> Stri
         let _ = writeln!(text, "  ... and {} services more", plan.services.len() - SHOWN);
     }
     text
-}
-
-fn say(text: &str, to_stderr: bool) {
-    if to_stderr { eprintln!("{text}") } else { println!("{text}") }
 }

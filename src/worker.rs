@@ -56,7 +56,6 @@ impl<P: Port> Worker<P> {
     #[inline]
     pub fn turn(&mut self) -> &[Outcome] {
         self.latency.exchange();
-        self.tally.turns.add(1);
         self.port.service();
         self.port.rx(&mut self.received);
         if self.received.is_empty() {

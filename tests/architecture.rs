@@ -18,7 +18,20 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("stats", &["limits", "plan", "table", "verdict"]),
     ("port", &["limits", "plan", "verdict", "wire"]),
     ("worker", &["path", "port::Burst", "port::Port", "stats", "table", "verdict"]),
-    ("control", &["limits", "plan", "server", "stats", "table::cluster", "table::publish", "verdict"]),
+    (
+        "control",
+        &[
+            "limits",
+            "plan",
+            "server",
+            "stats",
+            "table::ServiceId",
+            "table::Table",
+            "table::cluster",
+            "table::publish",
+            "verdict",
+        ],
+    ),
     ("server", &["limits", "plan"]),
 ];
 

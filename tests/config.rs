@@ -1,7 +1,10 @@
 //! Every message of the configuration, where it stands and what it says; and what a correct file becomes.
 
 use oneip::control::config::{self, Loaded};
-use oneip::plan::{Dispatcher, Engine, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::plan::{
+    AllDown, Dispatcher, Engine, HashInput, HashKey, Health, Http, Mac, Plan, Port, Probe, Selection, Server, Service,
+    Transport, Via,
+};
 use proptest::prelude::*;
 use std::fmt::Write;
 use std::fs;
@@ -145,6 +148,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         selection: Selection::Maglev,
         slots: 65537,
         servers: vec![server],
+        health: None,
     };
     let plan = Plan {
         hash_key: HashKey(std::array::from_fn(|i| i as u8 * 0x11)),
@@ -166,6 +170,51 @@ fn absent_keys_have_their_defaults() {
     assert_eq!((&service.ports[..], service.servers[0].mac, service.servers[0].weight), (&[][..], None, 1));
     let dispatcher = loaded(&format!("[dispatcher]\ninterface = 'eth1'\n{text}")).plan.dispatcher.unwrap();
     assert_eq!((dispatcher.engine, dispatcher.cores), (Engine::AfXdp, None));
+}
+
+#[test]
+fn a_health_section_becomes_its_plan_and_absent_keys_have_their_defaults() {
+    let health =
+        |keys: &str| loaded(&format!("{VALID}[service.health]\n{keys}")).plan.services[0].health.clone().unwrap();
+    let ms = Duration::from_millis;
+    let default = Health {
+        probe: Probe::Tcp { port: 80 },
+        via: Via::Service,
+        interval: ms(1000),
+        timeout: ms(500),
+        rise: 2,
+        fall: 3,
+        all_down: AllDown::Drop,
+    };
+    assert_eq!(health("type = 'tcp'"), default);
+    assert_eq!(health("type = 'icmp'"), Health { probe: Probe::Icmp, ..default.clone() });
+    assert_eq!(health("type = 'tcp'\ninterval_ms = 200").timeout, ms(200), "not longer than the interval");
+    let http = Http { tls: false, port: 80, host: None, path: "/".into(), expect: vec![200..=399] };
+    assert_eq!(health("type = 'http'"), Health { probe: Probe::Http(http), ..default });
+    let keys = "type = 'https'\nport = 8443\npath = '/healthz?full=1'\nexpect_status = [204, '300-302']\nhost = 'www.example.org'\n\
+                interval_ms = 250\ntimeout_ms = 250\nrise = 1\nfall = 5\nvia = 'primary'\nall_down = 'serve'";
+    let http = Http {
+        tls: true,
+        port: 8443,
+        host: Some("www.example.org".into()),
+        path: "/healthz?full=1".into(),
+        expect: vec![204..=204, 300..=302],
+    };
+    let expected = Health {
+        probe: Probe::Http(http),
+        via: Via::Primary,
+        interval: ms(250),
+        timeout: ms(250),
+        rise: 1,
+        fall: 5,
+        all_down: AllDown::Serve,
+    };
+    assert_eq!(health(keys), expected);
+    assert_eq!(
+        expected.to_string(),
+        "https GET /healthz?full=1 on port 8443, at the primary address, every 250 ms, timeout 250 ms, rise 1, fall 5; \
+         with all servers down, all serve"
+    );
 }
 
 #[test]

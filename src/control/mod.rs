@@ -2,6 +2,9 @@
 
 pub mod config;
 pub mod cores;
+pub mod health;
 pub mod host;
+pub mod membership;
 pub mod neighbours;
+mod netlink;
 pub mod privileges;

@@ -77,8 +77,7 @@ pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> io::Resul
             collector.write(log, &interval)?;
         }
         if reports.line {
-            let line = collector.line(&interval);
-            if reports.to_stderr { eprintln!("{line}") } else { println!("{line}") }
+            say(&collector.line(&interval), reports.to_stderr);
         }
         collector.next(interval.end);
         if stopping {
@@ -90,6 +89,11 @@ pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> io::Resul
         file.flush()?;
     }
     Ok(collector)
+}
+
+/// A line for whoever listens. When nobody does any more, frames are dispatched all the same.
+pub fn say(line: &str, to_stderr: bool) {
+    let _ = if to_stderr { writeln!(io::stderr(), "{line}") } else { writeln!(io::stdout(), "{line}") };
 }
 
 /// The stats thread's own: the sources, and what they have given so far.

@@ -30,7 +30,6 @@ pub struct Sent {
 }
 
 pub struct Tally {
-    pub turns: Counter,
     pub received: Counter,
     pub passed: Counter,
     dropped: [Counter; Reason::COUNT],
@@ -42,7 +41,6 @@ impl Tally {
     /// For a table and all that come after it with the same services and servers.
     pub fn new(table: &Table) -> Tally {
         Tally {
-            turns: Counter::default(),
             received: Counter::default(),
             passed: Counter::default(),
             dropped: Default::default(),

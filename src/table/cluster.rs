@@ -71,19 +71,19 @@ impl Cluster {
         let mut known = false;
         let mut changed = 0;
         for service in &mut self.services {
-            let Some(server) = service.servers.iter().position(|s| s.name == name) else { continue };
-            known = true;
-            if service.servers[server].up != up {
-                service.servers[server].up = up;
-                if up {
-                    service.give_back(server as u16)
-                } else {
-                    service.hand_over(server as u16)
-                }
-                changed += 1;
+            if let Some(server) = service.servers.iter().position(|s| s.name == name) {
+                known = true;
+                changed += usize::from(service.switch(server, up));
             }
         }
         known.then_some(changed)
+    }
+
+    /// Takes the servers of one service up or down, as `up` says of each in the order of the plan. Returns how many changed.
+    pub fn set_serving(&mut self, service: ServiceId, up: &[bool]) -> usize {
+        let service = &mut self.services[service as usize];
+        assert_eq!(up.len(), service.servers.len(), "one a server");
+        up.iter().enumerate().filter(|(server, up)| service.switch(*server, **up)).count()
     }
 
     /// Notes the MAC of the servers with that primary address; `None`: not resolved.
@@ -162,6 +162,20 @@ impl ServiceState {
                 })
                 .collect(),
         }
+    }
+
+    /// Whether that changed anything.
+    fn switch(&mut self, server: usize, up: bool) -> bool {
+        if self.servers[server].up == up {
+            return false;
+        }
+        self.servers[server].up = up;
+        if up {
+            self.give_back(server as u16)
+        } else {
+            self.hand_over(server as u16)
+        }
+        true
     }
 
     /// `server` went down: its slots go to the next in their order that is up. No other slot is looked at, because the

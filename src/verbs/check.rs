@@ -14,6 +14,9 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
     let mut text = String::new();
     for (id, service) in plan.services.iter().enumerate() {
         let _ = writeln!(text, "{}\n{}\n", heading(service), servers(service, &cluster.shares(id as ServiceId)));
+        if let Some(health) = &service.health {
+            let _ = writeln!(text, "  health: {health}\n");
+        }
     }
     match &plan.dispatcher {
         Some(dispatcher) => text + &queues(dispatcher),

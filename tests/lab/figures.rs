@@ -15,7 +15,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, run};
-use crate::network::{Lab, WEB, clients};
+use crate::network::{Lab, WEB, clients, succeed};
 
 /// The intervals of a log: tag and histogram.
 fn intervals(log: &[u8]) -> Vec<(String, Histogram<u64>)> {
@@ -75,6 +75,8 @@ fn a_line_a_second_and_an_interval_log_that_standard_tools_read() {
 #[test]
 fn for_people_it_says_what_it_does_and_at_the_end_what_came_of_it() {
     let Some(lab) = Lab::up(&[]) else { return };
+    let plan = succeed(lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip")).args(["check", "-c"]).arg(lab.config()));
+    assert!(plan.contains("\ninterface lan0, AF_XDP\n  queue 0 -> core "), "{plan}");
     let mut child = run(&lab, &lab.config()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut greeting = String::new();
@@ -103,4 +105,24 @@ fn for_people_it_says_what_it_does_and_at_the_end_what_came_of_it() {
     {
         assert!(end.contains(fact), "{fact}: {end}");
     }
+}
+
+#[test]
+fn with_nobody_to_read_what_it_prints_it_dispatches_all_the_same() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let mut child =
+        run(&lab, &lab.config()).arg("--stats").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut greeting = String::new();
+    while !greeting.ends_with("ready\n") {
+        assert!(stdout.read_line(&mut greeting).unwrap() > 0, "{greeting}");
+    }
+    drop((stdout, child.stderr.take()));
+    // The time for two lines of figures; and a change to tell of.
+    lab.sh("web1", "sysctl -qw net.ipv4.conf.lan0.arp_notify=1");
+    lab.ip("web1", "link set lan0 address 02:00:00:00:00:99");
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(lab.ping(0, &clients(0)[..24], 56), 24);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

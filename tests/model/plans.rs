@@ -56,6 +56,7 @@ impl One {
             hash: self.hash,
             selection: self.selection,
             slots: self.slots,
+            health: None,
             servers: self.servers.iter().enumerate().map(server).collect(),
         };
         Plan { hash_key: HashKey(self.key), dispatcher: None, services: addresses.iter().map(service).collect() }

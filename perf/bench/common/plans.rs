@@ -20,6 +20,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
                 weight: 1,
             })
             .collect(),
+        health: None,
     };
     Plan {
         hash_key: HashKey(std::array::from_fn(|i| i as u8)),

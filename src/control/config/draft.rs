@@ -1,5 +1,6 @@
 //! Every key of the file, read: what is legal by itself. What is not is reported and absent.
 
+use super::health::HealthDraft;
 use super::report::Report;
 use super::schema;
 use super::section::{At, Section, integer_element, text_element};
@@ -34,6 +35,7 @@ pub struct ServiceDraft {
     pub selection: Selection,
     pub slots: Option<At<u32>>,
     pub servers: Vec<ServerDraft>,
+    pub health: Option<HealthDraft>,
 }
 
 pub struct ServerDraft {
@@ -118,6 +120,7 @@ impl ServiceDraft {
                 .iter()
                 .map(|server| ServerDraft::read(server, report))
                 .collect(),
+            health: section.table("health", &schema::HEALTH, report).map(|section| HealthDraft::read(&section, report)),
         }
     }
 
@@ -130,6 +133,10 @@ impl ServiceDraft {
     }
 
     fn into_service(self) -> Option<Service> {
+        let health = match &self.health {
+            Some(health) => Some(health.to_health(&self)?),
+            None => None,
+        };
         let slots = self.slots.map_or_else(|| service::default_slots(self.servers.len()), |slots| slots.value);
         Some(Service {
             name: self.name?.value,
@@ -139,6 +146,7 @@ impl ServiceDraft {
             selection: self.selection,
             slots,
             servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
+            health,
         })
     }
 }

@@ -58,6 +58,7 @@ pub static SERVICE: Schema = Schema {
         optional("selection", "selection = \"maglev\""),
         optional("slots", "slots = 65537"),
         required("server", "[[service.server]] with double brackets, once for each server"),
+        optional("health", "[service.health] with type = \"http\""),
     ],
 };
 
@@ -71,7 +72,24 @@ pub static SERVER: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 5] = [&ROOT, &CLUSTER, &DISPATCHER, &SERVICE, &SERVER];
+pub static HEALTH: Schema = Schema {
+    title: "[service.health]",
+    keys: &[
+        required("type", "type = \"http\""),
+        optional("port", "port = 80"),
+        optional("path", "path = \"/healthz\""),
+        optional("expect_status", "expect_status = [200, 204] or expect_status = \"200-299\""),
+        optional("host", "host = \"www.example.org\""),
+        optional("interval_ms", "interval_ms = 1000"),
+        optional("timeout_ms", "timeout_ms = 500"),
+        optional("rise", "rise = 2"),
+        optional("fall", "fall = 3"),
+        optional("via", "via = \"service\""),
+        optional("all_down", "all_down = \"drop\""),
+    ],
+};
+
+static ALL: [&Schema; 6] = [&ROOT, &CLUSTER, &DISPATCHER, &SERVICE, &SERVER, &HEALTH];
 
 impl Schema {
     /// The key of that name. Asking for one that the schema lacks is a bug.

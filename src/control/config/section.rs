@@ -92,6 +92,21 @@ impl<'t> Section<'t> {
         Some(array.iter().filter_map(|element| read(element, report)).collect())
     }
 
+    /// As `list`; a value alone is read as an array of one.
+    pub fn one_or_list<T>(
+        &self,
+        name: &str,
+        report: &mut Report,
+        empty: &str,
+        read: impl Fn(&Spanned<DeValue>, &mut Report) -> Option<At<T>>,
+    ) -> Option<Vec<At<T>>> {
+        let value = self.table.get(name)?;
+        match value.get_ref().as_array() {
+            Some(_) => self.list(name, report, empty, read),
+            None => Some(read(value, report).into_iter().collect()),
+        }
+    }
+
     /// A section within this one.
     pub fn table(&self, name: &str, schema: &'static Schema, report: &mut Report) -> Option<Section<'t>> {
         let value = self.table.get(name)?;

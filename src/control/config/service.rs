@@ -1,6 +1,7 @@
 //! The rules inside one service.
 
 use super::draft::{ServerDraft, ServiceDraft};
+use super::health;
 use super::report::Report;
 use super::section::At;
 use crate::limits::{DEFAULT_SLOTS, SLOTS_PER_SERVER};
@@ -13,6 +14,9 @@ use std::hash::Hash;
 pub fn check(service: &ServiceDraft, report: &mut Report) {
     check_distinct(service, report);
     check_slots(service, report);
+    if let Some(health) = &service.health {
+        health::check(health, service, report);
+    }
     if service.selection == Selection::Modulo {
         check_modulo(service, report);
     }

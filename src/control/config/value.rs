@@ -2,11 +2,18 @@
 
 use crate::plan::{Mac, Port, Transport};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 
 const MAX_NAME: usize = 64;
 
 /// The kernel's `IFNAMSIZ` without the terminating zero.
 const MAX_INTERFACE: usize = 15;
+
+/// RFC 1035, section 2.3.4.
+const MAX_HOST: usize = 253;
+
+/// RFC 9110, section 15.
+pub const STATUSES: RangeInclusive<u16> = 100..=599;
 
 /// A name of a service or server, as it stands in metrics, JSON and on the command line.
 pub fn name(text: &str) -> Result<String, String> {
@@ -111,14 +118,44 @@ pub fn mac(text: &str) -> Result<Mac, String> {
 }
 
 /// One of a few words.
-pub fn choice<T: Copy>(key: &str, choices: [(&str, T); 2]) -> impl Fn(&str) -> Result<T, String> {
+pub fn choice<T: Copy, const N: usize>(key: &str, choices: [(&str, T); N]) -> impl Fn(&str) -> Result<T, String> {
     move |text| {
         let found = choices.iter().find(|(word, _)| *word == text);
-        let [(first, _), (second, _)] = choices;
-        let quote = quoted(text, '"');
-        found
-            .map(|(_, value)| *value)
-            .ok_or(format!("{quote} is no value of `{key}`; write \"{first}\" or \"{second}\""))
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let (last, others) = words.split_last().expect("there is a choice");
+            format!("{} is no value of `{key}`; write {} or {last}", quoted(text, '"'), others.join(", "))
+        })
+    }
+}
+
+/// What a `Host` header says: a name or an address. As it is written in a URL, an IPv6 address in brackets.
+pub fn host(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(IpAddr::V6(v6)) = bare.parse() {
+        return Ok(format!("[{v6}]"));
+    }
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if (1..=MAX_HOST).contains(&text.len()) && text.chars().all(is_legal) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is not a host; write a name or address alone, like \"www.example.org\"", quoted(text, '"')))
+}
+
+/// The path of a URL, with the query if there is one.
+pub fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is not a path; write one like \"/healthz\", other characters as %XX", quoted(text, '"')))
+}
+
+/// A range of HTTP statuses, `200-299`.
+pub fn statuses(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let status = |text: &str| text.parse().ok().filter(|status| STATUSES.contains(status));
+    match text.split_once('-').map(|(first, last)| (status(first), status(last))) {
+        Some((Some(first), Some(last))) if first <= last => Ok(first..=last),
+        _ => Err(format!("{} is not a range of HTTP statuses; write one like \"200-299\"", quoted(text, '"'))),
     }
 }
 

@@ -13,6 +13,7 @@ use super::change::{Detour, Error, Why};
 use super::kernel::{self, Notice, Overrun, Route, Seen};
 use super::links::Link;
 use super::{Done, Neighbours, Resync, Upkeep};
+use crate::control::netlink::is;
 
 impl Neighbours {
     /// Takes in all that is ready, without waiting.
@@ -78,7 +79,7 @@ impl Neighbours {
             Done::Asked { address, device, manage, answer } => self.answered(address, device, manage, answer)?,
             Done::Released(address, result) => match result {
                 Err(e) if e.raw_os_error().is_none() => return Err(self.failed("release neighbours", e)),
-                Err(e) if kernel::is(&e, Errno::PERM) => return Err(self.not_permitted(address)),
+                Err(e) if is(&e, Errno::PERM) => return Err(self.not_permitted(address)),
                 _ => {} // gone with its device, or not ours any more
             },
             Done::Listed(table) => {
@@ -111,8 +112,8 @@ impl Neighbours {
                 self.with(address, |entry| entry.hear(&seen, upkeep, now));
             }
             Ok(_) => {}
-            Err(e) if kernel::is(&e, Errno::PERM) => return Err(self.not_permitted(address)),
-            Err(e) if kernel::is(&e, Errno::NODEV) || kernel::is(&e, Errno::NETDOWN) => {} // a notice about it follows
+            Err(e) if is(&e, Errno::PERM) => return Err(self.not_permitted(address)),
+            Err(e) if is(&e, Errno::NODEV) || is(&e, Errno::NETDOWN) => {} // a notice about it follows
             Err(e) => self.refused(address, e, "ask for a neighbour")?,
         }
         Ok(())

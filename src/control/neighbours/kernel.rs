@@ -3,13 +3,13 @@
 use std::io;
 use std::net::IpAddr;
 
-use futures::{StreamExt, TryStreamExt};
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use futures::TryStreamExt;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
@@ -17,11 +17,8 @@ use rustix::io::Errno;
 
 use super::change::Detour;
 use super::links::{self, Link};
+use crate::control::netlink::{PROTOCOL, exchange, family, is, to_io};
 use crate::plan::Mac;
-
-/// Marks the entries we asked for (`NDA_PROTOCOL`), so that those of a process that was killed are found again.
-/// Free in iproute2's `rt_protos`.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(111);
 
 /// Holds the largest message of the kernel (32 KiB since Linux 4.9).
 const RECEIVE_BUFFER: usize = 64 * 1024;
@@ -75,13 +72,6 @@ pub(super) enum Route {
     Straight { device: u32 },
     Via { gateway: IpAddr, device: u32 },
     Nowhere(Detour),
-}
-
-/// A socket for requests only, so that no answer is ever lost to an overrun by notifications.
-pub(super) fn requests() -> io::Result<Handle> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    tokio::spawn(connection); // ends when the last handle is dropped
-    Ok(handle)
 }
 
 /// Notifications about neighbours and devices. Read where they are used, without a task between: while nobody reads,
@@ -183,45 +173,9 @@ fn to_ip(address: &rtnetlink::packet_route::neighbour::NeighbourAddress) -> Opti
     }
 }
 
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
-}
-
-/// Sends one request and returns the first message of the answer, if the answer is more than an acknowledgement.
-async fn exchange(
-    handle: &Handle,
-    message: RouteNetlinkMessage,
-    flags: u16,
-) -> io::Result<Option<RouteNetlinkMessage>> {
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | flags;
-    let mut answers = handle.clone().request(request).map_err(io::Error::other)?;
-    let mut first = None;
-    while let Some(answer) = answers.next().await {
-        match answer.payload {
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            NetlinkPayload::InnerMessage(inner) => first = first.or(Some(inner)),
-            _ => {}
-        }
-    }
-    Ok(first)
-}
-
-fn to_io(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other),
-    }
-}
-
-pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno.raw_os_error())
-}
-
 /// All devices and all IP neighbours of the network namespace.
 pub(super) async fn table(handle: Handle) -> io::Result<Table> {
-    let links = handle.link().get().execute().map_err(to_io);
-    let links = links.try_filter_map(async |message| Ok(links::read(&message))).try_collect().await?;
+    let links = links::all(&handle).await?;
     let neighbours = handle.neighbours().get().execute().map_err(to_io);
     let neighbours = neighbours.try_filter_map(async |message| Ok(read(&message))).try_collect().await?;
     Ok(Table { links, neighbours })

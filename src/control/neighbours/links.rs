@@ -1,14 +1,18 @@
 //! The network devices, as far as neighbours depend on them: which are up, and which VLAN lies on which.
 
 use std::collections::HashMap;
+use std::io;
 
+use futures::TryStreamExt;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 
+use crate::control::netlink::to_io;
 use crate::limits::MAX_VLAN_TAGS;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
+pub(in crate::control) struct Link {
     pub name: String,
     /// Administratively up, with carrier.
     pub up: bool,
@@ -43,9 +47,15 @@ pub(super) fn read(message: &LinkMessage) -> Option<(u32, Link)> {
     Some((message.header.index, link))
 }
 
+/// Asks for all devices of the network namespace.
+pub(in crate::control) async fn all(handle: &Handle) -> io::Result<Vec<(u32, Link)>> {
+    let links = handle.link().get().execute().map_err(to_io);
+    links.try_filter_map(async |message| Ok(read(&message))).try_collect().await
+}
+
 /// All devices of the network namespace, by index.
 #[derive(Debug, Default)]
-pub(super) struct Links(HashMap<u32, Link>);
+pub(in crate::control) struct Links(HashMap<u32, Link>);
 
 impl Links {
     pub fn new(links: Vec<(u32, Link)>) -> Links {

@@ -19,7 +19,7 @@ mod change;
 mod entry;
 mod heard;
 mod kernel;
-mod links;
+pub(super) mod links;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -35,6 +35,7 @@ pub use self::change::{Change, Detour, Error, OffLink, What, Why};
 use self::entry::Entry;
 use self::kernel::{Notices, Route, Seen, Table};
 use self::links::Links;
+use crate::control::netlink;
 use crate::limits::{NEIGHBOUR_GATHER, NEIGHBOUR_REFRESH, NEIGHBOUR_ROUND, NEIGHBOURS_PER_ROUND};
 use crate::plan::Mac;
 
@@ -106,7 +107,7 @@ impl Neighbours {
     pub async fn open_with(interface: &str, wanted: &[(String, IpAddr)], upkeep: Upkeep) -> Result<Neighbours, Error> {
         let failed = |task| move |source| Error::Netlink { interface: interface.to_owned(), task, source };
         let notices = Notices::open().map_err(failed("open a socket for notifications"))?;
-        let requests = kernel::requests().map_err(failed("open a socket for requests"))?;
+        let requests = netlink::requests().map_err(failed("open a socket for requests"))?;
         let table = kernel::table(requests.clone()).await.map_err(failed("list links and neighbours"))?;
         let links = Links::new(table.links);
         let index = links.find(interface).ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;

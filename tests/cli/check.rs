@@ -1,0 +1,45 @@
+//! `oneip check`: the plan, or all that is wrong.
+
+use crate::program::{CONFIG, Folder};
+
+#[test]
+fn the_plan_shows_services_servers_and_shares() {
+    let plan = Folder::new().run("check", "").done();
+    let rows = |service: &str| -> Vec<Vec<&str>> {
+        let lines = plan.lines().skip_while(|line| !line.starts_with(&format!("service {service}: ")));
+        lines.skip(2).take_while(|line| !line.is_empty()).map(|line| line.split_whitespace().collect()).collect()
+    };
+    assert!(plan.contains("service web: 203.0.113.80 tcp/80; maglev over the source, 65537 slots\n"), "{plan}");
+    assert!(plan.contains("service plain: 203.0.113.81 every protocol and port; client address modulo"), "{plan}");
+    assert_eq!(
+        rows("web")[1],
+        ["web2", "192.0.2.12", "02:00:00:00:00:12", "1", rows("web")[1][4], rows("web")[1][5], "%"]
+    );
+    for (service, weights, slots) in [("web", vec![1.0; 3], 65_537), ("web6", vec![1.0, 3.0], 1009)] {
+        let counts: Vec<u32> = rows(service).iter().map(|row| row[4].parse().unwrap()).collect();
+        assert_eq!(counts.iter().sum::<u32>(), slots, "{service}");
+        for (count, weight) in counts.iter().zip(&weights) {
+            let exact = f64::from(slots) * weight / weights.iter().sum::<f64>();
+            assert!((f64::from(*count) - exact).abs() < 1.0, "{service}: {count}, not {exact}");
+        }
+    }
+}
+
+#[test]
+fn the_plan_ends_with_queues_and_cores_as_far_as_this_machine_tells() {
+    let plan = |config: &str| Folder::with(config).run("check", "").done();
+    assert!(plan(CONFIG).ends_with("\nno [dispatcher]: enough for lookup and replay; `oneip run` needs one\n"));
+    let absent = plan(&format!("{CONFIG}\n[dispatcher]\ninterface = \"nonesuch0\"\n"));
+    assert!(absent.contains("\nqueues and cores: not on this machine as it is: interface nonesuch0 does not exist"));
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once_by_line_and_column() {
+    let config = CONFIG.replace("192.0.2.12\"\nmac", "192.0.2.300\"\nmac").replace("\nslots = 1009", "\nslotz = 1009");
+    let said = Folder::with(&config).run("check", "").failed();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "oneip.toml: 3 problems", "{said}");
+    assert!(said.contains("oneip.toml:16:11: ") && said.contains("192.0.2.300"), "{said}");
+    assert!(said.contains("slotz"), "{said}");
+    assert!(lines[1..].iter().all(|line| line.starts_with("oneip.toml:")), "{said}");
+}

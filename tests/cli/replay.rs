@@ -1,0 +1,174 @@
+//! `oneip replay`: a capture in, a capture out.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use etherparse::PacketBuilder;
+use serde_json::{Value, json};
+
+use crate::program::{CONFIG, Folder};
+
+const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const DISPATCHER: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// A frame from a client, as the router hands it over.
+fn frame(client: Ipv4Addr, cluster: [u8; 4], port: u16) -> Vec<u8> {
+    let packet =
+        PacketBuilder::ethernet2(ROUTER, DISPATCHER).ipv4(client.octets(), cluster, 64).tcp(40_000, port, 1, 1024);
+    let mut frame = Vec::new();
+    packet.write(&mut frame, b"hello").unwrap();
+    frame
+}
+
+fn web(client: u8) -> Vec<u8> {
+    frame(Ipv4Addr::new(198, 51, 100, client), [203, 0, 113, 80], 80)
+}
+
+/// A capture of microseconds, little-endian; the frames come a millisecond apart.
+fn capture(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut capture = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
+    for (at, frame) in (0u32..).zip(frames) {
+        let length = frame.len() as u32;
+        for word in [1_700_000_000 + at / 1000, at % 1000 * 1000 + 7, length, length] {
+            capture.extend(word.to_le_bytes());
+        }
+        capture.extend(frame);
+    }
+    capture
+}
+
+/// Microseconds since 1970 and bytes of each frame.
+fn frames(capture: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    let mut reader = pcap_file::pcap::PcapReader::new(capture).unwrap();
+    let mut frames = Vec::new();
+    while let Some(packet) = reader.next_packet() {
+        let packet = packet.unwrap();
+        frames.push((packet.timestamp.as_micros() as u64, packet.data.into_owned()));
+    }
+    frames
+}
+
+/// The server that `lookup` names, by number.
+fn server(folder: &Folder, client: u8, options: &str) -> u8 {
+    let out = folder.run("lookup", &format!("--json {options} 198.51.100.{client}")).done();
+    let answers: Value = serde_json::from_str(&out).unwrap();
+    answers[0]["server"].as_str().unwrap().trim_start_matches("web").parse().unwrap()
+}
+
+/// What is forwarded, dropped and passed, in turn.
+fn mixed() -> Vec<Vec<u8>> {
+    let arp = [vec![0xff; 6], ROUTER.to_vec(), vec![8, 6], vec![0; 46]].concat();
+    let elsewhere = frame(Ipv4Addr::new(198, 51, 100, 7), [203, 0, 113, 99], 80);
+    let closed = frame(Ipv4Addr::new(198, 51, 100, 7), [203, 0, 113, 80], 81);
+    vec![web(7), closed, arp, web(8), elsewhere, web(9), web(7)]
+}
+
+#[test]
+fn forwarded_frames_come_out_in_order_with_their_timestamps_and_bytes() {
+    let folder = Folder::new();
+    let input = mixed();
+    fs::write(folder.path("in.pcap"), capture(&input)).unwrap();
+    let out = folder.run("replay", "in.pcap out.pcap --json --verdicts verdicts").done();
+
+    let sent = frames(&fs::read(folder.path("out.pcap")).unwrap());
+    let forwarded = [(0, 7), (3, 8), (5, 9), (6, 7)];
+    assert_eq!(sent.len(), forwarded.len());
+    let (mut verdicts, mut servers) = (String::new(), [0u64; 4]);
+    for ((at, client), (time, bytes)) in forwarded.into_iter().zip(&sent) {
+        let server = server(&folder, client, "");
+        servers[server as usize] += 1;
+        assert_eq!(*time, 1_700_000_000_000_000 + at * 1000 + 7);
+        assert_eq!(bytes[..6], [2, 0, 0, 0, 0, 0x10 + server], "to the server's MAC");
+        assert_eq!(bytes[6..12], DISPATCHER, "from where the frame was sent to");
+        assert_eq!(bytes[12..], input[at as usize][12..], "and else as it was");
+        verdicts +=
+            &format!("{{\"index\":{at},\"verdict\":\"forward\",\"service\":\"web\",\"server\":\"web{server}\"}}\n");
+        verdicts += match at {
+            0 => "{\"index\":1,\"verdict\":\"drop\",\"reason\":\"no_service\"}\n{\"index\":2,\"verdict\":\"pass\"}\n",
+            3 => "{\"index\":4,\"verdict\":\"pass\"}\n",
+            _ => "",
+        };
+    }
+    assert_eq!(fs::read_to_string(folder.path("verdicts")).unwrap(), verdicts);
+
+    let of = |n: usize| json!({"frames": servers[n], "bytes": servers[n] * web(7).len() as u64});
+    let expected = json!({
+        "frames": 7, "forwarded": 4, "dropped": {"no_service": 1}, "passed": 2,
+        "servers": {"web1": of(1), "web2": of(2), "web3": of(3)},
+    });
+    assert_eq!(out, format!("{expected}\n"), "the keys in this order too");
+    assert_eq!(folder.files(), ["in.pcap", "oneip.toml", "out.pcap", "verdicts"]);
+
+    let text = folder.run("replay", "in.pcap out.pcap").done();
+    assert!(text.contains("frames in 7 = forwarded 4 + dropped 1 + passed 2"), "{text}");
+}
+
+#[test]
+fn servers_taken_as_down_get_nothing() {
+    let folder = Folder::new();
+    let clients: Vec<u8> = (1..=99).collect();
+    fs::write(folder.path("in.pcap"), capture(&clients.iter().map(|client| web(*client)).collect::<Vec<_>>())).unwrap();
+    for (options, down) in [("--down web2", vec![2]), ("--down web2 --down web1", vec![1, 2])] {
+        folder.run("replay", &format!("in.pcap out.pcap {options}")).done();
+        let sent = frames(&fs::read(folder.path("out.pcap")).unwrap());
+        for (client, (_, bytes)) in clients.iter().zip(&sent) {
+            assert!(!down.contains(&(bytes[5] - 0x10)));
+            if client % 33 == 0 {
+                assert_eq!(bytes[5] - 0x10, server(&folder, *client, options));
+            }
+        }
+    }
+    let out = folder.run("replay", "in.pcap out.pcap --json --down web1 --down web2 --down web3").done();
+    let summary: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&summary["forwarded"], &summary["dropped"]), (&json!(0), &json!({"no_server": 99})));
+}
+
+#[test]
+fn what_fails_leaves_the_output_as_it_was() {
+    let folder = Folder::new();
+    let whole = capture(&mixed());
+    fs::write(folder.path("whole.pcap"), &whole).unwrap();
+    fs::write(folder.path("cut.pcap"), &whole[..whole.len() - 1]).unwrap();
+    fs::write(folder.path("empty.pcap"), "").unwrap();
+    fs::write(folder.path("text.pcap"), "not a capture at all").unwrap();
+    fs::write(folder.path("bare.toml"), CONFIG.replace("mac = \"02:00:00:00:00:12\"\n", "")).unwrap();
+    fs::write(folder.path("out.pcap"), "precious").unwrap();
+    fs::write(folder.path("verdicts"), "precious too").unwrap();
+    let files = folder.files();
+    for (config, input, expected) in [
+        ("oneip", "cut.pcap", "cut.pcap: cut off in the middle of frame 7"),
+        ("oneip", "empty.pcap", "empty.pcap: the file is empty"),
+        ("oneip", "text.pcap", "text.pcap: not a capture"),
+        ("oneip", "nonesuch.pcap", "nonesuch.pcap: cannot be opened"),
+        (
+            "bare",
+            "whole.pcap",
+            "replay cannot resolve addresses: server web2 has no `mac` in the configuration; add a line",
+        ),
+    ] {
+        let mut command = folder.command("replay", &format!("{input} out.pcap --verdicts verdicts"));
+        if config == "bare" {
+            fs::copy(folder.path("bare.toml"), folder.path("oneip.toml")).unwrap();
+        }
+        let said = crate::program::ended(&mut command, "").failed();
+        assert!(said.starts_with(expected), "{expected}: {said}");
+        assert_eq!(fs::read_to_string(folder.path("out.pcap")).unwrap(), "precious", "{input}");
+        assert_eq!(fs::read_to_string(folder.path("verdicts")).unwrap(), "precious too", "{input}");
+        assert_eq!(folder.files(), files, "no half-made file stays: {input}");
+    }
+}
+
+#[test]
+fn a_million_frames() {
+    const COUNT: u32 = 1_000_000;
+    let folder = Folder::new();
+    let input: Vec<Vec<u8>> = (0..COUNT).map(|n| frame(Ipv4Addr::from(n * 4099), [203, 0, 113, 80], 80)).collect();
+    fs::write(folder.path("in.pcap"), capture(&input)).unwrap();
+    let out = folder.run("replay", "in.pcap out.pcap --json").done();
+    let summary: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&summary["frames"], &summary["forwarded"]), (&json!(COUNT), &json!(COUNT)));
+    assert_eq!(
+        fs::metadata(folder.path("out.pcap")).unwrap().len(),
+        fs::metadata(folder.path("in.pcap")).unwrap().len()
+    );
+}

@@ -1,0 +1,302 @@
+//! What is put into the kernel's tables so that probes take the data path, what comes of it when it is lost, and that it goes.
+
+use std::time::Duration;
+
+use super::net::{Net, V4, V6, accept, address, down, during, plan, until, up};
+use super::{QUICK, quick};
+use oneip::control::health::{Error, Health, Verdict, What};
+use oneip::control::privileges;
+
+const TCP: &str = "type = 'tcp'\nport = 80";
+
+#[test]
+fn ways_are_there_while_they_are_needed_and_nothing_else_is_touched() {
+    let Some(net) = Net::new(2) else { return };
+    // The operator's own: a rule of each kind that is near ours, and a permanent neighbour.
+    for rule in [
+        "pref 200 fwmark 0x1 lookup 77",
+        "pref 90 fwmark 0x6f6e0001 lookup 77 protocol 4",
+        "pref 998 to 10.7.0.0/16 lookup 77",
+    ] {
+        net.here(&format!("rule add {rule}"));
+    }
+    net.here("neigh add 240.0.0.9 lladdr 02:00:00:00:00:99 dev lan0 nud permanent");
+    let theirs = || {
+        [
+            net.here("rule"),
+            net.here("-6 rule"),
+            net.here("route show table all"),
+            net.here("-6 route show table all"),
+            net.here("neigh show nud permanent"),
+        ]
+    };
+    let before = theirs();
+    net.inside(async || {
+        let text =
+            net.service("web", V4, &quick(TCP)) + &net.service("web6", V6, &quick(TCP)).replace("fd09::1:", "10.9.1.");
+        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        while health.pending() > 0 {
+            health.next().await;
+        }
+        let left = net.left();
+        for line in [
+            "111:\tnot from all fwmark 0x6f6e0000/0xffff0000 goto 999 proto 111\n",
+            "112:\tfrom all fwmark 0x6f6e0000/0xffffffc0 goto 200 proto 111\n",
+            "200:\tfrom all fwmark 0x6f6e0001 lookup 1869479937 proto 111\n",
+            "200:\tfrom all fwmark 0x6f6e0002 lookup 1869479938 proto 111\n",
+            "998:\tfrom all fwmark 0x6f6e0000/0xffff0000 unreachable proto 111\n",
+            "999:\tfrom all nop proto 111\n",
+        ] {
+            assert_eq!(left.matches(line).count(), 2, "{line}in\n{left}");
+        }
+        assert!(left.contains("203.0.113.80 via 240.0.0.1 dev lan0 table 1869479937"), "{left}");
+        assert!(left.contains("2001:db8:80::80 via fe80::6f6e:2 dev lan0 table 1869479938"), "{left}");
+        assert!(left.contains(&format!("240.0.0.2 dev lan0 lladdr {} PERMANENT proto 111", net.mac(1))), "{left}");
+        let ours = net.here(&format!("route get {V4}"));
+        assert!(ours.contains("via 10.9.255.254"), "unmarked packets go their ordinary way: {ours}");
+        health.close().await.unwrap();
+    });
+    assert_eq!(net.left(), "");
+    assert_eq!(theirs(), before);
+}
+
+#[test]
+fn what_a_process_that_was_killed_has_left_is_removed_at_the_next_start() {
+    let Some(net) = Net::new(2) else { return };
+    // Another dispatcher of this host, on another interface.
+    net.here("link add other0 type veth peer name other1");
+    net.here("link set other0 up");
+    net.here("link set other1 up");
+    net.here("rule add pref 200 fwmark 0x6f6e0001 lookup 1869479937 protocol 111");
+    net.here("route add 203.0.113.99 via 240.0.0.1 dev other0 onlink table 1869479937 proto 111");
+    let theirs = net.left();
+    net.inside(async || {
+        let text = net.service("web", V4, &quick(TCP)) + &net.service("web6", V6, &quick(TCP));
+        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        while health.pending() > 0 {
+            health.next().await;
+        }
+        drop(health);
+        let left = net.left();
+        assert!(left.lines().count() > theirs.lines().count() + 10, "{left}");
+        assert!(!left.contains("203.0.113.80 via 240.0.0.1 "), "a number that is taken: {left}");
+
+        // The successor checks nothing.
+        let text = net.service("web", V4, &quick(TCP)).split("[service.health]").next().unwrap().to_owned();
+        let health = Health::open(&plan(&text), "lan0").await.unwrap();
+        assert_eq!(health.serving(0, &[true, false]), [true, false]);
+        assert!(health.status(0, 0).is_none());
+        let swept = net.left();
+        assert!(!swept.contains("lan0") && !swept.contains("0x6f6e0002"), "{swept}");
+        health.close().await.unwrap();
+        let left = net.left();
+        assert!(theirs.lines().all(|line| left.contains(line)), "the other's are still there: {left}");
+    });
+}
+
+#[test]
+fn a_server_is_reached_at_the_mac_of_the_data_path() {
+    let Some(net) = Net::new(2) else { return };
+    let _daemons = [net.listen(0, "0.0.0.0:80", accept), net.listen(1, "0.0.0.0:80", accept)];
+    net.inside(async || {
+        // The configuration names a MAC that is nobody's: clients' frames go nowhere, whatever ARP says.
+        let wrong = |text: String| text.replace(&net.mac(0).to_string(), "02:00:00:00:00:99");
+        let data_path = wrong(net.service("data-path", V4, &quick(TCP)));
+        let primary = wrong(net.service("primary", V4, &quick(&format!("{TCP}\nvia = 'primary'"))));
+        let mut health = Health::open(&plan(&(data_path + &primary)), "lan0").await.unwrap();
+        assert!(down(&mut health, 0).await.starts_with("no answer from 203.0.113.80"));
+        assert_eq!(health.status(1, 0).unwrap().verdict, Verdict::Up);
+        assert_eq!(health.serving(0, &[true; 2]), [false, true]);
+        health.close().await.unwrap();
+
+        // Without one in the configuration, it is the one that the neighbour table has.
+        let text = net.service("web", V4, &quick(TCP));
+        let text: String =
+            text.lines().filter(|line| !line.starts_with("mac")).map(|line| format!("{line}\n")).collect();
+        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        assert_eq!(down(&mut health, 0).await, "its MAC is not known: it does not answer ARP or neighbour discovery");
+        health.set_mac(address("10.9.1.1"), Some(net.mac(0)));
+        up(&mut health, 0).await;
+        assert_eq!(health.serving(0, &[true; 2]), [true, false]);
+
+        // It gets another one.
+        net.at(0, "link set lan0 address 02:00:00:00:00:aa");
+        down(&mut health, 0).await;
+        health.set_mac(address("10.9.1.1"), Some(net.mac(0)));
+        up(&mut health, 0).await;
+        health.set_mac(address("10.9.1.1"), None);
+        assert!(down(&mut health, 0).await.starts_with("its MAC is not known"));
+        health.close().await.unwrap();
+    });
+    assert_eq!(net.left(), "");
+}
+
+#[test]
+fn the_families_of_cluster_and_primary_address_may_differ() {
+    let Some(net) = Net::new(1) else { return };
+    let _daemon = net.listen(0, "[::]:80", accept);
+    net.inside(async || {
+        let web = net.service("web", V4, &quick(TCP)).replace("10.9.1.", "fd09::1:");
+        let web6 = net.service("web6", V6, &quick("type = 'icmp'")).replace("fd09::1:", "10.9.1.");
+        let mut health = Health::open(&plan(&(web + &web6)), "lan0").await.unwrap();
+        while health.pending() > 0 {
+            health.next().await;
+        }
+        assert_eq!([0, 1].map(|service| health.status(service, 0).unwrap().verdict), [Verdict::Up; 2]);
+        for (service, cluster) in [V4, V6].into_iter().enumerate() {
+            net.remove_alias(0, cluster);
+            down(&mut health, service).await;
+        }
+        health.close().await.unwrap();
+    });
+    assert_eq!(net.left(), "");
+}
+
+#[test]
+fn a_way_that_was_lost_is_laid_again_and_meanwhile_nobody_is_judged() {
+    let Some(net) = Net::new(1) else { return };
+    let _daemon = net.listen(0, "[::]:80", accept);
+    for cluster in [V4, V6] {
+        net.inside(async || {
+            let mut health = Health::open(&plan(&net.service("web", cluster, &quick(TCP))), "lan0").await.unwrap();
+            up(&mut health, 0).await;
+
+            net.here("link set lan0 down");
+            let changes = until(&mut health, |change| matches!(change.what, What::Unchecked { .. })).await;
+            let said = changes.last().unwrap().to_string();
+            assert!(said.starts_with("server web1 of service web cannot be checked and stays as it is: "), "{said}");
+            let silent = during(&mut health, Duration::from_millis(400)).await;
+            assert!(silent.iter().all(|change| matches!(change.what, What::Unchecked { .. })), "{silent:#?}");
+            assert!(silent.len() < 3, "not at each probe: {silent:#?}");
+            assert_eq!(health.status(0, 0).unwrap().verdict, Verdict::Up);
+            assert!(health.status(0, 0).unwrap().unchecked.is_some());
+
+            net.here("link set lan0 up");
+            net.here("route add default via 10.9.255.254 dev lan0");
+            if cluster == V6 {
+                net.here("addr add fd09::1/64 dev lan0 nodad");
+            }
+            let changes = during(&mut health, Duration::from_millis(600)).await;
+            assert!(changes.iter().all(|change| !matches!(change.what, What::Down { .. })), "{changes:#?}");
+            assert_eq!(health.status(0, 0).unwrap().unchecked, None);
+
+            // With its MAC an interface loses its neighbours, permanent ones too, but no routes.
+            net.here("link set lan0 address 02:00:00:00:00:dd");
+            let changes = during(&mut health, Duration::from_millis(600)).await;
+            assert!(changes.iter().all(|change| !matches!(change.what, What::Unchecked { .. })), "{changes:#?}");
+            assert_eq!(health.status(0, 0).unwrap().verdict, Verdict::Up, "{:?}", health.status(0, 0));
+            health.close().await.unwrap();
+        });
+        assert_eq!(net.left(), "");
+    }
+}
+
+#[test]
+fn a_reload_keeps_what_stays_and_takes_up_the_ways_that_went() {
+    let Some(net) = Net::new(2) else { return };
+    let _daemon = net.listen(1, "0.0.0.0:80", accept);
+    net.inside(async || {
+        let text = net.service("web", V4, &quick(TCP));
+        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        during(&mut health, Duration::from_millis(400)).await;
+        assert_eq!(health.serving(0, &[true; 2]), [false, true]);
+        let since = health.status(0, 0).unwrap().since;
+
+        // Another service comes before it, one server goes, the interval changes.
+        let without = text.replace(QUICK, "interval_ms = 60\ntimeout_ms = 60\nrise = 1\nfall = 1");
+        let (head, rest) = without.split_at(without.find("[[service.server]]\nname = 'web2'").unwrap());
+        let new = net.service("new", V6, &quick(TCP)) + head + &rest[rest.find("[service.health]").unwrap()..];
+        health.watch(&plan(&new)).await.unwrap();
+        let status = health.status(1, 0).unwrap();
+        assert_eq!((status.verdict, status.since, health.pending()), (Verdict::Down, since, 2));
+        assert!(health.status(1, 1).is_none());
+        while health.pending() > 0 {
+            health.next().await;
+        }
+        let left = net.left();
+        assert!(!left.contains("203.0.113.80 via 240.0.0.2") && left.contains("203.0.113.80 via 240.0.0.1"), "{left}");
+
+        let daemon = net.listen(0, "0.0.0.0:80", accept);
+        up(&mut health, 1).await;
+
+        // A plan that cannot be checked changes nothing.
+        net.here("route del default");
+        let refused = health.watch(&plan(&net.service("other", "203.0.113.81", TCP))).await;
+        assert!(matches!(refused, Err(Error::ReversePath { .. })));
+        drop(daemon);
+        down(&mut health, 1).await;
+
+        health.watch(&plan(text.split("[service.health]").next().unwrap())).await.unwrap();
+        assert!(!net.left().contains("lan0"), "{}", net.left());
+        health.close().await.unwrap();
+    });
+    assert_eq!(net.left(), "");
+}
+
+#[test]
+fn checks_go_on_with_the_privileges_that_a_dispatcher_keeps() {
+    let Some(net) = Net::new(1) else { return };
+    let _daemon = net.listen(0, "[::]:80", accept);
+    net.inside(async || {
+        let text = net.service("web", V4, &quick(TCP));
+        let more = net.service("web6", V6, &quick("type = 'icmp'")) + &text;
+        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let kept = privileges::keep(&privileges::CONTROL).unwrap();
+        assert_eq!(kept.len(), 1, "no CAP_NET_RAW: {kept:?}");
+        up(&mut health, 0).await;
+        health.watch(&plan(&more)).await.unwrap();
+        up(&mut health, 0).await;
+        assert_eq!(health.status(1, 0).unwrap().verdict, Verdict::Up);
+        health.close().await.unwrap();
+    });
+    assert_eq!(net.left(), "");
+}
+
+#[test]
+fn answers_that_the_kernel_would_drop_are_foreseen() {
+    let Some(net) = Net::new(1) else { return };
+    let _daemon = net.listen(0, "0.0.0.0:80", accept);
+    net.here("route del default");
+    net.here("link add mgmt0 type veth peer name mgmt1");
+    net.here("addr add 10.8.0.1/24 dev mgmt0");
+    net.here("link set mgmt0 up");
+    net.here("link set mgmt1 up");
+    net.inside(async || {
+        let plan = plan(&net.service("web", V4, &quick(TCP)));
+        let open = async || match Health::open(&plan, "lan0").await {
+            Ok(mut health) => {
+                up(&mut health, 0).await;
+                health.close().await.unwrap();
+                "works".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let start = "the kernel would drop what servers answer to checks of 203.0.113.80: the answers come in on lan0, where rp_filter is";
+        let end = "give it a route, `ip route add 203.0.113.80/32 via ROUTER dev lan0`, or write via = \"primary\" in [service.health]";
+        for (rp_filter, route, said) in [
+            (0, "", "works".to_owned()),
+            (1, "", format!("{start} 1 (strict), but there is no route to it; {end}")),
+            (2, "", format!("{start} 2 (loose), but there is no route to it; {end}")),
+            (
+                1,
+                "default via 10.8.0.254",
+                format!("{start} 1 (strict), but its route goes out of mgmt0; run `sysctl -w net/ipv4/conf/lan0/rp_filter=2`, {end}"),
+            ),
+            (2, "default via 10.8.0.254", "works".to_owned()),
+            (1, "203.0.113.80 via 10.9.255.254 dev lan0", "works".to_owned()),
+        ] {
+            net.set_rp_filter(rp_filter);
+            if !route.is_empty() {
+                net.here(&format!("route replace {route}"));
+            }
+            assert_eq!(open().await, said, "rp_filter {rp_filter}, route {route}");
+        }
+        net.here("route del default");
+        net.here("route del 203.0.113.80");
+        let primary = super::net::plan(&net.service("web", V4, &quick(&format!("{TCP}\nvia = 'primary'"))));
+        let mut health = Health::open(&primary, "lan0").await.unwrap();
+        up(&mut health, 0).await;
+        health.close().await.unwrap();
+        assert!(matches!(Health::open(&primary, "none0").await, Err(Error::NoInterface { .. })));
+    });
+}
