@@ -101,9 +101,8 @@ impl Port for Memory {
     #[inline]
     fn rx(&mut self, burst: &mut Burst<Frame>) {
         let n = burst.remaining_capacity().min(self.lens.len() - self.next);
-        for index in self.next..self.next + n {
-            burst.push(Frame { index: index as u32, len: self.lens[index] });
-        }
+        let lens = &self.lens[self.next..][..n];
+        burst.extend(lens.iter().zip(self.next as u32..).map(|(len, index)| Frame { index, len: *len }));
         self.next += n;
         self.lent += n;
     }
