@@ -1,8 +1,6 @@
 //! What a thousand servers cost: `cargo test --test health -- --ignored --nocapture --test-threads 1`
 //!
-//! On a 2-core virtual machine, busy with other work, unoptimised assertions included, in percent of a core for this process
-//! and, beside it, for what the kernel did to receive the answers: tcp 3.5 + 0.5 (3.1 + 0.6 via primary), http 4.5 + 1.5
-//! (4.5 + 1.6), icmp 2.4 + 0.4 (1.8 + 0.6), https 18 + 5 (19 + 7).
+//! `perf/method.md` has the figures of a run.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -28,8 +26,8 @@ fn service(net: &Net, health: &str) -> String {
     text + "[service.health]\n" + health + "\n"
 }
 
-/// The part of a core that checks cost this process, in percent. Shows also what the kernel does to receive the answers.
-async fn cost(net: &Net, receiver: u32, health: &str) -> f64 {
+/// Shows the part of a core that checks cost this process, in percent, and what the kernel does to receive the answers.
+async fn cost(net: &Net, receiver: u32, health: &str) {
     let plan = plan(&service(net, health));
     let mut health = Health::open(&plan, "lan0").await.unwrap();
     let mac = net.mac(0);
@@ -52,7 +50,7 @@ async fn cost(net: &Net, receiver: u32, health: &str) -> f64 {
         "  {up} of {SERVERS} up, all known after {settled} ms, {here:.2} % of a core, and {received:.2} to receive"
     );
     health.close().await.unwrap();
-    here
+    assert_eq!(up, SERVERS);
 }
 
 fn cpu() -> Duration {
@@ -68,7 +66,7 @@ fn receiving(pid: u32) -> Duration {
 
 #[test]
 #[ignore = "a measurement; takes a minute"]
-fn a_thousand_servers_at_one_a_second_cost_under_5_percent_of_a_core() {
+fn what_a_thousand_servers_at_one_a_second_cost() {
     let Some(net) = Net::pair() else { return };
     let receiver = net.receiver();
     for i in 0..SERVERS {
@@ -83,8 +81,7 @@ fn a_thousand_servers_at_one_a_second_cost_under_5_percent_of_a_core() {
     );
     let _nginx = net.nginx(0, directory.path(), &servers);
     net.inside(async || {
-        // A TLS handshake is what it is.
-        for (kind, limit) in [("tcp", 5.0), ("http", 5.0), ("icmp", 5.0), ("https", 100.0)] {
+        for kind in ["tcp", "http", "icmp", "https"] {
             for via in ["service", "primary"] {
                 let port = match kind {
                     "icmp" => "",
@@ -92,8 +89,7 @@ fn a_thousand_servers_at_one_a_second_cost_under_5_percent_of_a_core() {
                     _ => "port = 80",
                 };
                 eprintln!("{kind} via {via}:");
-                let percent = cost(&net, receiver, &format!("type = '{kind}'\nvia = '{via}'\n{port}")).await;
-                assert!(percent < limit, "{kind} via {via}: {percent:.2} %");
+                cost(&net, receiver, &format!("type = '{kind}'\nvia = '{via}'\n{port}")).await;
             }
         }
     });
