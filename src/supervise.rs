@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What the command line adds to the configuration.
 pub struct Options {
@@ -72,8 +72,9 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
     let plan = Arc::new(plan);
+    let signals = runtime.block_on(async { Signals::catch() })?;
     let membership = runtime.block_on(Membership::open(&plan, &device.interface, cluster, &options.down))?;
-    let mut followed = Followed { runtime, membership };
+    let mut followed = Followed { runtime, membership, signals };
     let Attached { mut steer, mode, ports } = device.attach(&addresses)?;
     let transfer = ports[0].transfer();
     let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
@@ -109,19 +110,38 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
 struct Followed {
     runtime: Runtime,
     membership: Membership,
+    signals: Signals,
+}
+
+/// From when it is made, a signal is a wish to stop: one that comes during the start is followed at its end, so that nothing
+/// is left behind.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Inside a runtime.
+    fn catch() -> io::Result<Signals> {
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 impl Followed {
     /// Publishes every change, until a signal.
     fn until_signal(&mut self, publisher: &mut Publisher) -> Result<(), Failure> {
-        let Followed { runtime, membership } = self;
+        let Followed { runtime, membership, signals } = self;
         runtime.block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
             loop {
                 tokio::select! {
-                    _ = interrupt.recv() => return Ok(()),
-                    _ = terminate.recv() => return Ok(()),
+                    () = signals.any() => return Ok(()),
                     table = membership.next() => {
                         let table = table?;
                         tracing::debug!(generation = table.generation, "published a table");

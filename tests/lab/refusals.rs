@@ -1,7 +1,9 @@
 //! Why it does not start, and what it leaves behind then: nothing.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, is_attached, run};
 use crate::network::{Lab, clients, eventually};
@@ -90,4 +92,20 @@ fn a_second_one_on_the_interface_is_refused_and_the_first_goes_on() {
     eventually("the servers are kept fresh", || managed(&lab).lines().count() == 6);
     assert_eq!(lab.ping(0, &clients(0)[..10], 56), 10);
     dispatcher.stop();
+}
+
+#[test]
+fn a_signal_during_the_start_ends_it_cleanly() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    // A server that does not answer keeps the start waiting a moment.
+    lab.ip("lan", "link set web3 nomaster");
+    let before = state(&lab);
+    let mut command = run(&lab, &lab.config());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("it asks for the servers", || managed(&lab).lines().count() >= 4);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    let said = String::from_utf8(stdout).unwrap();
+    assert!(status.success() && said.contains("frames in"), "{status}: {said}");
+    assert_eq!(state(&lab), before, "nothing is left behind");
 }
