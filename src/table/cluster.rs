@@ -11,7 +11,9 @@ use crate::hash::Key;
 use crate::plan::{HashInput, Mac, Plan, Selection, Service};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 pub struct Cluster {
     key: Key,
@@ -50,18 +52,9 @@ impl Cluster {
     pub fn new(plan: &Plan) -> Cluster {
         let key = Key::from(plan.hash_key);
         let (directory, addresses) = directory(&plan.services);
-        let mut rankings: HashMap<(Vec<Candidate>, u32), Arc<Ranking>> = HashMap::new();
-        let services = plan.services.iter().zip(addresses).map(|(service, address)| {
-            let candidates: Vec<Candidate> =
-                service.servers.iter().map(|s| Candidate { name: &s.name, weight: s.weight }).collect();
-            let ranking = rankings.entry((candidates, service.slots)).or_insert_with_key(|(candidates, slots)| {
-                Arc::new(Ranking {
-                    first: maglev::populate(key, candidates, *slots).into(),
-                    rendezvous: Rendezvous::new(key, candidates),
-                })
-            });
-            ServiceState::new(service, address, Arc::clone(ranking))
-        });
+        let rankings = rankings(key, &plan.services);
+        let services = plan.services.iter().zip(addresses).zip(rankings);
+        let services = services.map(|((service, address), ranking)| ServiceState::new(service, address, ranking));
         Cluster { key, generation: 0, services: services.collect(), directory: Arc::new(directory) }
     }
 
@@ -216,6 +209,47 @@ impl ServiceState {
             remainders: self.modulo.then(|| self.servers.iter().enumerate().map(remainder).collect()),
         }
     }
+}
+
+/// Each service's ranking. Those that differ are made on all cores at once: thousands of services shall not keep a start
+/// waiting.
+fn rankings(key: Key, services: &[Service]) -> Vec<Arc<Ranking>> {
+    let mut positions: HashMap<(Vec<Candidate>, u32), usize> = HashMap::new();
+    let mut distinct: Vec<&Service> = Vec::new();
+    let of_service: Vec<usize> = services
+        .iter()
+        .map(|service| {
+            *positions.entry((candidates(service), service.slots)).or_insert_with(|| {
+                distinct.push(service);
+                distinct.len() - 1
+            })
+        })
+        .collect();
+    let made: Vec<OnceLock<Arc<Ranking>>> = distinct.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let make = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(service) = distinct.get(at) else { return };
+            let candidates = candidates(service);
+            made[at].get_or_init(|| {
+                Arc::new(Ranking {
+                    first: maglev::populate(key, &candidates, service.slots).into(),
+                    rendezvous: Rendezvous::new(key, &candidates),
+                })
+            });
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, |cores| cores.get()).min(distinct.len());
+    thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(make)));
+        make();
+    });
+    of_service.into_iter().map(|at| Arc::clone(made[at].get().expect("all were made"))).collect()
+}
+
+fn candidates(service: &Service) -> Vec<Candidate<'_>> {
+    service.servers.iter().map(|s| Candidate { name: &s.name, weight: s.weight }).collect()
 }
 
 /// The directory of the services, and each service's address in it.
