@@ -24,7 +24,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -64,10 +64,7 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let device = af_xdp::open(&dispatcher.interface)?;
     let listed = dispatcher.cores.as_deref();
     let cores = cores::assign(&device.interface, device.queues as usize, listed, &device.near_cores, &available)?;
-    let hlog = options.hlog.as_ref().map(|path| {
-        File::create(path).map_err(|error| format!("--hlog {}: cannot be written: {error}", path.display()))
-    });
-    let hlog = hlog.transpose()?;
+    let hlog = options.hlog.as_deref().map(open_log).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
@@ -88,6 +85,10 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
             |counts| Outside { seen: counts.seen, passed: counts.passed, lost: lost + counts.no_socket },
         )
     };
+    // Now that nothing can refuse any more, an older log of that name gives way.
+    if let Some(log) = hlog.as_ref().filter(|log| log.metadata().is_ok_and(|facts| facts.is_file())) {
+        log.set_len(0)?;
+    }
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
     let mut crew = Crew::start(&plan, followed.membership.table(), ports, &cores, Box::new(outside), reports)?;
     let kept = privileges::keep(&privileges::CONTROL)?;
@@ -104,6 +105,12 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let summary = crew.stop()?;
     let mut out = io::stdout();
     Ok(if options.json { writeln!(out, "{}", summary.json()) } else { writeln!(out, "{summary}") }?)
+}
+
+/// Opens the interval log, and leaves what it holds: the start may be refused yet.
+fn open_log(path: &Path) -> Result<File, Failure> {
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    file.map_err(|error| format!("--hlog {}: cannot be written: {error}", path.display()).into())
 }
 
 /// The servers, with the runtime that follows them. The kernel gets back what was asked of it however the run ends.
@@ -166,7 +173,7 @@ struct Crew {
     workers: Vec<JoinHandle<()>>,
     /// Closing it ends the collector.
     collecting: Sender<()>,
-    collector: JoinHandle<io::Result<Collector>>,
+    collector: JoinHandle<Collector>,
 }
 
 impl Crew {
@@ -209,7 +216,7 @@ impl Crew {
         for worker in self.workers {
             worker.join().map_err(|_| "a worker ended in a panic")?;
         }
-        Ok(collector?.summary())
+        Ok(collector.summary())
     }
 }
 

@@ -147,10 +147,7 @@ impl Selection {
                             hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v4.push(at, service, blocks);
                     }
-                    Input::Settled(owner) => {
-                        let destination = table.destination(service, owner) as u32;
-                        self.outcomes[at] = outcome(service, Place { owner, destination }, table);
-                    }
+                    Input::Settled(place) => self.outcomes[at] = outcome(service, place, table),
                 }
             }
             Outer::V6(packet) => {
@@ -165,10 +162,7 @@ impl Selection {
                             hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v6.push(at, service, blocks);
                     }
-                    Input::Settled(owner) => {
-                        let destination = table.destination(service, owner) as u32;
-                        self.outcomes[at] = outcome(service, Place { owner, destination }, table);
-                    }
+                    Input::Settled(place) => self.outcomes[at] = outcome(service, place, table),
                 }
             }
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed)),
@@ -380,14 +374,14 @@ enum Input {
     Source,
     Flow(transport::Ports, u8),
     /// `modulo`, and the client's own server is up.
-    Settled(u16),
+    Settled(Place),
 }
 
 fn input(service: ServiceId, upper: Upper, client: u128, table: &Table) -> Input {
-    let service = table.service(service);
-    match (service.by_remainder(client), upper) {
-        (Some(server), _) => Input::Settled(server),
-        (None, Upper::Ports(transport, ports)) if service.flow => Input::Flow(ports, transport.protocol()),
+    let entry = table.service(service);
+    match (entry.by_remainder(client), upper) {
+        (Some(owner), _) => Input::Settled(Place { owner, destination: table.destination(service, owner) as u32 }),
+        (None, Upper::Ports(transport, ports)) if entry.flow => Input::Flow(ports, transport.protocol()),
         _ => Input::Source,
     }
 }

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, LineWriter, Write};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -49,46 +49,43 @@ pub struct Reports {
 /// A histogram of any number of frames.
 type Long = Histogram<u64>;
 
-/// Collects until `stop` is closed, and once more then. Returns itself, for the figures of the
-/// whole run.
-///
-/// # Errors
-/// The interval log cannot be written.
-pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> io::Result<Collector> {
+/// Collects until `stop` is closed, and once more then. Returns itself, for the figures of the whole run. An interval log
+/// that cannot be written is given up, with a warning: the figures go on.
+pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> Collector {
     let mut serializer = V2DeflateSerializer::new();
-    let mut file = reports.hlog.map(BufWriter::new);
-    let mut log = file
-        .as_mut()
-        .map(|file| {
-            IntervalLogWriterBuilder::new()
-                .add_comment("oneip: latency from arrival to hand-over, nanoseconds, tagged by service")
-                .with_start_time(SystemTime::now())
-                .with_base_time(SystemTime::now())
-                .with_max_value_divisor(1e6)
-                .begin_log_with(file, &mut serializer)
-        })
-        .transpose()
-        .map_err(|error| io::Error::other(format!("{error:?}")))?;
+    // Line by line: what has been logged survives however the process ends.
+    let mut file = reports.hlog.map(LineWriter::new);
+    let log = file.as_mut().map(|file| {
+        IntervalLogWriterBuilder::new()
+            .add_comment("oneip: latency from arrival to hand-over, nanoseconds, tagged by service")
+            .with_start_time(SystemTime::now())
+            .with_base_time(SystemTime::now())
+            .with_max_value_divisor(1e6)
+            .begin_log_with(file, &mut serializer)
+    });
+    let mut log = log.and_then(|log| log.map_err(|error| give_up(&format!("{error:?}"))).ok());
     let mut collector = Collector::new(sources);
     loop {
         let stopping = stop.recv_timeout(STATS_INTERVAL) != Err(RecvTimeoutError::Timeout);
         let interval = collector.harvest();
-        if let Some(log) = &mut log {
-            collector.write(log, &interval)?;
+        if let Some(writer) = &mut log
+            && let Err(error) = collector.write(writer, &interval)
+        {
+            give_up(&error.to_string());
+            log = None;
         }
         if reports.line {
             say(&collector.line(&interval), reports.to_stderr);
         }
         collector.next(interval.end);
         if stopping {
-            break;
+            return collector;
         }
     }
-    drop(log);
-    if let Some(mut file) = file {
-        file.flush()?;
-    }
-    Ok(collector)
+}
+
+fn give_up(reason: &str) {
+    tracing::warn!("the interval log cannot be written and ends here: {reason}");
 }
 
 /// A line for whoever listens. When nobody does any more, frames are dispatched all the same.

@@ -5,7 +5,6 @@
 
 use super::be16;
 use crate::limits::MAX_VLAN_TAGS;
-use crate::plan::Mac;
 
 pub const HEADER_LEN: usize = 14;
 pub const VLAN_TAG_LEN: usize = 4;
@@ -26,15 +25,6 @@ impl<'a> Ethernet<'a> {
     #[inline]
     pub fn new(frame: &'a [u8]) -> Option<Ethernet<'a>> {
         (frame.len() >= HEADER_LEN).then_some(Ethernet { frame })
-    }
-
-    pub fn destination(&self) -> Mac {
-        Mac(super::array(self.frame, 0))
-    }
-
-    #[inline]
-    pub fn source(&self) -> Mac {
-        Mac(super::array(self.frame, 6))
     }
 
     /// EtherType behind at most `MAX_VLAN_TAGS` tags, and what follows it. A frame that ends inside a tag, and one with

@@ -126,3 +126,12 @@ fn with_nobody_to_read_what_it_prints_it_dispatches_all_the_same() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_log_that_cannot_be_written_ends_and_the_figures_go_on() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let dispatcher = Dispatcher::start(&lab, &["--hlog", "/dev/full"]);
+    assert_eq!(lab.ping(0, &clients(0)[..3], 56), 3);
+    dispatcher.hear("the interval log cannot be written");
+    assert!(dispatcher.stop().number("forwarded") >= 3);
+}

@@ -83,7 +83,10 @@ fn what_it_lacks_is_said_with_what_to_do() {
 fn a_second_one_on_the_interface_is_refused_and_the_first_goes_on() {
     let Some(lab) = Lab::up(&[]) else { return };
     let dispatcher = Dispatcher::start(&lab, &[]);
-    let output = run(&lab, &lab.config()).output().unwrap();
+    let log = lab.file("older.hlog");
+    fs::write(&log, "figures of another run").unwrap();
+    let output = run(&lab, &lab.config()).arg("--hlog").arg(&log).output().unwrap();
+    assert_eq!(fs::read_to_string(&log).unwrap(), "figures of another run");
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.starts_with("error: queue 0 of lan0 is busy: another program holds an AF_XDP socket on it"), "{said}");
