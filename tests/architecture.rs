@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("hash", &["limits", "plan"]),
     ("table", &["hash", "limits", "plan"]),
     ("path", &["hash", "limits", "plan", "table", "verdict", "wire"]),
-    ("stats", &["limits", "plan", "table", "verdict"]),
+    ("stats", &["limits", "plan", "port::Ledger", "table", "verdict"]),
     ("port", &["limits", "plan", "verdict", "wire"]),
     ("worker", &["path", "port::Burst", "port::Port", "stats", "table", "verdict"]),
     (

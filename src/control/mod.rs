@@ -1,5 +1,6 @@
 //! The control thread's work: ordinary code and libraries, away from the frames.
 
+pub mod admin;
 pub mod config;
 pub mod cores;
 pub mod health;

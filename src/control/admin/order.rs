@@ -1,0 +1,98 @@
+//! What an operator can ask of the control thread.
+
+use super::status::Status;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Asked over the admin socket, carried out by the control thread one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum Order {
+    /// How everything is now.
+    Status,
+    /// Read the configuration again.
+    Reload,
+    /// No new clients to the server; connections that it has stay until they end, or for `timeout_s`.
+    Drain {
+        server: String,
+        timeout_s: Option<u64>,
+    },
+    Undrain {
+        server: String,
+    },
+    /// Another weight than the configuration's; `None`: the configuration's again.
+    Weight {
+        server: String,
+        weight: Option<u32>,
+    },
+    /// Out at once, with all its connections.
+    Disable {
+        server: String,
+    },
+    Enable {
+        server: String,
+    },
+    /// Which service, slot and servers a client address has, and where its next frames go, watched for so long.
+    Trace {
+        client: IpAddr,
+        watch_ms: u64,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    Status(Box<Status>),
+    /// Done; what changed, a line each.
+    Done {
+        changes: Vec<String>,
+    },
+    /// Refused, in words; nothing was changed.
+    Refused {
+        error: String,
+    },
+    Trace(Trace),
+}
+
+/// A client address, seen from every service of its family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    pub client: IpAddr,
+    pub services: Vec<TracedService>,
+    /// What was seen of the client while it was watched, oldest first; at most `limits::TRACED_FRAMES`.
+    pub frames: Vec<TracedFrame>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TracedService {
+    pub service: String,
+    /// 64-bit SipHash in hex, as in `lookup --json`. With `hash = "flow"`, that of packets without ports.
+    pub hash: String,
+    /// For `modulo`, the remainder.
+    pub slot: u32,
+    /// Who gets its new connections; `None`: nobody is up.
+    pub server: Option<String>,
+    /// Where the slot is moving: who keeps the connections that it has.
+    pub keeps: Option<String>,
+    /// The failover order: the first of them that takes clients is the owner.
+    pub order: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TracedFrame {
+    /// Since the watch began.
+    pub at_us: u64,
+    pub worker: usize,
+    pub bytes: u32,
+    /// `tcp`, `udp`, `icmp` ... or the protocol's number.
+    pub protocol: String,
+    /// `forward`, `drop` or `pass`, as in the verdicts of `replay`.
+    pub verdict: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}

@@ -1,0 +1,134 @@
+//! The document of `ctl status`. The control thread fills in how things are; what was counted is added from the stats
+//! thread's figures.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// `dispatcher` or `filter`.
+    pub mode: String,
+    pub pid: u32,
+    pub uptime_s: f64,
+    /// Where the configuration was read from.
+    pub config: String,
+    pub interface: String,
+    /// Of the published table.
+    pub generation: u64,
+    pub services: Vec<ServiceStatus>,
+    pub workers: Vec<WorkerStatus>,
+    /// Frames in = forwarded + dropped + passed.
+    pub frames: u64,
+    pub forwarded: u64,
+    pub passed: u64,
+    /// By reason, those that occurred.
+    pub dropped: std::collections::BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: String,
+    pub address: IpAddr,
+    /// As in the configuration; empty: everything.
+    pub ports: Vec<String>,
+    pub hash: String,
+    pub selection: String,
+    pub slots: u32,
+    /// Slots whose connections are kept where they are while new ones go to another server.
+    pub moving: u32,
+    pub servers: Vec<ServerStatus>,
+    /// Latency from arrival to hand-over, the whole run; `None`: nothing was timed.
+    pub latency_ns: Option<LatencyStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    pub name: String,
+    pub address: IpAddr,
+    /// `None`: not resolved.
+    pub mac: Option<String>,
+    pub state: State,
+    /// Why, in words; empty where nothing is to be said.
+    pub why: String,
+    /// How long it has been in this state.
+    pub since_s: f64,
+    /// What it counts with now.
+    pub weight: u32,
+    /// Where `ctl weight` set another: the configuration's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configured_weight: Option<u32>,
+    /// Slots it owns.
+    pub slots: u32,
+    /// Part of the service's slots, 0 to 1.
+    pub share: f64,
+    pub frames: u64,
+    pub bytes: u64,
+    /// TCP connections begun (SYN without ACK).
+    pub new_flows: u64,
+    /// `None`: not checked.
+    pub check: Option<CheckStatus>,
+}
+
+/// Whether a server takes new clients is the first thing to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Takes clients.
+    Up,
+    /// A check says so, or the command line.
+    Down,
+    /// It answers again, but it flaps, and is held down.
+    Held,
+    /// New by a reload: takes clients as soon as it is resolved and, if checked, found up.
+    Joining,
+    /// Takes no new clients, keeps the connections it has.
+    Draining,
+    /// The drain is over.
+    Drained,
+    /// Out by `ctl disable`.
+    Disabled,
+    /// Removed by a reload, keeps the connections it has.
+    Leaving,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Since the last result; `None`: none yet.
+    pub age_s: Option<f64>,
+    /// Of the last success.
+    pub latency_ms: Option<f64>,
+    /// The last failure, and how long ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_age_s: Option<f64>,
+    /// Why it cannot be checked at all, for a reason on this host's side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unchecked: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    pub worker: usize,
+    pub core: usize,
+    pub received: u64,
+    /// It answered the last harvest in time.
+    pub turns: bool,
+    /// Frames wait in its transmit ring and none has left since the last harvest.
+    pub stuck: bool,
+    /// Flows remembered now, and the most there can be.
+    pub pins: u64,
+    pub pins_most: u64,
+}
+
+/// Nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencyStatus {
+    pub count: u64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+}

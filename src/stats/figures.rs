@@ -1,0 +1,48 @@
+//! What was counted and timed from the start up to a moment, by the names of services and servers: the stats thread's answer
+//! to whoever asks.
+
+use super::summary::Summary;
+use crate::port::Ledger;
+use hdrhistogram::Histogram;
+
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// All counters; those of servers that a reload removed included.
+    pub summary: Summary,
+    pub workers: Vec<WorkerFigures>,
+    /// Nanoseconds from arrival to hand-over up to the last harvest, by service.
+    pub latency: Vec<(String, Histogram<u64>)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct WorkerFigures {
+    /// Frames in.
+    pub received: u64,
+    /// Whether it answered the last harvest in time.
+    pub turns: bool,
+    /// Frames wait to be sent, and none has left since the harvest before.
+    pub stuck: bool,
+    /// As of the last harvest.
+    pub report: WorkerReport,
+}
+
+/// What a worker says of itself when it hands its histograms over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerReport {
+    /// Where the port's frames are.
+    pub ledger: Ledger,
+    pub pins: PinsReport,
+}
+
+/// The memory of flows begun during a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PinsReport {
+    /// Flows it can hold.
+    pub capacity: u64,
+    /// Flows it holds, those whose change is over included.
+    pub held: u64,
+    /// Flows remembered since the start.
+    pub remembered: u64,
+    /// Flows forgotten since the start, while they might have lived, to make room for newer ones.
+    pub evicted: u64,
+}
