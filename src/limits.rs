@@ -90,6 +90,18 @@ pub const FLAP_HOLD_FIRST: Duration = Duration::from_secs(10);
 
 pub const FLAP_HOLD_LAST: Duration = Duration::from_secs(160);
 
+/// Flows that a worker remembers while slots move, where the configuration says nothing: 16 MiB.
+pub const FLOWS: usize = 1 << 20;
+
+/// Most flows that a worker can be told to remember.
+pub const MAX_FLOWS: usize = 1 << 26;
+
+/// A flow without a beginning and an end, such as UDP's, is over when nothing was seen of it for so long.
+pub const FLOW_IDLE: Duration = Duration::from_secs(30);
+
+/// Changes of a service that are under way at once; with one more, the two oldest count as one.
+pub const MAX_CHANGES: usize = 8;
+
 /// Most bytes of a frame in a capture file; libpcap's `MAXIMUM_SNAPLEN`.
 pub const MAX_CAPTURED: usize = 262_144;
 
@@ -119,7 +131,7 @@ pub const RELEASE: Duration = Duration::from_secs(2);
 
 const _: () = {
     assert!(BURST.is_power_of_two() && BURST <= u8::MAX as usize, "a burst index is one byte");
-    assert!(MAX_SERVERS < u16::MAX as usize, "a slot holds a 16-bit server index and one sentinel");
+    assert!(MAX_SERVERS < 0x7fff, "a slot holds a 15-bit server index with one sentinel, and a mark");
     assert!(MAX_SERVICES <= u16::MAX as usize, "a service index is 16 bits");
     assert!(MAX_CAPTURED < MAX_CAPTURE_BLOCK, "a block holds a frame");
 

@@ -61,6 +61,8 @@ pub struct Service {
     pub slots: u32,
     /// In the order of the file, at least one.
     pub servers: Vec<Server>,
+    /// How many of the last servers a reload has removed: they keep the connections that they have. None in a configuration.
+    pub leaving: usize,
     /// `None`: the servers count as up.
     pub health: Option<Health>,
 }

@@ -8,7 +8,7 @@
 use crate::control::membership::Membership;
 use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
-use crate::limits::DRAIN;
+use crate::limits::{DRAIN, FLOWS};
 use crate::plan::{Dispatcher, Engine, Plan};
 use crate::port::Port;
 use crate::port::af_xdp::{self, Attached, Device};
@@ -16,6 +16,7 @@ use crate::stats::collect::{self, Collector, Outside, Reports, Sources, say};
 use crate::stats::latency;
 use crate::stats::summary::Summary;
 use crate::stats::tally::Tally;
+use crate::table::pins::Pins;
 use crate::table::publish::{self, Publisher};
 use crate::verbs::{self, Failure};
 use crate::worker::Worker;
@@ -185,7 +186,7 @@ impl Crew {
         outside: Box<dyn Fn() -> Outside + Send>,
         reports: Reports,
     ) -> io::Result<Crew> {
-        let services = table.services();
+        let (services, key) = (table.services(), table.key);
         let tallies: Vec<Arc<Tally>> = ports.iter().map(|_| Arc::new(Tally::new(&table))).collect();
         let (publisher, readers) = publish::channel(table, ports.len());
         let stop = Arc::new(AtomicBool::new(false));
@@ -193,7 +194,8 @@ impl Crew {
         for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
             let (recorder, harvest) = latency::channel(services);
             harvests.push(harvest);
-            let worker = Worker::new(port, reader, Arc::clone(&tallies[i]), recorder);
+            let pins = Pins::new(FLOWS, key);
+            let worker = Worker::new(port, reader, pins, Arc::clone(&tallies[i]), recorder);
             let (core, stop) = (cores[i], Arc::clone(&stop));
             let thread = thread::Builder::new().name(format!("oneip-worker{i}"));
             workers.push(thread.spawn(move || work(worker, core, &stop))?);

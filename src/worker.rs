@@ -8,6 +8,7 @@ use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
 use crate::stats::latency::Recorder;
 use crate::stats::tally::Tally;
+use crate::table::pins::Pins;
 use crate::table::publish::Reader;
 use crate::verdict::{Reason, Verdict};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub struct Worker<P: Port> {
     port: P,
     tables: Reader,
     selection: Selection,
+    pins: Pins,
     tally: Arc<Tally>,
     latency: Recorder,
     received: Burst<P::Frame>,
@@ -26,11 +28,13 @@ pub struct Worker<P: Port> {
 }
 
 impl<P: Port> Worker<P> {
-    pub fn new(port: P, tables: Reader, tally: Arc<Tally>, latency: Recorder) -> Worker<P> {
+    /// `pins` remembers flows while slots move.
+    pub fn new(port: P, tables: Reader, pins: Pins, tally: Arc<Tally>, latency: Recorder) -> Worker<P> {
         Worker {
             port,
             tables,
             selection: Selection::default(),
+            pins,
             tally,
             latency,
             received: Burst::new(),
@@ -68,14 +72,17 @@ impl<P: Port> Worker<P> {
 
     /// Decides every received frame, and rewrites and counts those that go to a server.
     fn dispatch(&mut self) {
-        let Worker { port, tables, selection, tally, latency, received, kept, .. } = self;
+        let Worker { port, tables, selection, pins, tally, latency, received, kept, .. } = self;
         let table = tables.load();
         tally.received.add(received.len() as u64);
         selection.admit(received.len(), table, |at| port.bytes(&received[at]));
-        let outcomes = selection.decide(table);
+        selection.decide(table);
         let (mut room, now) = (port.room(), port.now());
+        if selection.is_moving() {
+            selection.follow(table, pins, now, |at| port.bytes(&received[at]));
+        }
         *kept = 0;
-        for (frame, outcome) in received.iter_mut().zip(outcomes) {
+        for (frame, outcome) in received.iter_mut().zip(selection.outcomes_mut()) {
             // What does not fit is dropped here and now: a dispatcher that queues adds latency to every client and gains
             // none of them a place on a full link.
             if room == 0 && outcome.is_forward() {
@@ -95,6 +102,9 @@ impl<P: Port> Worker<P> {
             let sent = tally.sent(outcome.destination as usize);
             sent.frames.add(1);
             sent.bytes.add(bytes.len() as u64);
+        }
+        for outcome in selection.begins().map(|at| &selection.outcomes()[at]).filter(|outcome| outcome.is_forward()) {
+            tally.sent(outcome.destination as usize).flows.add(1);
         }
     }
 

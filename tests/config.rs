@@ -148,6 +148,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         selection: Selection::Maglev,
         slots: 65537,
         servers: vec![server],
+        leaving: 0,
         health: None,
     };
     let plan = Plan {

@@ -7,7 +7,6 @@ use model::turn::Bench;
 use model::{Random, owners, turn};
 use oneip::hash;
 use oneip::hash::Key;
-use oneip::path::select::source_hash;
 use oneip::plan::{HashInput, HashKey, Selection};
 use oneip::table::cluster::Cluster;
 use oneip::table::maglev::{self, Candidate, NOBODY};
@@ -34,7 +33,7 @@ fn owners_with(one: &One, down: &[usize]) -> Vec<u16> {
 
 /// Which server each client gets.
 fn clients_of(table: &Table, service: ServiceId, clients: &[IpAddr]) -> Vec<Option<u16>> {
-    let of = |client: &IpAddr| table.service(service).select(source_hash(table.key, *client), number(*client)).1;
+    let of = |client: &IpAddr| table.service(service).select(hash::source(table.key, *client), number(*client)).1;
     clients.iter().map(of).collect()
 }
 
@@ -208,8 +207,8 @@ proptest! {
 
     #[test]
     fn the_hash_is_siphash_of_the_address(key: [u8; 16], v4: [u8; 4], v6: [u8; 16]) {
-        prop_assert_eq!(source_hash(HashKey(key).into(), v4.into()), owners::siphash(key, &v4));
-        prop_assert_eq!(source_hash(HashKey(key).into(), v6.into()), owners::siphash(key, &v6));
+        prop_assert_eq!(hash::source(HashKey(key).into(), v4.into()), owners::siphash(key, &v4));
+        prop_assert_eq!(hash::source(HashKey(key).into(), v6.into()), owners::siphash(key, &v6));
     }
 
     /// `lookup` and the data path: what `ServiceTable::select` says of a client is where its frame goes.
@@ -224,11 +223,11 @@ proptest! {
         let verdicts = Bench::without_model(&plan, &down).run(&frames);
         for (client, verdict) in clients.iter().zip(verdicts) {
             let service = if client.is_ipv4() { 0 } else { 1 };
-            let (slot, server) = table.service(service).select(source_hash(table.key, *client), number(*client));
+            let (slot, server) = table.service(service).select(hash::source(table.key, *client), number(*client));
             let expected = server.map_or(Verdict::Drop(Reason::NoServer), |server| Verdict::Forward { service, server });
             prop_assert_eq!(verdict, expected, "{}", client);
             let formula = match selection {
-                Selection::Maglev => hash::slot(source_hash(table.key, *client), one.slots) as u128,
+                Selection::Maglev => hash::slot(hash::source(table.key, *client), one.slots) as u128,
                 Selection::Modulo => number(*client) % one.servers.len() as u128,
             };
             prop_assert_eq!(slot as u128, formula);
@@ -378,7 +377,7 @@ fn the_key_decides_everything() {
     let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
     assert!(same < 65_537 / 5, "{same} slots keep their owner where a tenth is chance");
     let client = "198.51.100.7".parse().expect("an address");
-    assert_ne!(source_hash(HashKey(KEY).into(), client), source_hash(HashKey(other).into(), client));
+    assert_ne!(hash::source(HashKey(KEY).into(), client), hash::source(HashKey(other).into(), client));
 }
 
 /// With 1,024 servers of a thousand different weights, in a table of the size that the configuration demands.

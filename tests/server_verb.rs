@@ -378,6 +378,7 @@ fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         selection: Selection::Maglev,
         slots: 65_537,
         servers: servers.collect(),
+        leaving: 0,
         health: None,
     }
 }

@@ -13,13 +13,14 @@ mod plans;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{OURS, ROUTER, Random, client_v6, frame};
-use oneip::limits::BURST;
+use oneip::limits::{BURST, FLOWS};
 use oneip::path::rewrite;
 use oneip::path::select::Selection;
 use oneip::port::memory::Memory;
 use oneip::port::{Burst, Port};
 use oneip::stats::{latency, tally::Tally};
 use oneip::table::cluster::Cluster;
+use oneip::table::pins::Pins;
 use oneip::table::publish;
 use oneip::worker::Worker;
 use plans::{cluster_address, plan};
@@ -86,8 +87,9 @@ impl Bench {
         let (owners, macs) = (owners.collect(), macs.collect());
         let tally = Arc::new(Tally::new(&table));
         let (recorder, _) = latency::channel(scenario.services);
+        let pins = Pins::new(FLOWS, table.key);
         let (_, mut readers) = publish::channel(table, 1);
-        let worker = Worker::new(port, readers.remove(0), Arc::clone(&tally), recorder);
+        let worker = Worker::new(port, readers.remove(0), pins, Arc::clone(&tally), recorder);
         Bench {
             worker,
             tally,
@@ -114,10 +116,10 @@ impl Bench {
             bytes[6..12].copy_from_slice(&ROUTER);
             let (client, hash) = if self.v6 {
                 let client = client_v6(client);
-                (client.to_vec(), oneip::path::select::source_hash(self.key, IpAddr::from(client)))
+                (client.to_vec(), oneip::hash::source(self.key, IpAddr::from(client)))
             } else {
                 let client = client.to_be_bytes();
-                (client.to_vec(), oneip::path::select::source_hash(self.key, IpAddr::from(client)))
+                (client.to_vec(), oneip::hash::source(self.key, IpAddr::from(client)))
             };
             bytes[self.client_at..][..client.len()].copy_from_slice(&client);
             let cluster = match cluster_address(service, self.v6) {

@@ -1,11 +1,12 @@
 //! Who the servers are at this moment: where each is (`neighbours`), and whether it serves (`health`). Turns what those two
 //! tell into tables for the workers.
 
+use super::clock;
 use super::health::{self, Health, What};
 use super::neighbours::{self, Neighbours, What as Whereabouts};
 use crate::limits::QUIET;
 use crate::plan::Plan;
-use crate::table::cluster::Cluster;
+use crate::table::cluster::{Cluster, Standing};
 use crate::table::{ServiceId, Table};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -153,7 +154,11 @@ impl Membership {
             let servers = &self.plan.services[change.service].servers;
             let may: Vec<bool> = servers.iter().map(|s| s.weight > 0 && !self.down.contains(&s.name)).collect();
             let serving = health.serving(change.service, &may);
-            changed += self.cluster.set_serving(change.service as ServiceId, &serving);
+            let standings: Vec<Standing> =
+                serving.iter().map(|serves| if *serves { Standing::Taking } else { Standing::Out }).collect();
+            let now = clock::now_ns();
+            let until = now + 600_000_000_000;
+            changed += usize::from(self.cluster.set_standings(change.service as ServiceId, &standings, now, until));
         }
         changed > 0
     }

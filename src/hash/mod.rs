@@ -6,6 +6,8 @@
 pub mod siphash;
 pub mod vector;
 
+use std::net::IpAddr;
+
 pub use siphash::Key;
 
 /// Blocks of an IPv4 client address.
@@ -71,4 +73,25 @@ pub fn flow_v6(source: [u8; 16], destination: [u8; 16], ports: (u16, u16), proto
 #[inline(always)]
 pub fn slot(hash: u64, slots: u32) -> u32 {
     (((hash >> 32) * slots as u64) >> 32) as u32
+}
+
+/// The hash of one client address.
+pub fn source(key: Key, client: IpAddr) -> u64 {
+    match client {
+        IpAddr::V4(client) => siphash::blocks(key, source_v4(client.octets())),
+        IpAddr::V6(client) => siphash::blocks(key, source_v6(client.octets())),
+    }
+}
+
+/// The hash of one flow. Both addresses are of one family.
+pub fn flow(key: Key, source: IpAddr, destination: IpAddr, ports: (u16, u16), protocol: u8) -> u64 {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            siphash::blocks(key, flow_v4(source.octets(), destination.octets(), ports, protocol))
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            siphash::blocks(key, flow_v6(source.octets(), destination.octets(), ports, protocol))
+        }
+        _ => unreachable!("an address of another family"),
+    }
 }

@@ -3,7 +3,7 @@
 use crate::plan::HashKey;
 
 /// The four words of the state before the first block.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     pub(super) state: [u64; 4],
 }

@@ -11,6 +11,7 @@ use crate::wire::icmp::{self, Message};
 use crate::wire::ipv4::{self, Fragment, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::transport::{self, Ports};
+use std::net::IpAddr;
 
 /// The first that a frame shows.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +71,8 @@ pub struct Plain<A, K> {
     pub client: A,
     /// What finds the service: cluster address, protocol and destination port.
     pub key: K,
+    /// Whether it begins a TCP connection.
+    pub begins: bool,
 }
 
 /// Cluster address and `table::port_key`.
@@ -85,6 +88,12 @@ const UDP: u8 = Transport::Udp.protocol();
 #[inline(always)]
 fn word(head: &[u8; PLAIN_LEN], at: usize) -> u64 {
     u64::from_le_bytes(*head[at..].first_chunk().expect("an offset within PLAIN_LEN"))
+}
+
+/// SYN without ACK.
+#[inline(always)]
+fn is_syn(tcp_flags: u8) -> bool {
+    tcp_flags & (transport::SYN | transport::ACK) == transport::SYN
 }
 
 /// The plain IPv4 packet whose header is at `L3` of a frame of `len` bytes. The header is read as three little-endian words.
@@ -107,7 +116,8 @@ pub fn plain_v4<const L3: usize>(head: &[u8; PLAIN_LEN], len: usize) -> Option<P
         & (second & 0xff != 0)
         & plain_transport(protocol, head[L3 + 32], udp_len, total.wrapping_sub(ipv4::HEADER_LEN as u32));
     let key = plain_key_v4(third, protocol);
-    sound.then(|| Plain { client: ((second >> 32) as u32).to_le_bytes(), key })
+    let begins = (protocol == TCP) & is_syn(head[L3 + 33]);
+    sound.then(|| Plain { client: ((second >> 32) as u32).to_le_bytes(), key, begins })
 }
 
 /// `table::port_key_v4` of an address and ports as they lie in one word of the packet, and the protocol.
@@ -120,7 +130,8 @@ fn plain_key_v4(word: u64, protocol: u8) -> u64 {
 #[inline(always)]
 pub fn plain_v6<const L3: usize>(head: &[u8; PLAIN_LEN], frame: &[u8]) -> Option<Plain<[u8; 16], KeyV6>> {
     let upper: &[u8; 8] = frame.get(L3 + ipv6::HEADER_LEN..)?.first_chunk()?;
-    let tcp_offset = frame.get(L3 + ipv6::HEADER_LEN + 12).copied().unwrap_or(0);
+    let [tcp_offset, tcp_flags] =
+        frame.get(L3 + ipv6::HEADER_LEN + 12..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; 2]);
     // Version, .., payload length, next header, hop limit.
     let first = word(head, L3);
     let length = ((first >> 32) as u16).swap_bytes() as u32;
@@ -131,7 +142,8 @@ pub fn plain_v6<const L3: usize>(head: &[u8; PLAIN_LEN], frame: &[u8]) -> Option
         & plain_transport(protocol, tcp_offset, [upper[4], upper[5]], length);
     let address = |at: usize| *head[L3 + at..].first_chunk().expect("the header is in `head`");
     let key = (address(24), table::port_key(protocol, [upper[2], upper[3]]));
-    sound.then(|| Plain { client: address(8), key })
+    let begins = (protocol == TCP) & is_syn(tcp_flags);
+    sound.then(|| Plain { client: address(8), key, begins })
 }
 
 /// Whether the protocol is TCP or UDP and its header is whole within `room` bytes: TCP's data offset, or UDP's length, is
@@ -142,6 +154,76 @@ fn plain_transport(protocol: u8, tcp_offset: u8, udp_len: [u8; 2], room: u32) ->
     let len = if is_udp { u16::from_be_bytes(udp_len) as u32 } else { (tcp_offset >> 4) as u32 * 4 };
     let least = if is_udp { transport::UDP_HEADER_LEN } else { transport::TCP_HEADER_LEN } as u32;
     (is_udp | (protocol == TCP)) & (len >= least) & (len <= room) & (room <= u16::MAX as u32)
+}
+
+/// What a packet does for the flow it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// A SYN without ACK.
+    Begin,
+    /// Any other segment of a TCP connection.
+    Go,
+    /// A FIN: the client will send no more data, but answer to what it gets.
+    Close,
+    /// A RST.
+    Abort,
+    /// An ICMP error about a packet of it.
+    Report,
+    /// A fragment of TCP, which does not show of what connection it is.
+    Fragment,
+    /// A packet of a protocol that shows neither beginning nor end.
+    Datagram,
+}
+
+/// All that tells a packet's flow from others, for those few that must be looked at one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole {
+    pub flow: Flow<IpAddr>,
+    /// The protocol of the flow; 0 where that is not known.
+    pub protocol: u8,
+    pub act: Act,
+}
+
+/// Reads a frame to a cluster address in full. `None`: there is no flow in it.
+pub fn whole(frame: &[u8]) -> Option<Whole> {
+    let (flow, protocol, payload) = match outer(frame) {
+        Outer::V4(packet) => {
+            let Flow { client, cluster, upper } = flow_v4(&packet).ok()?;
+            let flow = Flow { client: IpAddr::from(client), cluster: IpAddr::from(cluster), upper };
+            (flow, packet.protocol(), packet.payload())
+        }
+        Outer::V6(packet) => {
+            let Flow { client, cluster, upper } = flow_v6(&packet).ok()?;
+            let flow = Flow { client: IpAddr::from(client), cluster: IpAddr::from(cluster), upper };
+            let ipv6::Upper { protocol, payload, .. } = packet.upper().ok()?;
+            (flow, protocol.unwrap_or(0), payload)
+        }
+        Outer::Truncated | Outer::Other => return None,
+    };
+    let is_icmp = matches!(protocol, icmp::PROTOCOL_V4 | icmp::PROTOCOL_V6);
+    let act = match flow.upper {
+        Upper::Ports(..) | Upper::LaterFragment(_) if is_icmp => Act::Report,
+        Upper::Ports(Transport::Tcp, _) => match *payload.get(13)? {
+            flags if is_syn(flags) => Act::Begin,
+            flags if flags & transport::RST != 0 => Act::Abort,
+            flags if flags & transport::FIN != 0 => Act::Close,
+            _ => Act::Go,
+        },
+        Upper::FirstFragment(Transport::Tcp, _) | Upper::LaterFragment(Transport::Tcp) => Act::Fragment,
+        _ => Act::Datagram,
+    };
+    let transport = match flow.upper {
+        Upper::Ports(transport, _) | Upper::FirstFragment(transport, _) | Upper::LaterFragment(transport) => {
+            Some(transport.protocol())
+        }
+        Upper::Address | Upper::Other | Upper::Foreign => None,
+    };
+    Some(Whole { flow, protocol: transport.unwrap_or(protocol), act })
+}
+
+/// Whether a frame begins a TCP connection, found the long way.
+pub fn begins(frame: &[u8]) -> bool {
+    whole(frame).is_some_and(|packet| packet.act == Act::Begin)
 }
 
 /// The flow of an IPv4 packet. `Err`: `Malformed` or `Ttl`.

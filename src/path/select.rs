@@ -6,25 +6,42 @@
 //! holds the two together.
 
 use super::parse::{self, Outer, Upper};
+use crate::hash;
 use crate::hash::vector::{Level, Row};
-use crate::hash::{self, Key};
 use crate::limits::BURST;
 use crate::table::maglev::NOBODY;
-use crate::table::{Address, PackedMac, Place, PortService, Ports, ServiceId, Table, port_key, port_key_v4};
+use crate::table::{Address, MOVING, PackedMac, Place, PortService, Ports, ServiceId, Table, port_key, port_key_v4};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::ethernet;
 use crate::wire::transport;
-use std::net::IpAddr;
 
 /// The decisions about one burst, and the scratch space to reach them.
 pub struct Selection {
     level: Level,
     len: usize,
-    outcomes: [Outcome; BURST],
+    pub(super) outcomes: [Outcome; BURST],
+    /// The frames, a bit each, that begin a TCP connection.
+    begins: u64,
+    /// Those whose slot is moving: `decide` leaves them to `follow`.
+    pub(super) moving: u64,
     source_v4: Lane<{ hash::SOURCE_V4 }>,
     source_v6: Lane<{ hash::SOURCE_V6 }>,
     flow_v4: Lane<{ hash::FLOW_V4 }>,
     flow_v6: Lane<{ hash::FLOW_V6 }>,
+}
+
+/// The positions of the bits that are set, from the lowest.
+pub struct Bits(pub(super) u64);
+
+impl Iterator for Bits {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let at = self.0.trailing_zeros();
+        self.0 &= self.0.wrapping_sub(1);
+        (at < u64::BITS).then_some(at as usize)
+    }
 }
 
 /// What was decided about one frame. 16 bytes, written once.
@@ -84,6 +101,8 @@ impl Selection {
             level,
             len: 0,
             outcomes: [Outcome::kept(PASS); BURST],
+            begins: 0,
+            moving: 0,
             source_v4: Lane::new(),
             source_v6: Lane::new(),
             flow_v4: Lane::new(),
@@ -91,7 +110,7 @@ impl Selection {
         }
     }
 
-    /// One a frame, in order of admission. Final after `decide`.
+    /// One a frame, in order of admission. Final after `decide` and `follow`.
     #[inline]
     pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes[..self.len]
@@ -99,6 +118,18 @@ impl Selection {
 
     pub fn outcomes_mut(&mut self) -> &mut [Outcome] {
         &mut self.outcomes[..self.len]
+    }
+
+    /// Positions of the frames that begin a TCP connection.
+    #[inline]
+    pub fn begins(&self) -> Bits {
+        Bits(self.begins)
+    }
+
+    /// Whether there is something to `follow`.
+    #[inline]
+    pub fn is_moving(&self) -> bool {
+        self.moving != 0
     }
 
     /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position.
@@ -109,7 +140,7 @@ impl Selection {
         let mut odd = [0u8; BURST];
         let mut odds = 0;
         let ports = table.ports();
-        let mut plain = PlainFrames { ports, not_a_server: PackedMac::UNRESOLVED, v4: 0, v6: 0 };
+        let mut plain = PlainFrames { ports, not_a_server: PackedMac::UNRESOLVED, v4: 0, v6: 0, begins: 0 };
         for at in 0..len {
             if plain.admit(self, at, bytes(at)).is_none() {
                 odd[odds % BURST] = at as u8;
@@ -118,6 +149,8 @@ impl Selection {
         }
         self.source_v4.len = plain.v4;
         self.source_v6.len = plain.v6;
+        self.begins = plain.begins;
+        self.moving = 0;
         for at in &odd[..odds] {
             self.admit_any(*at as usize, bytes(*at as usize), table);
         }
@@ -127,6 +160,7 @@ impl Selection {
     #[cold]
     #[inline(never)]
     fn admit_any(&mut self, at: usize, frame: &[u8], table: &Table) {
+        self.begins |= u64::from(parse::begins(frame)) << at;
         if let Err(verdict) = self.sort(at, frame, table) {
             self.outcomes[at] = verdict.into();
         }
@@ -147,7 +181,7 @@ impl Selection {
                             hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v4.push(at, service, blocks);
                     }
-                    Input::Settled(place) => self.outcomes[at] = outcome(service, place, table),
+                    Input::Settled(place) => self.outcomes[at] = outcome(at, service, place, table, &mut self.moving),
                 }
             }
             Outer::V6(packet) => {
@@ -162,7 +196,7 @@ impl Selection {
                             hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v6.push(at, service, blocks);
                     }
-                    Input::Settled(place) => self.outcomes[at] = outcome(service, place, table),
+                    Input::Settled(place) => self.outcomes[at] = outcome(at, service, place, table, &mut self.moving),
                 }
             }
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed)),
@@ -174,11 +208,11 @@ impl Selection {
     /// Hashes and looks up whatever `admit` left open. Returns one outcome a frame.
     #[inline(always)]
     pub fn decide(&mut self, table: &Table) -> &mut [Outcome] {
-        let Selection { level, outcomes, source_v4, source_v6, flow_v4, flow_v6, .. } = self;
-        source_v4.decide(*level, table, outcomes);
-        source_v6.decide(*level, table, outcomes);
-        flow_v4.decide(*level, table, outcomes);
-        flow_v6.decide(*level, table, outcomes);
+        let Selection { level, outcomes, moving, source_v4, source_v6, flow_v4, flow_v6, .. } = self;
+        source_v4.decide(*level, table, outcomes, moving);
+        source_v6.decide(*level, table, outcomes, moving);
+        flow_v4.decide(*level, table, outcomes, moving);
+        flow_v6.decide(*level, table, outcomes, moving);
         &mut self.outcomes[..self.len]
     }
 }
@@ -191,6 +225,7 @@ struct PlainFrames<'a> {
     /// Lengths of the two lanes.
     v4: usize,
     v6: usize,
+    begins: u64,
 }
 
 impl PlainFrames<'_> {
@@ -226,6 +261,7 @@ impl PlainFrames<'_> {
         let service = self.service(self.ports.v4(plain.key)?, source)?;
         lanes.source_v4.set(self.v4, at, service, hash::source_v4(plain.client));
         self.v4 += 1;
+        self.begins |= (plain.begins as u64) << at;
         Some(())
     }
 
@@ -243,6 +279,7 @@ impl PlainFrames<'_> {
         let service = self.service(self.ports.v6(cluster, port)?, source)?;
         lanes.source_v6.set(self.v6, at, service, hash::source_v6(plain.client));
         self.v6 += 1;
+        self.begins |= (plain.begins as u64) << at;
         Some(())
     }
 
@@ -313,7 +350,7 @@ impl<const B: usize> Lane<B> {
     /// Empties the lane. The slots of all its frames are read before the first is used: these reads miss the caches, and so
     /// they wait together.
     #[inline(always)]
-    fn decide(&mut self, level: Level, table: &Table, outcomes: &mut [Outcome; BURST]) {
+    fn decide(&mut self, level: Level, table: &Table, outcomes: &mut [Outcome; BURST], moving: &mut u64) {
         let len = std::mem::take(&mut self.len).min(BURST);
         if len == 0 {
             return;
@@ -326,19 +363,31 @@ impl<const B: usize> Lane<B> {
         }
         for (at, place) in places[..len].iter().enumerate() {
             let frame = self.frames[at];
-            outcomes[frame.position()] = outcome(frame.service(), *place, table);
+            let at = frame.position();
+            outcomes[at] = outcome(at, frame.service(), *place, table, moving);
         }
     }
 }
 
 #[inline(always)]
-fn outcome(service: ServiceId, place: Place, table: &Table) -> Outcome {
+fn outcome(at: usize, service: ServiceId, place: Place, table: &Table, moving: &mut u64) -> Outcome {
     let Place { owner, destination } = place;
     let mac = table.mac(destination as usize);
-    if !mac.is_resolved() {
-        return Verdict::Drop(if owner == NOBODY { Reason::NoServer } else { Reason::Unresolved }).into();
+    if mac.is_resolved() {
+        return Outcome { mac, destination, service, server: owner };
     }
-    Outcome { mac, destination, service, server: owner }
+    if owner & MOVING != 0 {
+        *moving |= 1 << at;
+        return Outcome { service, ..Outcome::kept(PASS) };
+    }
+    Verdict::Drop(if owner == NOBODY { Reason::NoServer } else { Reason::Unresolved }).into()
+}
+
+impl Outcome {
+    /// What becomes of a frame for that server.
+    pub(super) fn to_server(service: ServiceId, server: u16, destination: u32, table: &Table) -> Outcome {
+        outcome(0, service, Place { owner: server, destination }, table, &mut 0)
+    }
 }
 
 #[inline(always)]
@@ -380,16 +429,8 @@ enum Input {
 fn input(service: ServiceId, upper: Upper, client: u128, table: &Table) -> Input {
     let entry = table.service(service);
     match (entry.by_remainder(client), upper) {
-        (Some(owner), _) => Input::Settled(Place { owner, destination: table.destination(service, owner) as u32 }),
-        (None, Upper::Ports(transport, ports)) if entry.flow => Input::Flow(ports, transport.protocol()),
+        (Some(owner), _) => Input::Settled(table.place_of(service, owner)),
+        (None, Upper::Ports(transport, ports)) if entry.rule.flow => Input::Flow(ports, transport.protocol()),
         _ => Input::Source,
-    }
-}
-
-/// The hash of one client address, as a `Selection` computes it for a burst.
-pub fn source_hash(key: Key, client: IpAddr) -> u64 {
-    match client {
-        IpAddr::V4(client) => hash::siphash::blocks(key, hash::source_v4(client.octets())),
-        IpAddr::V6(client) => hash::siphash::blocks(key, hash::source_v6(client.octets())),
     }
 }

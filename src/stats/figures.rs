@@ -3,6 +3,7 @@
 
 use super::summary::Summary;
 use crate::port::Ledger;
+use crate::table::pins::PinsReport;
 use hdrhistogram::Histogram;
 
 #[derive(Clone, Debug, Default)]
@@ -32,17 +33,4 @@ pub struct WorkerReport {
     /// Where the port's frames are.
     pub ledger: Ledger,
     pub pins: PinsReport,
-}
-
-/// The memory of flows begun during a change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PinsReport {
-    /// Flows it can hold.
-    pub capacity: u64,
-    /// Flows it holds, those whose change is over included.
-    pub held: u64,
-    /// Flows remembered since the start.
-    pub remembered: u64,
-    /// Flows forgotten since the start, while they might have lived, to make room for newer ones.
-    pub evicted: u64,
 }

@@ -27,6 +27,8 @@ pub struct Sent {
     pub frames: Counter,
     /// Of whole frames, Ethernet header included, FCS not.
     pub bytes: Counter,
+    /// TCP connections begun: SYN without ACK.
+    pub flows: Counter,
 }
 
 pub struct Tally {

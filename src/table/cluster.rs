@@ -2,11 +2,10 @@
 //! compiles a `Table` of it. Owned by one control thread.
 
 use super::index::Index;
-use super::maglev::{self, Candidate, NOBODY};
-use super::rendezvous::Rendezvous;
-use super::{
-    Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, ServiceTable, Table, port_key, port_key_v4,
-};
+use super::maglev::Candidate;
+use super::pins::is_since;
+use super::service::{Ranking, ServiceState, candidates};
+use super::{Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, Table, port_key, port_key_v4};
 use crate::hash::Key;
 use crate::plan::{HashInput, Mac, Plan, Selection, Service};
 use std::collections::HashMap;
@@ -14,69 +13,100 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
+pub use super::service::Standing;
+
+/// Times are nanoseconds on the clock of the ports.
 pub struct Cluster {
     key: Key,
     generation: u64,
     directory: Arc<Directory>,
     services: Vec<ServiceState>,
+    rankings: Rankings,
+    next_ident: u32,
 }
 
-struct ServiceState {
-    /// Index into the directory's addresses.
-    address: u16,
-    flow: bool,
-    modulo: bool,
-    ranking: Arc<Ranking>,
-    /// The first server of each slot's order that is up; shared with tables.
-    owners: Arc<[u16]>,
-    servers: Vec<ServerState>,
-}
-
-struct ServerState {
-    name: String,
-    address: IpAddr,
-    weight: u32,
-    up: bool,
-    mac: Option<Mac>,
-}
-
-/// What depends on names, weights and slots alone; services that have the same share it.
-struct Ranking {
-    first: Arc<[u16]>,
-    rendezvous: Rendezvous,
-}
+/// By what they depend on: names and weights, slots.
+type Rankings = HashMap<RankingKey, Arc<Ranking>>;
+type RankingKey = (Vec<(String, u32)>, u32);
 
 impl Cluster {
-    /// All servers up, MACs as configured.
+    /// All servers take clients, MACs as configured.
     pub fn new(plan: &Plan) -> Cluster {
         let key = Key::from(plan.hash_key);
         let (directory, addresses) = directory(&plan.services);
-        let rankings = rankings(key, &plan.services);
-        let services = plan.services.iter().zip(addresses).zip(rankings);
-        let services = services.map(|((service, address), ranking)| ServiceState::new(service, address, ranking));
-        Cluster { key, generation: 0, services: services.collect(), directory: Arc::new(directory) }
+        let (of_service, rankings) = rankings(key, &plan.services, &HashMap::new());
+        let mut next_ident = 1;
+        let services = plan.services.iter().zip(addresses).zip(of_service);
+        let services = services
+            .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut next_ident))
+            .collect();
+        Cluster { key, generation: 0, services, directory: Arc::new(directory), rankings, next_ident }
     }
 
-    /// Takes a server up or down in every service that has it. Returns in how many its state changed; `None`: no service
-    /// has a server of that name.
+    /// Goes over to another plan. Servers that are in both keep their standing and, through the change, their connections,
+    /// each for its service's time in `keep`; new ones are out at first. What must not lose its connections at once though the
+    /// configuration dropped it stands in the plan as leaving.
+    pub fn renew(&mut self, plan: &Plan, now: u64, keep: impl Fn(&Service) -> Duration) {
+        let key = Key::from(plan.hash_key);
+        let (directory, addresses) = directory(&plan.services);
+        let known = if key == self.key { std::mem::take(&mut self.rankings) } else { HashMap::new() };
+        let (of_service, rankings) = rankings(key, &plan.services, &known);
+        let mut old: HashMap<String, ServiceState> =
+            std::mem::take(&mut self.services).into_iter().map(|service| (service.name.clone(), service)).collect();
+        let next_ident = &mut self.next_ident;
+        for ((service, address), ranking) in plan.services.iter().zip(addresses).zip(of_service) {
+            self.services.push(match old.remove(&service.name) {
+                Some(known) => {
+                    let until = now + keep(service).as_nanos() as u64;
+                    known.renew(key, service, (address, ranking), next_ident, (now, until))
+                }
+                None => {
+                    let mut new = ServiceState::new(key, service, address, ranking, next_ident);
+                    new.set_standings(&vec![Standing::Out; service.servers.len()], now, now);
+                    new
+                }
+            });
+        }
+        (self.key, self.directory, self.rankings) = (key, Arc::new(directory), rankings);
+    }
+
+    /// Takes a server in or out in every service that has it, with all its clients. Returns in how many its standing changed;
+    /// `None`: no service has a server of that name.
     pub fn set_up(&mut self, name: &str, up: bool) -> Option<usize> {
+        let standing = if up { Standing::Taking } else { Standing::Out };
         let mut known = false;
         let mut changed = 0;
         for service in &mut self.services {
             if let Some(server) = service.servers.iter().position(|s| s.name == name) {
                 known = true;
-                changed += usize::from(service.switch(server, up));
+                let mut standings: Vec<Standing> = (0..service.servers.len()).map(|at| service.standing(at)).collect();
+                standings[server] = standing;
+                changed += usize::from(service.set_standings(&standings, 0, 0));
             }
         }
         known.then_some(changed)
     }
 
-    /// Takes the servers of one service up or down, as `up` says of each in the order of the plan. Returns how many changed.
-    pub fn set_serving(&mut self, service: ServiceId, up: &[bool]) -> usize {
-        let service = &mut self.services[service as usize];
-        assert_eq!(up.len(), service.servers.len(), "one a server");
-        up.iter().enumerate().filter(|(server, up)| service.switch(*server, **up)).count()
+    /// What the servers of one service are there for, in the order of the plan. The connections of those that stay keep
+    /// their servers until `until`, whoever owns their slots then. Returns whether that changed anything.
+    pub fn set_standings(&mut self, service: ServiceId, standings: &[Standing], now: u64, until: u64) -> bool {
+        self.services[service as usize].set_standings(standings, now, until)
+    }
+
+    pub fn standing(&self, service: ServiceId, server: usize) -> Standing {
+        self.services[service as usize].standing(server)
+    }
+
+    /// When `expire` will find something.
+    pub fn due(&self) -> Option<u64> {
+        self.services.iter().filter_map(ServiceState::due).min()
+    }
+
+    /// Ends the changes whose time is over. Whether that changed anything.
+    pub fn expire(&mut self, now: u64) -> bool {
+        self.services.iter_mut().fold(false, |changed, service| service.expire(now) | changed)
     }
 
     /// Notes the MAC of the servers with that primary address; `None`: not resolved.
@@ -86,170 +116,98 @@ impl Cluster {
         }
     }
 
+    pub fn mac(&self, service: ServiceId, server: usize) -> Option<Mac> {
+        self.services[service as usize].servers[server].mac
+    }
+
     /// How many slots of a service each server owns now.
     pub fn shares(&self, service: ServiceId) -> Vec<u32> {
-        let service = &self.services[service as usize];
-        let mut shares = vec![0; service.servers.len()];
-        for owner in service.owners.iter().filter(|owner| **owner != NOBODY) {
-            shares[*owner as usize] += 1;
-        }
-        shares
+        self.services[service as usize].shares()
+    }
+
+    /// How many slots of a service are moving: their connections stay with one server while new ones go to another.
+    pub fn moving(&self, service: ServiceId) -> u32 {
+        self.services[service as usize].moving()
     }
 
     /// The failover order of a slot: the first choice, then every other server of weight above 0.
     pub fn order(&self, service: ServiceId, slot: u32) -> Vec<u16> {
-        let ranking = &self.services[service as usize].ranking;
-        let first = ranking.first[slot as usize];
-        let others = ranking.rendezvous.order(slot).into_iter().filter(|server| *server != first);
-        std::iter::once(first).filter(|first| *first != NOBODY).chain(others).collect()
+        self.services[service as usize].order(slot)
     }
 
     /// A new table of the present state, one generation on.
     pub fn compile(&mut self) -> Table {
         self.generation += 1;
         let mut base = 0;
-        let mut macs = Vec::new();
+        let (mut macs, mut idents, mut keepers) = (Vec::new(), Vec::new(), Vec::new());
         let (mut own, mut loops) = (Vec::new(), Vec::new());
         let mut services = Vec::with_capacity(self.services.len());
         for service in &self.services {
-            services.push(service.table(base));
-            base += service.servers.len() as u32;
-            for server in &service.servers {
+            let table = service.table(base);
+            for (server, destination) in service.servers.iter().zip(base..) {
                 macs.push(PackedMac::from(server.mac));
+                idents.push(server.ident);
+                if table.kept().is_some() && server.keeps() {
+                    keepers.push((server.ident, destination));
+                }
                 if let Some(mac) = server.mac {
                     own.push((PackedMac::from_bytes(mac.0).0, 0));
                     loops.push(((PackedMac::from_bytes(mac.0).0, service.address as u32), 0));
                 }
             }
+            base += service.servers.len() as u32;
+            services.push(table);
         }
         macs.push(PackedMac::UNRESOLVED);
+        let since = services.iter().filter_map(|service| Some(service.kept()?.horizon));
+        let horizon = since.reduce(|first, since| if is_since(first, since) { since } else { first }).unwrap_or(0);
         Table {
             generation: self.generation,
             key: self.key,
             directory: Arc::clone(&self.directory),
             services: services.into(),
             macs: macs.into(),
+            idents: idents.into(),
+            keepers: Index::new(keepers),
+            horizon,
             own: Index::new(own),
             loops: Index::new(loops),
         }
     }
 }
 
-impl ServiceState {
-    fn new(service: &Service, address: u16, ranking: Arc<Ranking>) -> ServiceState {
-        ServiceState {
-            address,
-            flow: service.hash == HashInput::Flow,
-            modulo: service.selection == Selection::Modulo,
-            owners: Arc::clone(&ranking.first),
-            ranking,
-            servers: service
-                .servers
-                .iter()
-                .map(|s| ServerState {
-                    name: s.name.clone(),
-                    address: s.address,
-                    weight: s.weight,
-                    up: true,
-                    mac: s.mac,
-                })
-                .collect(),
-        }
-    }
-
-    /// Whether that changed anything.
-    fn switch(&mut self, server: usize, up: bool) -> bool {
-        if self.servers[server].up == up {
-            return false;
-        }
-        self.servers[server].up = up;
-        if up {
-            self.give_back(server as u16)
-        } else {
-            self.hand_over(server as u16)
-        }
-        true
-    }
-
-    /// `server` went down: its slots go to the next in their order that is up. No other slot is looked at, because the
-    /// owner of a slot is the first of its order that is up, and that has not changed.
-    fn hand_over(&mut self, server: u16) {
-        let up: Vec<bool> = self.servers.iter().map(|s| s.up).collect();
-        let mut election = self.ranking.rendezvous.among(&up);
-        let owner = |(slot, owner): (usize, &u16)| match *owner == server {
-            true => election.winner(slot as u32).unwrap_or(NOBODY),
-            false => *owner,
-        };
-        self.owners = self.owners.iter().enumerate().map(owner).collect();
-    }
-
-    /// `server` came back: it gets the slots of which it is the first choice, and of those whose first choice is down the
-    /// ones in which it comes before the present owner.
-    fn give_back(&mut self, server: u16) {
-        if self.servers[server as usize].weight == 0 {
-            return;
-        }
-        let Ranking { first, rendezvous } = &*self.ranking;
-        let owner = |(slot, (owner, first)): (usize, (&u16, &u16))| match *owner {
-            _ if *first == server => server,
-            NOBODY => server,
-            owner if owner != *first && rendezvous.precedes(server, owner, slot as u32) => server,
-            owner => owner,
-        };
-        self.owners = self.owners.iter().zip(first.iter()).enumerate().map(owner).collect();
-    }
-
-    fn table(&self, base: u32) -> ServiceTable {
-        let remainder = |(i, s): (usize, &ServerState)| if s.up && s.weight > 0 { i as u16 } else { NOBODY };
-        ServiceTable {
-            owners: Arc::clone(&self.owners),
-            slots: self.owners.len() as u32,
-            base,
-            flow: self.flow,
-            remainders: self.modulo.then(|| self.servers.iter().enumerate().map(remainder).collect()),
-        }
-    }
-}
-
-/// Each service's ranking. Those that differ are made on all cores at once: thousands of services shall not keep a start
-/// waiting.
-fn rankings(key: Key, services: &[Service]) -> Vec<Arc<Ranking>> {
-    let mut positions: HashMap<(Vec<Candidate>, u32), usize> = HashMap::new();
-    let mut distinct: Vec<&Service> = Vec::new();
-    let of_service: Vec<usize> = services
-        .iter()
-        .map(|service| {
-            *positions.entry((candidates(service), service.slots)).or_insert_with(|| {
-                distinct.push(service);
-                distinct.len() - 1
-            })
-        })
-        .collect();
-    let made: Vec<OnceLock<Arc<Ranking>>> = distinct.iter().map(|_| OnceLock::new()).collect();
+/// Each service's ranking, and all by what they depend on. Those that are not known are made on all cores at once:
+/// thousands of services shall not keep a start waiting.
+fn rankings(key: Key, services: &[Service], known: &Rankings) -> (Vec<Arc<Ranking>>, Rankings) {
+    let of = |service: &Service| -> RankingKey {
+        let owned = |candidate: Candidate| (candidate.name.to_owned(), candidate.weight);
+        (candidates(service).into_iter().map(owned).collect(), service.slots)
+    };
+    let keys: Vec<RankingKey> = services.iter().map(of).collect();
+    let mut wanted: HashMap<&RankingKey, &Service> = HashMap::new();
+    keys.iter().zip(services).for_each(|(key, service)| _ = wanted.entry(key).or_insert(service));
+    let missing: Vec<(&RankingKey, &Service)> =
+        wanted.into_iter().filter(|(key, _)| !known.contains_key(*key)).collect();
+    let made: Vec<OnceLock<Ranking>> = missing.iter().map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);
     let make = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(service) = distinct.get(at) else { return };
-            let candidates = candidates(service);
-            made[at].get_or_init(|| {
-                Arc::new(Ranking {
-                    first: maglev::populate(key, &candidates, service.slots).into(),
-                    rendezvous: Rendezvous::new(key, &candidates),
-                })
-            });
+            let Some((_, service)) = missing.get(at) else { return };
+            made[at].get_or_init(|| Ranking::new(key, &candidates(service), service.slots));
         }
     };
-    let threads = thread::available_parallelism().map_or(1, |cores| cores.get()).min(distinct.len());
+    let threads = thread::available_parallelism().map_or(1, |cores| cores.get()).min(missing.len());
     thread::scope(|scope| {
         (1..threads).for_each(|_| drop(scope.spawn(make)));
         make();
     });
-    of_service.into_iter().map(|at| Arc::clone(made[at].get().expect("all were made"))).collect()
-}
-
-fn candidates(service: &Service) -> Vec<Candidate<'_>> {
-    service.servers.iter().map(|s| Candidate { name: &s.name, weight: s.weight }).collect()
+    let made = made.into_iter().map(|ranking| Arc::new(ranking.into_inner().expect("all were made")));
+    let made: HashMap<&RankingKey, Arc<Ranking>> = missing.iter().map(|(key, _)| *key).zip(made).collect();
+    let of_service: Vec<Arc<Ranking>> =
+        keys.iter().map(|key| Arc::clone(made.get(key).or_else(|| known.get(key)).expect("made or known"))).collect();
+    let rankings = keys.iter().cloned().zip(of_service.iter().cloned()).collect();
+    (of_service, rankings)
 }
 
 /// The directory of the services, and each service's address in it.

@@ -9,7 +9,7 @@
 use crate::hash::{self, Key, siphash};
 
 /// In a slot: no server.
-pub const NOBODY: u16 = u16::MAX;
+pub const NOBODY: u16 = 0x7fff;
 
 /// A server as selection sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,19 +1,33 @@
 //! Who owns which client: the tables that the data path reads, and how they come to be.
 //!
-//! `maglev` gives every slot its first choice, `rendezvous` the order behind it, `cluster` holds both for every service and
-//! compiles a `Table` whenever a server's state or MAC changes, `publish` carries it to the workers.
+//! `maglev` gives every slot its first choice, `rendezvous` the order behind it, `service` says who of them owns it now,
+//! `moves` who keeps which connections while that changes, `cluster` holds all services and compiles a `Table` of them
+//! whenever something changed, `publish` carries it to the workers. There `pins` remembers the flows begun during a change.
 
 pub mod cluster;
 pub mod index;
 pub mod maglev;
+pub mod moves;
+pub mod pins;
 pub mod publish;
 pub mod rendezvous;
+mod service;
 
 use crate::hash::{self, Key};
 use crate::plan::{Mac, Transport};
 use index::{Index, View};
 use maglev::NOBODY;
+use moves::Kept;
 use std::sync::Arc;
+
+/// In a slot, beside its owner: flows of the slot may be kept by others. Whoever looks up finds this or `NOBODY` by one
+/// comparison, `owner >= NOBODY`.
+pub const MOVING: u16 = 0x8000;
+
+/// A time in nanoseconds as the memory of flows keeps it: 2^20 ns (1.05 ms) each, turning over after 52 days.
+pub fn ticks(ns: u64) -> u32 {
+    (ns >> 20) as u32
+}
 
 /// A service's position in the plan.
 pub type ServiceId = u16;
@@ -26,6 +40,12 @@ pub struct Table {
     services: Box<[ServiceTable]>,
     /// By destination: the service's `base` plus the server's position; behind them `UNRESOLVED`, for no destination at all.
     macs: Box<[PackedMac]>,
+    /// While any slot moves: the servers whose connections stay with them, by ident, to their destinations.
+    keepers: Index<u32>,
+    /// The servers' idents, by destination.
+    idents: Box<[u32]>,
+    /// While any slot moves: no flow is remembered for what was last seen before this tick.
+    pub horizon: u32,
     /// The servers' MACs, and (MAC, address) of those that must never send to that cluster address.
     own: Index<u64>,
     loops: Index<(u64, u32)>,
@@ -123,50 +143,77 @@ impl Ports<'_> {
     }
 }
 
-/// The owner of a slot.
+/// What a look-up finds.
 #[derive(Clone, Copy, Default)]
 pub struct Place {
-    /// The server's position in its service, or `NOBODY`.
+    /// The server's position in its service, or `NOBODY`; with the mark `MOVING`.
     pub owner: u16,
     pub destination: u32,
 }
 
-/// What one service selects by.
-pub struct ServiceTable {
-    /// Slot -> server, or `NOBODY`.
-    owners: Arc<[u16]>,
-    slots: u32,
-    base: u32,
+/// How a service finds the slot of a client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    pub key: Key,
     /// Whether ports take part in the hash.
     pub flow: bool,
-    /// `selection = "modulo"`: remainder -> server, or `NOBODY` where that server is down.
+    pub slots: u32,
+    /// `selection = "modulo"`: by how many servers an address is divided.
+    modulo: Option<u16>,
+    /// How many others the service has had before.
+    number: u32,
+}
+
+/// Who owns what of a service.
+#[derive(Clone)]
+pub struct Owners {
+    rule: Rule,
+    /// Slot -> server, or `NOBODY`.
+    slots: Arc<[u16]>,
+    /// `selection = "modulo"`: remainder -> server, or `NOBODY` where that server is out and the slot decides.
     remainders: Option<Arc<[u16]>>,
 }
 
+/// What one service selects by.
+pub struct ServiceTable {
+    pub rule: Rule,
+    owners: Arc<[u16]>,
+    remainders: Option<Arc<[u16]>>,
+    base: u32,
+    /// While slots move.
+    kept: Option<Arc<Kept>>,
+}
+
 impl ServiceTable {
-    /// `modulo`: the server of a client address taken as a number. `None`: that server is down, the hash decides.
+    /// `modulo`: what stands at the remainder of a client address taken as a number, mark included. `None`: the hash decides.
     pub fn by_remainder(&self, client: u128) -> Option<u16> {
         let remainders = self.remainders.as_ref()?;
-        somebody(remainders[remainder(client, remainders.len())])
+        let owner = remainders[remainder(client, remainders.len())];
+        (owner != NOBODY).then_some(owner)
     }
 
-    fn owner(&self, hash: u64) -> Option<u16> {
-        somebody(self.owners[hash::slot(hash, self.slots) as usize])
-    }
-
-    /// Slot (for `modulo`, the remainder) and server of a client. What the data path does, in one step.
+    /// Slot (for `modulo`, the remainder) and server of a client: who gets its new connections.
     pub fn select(&self, hash: u64, client: u128) -> (u32, Option<u16>) {
+        let slot = hash::slot(hash, self.rule.slots);
+        let by_hash = || somebody(self.owners[slot as usize]);
         match &self.remainders {
-            None => (hash::slot(hash, self.slots), self.owner(hash)),
+            None => (slot, by_hash()),
             Some(remainders) => {
-                let server = self.by_remainder(client).or_else(|| self.owner(hash));
-                (remainder(client, remainders.len()) as u32, server)
+                let slot = remainder(client, remainders.len());
+                (slot as u32, somebody(remainders[slot]).or_else(by_hash))
             }
         }
     }
+
+    /// While slots move: who keeps the connections begun before.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_deref()
+    }
 }
 
-fn somebody(server: u16) -> Option<u16> {
+/// The server of what stands in a slot.
+fn somebody(owner: u16) -> Option<u16> {
+    let server = owner & !MOVING;
     (server != NOBODY).then_some(server)
 }
 
@@ -276,9 +323,31 @@ impl Table {
     #[inline(always)]
     pub fn place(&self, service: ServiceId, hash: u64) -> Place {
         let service = &self.services[service as usize];
-        let owner = service.owners[hash::slot(hash, service.slots) as usize];
+        let owner = service.owners[hash::slot(hash, service.rule.slots) as usize];
         let nowhere = self.macs.len() as u32 - 1;
-        Place { owner, destination: if owner == NOBODY { nowhere } else { service.base + owner as u32 } }
+        Place { owner, destination: if owner >= NOBODY { nowhere } else { service.base + owner as u32 } }
+    }
+
+    /// As `place`, of what stands at a remainder.
+    pub fn place_of(&self, service: ServiceId, owner: u16) -> Place {
+        let nowhere = self.macs.len() - 1;
+        let destination = if owner >= NOBODY { nowhere } else { self.destination(service, owner) };
+        Place { owner, destination: destination as u32 }
+    }
+
+    /// The destination of a server that keeps its connections, by its ident.
+    pub fn keeper(&self, ident: u32) -> Option<u32> {
+        self.keepers.get(ident)
+    }
+
+    /// What names a server for as long as it is configured.
+    pub fn ident(&self, destination: u32) -> u32 {
+        self.idents[destination as usize]
+    }
+
+    /// The server's position in its service.
+    pub fn server(&self, service: ServiceId, destination: u32) -> u16 {
+        (destination - self.services[service as usize].base) as u16
     }
 
     /// Index of a server among all servers of all services.

@@ -1,7 +1,7 @@
 //! `oneip lookup`: which server each client address gets.
 
 use super::Failure;
-use crate::path::select::source_hash;
+use crate::hash;
 use crate::plan::{HashInput, Plan, Service};
 use crate::table::{ServiceId, Table};
 use serde::Serialize;
@@ -102,7 +102,7 @@ pub fn run(
 }
 
 fn answer<'a>(table: &Table, id: ServiceId, service: &'a Service, client: IpAddr) -> Answer<'a> {
-    let hash = source_hash(table.key, client);
+    let hash = hash::source(table.key, client);
     let number = match client {
         IpAddr::V4(client) => client.to_bits() as u128,
         IpAddr::V6(client) => client.to_bits(),

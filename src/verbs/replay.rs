@@ -1,12 +1,14 @@
 //! `oneip replay`: the frames of a capture through the same worker that dispatches, without root or a NIC.
 
 use super::Failure;
+use crate::limits::FLOWS;
 use crate::plan::Plan;
 use crate::port::pcap::Pcap;
 use crate::stats::latency;
 use crate::stats::summary::Summary;
 use crate::stats::tally::Tally;
 use crate::table::cluster::Cluster;
+use crate::table::pins::Pins;
 use crate::table::publish;
 use crate::verdict::Verdict;
 use crate::worker::Worker;
@@ -81,9 +83,10 @@ impl Replayer {
         let table = cluster.compile();
         let tally = Arc::new(Tally::new(&table));
         let (recorder, _) = latency::channel(table.services());
+        let pins = Pins::new(FLOWS, table.key);
         let (_, mut readers) = publish::channel(table, 1);
         let reader = readers.pop().expect("one was asked for");
-        Replayer { worker: Worker::new(port, reader, Arc::clone(&tally), recorder), tally }
+        Replayer { worker: Worker::new(port, reader, pins, Arc::clone(&tally), recorder), tally }
     }
 }
 

@@ -7,6 +7,12 @@ pub const TCP_HEADER_LEN: usize = 20;
 pub const UDP_HEADER_LEN: usize = 8;
 pub const SCTP_HEADER_LEN: usize = 12;
 
+/// TCP's control bits.
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const ACK: u8 = 0x10;
+
 /// Source and destination port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {

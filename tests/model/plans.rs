@@ -56,6 +56,7 @@ impl One {
             hash: self.hash,
             selection: self.selection,
             slots: self.slots,
+            leaving: 0,
             health: None,
             servers: self.servers.iter().enumerate().map(server).collect(),
         };

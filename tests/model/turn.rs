@@ -8,6 +8,7 @@ use oneip::stats::latency;
 use oneip::stats::tally::Tally;
 use oneip::table::Table;
 use oneip::table::cluster::Cluster;
+use oneip::table::pins::Pins;
 use oneip::table::publish;
 use oneip::verdict::{Reason, Verdict};
 use oneip::worker::Worker;
@@ -46,11 +47,12 @@ impl Bench {
         let table = table(plan, down);
         let tally = Arc::new(Tally::new(&table));
         let (recorder, _) = latency::channel(plan.services.len());
+        let pins = Pins::new(1024, table.key);
         let (_, mut readers) = publish::channel(table, 1);
         let reader = readers.pop().expect("one reader");
         let none: [&[u8]; 0] = [];
         Bench {
-            worker: Worker::new(Memory::new(&none), reader, Arc::clone(&tally), recorder),
+            worker: Worker::new(Memory::new(&none), reader, pins, Arc::clone(&tally), recorder),
             tally,
             plan: plan.clone(),
             model: None,

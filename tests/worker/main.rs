@@ -21,6 +21,7 @@ use oneip::stats::latency::{Harvest, channel};
 use oneip::stats::tally::Tally;
 use oneip::table::Table;
 use oneip::table::cluster::Cluster;
+use oneip::table::pins::Pins;
 use oneip::table::publish::{self as tables, Publisher};
 use oneip::verdict::{Reason, Verdict};
 use oneip::worker::Worker;
@@ -39,8 +40,9 @@ struct Rig<P: Port> {
 fn rig<P: Port>(port: P, table: Table) -> Rig<P> {
     let tally = Arc::new(Tally::new(&table));
     let (recorder, harvest) = channel(table.services());
+    let pins = Pins::new(1024, table.key);
     let (publisher, mut readers) = tables::channel(table, 1);
-    let worker = Worker::new(port, readers.pop().expect("one reader"), Arc::clone(&tally), recorder);
+    let worker = Worker::new(port, readers.pop().expect("one reader"), pins, Arc::clone(&tally), recorder);
     Rig { worker, tally, publisher, harvest }
 }
 

@@ -20,6 +20,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
                 weight: 1,
             })
             .collect(),
+        leaving: 0,
         health: None,
     };
     Plan {

@@ -146,6 +146,7 @@ impl ServiceDraft {
             selection: self.selection,
             slots,
             servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
+            leaving: 0,
             health,
         })
     }

@@ -1,0 +1,312 @@
+//! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
+
+use super::maglev::{self, Candidate, NOBODY};
+use super::moves::{Marked, Moves};
+use super::rendezvous::Rendezvous;
+use super::{Owners, Rule, ServiceTable};
+use crate::hash::Key;
+use crate::plan::{HashInput, Mac, Selection, Server, Service};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What a server is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// For nobody.
+    Out,
+    /// For the connections that it has.
+    Keeping,
+    /// For new clients too.
+    Taking,
+}
+
+pub struct ServiceState {
+    pub name: String,
+    /// Index into the directory's addresses.
+    pub address: u16,
+    pub servers: Vec<ServerState>,
+    ranking: Arc<Ranking>,
+    present: Owners,
+    moves: Moves,
+    /// While slots move: what the data path gets instead of `present`.
+    marked: Option<Marked>,
+    /// When that must be looked at again.
+    due: Option<u64>,
+}
+
+pub struct ServerState {
+    pub name: String,
+    pub address: IpAddr,
+    pub mac: Option<Mac>,
+    /// Names this server of this service for as long as it is configured; never 0, never used again.
+    pub ident: u32,
+    standing: Standing,
+}
+
+/// What depends on names, weights and slots alone; services that have the same share it.
+pub struct Ranking {
+    first: Arc<[u16]>,
+    rendezvous: Rendezvous,
+    weights: Vec<u32>,
+}
+
+impl Ranking {
+    pub fn new(key: Key, candidates: &[Candidate], slots: u32) -> Ranking {
+        Ranking {
+            first: maglev::populate(key, candidates, slots).into(),
+            rendezvous: Rendezvous::new(key, candidates),
+            weights: candidates.iter().map(|candidate| candidate.weight).collect(),
+        }
+    }
+
+    /// The failover order of a slot: the first choice, then every other server of weight above 0.
+    pub fn order(&self, slot: u32) -> Vec<u16> {
+        let first = self.first[slot as usize];
+        let others = self.rendezvous.order(slot).into_iter().filter(|server| *server != first);
+        std::iter::once(first).filter(|first| *first != NOBODY).chain(others).collect()
+    }
+}
+
+/// Those of a service that can be chosen: not the leaving ones, which stand behind them.
+pub fn candidates(service: &Service) -> Vec<Candidate<'_>> {
+    let staying = &service.servers[..service.servers.len() - service.leaving];
+    staying.iter().map(|s| Candidate { name: &s.name, weight: s.weight }).collect()
+}
+
+impl ServiceState {
+    /// Every server with a weight takes clients.
+    pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, next_ident: &mut u32) -> ServiceState {
+        let servers = service.servers.iter().map(|server| ServerState::new(server, Standing::Taking, next_ident));
+        let mut state = ServiceState {
+            name: service.name.clone(),
+            address,
+            servers: servers.collect(),
+            present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
+            ranking,
+            moves: Moves::default(),
+            marked: None,
+            due: None,
+        };
+        state.present.remainders = state.remainders();
+        state
+    }
+
+    /// The same service by a new configuration. What stays the same server keeps its standing; others are out at first.
+    /// Connections stay with servers that go on, until `until`.
+    pub fn renew(
+        self,
+        key: Key,
+        service: &Service,
+        (address, ranking): (u16, Arc<Ranking>),
+        next_ident: &mut u32,
+        (now, until): (u64, u64),
+    ) -> ServiceState {
+        let mut old: Vec<Option<ServerState>> = self.servers.into_iter().map(Some).collect();
+        let mut new_positions = vec![NOBODY; old.len()];
+        let mut servers = Vec::with_capacity(service.servers.len());
+        for (new, server) in service.servers.iter().enumerate() {
+            let same = |known: &&mut Option<ServerState>| known.as_ref().is_some_and(|known| known.is(server));
+            let known = old.iter_mut().enumerate().find_map(|(at, known)| Some(at).zip(Some(known).filter(same)));
+            servers.push(match known {
+                Some((at, known)) => {
+                    new_positions[at] = new as u16;
+                    let known = known.take().expect("it was found");
+                    ServerState { mac: server.mac.or(known.mac), ..known }
+                }
+                None => ServerState::new(server, Standing::Out, next_ident),
+            });
+        }
+        let renumber = |old: u16| if old == NOBODY { NOBODY } else { new_positions[old as usize] };
+        let (mut before, mut moves, mut marked) = (self.present, self.moves, self.marked);
+        before.renumber(renumber);
+        moves.renumber(renumber);
+        marked.iter_mut().for_each(|marked| marked.renumber(renumber));
+        let rule = rule(key, service, Some(before.rule));
+        let mut state = ServiceState {
+            name: self.name,
+            address,
+            servers,
+            present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
+            ranking,
+            moves,
+            marked,
+            due: None,
+        };
+        state.elect();
+        state.moved(before, now, until);
+        state
+    }
+
+    /// Whether that changed anything. Connections stay with servers that go on, until `until`.
+    pub fn set_standings(&mut self, standings: &[Standing], now: u64, until: u64) -> bool {
+        assert_eq!(standings.len(), self.servers.len(), "one a server");
+        let mut before = self.present.clone();
+        let mut changed = false;
+        for (at, standing) in standings.iter().enumerate() {
+            let was = std::mem::replace(&mut self.servers[at].standing, *standing);
+            if was == *standing {
+                continue;
+            }
+            changed = true;
+            let at = at as u16;
+            if *standing == Standing::Out {
+                let bury = |owner: u16| if owner == at { NOBODY } else { owner };
+                before.renumber(bury);
+                self.moves.renumber(bury);
+                self.marked.iter_mut().for_each(|marked| marked.renumber(bury));
+            }
+            match (was == Standing::Taking, *standing == Standing::Taking) {
+                (true, false) => self.hand_over(at),
+                (false, true) => self.give_back(at),
+                _ => {}
+            }
+        }
+        if changed {
+            self.present.remainders = self.remainders();
+            self.moved(before, now, until);
+        }
+        changed
+    }
+
+    pub fn standing(&self, server: usize) -> Standing {
+        self.servers[server].standing
+    }
+
+    /// Ends what is over. Whether that changed anything.
+    pub fn expire(&mut self, now: u64) -> bool {
+        let due = self.due.is_some_and(|due| due <= now);
+        if due {
+            self.moves.expire(now);
+            self.mark(now);
+        }
+        due
+    }
+
+    pub fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// How many slots each server owns.
+    pub fn shares(&self) -> Vec<u32> {
+        let mut shares = vec![0; self.servers.len()];
+        for owner in self.present.slots.iter().filter(|owner| **owner != NOBODY) {
+            shares[*owner as usize] += 1;
+        }
+        shares
+    }
+
+    /// How many slots are moving.
+    pub fn moving(&self) -> u32 {
+        self.marked.as_ref().map_or(0, |marked| marked.slots)
+    }
+
+    pub fn order(&self, slot: u32) -> Vec<u16> {
+        self.ranking.order(slot)
+    }
+
+    pub fn table(&self, base: u32) -> ServiceTable {
+        let owners = self.marked.as_ref().map_or(&self.present, |marked| &marked.owners);
+        ServiceTable {
+            rule: owners.rule,
+            owners: Arc::clone(&owners.slots),
+            remainders: owners.remainders.clone(),
+            base,
+            kept: self.marked.as_ref().map(|marked| Arc::clone(&marked.kept)),
+        }
+    }
+
+    /// The slots were `before`'s. Whoever goes on and has lost some keeps its connections.
+    fn moved(&mut self, before: Owners, now: u64, until: u64) {
+        self.moves.open(before, &self.present, self.marked.as_ref(), (now, until));
+        self.moves.expire(now);
+        self.mark(now);
+    }
+
+    fn mark(&mut self, now: u64) {
+        self.due = self.moves.next(now);
+        self.marked = self.moves.mark(&self.present, self.marked.as_ref(), now);
+    }
+
+    fn taking(&self) -> Vec<bool> {
+        self.servers[..self.ranking.weights.len()].iter().map(|s| s.standing == Standing::Taking).collect()
+    }
+
+    /// The owner of every slot: the first of its order that takes clients.
+    fn elect(&mut self) {
+        let taking = self.taking();
+        let mut election = self.ranking.rendezvous.among(&taking);
+        let owner = |(slot, first): (usize, &u16)| match *first {
+            NOBODY => NOBODY,
+            first if taking[first as usize] => first,
+            _ => election.winner(slot as u32).unwrap_or(NOBODY),
+        };
+        self.present.slots = self.ranking.first.iter().enumerate().map(owner).collect();
+        self.present.remainders = self.remainders();
+    }
+
+    /// `server` takes no more: its slots go to the next in their order. No other slot is looked at, because the owner of a
+    /// slot is the first of its order that takes clients, and that has not changed.
+    fn hand_over(&mut self, server: u16) {
+        let mut election = self.ranking.rendezvous.among(&self.taking());
+        let owner = |(slot, owner): (usize, &u16)| match *owner == server {
+            true => election.winner(slot as u32).unwrap_or(NOBODY),
+            false => *owner,
+        };
+        self.present.slots = self.present.slots.iter().enumerate().map(owner).collect();
+    }
+
+    /// `server` came back: it gets the slots of which it is the first choice, and of those whose first choice is out the
+    /// ones in which it comes before the present owner.
+    fn give_back(&mut self, server: u16) {
+        let Ranking { first, rendezvous, weights } = &*self.ranking;
+        if weights.get(server as usize).is_none_or(|weight| *weight == 0) {
+            return;
+        }
+        let owner = |(slot, (owner, first)): (usize, (&u16, &u16))| match *owner {
+            _ if *first == server => server,
+            NOBODY => server,
+            owner if owner != *first && rendezvous.precedes(server, owner, slot as u32) => server,
+            owner => owner,
+        };
+        self.present.slots = self.present.slots.iter().zip(first.iter()).enumerate().map(owner).collect();
+    }
+
+    fn remainders(&self) -> Option<Arc<[u16]>> {
+        self.present.rule.modulo?;
+        let taking = self.taking().into_iter().zip(&self.ranking.weights);
+        let owner =
+            |(at, (taking, weight)): (usize, (bool, &u32))| if taking && *weight > 0 { at as u16 } else { NOBODY };
+        Some(taking.enumerate().map(owner).collect())
+    }
+}
+
+impl ServerState {
+    fn new(server: &Server, standing: Standing, next_ident: &mut u32) -> ServerState {
+        let ident = *next_ident;
+        *next_ident += 1;
+        ServerState { name: server.name.clone(), address: server.address, mac: server.mac, ident, standing }
+    }
+
+    fn is(&self, server: &Server) -> bool {
+        self.name == server.name && self.address == server.address
+    }
+
+    /// Whether its connections stay with it.
+    pub fn keeps(&self) -> bool {
+        self.standing != Standing::Out
+    }
+}
+
+fn rule(key: Key, service: &Service, before: Option<Rule>) -> Rule {
+    let rule = Rule {
+        key,
+        flow: service.hash == HashInput::Flow,
+        slots: service.slots,
+        modulo: (service.selection == Selection::Modulo).then_some((service.servers.len() - service.leaving) as u16),
+        number: before.map_or(0, |before| before.number),
+    };
+    match before {
+        Some(before) if before != rule => Rule { number: rule.number + 1, ..rule },
+        _ => rule,
+    }
+}

@@ -1,0 +1,176 @@
+//! What each kind of packet does while its slot is moving.
+
+use crate::world::{Packet, World};
+use oneip::limits::FLOW_IDLE;
+use oneip::plan::{HashInput, Selection};
+use oneip::table::cluster::Standing;
+use oneip::verdict::{Reason, Verdict};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A world of two servers, a client of s0, and one of s1.
+fn two() -> (World, Ipv4Addr, Ipv4Addr) {
+    let world = World::plain(2);
+    let client = |server: &str| {
+        let mut clients = (0..).map(|i| Ipv4Addr::from_bits(0xc633_6400 + i));
+        clients.find(|client| world.owner(*client, 1).as_deref() == Some(server)).expect("each has some")
+    };
+    let (first, second) = (client("s0"), client("s1"));
+    (world, first, second)
+}
+
+fn drained() -> (World, Ipv4Addr, Ipv4Addr) {
+    let (mut world, first, second) = two();
+    world.set(0, Standing::Keeping, HOUR);
+    (world, first, second)
+}
+
+#[track_caller]
+fn goes(world: &mut World, packet: Packet, client: Ipv4Addr, port: u16, server: &str) {
+    assert_eq!(world.deliver(packet, client, port).as_deref(), Some(server));
+}
+
+#[test]
+fn a_draining_server_keeps_its_connections_and_gets_no_new_ones() {
+    let (mut world, client, other) = drained();
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    goes(&mut world, Packet::Syn, client, 2, "s1");
+    goes(&mut world, Packet::Ack, client, 2, "s1");
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    goes(&mut world, Packet::Fin, client, 1, "s0");
+    goes(&mut world, Packet::Rst, client, 1, "s0");
+    goes(&mut world, Packet::Ack, other, 1, "s1");
+    assert_eq!(world.pins.report().remembered, 1, "only what begins in a slot that moves takes memory");
+    world.wait(HOUR);
+    goes(&mut world, Packet::Ack, client, 1, "s1");
+    assert_eq!(world.cluster.moving(0), 0);
+}
+
+#[test]
+fn a_connection_that_has_ended_may_begin_anew_elsewhere() {
+    let (mut world, client, _) = drained();
+    goes(&mut world, Packet::Syn, client, 1, "s1");
+    goes(&mut world, Packet::Ack, client, 1, "s1");
+    world.set(0, Standing::Taking, HOUR);
+    world.set(1, Standing::Keeping, HOUR);
+    // A SYN of a connection that goes on (repeated, or a stranger's) is its server's affair.
+    goes(&mut world, Packet::Syn, client, 1, "s1");
+    goes(&mut world, Packet::Fin, client, 1, "s1");
+    goes(&mut world, Packet::Ack, client, 1, "s1");
+    goes(&mut world, Packet::Syn, client, 1, "s0");
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    goes(&mut world, Packet::Rst, client, 1, "s0");
+    assert_eq!(world.pins.report().held, 0);
+}
+
+#[test]
+fn a_flow_without_a_beginning_stays_if_it_may_be_an_old_one() {
+    for packet in [Packet::Udp, Packet::Echo] {
+        let (mut world, client, _) = drained();
+        goes(&mut world, packet, client, 1, "s0");
+        for _ in 0..6 {
+            world.wait(FLOW_IDLE / 2);
+            goes(&mut world, packet, client, 1, "s0");
+        }
+        if matches!(packet, Packet::Udp) {
+            goes(&mut world, packet, client, 2, "s1");
+        }
+        // Silent for too long, it is a new one.
+        world.wait(FLOW_IDLE + Duration::from_secs(1));
+        goes(&mut world, packet, client, 1, "s1");
+        goes(&mut world, packet, client, 1, "s1");
+    }
+}
+
+#[test]
+fn an_icmp_error_goes_where_its_connection_is() {
+    let (mut world, client, _) = drained();
+    goes(&mut world, Packet::Error, client, 1, "s0");
+    goes(&mut world, Packet::Syn, client, 1, "s1");
+    goes(&mut world, Packet::Error, client, 1, "s1");
+    assert_eq!(world.pins.report().remembered, 1);
+}
+
+#[test]
+fn a_fragment_of_tcp_goes_to_who_had_the_slot() {
+    let (mut world, client, _) = drained();
+    goes(&mut world, Packet::Syn, client, 1, "s1");
+    goes(&mut world, Packet::Fragment, client, 1, "s0");
+    assert_eq!(world.pins.report().remembered, 1);
+}
+
+#[test]
+fn a_server_that_died_keeps_nothing() {
+    let (mut world, client, _) = drained();
+    goes(&mut world, Packet::Syn, client, 2, "s1");
+    world.set(0, Standing::Out, HOUR);
+    goes(&mut world, Packet::Ack, client, 1, "s1");
+    goes(&mut world, Packet::Ack, client, 2, "s1");
+    goes(&mut world, Packet::Syn, client, 4, "s1");
+    // Back: it has lost what it had, and the other keeps what it got meanwhile.
+    world.set(0, Standing::Taking, HOUR);
+    goes(&mut world, Packet::Ack, client, 2, "s1");
+    goes(&mut world, Packet::Ack, client, 4, "s1");
+    goes(&mut world, Packet::Syn, client, 3, "s0");
+    goes(&mut world, Packet::Ack, client, 3, "s0");
+}
+
+#[test]
+fn a_failure_opens_no_change() {
+    let (mut world, client, _) = two();
+    world.set(0, Standing::Out, HOUR);
+    goes(&mut world, Packet::Syn, client, 1, "s1");
+    assert_eq!((world.cluster.moving(0), world.cluster.due(), world.pins.report().remembered), (0, None, 0));
+}
+
+#[test]
+fn the_last_server_drains_too() {
+    let mut world = World::plain(1);
+    let client = Ipv4Addr::new(198, 51, 100, 7);
+    world.set(0, Standing::Keeping, HOUR);
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    assert_eq!(world.send(Packet::Syn, client, 2), Verdict::Drop(Reason::NoServer));
+    world.wait(HOUR);
+    assert_eq!(world.send(Packet::Ack, client, 1), Verdict::Drop(Reason::NoServer));
+}
+
+/// The operator chose to remember nothing: what is old stays, what is new breaks.
+#[test]
+fn without_memory_old_connections_stay() {
+    let mut world = World::new(&[1, 1], 1009, Selection::Maglev, HashInput::Source, 0);
+    let client = (0..).map(Ipv4Addr::from_bits).find(|c| world.owner(*c, 1).as_deref() == Some("s0")).expect("some");
+    world.set(0, Standing::Keeping, HOUR);
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    goes(&mut world, Packet::Syn, client, 2, "s1");
+    goes(&mut world, Packet::Ack, client, 2, "s0");
+}
+
+/// The memory of a change that is over is not taken for that of the next one.
+#[test]
+fn an_old_change_is_forgotten() {
+    let (mut world, client, _) = drained();
+    goes(&mut world, Packet::Syn, client, 1, "s1");
+    world.set(0, Standing::Taking, Duration::ZERO);
+    world.wait(HOUR);
+    // The same ports once more, while nothing moves, and then a change.
+    goes(&mut world, Packet::Syn, client, 1, "s0");
+    world.set(0, Standing::Keeping, HOUR);
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+}
+
+#[test]
+fn more_changes_at_once_than_are_told_apart() {
+    let (mut world, client, _) = two();
+    let mut at = Vec::new();
+    for change in 0..40u16 {
+        world.set(usize::from(change % 2), Standing::Keeping, HOUR);
+        world.set(usize::from(1 - change % 2), Standing::Taking, HOUR);
+        let server = world.owner(client, 1).expect("one takes");
+        goes(&mut world, Packet::Syn, client, 100 + change, &server);
+        at.push(server);
+        goes(&mut world, Packet::Ack, client, 1, "s0");
+        at.iter().zip(100..).for_each(|(server, port)| goes(&mut world, Packet::Ack, client, port, server));
+    }
+}

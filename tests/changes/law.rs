@@ -1,0 +1,192 @@
+//! Whatever happens to the cluster: a connection stays on its server until that server is gone, or the time is over for
+//! which a change lets it stay; and a new one goes to whoever owns its slot.
+
+use crate::world::{Packet, SECOND, World};
+use oneip::plan::{HashInput, Selection};
+use oneip::table::cluster::{Cluster, Standing};
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+enum Event {
+    Set(usize, Standing, u64),
+    Weigh(usize, u32, u64),
+    Add(u32, u64),
+    Remove(usize, u64),
+    /// Another key, number of slots, or hash: every client has another slot.
+    Rule(u8, u64),
+    /// The servers in another order.
+    Turn(usize, u64),
+    Wait(u64),
+    Begin(u8),
+}
+
+struct Connection {
+    client: Ipv4Addr,
+    port: u16,
+    server: String,
+    /// Another owns its slot; it may stay until then.
+    until: Option<u64>,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let keep = || prop_oneof![Just(0u64), 1u64..40, 1u64..400];
+    prop_oneof![
+        6 => (0usize..8, select(&[Standing::Out, Standing::Keeping, Standing::Taking, Standing::Taking][..]), keep())
+            .prop_map(|(at, standing, keep)| Event::Set(at, standing, keep)),
+        1 => (0usize..8, 0u32..4, keep()).prop_map(|(at, weight, keep)| Event::Weigh(at, weight, keep)),
+        1 => (0u32..4, keep()).prop_map(|(weight, keep)| Event::Add(weight, keep)),
+        1 => (0usize..8, keep()).prop_map(|(at, keep)| Event::Remove(at, keep)),
+        1 => (0u8..4, keep()).prop_map(|(rule, keep)| Event::Rule(rule, keep)),
+        1 => (0usize..8, keep()).prop_map(|(by, keep)| Event::Turn(by, keep)),
+        3 => (0u64..60).prop_map(Event::Wait),
+        4 => (1u8..40).prop_map(Event::Begin),
+    ]
+}
+
+/// For how long connections may stay; `None`: nothing happened to the cluster.
+fn apply(world: &mut World, event: &Event) -> Option<u64> {
+    let seconds = Duration::from_secs;
+    match *event {
+        Event::Set(at, standing, keep) => {
+            world.set(world.staying(at), standing, seconds(keep));
+            Some(keep)
+        }
+        Event::Weigh(at, weight, keep) => {
+            let at = world.staying(at);
+            world.servers()[at].weight = weight;
+            world.reload(seconds(keep));
+            Some(keep)
+        }
+        Event::Add(weight, keep) => {
+            world.add(weight, seconds(keep));
+            Some(keep)
+        }
+        Event::Remove(at, keep) => {
+            let service = &world.plan.services[0];
+            if service.servers.len() - service.leaving > 1 {
+                world.remove(world.staying(at), seconds(keep));
+            }
+            Some(keep)
+        }
+        Event::Rule(rule, keep) => {
+            let service = &mut world.plan.services[0];
+            match rule {
+                0 => world.plan.hash_key.0[0] ^= 1,
+                1 => service.slots = if service.slots == 1009 { 2003 } else { 1009 },
+                2 => {
+                    service.hash = match service.hash {
+                        HashInput::Flow => HashInput::Source,
+                        HashInput::Source if service.selection == Selection::Modulo => HashInput::Source,
+                        HashInput::Source => HashInput::Flow,
+                    }
+                }
+                _ => {
+                    service.selection = match service.selection {
+                        Selection::Maglev if service.hash == HashInput::Flow => Selection::Maglev,
+                        Selection::Maglev => Selection::Modulo,
+                        Selection::Modulo => Selection::Maglev,
+                    }
+                }
+            }
+            world.reload(seconds(keep));
+            Some(keep)
+        }
+        Event::Turn(by, keep) => {
+            let service = &mut world.plan.services[0];
+            let staying = service.servers.len() - service.leaving;
+            service.servers[..staying].rotate_left(by % staying);
+            world.reload(seconds(keep));
+            Some(keep)
+        }
+        Event::Wait(time) => {
+            world.wait(seconds(time));
+            None
+        }
+        Event::Begin(_) => None,
+    }
+}
+
+fn begin(world: &mut World, connections: &mut Vec<Connection>, count: u8) -> Result<(), TestCaseError> {
+    for _ in 0..count {
+        let number = connections.len() as u32;
+        let (client, port) = (Ipv4Addr::from_bits(0xc633_6400 + number * 7), 1024 + number as u16);
+        let owner = world.owner(client, port);
+        let server = world.deliver(Packet::Syn, client, port);
+        prop_assert_eq!(&server, &owner, "a new connection goes to the owner");
+        let taking = owner.as_ref().map(|owner| world.standing(owner));
+        prop_assert!(taking.is_none_or(|standing| standing == Some(Standing::Taking)));
+        // What nobody takes is no connection; its number is used up.
+        let server = server.unwrap_or_default();
+        connections.push(Connection { client, port, server, until: None });
+    }
+    Ok(())
+}
+
+/// Forgets the connections that may break, and checks the others: those that send something after this step.
+fn check(
+    world: &mut World,
+    connections: &mut [Connection],
+    keep: Option<u64>,
+    sends: impl Fn(u16) -> bool,
+) -> Result<(), TestCaseError> {
+    for connection in connections.iter_mut().filter(|connection| !connection.server.is_empty()) {
+        let Connection { client, port, server, until } = connection;
+        let at_home = world.owner(*client, *port).as_ref() == Some(server);
+        if at_home {
+            *until = None;
+        } else if let Some(keep) = keep {
+            *until = until.or(Some(world.now + keep * SECOND));
+        }
+        let gone = world.standing(server).is_none_or(|standing| standing == Standing::Out);
+        if gone || until.is_some_and(|until| until <= world.now) {
+            server.clear();
+            continue;
+        }
+        if !sends(*port) {
+            continue;
+        }
+        let reached = world.deliver(Packet::Ack, *client, *port);
+        prop_assert_eq!(reached.as_ref(), Some(&*server), "{}:{} at {}, until {:?}", client, port, world.now, until);
+    }
+    Ok(())
+}
+
+/// Who owns what does not depend on how it came about.
+fn no_history(world: &World) -> Result<(), TestCaseError> {
+    let mut straight = Cluster::new(&world.plan);
+    for (at, server) in world.plan.services[0].servers.iter().enumerate() {
+        straight.set_up(&server.name, world.cluster.standing(0, at) == Standing::Taking);
+    }
+    prop_assert_eq!(straight.shares(0), world.cluster.shares(0));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn connections_stay(
+        weights in prop::collection::vec(0u32..4, 2..6),
+        kind in select(&[
+            (Selection::Maglev, HashInput::Source), (Selection::Maglev, HashInput::Flow), (Selection::Modulo, HashInput::Source),
+        ][..]),
+        events in prop::collection::vec(event(), 1..40),
+    ) {
+        let mut world = World::new(&weights, 1009, kind.0, kind.1, 1 << 14);
+        let mut connections: Vec<Connection> = Vec::new();
+        for (step, event) in events.into_iter().enumerate() {
+            let keep = apply(&mut world, &event);
+            if let Event::Begin(count) = event {
+                begin(&mut world, &mut connections, count)?;
+            }
+            // A third of them send at every step, a third now and then, a third never.
+            check(&mut world, &mut connections, keep, |port| port % 3 == 0 || (port % 3 == 1 && (port as usize + step).is_multiple_of(7)))?;
+        }
+        check(&mut world, &mut connections, None, |_| true)?;
+        no_history(&world)?;
+        prop_assert_eq!(world.pins.report().evicted, 0);
+    }
+}

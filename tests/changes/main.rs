@@ -1,0 +1,6 @@
+//! Connections through a change of the cluster: the laws, the memory, and cases by hand.
+
+mod cases;
+mod law;
+mod memory;
+mod world;

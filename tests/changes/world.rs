@@ -1,0 +1,210 @@
+//! One service whose servers come and go, the pipeline over it, and time that the test sets.
+
+use etherparse::PacketBuilder;
+use oneip::path::select::Selection as Pipeline;
+use oneip::plan::{HashInput, HashKey, Mac, Plan, Selection, Server, Service};
+use oneip::table::Table;
+use oneip::table::cluster::{Cluster, Standing};
+use oneip::table::pins::Pins;
+use oneip::verdict::{Reason, Verdict};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+pub const CLUSTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
+pub const SECOND: u64 = 1_000_000_000;
+
+pub struct World {
+    pub plan: Plan,
+    pub cluster: Cluster,
+    pub table: Table,
+    pub pins: Pins,
+    pipeline: Pipeline,
+    /// Nanoseconds.
+    pub now: u64,
+    /// Servers made so far.
+    made: usize,
+}
+
+#[derive(Clone, Copy)]
+pub enum Packet {
+    Syn,
+    Ack,
+    Fin,
+    Rst,
+    Udp,
+    Echo,
+    /// An ICMP error about a TCP segment to the client.
+    Error,
+    /// The second fragment of a TCP segment.
+    Fragment,
+}
+
+impl World {
+    pub fn new(weights: &[u32], slots: u32, selection: Selection, hash: HashInput, flows: usize) -> World {
+        let service = Service {
+            name: "web".into(),
+            address: IpAddr::V4(CLUSTER),
+            ports: Vec::new(),
+            hash,
+            selection,
+            slots,
+            servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
+            leaving: 0,
+            health: None,
+        };
+        let plan = Plan { hash_key: HashKey(*b"sixteen bytes !!"), dispatcher: None, services: vec![service] };
+        let mut cluster = Cluster::new(&plan);
+        let table = cluster.compile();
+        let pins = Pins::new(flows, table.key);
+        let made = weights.len();
+        World { plan, cluster, table, pins, pipeline: Pipeline::default(), now: 1000 * SECOND, made }
+    }
+
+    /// Plain: equal weights, maglev over the source.
+    pub fn plain(servers: usize) -> World {
+        World::new(&vec![1; servers], 1009, Selection::Maglev, HashInput::Source, 4096)
+    }
+
+    pub fn servers(&mut self) -> &mut Vec<Server> {
+        &mut self.plan.services[0].servers
+    }
+
+    /// Of the servers that may be chosen, the position of the one that `at` is taken for.
+    pub fn staying(&self, at: usize) -> usize {
+        at % (self.plan.services[0].servers.len() - self.plan.services[0].leaving)
+    }
+
+    pub fn name(&self, at: usize) -> String {
+        self.plan.services[0].servers[at].name.clone()
+    }
+
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.plan.services[0].servers.iter().position(|server| server.name == name)
+    }
+
+    pub fn standing(&self, name: &str) -> Option<Standing> {
+        self.position(name).map(|at| self.cluster.standing(0, at))
+    }
+
+    pub fn wait(&mut self, time: Duration) {
+        self.now += time.as_nanos() as u64;
+        self.cluster.expire(self.now);
+        self.publish();
+    }
+
+    pub fn set(&mut self, at: usize, standing: Standing, keep: Duration) {
+        let servers = self.plan.services[0].servers.len();
+        let mut standings: Vec<Standing> = (0..servers).map(|at| self.cluster.standing(0, at)).collect();
+        standings[at] = standing;
+        self.cluster.set_standings(0, &standings, self.now, self.now + keep.as_nanos() as u64);
+        self.publish();
+    }
+
+    /// Adds a server that takes clients at once.
+    pub fn add(&mut self, weight: u32, keep: Duration) {
+        let new = server(self.made, weight);
+        self.made += 1;
+        let service = &mut self.plan.services[0];
+        let at = service.servers.len() - service.leaving;
+        service.servers.insert(at, new);
+        self.reload(keep);
+        self.set(at, Standing::Taking, keep);
+    }
+
+    /// Removes a server from the configuration. It keeps what it has.
+    pub fn remove(&mut self, at: usize, keep: Duration) {
+        let service = &mut self.plan.services[0];
+        let gone = service.servers.remove(at);
+        service.servers.push(Server { weight: 0, ..gone });
+        service.leaving += 1;
+        self.reload(keep);
+        let last = self.plan.services[0].servers.len() - 1;
+        if self.cluster.standing(0, last) == Standing::Taking {
+            self.set(last, Standing::Keeping, keep);
+        }
+    }
+
+    /// Takes the plan over.
+    pub fn reload(&mut self, keep: Duration) {
+        self.cluster.renew(&self.plan, self.now, |_| keep);
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        self.table = self.cluster.compile();
+    }
+
+    pub fn send(&mut self, packet: Packet, client: Ipv4Addr, port: u16) -> Verdict {
+        let frame = frame(packet, client, port);
+        self.pipeline.admit(1, &self.table, |_| &frame);
+        self.pipeline.decide(&self.table);
+        if self.pipeline.is_moving() {
+            self.pipeline.follow(&self.table, &mut self.pins, self.now, |_| &frame);
+        }
+        assert!(!self.pipeline.is_moving());
+        assert_eq!(self.pipeline.begins().count(), usize::from(matches!(packet, Packet::Syn)));
+        self.pipeline.outcomes()[0].verdict()
+    }
+
+    /// The server's name; `None`: none is up.
+    pub fn deliver(&mut self, packet: Packet, client: Ipv4Addr, port: u16) -> Option<String> {
+        match self.send(packet, client, port) {
+            Verdict::Forward { service: 0, server } => Some(self.name(server as usize)),
+            Verdict::Drop(Reason::NoServer) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Who gets the new connections of a flow.
+    pub fn owner(&self, client: Ipv4Addr, port: u16) -> Option<String> {
+        let service = self.table.service(0);
+        let hash = match service.rule.flow {
+            true => oneip::hash::flow(service.rule.key, client.into(), CLUSTER.into(), (port, 80), 6),
+            false => oneip::hash::source(service.rule.key, client.into()),
+        };
+        let server = service.select(hash, client.to_bits() as u128).1;
+        server.map(|server| self.name(server as usize))
+    }
+}
+
+fn server(at: usize, weight: u32) -> Server {
+    Server {
+        name: format!("s{at}"),
+        address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + at as u32)),
+        mac: Some(Mac([2, 0, 0, 1, (at >> 8) as u8, at as u8])),
+        weight,
+    }
+}
+
+const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OURS: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+pub fn frame(packet: Packet, client: Ipv4Addr, port: u16) -> Vec<u8> {
+    let ip = |from: Ipv4Addr, to: Ipv4Addr| PacketBuilder::ipv4(from.octets(), to.octets(), 64);
+    let ethernet = || PacketBuilder::ethernet2(ROUTER, OURS).ipv4(client.octets(), CLUSTER.octets(), 64);
+    let mut frame = Vec::new();
+    let tcp = || ethernet().tcp(port, 80, 1, 1000);
+    let written = match packet {
+        Packet::Syn => tcp().syn().write(&mut frame, &[]),
+        Packet::Ack => tcp().ack(1).write(&mut frame, &[]),
+        Packet::Fin => tcp().fin().ack(1).write(&mut frame, &[]),
+        Packet::Rst => tcp().rst().write(&mut frame, &[]),
+        Packet::Udp => ethernet().udp(port, 53).write(&mut frame, &[]),
+        Packet::Echo => ethernet().icmpv4_echo_request(7, port).write(&mut frame, &[]),
+        Packet::Error => {
+            let mut quoted = Vec::new();
+            ip(CLUSTER, client).tcp(80, port, 1, 1000).ack(1).write(&mut quoted, &[]).expect("a Vec takes all");
+            let router = Ipv4Addr::new(198, 18, 0, 1);
+            let ethernet = PacketBuilder::ethernet2(ROUTER, OURS).ipv4(router.octets(), CLUSTER.octets(), 64);
+            // Destination unreachable, fragmentation needed.
+            ethernet.icmpv4_raw(3, 4, [0, 0, 5, 0]).write(&mut frame, &quoted)
+        }
+        Packet::Fragment => tcp().ack(1).write(&mut frame, &[0; 40]),
+    };
+    written.expect("a Vec takes all");
+    if matches!(packet, Packet::Fragment) {
+        frame[20..22].copy_from_slice(&[0, 5]);
+    }
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
