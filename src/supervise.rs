@@ -8,7 +8,7 @@
 use crate::control::membership::Membership;
 use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
-use crate::limits::{DRAIN, FLOWS};
+use crate::limits::DRAIN;
 use crate::plan::{Dispatcher, Engine, Plan};
 use crate::port::Port;
 use crate::port::af_xdp::{self, Attached, Device};
@@ -187,6 +187,7 @@ impl Crew {
         reports: Reports,
     ) -> io::Result<Crew> {
         let (services, key) = (table.services(), table.key);
+        let flows = plan.dispatcher.as_ref().map_or(0, |dispatcher| dispatcher.flows as usize);
         let tallies: Vec<Arc<Tally>> = ports.iter().map(|_| Arc::new(Tally::new(&table))).collect();
         let (publisher, readers) = publish::channel(table, ports.len());
         let stop = Arc::new(AtomicBool::new(false));
@@ -194,7 +195,7 @@ impl Crew {
         for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
             let (recorder, harvest) = latency::channel(services);
             harvests.push(harvest);
-            let pins = Pins::new(FLOWS, key);
+            let pins = Pins::new(flows, key);
             let worker = Worker::new(port, reader, pins, Arc::clone(&tallies[i]), recorder);
             let (core, stop) = (cores[i], Arc::clone(&stop));
             let thread = thread::Builder::new().name(format!("oneip-worker{i}"));

@@ -13,7 +13,7 @@ mod plans;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{OURS, ROUTER, Random, client_v6, frame};
-use oneip::limits::{BURST, FLOWS};
+use oneip::limits::{BURST, DEFAULT_FLOWS};
 use oneip::path::rewrite;
 use oneip::path::select::Selection;
 use oneip::port::memory::Memory;
@@ -87,7 +87,7 @@ impl Bench {
         let (owners, macs) = (owners.collect(), macs.collect());
         let tally = Arc::new(Tally::new(&table));
         let (recorder, _) = latency::channel(scenario.services);
-        let pins = Pins::new(FLOWS, table.key);
+        let pins = Pins::new(DEFAULT_FLOWS as usize, table.key);
         let (_, mut readers) = publish::channel(table, 1);
         let worker = Worker::new(port, readers.remove(0), pins, Arc::clone(&tally), recorder);
         Bench {

@@ -13,7 +13,6 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
 
 pub use super::service::Standing;
 
@@ -46,9 +45,9 @@ impl Cluster {
     }
 
     /// Goes over to another plan. Servers that are in both keep their standing and, through the change, their connections,
-    /// each for its service's time in `keep`; new ones are out at first. What must not lose its connections at once though the
+    /// for their service's `drain`; new ones are out at first. What must not lose its connections at once though the
     /// configuration dropped it stands in the plan as leaving.
-    pub fn renew(&mut self, plan: &Plan, now: u64, keep: impl Fn(&Service) -> Duration) {
+    pub fn renew(&mut self, plan: &Plan, now: u64) {
         let key = Key::from(plan.hash_key);
         let (directory, addresses) = directory(&plan.services);
         let known = if key == self.key { std::mem::take(&mut self.rankings) } else { HashMap::new() };
@@ -59,7 +58,7 @@ impl Cluster {
         for ((service, address), ranking) in plan.services.iter().zip(addresses).zip(of_service) {
             self.services.push(match old.remove(&service.name) {
                 Some(known) => {
-                    let until = now + keep(service).as_nanos() as u64;
+                    let until = now + service.drain.as_nanos() as u64;
                     known.renew(key, service, (address, ranking), next_ident, (now, until))
                 }
                 None => {

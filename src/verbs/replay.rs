@@ -1,7 +1,7 @@
 //! `oneip replay`: the frames of a capture through the same worker that dispatches, without root or a NIC.
 
 use super::Failure;
-use crate::limits::FLOWS;
+use crate::limits::DEFAULT_FLOWS;
 use crate::plan::Plan;
 use crate::port::pcap::Pcap;
 use crate::stats::latency;
@@ -46,7 +46,7 @@ pub fn run(
     require_macs(plan)?;
     let port = Pcap::open(input, output)?;
     let mut log = verdicts.map(Verdicts::create).transpose()?;
-    let mut worker = Replayer::new(cluster, port);
+    let mut worker = Replayer::new(plan, cluster, port);
     let mut index = 0;
     while !worker.worker.port().is_exhausted() {
         for outcome in worker.worker.turn() {
@@ -79,11 +79,12 @@ struct Replayer {
 }
 
 impl Replayer {
-    fn new(mut cluster: Cluster, port: Pcap) -> Replayer {
+    fn new(plan: &Plan, mut cluster: Cluster, port: Pcap) -> Replayer {
+        let flows = plan.dispatcher.as_ref().map_or(DEFAULT_FLOWS, |dispatcher| dispatcher.flows) as usize;
         let table = cluster.compile();
         let tally = Arc::new(Tally::new(&table));
         let (recorder, _) = latency::channel(table.services());
-        let pins = Pins::new(FLOWS, table.key);
+        let pins = Pins::new(flows, table.key);
         let (_, mut readers) = publish::channel(table, 1);
         let reader = readers.pop().expect("one was asked for");
         Replayer { worker: Worker::new(port, reader, pins, Arc::clone(&tally), recorder), tally }

@@ -2,7 +2,7 @@
 
 use etherparse::PacketBuilder;
 use oneip::path::select::Selection as Pipeline;
-use oneip::plan::{HashInput, HashKey, Mac, Plan, Selection, Server, Service};
+use oneip::plan::{Admin, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::table::Table;
 use oneip::table::cluster::{Cluster, Standing};
 use oneip::table::pins::Pins;
@@ -50,9 +50,10 @@ impl World {
             slots,
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
             leaving: 0,
+            drain: Duration::ZERO,
             health: None,
         };
-        let plan = Plan { hash_key: HashKey(*b"sixteen bytes !!"), dispatcher: None, services: vec![service] };
+        let plan = Plan { hash_key: HashKey(*b"sixteen bytes !!"), dispatcher: None, admin: Admin::default(), services: vec![service] };
         let mut cluster = Cluster::new(&plan);
         let table = cluster.compile();
         let pins = Pins::new(flows, table.key);
@@ -126,7 +127,8 @@ impl World {
 
     /// Takes the plan over.
     pub fn reload(&mut self, keep: Duration) {
-        self.cluster.renew(&self.plan, self.now, |_| keep);
+        self.plan.services[0].drain = keep;
+        self.cluster.renew(&self.plan, self.now);
         self.publish();
     }
 
