@@ -165,11 +165,29 @@ pub enum HashInput {
     Flow,
 }
 
+impl HashInput {
+    pub const fn name(self) -> &'static str {
+        match self {
+            HashInput::Source => "source",
+            HashInput::Flow => "flow",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
     Maglev,
     /// Client address mod N; the server at that position of the file.
     Modulo,
+}
+
+impl Selection {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Selection::Maglev => "maglev",
+            Selection::Modulo => "modulo",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,6 +199,13 @@ pub struct Server {
     pub mac: Option<Mac>,
     /// 0: configured, but takes no clients.
     pub weight: u32,
+}
+
+impl Server {
+    /// What it is called while it leaves, if another server has its name now.
+    pub fn name_when_replaced(&self) -> String {
+        format!("{}@{}", self.name, self.address)
+    }
 }
 
 /// How the servers of a service are checked.

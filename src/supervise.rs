@@ -5,7 +5,7 @@
 //! follows the servers, where they are and whether they serve, until a signal ends it. At the end the program is detached first, so that the kernel has all
 //! frames again; the workers finish what is in their rings; the figures of the run are printed.
 
-use crate::control::membership::Membership;
+use crate::control::membership::{Membership, News};
 use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
 use crate::limits::DRAIN;
@@ -61,7 +61,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
 
 fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(), Failure> {
     let available = cores::available();
-    let cluster = verbs::cluster(&plan, &options.down)?;
+    verbs::cluster(&plan, &options.down)?;
     let device = af_xdp::open(&dispatcher.interface)?;
     let listed = dispatcher.cores.as_deref();
     let cores = cores::assign(&device.interface, device.queues as usize, listed, &device.near_cores, &available)?;
@@ -69,9 +69,9 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
-    let plan = Arc::new(plan);
     let signals = runtime.block_on(async { Signals::catch() })?;
-    let membership = runtime.block_on(Membership::open(&plan, &device.interface, cluster, &options.down))?;
+    let membership = runtime.block_on(Membership::open(plan, &device.interface, &options.down, None))?;
+    let plan = Arc::clone(membership.plan());
     let mut followed = Followed { runtime, membership, signals };
     let Attached { mut steer, mode, ports } = device.attach(&addresses)?;
     let transfer = ports[0].transfer();
@@ -150,10 +150,9 @@ impl Followed {
             loop {
                 tokio::select! {
                     () = signals.any() => return Ok(()),
-                    table = membership.next() => {
-                        let table = table?;
-                        tracing::debug!(generation = table.generation, "published a table");
-                        publisher.publish(table);
+                    event = membership.next() => match membership.take(event?).await? {
+                        Some(News::Table(table) | News::Layout(_, table)) => publisher.publish(table),
+                        None => {}
                     }
                 }
             }

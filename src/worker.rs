@@ -81,6 +81,9 @@ impl<P: Port> Worker<P> {
         if selection.is_moving() {
             selection.follow(table, pins, now, |at| port.bytes(&received[at]));
         }
+        if let Some(watch) = &table.watch {
+            selection.note(watch, 0, now, |at| port.bytes(&received[at]));
+        }
         *kept = 0;
         for (frame, outcome) in received.iter_mut().zip(selection.outcomes_mut()) {
             // What does not fit is dropped here and now: a dispatcher that queues adds latency to every client and gains

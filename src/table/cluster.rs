@@ -5,7 +5,10 @@ use super::index::Index;
 use super::maglev::Candidate;
 use super::pins::is_since;
 use super::service::{Ranking, ServiceState, candidates};
-use super::{Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, Table, port_key, port_key_v4};
+use super::watch::Watch;
+use super::{
+    Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, ServiceTable, Table, port_key, port_key_v4,
+};
 use crate::hash::Key;
 use crate::plan::{HashInput, Mac, Plan, Selection, Service};
 use std::collections::HashMap;
@@ -24,6 +27,7 @@ pub struct Cluster {
     services: Vec<ServiceState>,
     rankings: Rankings,
     next_ident: u32,
+    watch: Option<Arc<Watch>>,
 }
 
 /// By what they depend on: names and weights, slots.
@@ -41,7 +45,7 @@ impl Cluster {
         let services = services
             .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut next_ident))
             .collect();
-        Cluster { key, generation: 0, services, directory: Arc::new(directory), rankings, next_ident }
+        Cluster { key, generation: 0, services, directory: Arc::new(directory), rankings, next_ident, watch: None }
     }
 
     /// Goes over to another plan. Servers that are in both keep their standing and, through the change, their connections,
@@ -94,6 +98,16 @@ impl Cluster {
         self.services[service as usize].set_standings(standings, now, until)
     }
 
+    /// Has workers note the frames of a client from the next table on; `None`: no more.
+    pub fn set_watch(&mut self, watch: Option<Arc<Watch>>) {
+        self.watch = watch;
+    }
+
+    /// Lets connections stay at least until then, where they stay already.
+    pub fn prolong(&mut self, service: ServiceId, until: u64) {
+        self.services[service as usize].prolong(until);
+    }
+
     pub fn standing(&self, service: ServiceId, server: usize) -> Standing {
         self.services[service as usize].standing(server)
     }
@@ -117,6 +131,16 @@ impl Cluster {
 
     pub fn mac(&self, service: ServiceId, server: usize) -> Option<Mac> {
         self.services[service as usize].servers[server].mac
+    }
+
+    /// Of the table that was compiled last.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What a service selects by now.
+    pub fn service(&self, service: ServiceId) -> ServiceTable {
+        self.services[service as usize].table(0)
     }
 
     /// How many slots of a service each server owns now.
@@ -171,6 +195,7 @@ impl Cluster {
             horizon,
             own: Index::new(own),
             loops: Index::new(loops),
+            watch: self.watch.clone(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod pins;
 pub mod publish;
 pub mod rendezvous;
 mod service;
+pub mod watch;
 
 use crate::hash::{self, Key};
 use crate::plan::{Mac, Transport};
@@ -19,6 +20,7 @@ use index::{Index, View};
 use maglev::NOBODY;
 use moves::Kept;
 use std::sync::Arc;
+use watch::Watch;
 
 /// In a slot, beside its owner: flows of the slot may be kept by others. Whoever looks up finds this or `NOBODY` by one
 /// comparison, `owner >= NOBODY`.
@@ -49,6 +51,8 @@ pub struct Table {
     /// The servers' MACs, and (MAC, address) of those that must never send to that cluster address.
     own: Index<u64>,
     loops: Index<(u64, u32)>,
+    /// Whose frames an operator watches.
+    pub watch: Option<Arc<Watch>>,
 }
 
 /// Cluster addresses, and the services on them.

@@ -70,7 +70,7 @@ impl Moves {
         }
         if !self.is_by_slot(before.rule) {
             // What was before cannot be told slot by slot: it is told in full, until the last of it is over.
-            self.open.iter_mut().for_each(|change| change.until = change.until.max(until));
+            self.prolong(until);
         }
         let before = before.marked_against(present).kept_through(marked);
         self.open.push(Change { before, began: now, until });
@@ -80,6 +80,11 @@ impl Moves {
             let before = first.before.joined(&second.before);
             *second = Change { before, began: first.began, until: second.until.max(first.until) };
         }
+    }
+
+    /// Lets no open change end before.
+    pub fn prolong(&mut self, until: u64) {
+        self.open.iter_mut().for_each(|change| change.until = change.until.max(until));
     }
 
     /// Ends the changes whose time is over.

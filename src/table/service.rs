@@ -168,6 +168,11 @@ impl ServiceState {
         changed
     }
 
+    /// Lets connections stay at least until then, where they stay already.
+    pub fn prolong(&mut self, until: u64) {
+        self.moves.prolong(until);
+    }
+
     pub fn standing(&self, server: usize) -> Standing {
         self.servers[server].standing
     }
@@ -288,7 +293,9 @@ impl ServerState {
     }
 
     fn is(&self, server: &Server) -> bool {
-        self.name == server.name && self.address == server.address
+        let replaced = || server.name.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('@'));
+        let named = self.name == server.name || replaced().is_some_and(|at| at == self.address.to_string());
+        named && self.address == server.address
     }
 
     /// Whether its connections stay with it.

@@ -53,7 +53,12 @@ impl World {
             drain: Duration::ZERO,
             health: None,
         };
-        let plan = Plan { hash_key: HashKey(*b"sixteen bytes !!"), dispatcher: None, admin: Admin::default(), services: vec![service] };
+        let plan = Plan {
+            hash_key: HashKey(*b"sixteen bytes !!"),
+            dispatcher: None,
+            admin: Admin::default(),
+            services: vec![service],
+        };
         let mut cluster = Cluster::new(&plan);
         let table = cluster.compile();
         let pins = Pins::new(flows, table.key);

@@ -1,0 +1,123 @@
+//! What a new configuration changes, in words; and what of it a running dispatcher cannot take over.
+
+use crate::plan::{Plan, Server, Service};
+use std::fmt::Display;
+
+/// The keys that differ and need a restart, as they are written.
+pub fn needs_restart(old: &Plan, new: &Plan) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    let mut differ = |differ: bool, key: &'static str| keys.extend(differ.then_some(key));
+    match (&old.dispatcher, &new.dispatcher) {
+        (Some(old), Some(new)) => {
+            differ(old.interface != new.interface, "[dispatcher] interface");
+            differ(old.engine != new.engine, "[dispatcher] engine");
+            differ(old.cores != new.cores, "[dispatcher] cores");
+            differ(old.flows != new.flows, "[dispatcher] flows");
+        }
+        (old, new) => differ(old.is_some() != new.is_some(), "[dispatcher]"),
+    }
+    differ(old.admin.socket != new.admin.socket, "[admin] socket");
+    differ(old.admin.metrics != new.admin.metrics, "[admin] metrics");
+    differ(old.admin.state != new.admin.state, "[admin] state");
+    keys
+}
+
+/// What is added, removed and changed, a line each.
+pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
+    if old.hash_key != new.hash_key {
+        lines.push("[cluster] hash_key: another one; nearly every client gets another server".to_owned());
+    }
+    for gone in old.services.iter().filter(|old| find(&new.services, &old.name).is_none()) {
+        lines.push(format!("service {} removed ({})", gone.name, gone.address));
+    }
+    for service in &new.services {
+        match find(&old.services, &service.name) {
+            None => lines.push(format!(
+                "service {} added ({}, {})",
+                service.name,
+                service.address,
+                some(service.servers.len(), "server")
+            )),
+            Some(before) => of_service(before, service, &mut lines),
+        }
+    }
+    lines
+}
+
+fn find<'a>(services: &'a [Service], name: &str) -> Option<&'a Service> {
+    services.iter().find(|service| service.name == name)
+}
+
+fn some(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
+    let name = &new.name;
+    let mut changed = |key: &str, old: &dyn Display, new: &dyn Display| {
+        lines.push(format!("service {name}: {key} {old} -> {new}"));
+    };
+    if old.address != new.address {
+        changed("address", &old.address, &new.address);
+    }
+    if old.ports != new.ports {
+        changed("ports", &ports(old), &ports(new));
+    }
+    if old.hash != new.hash {
+        changed("hash", &old.hash.name(), &new.hash.name());
+    }
+    if old.selection != new.selection {
+        changed("selection", &old.selection.name(), &new.selection.name());
+    }
+    if old.slots != new.slots {
+        changed("slots", &old.slots, &new.slots);
+    }
+    if old.drain != new.drain {
+        changed("drain_s", &old.drain.as_secs(), &new.drain.as_secs());
+    }
+    if old.health != new.health {
+        let health = |service: &Service| service.health.as_ref().map_or("none".to_owned(), ToString::to_string);
+        changed("health", &health(old), &health(new));
+    }
+    for gone in old.servers.iter().filter(|old| !new.servers.iter().any(|new| is_same(old, new))) {
+        lines.push(format!("service {name}: server {} removed ({})", gone.name, gone.address));
+    }
+    for server in &new.servers {
+        match old.servers.iter().find(|old| is_same(old, server)) {
+            None => lines.push(format!(
+                "service {name}: server {} added ({}, weight {})",
+                server.name, server.address, server.weight
+            )),
+            Some(before) => of_server(name, before, server, lines),
+        }
+    }
+    let order = |service: &Service, other: &Service| -> Vec<String> {
+        let kept = |server: &&Server| other.servers.iter().any(|other| is_same(server, other));
+        service.servers.iter().filter(kept).map(|server| server.name.clone()).collect()
+    };
+    if order(old, new) != order(new, old) {
+        lines.push(format!("service {name}: the servers in another order"));
+    }
+}
+
+/// A server is the same as long as it has its name and its primary address.
+fn is_same(a: &Server, b: &Server) -> bool {
+    a.name == b.name && a.address == b.address
+}
+
+fn of_server(service: &str, old: &Server, new: &Server, lines: &mut Vec<String>) {
+    let name = &new.name;
+    if old.weight != new.weight {
+        lines.push(format!("service {service}: server {name}: weight {} -> {}", old.weight, new.weight));
+    }
+    if old.mac != new.mac {
+        let mac = |server: &Server| server.mac.map_or("resolved".to_owned(), |mac| mac.to_string());
+        lines.push(format!("service {service}: server {name}: mac {} -> {}", mac(old), mac(new)));
+    }
+}
+
+fn ports(service: &Service) -> String {
+    let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
+    if ports.is_empty() { "all".to_owned() } else { ports.join(", ") }
+}

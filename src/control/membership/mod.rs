@@ -1,0 +1,366 @@
+//! Who the servers are at this moment: where each is (`neighbours`), whether it serves (`health`), and what the operator
+//! wants of it (`operator`). Turns all that into tables for the workers.
+//!
+//! Here is who is followed and what becomes of what they tell; `standing` judges a server, `orders` carries out what an
+//! operator asks for, `reload` goes over to another configuration, `report` says how everything is.
+
+mod orders;
+mod reload;
+mod report;
+mod standing;
+
+pub use reload::Refusal;
+
+use super::admin::status::State;
+use super::clock;
+use super::health::{self, Health, What};
+use super::neighbours::{self, Neighbours, What as Whereabouts};
+use super::operator::{Overrides, StateFile, from_wall_time};
+use crate::limits::QUIET;
+use crate::plan::Plan;
+use crate::table::cluster::{Cluster, Standing};
+use crate::table::{ServiceId, Table};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// Why the servers cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    #[error(transparent)]
+    Neighbours(#[from] neighbours::Error),
+    /// Servers that are not next to the dispatcher, one a line.
+    #[error("{0}")]
+    OffLink(String),
+    #[error(transparent)]
+    Health(#[from] health::Error),
+}
+
+/// A service and a server, by name.
+type Name = (String, String);
+
+/// Follows the servers of a plan. Needs `CAP_NET_ADMIN` as long as it lives, and a tokio runtime with time and I/O.
+pub struct Membership {
+    interface: String,
+    /// What the configuration says.
+    configured: Plan,
+    /// What is followed: with the operator's weights, and with the servers that a reload removed and that are leaving.
+    plan: Arc<Plan>,
+    cluster: Cluster,
+    /// Servers that the command line takes as down.
+    down: Vec<String>,
+    /// What the operator set, and the file that remembers it.
+    overrides: Overrides,
+    file: Option<StateFile>,
+    /// `None`: every MAC is in the configuration.
+    neighbours: Option<Neighbours>,
+    /// `None`: no service is checked.
+    health: Option<Health>,
+    /// Until when a drained server keeps its connections, by name; and a removed one.
+    draining: HashMap<String, u64>,
+    leaving: HashMap<Name, u64>,
+    /// New by a reload, and not known to serve yet.
+    joining: HashSet<Name>,
+    /// The state of each server, and since when.
+    states: HashMap<Name, (State, Instant)>,
+}
+
+/// Something happened that has yet to be taken in.
+pub enum Event {
+    Neighbours(Vec<neighbours::Change>),
+    Verdicts(Vec<health::Change>),
+    /// Time has passed.
+    Due,
+}
+
+/// What the workers must know.
+pub enum News {
+    Table(Table),
+    /// The services or servers are others.
+    Layout(Arc<Plan>, Table),
+}
+
+impl Membership {
+    /// Resolves the servers that have no `mac` in the configuration, begins to check those of services with health checks,
+    /// and waits for answers as long as they keep coming: after a restart, one server that is dead shall not keep all clients
+    /// waiting. What an operator has set holds again; `down` is taken as down.
+    ///
+    /// # Errors
+    /// A server is not on the interface's link, or the kernel refuses; the kernel has back then what was asked of it.
+    pub async fn open(
+        configured: Plan,
+        interface: &str,
+        down: &[String],
+        file: Option<StateFile>,
+    ) -> Result<Membership, MembershipError> {
+        let overrides = file.as_ref().map_or(Ok(Overrides::new()), StateFile::load).unwrap_or_else(|why| {
+            tracing::warn!("{why}; servers are as the configuration says");
+            Overrides::new()
+        });
+        let plan = Arc::new(reload::effective(&configured, &overrides, &[]));
+        let now = clock::now_ns();
+        let draining = overrides.iter().filter_map(|(name, set)| Some((name.clone(), set.drained_until?)));
+        let draining = draining.map(|(name, until)| (name, now + from_wall_time(until).as_nanos() as u64)).collect();
+        let mut membership = Membership {
+            interface: interface.to_owned(),
+            cluster: Cluster::new(&plan),
+            configured,
+            plan,
+            down: down.to_vec(),
+            overrides,
+            file,
+            neighbours: None,
+            health: None,
+            draining,
+            leaving: HashMap::new(),
+            joining: HashSet::new(),
+            states: HashMap::new(),
+        };
+        membership.tell_overrides();
+        let opened = membership.start().await;
+        if let Err(error) = opened {
+            membership.close().await;
+            return Err(error);
+        }
+        // No connection is known to be anywhere else.
+        membership.judge_all(0);
+        Ok(membership)
+    }
+
+    fn tell_overrides(&self) {
+        for (name, set) in &self.overrides {
+            let known =
+                self.plan.services.iter().flat_map(|service| &service.servers).any(|server| server.name == *name);
+            let set = [
+                set.drained_until.map(|_| "drained".to_owned()),
+                set.disabled.then(|| "disabled".to_owned()),
+                set.weight.map(|weight| format!("weight {weight}")),
+            ];
+            let set: Vec<String> = set.into_iter().flatten().collect();
+            match known {
+                true => tracing::info!("server {name}: {} by the operator, as before the restart", set.join(", ")),
+                false => {
+                    tracing::warn!("server {name}, {} by the operator, is not configured any more", set.join(", "))
+                }
+            }
+        }
+    }
+
+    async fn start(&mut self) -> Result<(), MembershipError> {
+        let wanted = wanted(&self.plan);
+        if !wanted.is_empty() {
+            self.resolve(&wanted).await?;
+        }
+        if is_checked(&self.plan) {
+            let plan = Arc::clone(&self.plan);
+            self.health = Some(Health::open(&plan, &self.interface).await?);
+            wanted.iter().for_each(|(_, address)| self.tell_mac(*address));
+            self.first_verdicts().await;
+        }
+        Ok(())
+    }
+
+    async fn resolve(&mut self, wanted: &[(String, IpAddr)]) -> Result<(), MembershipError> {
+        let neighbours = self.neighbours.insert(Neighbours::open(&self.interface, wanted).await?);
+        on_link(neighbours)?;
+        while wanted.iter().any(|(_, address)| neighbours.mac(*address).is_none()) {
+            let Ok(changes) = timeout(QUIET, neighbours.next()).await else { break };
+            if changes?.iter().all(|change| matches!(change.what, Whereabouts::Unresolved(_))) {
+                break;
+            }
+        }
+        for (name, address) in wanted {
+            if neighbours.mac(*address).is_none() {
+                tracing::warn!(
+                    "server {name} {address} is not resolved yet: its clients' frames are dropped until it is"
+                );
+            }
+        }
+        wanted.iter().for_each(|(_, address)| self.tell_mac(*address));
+        Ok(())
+    }
+
+    /// Waits for verdicts of checked servers as long as they keep coming: those without one count as up.
+    async fn first_verdicts(&mut self) {
+        while let Some(health) = self.health.as_mut().filter(|health| health.pending() > 0) {
+            let Ok(changes) = timeout(QUIET, health.next()).await else { break };
+            changes.iter().for_each(tell);
+        }
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The table of the present state, one generation on.
+    pub fn table(&mut self) -> Table {
+        self.cluster.compile()
+    }
+
+    /// Waits until something happens. Cancel-safe.
+    ///
+    /// # Errors
+    /// The neighbours cannot be followed any more.
+    pub async fn next(&mut self) -> Result<Event, MembershipError> {
+        let due = self.due().map(|due| Duration::from_nanos(due.saturating_sub(clock::now_ns())));
+        let Membership { neighbours, health, .. } = self;
+        Ok(tokio::select! {
+            changes = next_neighbours(neighbours) => Event::Neighbours(changes?),
+            changes = next_verdicts(health) => Event::Verdicts(changes),
+            () = tokio::time::sleep(due.unwrap_or(Duration::MAX)), if due.is_some() => Event::Due,
+        })
+    }
+
+    /// Takes in what has happened. Returns what the workers must know of it. Not to be cancelled.
+    ///
+    /// # Errors
+    /// As `next`.
+    pub async fn take(&mut self, event: Event) -> Result<Option<News>, MembershipError> {
+        let moved = match event {
+            Event::Neighbours(changes) => self.locate(&changes),
+            Event::Verdicts(changes) => {
+                changes.iter().for_each(tell);
+                let services: HashSet<usize> = changes.iter().map(|change| change.service).collect();
+                services.into_iter().fold(false, |moved, service| self.judge(service, None) | moved)
+            }
+            Event::Due => return self.pass().await,
+        };
+        Ok(moved.then(|| News::Table(self.table())))
+    }
+
+    fn locate(&mut self, changes: &[neighbours::Change]) -> bool {
+        for change in changes {
+            tracing::info!("{change}");
+            self.tell_mac(change.address);
+        }
+        let addresses: HashSet<IpAddr> = changes.iter().map(|change| change.address).collect();
+        for (at, service) in Arc::clone(&self.plan).services.iter().enumerate() {
+            if service.servers.iter().any(|server| addresses.contains(&server.address)) {
+                self.judge(at, None);
+            }
+        }
+        !changes.is_empty()
+    }
+
+    /// When something ends by itself.
+    fn due(&self) -> Option<u64> {
+        let now = clock::now_ns();
+        let draining = self.draining.values().copied().filter(|until| *until > now);
+        draining.chain(self.leaving.values().copied()).chain(self.cluster.due()).min()
+    }
+
+    /// Ends what is over.
+    async fn pass(&mut self) -> Result<Option<News>, MembershipError> {
+        let now = clock::now_ns();
+        let gone: Vec<Name> =
+            self.leaving.iter().filter(|(_, until)| **until <= now).map(|(name, _)| name.clone()).collect();
+        let mut moved = self.cluster.expire(now);
+        moved |= self.judge_all(now);
+        if gone.is_empty() {
+            return Ok(moved.then(|| News::Table(self.table())));
+        }
+        for name in &gone {
+            tracing::info!("server {} of service {} has left: its time is over", name.1, name.0);
+            self.leaving.remove(name);
+        }
+        let plan = reload::effective(&self.configured, &self.overrides, &self.still_leaving());
+        self.follow(plan).await?;
+        Ok(Some(News::Layout(Arc::clone(&self.plan), self.table())))
+    }
+
+    /// Judges every service. Connections stay for the service's time, if `now` is one.
+    fn judge_all(&mut self, now: u64) -> bool {
+        let until = (now == 0).then_some(0);
+        (0..self.plan.services.len()).fold(false, |moved, service| self.judge(service, until) | moved)
+    }
+
+    /// Takes the servers of a service in and out as everybody says. Whether that changed anything. Connections stay until
+    /// `until`, or for as long as the service says.
+    fn judge(&mut self, service: usize, until: Option<u64>) -> bool {
+        let now = clock::now_ns();
+        let judged: Vec<standing::Judged> =
+            (0..self.plan.services[service].servers.len()).map(|server| self.judged(service, server)).collect();
+        let may: Vec<bool> = judged.iter().map(|judged| judged.may).collect();
+        let takes = match &self.health {
+            Some(health) => health.serving(service, &may),
+            None => may,
+        };
+        let standings: Vec<Standing> = judged.iter().zip(takes).map(|(judged, takes)| judged.standing(takes)).collect();
+        let plan = Arc::clone(&self.plan);
+        let Plan { services, .. } = &*plan;
+        for (server, judged) in services[service].servers.iter().zip(&judged) {
+            let name = (services[service].name.clone(), server.name.clone());
+            if judged.state != State::Joining {
+                self.joining.remove(&name);
+            }
+            let seen = self.states.entry(name).or_insert((judged.state, Instant::now()));
+            if seen.0 != judged.state {
+                *seen = (judged.state, Instant::now());
+            }
+        }
+        let until = until.unwrap_or(now + services[service].drain.as_nanos() as u64);
+        self.cluster.set_standings(service as ServiceId, &standings, now, until)
+    }
+
+    /// Passes on what the neighbour table says of an address.
+    fn tell_mac(&mut self, address: IpAddr) {
+        let mac = self.neighbours.as_ref().and_then(|neighbours| neighbours.mac(address));
+        self.cluster.set_mac(address, mac);
+        if let Some(health) = &mut self.health {
+            health.set_mac(address, mac);
+        }
+    }
+
+    /// Gives the kernel back what was asked of it: neighbour entries, rules and routes.
+    pub async fn close(&mut self) {
+        if let Some(health) = self.health.take()
+            && let Err(error) = health.close().await
+        {
+            tracing::warn!(%error, "rules and routes of health checks stay behind; the next start removes them");
+        }
+        if let Some(neighbours) = self.neighbours.take()
+            && let Err(error) = neighbours.close().await
+        {
+            tracing::warn!(%error, "entries for the servers stay in the kernel's neighbour table");
+        }
+    }
+}
+
+/// The servers to resolve, each address once.
+fn wanted(plan: &Plan) -> Vec<(String, IpAddr)> {
+    let servers = plan.services.iter().flat_map(|service| &service.servers).filter(|server| server.mac.is_none());
+    let by_address: BTreeMap<IpAddr, String> = servers.map(|server| (server.address, server.name.clone())).collect();
+    by_address.into_iter().map(|(address, name)| (name, address)).collect()
+}
+
+fn is_checked(plan: &Plan) -> bool {
+    plan.services.iter().any(|service| service.health.is_some())
+}
+
+fn on_link(neighbours: &Neighbours) -> Result<(), MembershipError> {
+    let off_link: Vec<String> = neighbours.off_link().iter().map(ToString::to_string).collect();
+    if off_link.is_empty() { Ok(()) } else { Err(MembershipError::OffLink(off_link.join("\n"))) }
+}
+
+fn tell(change: &health::Change) {
+    match change.what {
+        What::Up { .. } | What::NotAllDown => tracing::info!("{change}"),
+        _ => tracing::warn!("{change}"),
+    }
+}
+
+async fn next_neighbours(neighbours: &mut Option<Neighbours>) -> Result<Vec<neighbours::Change>, neighbours::Error> {
+    match neighbours {
+        Some(neighbours) => neighbours.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_verdicts(health: &mut Option<Health>) -> Vec<health::Change> {
+    match health {
+        Some(health) => health.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,180 @@
+//! What an operator asks for.
+
+use super::{Membership, News, reload};
+use crate::control::admin::order::{Answer, TracedService};
+use crate::control::clock;
+use crate::control::operator::{Override, Overrides, in_wall_time};
+use crate::hash;
+use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT};
+use crate::plan::{Selection, Service};
+use crate::table::ServiceId;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is done to a server by hand.
+#[derive(Clone, Copy, Debug)]
+pub enum Set {
+    /// For so long it keeps its connections; `None`: as long as its services say.
+    Drain(Option<u64>),
+    Undrain,
+    /// `None`: the configuration's.
+    Weight(Option<u32>),
+    Disable,
+    Enable,
+}
+
+impl Membership {
+    /// Carries it out, and remembers it across a restart. Nothing is changed where the answer is a refusal.
+    pub async fn set(&mut self, server: &str, set: Set) -> (Answer, Option<News>) {
+        match self.try_set(server, set).await {
+            Ok((changes, news)) => {
+                changes.iter().for_each(|change| tracing::info!("operator: {change}"));
+                (Answer::Done { changes }, news)
+            }
+            Err(error) => (Answer::Refused { error }, None),
+        }
+    }
+
+    async fn try_set(&mut self, name: &str, set: Set) -> Result<(Vec<String>, Option<News>), String> {
+        let of: Vec<&Service> =
+            self.configured.services.iter().filter(|s| s.servers.iter().any(|server| server.name == name)).collect();
+        if of.is_empty() {
+            let all = self.configured.services.iter().flat_map(|service| &service.servers);
+            let mut known: Vec<&str> = all.map(|server| server.name.as_str()).collect();
+            known.sort_unstable();
+            known.dedup();
+            known.truncate(12);
+            return Err(format!("there is no server {name}; there are {}", known.join(", ")));
+        }
+        let longest = of.iter().map(|service| service.drain).max().unwrap_or_default();
+        let names: Vec<&str> = of.iter().map(|service| service.name.as_str()).collect();
+        let subject = format!("server {name} of service{} {}", if of.len() == 1 { "" } else { "s" }, names.join(", "));
+        let now = clock::now_ns();
+        let mut one = self.overrides.get(name).cloned().unwrap_or_default();
+        let mut drained = None;
+        let mut said = match set {
+            Set::Drain(Some(seconds)) if seconds > u64::from(MAX_DRAIN_S) => {
+                return Err(format!("a drain of {seconds} s is too long; the most is {MAX_DRAIN_S} s (a week)"));
+            }
+            Set::Drain(time) => {
+                let time = time.map_or(longest, Duration::from_secs);
+                one.drained_until = Some(in_wall_time(time));
+                drained = Some(now + time.as_nanos() as u64);
+                format!(
+                    "drains: no new clients; the connections it has stay until they end, or for {} s",
+                    time.as_secs()
+                )
+            }
+            Set::Undrain if one.drained_until.is_none() => "is not drained".to_owned(),
+            Set::Undrain => {
+                one.drained_until = None;
+                "takes clients again".to_owned()
+            }
+            Set::Weight(Some(weight)) if weight > MAX_WEIGHT => {
+                return Err(format!("weight {weight} is too great; the greatest is {MAX_WEIGHT}"));
+            }
+            Set::Weight(Some(weight)) => {
+                one.weight = Some(weight);
+                format!("has weight {weight}, whatever the configuration says")
+            }
+            Set::Weight(None) => {
+                one.weight = None;
+                "has the weight of the configuration".to_owned()
+            }
+            Set::Disable => {
+                one.disabled = true;
+                "is out, with all its connections".to_owned()
+            }
+            Set::Enable if !one.disabled => "is not disabled".to_owned(),
+            Set::Enable => {
+                one.disabled = false;
+                "takes clients again".to_owned()
+            }
+        };
+        said = format!("{subject} {said}");
+        let mut overrides = self.overrides.clone();
+        overrides.remove(name);
+        if one != Override::default() {
+            overrides.insert(name.to_owned(), one);
+        }
+        self.remember(&overrides)?;
+        let reweighed =
+            overrides.get(name).and_then(|set| set.weight) != self.overrides.get(name).and_then(|set| set.weight);
+        self.overrides = overrides;
+        match (set, drained) {
+            (Set::Undrain, _) => _ = self.draining.remove(name),
+            (_, Some(until)) => _ = self.draining.insert(name.to_owned(), until),
+            _ => {}
+        }
+        if reweighed {
+            let plan = reload::effective(&self.configured, &self.overrides, &self.still_leaving());
+            self.follow(plan).await.map_err(|error| error.to_string())?;
+        }
+        let services: Vec<usize> = (0..self.plan.services.len())
+            .filter(|at| self.plan.services[*at].servers.iter().any(|server| server.name == name))
+            .collect();
+        let moved = services.into_iter().fold(reweighed, |moved, service| {
+            if let Some(until) = drained {
+                self.cluster.prolong(service as ServiceId, until);
+            }
+            self.judge(service, drained) | moved
+        });
+        Ok((vec![said], moved.then(|| News::Table(self.table()))))
+    }
+
+    fn remember(&self, overrides: &Overrides) -> Result<(), String> {
+        let Some(file) = self.file.as_ref().filter(|_| *overrides != self.overrides) else { return Ok(()) };
+        file.save(overrides).map_err(|error| format!("{error}; nothing was changed, since a restart would forget it"))
+    }
+
+    /// Where a client address belongs, in every service of its family.
+    pub fn trace(&self, client: IpAddr) -> Vec<TracedService> {
+        let number = match client {
+            IpAddr::V4(client) => client.to_bits() as u128,
+            IpAddr::V6(client) => client.to_bits(),
+        };
+        let services = self.plan.services.iter().enumerate();
+        let of_family = services.filter(|(_, service)| service.address.is_ipv4() == client.is_ipv4());
+        of_family
+            .map(|(at, service)| {
+                let id = at as ServiceId;
+                let table = self.cluster.service(id);
+                let name = |server: u16| service.servers[server as usize].name.clone();
+                let hash = hash::source(table.rule.key, client);
+                let (slot, server) = table.select(hash, number);
+                let by_rule = |rule: &crate::table::Rule| hash::source(rule.key, client);
+                let keeps = table.kept().and_then(|kept| kept.keeper(server, by_rule, number).server());
+                let order = self.cluster.order(id, hash::slot(hash, table.rule.slots));
+                let mut order: Vec<String> = order.into_iter().map(name).collect();
+                if service.selection == Selection::Modulo {
+                    // Its own server comes first, then whom the slot has.
+                    let own = service.servers[slot as usize].name.clone();
+                    order.retain(|server| *server != own);
+                    order.insert(0, own);
+                }
+                TracedService {
+                    service: service.name.clone(),
+                    hash: format!("{hash:#018x}"),
+                    slot,
+                    server: server.map(name),
+                    keeps: keeps.filter(|keeper| Some(*keeper) != server).map(name),
+                    order,
+                }
+            })
+            .collect()
+    }
+
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    pub(super) fn configured_weight(&self, service: &str, server: &str) -> Option<u32> {
+        let service = self.configured.services.iter().find(|known| known.name == service)?;
+        Some(service.servers.iter().find(|known| known.name == server)?.weight)
+    }
+
+    pub(super) fn plan_of(&self) -> Arc<crate::plan::Plan> {
+        Arc::clone(&self.plan)
+    }
+}

@@ -1,0 +1,94 @@
+//! What a server is there for, by all that is known of it.
+
+use super::Membership;
+use crate::control::admin::status::State;
+use crate::control::clock;
+use crate::control::health::Verdict;
+use crate::table::ServiceId;
+use crate::table::cluster::Standing;
+
+/// What is known of one server of one service.
+pub struct Judged {
+    pub state: State,
+    /// Why, in words; empty where nothing is to be said.
+    pub why: String,
+    /// Whether it may take clients, if a check does not say otherwise.
+    pub may: bool,
+    /// Whether the connections that it has stay with it.
+    keeps: bool,
+}
+
+impl Judged {
+    fn new(state: State, why: impl Into<String>) -> Judged {
+        let keeps = matches!(state, State::Up | State::Draining | State::Leaving);
+        Judged { state, why: why.into(), may: false, keeps }
+    }
+
+    pub fn standing(&self, takes: bool) -> Standing {
+        match (takes, self.keeps) {
+            (true, _) => Standing::Taking,
+            (false, true) => Standing::Keeping,
+            (false, false) => Standing::Out,
+        }
+    }
+}
+
+impl Membership {
+    /// By indices into the plan.
+    pub(super) fn judged(&self, service: usize, server: usize) -> Judged {
+        let of = &self.plan.services[service];
+        let it = &of.servers[server];
+        let set = self.overrides.get(&it.name);
+        if self.down.contains(&it.name) {
+            return Judged::new(State::Down, "--down on the command line");
+        }
+        if set.is_some_and(|set| set.disabled) {
+            return Judged::new(State::Disabled, "by ctl disable");
+        }
+        let name = (of.name.clone(), it.name.clone());
+        let status = self.health.as_ref().and_then(|health| health.status(service, server));
+        let resolved = self.cluster.mac(service as ServiceId, server).is_some();
+        let verdict = status.map_or(Verdict::Up, |status| status.verdict);
+        if self.joining.contains(&name) {
+            if !resolved {
+                return Judged::new(State::Joining, "its MAC address is not known yet");
+            }
+            if status.is_some_and(|status| status.verdict == Verdict::Unknown && status.unchecked.is_none()) {
+                return Judged::new(State::Joining, "no check has come to a verdict yet");
+            }
+        }
+        let now = clock::now_ns();
+        let failure = || status.and_then(|status| status.failure).map_or("", |(_, reason)| reason).to_owned();
+        let seconds = |until: u64| until.saturating_sub(now).div_ceil(1_000_000_000);
+        let by_check = match verdict {
+            Verdict::Down => Some(Judged { may: true, ..Judged::new(State::Down, failure()) }),
+            Verdict::Held => {
+                let hold = status.and_then(|status| status.hold).unwrap_or_default().as_secs();
+                let why = format!("answers, but flaps: down until {hold} s have passed without a failure");
+                Some(Judged { may: true, ..Judged::new(State::Held, why) })
+            }
+            Verdict::Up | Verdict::Unknown => None,
+        };
+        if let Some(until) = self.leaving.get(&name) {
+            let left = format!("removed from the configuration; keeps its connections for {} s more", seconds(*until));
+            return by_check.map_or(Judged::new(State::Leaving, left), |judged| Judged { may: false, ..judged });
+        }
+        if let Some(until) = self.draining.get(&it.name) {
+            if *until <= now {
+                return Judged::new(State::Drained, "by ctl drain; its time is over");
+            }
+            let left = format!("by ctl drain; keeps its connections for {} s more", seconds(*until));
+            return by_check.map_or(Judged::new(State::Draining, left), |judged| Judged { may: false, ..judged });
+        }
+        let may = it.weight > 0;
+        if let Some(judged) = by_check {
+            return Judged { may, ..judged };
+        }
+        let why = match (resolved, may) {
+            (false, _) => "its MAC address is not known: its clients' frames are dropped",
+            (true, false) => "weight 0: takes no clients",
+            (true, true) => "",
+        };
+        Judged { may, ..Judged::new(State::Up, why) }
+    }
+}
