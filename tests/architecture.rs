@@ -21,10 +21,12 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     (
         "control",
         &[
+            "hash",
             "limits",
             "plan",
             "server",
             "stats",
+            "table::Rule",
             "table::ServiceId",
             "table::Table",
             "table::cluster",
