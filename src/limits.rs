@@ -25,6 +25,17 @@ pub const MAX_SLOTS: u32 = 16_777_213;
 /// Largest weight of a server.
 pub const MAX_WEIGHT: u32 = 65_535;
 
+/// Flows that a worker remembers while a change is under way, where the configuration does not say.
+pub const DEFAULT_FLOWS: u32 = 1 << 20;
+
+pub const MAX_FLOWS: u32 = 1 << 26;
+
+/// How long connections stay on their server through a change, where the configuration does not say; in seconds.
+pub const DEFAULT_DRAIN_S: u32 = 600;
+
+/// A week.
+pub const MAX_DRAIN_S: u32 = 604_800;
+
 /// VLAN tags in front of the IP header that are looked through (802.1ad outer, 802.1Q inner).
 pub const MAX_VLAN_TAGS: usize = 2;
 

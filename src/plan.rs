@@ -1,8 +1,9 @@
 //! The checked configuration: what the data path is built from. A leaf: `control::config` makes it, everything reads it.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub struct Plan {
     pub hash_key: HashKey,
     pub dispatcher: Option<Dispatcher>,
+    pub admin: Admin,
     /// In the order of the file.
     pub services: Vec<Service>,
 }
@@ -40,6 +42,40 @@ pub struct Dispatcher {
     pub engine: Engine,
     /// One worker per queue on these cores; `None`: the cores near the NIC.
     pub cores: Option<Vec<usize>>,
+    /// Flows that a worker remembers while a change is under way.
+    pub flows: u32,
+}
+
+/// How a running dispatcher is asked and watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The Unix socket that `oneip ctl` talks to.
+    pub socket: PathBuf,
+    /// The file names the socket, so a start without it is refused. Several dispatchers of one machine may have the default;
+    /// the first of them gets it.
+    pub socket_given: bool,
+    /// Where Prometheus asks; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Keeps across a restart what an operator has set.
+    pub state: PathBuf,
+}
+
+impl Admin {
+    pub const SOCKET: &str = "/run/oneip/oneip.sock";
+
+    /// The file is called as the socket is, so that each dispatcher of a machine has its own.
+    pub fn state_of(socket: &Path) -> PathBuf {
+        let name = socket.file_stem().unwrap_or_default();
+        Path::new("/var/lib/oneip").join(name).with_added_extension("json")
+    }
+}
+
+/// That of a configuration that does not speak of it.
+impl Default for Admin {
+    fn default() -> Admin {
+        let socket = PathBuf::from(Admin::SOCKET);
+        Admin { state: Admin::state_of(&socket), socket, socket_given: false, metrics: None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +95,8 @@ pub struct Service {
     pub selection: Selection,
     /// Prime, at least `SLOTS_PER_SERVER` times the number of servers.
     pub slots: u32,
+    /// How long connections stay on their server through a change of the cluster.
+    pub drain: Duration,
     /// In the order of the file, at least one.
     pub servers: Vec<Server>,
     /// `None`: the servers count as up.

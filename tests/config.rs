@@ -2,13 +2,14 @@
 
 use oneip::control::config::{self, Loaded};
 use oneip::plan::{
-    AllDown, Dispatcher, Engine, HashInput, HashKey, Health, Http, Mac, Plan, Port, Probe, Selection, Server, Service,
-    Transport, Via,
+    Admin, AllDown, Dispatcher, Engine, HashInput, HashKey, Health, Http, Mac, Plan, Port, Probe, Selection, Server,
+    Service, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Correct and without a warning; the records below each change something.
@@ -147,12 +148,19 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         hash: HashInput::Source,
         selection: Selection::Maglev,
         slots: 65537,
+        drain: Duration::from_secs(600),
         servers: vec![server],
         health: None,
     };
     let plan = Plan {
         hash_key: HashKey(std::array::from_fn(|i| i as u8 * 0x11)),
-        dispatcher: Some(Dispatcher { interface: "eth1".into(), engine: Engine::AfXdp, cores: Some(vec![2, 3]) }),
+        dispatcher: Some(Dispatcher {
+            interface: "eth1".into(),
+            engine: Engine::AfXdp,
+            cores: Some(vec![2, 3]),
+            flows: 1 << 20,
+        }),
+        admin: Admin::default(),
         services: vec![service],
     };
     assert_eq!(loaded(text).plan, plan);
@@ -170,6 +178,36 @@ fn absent_keys_have_their_defaults() {
     assert_eq!((&service.ports[..], service.servers[0].mac, service.servers[0].weight), (&[][..], None, 1));
     let dispatcher = loaded(&format!("[dispatcher]\ninterface = 'eth1'\n{text}")).plan.dispatcher.unwrap();
     assert_eq!((dispatcher.engine, dispatcher.cores), (Engine::AfXdp, None));
+    let admin = Admin {
+        socket: "/run/oneip/oneip.sock".into(),
+        socket_given: false,
+        metrics: None,
+        state: "/var/lib/oneip/oneip.json".into(),
+    };
+    assert_eq!(plan.admin, admin);
+}
+
+#[test]
+fn the_admin_section_becomes_its_plan() {
+    let admin = |keys: &str| config::parse(&format!("{VALID}[admin]\n{keys}"), "/etc/oneip/t.toml").unwrap().plan.admin;
+    assert_eq!(admin(""), Admin::default());
+    let expected = Admin {
+        socket: "/run/oneip/east.sock".into(),
+        socket_given: true,
+        metrics: Some("[::1]:9180".parse().unwrap()),
+        state: "/var/lib/oneip/east.json".into(),
+    };
+    assert_eq!(admin("socket = '/run/oneip/east.sock'\nmetrics = '[::1]:9180'"), expected);
+    assert!(admin("socket = '/run/oneip/oneip.sock'").socket_given, "named, though it is the default");
+    let relative = admin("socket = 'a.sock'\nstate = 'keep/state'");
+    assert_eq!(relative.socket, Path::new("/etc/oneip/a.sock"));
+    assert_eq!(relative.state, Path::new("/etc/oneip/keep/state"), "as the key file, from the directory of the file");
+}
+
+#[test]
+fn what_a_change_keeps_is_configured() {
+    let plan = loaded(&VALID.replace("cores = [2, 3]", "flows = 0").replace("slots = 65537", "drain_s = 604800")).plan;
+    assert_eq!((plan.dispatcher.unwrap().flows, plan.services[0].drain), (0, Duration::from_secs(604_800)));
 }
 
 #[test]

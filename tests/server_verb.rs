@@ -9,8 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use oneip::plan::{HashInput, HashKey, Plan, Selection, Server, Service};
+use oneip::plan::{Admin, HashInput, HashKey, Plan, Selection, Server, Service};
 use oneip::server::{self, Error, Grade, Report};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -264,7 +265,7 @@ impl Lan {
             service("web", CLUSTER4, &["192.0.2.11", "192.0.2.12"]),
             service("web6", CLUSTER6, &["2001:db8:2::11", "2001:db8:2::12"]),
         ];
-        let plan = Plan { hash_key: HashKey([7; 16]), dispatcher: None, services };
+        let plan = Plan { hash_key: HashKey([7; 16]), dispatcher: None, admin: Admin::default(), services };
         let lan = Lan { plan, server: format!("oneip-server-{id}"), router: format!("oneip-router-{id}") };
         let Lan { server, router, .. } = &lan;
         run(Command::new("sh").args([
@@ -377,6 +378,7 @@ fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         hash: HashInput::Source,
         selection: Selection::Maglev,
         slots: 65_537,
+        drain: Duration::from_secs(600),
         servers: servers.collect(),
         health: None,
     }

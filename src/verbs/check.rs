@@ -1,7 +1,7 @@
 //! `oneip check`: the plan that a configuration comes to.
 
 use crate::control::cores;
-use crate::plan::{Dispatcher, Engine, HashInput, Plan, Selection, Service};
+use crate::plan::{Admin, Dispatcher, Engine, HashInput, Plan, Selection, Service};
 use crate::port::af_xdp::Device;
 use crate::table::ServiceId;
 use crate::table::cluster::Cluster;
@@ -15,19 +15,25 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
     for (id, service) in plan.services.iter().enumerate() {
         let _ = writeln!(text, "{}\n{}\n", heading(service), servers(service, &cluster.shares(id as ServiceId)));
         if let Some(health) = &service.health {
-            let _ = writeln!(text, "  health: {health}\n");
+            let _ = writeln!(text, "  health: {health}");
         }
+        let _ = writeln!(text, "  a change keeps connections where they are for {} s\n", service.drain.as_secs());
     }
     match &plan.dispatcher {
-        Some(dispatcher) => text + &queues(dispatcher),
+        Some(dispatcher) => text + &admin(&plan.admin) + &queues(dispatcher),
         None => text + "no [dispatcher]: enough for lookup and replay; `oneip run` needs one\n",
     }
+}
+
+fn admin(Admin { socket, metrics, state, .. }: &Admin) -> String {
+    let metrics = metrics.map_or("no metrics over TCP".to_owned(), |address| format!("http://{address}/metrics"));
+    format!("admin: socket {}, {metrics}, state in {}\n", socket.display(), state.display())
 }
 
 /// Which core each queue's worker would run on, as far as this machine tells. The configuration may be for another one, so
 /// nothing here is an error.
 fn queues(dispatcher: &Dispatcher) -> String {
-    let Dispatcher { interface, engine, cores: listed } = dispatcher;
+    let Dispatcher { interface, engine, cores: listed, flows } = dispatcher;
     if *engine == Engine::Dpdk {
         return "engine dpdk: this build has no DPDK port; use engine = \"af_xdp\"\n".to_owned();
     }
@@ -37,7 +43,8 @@ fn queues(dispatcher: &Dispatcher) -> String {
     });
     match assigned {
         Ok(cores) => {
-            let mut text = format!("interface {interface}, AF_XDP\n");
+            let mut text =
+                format!("interface {interface}, AF_XDP; a worker remembers {flows} flows through a change\n");
             for (queue, core) in cores.iter().enumerate() {
                 let _ = writeln!(text, "  queue {queue} -> core {core}");
             }

@@ -34,6 +34,19 @@ fn the_plan_ends_with_queues_and_cores_as_far_as_this_machine_tells() {
 }
 
 #[test]
+fn the_plan_says_what_a_change_keeps_and_where_the_dispatcher_is_asked() {
+    let said =
+        |config: &str| Folder::with(&format!("[dispatcher]\ninterface = \"lo\"\n{config}")).run("check", "").done();
+    let plan = said(CONFIG);
+    assert_eq!(plan.matches("\n  a change keeps connections where they are for 600 s\n").count(), 3, "{plan}");
+    let admin = "\nadmin: socket /run/oneip/oneip.sock, no metrics over TCP, state in /var/lib/oneip/oneip.json\n";
+    assert!(plan.contains(admin), "{plan}");
+    let plan = said(&format!("[admin]\nsocket = \"east.sock\"\nmetrics = \"[::1]:9180\"\n{CONFIG}"));
+    let admin = "\nadmin: socket east.sock, http://[::1]:9180/metrics, state in /var/lib/oneip/east.json\n";
+    assert!(plan.contains(admin), "{plan}");
+}
+
+#[test]
 fn all_that_is_wrong_is_said_at_once_by_line_and_column() {
     let config = CONFIG.replace("192.0.2.12\"\nmac", "192.0.2.300\"\nmac").replace("\nslots = 1009", "\nslotz = 1009");
     let said = Folder::with(&config).run("check", "").failed();

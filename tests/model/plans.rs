@@ -1,7 +1,8 @@
 //! Plans in a line or two.
 
-use oneip::plan::{HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::plan::{Admin, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 /// Plans of one service on udp/53 at `CLUSTER_V4`.
 #[derive(Clone, Debug)]
@@ -56,10 +57,12 @@ impl One {
             hash: self.hash,
             selection: self.selection,
             slots: self.slots,
+            drain: Duration::from_secs(600),
             health: None,
             servers: self.servers.iter().enumerate().map(server).collect(),
         };
-        Plan { hash_key: HashKey(self.key), dispatcher: None, services: addresses.iter().map(service).collect() }
+        let (admin, services) = (Admin::default(), addresses.iter().map(service).collect());
+        Plan { hash_key: HashKey(self.key), dispatcher: None, admin, services }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Plans for benchmarks.
 
-use oneip::plan::{HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::plan::{Admin, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 /// `services` services on udp/53, each with `servers` servers of weight 1.
 pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
@@ -12,6 +13,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
         hash: HashInput::Source,
         selection: Selection::Maglev,
         slots: 65_537,
+        drain: Duration::from_secs(600),
         servers: (0..servers)
             .map(|s| Server {
                 name: format!("server{i}-{s}"),
@@ -25,6 +27,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
     Plan {
         hash_key: HashKey(std::array::from_fn(|i| i as u8)),
         dispatcher: None,
+        admin: Admin::default(),
         services: (0..services).map(service).collect(),
     }
 }

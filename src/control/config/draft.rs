@@ -5,16 +5,20 @@ use super::report::Report;
 use super::schema;
 use super::section::{At, Section, integer_element, text_element};
 use super::{key, service, value};
-use crate::limits::{MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT};
-use crate::plan::{Dispatcher, Engine, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service};
+use crate::limits::{
+    DEFAULT_DRAIN_S, DEFAULT_FLOWS, MAX_DRAIN_S, MAX_FLOWS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT,
+};
+use crate::plan::{Admin, Dispatcher, Engine, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 use toml::de::DeTable;
 
 pub struct Draft {
     hash_key: Option<HashKey>,
     dispatcher: Option<DispatcherDraft>,
+    admin: Admin,
     pub services: Vec<ServiceDraft>,
 }
 
@@ -22,6 +26,7 @@ struct DispatcherDraft {
     interface: Option<String>,
     engine: Engine,
     cores: Option<Vec<usize>>,
+    flows: u32,
 }
 
 pub struct ServiceDraft {
@@ -34,6 +39,7 @@ pub struct ServiceDraft {
     pub hash: Option<At<HashInput>>,
     pub selection: Selection,
     pub slots: Option<At<u32>>,
+    drain_s: u32,
     pub servers: Vec<ServerDraft>,
     pub health: Option<HealthDraft>,
 }
@@ -51,10 +57,12 @@ impl Draft {
         let root = Section::open(tree, 0, &schema::ROOT, report);
         let cluster = root.table("cluster", &schema::CLUSTER, report);
         let dispatcher = root.table("dispatcher", &schema::DISPATCHER, report);
+        let admin = root.table("admin", &schema::ADMIN, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
             dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, report)),
+            admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
         }
     }
@@ -64,11 +72,12 @@ impl Draft {
         Some(Plan {
             hash_key: self.hash_key?,
             dispatcher: match self.dispatcher {
-                Some(draft) => {
-                    Some(Dispatcher { interface: draft.interface?, engine: draft.engine, cores: draft.cores })
+                Some(DispatcherDraft { interface, engine, cores, flows }) => {
+                    Some(Dispatcher { interface: interface?, engine, cores, flows })
                 }
                 None => None,
             },
+            admin: self.admin,
             services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
         })
     }
@@ -81,6 +90,7 @@ impl DispatcherDraft {
             interface: section.text("interface", report, value::interface).map(|name| name.value),
             engine: section.text("engine", report, value::choice("engine", engines)).map_or(Engine::AfXdp, |e| e.value),
             cores: read_cores(section, report),
+            flows: section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value),
         }
     }
 }
@@ -99,6 +109,18 @@ fn read_cores(section: &Section, report: &mut Report) -> Option<Vec<usize>> {
     Some(cores.into_iter().map(|core| core.value).collect())
 }
 
+/// What is not legal is reported and the default stands in its place.
+fn read_admin(section: &Section, base: &Path, report: &mut Report) -> Admin {
+    let socket = section.text("socket", report, |text| value::socket(text, base));
+    let metrics = section.text("metrics", report, value::listener);
+    let state = section.text("state", report, |text| value::file(text, "/var/lib/oneip/oneip.json", base));
+    let Admin { socket: default, .. } = Admin::default();
+    let socket_given = socket.is_some();
+    let socket = socket.map_or(default, |socket| socket.value);
+    let state = state.map_or_else(|| Admin::state_of(&socket), |state| state.value);
+    Admin { socket, socket_given, metrics: metrics.map(|metrics| metrics.value), state }
+}
+
 impl ServiceDraft {
     fn read(section: &Section, report: &mut Report) -> ServiceDraft {
         let inputs = [("source", HashInput::Source), ("flow", HashInput::Flow)];
@@ -115,6 +137,7 @@ impl ServiceDraft {
             hash: section.text("hash", report, value::choice("hash", inputs)),
             selection: selection.map_or(Selection::Maglev, |selection| selection.value),
             slots: section.integer("slots", 1..=MAX_SLOTS, report),
+            drain_s: section.integer("drain_s", 0..=MAX_DRAIN_S, report).map_or(DEFAULT_DRAIN_S, |s| s.value),
             servers: section
                 .tables("server", MAX_SERVERS, &schema::SERVER, report)
                 .iter()
@@ -145,6 +168,7 @@ impl ServiceDraft {
             hash: self.hash.map_or(HashInput::Source, |hash| hash.value),
             selection: self.selection,
             slots,
+            drain: Duration::from_secs(self.drain_s.into()),
             servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
             health,
         })

@@ -42,7 +42,7 @@ pub fn load(path: &Path) -> Result<Loaded, Errors> {
     }
 }
 
-/// Checks the text of a configuration. `file` is its name in messages, and the directory that `hash_key_file` is relative to.
+/// Checks the text of a configuration. `file` is its name in messages, and its directory what paths in it are relative to.
 ///
 /// # Errors
 /// Everything that is wrong with the text, in its order.

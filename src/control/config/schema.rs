@@ -27,6 +27,7 @@ pub static ROOT: Schema = Schema {
     keys: &[
         required("cluster", "[cluster] with hash_key = \"32 hex digits\""),
         optional("dispatcher", "[dispatcher] with interface = \"eth1\""),
+        optional("admin", "[admin] with metrics = \"127.0.0.1:9180\""),
         required("service", "[[service]] with double brackets, once for each service"),
     ],
 };
@@ -45,6 +46,16 @@ pub static DISPATCHER: Schema = Schema {
         required("interface", "interface = \"eth1\""),
         optional("engine", "engine = \"af_xdp\""),
         optional("cores", "cores = [2, 3]"),
+        optional("flows", "flows = 1048576"),
+    ],
+};
+
+pub static ADMIN: Schema = Schema {
+    title: "[admin]",
+    keys: &[
+        optional("socket", "socket = \"/run/oneip/oneip.sock\""),
+        optional("metrics", "metrics = \"127.0.0.1:9180\""),
+        optional("state", "state = \"/var/lib/oneip/oneip.json\""),
     ],
 };
 
@@ -57,6 +68,7 @@ pub static SERVICE: Schema = Schema {
         optional("hash", "hash = \"source\""),
         optional("selection", "selection = \"maglev\""),
         optional("slots", "slots = 65537"),
+        optional("drain_s", "drain_s = 600"),
         required("server", "[[service.server]] with double brackets, once for each server"),
         optional("health", "[service.health] with type = \"http\""),
     ],
@@ -89,7 +101,7 @@ pub static HEALTH: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 6] = [&ROOT, &CLUSTER, &DISPATCHER, &SERVICE, &SERVER, &HEALTH];
+static ALL: [&Schema; 7] = [&ROOT, &CLUSTER, &DISPATCHER, &ADMIN, &SERVICE, &SERVER, &HEALTH];
 
 impl Schema {
     /// The key of that name. Asking for one that the schema lacks is a bug.

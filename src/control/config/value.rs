@@ -1,13 +1,17 @@
 //! From the text of one value to the value, or to what is wrong with it and what would be right.
 
-use crate::plan::{Mac, Port, Transport};
+use crate::plan::{Admin, Mac, Port, Transport};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 const MAX_NAME: usize = 64;
 
 /// The kernel's `IFNAMSIZ` without the terminating zero.
 const MAX_INTERFACE: usize = 15;
+
+/// `sun_path` without the terminating zero, see unix(7).
+const MAX_SOCKET: usize = 107;
 
 /// RFC 1035, section 2.3.4.
 const MAX_HOST: usize = 253;
@@ -156,6 +160,44 @@ pub fn statuses(text: &str) -> Result<RangeInclusive<u16>, String> {
     match text.split_once('-').map(|(first, last)| (status(first), status(last))) {
         Some((Some(first), Some(last))) if first <= last => Ok(first..=last),
         _ => Err(format!("{} is not a range of HTTP statuses; write one like \"200-299\"", quoted(text, '"'))),
+    }
+}
+
+/// The path of a file, like `example`; a relative one is looked up in `base`.
+pub fn file(text: &str, example: &str, base: &Path) -> Result<PathBuf, String> {
+    if text.is_empty() || text.ends_with('/') || text.contains('\0') {
+        return Err(format!("{} is not the path of a file; write one like \"{example}\"", quoted(text, '"')));
+    }
+    Ok(base.join(text))
+}
+
+/// The path of a Unix socket, likewise.
+pub fn socket(text: &str, base: &Path) -> Result<PathBuf, String> {
+    let path = file(text, Admin::SOCKET, base)?;
+    match path.as_os_str().len() {
+        0..=MAX_SOCKET => Ok(path),
+        bytes => {
+            Err(format!("a socket's path has at most {MAX_SOCKET} bytes, and this has {bytes}; write a shorter one"))
+        }
+    }
+}
+
+/// An address of this machine and a port to listen on.
+pub fn listener(text: &str) -> Result<SocketAddr, String> {
+    let quote = quoted(text, '"');
+    let address = |text: &str| text.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+    match text.parse::<SocketAddr>() {
+        Ok(listener) if listener.port() != 0 => Ok(listener),
+        Ok(listener) => Err(format!(
+            "{quote} has no port; write one from 1 to 65535, like \"{}\"",
+            SocketAddr::new(listener.ip(), 9180)
+        )),
+        Err(_) if let Some(address) = address(text) => {
+            Err(format!("{quote} lacks the port; write it like \"{}\"", SocketAddr::new(address, 9180)))
+        }
+        Err(_) => {
+            Err(format!("{quote} is not an IP address and port; write it like \"127.0.0.1:9180\" or \"[::1]:9180\""))
+        }
     }
 }
 
