@@ -24,6 +24,7 @@
 //! - [`control`]: configuration, neighbours, cores, host checks, privileges: ordinary code, away from the frames.
 //! - [`supervise`]: `oneip run`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.
+//! - [`ctl`]: `oneip ctl`: what an operator asks of a running dispatcher, and how the answers are shown.
 //! - [`verbs`]: `check`, `lookup`, `replay`: what needs neither root nor a NIC.
 //! - [`plan`], [`verdict`], [`limits`]: the vocabulary: the checked configuration, what becomes of a frame, every bound.
 //!
@@ -31,6 +32,7 @@
 //! reaches the data path only through `table`. A test holds the `use` lines to this.
 
 pub mod control;
+pub mod ctl;
 pub mod hash;
 pub mod limits;
 pub mod path;

@@ -1,0 +1,10 @@
+//! The admin side: the real server on real sockets, in front of threads that answer as the test wants, asked by hand, by
+//! `oneip ctl`, and by Prometheus.
+
+mod fake;
+mod http;
+mod metrics;
+mod ready;
+mod sample;
+mod server;
+mod socket;
