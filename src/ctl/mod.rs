@@ -1,12 +1,13 @@
 //! `oneip ctl`: what an operator asks of a running dispatcher or filter, over its admin socket.
 //!
 //! `client` asks; the documents of `control::admin` come back; `status`, `stats`, `trace` and `top` show them, each a pure
-//! function from documents to text, with the numbers of `units` and the `rates` between two statuses.
+//! function from documents to text, with the numbers of `units`, a `table` and the `rates` between two statuses.
 
 pub mod client;
 pub mod rates;
 pub mod stats;
 pub mod status;
+mod table;
 pub mod top;
 pub mod trace;
 mod units;

@@ -1,9 +1,8 @@
 //! `ctl stats`: rates, as a table.
 
 use super::rates::{Rates, Sent};
+use super::table;
 use super::units::si;
-use comfy_table::presets;
-use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
 
 /// A line of all together, and one for each server.
@@ -19,11 +18,7 @@ pub fn text(rates: &Rates) -> String {
     for (reason, rate) in &rates.dropped {
         let _ = writeln!(text, "  dropped {reason} {}/s", si(*rate));
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["  service", "server", "frames/s", "bytes/s", "new flows/s"]);
-    for at in 2..5 {
-        table.column_mut(at).expect("five columns").set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = table::new(["  service", "server", "frames/s", "bytes/s", "new flows/s"], 2..5);
     for service in &rates.services {
         for server in &service.servers {
             table.add_row(row(&service.name, &server.name, server.sent));

@@ -1,11 +1,10 @@
 //! `ctl status`: how everything is, for people.
 
+use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
 use crate::control::admin::status::{CheckStatus, LatencyStatus, ServerStatus, ServiceStatus, Status, WorkerStatus};
 use crate::stats::summary::microseconds;
 use crate::verdict::Reason;
-use comfy_table::presets;
-use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
 
 /// The process, its workers and frames, then every service with its servers.
@@ -91,11 +90,7 @@ fn servers(service: &ServiceStatus) -> String {
         "check",
         "",
     ];
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(TITLES);
-    for at in 3..11 {
-        table.column_mut(at).expect("twelve columns").set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = table::new(TITLES, 3..11);
     for server in &service.servers {
         let weight = match server.configured_weight {
             Some(configured) => format!("{} (not {configured})", server.weight),

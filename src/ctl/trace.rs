@@ -1,11 +1,9 @@
 //! `ctl lookup` and `ctl trace`: where a client's frames go.
 
 use super::client::Error;
-use super::units::seconds;
+use super::table;
+use super::units::{milliseconds, seconds};
 use crate::control::admin::order::{Trace, TracedFrame, TracedService};
-use crate::stats::summary::microseconds;
-use comfy_table::presets;
-use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
@@ -29,17 +27,16 @@ pub fn of_service(mut trace: Trace, name: Option<&str>) -> Result<Trace, Error> 
     Ok(trace)
 }
 
-/// A line a service.
+/// A row a service.
 pub fn lookup(trace: &Trace) -> String {
     if trace.services.is_empty() {
         return none(trace);
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
+    let mut table = table::new(["client", "service", "server", "slot", ""], 3..4);
     for TracedService { service, slot, server, keeps, .. } in &trace.services {
         let server = server.as_deref().unwrap_or("(no server is up)").to_owned();
         let keeps = keeps.as_ref().map_or(String::new(), |keeps| format!("connections begun before stay on {keeps}"));
-        table.add_row([trace.client.to_string(), service.clone(), server, format!("slot {slot}"), keeps]);
+        table.add_row([trace.client.to_string(), service.clone(), server, slot.to_string(), keeps]);
     }
     table.trim_fmt()
 }
@@ -86,11 +83,7 @@ fn none(trace: &Trace) -> String {
 }
 
 fn frames(frames: &[TracedFrame]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["  after", "worker", "bytes", "protocol", "verdict"]);
-    for at in 0..3 {
-        table.column_mut(at).expect("five columns").set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = table::new(["  after", "worker", "bytes", "protocol", "verdict"], 0..3);
     for frame in frames {
         let TracedFrame { at_us, worker, bytes, protocol, verdict, service, server, reason } = frame;
         let to = match (service, server) {
@@ -100,7 +93,7 @@ fn frames(frames: &[TracedFrame]) -> String {
         };
         let why = reason.as_ref().map_or(String::new(), |reason| format!(", {reason}"));
         table.add_row([
-            format!("  {}", microseconds(at_us.saturating_mul(1000))),
+            format!("  {}", milliseconds(*at_us as f64 / 1000.0)),
             worker.to_string(),
             bytes.to_string(),
             protocol.clone(),

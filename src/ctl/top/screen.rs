@@ -17,6 +17,11 @@ use std::collections::VecDeque;
 const BAR: usize = 10;
 const HISTORY: usize = 24;
 
+/// Columns of a server's name, of its indentation, and of the longest name that gets more where there is more.
+const NAME: usize = 14;
+const INDENT: usize = 3;
+const LONG_NAME: usize = 40;
+
 /// Below this many lines the history of all frames gives way to the list.
 const LOW: u16 = 16;
 
@@ -34,12 +39,14 @@ pub fn draw(frame: &mut Frame, view: &mut View) {
     ];
     let [title, totals, drops, past, header, list, keys] = Layout::vertical(heights).areas(frame.area());
     frame.render_widget(title_line(&view.status).style(Style::new().reversed()), title);
-    frame.render_widget(totals_line(view), totals);
+    frame.render_widget(totals_line(view, totals.width.into()), totals);
     frame.render_widget(drops_line(view), drops);
     draw_history(frame, past, &view.frames);
-    frame.render_widget(header_line(), header);
+    let widths = Widths::of(&view.status, list.width.into());
+    frame.render_widget(header_line(widths), header);
 
-    let lines: Vec<Line> = view.status.services.iter().flat_map(|service| service_lines(service, view)).collect();
+    let services = view.status.services.iter();
+    let lines: Vec<Line> = services.flat_map(|service| service_lines(service, view, widths)).collect();
     (view.lines, view.shown) = (lines.len(), list.height.into());
     view.first = view.first.min(view.lines.saturating_sub(view.shown));
     let seen = lines.into_iter().skip(view.first).take(view.shown).collect::<Vec<_>>();
@@ -65,10 +72,11 @@ fn title_line(status: &Status) -> Line<'static> {
     line
 }
 
-fn totals_line(view: &View) -> Line<'static> {
+/// The new flows only where they fit.
+fn totals_line(view: &View, width: usize) -> Line<'static> {
     let Some(rates) = &view.rates else { return Line::from(" looking ...").dim() };
     let sent = all(rates);
-    Line::from(vec![
+    let mut line = Line::from(vec![
         " in ".dim(),
         format!("{}/s", si(rates.frames)).bold(),
         "  forwarded ".dim(),
@@ -79,9 +87,12 @@ fn totals_line(view: &View) -> Line<'static> {
         format!("{}/s", si(rates.passed)).bold(),
         "  ".into(),
         format!("{}bit/s", si(8.0 * sent.bytes)).bold(),
-        "  new ".dim(),
-        format!("{}/s", si(sent.flows)).bold(),
-    ])
+    ]);
+    let new = Line::from(vec!["  new ".dim(), format!("{}/s", si(sent.flows)).bold()]);
+    if line.width() + new.width() <= width {
+        line.extend(new);
+    }
+    line
 }
 
 fn all(rates: &Rates) -> Sent {
@@ -122,17 +133,41 @@ fn draw_history(frame: &mut Frame, area: Rect, frames: &VecDeque<f64>) {
     }
 }
 
-/// One line of the list, its cells as wide as each other line's. What does not fit the terminal is cut at the right.
-fn row(cells: [Span<'static>; 8], note: Span<'static>) -> Line<'static> {
-    const WIDTHS: [(usize, bool); 8] =
-        [(14, false), (8, false), (8, true), (BAR, false), (7, true), (7, true), (7, true), (8, true)];
+/// How a row is laid out.
+#[derive(Clone, Copy)]
+struct Widths {
+    name: usize,
+    /// What is left for a note.
+    note: usize,
+}
+
+impl Widths {
+    /// Names get what they need, if it is there.
+    fn of(status: &Status, width: usize) -> Widths {
+        let servers = status.services.iter().flat_map(|service| &service.servers);
+        let longest = INDENT + servers.map(|server| server.name.len()).max().unwrap_or(0);
+        let rest = width.saturating_sub(Widths { name: NAME, note: 0 }.row().iter().map(|(width, _)| width + 1).sum());
+        let name = longest.clamp(NAME, LONG_NAME).min(NAME + rest);
+        Widths { name, note: rest - (name - NAME) }
+    }
+
+    /// The width of each cell, and whether it is aligned at the right.
+    fn row(self) -> [(usize, bool); 8] {
+        [(self.name, false), (8, false), (8, true), (BAR, false), (7, true), (7, true), (7, true), (8, true)]
+    }
+}
+
+/// One line of the list, and a note if there is room for it.
+fn row(cells: [Span<'static>; 8], note: Span<'static>, widths: Widths) -> Line<'static> {
     let mut line = Line::default();
-    for (cell, (width, right)) in cells.into_iter().zip(WIDTHS) {
+    for (cell, (width, right)) in cells.into_iter().zip(widths.row()) {
         let content = cut(&cell.content, width);
         let content = if right { format!("{content:>width$} ") } else { format!("{content:<width$} ") };
         line.push_span(Span::styled(content, cell.style));
     }
-    line.push_span(note);
+    if note.content.len() <= widths.note {
+        line.push_span(note);
+    }
     line
 }
 
@@ -143,13 +178,13 @@ fn cut(text: &str, width: usize) -> String {
     text.chars().take(width - 1).chain(['…']).collect()
 }
 
-fn header_line() -> Line<'static> {
+fn header_line(widths: Widths) -> Line<'static> {
     let titles = [" server", "state", "share", "of frames", "frame/s", "bit/s", "new/s", "check"];
-    row(titles.map(Span::raw), Span::raw("")).underlined().dim()
+    row(titles.map(Span::raw), Span::raw(""), widths).underlined().dim()
 }
 
 /// A service: what it is, how it goes, and its servers.
-fn service_lines(service: &ServiceStatus, view: &View) -> Vec<Line<'static>> {
+fn service_lines(service: &ServiceStatus, view: &View, widths: Widths) -> Vec<Line<'static>> {
     let rates = view.rates.as_ref().and_then(|rates| rates.services.iter().find(|rates| rates.name == service.name));
     let ports = if service.ports.is_empty() { "every port".to_owned() } else { service.ports.join(" ") };
     let mut heading = Line::from(vec![
@@ -163,7 +198,7 @@ fn service_lines(service: &ServiceStatus, view: &View) -> Vec<Line<'static>> {
     let sum = rates.map(ServiceRates::sum);
     for server in &service.servers {
         let sent = rates.and_then(|rates| rates.servers.iter().find(|rates| rates.name == server.name));
-        lines.extend(server_lines(server, sent.map(|sent| sent.sent), sum));
+        lines.extend(server_lines(server, sent.map(|sent| sent.sent), sum, widths));
     }
     lines
 }
@@ -182,11 +217,11 @@ fn pulse_line(service: &ServiceStatus, rates: Option<&ServiceRates>, history: Op
 }
 
 /// A server, and, where it takes no clients, why.
-fn server_lines(server: &ServerStatus, sent: Option<Sent>, sum: Option<Sent>) -> Vec<Line<'static>> {
+fn server_lines(server: &ServerStatus, sent: Option<Sent>, sum: Option<Sent>, widths: Widths) -> Vec<Line<'static>> {
     let part = sent.zip(sum).filter(|(_, sum)| sum.frames > 0.0).map_or(0.0, |(sent, sum)| sent.frames / sum.frames);
     let rate = |value: fn(Sent) -> f64| Span::raw(sent.map_or("-".to_owned(), |sent| si(value(sent))));
     let cells = [
-        Span::raw(format!("   {}", server.name)),
+        Span::raw(format!("{:INDENT$}{}", "", server.name)),
         Span::styled(server.state.name(), color(server.state)),
         Span::raw(percent(server.share)),
         Span::styled(bar(part), color(server.state)),
@@ -196,13 +231,15 @@ fn server_lines(server: &ServerStatus, sent: Option<Sent>, sum: Option<Sent>) ->
         Span::raw(server.check.as_ref().map_or(String::new(), check)),
     ];
     let since = format!("{} for {}", server.state.name(), span(server.since_s));
-    let mut lines = vec![row(cells, since.clone().dim())];
-    let why = why(server);
-    if server.state != State::Up {
-        let why = if why.is_empty() { since } else { format!("{since}: {why}") };
-        lines.push(Line::from(format!("     {why}")).style(Style::new().fg(color(server.state)).dim()));
+    match (server.state, why(server)) {
+        (State::Up, why) if why.is_empty() => vec![row(cells, since.dim(), widths)],
+        (State::Up, why) => vec![row(cells, why.dim(), widths)],
+        (state, why) => {
+            let why = if why.is_empty() { since } else { format!("{since}: {why}") };
+            let why = Line::from(format!("     {why}")).style(Style::new().fg(color(state)).dim());
+            vec![row(cells, Span::raw(""), widths), why]
+        }
     }
-    lines
 }
 
 fn color(state: State) -> Color {
