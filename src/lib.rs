@@ -21,7 +21,8 @@
 //! - [`table`]: who owns which slot: first choice, failover order, and how a new table reaches the workers.
 //! - [`port`]: the trait, and the ports: AF_XDP, memory, capture files.
 //! - [`stats`]: what is counted and timed, and the thread that reports it.
-//! - [`control`]: configuration, neighbours, cores, host checks, privileges: ordinary code, away from the frames.
+//! - [`control`]: configuration, neighbours, health, the admin side, cores, host checks, privileges: ordinary code, away from
+//!   the frames.
 //! - [`supervise`]: `oneip run`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.
 //! - [`ctl`]: `oneip ctl`: what an operator asks of a running dispatcher, and how the answers are shown.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
@@ -35,6 +36,8 @@ pub enum Error {
         .0.display()
     )]
     Dead(PathBuf),
+    #[error("the process on {} has more clients than it serves at once, and others wait already; try again", .0.display())]
+    Crowded(PathBuf),
     #[error("the socket {} cannot be used: {error}", path.display())]
     Connection { path: PathBuf, error: io::Error },
     #[error("the process on {} hangs: there is no answer after {after:?}", path.display())]
@@ -122,8 +125,16 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Res
         let status = answer.status();
         Ok((status, answer.into_body().collect().await?.to_bytes()))
     };
-    let (answer, _) = tokio::join!(answer, connection);
-    answer.map_err(broken)
+    let (mut answer, mut connection) = (pin!(answer), pin!(connection));
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        ended = &mut connection => match ended {
+            Ok(()) => answer.await,
+            Err(error) => Err(error),
+        },
+    }
+    .map_err(broken)
 }
 
 fn of_connecting(socket: &Path, error: io::Error) -> Error {
@@ -132,6 +143,8 @@ fn of_connecting(socket: &Path, error: io::Error) -> Error {
         io::ErrorKind::NotFound => Error::Absent(path),
         io::ErrorKind::PermissionDenied => Error::Forbidden(path),
         io::ErrorKind::ConnectionRefused => Error::Dead(path),
+        // The queue in front of `accept` is full, see unix(7).
+        io::ErrorKind::WouldBlock => Error::Crowded(path),
         _ => Error::Connection { path, error },
     }
 }

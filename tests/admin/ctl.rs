@@ -2,15 +2,16 @@
 
 use crate::fake::{Fake, Script};
 use crate::sample;
+use oneip::control::admin;
 use oneip::control::admin::order::Order;
 use oneip::control::admin::status::Status;
 use oneip::ctl::client::{Client, Error, read};
-use oneip::limits::ORDER_MOST;
+use oneip::plan::Admin;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
@@ -131,7 +132,7 @@ fn stats_are_rates_between_looks() {
         .map(|line| line.split_whitespace().nth(2).unwrap().parse().unwrap())
         .collect();
     assert_eq!(rates.len(), 2, "{said}");
-    assert!(rates.iter().all(|rate| (18.0..22.0).contains(rate)), "thousands a second: {said}");
+    assert!(rates.iter().all(|rate| (14.0..26.0).contains(rate)), "thousands a second: {said}");
     assert_eq!(said.matches("  dropped no_service ").count(), 2, "{said}");
 }
 
@@ -189,6 +190,7 @@ fn every_way_to_have_no_answer_says_what_to_do() {
     let listener = UnixListener::bind(&path).unwrap();
     // Somebody else's service.
     let server = thread::spawn(move || {
+        let mut held = Vec::new();
         for answer in [
             "",
             "HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\n\r\nwhat?\n",
@@ -197,6 +199,8 @@ fn every_way_to_have_no_answer_says_what_to_do() {
             let (mut stream, _) = listener.accept().unwrap();
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(answer.as_bytes());
+            // It may leave the connection open after an answer.
+            held.extend((!answer.is_empty()).then_some(stream));
         }
         drop(listener);
     });
@@ -209,6 +213,18 @@ fn every_way_to_have_no_answer_says_what_to_do() {
     said("the answer cannot be read: missing field `version`");
     server.join().unwrap();
     said("nobody answers on the socket PATH; the dispatcher that made it has ended, and the next one will replace it");
+}
+
+#[test]
+fn a_process_whose_queue_is_full_is_said_to_be_crowded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let _waiting = UnixStream::connect(&path).unwrap();
+    let words = "has more clients than it serves at once, and others wait already; try again";
+    assert_eq!(failed(&path, "status"), format!("error: the process on {} {words}\n", path.display()));
 }
 
 #[test]
@@ -234,15 +250,16 @@ fn who_may_not_connect_is_told_who_may() {
 }
 
 #[test]
-fn a_control_thread_that_hangs_is_the_error() {
-    let fake = Fake::with(Script { answer: |_| None, ..Script::default() });
-    let start = Instant::now();
-    let said = failed(&fake.socket, "reload");
-    assert_eq!(
-        said,
-        "error: the control thread has not answered within 10s; what was ordered may be carried out yet: see `oneip ctl status`\n"
-    );
-    assert!(start.elapsed() < ORDER_MOST + Duration::from_secs(3));
+fn threads_that_have_ended_are_the_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Admin { socket: folder.path().join("s.sock"), socket_given: true, ..Admin::default() };
+    let (backend, asked, wanted) = admin::channel();
+    drop((asked, wanted));
+    let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
+    for verb in ["status", "reload", "metrics"] {
+        let words = "error: the thread that was asked has ended: this process is about to stop\n";
+        assert_eq!(failed(&plan.socket, verb), words, "{verb}");
+    }
 }
 
 #[test]

@@ -91,6 +91,13 @@ fn every_promised_name_is_there_with_its_labels() {
 }
 
 #[test]
+fn states_are_called_the_same_in_json() {
+    for state in State::ALL {
+        assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+    }
+}
+
+#[test]
 fn moments_are_seconds_since_1970_and_stand_still() {
     let script = Script::default();
     script.status.lock().unwrap().services[0].servers[0].check = Some(CheckStatus {

@@ -90,7 +90,7 @@ impl Snapshot {
 
     fn servers(&self, page: &mut Page) -> fmt::Result {
         let each = |value: fn(&ServerStatus) -> u64| {
-            self.each_server(move |server| Some(server)).map(move |(labels, server)| (labels, value(server)))
+            self.each_server(Some).map(move |(labels, server)| (labels, value(server)))
         };
         let up = each(|server| (server.state == State::Up).into());
         page.gauges("oneip_server_up", "Whether the server takes new clients", up)?;
