@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what oneip's build and its lab need on a Debian 12 that has Rust. Silent when nothing is missing.
+# Installs what oneip's build and its tests need on a Debian 12 that has Rust. Silent when nothing is missing.
 set -euo pipefail
 
 usage() {
     cat <<'END'
 usage: scripts/setup.sh [--help]
 
-Installs the missing ones of the packages that the build and the lab network need (see the table in
+Installs the missing ones of the packages that the build and the tests need (see the table in
 this file). Nothing missing: does nothing and says nothing. Needs root only when something is missing.
 END
 }
@@ -28,6 +28,7 @@ iputils-ping    ping
 procps          sysctl
 nginx-light     nginx
 curl            curl
+prometheus      promtool
 END
 }
 
@@ -65,10 +66,14 @@ install_packages() {
         echo "error: apt-get could not install: $*" >&2
         exit 1
     fi
-    # The lab runs its own nginx: the one that was installed just now shall not come up at the next boot either.
-    if [[ " $* " == *" nginx-light "* ]]; then
-        update-rc.d nginx disable >/dev/null 2>&1 || true
-    fi
+    # The tests run their own: a service that was installed just now shall not come up at the next boot either.
+    local package
+    for package in "$@"; do
+        case $package in
+            nginx-light) update-rc.d nginx disable >/dev/null 2>&1 || true ;;
+            prometheus) update-rc.d prometheus disable >/dev/null 2>&1 || true ;;
+        esac
+    done
 }
 
 case ${1-} in

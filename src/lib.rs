@@ -21,9 +21,11 @@
 //! - [`table`]: who owns which slot: first choice, failover order, and how a new table reaches the workers.
 //! - [`port`]: the trait, and the ports: AF_XDP, memory, capture files.
 //! - [`stats`]: what is counted and timed, and the thread that reports it.
-//! - [`control`]: configuration, neighbours, cores, host checks, privileges: ordinary code, away from the frames.
+//! - [`control`]: configuration, neighbours, health, the admin side, cores, host checks, privileges: ordinary code, away from
+//!   the frames.
 //! - [`supervise`]: `oneip run`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.
+//! - [`ctl`]: `oneip ctl`: what an operator asks of a running dispatcher, and how the answers are shown.
 //! - [`verbs`]: `check`, `lookup`, `replay`: what needs neither root nor a NIC.
 //! - [`plan`], [`verdict`], [`limits`]: the vocabulary: the checked configuration, what becomes of a frame, every bound.
 //!
@@ -31,6 +33,7 @@
 //! reaches the data path only through `table`. A test holds the `use` lines to this.
 
 pub mod control;
+pub mod ctl;
 pub mod hash;
 pub mod limits;
 pub mod path;

@@ -122,6 +122,34 @@ pub const DRAIN: Duration = Duration::from_millis(20);
 /// How often workers' histograms are harvested and reports written.
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Connections to the admin socket that are served at once, and as many to the listener of the metrics, so that neither keeps
+/// the other waiting. More wait in the kernel's queue.
+pub const ADMIN_CONNECTIONS: usize = 64;
+
+/// Most bytes of an order.
+pub const ADMIN_BODY: usize = 64 << 10;
+
+/// Most bytes of what stands before it: method, path, headers.
+pub const ADMIN_HEAD: usize = 16 << 10;
+
+/// How long a client may take to send the head of its request, again to send the body, and again to read the answer.
+pub const ADMIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the control thread may take to carry out an order, those before it included.
+pub const ORDER_MOST: Duration = Duration::from_secs(10);
+
+/// How long the stats thread may take to give its figures. It harvests for a quarter of `STATS_INTERVAL` at most.
+pub const FIGURES_MOST: Duration = Duration::from_secs(2);
+
+/// Longest watch of a client's frames.
+pub const TRACE_MOST: Duration = Duration::from_secs(60);
+
+/// Longest life of a connection to the admin socket: one request and its answer.
+pub const ADMIN_EXCHANGE: Duration = Duration::from_secs(90);
+
+/// Longest life of a connection to the listener of the metrics, which takes no order.
+pub const METRICS_EXCHANGE: Duration = Duration::from_secs(30);
+
 /// Descriptors in each of the four rings of an AF_XDP queue: 200 us of frames at 10 Mpps.
 pub const RING: usize = 2048;
 
@@ -145,6 +173,11 @@ const _: () = {
     assert!(QUEUE_FRAMES.is_multiple_of(BURST), "frames are handed over in whole bursts");
     assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);
     assert!((MAX_SERVERS as u64) * (MAX_WEIGHT as u64) < u32::MAX as u64, "a sum of weights is 32 bits");
+    assert!(FIGURES_MOST.as_millis() > STATS_INTERVAL.as_millis(), "the stats thread is asked between two harvests");
+    assert!(ADMIN_EXCHANGE.as_secs() >= METRICS_EXCHANGE.as_secs() + TRACE_MOST.as_secs());
+    assert!(
+        METRICS_EXCHANGE.as_secs() > (3 * ADMIN_PATIENCE.as_secs()) + ORDER_MOST.as_secs() + FIGURES_MOST.as_secs()
+    );
     assert!(FLAP_HOLD_FIRST.as_millis() <= FLAP_HOLD_LAST.as_millis());
     assert!(NEIGHBOUR_RETRY_FIRST.as_millis() <= NEIGHBOUR_RETRY_LAST.as_millis());
     assert!(NEIGHBOUR_RETRY_LAST.as_millis() < NEIGHBOUR_REFRESH.as_millis());

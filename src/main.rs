@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use oneip::plan::Plan;
 use oneip::verbs::{self, Failure};
-use oneip::{server, supervise};
+use oneip::{ctl, server, supervise};
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
@@ -28,6 +28,8 @@ enum Verb {
     Replay(Replay),
     /// Say which server each client address gets
     Lookup(Lookup),
+    /// Talk to a running dispatcher: status, rates, drain, weight, reload ...
+    Ctl(ctl::Arguments),
     /// On a server: set up, undo or check the cluster address alias and its ARP/ND settings
     #[command(subcommand)]
     Server(ServerVerb),
@@ -128,6 +130,7 @@ fn main() -> ExitCode {
         Verb::Check(config) => check(&config),
         Verb::Replay(arguments) => replay(&arguments),
         Verb::Lookup(arguments) => lookup(&arguments),
+        Verb::Ctl(arguments) => ctl::run(arguments),
         Verb::Server(ServerVerb::Add(arguments)) => server(&arguments, server::add),
         Verb::Server(ServerVerb::Remove(arguments)) => server(&arguments, server::remove),
         Verb::Server(ServerVerb::Check(arguments)) => server(&arguments, server::check),

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a module may name of the crate: modules, or items in them. Itself goes without saying. Ports know no more than the
-/// vocabulary, the worker knows the trait but no port, and control touches the data path only through the tables.
-const MAY_USE: [(&str, &[&str]); 12] = [
+/// vocabulary, the worker knows the trait but no port, control touches the data path only through the tables, and `ctl` knows
+/// the documents alone.
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("plan", &[]),
     ("limits", &[]),
     ("verdict", &[]),
@@ -35,6 +36,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
         ],
     ),
     ("server", &["limits", "plan"]),
+    ("ctl", &["control::admin", "limits", "plan", "stats::summary", "verbs::Failure", "verdict"]),
 ];
 
 /// Where the parts are put together: may use everything.

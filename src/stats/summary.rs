@@ -31,6 +31,8 @@ pub struct ServerSummary {
     pub server: String,
     pub frames: u64,
     pub bytes: u64,
+    /// TCP connections begun (SYN without ACK).
+    pub flows: u64,
 }
 
 /// Of a latency histogram, in nanoseconds.
@@ -80,6 +82,7 @@ impl Summary {
                     server: server.name.clone(),
                     frames: sum(&|tally| tally.sent(destination).frames.get()),
                     bytes: sum(&|tally| tally.sent(destination).bytes.get()),
+                    flows: 0,
                 })
                 .collect(),
             latency: None,
@@ -132,7 +135,7 @@ impl fmt::Display for Summary {
             table.column_mut(at).expect("four columns").set_cell_alignment(CellAlignment::Right);
         }
         for server in &self.servers {
-            let ServerSummary { service, server, frames, bytes } = server;
+            let ServerSummary { service, server, frames, bytes, .. } = server;
             table.add_row([service.clone(), server.clone(), frames.to_string(), bytes.to_string()]);
         }
         writeln!(f, "{}", table.trim_fmt())?;

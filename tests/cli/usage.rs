@@ -19,6 +19,8 @@ fn wrong_usage_exits_2_and_says_what_is_right() {
         "lookup -c oneip.toml --servce web 198.51.100.7",
         "replay -c oneip.toml in.pcap",
         "server -c oneip.toml",
+        "ctl",
+        "ctl fly",
     ] {
         let said = ended(&mut oneip(arguments), "");
         assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "oneip {arguments}: {}", said.err);
@@ -29,7 +31,7 @@ fn wrong_usage_exits_2_and_says_what_is_right() {
 #[test]
 fn help_and_version_exit_0() {
     assert_eq!(ended(&mut oneip("--version"), "").done(), format!("oneip {}\n", env!("CARGO_PKG_VERSION")));
-    for verb in ["", "run", "check", "replay", "lookup", "server", "server add"] {
+    for verb in ["", "run", "check", "replay", "lookup", "ctl", "ctl drain", "server", "server add"] {
         assert!(ended(&mut oneip(&format!("{verb} --help")), "").done().contains("Usage: oneip"), "{verb}");
     }
 }

@@ -92,6 +92,33 @@ pub enum State {
     Leaving,
 }
 
+impl State {
+    pub const ALL: [State; 8] = [
+        State::Up,
+        State::Down,
+        State::Held,
+        State::Joining,
+        State::Draining,
+        State::Drained,
+        State::Disabled,
+        State::Leaving,
+    ];
+
+    /// The name in JSON and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Up => "up",
+            State::Down => "down",
+            State::Held => "held",
+            State::Joining => "joining",
+            State::Draining => "draining",
+            State::Drained => "drained",
+            State::Disabled => "disabled",
+            State::Leaving => "leaving",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckStatus {
     /// Since the last result; `None`: none yet.

@@ -1,0 +1,211 @@
+//! `oneip ctl`: what an operator asks of a running dispatcher or filter, over its admin socket.
+//!
+//! `client` asks; the documents of `control::admin` come back; `status`, `stats`, `trace` and `top` show them, each a pure
+//! function from documents to text, with the numbers of `units`, a `table` and the `rates` between two statuses.
+
+pub mod client;
+pub mod rates;
+pub mod stats;
+pub mod status;
+mod table;
+pub mod top;
+pub mod trace;
+mod units;
+
+use crate::control::admin::order::{Answer, Order};
+use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST};
+use crate::plan::Admin;
+use crate::verbs::Failure;
+use clap::{Args, Subcommand};
+use client::Client;
+use serde_json::Value;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The admin socket of the process to talk to
+    #[arg(long, value_name = "PATH", default_value = Admin::SOCKET, global = true)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// How everything is: services, servers, workers, and what was counted since the start
+    Status {
+        /// Print the document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Rates by the second, until interrupted
+    Stats {
+        /// Seconds between two tables
+        #[arg(long, value_name = "S", default_value = "1", value_parser = interval)]
+        interval: Duration,
+        /// How many tables
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+    /// A live view of services, servers and rates
+    Top {
+        /// Seconds between two looks
+        #[arg(long, value_name = "S", default_value = "1", value_parser = interval)]
+        interval: Duration,
+    },
+    /// Whom this client's new connections go to now
+    Lookup {
+        address: IpAddr,
+        /// In this service; default: in every one of the address' family
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Print a JSON array, as `oneip lookup` does
+        #[arg(long)]
+        json: bool,
+    },
+    /// Service, slot, owner and failover order of a client, and where its frames go while it is watched
+    Trace {
+        address: IpAddr,
+        /// How long to watch, in seconds
+        #[arg(long = "for", value_name = "SECONDS", default_value = "2", value_parser = watch)]
+        watch: Duration,
+        /// Print the document
+        #[arg(long)]
+        json: bool,
+    },
+    /// No new clients to a server; the connections that it has stay
+    Drain {
+        #[arg(value_name = "NAME")]
+        server: String,
+        /// End its connections after so many seconds; default: the service's `drain_s`
+        #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(..=u64::from(MAX_DRAIN_S)))]
+        timeout: Option<u64>,
+    },
+    /// New clients again to a server that was drained
+    Undrain {
+        #[arg(value_name = "NAME")]
+        server: String,
+    },
+    /// Another weight for a server than the configuration's
+    Weight {
+        #[arg(value_name = "NAME")]
+        server: String,
+        /// 0 to 65535; `default`: the configuration's again
+        #[arg(value_name = "N|default", value_parser = weight)]
+        weight: Weight,
+    },
+    /// Take a server out at once, with all its connections
+    Disable {
+        #[arg(value_name = "NAME")]
+        server: String,
+    },
+    /// Let a server in again that was disabled
+    Enable {
+        #[arg(value_name = "NAME")]
+        server: String,
+    },
+    /// Read the configuration again, and put it to work if it is right
+    Reload,
+    /// What Prometheus gets
+    Metrics,
+}
+
+/// `None`: the configuration's.
+#[derive(Clone)]
+struct Weight(Option<u32>);
+
+fn weight(text: &str) -> Result<Weight, String> {
+    match text.parse() {
+        _ if text == "default" => Ok(Weight(None)),
+        Ok(weight) if weight <= MAX_WEIGHT => Ok(Weight(Some(weight))),
+        _ => Err(format!("write a number from 0 to {MAX_WEIGHT}, or `default`")),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    seconds(text, 0.1, 3600.0)
+}
+
+fn watch(text: &str) -> Result<Duration, String> {
+    seconds(text, 0.0, TRACE_MOST.as_secs_f64())
+}
+
+fn seconds(text: &str, least: f64, most: f64) -> Result<Duration, String> {
+    let found = text.parse::<f64>().ok().filter(|seconds| (least..=most).contains(seconds));
+    found.map(Duration::from_secs_f64).ok_or_else(|| format!("write a number of seconds from {least} to {most}"))
+}
+
+/// Asks, and shows the answer.
+///
+/// # Errors
+/// There is nobody to ask, or it was refused.
+pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
+    let client = Client::new(socket)?;
+    match verb {
+        Verb::Status { json: true } => print(&client.status()?),
+        Verb::Status { json: false } => print(status::text(&client::read(client.status()?)?)),
+        Verb::Stats { interval, count } => show_rates(&client, interval, count),
+        Verb::Top { interval } => top::run(client, interval),
+        Verb::Lookup { address, service, json } => {
+            let order = Order::Trace { client: address, watch_ms: 0 };
+            let found = trace::of_service(client::read(client.order(&order)?)?, service.as_deref())?;
+            if json { print(trace::lookup_json(&found)) } else { print(trace::lookup(&found)) }
+        }
+        Verb::Trace { address, watch, json } => {
+            let watch_ms = watch.as_millis() as u64;
+            let found = client.order(&Order::Trace { client: address, watch_ms })?;
+            if json { print(document(found)) } else { print(trace::text(&client::read(found)?, watch)) }
+        }
+        Verb::Drain { server, timeout } => carry_out(&client, &Order::Drain { server, timeout_s: timeout }),
+        Verb::Undrain { server } => carry_out(&client, &Order::Undrain { server }),
+        Verb::Weight { server, weight: Weight(weight) } => carry_out(&client, &Order::Weight { server, weight }),
+        Verb::Disable { server } => carry_out(&client, &Order::Disable { server }),
+        Verb::Enable { server } => carry_out(&client, &Order::Enable { server }),
+        Verb::Reload => carry_out(&client, &Order::Reload),
+        Verb::Metrics => print(client.metrics()?.trim_end()),
+    }
+}
+
+/// Has an order carried out and says what changed.
+fn carry_out(client: &Client, order: &Order) -> Result<(), Failure> {
+    match client::read(client.order(order)?)? {
+        Answer::Done { changes } if changes.is_empty() => print("nothing to change"),
+        Answer::Done { changes } => print(changes.join("\n")),
+        other => Err(format!("the answer is no list of changes: {other:?}").into()),
+    }
+}
+
+/// A table an interval, on a clock of its own, so that slow answers do not add up.
+fn show_rates(client: &Client, interval: Duration, count: Option<u64>) -> Result<(), Failure> {
+    let look = || -> Result<_, client::Error> { Ok((client::read(client.status()?)?, Instant::now())) };
+    let (mut before, mut then) = look()?;
+    let mut due = then;
+    for _ in 0..count.unwrap_or(u64::MAX) {
+        due += interval;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let (status, now) = look()?;
+        match rates::between(&before, &status, now - then) {
+            Some(rates) => print(stats::text(&rates))?,
+            None => print("the process was started again; its counters begin at 0")?,
+        }
+        (before, then) = (status, now);
+    }
+    Ok(())
+}
+
+/// An answer without the tag that says which it is.
+fn document(mut answer: Value) -> Value {
+    if let Some(keys) = answer.as_object_mut() {
+        keys.shift_remove("answer");
+    }
+    answer
+}
+
+/// `println!` panics when whoever reads has gone.
+fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout(), "{text}")?)
+}

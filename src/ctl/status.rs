@@ -1,0 +1,145 @@
+//! `ctl status`: how everything is, for people.
+
+use super::table;
+use super::units::{bytes, count, milliseconds, percent, span};
+use crate::control::admin::status::{CheckStatus, LatencyStatus, ServerStatus, ServiceStatus, Status, WorkerStatus};
+use crate::stats::summary::microseconds;
+use crate::verdict::Reason;
+use std::fmt::Write;
+
+/// The process, its workers and frames, then every service with its servers.
+pub fn text(status: &Status) -> String {
+    let mut text = process(status);
+    for worker in &status.workers {
+        let _ = writeln!(text, "  {}", of_worker(worker));
+    }
+    text += &frames(status);
+    for service in &status.services {
+        let _ = write!(text, "\n{}\n{}\n", heading(service), servers(service));
+    }
+    text.trim_end().to_owned()
+}
+
+fn process(status: &Status) -> String {
+    let Status { version, mode, pid, uptime_s, config, interface, generation, .. } = status;
+    let table = if *generation == 0 { "no table yet".to_owned() } else { format!("table generation {generation}") };
+    format!(
+        "oneip {version}, {mode} on {interface}, up {} (process {pid}), {table}\n  configuration {config}\n",
+        span(*uptime_s)
+    )
+}
+
+fn of_worker(worker: &WorkerStatus) -> String {
+    let WorkerStatus { worker, core, received, turns, stuck, pins, pins_most } = worker;
+    let state = match (turns, stuck) {
+        (false, _) => "DOES NOT TURN",
+        (true, true) => "turns, but its transmit ring is STUCK",
+        (true, false) => "turns",
+    };
+    let pins = match pins {
+        0 => String::new(),
+        pins => format!(", remembers {} of {} flows", count(*pins), count(*pins_most)),
+    };
+    format!("worker {worker} on core {core} {state}, received {}{pins}", count(*received))
+}
+
+fn frames(status: &Status) -> String {
+    let Status { frames, forwarded, passed, dropped, .. } = status;
+    let mut text = format!(
+        "  frames in {} = forwarded {} + dropped {} + passed {}\n",
+        count(*frames),
+        count(*forwarded),
+        count(dropped.values().sum()),
+        count(*passed)
+    );
+    for (reason, n) in dropped {
+        let help = Reason::ALL.into_iter().find(|known| known.name() == reason).map_or("", Reason::help);
+        let _ = writeln!(text, "    dropped {reason:<10} {:>8}  {help}", count(*n));
+    }
+    text
+}
+
+/// A service in a line or two.
+fn heading(service: &ServiceStatus) -> String {
+    let ServiceStatus { name, address, ports, hash, selection, slots, moving, latency_ns, .. } = service;
+    let ports = if ports.is_empty() { "every protocol and port".to_owned() } else { ports.join(" ") };
+    let mut text = format!("service {name}: {address} {ports}; {selection} over the {hash}, {slots} slots");
+    if *moving > 0 {
+        let _ = write!(text, ", {moving} of them moving: their connections stay where they are");
+    }
+    if let Some(LatencyStatus { count: timed, p50, p90, p99, p999, max }) = latency_ns {
+        let named = [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p999), ("max", max)];
+        let named = named.map(|(name, ns)| format!("{name} {}", microseconds(*ns)));
+        let _ = write!(text, "\n  latency {} ({} frames)", named.join(", "), count(*timed));
+    }
+    text
+}
+
+fn servers(service: &ServiceStatus) -> String {
+    const TITLES: [&str; 12] = [
+        "  server",
+        "address",
+        "state",
+        "since",
+        "weight",
+        "slots",
+        "share",
+        "frames",
+        "bytes",
+        "new flows",
+        "check",
+        "",
+    ];
+    let mut table = table::new(TITLES, 3..11);
+    for server in &service.servers {
+        let weight = match server.configured_weight {
+            Some(configured) => format!("{} (not {configured})", server.weight),
+            None => server.weight.to_string(),
+        };
+        table.add_row([
+            format!("  {}", server.name),
+            server.address.to_string(),
+            server.state.name().to_owned(),
+            span(server.since_s),
+            weight,
+            server.slots.to_string(),
+            percent(server.share),
+            count(server.frames),
+            bytes(server.bytes),
+            count(server.new_flows),
+            server.check.as_ref().map_or(String::new(), check),
+            why(server),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// How long the last success took.
+pub fn check(check: &CheckStatus) -> String {
+    match (check.latency_ms, check.age_s) {
+        (Some(ms), _) => milliseconds(ms),
+        (None, Some(_)) => "failing".to_owned(),
+        (None, None) => "not yet".to_owned(),
+    }
+}
+
+/// The reason of the state; where there is nothing to say of it, what else an operator should know.
+pub fn why(server: &ServerStatus) -> String {
+    let check = server.check.as_ref();
+    if let Some(unchecked) = check.and_then(|check| check.unchecked.as_ref()) {
+        let why = if server.why.is_empty() { String::new() } else { format!("{}; ", server.why) };
+        return format!("{why}cannot be checked: {unchecked}");
+    }
+    if !server.why.is_empty() {
+        return server.why.clone();
+    }
+    if server.mac.is_none() {
+        return "its MAC address is not known yet".to_owned();
+    }
+    match check {
+        Some(CheckStatus { failure: Some(failure), failure_age_s: Some(age), .. }) => {
+            format!("a check failed {} ago: {failure}", span(*age))
+        }
+        _ => String::new(),
+    }
+}

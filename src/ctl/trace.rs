@@ -1,0 +1,104 @@
+//! `ctl lookup` and `ctl trace`: where a client's frames go.
+
+use super::client::Error;
+use super::table;
+use super::units::{milliseconds, seconds};
+use crate::control::admin::order::{Trace, TracedFrame, TracedService};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// The trace of one service, if one is named.
+///
+/// # Errors
+/// No service of that name has clients of that family.
+pub fn of_service(mut trace: Trace, name: Option<&str>) -> Result<Trace, Error> {
+    if let Some(name) = name {
+        let known: Vec<String> = trace.services.iter().map(|service| service.service.clone()).collect();
+        trace.services.retain(|service| service.service == name);
+        if trace.services.is_empty() {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let client = trace.client;
+            return Err(Error::Refused(format!(
+                "--service {name}: {client} can be a client of these services: {known}"
+            )));
+        }
+    }
+    Ok(trace)
+}
+
+/// A row a service.
+pub fn lookup(trace: &Trace) -> String {
+    if trace.services.is_empty() {
+        return none(trace);
+    }
+    let mut table = table::new(["client", "service", "server", "slot", ""], 3..4);
+    for TracedService { service, slot, server, keeps, .. } in &trace.services {
+        let server = server.as_deref().unwrap_or("(no server is up)").to_owned();
+        let keeps = keeps.as_ref().map_or(String::new(), |keeps| format!("connections begun before stay on {keeps}"));
+        table.add_row([trace.client.to_string(), service.clone(), server, slot.to_string(), keeps]);
+    }
+    table.trim_fmt()
+}
+
+/// The keys of `oneip lookup --json`.
+pub fn lookup_json(trace: &Trace) -> Value {
+    let each = trace.services.iter().map(|TracedService { service, hash, slot, server, .. }| {
+        json!({"client": trace.client, "service": service, "hash": hash, "slot": slot, "server": server})
+    });
+    each.collect()
+}
+
+/// Everything that a trace says.
+pub fn text(trace: &Trace, watched: Duration) -> String {
+    if trace.services.is_empty() {
+        return none(trace);
+    }
+    let mut text = format!("client {}\n", trace.client);
+    for TracedService { service, hash, slot, server, keeps, order } in &trace.services {
+        let server = server.as_deref().unwrap_or("nobody: no server is up");
+        let _ = writeln!(text, "\nservice {service}: hash {hash}, slot {slot}");
+        let _ = writeln!(text, "  new connections go to {server}");
+        if let Some(keeps) = keeps {
+            let _ = writeln!(text, "  connections begun before the change stay on {keeps}");
+        }
+        let _ = writeln!(text, "  failover order: {}", order.join(", "));
+    }
+    if watched.is_zero() {
+        return text.trim_end().to_owned();
+    }
+    let watched = seconds(watched);
+    match trace.frames.len() {
+        0 => text + &format!("\nno frame of this client came within {watched}"),
+        count => {
+            let s = if count == 1 { "" } else { "s" };
+            text + &format!("\n{count} frame{s} seen within {watched}\n") + &frames(&trace.frames)
+        }
+    }
+}
+
+fn none(trace: &Trace) -> String {
+    let family = if trace.client.is_ipv4() { "IPv4" } else { "IPv6" };
+    format!("{}: no service has an {family} address", trace.client)
+}
+
+fn frames(frames: &[TracedFrame]) -> String {
+    let mut table = table::new(["  after", "worker", "bytes", "protocol", "verdict"], 0..3);
+    for frame in frames {
+        let TracedFrame { at_us, worker, bytes, protocol, verdict, service, server, reason } = frame;
+        let to = match (service, server) {
+            (Some(service), Some(server)) => format!(" to {server} ({service})"),
+            (Some(service), None) => format!(" ({service})"),
+            (None, _) => String::new(),
+        };
+        let why = reason.as_ref().map_or(String::new(), |reason| format!(", {reason}"));
+        table.add_row([
+            format!("  {}", milliseconds(*at_us as f64 / 1000.0)),
+            worker.to_string(),
+            bytes.to_string(),
+            protocol.clone(),
+            format!("{verdict}{to}{why}"),
+        ]);
+    }
+    table.trim_fmt()
+}

@@ -1,0 +1,299 @@
+//! `oneip ctl`, the program: what it asks, what it shows, and every way in which there is no answer.
+
+use crate::fake::{Fake, Script};
+use crate::sample;
+use oneip::control::admin;
+use oneip::control::admin::order::Order;
+use oneip::control::admin::status::Status;
+use oneip::ctl::client::{Client, Error, read};
+use oneip::plan::Admin;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+fn ctl(socket: &Path, arguments: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
+    command.args(["ctl", "--socket"]).arg(socket).args(arguments.split_whitespace());
+    command.output().unwrap()
+}
+
+/// Standard output of a success.
+fn done(fake: &Fake, arguments: &str) -> String {
+    let output = ctl(&fake.socket, arguments);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{arguments}: {out}");
+    out
+}
+
+/// Standard error of a failure.
+fn failed(socket: &Path, arguments: &str) -> String {
+    let output = ctl(socket, arguments);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!((output.status.code(), out.as_str()), (Some(1), ""), "{arguments}: {err}");
+    err
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn orders_are_what_was_typed() {
+    let fake = Fake::start();
+    let server = |name: &str| name.to_owned();
+    for (arguments, order) in [
+        ("drain web1", Order::Drain { server: server("web1"), timeout_s: None }),
+        ("drain web1 --timeout 30", Order::Drain { server: server("web1"), timeout_s: Some(30) }),
+        ("undrain web1", Order::Undrain { server: server("web1") }),
+        ("weight web1 0", Order::Weight { server: server("web1"), weight: Some(0) }),
+        ("weight web1 default", Order::Weight { server: server("web1"), weight: None }),
+        ("disable web1", Order::Disable { server: server("web1") }),
+        ("enable web1", Order::Enable { server: server("web1") }),
+    ] {
+        let said = done(&fake, arguments);
+        assert_eq!(said, format!("server web1: {order:?}\n"), "{arguments}");
+        assert_eq!(fake.orders().last(), Some(&order), "{arguments}");
+    }
+    assert_eq!(done(&fake, "reload"), "service web: server web4 is new\ngeneration 18\n");
+    assert_eq!(fake.orders().last(), Some(&Order::Reload));
+    assert_eq!(done(&fake, "enable still"), "nothing to change\n");
+    let refused = "error: there is no server nobody; there are ns1, ns2, web1, web2, web3\n";
+    assert_eq!(failed(&fake.socket, "drain nobody"), refused);
+}
+
+#[test]
+fn the_socket_may_be_named_on_either_side_of_the_verb() {
+    let fake = Fake::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
+    let output = command.args(["ctl", "undrain", "web1", "--socket"]).arg(&fake.socket).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn documents_are_printed_as_they_came() {
+    let fake = Fake::start();
+    let status: Status = serde_json::from_str(&done(&fake, "status --json")).unwrap();
+    assert_eq!((status.pid, status.services[0].servers[1].frames), (812, 2000));
+    assert!(!done(&fake, "status --json").contains("\"answer\""));
+
+    let lookup: Value = serde_json::from_str(&done(&fake, "lookup 198.51.100.7 --json")).unwrap();
+    let of = |service, server| json!({"client": "198.51.100.7", "service": service, "hash": "0x0123456789abcdef", "slot": 291, "server": server});
+    assert_eq!(lookup, json!([of("web", "web2"), of("dns", "ns1")]), "the keys of `oneip lookup`");
+    let one: Value = serde_json::from_str(&done(&fake, "lookup 198.51.100.7 --service dns --json")).unwrap();
+    assert_eq!(one, json!([of("dns", "ns1")]));
+
+    let trace: Value = serde_json::from_str(&done(&fake, "trace 198.51.100.7 --for 0.25 --json")).unwrap();
+    assert_eq!(trace, serde_json::to_value(sample::trace(true)).unwrap());
+    let client = "198.51.100.7".parse().unwrap();
+    assert_eq!(fake.orders()[1..], [Order::Trace { client, watch_ms: 0 }, Order::Trace { client, watch_ms: 250 }][..]);
+}
+
+#[test]
+fn views_come_from_the_documents() {
+    let fake = Fake::start();
+    assert!(done(&fake, "status").starts_with("oneip "));
+    assert!(done(&fake, "lookup 198.51.100.7").contains("\n198.51.100.7  web      web2     291"));
+    assert!(done(&fake, "trace 198.51.100.7").contains("2 frames seen within 2 s"));
+    let metrics = done(&fake, "metrics");
+    assert!(metrics.starts_with("# HELP oneip_build_info "), "{metrics}");
+    assert!(metrics.ends_with("oneip_pins_evicted_total{worker=\"1\"} 5\n"), "{metrics}");
+    let said = failed(&fake.socket, "lookup 198.51.100.7 --service mail");
+    assert_eq!(said, "error: --service mail: 198.51.100.7 can be a client of these services: web, dns\n");
+}
+
+#[test]
+fn stats_are_rates_between_looks() {
+    let script = Script::default();
+    let figures = script.figures.clone();
+    let fake = Fake::with(script);
+    let moving = thread::spawn(move || {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            let mut figures = figures.lock().unwrap();
+            let figures = figures.as_mut().unwrap();
+            figures.summary.servers[0].frames = 1000 + (start.elapsed().as_secs_f64() * 20_000.0) as u64;
+            figures.summary.dropped[0] = 12 + (start.elapsed().as_secs_f64() * 500.0) as u64;
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let start = Instant::now();
+    let said = done(&fake, "stats --interval 0.5 --count 2");
+    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&start.elapsed()));
+    moving.join().unwrap();
+    let rates: Vec<f64> = said
+        .lines()
+        .filter(|line| line.starts_with("  web      web1 "))
+        .map(|line| line.split_whitespace().nth(2).unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(rates.len(), 2, "{said}");
+    assert!(rates.iter().all(|rate| (14.0..26.0).contains(rate)), "thousands a second: {said}");
+    assert_eq!(said.matches("  dropped no_service ").count(), 2, "{said}");
+}
+
+#[test]
+fn a_process_that_was_started_again_begins_at_0() {
+    let script = Script::default();
+    let status = script.status.clone();
+    let fake = Fake::with(script);
+    let again = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(700));
+        let mut status = status.lock().unwrap();
+        (status.pid, status.uptime_s) = (4000, 1.0);
+    });
+    let said = done(&fake, "stats --interval 0.3 --count 4");
+    assert_eq!(said.matches("the process was started again; its counters begin at 0\n").count(), 1, "{said}");
+    again.join().unwrap();
+}
+
+#[test]
+fn usage_is_checked_before_anybody_is_asked() {
+    let nowhere = Path::new("/nonexistent/oneip.sock");
+    for arguments in [
+        "",
+        "fly",
+        "drain",
+        "drain web1 --timeout -1",
+        "drain web1 --timeout 604801",
+        "weight web1",
+        "weight web1 65536",
+        "weight web1 heavy",
+        "trace",
+        "trace 198.51.100",
+        "trace 198.51.100.7 --for 61",
+        "stats --interval 0",
+        "stats --interval NaN",
+        "lookup web1",
+    ] {
+        let output = ctl(nowhere, arguments);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments}: {output:?}");
+    }
+}
+
+#[test]
+fn every_way_to_have_no_answer_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let said = |expected: &str| {
+        let expected = format!("error: {}\n", expected.replace("PATH", &path.display().to_string()));
+        assert_eq!(failed(&path, "status"), expected.replace("--socket WHERE", "--socket PATH"));
+    };
+    said(
+        "there is no socket PATH; is a dispatcher running? Where its configuration names another, as `socket` in [admin], \
+         say so by --socket WHERE",
+    );
+    let listener = UnixListener::bind(&path).unwrap();
+    // Somebody else's service.
+    let server = thread::spawn(move || {
+        let mut held = Vec::new();
+        for answer in [
+            "",
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\n\r\nwhat?\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        ] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+            // It may leave the connection open after an answer.
+            held.extend((!answer.is_empty()).then_some(stream));
+        }
+        drop(listener);
+    });
+    let ended = failed(&path, "status");
+    assert!(
+        ended.starts_with(&format!("error: the process on {} ended before it answered: ", path.display())),
+        "{ended}"
+    );
+    said("GET /status is nothing that the process on PATH knows; it answers: 404 Not Found what?");
+    said("the answer cannot be read: missing field `version`");
+    server.join().unwrap();
+    said("nobody answers on the socket PATH; the dispatcher that made it has ended, and the next one will replace it");
+}
+
+#[test]
+fn a_process_whose_queue_is_full_is_said_to_be_crowded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let _waiting = UnixStream::connect(&path).unwrap();
+    let words = "has more clients than it serves at once, and others wait already; try again";
+    assert_eq!(failed(&path, "status"), format!("error: the process on {} {words}\n", path.display()));
+}
+
+#[test]
+fn who_may_not_connect_is_told_who_may() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("SKIPPED: needs root, to be somebody else");
+    }
+    let fake = Fake::start();
+    let folder = fake.socket.parent().unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let client = fake.socket.clone();
+    let binary = folder.join("oneip");
+    fs::copy(env!("CARGO_BIN_EXE_oneip"), &binary).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(binary);
+    let output = command.args(["ctl", "--socket"]).arg(&client).arg("status").output().unwrap();
+    let expected = format!(
+        "error: permission denied on the socket {}; only root, its owner and its group may give orders\n",
+        client.display()
+    );
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), expected));
+}
+
+#[test]
+fn threads_that_have_ended_are_the_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Admin { socket: folder.path().join("s.sock"), socket_given: true, ..Admin::default() };
+    let (backend, asked, wanted) = admin::channel();
+    drop((asked, wanted));
+    let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
+    for verb in ["status", "reload", "metrics"] {
+        let words = "error: the thread that was asked has ended: this process is about to stop\n";
+        assert_eq!(failed(&plan.socket, verb), words, "{verb}");
+    }
+}
+
+#[test]
+fn top_wants_a_terminal() {
+    let fake = Fake::start();
+    let said = failed(&fake.socket, "top");
+    let expected =
+        "error: `top` draws on a terminal, and standard output is none; see `oneip ctl status` and `stats`\n";
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn another_version_is_no_error_as_long_as_it_can_be_read() {
+    let mut document = serde_json::to_value(sample::status()).unwrap();
+    document["version"] = "9.0.0".into();
+    document["weather"] = "fine".into();
+    assert_eq!(read::<Status>(document.clone()).unwrap().version, "9.0.0");
+    document.as_object_mut().unwrap().remove("pid");
+    let error = read::<Status>(document).unwrap_err().to_string();
+    let expected = format!(
+        "the answer of oneip 9.0.0 cannot be read by oneip {}: missing field `pid`; use the binary of that version, or --json",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn one_client_asks_as_often_as_it_likes() {
+    let fake = Fake::start();
+    let client = Client::new(fake.socket.clone()).unwrap();
+    for _ in 0..200 {
+        assert_eq!(client.status().unwrap()["pid"], 812);
+    }
+    assert!(client.metrics().unwrap().contains("oneip_build_info"));
+    drop(fake.server);
+    assert!(matches!(client.status(), Err(Error::Absent(_))));
+}

@@ -1,0 +1,126 @@
+//! The real server, in front of two threads that answer what the test wants.
+
+use crate::sample;
+use oneip::control::admin::order::{Answer, Order};
+use oneip::control::admin::status::Status;
+use oneip::control::admin::{self, Server};
+use oneip::plan::Admin;
+use oneip::stats::figures::Figures;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+/// A running server. Its threads end with it.
+pub struct Fake {
+    pub socket: PathBuf,
+    pub metrics: SocketAddr,
+    /// Every order that arrived, those for a status left out.
+    pub orders: Arc<Mutex<Vec<Order>>>,
+    pub server: Server,
+    _folder: TempDir,
+}
+
+/// What the threads behind the server do.
+#[derive(Clone)]
+pub struct Script {
+    /// `None`: the control thread takes the order and never answers it, though it goes on to the next.
+    pub answer: fn(&Order) -> Option<Answer>,
+    /// Before each answer.
+    pub pause: Duration,
+    pub status: Arc<Mutex<Status>>,
+    /// `None`: the stats thread takes the question and never answers.
+    pub figures: Arc<Mutex<Option<Figures>>>,
+}
+
+impl Default for Script {
+    fn default() -> Script {
+        Script {
+            answer: done,
+            pause: Duration::ZERO,
+            status: Arc::new(Mutex::new(sample::status())),
+            figures: Arc::new(Mutex::new(Some(sample::figures()))),
+        }
+    }
+}
+
+/// Does what it is told, except to a server called `nobody`.
+fn done(order: &Order) -> Option<Answer> {
+    Some(match order {
+        Order::Status => unreachable!("answered from the script"),
+        Order::Trace { watch_ms, .. } => Answer::Trace(sample::trace(*watch_ms > 0)),
+        Order::Reload => {
+            Answer::Done { changes: vec!["service web: server web4 is new".into(), "generation 18".into()] }
+        }
+        Order::Drain { server, .. }
+        | Order::Undrain { server }
+        | Order::Weight { server, .. }
+        | Order::Disable { server }
+        | Order::Enable { server } => match server.as_str() {
+            "nobody" => {
+                Answer::Refused { error: "there is no server nobody; there are ns1, ns2, web1, web2, web3".into() }
+            }
+            "still" => Answer::Done { changes: Vec::new() },
+            name => Answer::Done { changes: vec![format!("server {name}: {order:?}")] },
+        },
+    })
+}
+
+impl Fake {
+    pub fn start() -> Fake {
+        Fake::with(Script::default())
+    }
+
+    pub fn with(script: Script) -> Fake {
+        let folder = tempfile::tempdir().unwrap();
+        let admin = Admin {
+            socket: folder.path().join("oneip.sock"),
+            socket_given: true,
+            metrics: Some("127.0.0.1:0".parse().unwrap()),
+            state: folder.path().join("state.json"),
+        };
+        let listeners = admin::bind(&admin).unwrap();
+        let metrics = listeners.metrics().unwrap();
+        let (backend, mut asked, wanted) = admin::channel();
+        let orders = Arc::new(Mutex::new(Vec::new()));
+        let (log, figures) = (Arc::clone(&orders), Arc::clone(&script.figures));
+        thread::spawn(move || {
+            let mut unanswered: Vec<oneshot::Sender<Answer>> = Vec::new();
+            while let Some((order, to)) = asked.blocking_recv() {
+                if to.is_closed() {
+                    continue;
+                }
+                thread::sleep(script.pause);
+                let answer = match &order {
+                    Order::Status => Some(Answer::Status(Box::new(script.status.lock().unwrap().clone()))),
+                    order => (script.answer)(order),
+                };
+                if order != Order::Status {
+                    log.lock().unwrap().push(order);
+                }
+                match answer {
+                    Some(answer) => _ = to.send(answer),
+                    None => unanswered.push(to),
+                }
+            }
+        });
+        thread::spawn(move || {
+            let mut unanswered: Vec<oneshot::Sender<Figures>> = Vec::new();
+            for to in wanted {
+                match figures.lock().unwrap().clone() {
+                    Some(figures) => _ = to.send(figures),
+                    None => unanswered.push(to),
+                }
+            }
+        });
+        let server = listeners.start(backend).unwrap();
+        Fake { socket: admin.socket, metrics, orders, server, _folder: folder }
+    }
+
+    pub fn orders(&self) -> Vec<Order> {
+        self.orders.lock().unwrap().clone()
+    }
+}

@@ -1,0 +1,61 @@
+//! `/healthz` and `/readyz`.
+
+use crate::fake::{Fake, Script};
+use crate::http::{Reply, tcp};
+use crate::sample;
+use oneip::control::admin::status::{State, Status};
+use oneip::stats::figures::Figures;
+use std::sync::{Arc, Mutex};
+
+fn asked(path: &str, status: impl FnOnce(&mut Status), figures: impl FnOnce(&mut Figures)) -> (u16, String) {
+    let script = Script::default();
+    status(&mut script.status.lock().unwrap());
+    let mut changed = sample::figures();
+    figures(&mut changed);
+    let fake = Fake::with(Script { figures: Arc::new(Mutex::new(Some(changed))), ..script });
+    let Reply { status, body, .. } = tcp(&fake, "GET", path);
+    (status, body)
+}
+
+#[test]
+fn workers_that_turn_are_healthy_and_others_are_named() {
+    let healthz = |figures: fn(&mut Figures)| asked("/healthz", |_| {}, figures);
+    assert_eq!(healthz(|_| {}), (200, "ok\n".into()));
+    assert_eq!(healthz(|figures| figures.workers.clear()), (200, "ok\n".into()), "a filter has none");
+    let (status, body) = healthz(|figures| {
+        figures.workers[0].stuck = true;
+        figures.workers[1].turns = false;
+    });
+    let expected = "worker 0 is stuck: frames wait in its transmit ring, and none has left for an interval\n\
+                    worker 1 does not turn: it missed the last harvest\n";
+    assert_eq!((status, body.as_str()), (503, expected));
+}
+
+#[test]
+fn it_is_ready_when_every_service_that_shall_take_clients_has_a_server_up() {
+    let readyz = |status: fn(&mut Status)| asked("/readyz", status, |_| {});
+    let all = |status: &mut Status, service: usize, state: State| {
+        status.services[service].servers.iter_mut().for_each(|server| server.state = state);
+    };
+    assert_eq!(readyz(|_| {}), (200, "ok\n".into()), "one of two is enough");
+    assert_eq!(readyz(|status| status.generation = 0), (503, "no table is published yet\n".into()));
+    let (status, body) = asked(
+        "/readyz",
+        |status| {
+            all(status, 0, State::Down);
+            all(status, 1, State::Draining);
+        },
+        |_| {},
+    );
+    let expected = "service web has no server that is up\nservice dns has no server that is up\n";
+    assert_eq!((status, body.as_str()), (503, expected));
+    let idle = readyz(|status| {
+        status.services[0].servers.iter_mut().for_each(|server| {
+            server.state = State::Down;
+            server.weight = 0;
+        });
+    });
+    assert_eq!(idle, (200, "ok\n".into()), "a service of weight 0 is not meant to take clients");
+    let (status, _) = asked("/readyz", |_| {}, |figures| figures.workers[0].turns = false);
+    assert_eq!(status, 200, "that is another question");
+}

@@ -1,0 +1,161 @@
+//! Documents as a dispatcher of two services would give them.
+
+use hdrhistogram::Histogram;
+use oneip::control::admin::order::{Trace, TracedFrame, TracedService};
+use oneip::control::admin::status::{CheckStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
+use oneip::port::Ledger;
+use oneip::stats::figures::{Figures, PinsReport, WorkerFigures, WorkerReport};
+use oneip::stats::latency::{DIGITS, MAX_NS};
+use oneip::stats::summary::{ServerSummary, Summary};
+use oneip::verdict::Reason;
+use std::collections::BTreeMap;
+
+/// As control gives it: no counters.
+pub fn status() -> Status {
+    let web = ["web1", "web2", "web3"].into_iter().enumerate().map(|(i, name)| server(name, i)).collect();
+    let mut dns: Vec<ServerStatus> =
+        ["ns1", "ns2"].into_iter().enumerate().map(|(i, name)| server(name, 40 + i)).collect();
+    dns[1].state = State::Draining;
+    dns[1].why = "by `ctl drain`, its connections end in 312 s".to_owned();
+    dns[1].weight = 3;
+    dns[1].configured_weight = Some(1);
+    dns.iter_mut().for_each(|server| server.check = None);
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode: "dispatcher".to_owned(),
+        pid: 812,
+        uptime_s: 273_912.5,
+        config: "/etc/oneip/cluster.toml".to_owned(),
+        interface: "eth1".to_owned(),
+        generation: 17,
+        services: vec![service("web", "203.0.113.80", web, 0), service("dns", "203.0.113.53", dns, 1200)],
+        workers: (0..2).map(|worker| WorkerStatus { worker, core: worker + 2, ..WorkerStatus::default() }).collect(),
+        frames: 0,
+        forwarded: 0,
+        passed: 0,
+        dropped: BTreeMap::new(),
+    }
+}
+
+fn service(name: &str, address: &str, servers: Vec<ServerStatus>, moving: u32) -> ServiceStatus {
+    ServiceStatus {
+        name: name.to_owned(),
+        address: address.parse().unwrap(),
+        ports: vec!["tcp/80".to_owned(), "tcp/443".to_owned()],
+        hash: "source".to_owned(),
+        selection: "maglev".to_owned(),
+        slots: 65_537,
+        moving,
+        servers,
+        latency_ns: None,
+    }
+}
+
+pub fn server(name: &str, at: usize) -> ServerStatus {
+    ServerStatus {
+        name: name.to_owned(),
+        address: format!("192.0.2.{}", at + 11).parse().unwrap(),
+        mac: Some(format!("02:00:00:00:00:{:02x}", at + 0x11)),
+        state: State::Up,
+        why: String::new(),
+        since_s: 4242.0,
+        weight: 1,
+        configured_weight: None,
+        slots: 21_845,
+        share: 0.3333,
+        frames: 0,
+        bytes: 0,
+        new_flows: 0,
+        check: Some(CheckStatus {
+            age_s: Some(0.25),
+            latency_ms: Some(0.81),
+            failure: None,
+            failure_age_s: None,
+            unchecked: None,
+        }),
+    }
+}
+
+/// Counters, the services' latencies, and a server that a reload has removed.
+pub fn figures() -> Figures {
+    let sent =
+        [("web", "web1", 1000), ("web", "web2", 2000), ("web", "web3", 3000), ("dns", "ns1", 40), ("web", "web0", 7)];
+    let servers = sent.map(|(service, server, frames)| ServerSummary {
+        service: service.to_owned(),
+        server: server.to_owned(),
+        frames,
+        bytes: 100 * frames,
+        flows: frames / 10,
+    });
+    let mut dropped = [0; Reason::COUNT];
+    dropped[Reason::NoService as usize] = 12;
+    dropped[Reason::TxFull as usize] = 3;
+    let worker = |received| WorkerFigures {
+        received,
+        turns: true,
+        stuck: false,
+        report: WorkerReport {
+            ledger: Ledger { total: 4096, idle: 1000, lent: 96, in_device: 3000 },
+            pins: PinsReport { capacity: 1 << 20, held: received / 100, remembered: received / 10, evicted: 5 },
+        },
+    };
+    Figures {
+        summary: Summary {
+            frames: 6167,
+            forwarded: 6047,
+            passed: 105,
+            dropped,
+            servers: servers.into(),
+            latency: None,
+        },
+        workers: vec![worker(4000), worker(2062)],
+        latency: vec![
+            ("web".to_owned(), histogram(&[2_000, 3_100, 3_100, 40_000])),
+            ("dns".to_owned(), histogram(&[])),
+        ],
+    }
+}
+
+/// As the stats thread keeps them.
+pub fn histogram(values: &[u64]) -> Histogram<u64> {
+    let mut histogram = Histogram::new_with_bounds(1, MAX_NS, DIGITS).unwrap();
+    values.iter().for_each(|value| histogram.saturating_record(*value));
+    histogram
+}
+
+pub fn trace(watched: bool) -> Trace {
+    let frame = TracedFrame {
+        at_us: 12_300,
+        worker: 1,
+        bytes: 74,
+        protocol: "tcp".to_owned(),
+        verdict: "forward".to_owned(),
+        service: Some("web".to_owned()),
+        server: Some("web2".to_owned()),
+        reason: None,
+    };
+    let dropped = TracedFrame {
+        at_us: 900_000,
+        verdict: "drop".to_owned(),
+        service: None,
+        server: None,
+        reason: Some("no_service".to_owned()),
+        ..frame.clone()
+    };
+    let service = |service: &str, server: Option<&str>, keeps: Option<&str>, order: &[&str]| TracedService {
+        service: service.to_owned(),
+        hash: "0x0123456789abcdef".to_owned(),
+        slot: 291,
+        server: server.map(str::to_owned),
+        keeps: keeps.map(str::to_owned),
+        order: order.iter().map(|&name| name.to_owned()).collect(),
+    };
+    Trace {
+        client: "198.51.100.7".parse().unwrap(),
+        services: vec![
+            service("web", Some("web2"), None, &["web2", "web3", "web1"]),
+            service("dns", Some("ns1"), Some("ns2"), &["ns2", "ns1"]),
+        ],
+        frames: if watched { vec![frame, dropped] } else { Vec::new() },
+    }
+}
