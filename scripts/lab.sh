@@ -18,7 +18,7 @@
 #                webN        192.0.2.1N               2001:db8:2::1N
 #                cluster     203.0.113.80 (web)       2001:db8:80::80 (web6)
 #   MACs         router 02:00:00:00:00:01, dispatcher ...:02, webN ...:1N
-#   run/         /run/P-lab: oneip.toml, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/}
+#   run/         /run/P-lab: oneip.toml, oneip.sock and state.json of a dispatcher, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/}
 #   nginx        GET / says "webN", GET /big sends run/big, PUT /upload/NAME writes run/webN/upload/NAME;
 #                every answer has the header X-Server: webN
 set -euo pipefail
@@ -195,6 +195,10 @@ hash_key = "$(od -An -N16 -tx1 /dev/urandom | tr -d " \n")"
 
 [dispatcher]
 interface = "lan0"
+
+[admin]
+socket = "$RUN/oneip.sock"
+state = "$RUN/state.json"
 
 [[service]]
 name = "web"

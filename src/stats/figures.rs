@@ -3,8 +3,10 @@
 
 use super::summary::Summary;
 use crate::port::Ledger;
-use crate::table::pins::PinsReport;
+
 use hdrhistogram::Histogram;
+
+pub use crate::table::pins::PinsReport;
 
 #[derive(Clone, Debug, Default)]
 pub struct Figures {

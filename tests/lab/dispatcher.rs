@@ -39,6 +39,10 @@ impl<'l> Dispatcher<'l> {
         dispatcher
     }
 
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
     /// Its standard error up to now.
     pub fn said(&self) -> String {
         self.said.lock().unwrap().join("\n")

@@ -4,8 +4,8 @@ use crate::dispatcher::Dispatcher;
 use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup};
 use std::fs;
 
-/// The lab's configuration with health checks, as fast as suits a test.
-fn checked(lab: &Lab) -> std::path::PathBuf {
+/// The lab's configuration with health checks, as fast as suits a test: a server is down after 2 x 200 ms and 150 ms.
+pub fn checked(lab: &Lab) -> std::path::PathBuf {
     let health =
         "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 2\n\n";
     let plain = fs::read_to_string(lab.config()).expect("the lab wrote it");

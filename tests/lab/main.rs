@@ -3,7 +3,7 @@
 //! - `network`: a lab, its hosts, and what the clients do
 //! - `dispatcher`: `oneip run` in it, and the account it gives at the end
 //! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
-//!   move), `failover` (which fail), `host` (the dispatcher's own traffic, generic XDP), `restart` (kill -9 under load), `figures` (what it prints and
+//!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `restart` (kill -9 under load), `figures` (what it prints and
 //!   logs), `refusals` (why it does not start)
 //!
 //! The labs are made one after another: a dispatcher takes a core for itself.
@@ -14,8 +14,10 @@ mod failover;
 mod figures;
 mod host;
 mod network;
+mod operator;
 mod packets;
 mod refusals;
+mod reload;
 mod restart;
 mod selection;
 mod servers;

@@ -11,7 +11,7 @@ use crate::echo::{Echo, round_trip};
 use crate::network::{CLUSTER, Lab, Stop, WEB, clients, eventually, lookup, say, succeed, url};
 
 /// Requests on one connection until told to stop: how many there were, and the server, which is the same for all.
-fn browse(lab: &Lab, family: usize, client: &str, stop: &AtomicBool) -> (usize, String) {
+pub fn browse(lab: &Lab, family: usize, client: &str, stop: &AtomicBool) -> (usize, String) {
     let connection = lab.connect(client, (CLUSTER[family].parse::<std::net::IpAddr>().unwrap(), 80).into());
     let mut answers = BufReader::new(connection.try_clone().unwrap());
     let (mut requests, mut server) = (0, None);

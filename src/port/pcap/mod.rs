@@ -40,9 +40,16 @@ pub struct Pcap {
     reader: Reader,
     writer: Writer,
     pool: Vec<Frame>,
+    /// The frame that comes next, and when it was captured.
+    ahead: Option<(u64, Frame)>,
     lent: usize,
     cut_frames: u64,
-    exhausted: bool,
+    /// Nanoseconds since 1970: the latest frame received.
+    now: u64,
+    /// No frame is received that was captured at this time or later.
+    until: u64,
+    /// No frame is to be read any more.
+    read: bool,
     error: Option<CaptureError>,
 }
 
@@ -58,7 +65,36 @@ impl Pcap {
         let pool = (0..FRAMES)
             .map(|_| Frame { bytes: Vec::with_capacity(2048), seconds: 0, fraction: 0, original: 0 })
             .collect();
-        Ok(Pcap { reader, writer, pool, lent: 0, cut_frames: 0, exhausted: false, error: None })
+        let (cut_frames, lent, now, until) = (0, 0, 0, u64::MAX);
+        Ok(Pcap { reader, writer, pool, ahead: None, lent, cut_frames, now, until, read: false, error: None })
+    }
+
+    /// When the next frame was captured, in nanoseconds since 1970, or the latest before it if that was later: time does not
+    /// run backwards. `None`: there is no other.
+    pub fn next_time(&mut self) -> Option<u64> {
+        self.look_ahead();
+        Some(self.ahead.as_ref()?.0.max(self.now))
+    }
+
+    /// Receives no frame from that time on, until told otherwise.
+    pub fn stop_at(&mut self, until: u64) {
+        self.until = until;
+    }
+
+    fn look_ahead(&mut self) {
+        if self.ahead.is_some() || self.read {
+            return;
+        }
+        let Some(mut frame) = self.pool.pop() else { return };
+        match self.reader.next(&mut frame) {
+            Ok(true) => {
+                self.ahead = Some((self.reader.time(&frame), frame));
+                return;
+            }
+            Ok(false) => self.read = true,
+            Err(error) => self.fail(error),
+        }
+        self.pool.push(frame);
     }
 
     /// Why reading or writing stopped before the end of the capture, if it did. To be asked after each turn, as the methods of
@@ -69,7 +105,7 @@ impl Pcap {
 
     /// Whether no frame will be received any more: the capture ended, or there was an error.
     pub fn is_exhausted(&self) -> bool {
-        self.exhausted
+        self.read && self.ahead.is_none()
     }
 
     /// Frames received so far of which the capture holds less than there was on the wire.
@@ -89,7 +125,7 @@ impl Pcap {
     }
 
     fn fail(&mut self, error: CaptureError) {
-        self.exhausted = true;
+        self.read = true;
         self.error.get_or_insert(error);
     }
 
@@ -106,19 +142,12 @@ impl Port for Pcap {
     fn service(&mut self) {}
 
     fn rx(&mut self, burst: &mut Burst<Frame>) {
-        while !burst.is_full() && !self.exhausted {
-            let Some(mut frame) = self.pool.pop() else { return };
-            match self.reader.next(&mut frame) {
-                Ok(true) => {
-                    self.cut_frames += u64::from(frame.bytes.len() < frame.original as usize);
-                    self.lent += 1;
-                    burst.push(frame);
-                    continue;
-                }
-                Ok(false) => self.exhausted = true,
-                Err(error) => self.fail(error),
-            }
-            self.pool.push(frame);
+        while !burst.is_full() && self.next_time().is_some_and(|time| time < self.until) {
+            let (time, frame) = self.ahead.take().expect("it was looked at");
+            self.now = self.now.max(time);
+            self.cut_frames += u64::from(frame.bytes.len() < frame.original as usize);
+            self.lent += 1;
+            burst.push(frame);
         }
     }
 
@@ -135,8 +164,9 @@ impl Port for Pcap {
         0
     }
 
+    /// When the latest frame was captured.
     fn now(&self) -> u64 {
-        0
+        self.now
     }
 
     /// A file has no end.
@@ -161,6 +191,6 @@ impl Port for Pcap {
     }
 
     fn ledger(&self) -> Ledger {
-        Ledger { total: FRAMES, idle: self.pool.len(), lent: self.lent, in_device: 0 }
+        Ledger { total: FRAMES, idle: self.pool.len() + usize::from(self.ahead.is_some()), lent: self.lent, in_device: 0 }
     }
 }

@@ -71,6 +71,15 @@ impl Reader {
         }
     }
 
+    /// When a frame was captured, in nanoseconds since 1970.
+    pub fn time(&self, frame: &Frame) -> u64 {
+        let unit = match self.resolution() {
+            TsResolution::MicroSecond => 1000,
+            TsResolution::NanoSecond => 1,
+        };
+        u64::from(frame.seconds) * 1_000_000_000 + u64::from(frame.fraction) * unit
+    }
+
     /// The unit of a frame's `fraction`.
     pub fn resolution(&self) -> TsResolution {
         match &self.format {

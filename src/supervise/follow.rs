@@ -1,0 +1,281 @@
+//! The control thread once everything runs: it follows the servers, carries out what operators ask for, and publishes what
+//! comes of both, until a signal ends it.
+
+use crate::control::admin::Asked;
+use crate::control::admin::order::{Answer, Order, Trace, TracedFrame};
+use crate::control::admin::status::{Status, WorkerStatus};
+use crate::control::config::{self, Loaded};
+use crate::control::host;
+use crate::control::membership::{Membership, News, Set};
+use crate::limits::{DRAIN, TRACE_MOST, TRACED_FRAMES};
+use crate::plan::Plan;
+use crate::table::watch::{Fate, Seen, Watch, protocol_name};
+use crate::verbs::Failure;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// The servers, with the runtime that follows them. The kernel gets back what was asked of it however the run ends.
+pub struct Followed {
+    pub runtime: Runtime,
+    pub membership: Membership,
+    pub signals: Signals,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.membership.close());
+    }
+}
+
+/// From when it is made, a signal is a wish to stop, or to reload: one that comes during the start is followed at its end, so
+/// that nothing is left behind.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Inside a runtime.
+    pub fn catch() -> io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// What the control thread works with besides the servers.
+pub struct Desk<'a> {
+    pub config: PathBuf,
+    pub orders: mpsc::Receiver<Asked>,
+    /// The workers' cores.
+    pub cores: Vec<usize>,
+    pub started: std::time::Instant,
+    /// Has every worker go over to a table.
+    pub publish: &'a mut dyn FnMut(News),
+    /// Has the port take the frames to these cluster addresses, and to no others.
+    pub take_addresses: &'a mut dyn FnMut(&[IpAddr]) -> Result<(), Failure>,
+}
+
+/// An operator watches the frames of a client.
+struct Watching {
+    watch: Arc<Watch>,
+    trace: Trace,
+    began: u64,
+    end: Instant,
+    to: oneshot::Sender<Answer>,
+}
+
+impl Followed {
+    /// Publishes every change and answers every order, until a signal.
+    ///
+    /// # Errors
+    /// The servers cannot be followed any more.
+    pub fn until_signal(&mut self, desk: &mut Desk) -> Result<(), Failure> {
+        let Followed { runtime, membership, signals } = self;
+        runtime.block_on(async {
+            let mut watching: Option<Watching> = None;
+            loop {
+                let watched = watching.as_ref().map(|watching| watching.end);
+                tokio::select! {
+                    () = signals.stop() => return Ok(()),
+                    _ = signals.hangup.recv() => match desk.reload(membership).await {
+                        Ok(changes) => changes.iter().for_each(|change| tracing::info!("reload: {change}")),
+                        Err(error) => tracing::error!("reload: nothing was changed: {error}"),
+                    },
+                    event = membership.next() => {
+                        if let Some(news) = membership.take(event?).await? {
+                            (desk.publish)(news);
+                        }
+                    }
+                    Some((order, to)) = desk.orders.recv() => {
+                        if !to.is_closed() {
+                            desk.carry_out(membership, order, to, &mut watching).await;
+                        }
+                    }
+                    () = tokio::time::sleep_until(watched.unwrap_or_else(Instant::now)), if watched.is_some() => {
+                        let seen = watching.take().expect("somebody watches");
+                        membership.set_watch(None);
+                        (desk.publish)(News::Table(membership.table()));
+                        let _ = seen.to.send(Answer::Trace(Trace { frames: seen.frames(membership.plan()), ..seen.trace }));
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl Desk<'_> {
+    async fn carry_out(
+        &mut self,
+        membership: &mut Membership,
+        order: Order,
+        to: oneshot::Sender<Answer>,
+        watching: &mut Option<Watching>,
+    ) {
+        let (server, set) = match order {
+            Order::Status => return drop(to.send(Answer::Status(Box::new(self.status(membership))))),
+            Order::Trace { client, watch_ms } => return self.trace(membership, client, watch_ms, to, watching),
+            Order::Reload => {
+                let answer = match self.reload(membership).await {
+                    Ok(changes) => Answer::Done { changes },
+                    Err(error) => Answer::Refused { error },
+                };
+                return drop(to.send(answer));
+            }
+            Order::Drain { server, timeout_s } => (server, Set::Drain(timeout_s)),
+            Order::Undrain { server } => (server, Set::Undrain),
+            Order::Weight { server, weight } => (server, Set::Weight(weight)),
+            Order::Disable { server } => (server, Set::Disable),
+            Order::Enable { server } => (server, Set::Enable),
+        };
+        let (answer, news) = membership.set(&server, set).await;
+        news.into_iter().for_each(|news| (self.publish)(news));
+        let _ = to.send(answer);
+    }
+
+    /// Goes over to what the configuration file says now. Returns what changed, a line each.
+    ///
+    /// # Errors
+    /// In words; nothing was changed.
+    async fn reload(&mut self, membership: &mut Membership) -> Result<Vec<String>, String> {
+        let Loaded { plan, warnings } = config::load(&self.config).map_err(|errors| errors.to_string())?;
+        let before = addresses(membership.plan());
+        let after = addresses(&plan);
+        let new: Vec<IpAddr> = after.difference(&before).copied().collect();
+        // It has a runtime of its own.
+        let checked = thread::scope(|scope| scope.spawn(|| host::check(&new)).join());
+        checked.map_err(|_| "the host cannot be checked")?.map_err(|error| error.to_string())?;
+        let (mut changes, news) = membership.reload(plan).await.map_err(|error| error.to_string())?;
+        changes.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
+        let Some(news) = news else {
+            changes.push("nothing has changed".to_owned());
+            return Ok(changes);
+        };
+        // What goes is the kernel's before workers lose sight of it, and what comes is theirs before it is taken.
+        let staying: Vec<IpAddr> = before.intersection(&after).copied().collect();
+        if staying.len() < before.len() {
+            self.take(&staying)?;
+            tokio::time::sleep(DRAIN).await;
+        }
+        (self.publish)(news);
+        if !new.is_empty() {
+            self.take(&after.into_iter().collect::<Vec<_>>())?;
+        }
+        Ok(changes)
+    }
+
+    fn take(&mut self, addresses: &[IpAddr]) -> Result<(), String> {
+        (self.take_addresses)(addresses).map_err(|error| {
+            format!("the new configuration is in use, but the interface takes the frames of the old addresses: {error}")
+        })
+    }
+
+    fn status(&self, membership: &Membership) -> Status {
+        let worker = |(worker, core): (usize, &usize)| WorkerStatus { worker, core: *core, ..WorkerStatus::default() };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: "dispatcher".to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            config: self.config.display().to_string(),
+            interface: membership.interface().to_owned(),
+            generation: membership.generation(),
+            services: membership.services(),
+            workers: self.cores.iter().enumerate().map(worker).collect(),
+            frames: 0,
+            forwarded: 0,
+            passed: 0,
+            dropped: BTreeMap::new(),
+        }
+    }
+
+    /// Says where a client belongs, and has the workers watch its frames for a while if that is wanted.
+    fn trace(
+        &mut self,
+        membership: &mut Membership,
+        client: IpAddr,
+        watch_ms: u64,
+        to: oneshot::Sender<Answer>,
+        watching: &mut Option<Watching>,
+    ) {
+        let trace = Trace { client, services: membership.trace(client), frames: Vec::new() };
+        if watch_ms == 0 {
+            return drop(to.send(Answer::Trace(trace)));
+        }
+        if let Some(other) = watching {
+            let client = other.trace.client;
+            let error = format!("somebody traces {client} at the moment; try again when that is over");
+            return drop(to.send(Answer::Refused { error }));
+        }
+        let time = Duration::from_millis(watch_ms);
+        if time > TRACE_MOST {
+            let error = format!("a trace of {watch_ms} ms is too long; the longest is {} s", TRACE_MOST.as_secs());
+            return drop(to.send(Answer::Refused { error }));
+        }
+        let watch = Arc::new(Watch::new(client, TRACED_FRAMES));
+        membership.set_watch(Some(Arc::clone(&watch)));
+        (self.publish)(News::Table(membership.table()));
+        let began = crate::control::clock::now_ns();
+        *watching = Some(Watching { watch, trace, began, end: Instant::now() + time, to });
+    }
+}
+
+impl Watching {
+    fn frames(&self, plan: &Plan) -> Vec<TracedFrame> {
+        let mut seen: Vec<Seen> = std::iter::from_fn(|| self.watch.seen.pop()).collect();
+        seen.sort_by_key(|seen| seen.at);
+        seen.into_iter().map(|seen| self.frame(seen, plan)).collect()
+    }
+
+    fn frame(&self, seen: Seen, plan: &Plan) -> TracedFrame {
+        let mut frame = TracedFrame {
+            at_us: seen.at.saturating_sub(self.began) / 1000,
+            worker: seen.worker,
+            bytes: seen.bytes,
+            protocol: protocol_name(seen.protocol),
+            verdict: "pass".to_owned(),
+            service: None,
+            server: None,
+            reason: None,
+        };
+        match seen.fate {
+            Fate::Forward(service, server) => {
+                frame.verdict = "forward".to_owned();
+                // A reload may have given the numbers to others meanwhile.
+                let service = plan.services.get(service as usize);
+                let server = service.and_then(|service| service.servers.get(server as usize));
+                frame.service = service.map(|service| service.name.clone());
+                frame.server = server.map(|server| server.name.clone());
+            }
+            Fate::Drop(reason) => {
+                frame.verdict = "drop".to_owned();
+                frame.reason = Some(reason.to_owned());
+            }
+            Fate::Pass => {}
+        }
+        frame
+    }
+}
+
+fn addresses(plan: &Plan) -> BTreeSet<IpAddr> {
+    plan.services.iter().map(|service| service.address).collect()
+}

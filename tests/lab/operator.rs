@@ -1,0 +1,224 @@
+//! Servers that an operator takes in and out while clients are served.
+
+use crate::dispatcher::Dispatcher;
+use crate::failover::checked;
+use crate::network::{Lab, Pairs, Stop, WEB, clients, eventually, lookup, say, succeed, url};
+use crate::restart::browse;
+use serde_json::Value;
+use std::fs;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+impl Lab {
+    /// `oneip ctl ARGUMENTS`, which succeeds.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let mut ctl = self.command("dispatcher", env!("CARGO_BIN_EXE_oneip"));
+        succeed(ctl.args(["ctl", "--socket"]).arg(self.file("oneip.sock")).args(arguments))
+    }
+
+    /// As `ctl`, of an order that is refused. What it says.
+    pub fn ctl_refused(&self, arguments: &[&str]) -> String {
+        let mut ctl = self.command("dispatcher", env!("CARGO_BIN_EXE_oneip"));
+        let said = ctl.args(["ctl", "--socket"]).arg(self.file("oneip.sock")).args(arguments).output().unwrap();
+        assert_eq!(said.status.code(), Some(1));
+        String::from_utf8(said.stderr).unwrap()
+    }
+
+    /// A service in `ctl status --json`.
+    pub fn status(&self, service: &str) -> Value {
+        let status: Value = serde_json::from_str(&self.ctl(&["status", "--json"])).unwrap();
+        status["services"].as_array().unwrap().iter().find(|known| known["name"] == service).unwrap().clone()
+    }
+
+    pub fn server(&self, service: &str, server: &str) -> Value {
+        let status = self.status(service);
+        status["servers"].as_array().unwrap().iter().find(|known| known["name"] == server).unwrap().clone()
+    }
+}
+
+/// Short requests, one after another, until told to stop: how many there were. None may fail.
+pub fn surf(lab: &Lab, family: usize, client: &str, stop: &AtomicBool) -> usize {
+    let mut requests = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let pairs = lab.fetch(family, &[client.to_owned()]);
+        assert!(!pairs[0].1.is_empty(), "{client}: request {requests} failed");
+        requests += 1;
+    }
+    requests
+}
+
+fn of(pairs: &Pairs, server: &str, count: usize) -> Vec<String> {
+    pairs.iter().filter(|(_, has)| has == server).map(|(client, _)| client.clone()).take(count).collect()
+}
+
+#[test]
+fn a_server_with_50_downloads_is_drained_and_empties() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let all = clients(0);
+    let before = lookup(&lab.config(), WEB[0], &all, &[]);
+    let without = lookup(&lab.config(), WEB[0], &all, &["--down", "web1"]);
+    let busy = of(&before, "web1", 50);
+    let stop = &AtomicBool::new(false);
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let piece = fs::read(lab.file("big")).unwrap()[..3 << 20].to_vec();
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let downloads: Vec<_> = busy
+            .iter()
+            .map(|client| {
+                // At this rate, about five seconds.
+                let slow = ["--limit-rate", "600K", "--range", "0-3145727"];
+                lab.curl(client, &slow).arg(url(0, "/big")).stdout(Stdio::piped()).spawn().unwrap()
+            })
+            .map(|child| scope.spawn(move || child.wait_with_output().unwrap()))
+            .collect();
+        let browsers: Vec<_> =
+            (0..20).map(|n| before[10 * n].0.clone()).map(|c| scope.spawn(move || browse(lab, 0, &c, stop))).collect();
+        let surfer = scope.spawn(|| surf(lab, 1, &clients(1)[0], stop));
+        thread::sleep(Duration::from_secs(1));
+
+        let said = lab.ctl(&["drain", "web1"]);
+        assert!(said.contains("web1") && said.contains("600 s"), "{said}");
+        assert_eq!(lab.fetch(0, &all), without, "no new client goes there");
+        let server = lab.server("web", "web1");
+        assert_eq!((&server["state"], &server["slots"]), (&Value::from("draining"), &Value::from(0)), "{server}");
+        for download in downloads {
+            let done = download.join().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            assert!(done.stdout == piece, "the download arrives whole");
+        }
+        // Begun elsewhere, and back: both go on.
+        let meanwhile = of(&before, "web1", 4);
+        let meanwhile: Vec<_> = meanwhile.into_iter().map(|c| scope.spawn(move || browse(lab, 0, &c, stop))).collect();
+        thread::sleep(Duration::from_millis(500));
+        lab.ctl(&["undrain", "web1"]);
+        assert_eq!(lab.fetch(0, &all), before, "its clients are back");
+        assert_eq!(lab.server("web", "web1")["state"], "up");
+        thread::sleep(Duration::from_millis(500));
+        drop(when_done);
+        let moved = meanwhile.into_iter().map(|browser| browser.join().unwrap());
+        assert!(moved.into_iter().all(|(requests, server)| requests > 10 && server != "web1"));
+        assert!(browsers.into_iter().all(|browser| browser.join().unwrap().0 > 100));
+        assert!(surfer.join().unwrap() > 20);
+        let pins: Value = serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap();
+        say(&format!("drain under load: flows remembered {}", pins["workers"][0]["pins"]));
+    });
+    dispatcher.stop();
+}
+
+#[test]
+fn a_server_that_fails_moves_its_clients_in_time_and_keeps_what_was_begun_elsewhere_when_it_returns() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let config = checked(lab);
+    let all = clients(0);
+    let before = lookup(&config, WEB[0], &all, &[]);
+    let without = lookup(&config, WEB[0], &all, &["--down", "web2"]);
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    let stop = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let others: Vec<String> = before.iter().filter(|(_, has)| has != "web2").map(|p| p.0.clone()).take(20).collect();
+        let browsers: Vec<_> = others.into_iter().map(|c| scope.spawn(move || browse(lab, 0, &c, stop))).collect();
+        thread::sleep(Duration::from_millis(500));
+
+        let nginx = fs::read_to_string(lab.file("web2/nginx.pid")).unwrap();
+        let nginx = nginx.trim();
+        lab.sh("web2", &format!("kill -9 $(pgrep -P {nginx}) {nginx}"));
+        let killed = Instant::now();
+        let client = of(&before, "web2", 1);
+        eventually("its clients are served by others", || !lab.fetch(0, &client)[0].1.is_empty());
+        let time = killed.elapsed();
+        // 2 x 200 ms for the checks, 100 ms; a request that had no answer until then is sent anew.
+        say(&format!("nginx killed: its clients are served after {time:.0?}"));
+        assert_eq!(lab.fetch(0, &all), without);
+        let server = lab.server("web", "web2");
+        assert_eq!(server["state"], "down");
+        assert!(server["why"].as_str().unwrap().contains("refused"), "{server}");
+
+        let meanwhile = of(&before, "web2", 4);
+        let meanwhile: Vec<_> = meanwhile.into_iter().map(|c| scope.spawn(move || browse(lab, 0, &c, stop))).collect();
+        thread::sleep(Duration::from_millis(300));
+        let at = lab.file("web2");
+        lab.sh("web2", &format!("nginx -e {0}/error.log -p {0} -c {0}/nginx.conf", at.display()));
+        eventually("it takes its clients back", || lab.fetch(0, &all) == before);
+        thread::sleep(Duration::from_millis(500));
+        drop(when_done);
+        let moved = meanwhile.into_iter().map(|browser| browser.join().unwrap());
+        assert!(moved.into_iter().all(|(requests, server)| requests > 10 && server != "web2"));
+        assert!(browsers.into_iter().all(|browser| browser.join().unwrap().0 > 20), "nobody else's connection breaks");
+    });
+    dispatcher.stop();
+}
+
+#[test]
+fn what_was_set_by_hand_holds_after_a_restart_and_is_shown() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let all = clients(0);
+    let dispatcher = Dispatcher::start(&lab, &[]);
+    lab.ctl(&["disable", "web1"]);
+    lab.ctl(&["weight", "web2", "3"]);
+    let weighed = lab.fetch(0, &all);
+    assert!(weighed.iter().all(|(_, server)| server == "web2" || server == "web3"));
+    let web2 = lab.server("web", "web2");
+    assert_eq!((&web2["weight"], &web2["configured_weight"]), (&Value::from(3), &Value::from(1)), "{web2}");
+    let said = lab.ctl_refused(&["drain", "web9"]);
+    assert!(said.starts_with("error: there is no server web9; there are web1, web2, web3"), "{said}");
+    let said = lab.ctl_refused(&["weight", "web2", "65536"]);
+    assert!(said.contains("the greatest is 65535"), "{said}");
+    dispatcher.kill();
+
+    let dispatcher = Dispatcher::start(&lab, &[]);
+    assert!(dispatcher.said().contains("server web1: disabled by the operator, as before the restart"));
+    assert_eq!(lab.fetch(0, &all), weighed);
+    lab.ctl(&["enable", "web1"]);
+    lab.ctl(&["weight", "web2", "default"]);
+    assert_eq!(lab.fetch(0, &all), lookup(&lab.config(), WEB[0], &all, &[]));
+    dispatcher.stop();
+
+    fs::write(lab.file("state.json"), "{ damaged").unwrap();
+    let dispatcher = Dispatcher::start(&lab, &[]);
+    assert!(dispatcher.said().contains("is damaged") && dispatcher.said().contains("servers are as the configuration says"));
+    dispatcher.stop();
+}
+
+#[test]
+fn a_drain_ends_at_its_time() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let before = lookup(&lab.config(), WEB[0], &clients(0), &[]);
+    let client = of(&before, "web3", 1).remove(0);
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let connection = lab.connect(&client, "203.0.113.80:80".parse().unwrap());
+    lab.ctl(&["drain", "web3", "--timeout", "1"]);
+    assert_eq!(lab.server("web", "web3")["state"], "draining");
+    eventually("its time is over", || lab.server("web", "web3")["state"] == "drained");
+    use std::io::{Read, Write};
+    let mut answer = Vec::new();
+    let asked = (&connection).write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| (&connection).read_to_end(&mut answer));
+    assert!(asked.is_err() && answer.is_empty(), "another server has it now, and resets it");
+    assert_eq!(lab.status("web")["moving"], 0);
+    dispatcher.stop();
+}
+
+#[test]
+fn a_client_is_traced() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let (client, server) = lookup(&lab.config(), WEB[0], &clients(0)[..1], &[]).remove(0);
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let trace: Value = thread::scope(|scope| {
+        let trace = scope.spawn(|| lab.ctl(&["trace", &client, "--for", "1", "--json"]));
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(lab.fetch(0, &[client.clone()]), [(client.clone(), server.clone())]);
+        serde_json::from_str(&trace.join().unwrap()).unwrap()
+    });
+    let web = trace["services"].as_array().unwrap().iter().find(|known| known["service"] == "web").unwrap();
+    assert_eq!(web["server"], server.as_str(), "{trace}");
+    assert_eq!(web["order"].as_array().unwrap().len(), 3, "{trace}");
+    assert_eq!(web["order"][0], server.as_str(), "{trace}");
+    let frames = trace["frames"].as_array().unwrap();
+    assert!(frames.len() >= 4, "SYN, ACK, request, FIN: {trace}");
+    assert!(frames.iter().all(|f| f["server"] == server.as_str() && f["protocol"] == "tcp" && f["verdict"] == "forward"));
+    let account = dispatcher.stop();
+    assert_eq!(account.server(&server, "flows"), 1, "{}", account.json);
+}
