@@ -1,5 +1,6 @@
 //! Which core each queue's worker runs on.
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
 /// Why queues and cores do not fit together.
@@ -54,6 +55,14 @@ pub fn assign(
     }
     let spared = usize::from(cores.len() > queues);
     Ok(cores[spared..spared + queues].to_vec())
+}
+
+/// Keeps this thread, and those that it starts from now on, off the workers' cores, if there are others: a table that is
+/// built must not take a worker's time. Returns whether it could.
+pub fn leave(workers: &[usize], available: &[usize]) -> bool {
+    let mut others = CpuSet::new();
+    available.iter().filter(|core| !workers.contains(core)).for_each(|core| others.set(*core));
+    others.count() > 0 && sched_setaffinity(None, &others).is_ok()
 }
 
 /// The cores that this process may use. Ask before any thread is pinned: a pinned thread sees only its own.
