@@ -107,6 +107,9 @@ pub const FLOW_IDLE: Duration = Duration::from_secs(30);
 /// Changes of a service that are under way at once; with one more, the two oldest count as one.
 pub const MAX_CHANGES: usize = 8;
 
+/// Frames that one trace notes.
+pub const TRACED_FRAMES: usize = 1024;
+
 /// Most bytes of a frame in a capture file; libpcap's `MAXIMUM_SNAPLEN`.
 pub const MAX_CAPTURED: usize = 262_144;
 

@@ -153,7 +153,7 @@ fn is_broken_pipe(failure: &Failure) -> bool {
 fn run(arguments: Run) -> Result<(), Failure> {
     let Run { config, down, stats, hlog, json } = arguments;
     let plan = verbs::load(&config.config)?;
-    supervise::run(plan, supervise::Options { down: down.down, stats, hlog, json })
+    supervise::run(plan, supervise::Options { config: config.config, down: down.down, stats, hlog, json })
 }
 
 fn check(Config { config }: &Config) -> Result<(), Failure> {

@@ -6,20 +6,17 @@
 use crate::path::rewrite;
 use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
-use crate::stats::latency::Recorder;
-use crate::stats::tally::Tally;
+use crate::stats::books::Books;
+use crate::stats::figures::WorkerReport;
 use crate::table::pins::Pins;
 use crate::table::publish::Reader;
 use crate::verdict::{Reason, Verdict};
-use std::sync::Arc;
 
 pub struct Worker<P: Port> {
     port: P,
-    tables: Reader,
+    tables: Reader<Books>,
     selection: Selection,
     pins: Pins,
-    tally: Arc<Tally>,
-    latency: Recorder,
     received: Burst<P::Frame>,
     forward: Burst<P::Frame>,
     gone: Burst<P::Frame>,
@@ -29,14 +26,12 @@ pub struct Worker<P: Port> {
 
 impl<P: Port> Worker<P> {
     /// `pins` remembers flows while slots move.
-    pub fn new(port: P, tables: Reader, pins: Pins, tally: Arc<Tally>, latency: Recorder) -> Worker<P> {
+    pub fn new(port: P, tables: Reader<Books>, pins: Pins) -> Worker<P> {
         Worker {
             port,
             tables,
             selection: Selection::default(),
             pins,
-            tally,
-            latency,
             received: Burst::new(),
             forward: Burst::new(),
             gone: Burst::new(),
@@ -59,9 +54,11 @@ impl<P: Port> Worker<P> {
     /// One turn. Returns what became of each frame of the burst, in the order in which they were received.
     #[inline]
     pub fn turn(&mut self) -> &[Outcome] {
-        self.latency.exchange();
         self.port.service();
         self.port.rx(&mut self.received);
+        // After `rx`: no frame is decided by a table older than itself, however long this thread was kept from running.
+        self.tables.renew();
+        self.tables.books_mut().latency.exchange(|| report(&self.port, &self.pins));
         if self.received.is_empty() {
             return &[];
         }
@@ -72,8 +69,10 @@ impl<P: Port> Worker<P> {
 
     /// Decides every received frame, and rewrites and counts those that go to a server.
     fn dispatch(&mut self) {
-        let Worker { port, tables, selection, pins, tally, latency, received, kept, .. } = self;
-        let table = tables.load();
+        let Worker { port, tables, selection, pins, received, kept, .. } = self;
+        let number = tables.number();
+        let (table, Books { tally, latency }) = tables.split();
+        let tally = &**tally;
         tally.received.add(received.len() as u64);
         selection.admit(received.len(), table, |at| port.bytes(&received[at]));
         selection.decide(table);
@@ -82,7 +81,7 @@ impl<P: Port> Worker<P> {
             selection.follow(table, pins, now, |at| port.bytes(&received[at]));
         }
         if let Some(watch) = &table.watch {
-            selection.note(watch, 0, now, |at| port.bytes(&received[at]));
+            selection.note(watch, number, now, |at| port.bytes(&received[at]));
         }
         *kept = 0;
         for (frame, outcome) in received.iter_mut().zip(selection.outcomes_mut()) {
@@ -117,18 +116,19 @@ impl<P: Port> Worker<P> {
             self.port.tx(&mut self.received);
             return;
         }
+        let tally = &*self.tables.books().tally;
         for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes_mut()) {
             match outcome.verdict() {
                 Verdict::Forward { .. } => {
                     self.forward.push(frame);
                     continue;
                 }
-                Verdict::Drop(reason) => self.tally.dropped(reason).add(1),
-                Verdict::Pass if P::PASSES => self.tally.passed.add(1),
+                Verdict::Drop(reason) => tally.dropped(reason).add(1),
+                Verdict::Pass if P::PASSES => tally.passed.add(1),
                 // The kernel handed the frame over as one to a cluster address, and cannot take it back.
                 Verdict::Pass => {
                     *outcome = Verdict::Drop(Reason::Stray).into();
-                    self.tally.dropped(Reason::Stray).add(1);
+                    tally.dropped(Reason::Stray).add(1);
                 }
             }
             self.gone.push(frame);
@@ -136,4 +136,9 @@ impl<P: Port> Worker<P> {
         self.port.tx(&mut self.forward);
         self.port.free(&mut self.gone);
     }
+}
+
+/// How it is with a worker, once a harvest.
+fn report(port: &impl Port, pins: &Pins) -> WorkerReport {
+    WorkerReport { ledger: port.ledger(), pins: pins.report() }
 }

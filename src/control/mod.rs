@@ -1,7 +1,7 @@
 //! The control thread's work: ordinary code and libraries, away from the frames.
 
 pub mod admin;
-mod clock;
+pub mod clock;
 pub mod config;
 pub mod cores;
 pub mod differences;

@@ -147,6 +147,13 @@ impl Port for Memory {
 
     fn ledger(&self) -> Ledger {
         let returned = self.sent.len() + self.freed.len();
-        Ledger { total: self.lens.len(), idle: 0, lent: self.lent, in_device: self.lens.len() - self.next + returned }
+        Ledger {
+            total: self.lens.len(),
+            idle: 0,
+            lent: self.lent,
+            in_device: self.lens.len() - self.next + returned,
+            sending: 0,
+            left: self.sent.len() as u64,
+        }
     }
 }

@@ -4,6 +4,7 @@
 use crate::control::admin::Asked;
 use crate::control::admin::order::{Answer, Order, Trace, TracedFrame};
 use crate::control::admin::status::{Status, WorkerStatus};
+use crate::control::clock;
 use crate::control::config::{self, Loaded};
 use crate::control::host;
 use crate::control::membership::{Membership, News, Set};
@@ -54,12 +55,18 @@ impl Signals {
         })
     }
 
-    async fn stop(&mut self) {
+    async fn any(&mut self) -> Wish {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.hangup.recv() => Wish::Reload,
         }
     }
+}
+
+enum Wish {
+    Stop,
+    Reload,
 }
 
 /// What the control thread works with besides the servers.
@@ -96,10 +103,9 @@ impl Followed {
             loop {
                 let watched = watching.as_ref().map(|watching| watching.end);
                 tokio::select! {
-                    () = signals.stop() => return Ok(()),
-                    _ = signals.hangup.recv() => match desk.reload(membership).await {
-                        Ok(changes) => changes.iter().for_each(|change| tracing::info!("reload: {change}")),
-                        Err(error) => tracing::error!("reload: nothing was changed: {error}"),
+                    wish = signals.any() => match wish {
+                        Wish::Stop => return Ok(()),
+                        Wish::Reload => _ = desk.reload(membership).await,
                     },
                     event = membership.next() => {
                         if let Some(news) = membership.take(event?).await? {
@@ -115,7 +121,8 @@ impl Followed {
                         let seen = watching.take().expect("somebody watches");
                         membership.set_watch(None);
                         (desk.publish)(News::Table(membership.table()));
-                        let _ = seen.to.send(Answer::Trace(Trace { frames: seen.frames(membership.plan()), ..seen.trace }));
+                        let frames = seen.frames(membership.plan());
+                        let _ = seen.to.send(Answer::Trace(Trace { frames, ..seen.trace }));
                     }
                 }
             }
@@ -152,11 +159,20 @@ impl Desk<'_> {
         let _ = to.send(answer);
     }
 
-    /// Goes over to what the configuration file says now. Returns what changed, a line each.
+    /// Goes over to what the configuration file says now, and logs what comes of it. Returns what changed, a line each.
     ///
     /// # Errors
     /// In words; nothing was changed.
     async fn reload(&mut self, membership: &mut Membership) -> Result<Vec<String>, String> {
+        let result = self.try_reload(membership).await;
+        match &result {
+            Ok(changes) => changes.iter().for_each(|change| tracing::info!("reload: {change}")),
+            Err(error) => tracing::error!("reload: nothing was changed: {error}"),
+        }
+        result
+    }
+
+    async fn try_reload(&mut self, membership: &mut Membership) -> Result<Vec<String>, String> {
         let Loaded { plan, warnings } = config::load(&self.config).map_err(|errors| errors.to_string())?;
         let before = addresses(membership.plan());
         let after = addresses(&plan);
@@ -234,7 +250,7 @@ impl Desk<'_> {
         let watch = Arc::new(Watch::new(client, TRACED_FRAMES));
         membership.set_watch(Some(Arc::clone(&watch)));
         (self.publish)(News::Table(membership.table()));
-        let began = crate::control::clock::now_ns();
+        let began = clock::now_ns();
         *watching = Some(Watching { watch, trace, began, end: Instant::now() + time, to });
     }
 }

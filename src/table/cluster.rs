@@ -23,6 +23,7 @@ pub use super::service::Standing;
 pub struct Cluster {
     key: Key,
     generation: u64,
+    layout: u64,
     directory: Arc<Directory>,
     services: Vec<ServiceState>,
     rankings: Rankings,
@@ -45,7 +46,16 @@ impl Cluster {
         let services = services
             .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut next_ident))
             .collect();
-        Cluster { key, generation: 0, services, directory: Arc::new(directory), rankings, next_ident, watch: None }
+        Cluster {
+            key,
+            generation: 0,
+            layout: 0,
+            services,
+            directory: Arc::new(directory),
+            rankings,
+            next_ident,
+            watch: None,
+        }
     }
 
     /// Goes over to another plan. Servers that are in both keep their standing and, through the change, their connections,
@@ -73,6 +83,7 @@ impl Cluster {
             });
         }
         (self.key, self.directory, self.rankings) = (key, Arc::new(directory), rankings);
+        self.layout += 1;
     }
 
     /// Takes a server in or out in every service that has it, with all its clients. Returns in how many its standing changed;
@@ -158,6 +169,11 @@ impl Cluster {
         self.services[service as usize].order(slot)
     }
 
+    /// Numbers the list of services and servers that tables are compiled of from now on; 0 until then.
+    pub fn set_layout(&mut self, layout: u64) {
+        self.layout = layout;
+    }
+
     /// A new table of the present state, one generation on.
     pub fn compile(&mut self) -> Table {
         self.generation += 1;
@@ -186,6 +202,7 @@ impl Cluster {
         let horizon = since.reduce(|first, since| if is_since(first, since) { since } else { first }).unwrap_or(0);
         Table {
             generation: self.generation,
+            layout: self.layout,
             key: self.key,
             directory: Arc::clone(&self.directory),
             services: services.into(),

@@ -253,8 +253,8 @@ fn who_may_not_connect_is_told_who_may() {
 fn threads_that_have_ended_are_the_error() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Admin { socket: folder.path().join("s.sock"), socket_given: true, ..Admin::default() };
-    let (backend, asked, wanted) = admin::channel();
-    drop((asked, wanted));
+    let (backend, asked) = admin::channel(drop);
+    drop(asked);
     let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
     for verb in ["status", "reload", "metrics"] {
         let words = "error: the thread that was asked has ended: this process is about to stop\n";

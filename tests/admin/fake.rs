@@ -84,7 +84,8 @@ impl Fake {
         };
         let listeners = admin::bind(&admin).unwrap();
         let metrics = listeners.metrics().unwrap();
-        let (backend, mut asked, wanted) = admin::channel();
+        let (ask, wanted) = crossbeam::channel::unbounded();
+        let (backend, mut asked) = admin::channel(move |to| drop(ask.send(to)));
         let orders = Arc::new(Mutex::new(Vec::new()));
         let (log, figures) = (Arc::clone(&orders), Arc::clone(&script.figures));
         thread::spawn(move || {

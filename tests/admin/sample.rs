@@ -95,7 +95,7 @@ pub fn figures() -> Figures {
         turns: true,
         stuck: false,
         report: WorkerReport {
-            ledger: Ledger { total: 4096, idle: 1000, lent: 96, in_device: 3000 },
+            ledger: Ledger { total: 4096, idle: 1000, lent: 96, in_device: 3000, sending: 0, left: 0 },
             pins: PinsReport { capacity: 1 << 20, held: received / 100, remembered: received / 10, evicted: 5 },
         },
     };

@@ -254,8 +254,8 @@ fn threads_that_have_ended_are_said_to_have() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("s.sock");
     let plan = oneip::plan::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
-    let (backend, asked, wanted) = oneip::control::admin::channel();
-    drop((asked, wanted));
+    let (backend, asked) = oneip::control::admin::channel(drop);
+    drop(asked);
     let _server = oneip::control::admin::bind(&plan).unwrap().start(backend).unwrap();
     let words = "the thread that was asked has ended: this process is about to stop";
     let reply = unix(&socket, "POST", "/order", r#"{"order":"reload"}"#);

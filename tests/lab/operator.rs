@@ -119,13 +119,14 @@ fn a_server_that_fails_moves_its_clients_in_time_and_keeps_what_was_begun_elsewh
     let stop = &AtomicBool::new(false);
     thread::scope(|scope| {
         let when_done = Stop(stop);
-        let others: Vec<String> = before.iter().filter(|(_, has)| has != "web2").map(|p| p.0.clone()).take(20).collect();
+        let others: Vec<String> =
+            before.iter().filter(|(_, has)| has != "web2").map(|p| p.0.clone()).take(20).collect();
         let browsers: Vec<_> = others.into_iter().map(|c| scope.spawn(move || browse(lab, 0, &c, stop))).collect();
         thread::sleep(Duration::from_millis(500));
 
         let nginx = fs::read_to_string(lab.file("web2/nginx.pid")).unwrap();
         let nginx = nginx.trim();
-        lab.sh("web2", &format!("kill -9 $(pgrep -P {nginx}) {nginx}"));
+        lab.sh("web2", &format!("kill -9 {nginx} $(pgrep -P {nginx})"));
         let killed = Instant::now();
         let client = of(&before, "web2", 1);
         eventually("its clients are served by others", || !lab.fetch(0, &client)[0].1.is_empty());
@@ -135,7 +136,7 @@ fn a_server_that_fails_moves_its_clients_in_time_and_keeps_what_was_begun_elsewh
         assert_eq!(lab.fetch(0, &all), without);
         let server = lab.server("web", "web2");
         assert_eq!(server["state"], "down");
-        assert!(server["why"].as_str().unwrap().contains("refused"), "{server}");
+        assert!(server["why"].as_str().unwrap().contains("refuses the connection"), "{server}");
 
         let meanwhile = of(&before, "web2", 4);
         let meanwhile: Vec<_> = meanwhile.into_iter().map(|c| scope.spawn(move || browse(lab, 0, &c, stop))).collect();
@@ -165,8 +166,6 @@ fn what_was_set_by_hand_holds_after_a_restart_and_is_shown() {
     assert_eq!((&web2["weight"], &web2["configured_weight"]), (&Value::from(3), &Value::from(1)), "{web2}");
     let said = lab.ctl_refused(&["drain", "web9"]);
     assert!(said.starts_with("error: there is no server web9; there are web1, web2, web3"), "{said}");
-    let said = lab.ctl_refused(&["weight", "web2", "65536"]);
-    assert!(said.contains("the greatest is 65535"), "{said}");
     dispatcher.kill();
 
     let dispatcher = Dispatcher::start(&lab, &[]);
@@ -179,7 +178,9 @@ fn what_was_set_by_hand_holds_after_a_restart_and_is_shown() {
 
     fs::write(lab.file("state.json"), "{ damaged").unwrap();
     let dispatcher = Dispatcher::start(&lab, &[]);
-    assert!(dispatcher.said().contains("is damaged") && dispatcher.said().contains("servers are as the configuration says"));
+    assert!(
+        dispatcher.said().contains("is damaged") && dispatcher.said().contains("servers are as the configuration says")
+    );
     dispatcher.stop();
 }
 
@@ -195,7 +196,8 @@ fn a_drain_ends_at_its_time() {
     eventually("its time is over", || lab.server("web", "web3")["state"] == "drained");
     use std::io::{Read, Write};
     let mut answer = Vec::new();
-    let asked = (&connection).write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| (&connection).read_to_end(&mut answer));
+    let asked =
+        (&connection).write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| (&connection).read_to_end(&mut answer));
     assert!(asked.is_err() && answer.is_empty(), "another server has it now, and resets it");
     assert_eq!(lab.status("web")["moving"], 0);
     dispatcher.stop();
@@ -218,7 +220,9 @@ fn a_client_is_traced() {
     assert_eq!(web["order"][0], server.as_str(), "{trace}");
     let frames = trace["frames"].as_array().unwrap();
     assert!(frames.len() >= 4, "SYN, ACK, request, FIN: {trace}");
-    assert!(frames.iter().all(|f| f["server"] == server.as_str() && f["protocol"] == "tcp" && f["verdict"] == "forward"));
+    assert!(
+        frames.iter().all(|f| f["server"] == server.as_str() && f["protocol"] == "tcp" && f["verdict"] == "forward")
+    );
     let account = dispatcher.stop();
     assert_eq!(account.server(&server, "flows"), 1, "{}", account.json);
 }

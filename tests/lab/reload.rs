@@ -85,7 +85,8 @@ fn a_service_comes_and_goes_and_a_bad_configuration_changes_nothing() {
     // By signal: without the services of IPv4, and with them again.
     let [_, rest] = plain.split("[[service]]\nname = \"web6\"").collect::<Vec<_>>()[..2] else { unreachable!() };
     let head = plain.split("[[service]]").next().unwrap();
-    let only_v6 = format!("{head}[[service]]\nname = \"web6\"{}", rest.split("[[service]]\nname = \"echo\"").next().unwrap());
+    let only_v6 =
+        format!("{head}[[service]]\nname = \"web6\"{}", rest.split("[[service]]\nname = \"echo\"").next().unwrap());
     fs::write(lab.config(), &only_v6).unwrap();
     dispatcher.signal(Signal::HUP);
     dispatcher.hear("service web removed (203.0.113.80)");

@@ -4,9 +4,8 @@
 use super::figures;
 use super::order::{Answer, Order};
 use super::status::Status;
-use crate::limits::{ADMIN_CONNECTIONS, FIGURES_MOST, ORDER_MOST};
+use crate::limits::{FIGURES_MOST, ORDER_MOST};
 use crate::stats::figures::Figures;
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
@@ -19,19 +18,19 @@ pub type Asked = (Order, oneshot::Sender<Answer>);
 pub type Wanted = oneshot::Sender<Figures>;
 
 /// The server's end.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Backend {
     orders: mpsc::Sender<Asked>,
-    figures: Sender<Wanted>,
+    figures: Arc<dyn Fn(Wanted) + Send + Sync>,
     started: Arc<OnceLock<SystemTime>>,
 }
 
-/// The ends of the server, of the control thread and of the stats thread. An order waits in the channel until the one before
-/// it was carried out; others wait outside of it, so that who gives up there knows that nothing was done.
-pub fn channel() -> (Backend, mpsc::Receiver<Asked>, Receiver<Wanted>) {
+/// The ends of the server and of the control thread. `figures` has the stats thread give its figures, without waiting. An
+/// order waits in the channel until the one before it was carried out; others wait outside of it, so that who gives up there
+/// knows that nothing was done.
+pub fn channel(figures: impl Fn(Wanted) + Send + Sync + 'static) -> (Backend, mpsc::Receiver<Asked>) {
     let (orders, asked) = mpsc::channel(1);
-    let (figures, wanted) = bounded(2 * ADMIN_CONNECTIONS);
-    (Backend { orders, figures, started: Arc::default() }, asked, wanted)
+    (Backend { orders, figures: Arc::new(figures), started: Arc::default() }, asked)
 }
 
 /// Everything, as of one moment.
@@ -103,11 +102,7 @@ impl Backend {
 
     pub async fn figures(&self) -> Result<Figures, Unanswered> {
         let (answer, wait) = oneshot::channel();
-        match self.figures.try_send(answer) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(Unanswered::NoFigures),
-            Err(TrySendError::Disconnected(_)) => return Err(Unanswered::Ended),
-        }
+        (self.figures)(answer);
         match timeout_at(Instant::now() + FIGURES_MOST, wait).await {
             Ok(figures) => figures.map_err(|_| Unanswered::Ended),
             Err(_) => Err(Unanswered::NoFigures),

@@ -9,6 +9,7 @@ mod reload;
 mod report;
 mod standing;
 
+pub use orders::Set;
 pub use reload::Refusal;
 
 use super::admin::status::State;
@@ -19,6 +20,7 @@ use super::operator::{Overrides, StateFile, from_wall_time};
 use crate::limits::QUIET;
 use crate::plan::Plan;
 use crate::table::cluster::{Cluster, Standing};
+use crate::table::watch::Watch;
 use crate::table::{ServiceId, Table};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -78,7 +80,7 @@ pub enum Event {
 /// What the workers must know.
 pub enum News {
     Table(Table),
-    /// The services or servers are others.
+    /// The services or servers may be others.
     Layout(Arc<Plan>, Table),
 }
 
@@ -192,6 +194,11 @@ impl Membership {
 
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// Has the workers note the frames of a client from the next table on.
+    pub fn set_watch(&mut self, watch: Option<Arc<Watch>>) {
+        self.cluster.set_watch(watch);
     }
 
     /// The table of the present state, one generation on.

@@ -120,7 +120,12 @@ impl Membership {
             }
             self.judge(service, drained) | moved
         });
-        Ok((vec![said], moved.then(|| News::Table(self.table()))))
+        let news = match (reweighed, moved) {
+            (true, _) => Some(News::Layout(self.plan_of(), self.table())),
+            (false, true) => Some(News::Table(self.table())),
+            (false, false) => None,
+        };
+        Ok((vec![said], news))
     }
 
     fn remember(&self, overrides: &Overrides) -> Result<(), String> {

@@ -43,6 +43,7 @@ pub struct Pcap {
     /// The frame that comes next, and when it was captured.
     ahead: Option<(u64, Frame)>,
     lent: usize,
+    left: u64,
     cut_frames: u64,
     /// Nanoseconds since 1970: the latest frame received.
     now: u64,
@@ -65,8 +66,8 @@ impl Pcap {
         let pool = (0..FRAMES)
             .map(|_| Frame { bytes: Vec::with_capacity(2048), seconds: 0, fraction: 0, original: 0 })
             .collect();
-        let (cut_frames, lent, now, until) = (0, 0, 0, u64::MAX);
-        Ok(Pcap { reader, writer, pool, ahead: None, lent, cut_frames, now, until, read: false, error: None })
+        let (cut_frames, lent, left, now, until) = (0, 0, 0, 0, u64::MAX);
+        Ok(Pcap { reader, writer, pool, ahead: None, lent, left, cut_frames, now, until, read: false, error: None })
     }
 
     /// When the next frame was captured, in nanoseconds since 1970, or the latest before it if that was later: time does not
@@ -177,10 +178,11 @@ impl Port for Pcap {
     /// After an error nothing more is written.
     fn tx(&mut self, burst: &mut Burst<Frame>) {
         for frame in burst.drain(..) {
-            if self.error.is_none()
-                && let Err(error) = self.writer.write(&frame)
-            {
-                self.fail(error);
+            if self.error.is_none() {
+                match self.writer.write(&frame) {
+                    Ok(()) => self.left += 1,
+                    Err(error) => self.fail(error),
+                }
             }
             self.take_back(frame);
         }
@@ -191,6 +193,13 @@ impl Port for Pcap {
     }
 
     fn ledger(&self) -> Ledger {
-        Ledger { total: FRAMES, idle: self.pool.len() + usize::from(self.ahead.is_some()), lent: self.lent, in_device: 0 }
+        Ledger {
+            total: FRAMES,
+            idle: self.pool.len() + usize::from(self.ahead.is_some()),
+            lent: self.lent,
+            in_device: 0,
+            sending: 0,
+            left: self.left,
+        }
     }
 }

@@ -5,35 +5,34 @@
 //! follows the servers, where they are and whether they serve, until a signal ends it. At the end the program is detached first, so that the kernel has all
 //! frames again; the workers finish what is in their rings; the figures of the run are printed.
 
+pub mod crew;
+mod follow;
+
+use crate::control::admin;
 use crate::control::membership::{Membership, News};
+use crate::control::operator::StateFile;
 use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
 use crate::limits::DRAIN;
 use crate::plan::{Dispatcher, Engine, Plan};
-use crate::port::Port;
 use crate::port::af_xdp::{self, Attached, Device};
-use crate::stats::collect::{self, Collector, Outside, Reports, Sources, say};
-use crate::stats::latency;
-use crate::stats::summary::Summary;
-use crate::stats::tally::Tally;
-use crate::table::pins::Pins;
-use crate::table::publish::{self, Publisher};
+use crate::stats::collect::{Outside, Reports, say};
 use crate::verbs::{self, Failure};
-use crate::worker::Worker;
-use crossbeam::channel::{Sender, bounded};
+use crew::Crew;
+use follow::{Desk, Followed, Signals};
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::{self, JoinHandle};
-use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use std::thread;
+use std::time::Instant;
 
 /// What the command line adds to the configuration.
 pub struct Options {
+    /// The configuration file, to be read again at a reload.
+    pub config: PathBuf,
     /// Servers to take as down.
     pub down: Vec<String>,
     /// A line of figures a second on standard output.
@@ -60,6 +59,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
 }
 
 fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(), Failure> {
+    let started = Instant::now();
     let available = cores::available();
     verbs::cluster(&plan, &options.down)?;
     let device = af_xdp::open(&dispatcher.interface)?;
@@ -70,7 +70,12 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
     let signals = runtime.block_on(async { Signals::catch() })?;
-    let membership = runtime.block_on(Membership::open(plan, &device.interface, &options.down, None))?;
+    let listeners = admin::bind(&plan.admin)?;
+    let config = fs::canonicalize(&options.config)?;
+    // Of two dispatchers with the default socket, what is remembered is the first one's.
+    let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
+    cores::leave(&cores, &available);
+    let membership = runtime.block_on(Membership::open(plan, &device.interface, &options.down, file))?;
     let plan = Arc::clone(membership.plan());
     let mut followed = Followed { runtime, membership, signals };
     let Attached { mut steer, mode, ports } = device.attach(&addresses)?;
@@ -91,15 +96,27 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
         log.set_len(0)?;
     }
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
-    let mut crew = Crew::start(&plan, followed.membership.table(), ports, &cores, Box::new(outside), reports)?;
+    let flows = dispatcher.flows as usize;
+    let table = followed.membership.table();
+    let mut crew = Crew::start(&plan, table, ports, (&cores, flows), Box::new(outside), reports)?;
     let kept = privileges::keep(&privileges::CONTROL)?;
     let mut text = greeting(&plan, &device, &cores, &format!("AF_XDP, {transfer} mode, {mode}"));
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
     let _ = write!(text, "  table      generation 1, hashed with {}\n  keeps      ", Level::detect().name());
     let _ = write!(text, "{} (to resolve and check servers); workers keep no capability", kept.join(", "));
     say(&text, options.json);
+    let stats = crew.stats();
+    let (backend, orders) = admin::channel(move |to| stats.figures(|figures| drop(to.send(figures))));
+    let admin = listeners.start(backend)?;
     say("ready", options.json);
-    followed.until_signal(&mut crew.publisher)?;
+    let mut publish = |news| match news {
+        News::Table(table) => crew.publish(table),
+        News::Layout(plan, table) => crew.publish_layout(&plan, table),
+    };
+    let mut take_addresses = |addresses: &[IpAddr]| Ok(steer.set_cluster_addresses(addresses)?);
+    let (publish, take_addresses) = (&mut publish, &mut take_addresses);
+    followed.until_signal(&mut Desk { config, orders, cores, started, publish, take_addresses })?;
+    drop(admin);
     steer.detach();
     // Frames that were redirected a moment ago are on their way into the rings still.
     thread::sleep(DRAIN);
@@ -112,132 +129,6 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
 fn open_log(path: &Path) -> Result<File, Failure> {
     let file = File::options().write(true).create(true).truncate(false).open(path);
     file.map_err(|error| format!("--hlog {}: cannot be written: {error}", path.display()).into())
-}
-
-/// The servers, with the runtime that follows them. The kernel gets back what was asked of it however the run ends.
-struct Followed {
-    runtime: Runtime,
-    membership: Membership,
-    signals: Signals,
-}
-
-/// From when it is made, a signal is a wish to stop: one that comes during the start is followed at its end, so that nothing
-/// is left behind.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// Inside a runtime.
-    fn catch() -> io::Result<Signals> {
-        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-impl Followed {
-    /// Publishes every change, until a signal.
-    fn until_signal(&mut self, publisher: &mut Publisher) -> Result<(), Failure> {
-        let Followed { runtime, membership, signals } = self;
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    () = signals.any() => return Ok(()),
-                    event = membership.next() => match membership.take(event?).await? {
-                        Some(News::Table(table) | News::Layout(_, table)) => publisher.publish(table),
-                        None => {}
-                    }
-                }
-            }
-        })
-    }
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        self.runtime.block_on(self.membership.close());
-    }
-}
-
-/// The threads besides this one.
-struct Crew {
-    publisher: Publisher,
-    stop: Arc<AtomicBool>,
-    workers: Vec<JoinHandle<()>>,
-    /// Closing it ends the collector.
-    collecting: Sender<()>,
-    collector: JoinHandle<Collector>,
-}
-
-impl Crew {
-    fn start<P: Port<Frame: Send> + Send + 'static>(
-        plan: &Arc<Plan>,
-        table: crate::table::Table,
-        ports: Vec<P>,
-        cores: &[usize],
-        outside: Box<dyn Fn() -> Outside + Send>,
-        reports: Reports,
-    ) -> io::Result<Crew> {
-        let (services, key) = (table.services(), table.key);
-        let flows = plan.dispatcher.as_ref().map_or(0, |dispatcher| dispatcher.flows as usize);
-        let tallies: Vec<Arc<Tally>> = ports.iter().map(|_| Arc::new(Tally::new(&table))).collect();
-        let (publisher, readers) = publish::channel(table, ports.len());
-        let stop = Arc::new(AtomicBool::new(false));
-        let (mut workers, mut harvests) = (Vec::new(), Vec::new());
-        for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
-            let (recorder, harvest) = latency::channel(services);
-            harvests.push(harvest);
-            let pins = Pins::new(flows, key);
-            let worker = Worker::new(port, reader, pins, Arc::clone(&tallies[i]), recorder);
-            let (core, stop) = (cores[i], Arc::clone(&stop));
-            let thread = thread::Builder::new().name(format!("oneip-worker{i}"));
-            workers.push(thread.spawn(move || work(worker, core, &stop))?);
-        }
-        let (collecting, stop_collecting) = bounded(0);
-        let sources = Sources { plan: Arc::clone(plan), tallies, harvests, outside };
-        let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
-            drop_all_privileges();
-            collect::run(sources, reports, &stop_collecting)
-        })?;
-        Ok(Crew { publisher, stop, workers, collecting, collector })
-    }
-
-    /// Ends the collector, with a last harvest from workers that still turn, and then the workers, each after a turn that
-    /// found nothing. Returns the figures of the run.
-    fn stop(self) -> Result<Summary, Failure> {
-        drop(self.collecting);
-        let collector = self.collector.join().map_err(|_| "the stats thread ended in a panic")?;
-        self.stop.store(true, Relaxed);
-        for worker in self.workers {
-            worker.join().map_err(|_| "a worker ended in a panic")?;
-        }
-        Ok(collector.summary())
-    }
-}
-
-/// A worker thread's life.
-fn work<P: Port>(mut worker: Worker<P>, core: usize, stop: &AtomicBool) {
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
-        tracing::warn!(core, "the worker cannot be pinned to its core");
-    }
-    drop_all_privileges();
-    while !stop.load(Relaxed) {
-        worker.turn();
-    }
-    while !worker.turn().is_empty() {}
-}
-
-fn drop_all_privileges() {
-    if let Err(error) = privileges::keep(&[]) {
-        tracing::warn!(%error, "a thread keeps privileges that it does not need");
-    }
 }
 
 /// What a person wants to see at the start.
