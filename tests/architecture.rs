@@ -32,6 +32,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
             "table::Table",
             "table::cluster",
             "table::publish",
+            "table::watch",
             "verdict",
         ],
     ),

@@ -211,7 +211,7 @@ fn a_client_is_traced() {
     let trace: Value = thread::scope(|scope| {
         let trace = scope.spawn(|| lab.ctl(&["trace", &client, "--for", "1", "--json"]));
         thread::sleep(Duration::from_millis(300));
-        assert_eq!(lab.fetch(0, &[client.clone()]), [(client.clone(), server.clone())]);
+        assert_eq!(lab.fetch(0, std::slice::from_ref(&client)), [(client.clone(), server.clone())]);
         serde_json::from_str(&trace.join().unwrap()).unwrap()
     });
     let web = trace["services"].as_array().unwrap().iter().find(|known| known["service"] == "web").unwrap();
