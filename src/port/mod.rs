@@ -3,6 +3,8 @@
 //! A port lends frames; each comes back exactly once, by `tx` or by `free`. No method blocks or allocates.
 
 pub mod af_xdp;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod faulty;
 pub mod memory;
 pub mod pcap;
