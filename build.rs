@@ -45,7 +45,10 @@ fn clang(source: &Path, object: &Path) {
         command.arg("-I").arg(multiarch);
     }
     command.arg("-c").arg(source).arg("-o").arg(object);
-    let output = run(&mut command, "the BPF programs need clang, which is not installed: run scripts/setup.sh, or apt-get install clang");
+    let output = run(
+        &mut command,
+        "the BPF programs need clang, which is not installed: run scripts/setup.sh, or apt-get install clang",
+    );
     if !output.status.success() {
         fail(&format!("clang: {}\n{}", source.display(), String::from_utf8_lossy(&output.stderr)));
     }
@@ -84,7 +87,7 @@ mod dpdk {
     const NAMES: &str = "oneip_.*|rte_eal_init|rte_dev_probe|rte_dev_remove|rte_eth_(dev_(get_port_by_name|info_get|configure|\
         adjust_nb_rx_tx_desc|start|stop|close|socket_id|get_mtu)|(rx|tx)_queue_setup|macaddr_get|stats_(get|reset)|allmulticast_enable|\
         promiscuous_enable)|rte_pktmbuf_(pool_create|free_bulk)|rte_mempool_(avail_count|free)|rte_thread_(un)?register|\
-        rte_get_tsc_hz|rte_strerror|rte_version";
+        rte_strerror|rte_version";
 
     /// Packed structures with aligned members, which Rust has no layout for; the port uses none of them.
     const OPAQUE: &str = "rte_arp_ipv4|rte_arp_hdr|rte_l2tpv2_combined_msg_hdr|rte_gtp_psc_generic_hdr";
@@ -117,7 +120,9 @@ mod dpdk {
         let output = run(&mut command, &format!("feature `dpdk` needs pkg-config, which is not installed: {advice}"));
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            fail(&format!("feature `dpdk` needs libdpdk {LEAST_VERSION} or newer, which pkg-config does not find: {advice}\n{said}"));
+            fail(&format!(
+                "feature `dpdk` needs libdpdk {LEAST_VERSION} or newer, which pkg-config does not find: {advice}\n{said}"
+            ));
         }
         String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
     }
@@ -128,7 +133,7 @@ mod dpdk {
             .header(SHIM[1])
             .clang_args(flags)
             .allowlist_function(NAMES)
-            .allowlist_var("RTE_(ETH_(RSS|TX_OFFLOAD|MQ_RX|LINK)_.*|PKTMBUF_HEADROOM|MEMPOOL_CACHE_MAX_SIZE)")
+            .allowlist_var("ONEIP_.*|RTE_PKTMBUF_HEADROOM")
             .opaque_type(OPAQUE)
             .default_enum_style(bindgen::EnumVariation::Consts)
             .layout_tests(false)
@@ -147,7 +152,8 @@ mod dpdk {
         if env::var_os("LIBCLANG_PATH").is_some() {
             return;
         }
-        let missing = "feature `dpdk` needs clang, which is not installed: run scripts/setup.sh, or apt-get install clang";
+        let missing =
+            "feature `dpdk` needs clang, which is not installed: run scripts/setup.sh, or apt-get install clang";
         let output = run(Command::new("clang").arg("-print-resource-dir"), missing);
         // .../lib/clang/14.0.6
         let resources = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());

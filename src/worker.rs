@@ -21,6 +21,7 @@ pub struct Worker<P: Port> {
     received: Burst<P::Frame>,
     forward: Burst<P::Frame>,
     gone: Burst<P::Frame>,
+    passed: Burst<P::Frame>,
     /// How many frames of the burst are not forwarded.
     kept: usize,
 }
@@ -36,6 +37,7 @@ impl<P: Port> Worker<P> {
             received: Burst::new(),
             forward: Burst::new(),
             gone: Burst::new(),
+            passed: Burst::new(),
             kept: 0,
         }
     }
@@ -76,6 +78,9 @@ impl<P: Port> Worker<P> {
         let (mut room, now) = (port.room(), port.now());
         *kept = 0;
         for (frame, outcome) in received.iter_mut().zip(outcomes) {
+            if !port.is_ours(frame) {
+                *outcome = Verdict::Pass.into();
+            }
             // What does not fit is dropped here and now: a dispatcher that queues adds latency to every client and gains
             // none of them a place on a full link.
             if room == 0 && outcome.is_forward() {
@@ -104,6 +109,7 @@ impl<P: Port> Worker<P> {
             self.port.tx(&mut self.received);
             return;
         }
+        let mut pass_room = self.port.pass_room();
         for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes_mut()) {
             match outcome.verdict() {
                 Verdict::Forward { .. } => {
@@ -111,7 +117,16 @@ impl<P: Port> Worker<P> {
                     continue;
                 }
                 Verdict::Drop(reason) => self.tally.dropped(reason).add(1),
-                Verdict::Pass if P::PASSES => self.tally.passed.add(1),
+                Verdict::Pass if P::PASSES && pass_room > 0 => {
+                    pass_room -= 1;
+                    self.tally.passed.add(1);
+                    self.passed.push(frame);
+                    continue;
+                }
+                Verdict::Pass if P::PASSES => {
+                    *outcome = Verdict::Drop(Reason::PassFull).into();
+                    self.tally.dropped(Reason::PassFull).add(1);
+                }
                 // The kernel handed the frame over as one to a cluster address, and cannot take it back.
                 Verdict::Pass => {
                     *outcome = Verdict::Drop(Reason::Stray).into();
@@ -122,5 +137,6 @@ impl<P: Port> Worker<P> {
         }
         self.port.tx(&mut self.forward);
         self.port.free(&mut self.gone);
+        self.port.pass(&mut self.passed);
     }
 }

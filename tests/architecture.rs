@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// What a module may name of the crate: modules, or items in them. Itself goes without saying. Ports know no more than the
 /// vocabulary, the worker knows the trait but no port, and control touches the data path only through the tables.
 const MAY_USE: [(&str, &[&str]); 12] = [
-    ("plan", &[]),
+    ("plan", &["limits"]),
     ("limits", &[]),
     ("verdict", &[]),
     ("wire", &["limits", "plan"]),

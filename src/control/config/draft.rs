@@ -1,5 +1,6 @@
 //! Every key of the file, read: what is legal by itself. What is not is reported and absent.
 
+use super::dpdk::DpdkDraft;
 use super::health::HealthDraft;
 use super::report::Report;
 use super::schema;
@@ -22,6 +23,7 @@ struct DispatcherDraft {
     interface: Option<String>,
     engine: Engine,
     cores: Option<Vec<usize>>,
+    dpdk: Option<DpdkDraft>,
 }
 
 pub struct ServiceDraft {
@@ -51,10 +53,11 @@ impl Draft {
         let root = Section::open(tree, 0, &schema::ROOT, report);
         let cluster = root.table("cluster", &schema::CLUSTER, report);
         let dispatcher = root.table("dispatcher", &schema::DISPATCHER, report);
+        let dpdk = root.table("dpdk", &schema::DPDK, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
-            dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, report)),
+            dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, dpdk.as_ref(), report)),
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
         }
     }
@@ -64,9 +67,7 @@ impl Draft {
         Some(Plan {
             hash_key: self.hash_key?,
             dispatcher: match self.dispatcher {
-                Some(draft) => {
-                    Some(Dispatcher { interface: draft.interface?, engine: draft.engine, cores: draft.cores })
-                }
+                Some(draft) => Some(draft.into_dispatcher()?),
                 None => None,
             },
             services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
@@ -75,13 +76,25 @@ impl Draft {
 }
 
 impl DispatcherDraft {
-    fn read(section: &Section, report: &mut Report) -> DispatcherDraft {
+    fn read(section: &Section, dpdk: Option<&Section>, report: &mut Report) -> DispatcherDraft {
         let engines = [("af_xdp", Engine::AfXdp), ("dpdk", Engine::Dpdk)];
-        DispatcherDraft {
-            interface: section.text("interface", report, value::interface).map(|name| name.value),
-            engine: section.text("engine", report, value::choice("engine", engines)).map_or(Engine::AfXdp, |e| e.value),
-            cores: read_cores(section, report),
+        let interface = section.text("interface", report, value::interface).map(|name| name.value);
+        let engine = section.text("engine", report, value::choice("engine", engines));
+        let cores = read_cores(section, report);
+        let dpdk = dpdk.map(|section| DpdkDraft::read(section, cores.as_deref(), report));
+        if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
+            let form = schema::ROOT.key("dpdk").form;
+            report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
         }
+        DispatcherDraft { interface, engine: engine.map_or(Engine::AfXdp, |engine| engine.value), cores, dpdk }
+    }
+
+    fn into_dispatcher(self) -> Option<Dispatcher> {
+        let dpdk = match self.dpdk {
+            Some(draft) => Some(draft.into_dpdk()?),
+            None => None,
+        };
+        Some(Dispatcher { interface: self.interface?, engine: self.engine, cores: self.cores, dpdk })
     }
 }
 

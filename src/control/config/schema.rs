@@ -27,6 +27,7 @@ pub static ROOT: Schema = Schema {
     keys: &[
         required("cluster", "[cluster] with hash_key = \"32 hex digits\""),
         optional("dispatcher", "[dispatcher] with interface = \"eth1\""),
+        optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
         required("service", "[[service]] with double brackets, once for each service"),
     ],
 };
@@ -45,6 +46,19 @@ pub static DISPATCHER: Schema = Schema {
         required("interface", "interface = \"eth1\""),
         optional("engine", "engine = \"af_xdp\""),
         optional("cores", "cores = [2, 3]"),
+    ],
+};
+
+pub static DPDK: Schema = Schema {
+    title: "[dpdk]",
+    keys: &[
+        required("port", "port = \"0000:03:00.0\""),
+        optional("eal", "eal = [\"--no-huge\", \"-m\", \"256\"]"),
+        optional("queues", "queues = 2"),
+        optional("descriptors", "descriptors = 1024"),
+        optional("mbufs", "mbufs = 8191"),
+        optional("mtu", "mtu = 1500"),
+        optional("exception", "exception = \"tap\""),
     ],
 };
 
@@ -89,7 +103,7 @@ pub static HEALTH: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 6] = [&ROOT, &CLUSTER, &DISPATCHER, &SERVICE, &SERVER, &HEALTH];
+static ALL: [&Schema; 7] = [&ROOT, &CLUSTER, &DISPATCHER, &DPDK, &SERVICE, &SERVER, &HEALTH];
 
 impl Schema {
     /// The key of that name. Asking for one that the schema lacks is a bug.

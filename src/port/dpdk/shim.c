@@ -24,6 +24,11 @@ int oneip_errno(void)
     return rte_errno;
 }
 
+int oneip_is_known(void)
+{
+    return rte_lcore_id() != LCORE_ID_ANY;
+}
+
 uint64_t oneip_tsc(void)
 {
     return rte_rdtsc();
