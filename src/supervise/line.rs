@@ -42,7 +42,7 @@ pub struct Line<P> {
 
 /// What keeps a device in service. To be kept until the ports have gone.
 pub enum Hold {
-    AfXdp(Steer),
+    AfXdp(Box<Steer>),
     #[cfg(feature = "dpdk")]
     Dpdk {
         _service: crate::port::dpdk::InService,
@@ -91,7 +91,7 @@ impl Device for af_xdp::Device {
             )
         };
         let engine = format!("AF_XDP, {} mode, {mode}", ports[0].transfer());
-        Ok(Line { ports, engine, outside: Box::new(outside), hold: Hold::AfXdp(steer) })
+        Ok(Line { ports, engine, outside: Box::new(outside), hold: Hold::AfXdp(Box::new(steer)) })
     }
 }
 

@@ -218,8 +218,9 @@ impl Port {
     /// Has the device receive what is sent to any group, as neighbour discovery is; if it cannot choose, everything.
     pub(super) fn receive_groups(self) -> Result<(), Refusal> {
         // SAFETY: nothing but the port's number.
-        checked(unsafe { sys::rte_eth_allmulticast_enable(self.0) })
-            .or_else(|_| checked(unsafe { sys::rte_eth_promiscuous_enable(self.0) }))
+        let groups = checked(unsafe { sys::rte_eth_allmulticast_enable(self.0) });
+        // SAFETY: as above.
+        groups.or_else(|_| checked(unsafe { sys::rte_eth_promiscuous_enable(self.0) }))
     }
 
     /// `None`: the port is not there any more.

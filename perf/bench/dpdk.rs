@@ -1,0 +1,216 @@
+//! A worker on DPDK's net_null beside `dpdk-testpmd` in macswap mode on net_null: the same bursts of frames of 60 bytes, on the same
+//! core, by turns.
+//!
+//! net_null hands out whatever is in its buffers, so that a port in between writes a client's UDP packet into each frame that
+//! comes; what that costs is measured by itself. testpmd needs Debian's `dpdk-dev`.
+//!
+//! `cargo bench --features dpdk --bench dpdk`
+
+#[path = "common/frames.rs"]
+#[allow(dead_code)]
+mod frames;
+#[path = "common/plans.rs"]
+mod plans;
+
+use frames::Random;
+use oneip::limits::BURST;
+use oneip::plan;
+use oneip::port::dpdk::{self, Dpdk, Frame};
+use oneip::port::{Burst, Ledger, Port};
+use oneip::stats::{latency, tally::Tally};
+use oneip::table::cluster::Cluster;
+use oneip::table::publish;
+use oneip::worker::Worker;
+use plans::{cluster_address, plan};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const SERVICES: usize = 8;
+const CLIENTS: u64 = 1_000_000;
+const LENGTH: usize = 60;
+const CORE: usize = 1;
+const ROUNDS: usize = 7;
+const ROUND: Duration = Duration::from_secs(1);
+
+/// The port, with clients' packets in its frames.
+struct Filled {
+    inner: Dpdk,
+    packets: Vec<[u8; LENGTH]>,
+    next: usize,
+    /// Whether frames have an arrival time, so that each is recorded in a histogram.
+    stamped: bool,
+}
+
+impl Filled {
+    fn new(inner: Dpdk, mac: [u8; 6], stamped: bool) -> Filled {
+        let mut random = Random(7);
+        let packet = |i: usize| {
+            let client = 0x6440_0000 + (random.next() % CLIENTS) as u32;
+            let mut packet = frames::frame(client, cluster_address(i % SERVICES, false), false);
+            packet[..6].copy_from_slice(&mac);
+            packet.try_into().expect("a packet of that length")
+        };
+        Filled { inner, packets: (0..4096).map(packet).collect(), next: 0, stamped }
+    }
+}
+
+impl Port for Filled {
+    type Frame = Frame;
+    const PASSES: bool = true;
+
+    fn service(&mut self) {
+        self.inner.service();
+    }
+
+    fn rx(&mut self, burst: &mut Burst<Frame>) {
+        self.inner.rx(burst);
+        for frame in burst {
+            self.inner.bytes_mut(frame).copy_from_slice(&self.packets[self.next % 4096]);
+            self.next += 1;
+        }
+    }
+
+    fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        self.inner.bytes(frame)
+    }
+
+    fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
+        self.inner.bytes_mut(frame)
+    }
+
+    fn is_ours(&self, frame: &Frame) -> bool {
+        self.inner.is_ours(frame)
+    }
+
+    fn arrival(&mut self, frame: &mut Frame) -> u64 {
+        if self.stamped { self.inner.arrival(frame) } else { 0 }
+    }
+
+    fn now(&self) -> u64 {
+        self.inner.now()
+    }
+
+    fn room(&mut self) -> usize {
+        self.inner.room()
+    }
+
+    fn tx(&mut self, burst: &mut Burst<Frame>) {
+        self.inner.tx(burst);
+    }
+
+    fn free(&mut self, burst: &mut Burst<Frame>) {
+        self.inner.free(burst);
+    }
+
+    fn ledger(&self) -> Ledger {
+        self.inner.ledger()
+    }
+}
+
+/// Runs `turn`, which returns a number of frames, for a round; millions of frames a second.
+fn rate(mut turn: impl FnMut() -> usize) -> f64 {
+    let (start, mut frames) = (Instant::now(), 0);
+    while start.elapsed() < ROUND {
+        for _ in 0..1000 {
+            frames += turn();
+        }
+    }
+    frames as f64 / start.elapsed().as_micros() as f64
+}
+
+/// A worker's turns, and the same port with nothing between receiving and sending.
+fn ours(port: Filled) -> (f64, f64, Filled) {
+    let table = Cluster::new(&plan(SERVICES, 64, false)).compile();
+    let tally = Arc::new(Tally::new(&table));
+    let (recorder, _harvest) = latency::channel(SERVICES);
+    let (_publisher, mut readers) = publish::channel(table, 1);
+    let mut worker = Worker::new(port, readers.remove(0), Arc::clone(&tally), recorder);
+    let turns = rate(|| worker.turn().len());
+    assert_eq!(tally.received.get(), tally.forwarded(), "every frame was forwarded");
+    let mut port = worker.into_port();
+    let mut burst = Burst::new();
+    let bare = rate(|| {
+        port.service();
+        port.rx(&mut burst);
+        let count = burst.len();
+        port.tx(&mut burst);
+        count
+    });
+    (turns, bare, port)
+}
+
+/// What testpmd says of itself, in millions a second; `None` where it is not installed.
+fn testpmd() -> Option<f64> {
+    let eal = ["--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--no-shconf", "-l", "0,1"];
+    let burst = format!("--burst={BURST}");
+    let mut child = Command::new("dpdk-testpmd")
+        .args(eal)
+        .arg(format!("--vdev=net_null0,size={LENGTH}"))
+        .args(["--", "--forward-mode=macswap", "--auto-start", "--stats-period=1", "--total-num-mbufs=4095", &burst])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    // The first line counts from before it began.
+    thread::sleep(3 * ROUND + ROUND / 2);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .expect("it runs");
+    let mut said = String::new();
+    std::io::Read::read_to_string(child.stdout.as_mut()?, &mut said).expect("text");
+    child.wait().expect("it ends");
+    let figures = said.lines().filter_map(|line| line.trim().strip_prefix("Rx-pps:"));
+    let rates: Vec<f64> = figures.filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect();
+    Some(rates.last()? / 1e6)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let settings = plan::Dpdk {
+        port: format!("net_null0,size={LENGTH}"),
+        eal: ["--no-huge", "-m", "256"].map(str::to_owned).into(),
+        queues: 1,
+        descriptors: 1024,
+        mbufs: None,
+        mtu: 1500,
+        exception: plan::Exception::None,
+    };
+    let device = dpdk::open(&settings, "lo", &[0, 1]).unwrap_or_else(|error| panic!("{error}"));
+    let mac = device.mac.0;
+    let dpdk::Attached { mut ports, service, .. } = device.attach();
+    let mut port = Filled::new(ports.remove(0), mac, true);
+    let mut all: [Vec<f64>; 4] = Default::default();
+    let mut ratios: [Vec<f64>; 2] = Default::default();
+    for _ in 0..ROUNDS {
+        let round = thread::spawn(move || {
+            core_affinity::set_for_current(core_affinity::CoreId { id: CORE });
+            let (turns, bare, mut port) = ours(port);
+            port.stamped = false;
+            let (unstamped, _, mut port) = ours(port);
+            port.stamped = true;
+            (turns, unstamped, bare, port)
+        });
+        let (turns, unstamped, bare, back) = round.join().expect("it does not panic");
+        port = back;
+        let theirs = testpmd();
+        println!(
+            "turn {turns:.1}, without latency {unstamped:.1}, filled and sent {bare:.1}, testpmd {theirs:.1?} Mpps"
+        );
+        let theirs = theirs.unwrap_or(f64::NAN);
+        [turns, unstamped, bare, theirs].into_iter().zip(&mut all).for_each(|(value, all)| all.push(value));
+        [turns / theirs, unstamped / theirs].into_iter().zip(&mut ratios).for_each(|(value, all)| all.push(value));
+    }
+    let [turns, unstamped, bare, theirs] = all.map(median);
+    let [ratio, unstamped_ratio] = ratios.map(median);
+    println!(
+        "medians: turn {turns:.1}, without latency {unstamped:.1}, filled and sent {bare:.1}, testpmd {theirs:.1} Mpps"
+    );
+    println!("of testpmd's rate: {ratio:.2}, without latency {unstamped_ratio:.2} (medians of neighbours)");
+    drop(port);
+    drop(service);
+}
