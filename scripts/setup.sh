@@ -4,10 +4,11 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/setup.sh [--help]
+usage: scripts/setup.sh [--dpdk] [--help]
 
 Installs the missing ones of the packages that the build and the lab network need (see the table in
 this file). Nothing missing: does nothing and says nothing. Needs root only when something is missing.
+  --dpdk  also what a build with --features dpdk needs
 END
 }
 
@@ -29,6 +30,7 @@ procps          sysctl
 nginx-light     nginx
 curl            curl
 END
+    [[ -z $dpdk ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
 }
 
 missing() {
@@ -71,8 +73,10 @@ install_packages() {
     fi
 }
 
+dpdk=
 case ${1-} in
     '') ;;
+    --dpdk) dpdk=yes ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
 esac

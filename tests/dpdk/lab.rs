@@ -19,6 +19,14 @@ fn config(lab: &Lab, interface: &str, dpdk: &str) -> PathBuf {
     file
 }
 
+/// Has the servers of the first service checked at the cluster address.
+fn check_health(config: &Path) {
+    let text = fs::read_to_string(config).unwrap();
+    let health =
+        "ports = [\"tcp/80\"]\n[service.health]\ntype = \"http\"\ninterval_ms = 200\ntimeout_ms = 150\nrise = 1\n";
+    fs::write(config, text.replacen("ports = [\"tcp/80\"]\n", health, 1)).unwrap();
+}
+
 /// The dispatcher's own addresses go from its interface to a tap.
 fn move_to_tap(lab: &Lab) {
     lab.sh(
@@ -81,9 +89,17 @@ fn over_net_af_xdp_with_a_tap_for_the_kernel() {
     let _echo = Echo::serve(&lab);
     move_to_tap(&lab);
     let config = config(&lab, "oneip0", "port = \"net_af_xdp0,iface=lan0\"");
+    check_health(&config);
     let dispatcher = Dispatcher::start_with(&lab, &config, &[]);
     say(&dispatcher.said());
     dispatches(&lab, &dispatcher, &config, [true, true]);
+    // Health checks take the clients' way, out through the tap and the device, and so do their failures.
+    lab.ip("web2", "address del 203.0.113.80/32 dev lo");
+    dispatcher.hear("server web2 of service web is down");
+    let others = lookup(&config, WEB[0], &clients(0), &["--down", "web2"]);
+    eventually("its clients are served by others", || lab.fetch(0, &clients(0)) == others);
+    lab.ip("web2", "address add 203.0.113.80/32 dev lo");
+    dispatcher.hear("server web2 of service web is up");
     let account = dispatcher.stop();
     assert_eq!(account.dropped_total(), 0, "{}", account.json);
 
