@@ -99,7 +99,8 @@ pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 /// A start begins to dispatch when no server has been resolved, or been found up or down, for so long.
 pub const QUIET: Duration = Duration::from_millis(250);
 
-/// How long a stop waits, after the program is detached, for frames that are on their way into the rings.
+/// How long a stop waits, after the program is detached, for frames that are on their way into the rings; and before a DPDK device is
+/// closed, for those on their way out.
 pub const DRAIN: Duration = Duration::from_millis(20);
 
 /// How often workers' histograms are harvested and reports written.

@@ -19,7 +19,7 @@ use super::eal;
 use super::error::DpdkError;
 use super::ethdev::{Facts, Port, Refusal, Setup};
 use super::frames::{Pool, Queue};
-use crate::limits::{MAX_VLAN_TAGS, RELEASE};
+use crate::limits::{DRAIN, MAX_VLAN_TAGS, RELEASE};
 use crate::plan::{Dpdk, Mac};
 use crate::wire::ethernet::{HEADER_LEN, VLAN_TAG_LEN};
 
@@ -213,6 +213,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // What is in the rings to be sent goes out yet.
+        thread::sleep(DRAIN);
         if let Err(reason) = self.port.close() {
             let name = &self.name;
             tracing::warn!("{name} cannot be closed: {reason}; {}", eal::said());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::{self, JoinHandle};
 
+use caps::CapSet;
 use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -159,6 +160,12 @@ struct Between {
 
 impl Between {
     fn run(self) {
+        // The tap is open: what follows takes no privilege.
+        for set in [CapSet::Effective, CapSet::Permitted] {
+            if let Err(error) = caps::clear(None, set) {
+                tracing::warn!(%error, "a thread keeps privileges that it does not need");
+            }
+        }
         while !self.stop.load(Ordering::SeqCst) {
             if !self.carry() {
                 self.sleep();

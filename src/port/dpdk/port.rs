@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use super::clock::Clock;
 use super::ethdev;
 use super::frames::{Frame, Queue};
 use super::kernel::End;
-use crate::limits::BURST;
+use crate::limits::{BURST, DRAIN};
 use crate::plan::Mac;
 use crate::port::{Burst, Ledger, Port};
 
@@ -96,8 +97,12 @@ impl Dpdk {
 }
 
 impl Drop for Dpdk {
+    /// What waits to be sent is counted as forwarded: it gets the time that a stop has anyway.
     fn drop(&mut self) {
-        self.queue.send(&mut self.pending);
+        let give_up = Instant::now() + DRAIN;
+        while !self.pending.is_empty() && Instant::now() < give_up {
+            self.queue.send(&mut self.pending);
+        }
         self.queue.free(&mut self.pending);
         if self.lent > 0 {
             self.queue.leak();
