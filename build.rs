@@ -75,6 +75,7 @@ mod dpdk {
     use super::{fail, out, run};
     use std::env;
     use std::fs;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::path::{Path, PathBuf};
     use std::process::Command;
 
@@ -94,7 +95,9 @@ mod dpdk {
 
     pub fn build() {
         SHIM.iter().for_each(|file| println!("cargo::rerun-if-changed={file}"));
-        ["PKG_CONFIG_PATH", "LIBCLANG_PATH"].iter().for_each(|name| println!("cargo::rerun-if-env-changed={name}"));
+        ["PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "LIBCLANG_PATH"]
+            .iter()
+            .for_each(|name| println!("cargo::rerun-if-env-changed={name}"));
         let (flags, libraries) = (pkg_config(&["--cflags"]), pkg_config(&["--libs"]));
         // An upgrade of libdpdk changes this file.
         println!("cargo::rerun-if-changed={}/libdpdk.pc", pkg_config(&["--variable=pcfiledir"]).join(" "));
@@ -115,7 +118,7 @@ mod dpdk {
     fn pkg_config(question: &[&str]) -> Vec<String> {
         let mut command = Command::new("pkg-config");
         command.args(question).arg(format!("libdpdk >= {LEAST_VERSION}"));
-        let advice = "run scripts/setup.sh, or apt-get install --no-install-recommends pkg-config libdpdk-dev; \
+        let advice = "run scripts/setup.sh --dpdk, or apt-get install --no-install-recommends pkg-config libdpdk-dev; \
                       or build without --features dpdk";
         let output = run(&mut command, &format!("feature `dpdk` needs pkg-config, which is not installed: {advice}"));
         if !output.status.success() {
@@ -129,7 +132,7 @@ mod dpdk {
 
     fn bind(flags: &[String]) {
         choose_libclang();
-        let bindings = bindgen::builder()
+        let builder = bindgen::builder()
             .header(SHIM[1])
             .clang_args(flags)
             .allowlist_function(NAMES)
@@ -137,11 +140,14 @@ mod dpdk {
             .opaque_type(OPAQUE)
             .default_enum_style(bindgen::EnumVariation::Consts)
             .layout_tests(false)
-            .generate_comments(false)
-            .generate();
-        match bindings {
-            Ok(bindings) => bindings.write_to_file(out().join("dpdk.rs")).expect("OUT_DIR can be written"),
-            Err(error) => fail(&format!("bindgen cannot read the headers of libdpdk: {error}")),
+            .generate_comments(false);
+        // It panics where it finds no libclang.
+        match catch_unwind(AssertUnwindSafe(|| builder.generate())) {
+            Ok(Ok(bindings)) => bindings.write_to_file(out().join("dpdk.rs")).expect("OUT_DIR can be written"),
+            Ok(Err(error)) => fail(&format!("bindgen cannot read the headers of libdpdk: {error}")),
+            Err(_) => {
+                fail("feature `dpdk` needs libclang: apt-get install libclang-dev, or set LIBCLANG_PATH to its folder")
+            }
         }
     }
 
@@ -157,14 +163,9 @@ mod dpdk {
         let output = run(Command::new("clang").arg("-print-resource-dir"), missing);
         // .../lib/clang/14.0.6
         let resources = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        match resources.ancestors().nth(2).filter(|folder| holds_libclang(folder)) {
+        if let Some(folder) = resources.ancestors().nth(2).filter(|folder| holds_libclang(folder)) {
             // SAFETY: a build script has one thread here.
-            Some(folder) => unsafe { env::set_var("LIBCLANG_PATH", folder) },
-            None => fail(&format!(
-                "feature `dpdk` needs libclang, which is not where clang is ({}): apt-get install libclang-dev, or set \
-                 LIBCLANG_PATH to its folder",
-                resources.display()
-            )),
+            unsafe { env::set_var("LIBCLANG_PATH", folder) };
         }
     }
 

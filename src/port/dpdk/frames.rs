@@ -64,8 +64,8 @@ pub(super) struct Queue {
     total: u32,
     /// As long as this is there, so are the device and the pool.
     lease: Lease,
-    /// What a thread has to say to DPDK before it uses a queue.
-    registered: bool,
+    /// DPDK did not want to know a thread of ours.
+    refused: bool,
     // A queue may wander from thread to thread, but belongs to one at a time.
     one_thread: PhantomData<Cell<()>>,
 }
@@ -75,7 +75,7 @@ unsafe impl Send for Queue {}
 
 impl Queue {
     pub(super) fn new(port: Port, queue: u16, pool: &Pool, total: u32, lease: Lease) -> Queue {
-        Queue { port, queue, pool: pool.0, total, lease, registered: false, one_thread: PhantomData }
+        Queue { port, queue, pool: pool.0, total, lease, refused: false, one_thread: PhantomData }
     }
 
     pub(super) fn port(&self) -> Port {
@@ -98,12 +98,11 @@ impl Queue {
     /// Makes this thread known to DPDK, which then keeps a cache of the pool's frames for it. Without it all goes on, slower.
     #[inline]
     pub(super) fn settle(&mut self) {
-        if !self.registered {
-            self.registered = true;
-            // SAFETY: nothing but this thread is concerned.
-            if unsafe { sys::oneip_is_known() == 0 && sys::rte_thread_register() != 0 } {
-                tracing::debug!(reason = %ethdev::last_refusal(), "this thread has no cache of mbufs");
-            }
+        // SAFETY: nothing but this thread is concerned, by both calls.
+        let refused = || unsafe { sys::oneip_is_known() == 0 && sys::rte_thread_register() != 0 };
+        if !self.refused && refused() {
+            tracing::debug!(reason = %ethdev::last_refusal(), "this thread has no cache of mbufs");
+            self.refused = true;
         }
     }
 

@@ -5,19 +5,21 @@
 //! every mbuf stays with its worker. Each lane has a fixed number of them; when all are on their way, frames to the kernel are dropped
 //! and counted, and frames from the kernel wait in the tap's own queue.
 
-use std::io;
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use caps::CapSet;
 use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::error::DpdkError;
-use super::tap::Tap;
+use super::tap::{Tap, mac_of};
 use crate::limits::KERNEL_LANE;
+use crate::plan::Mac;
 
 /// The bytes of a frame, in memory that is allocated once.
 struct Packet {
@@ -207,6 +209,10 @@ impl Between {
             }
             let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
             let _: Result<usize, _> = poll(&mut waited, crowded.then_some(&moment));
+            // The interface was deleted, which poll does not wait for.
+            if waited.get(1).is_some_and(|tap| tap.revents().contains(PollFlags::ERR)) {
+                thread::sleep(Duration::from_millis(1));
+            }
         }
         self.bell.asleep.store(false, Ordering::SeqCst);
         let _: Result<usize, rustix::io::Errno> = rustix::io::read(&self.bell.event, &mut [0u8; 8]);
@@ -214,14 +220,14 @@ impl Between {
 }
 
 /// Whether the kernel's own forwarding is off on an interface whose frames it sees too, and the interface is the port's.
-pub(super) fn check_shared(interface: &str, port: &str, mac: crate::plan::Mac) -> Result<(), DpdkError> {
-    let found = super::tap::mac_of(interface);
+pub(super) fn check_shared(interface: &str, port: &str, mac: Mac) -> Result<(), DpdkError> {
+    let found = mac_of(interface);
     if found != Some(mac) {
         return Err(DpdkError::OtherInterface { interface: interface.into(), port: port.into(), mac, found });
     }
     for (family, key) in [("IPv4", "ipv4"), ("IPv6", "ipv6")] {
         let path = format!("/proc/sys/net/{key}/conf/{interface}/forwarding");
-        let on: io::Result<bool> = std::fs::read_to_string(path).map(|value| value.trim() != "0");
+        let on = fs::read_to_string(path).map(|value| value.trim() != "0");
         if on.is_ok_and(|on| on) {
             let sysctl = format!("net.{key}.conf.{interface}.forwarding");
             return Err(DpdkError::Forwards { interface: interface.into(), family, sysctl });
