@@ -4,10 +4,11 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/setup.sh [--help]
+usage: scripts/setup.sh [--dpdk] [--help]
 
 Installs the missing ones of the packages that the build and the tests need (see the table in
 this file). Nothing missing: does nothing and says nothing. Needs root only when something is missing.
+  --dpdk  also what a build with --features dpdk needs
 END
 }
 
@@ -30,6 +31,7 @@ nginx-light     nginx
 curl            curl
 prometheus      promtool
 END
+    [[ -z $dpdk ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
 }
 
 missing() {
@@ -76,8 +78,10 @@ install_packages() {
     done
 }
 
+dpdk=
 case ${1-} in
     '') ;;
+    --dpdk) dpdk=yes ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
 esac

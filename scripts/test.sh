@@ -7,7 +7,7 @@ usage() {
     cat <<'END'
 usage: scripts/test.sh [--help]
 
-Installs what is missing (scripts/setup.sh), then checks the format, the lints and runs every test.
+Installs what is missing (scripts/setup.sh --dpdk), then checks the format, the lints and runs every test.
 Exit 0 only if all of it passed. As root it runs the tests on real networks too; without root these say that they were skipped.
 END
 }
@@ -28,10 +28,12 @@ step() {
     summary+=("$(printf '%-8s %-7s %4d s' "$name" "$verdict" $((SECONDS - start)))")
 }
 
-scripts/setup.sh
+scripts/setup.sh --dpdk
 step format cargo fmt --check
-step lints cargo clippy --all-targets -- -D warnings
+step lints cargo clippy --all-targets --features dpdk -- -D warnings
+# Without the feature, as most will build it; and then what only that port has.
 step tests cargo test --no-fail-fast
+step dpdk cargo test --no-fail-fast --features dpdk --test dpdk
 
 printf '\n'
 printf '%s\n' "${summary[@]}"

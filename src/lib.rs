@@ -12,6 +12,9 @@
 //! its own gateway. We never see the answer. What was done is counted in the worker's [`stats::tally`] and timed in its
 //! [`stats::latency`] histograms, which the stats thread ([`stats::collect`]) takes away whole once a second.
 //!
+//! On a NIC that is bound to DPDK (feature `dpdk`, `port/dpdk`) the same worker finds the same frames in the device's own ring;
+//! there is no XDP program, so what is not for a cluster address goes to the kernel by way of the worker, through a tap.
+//!
 //! # The modules, in reading order
 //!
 //! - [`worker`]: one turn, from the ring to the ring; generic over the port.
@@ -19,7 +22,7 @@
 //! - [`wire`]: views of the headers that dispatching reads.
 //! - [`hash`]: SipHash-1-3; scalar is the specification, vector the hot path.
 //! - [`table`]: who owns which slot: first choice, failover order, and how a new table reaches the workers.
-//! - [`port`]: the trait, and the ports: AF_XDP, memory, capture files.
+//! - [`port`]: the trait, and the ports: AF_XDP, DPDK, memory, capture files.
 //! - [`stats`]: what is counted and timed, and the thread that reports it.
 //! - [`control`]: configuration, neighbours, health, the admin side, cores, host checks, privileges: ordinary code, away from
 //!   the frames.

@@ -119,7 +119,8 @@ pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 /// A start begins to dispatch when no server has been resolved, or been found up or down, for so long.
 pub const QUIET: Duration = Duration::from_millis(250);
 
-/// How long a stop waits, after the program is detached, for frames that are on their way into the rings.
+/// How long a stop waits, after the program is detached, for frames that are on their way into the rings; and before a DPDK device is
+/// closed, for those on their way out.
 pub const DRAIN: Duration = Duration::from_millis(20);
 
 /// How often workers' histograms are harvested and reports written.
@@ -159,6 +160,30 @@ pub const RING: usize = 2048;
 /// Frames of an AF_XDP queue: a full ring waits to be received into while another waits to be sent.
 pub const QUEUE_FRAMES: usize = 2 * RING;
 
+/// Descriptors of a ring of a DPDK device that names none: 100 us of frames at 10 Mpps.
+pub const DESCRIPTORS: u16 = 1024;
+
+/// Most descriptors of a ring that may be asked for; the device has bounds of its own.
+pub const MAX_DESCRIPTORS: u32 = 32_768;
+
+/// Most queues of a DPDK device.
+pub const MAX_QUEUES: u32 = 128;
+
+/// Most mbufs of a queue.
+pub const MAX_MBUFS: u32 = 1 << 22;
+
+/// Mbufs that DPDK keeps at hand for a thread; at most half as many more are with it.
+pub const MBUF_CACHE: u32 = 256;
+
+/// Frames under way between a worker and the kernel, in each direction.
+pub const KERNEL_LANE: usize = 256;
+
+/// How often the clock made of the time stamp counter is set by the kernel's.
+pub const TSC_STEP: Duration = Duration::from_millis(100);
+
+/// How long the time stamp counter is measured at the start: to some 5 parts in a million.
+pub const TSC_FIRST_STEP: Duration = Duration::from_millis(10);
+
 /// Cluster addresses of one family that steer holds: while they change, the new ones stand beside the old.
 pub const STEER_ADDRESSES: usize = 2 * MAX_SERVICES;
 
@@ -174,6 +199,7 @@ const _: () = {
     assert!(RING.is_power_of_two() && RING >= 2 * BURST, "rings are powers of two and take whole bursts");
     assert!(QUEUE_FRAMES >= RING + 3 * BURST, "with the transmit ring full, frames are left to receive into");
     assert!(QUEUE_FRAMES.is_multiple_of(BURST), "frames are handed over in whole bursts");
+    assert!(KERNEL_LANE >= BURST, "a burst for the kernel has room");
     assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);
     assert!((MAX_SERVERS as u64) * (MAX_WEIGHT as u64) < u32::MAX as u64, "a sum of weights is 32 bits");
     assert!(FIGURES_MOST.as_millis() > STATS_INTERVAL.as_millis(), "the stats thread is asked between two harvests");

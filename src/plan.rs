@@ -1,5 +1,6 @@
 //! The checked configuration: what the data path is built from. A leaf: `control::config` makes it, everything reads it.
 
+use crate::limits::{BURST, MBUF_CACHE};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -44,6 +45,8 @@ pub struct Dispatcher {
     pub cores: Option<Vec<usize>>,
     /// Flows that a worker remembers while a change is under way.
     pub flows: u32,
+    /// With `Engine::Dpdk` always there.
+    pub dpdk: Option<Dpdk>,
 }
 
 /// How a running dispatcher is asked and watched.
@@ -82,6 +85,47 @@ impl Default for Admin {
 pub enum Engine {
     AfXdp,
     Dpdk,
+}
+
+/// What DPDK is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dpdk {
+    /// The device: a PCI address, or the name of a virtual device; behind a comma, what its driver takes.
+    pub port: String,
+    /// Arguments of DPDK's own (EAL).
+    pub eal: Vec<String>,
+    pub queues: u16,
+    /// Descriptors of a receive, and of a transmit ring.
+    pub descriptors: u16,
+    /// Frames of a queue; `None`: enough.
+    pub mbufs: Option<u32>,
+    /// In bytes, without the Ethernet header.
+    pub mtu: u16,
+    pub exception: Exception,
+}
+
+impl Dpdk {
+    /// The least number of mbufs that a queue can do with whose rings hold so many: those, what two threads (the one that fills the
+    /// rings at first, and the worker) may have in their caches, and what the worker holds.
+    pub fn least_mbufs(in_rings: u32) -> u32 {
+        in_rings + 2 * (MBUF_CACHE * 3 / 2) + 3 * BURST as u32
+    }
+
+    /// The best number for DPDK's pools is one less than a power of two (rte_mempool.h).
+    pub fn default_mbufs(in_rings: u32) -> u32 {
+        (Dpdk::least_mbufs(in_rings) + 1).next_power_of_two() - 1
+    }
+}
+
+/// What becomes of frames that are not for a cluster address, when DPDK has taken them past the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exception {
+    /// They go to the kernel through a tap, and the kernel's go out the same way.
+    Tap,
+    /// The kernel sees every frame by itself: the port sits on one of its interfaces and only copies.
+    Kernel,
+    /// They are dropped.
+    None,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,10 +15,11 @@ pub enum Reason {
     TxFull,
     RxFull,
     Stray,
+    PassFull,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::NoService,
         Reason::Malformed,
         Reason::Loop,
@@ -28,6 +29,7 @@ impl Reason {
         Reason::TxFull,
         Reason::RxFull,
         Reason::Stray,
+        Reason::PassFull,
     ];
 
     pub const COUNT: usize = Self::ALL.len();
@@ -44,6 +46,7 @@ impl Reason {
             Reason::TxFull => "tx_full",
             Reason::RxFull => "rx_full",
             Reason::Stray => "stray",
+            Reason::PassFull => "pass_full",
         }
     }
 
@@ -61,6 +64,7 @@ impl Reason {
             Reason::TxFull => "the transmit ring was full: the link or the kernel takes frames slower than they come",
             Reason::RxFull => "the receive ring was full: the worker takes frames slower than they come",
             Reason::Stray => "to an address that stopped being a cluster address while the frame waited in the ring",
+            Reason::PassFull => "for the kernel, and the way there (DPDK only) was full, or there is none",
         }
     }
 }

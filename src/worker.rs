@@ -20,6 +20,7 @@ pub struct Worker<P: Port> {
     received: Burst<P::Frame>,
     forward: Burst<P::Frame>,
     gone: Burst<P::Frame>,
+    passed: Burst<P::Frame>,
     /// How many frames of the burst are not forwarded.
     kept: usize,
 }
@@ -35,6 +36,7 @@ impl<P: Port> Worker<P> {
             received: Burst::new(),
             forward: Burst::new(),
             gone: Burst::new(),
+            passed: Burst::new(),
             kept: 0,
         }
     }
@@ -85,6 +87,9 @@ impl<P: Port> Worker<P> {
         }
         *kept = 0;
         for (frame, outcome) in received.iter_mut().zip(selection.outcomes_mut()) {
+            if !port.is_ours(frame) {
+                *outcome = Verdict::Pass.into();
+            }
             // What does not fit is dropped here and now: a dispatcher that queues adds latency to every client and gains
             // none of them a place on a full link.
             if room == 0 && outcome.is_forward() {
@@ -117,6 +122,7 @@ impl<P: Port> Worker<P> {
             return;
         }
         let tally = &*self.tables.books().tally;
+        let mut pass_room = self.port.pass_room();
         for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes_mut()) {
             match outcome.verdict() {
                 Verdict::Forward { .. } => {
@@ -124,7 +130,16 @@ impl<P: Port> Worker<P> {
                     continue;
                 }
                 Verdict::Drop(reason) => tally.dropped(reason).add(1),
-                Verdict::Pass if P::PASSES => tally.passed.add(1),
+                Verdict::Pass if P::PASSES && pass_room > 0 => {
+                    pass_room -= 1;
+                    tally.passed.add(1);
+                    self.passed.push(frame);
+                    continue;
+                }
+                Verdict::Pass if P::PASSES => {
+                    *outcome = Verdict::Drop(Reason::PassFull).into();
+                    tally.dropped(Reason::PassFull).add(1);
+                }
                 // The kernel handed the frame over as one to a cluster address, and cannot take it back.
                 Verdict::Pass => {
                     *outcome = Verdict::Drop(Reason::Stray).into();
@@ -135,6 +150,7 @@ impl<P: Port> Worker<P> {
         }
         self.port.tx(&mut self.forward);
         self.port.free(&mut self.gone);
+        self.port.pass(&mut self.passed);
     }
 }
 

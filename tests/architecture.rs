@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// vocabulary, the worker knows the trait but no port, control touches the data path only through the tables, and `ctl` knows
 /// the documents alone.
 const MAY_USE: [(&str, &[&str]); 13] = [
-    ("plan", &[]),
+    ("plan", &["limits"]),
     ("limits", &[]),
     ("verdict", &[]),
     ("wire", &["limits", "plan"]),

@@ -2,8 +2,8 @@
 
 use oneip::control::config::{self, Loaded};
 use oneip::plan::{
-    Admin, AllDown, Dispatcher, Engine, HashInput, HashKey, Health, Http, Mac, Plan, Port, Probe, Selection, Server,
-    Service, Transport, Via,
+    Admin, AllDown, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, Plan, Port, Probe,
+    Selection, Server, Service, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -160,11 +160,46 @@ weight = 1                    # default 1; 0 = configured but takes no clients
             engine: Engine::AfXdp,
             cores: Some(vec![2, 3]),
             flows: 1 << 20,
+            dpdk: None,
         }),
         admin: Admin::default(),
         services: vec![service],
     };
     assert_eq!(loaded(text).plan, plan);
+}
+
+#[test]
+fn the_dpdk_section_has_its_defaults() {
+    let dpdk = |section: &str| {
+        let text = VALID.replacen("engine = \"af_xdp\"", "engine = \"dpdk\"", 1) + "[dpdk]\n" + section;
+        loaded(&text).plan.dispatcher.unwrap().dpdk.unwrap()
+    };
+    let mut expected = Dpdk {
+        port: "0000:03:00.0".into(),
+        eal: vec![],
+        // As many as there are cores listed.
+        queues: 2,
+        descriptors: 1024,
+        mbufs: None,
+        mtu: 1500,
+        exception: Exception::Tap,
+    };
+    assert_eq!(dpdk("port = \"0000:03:00.0\""), expected);
+    expected.port = "net_af_packet0,iface=eth1".into();
+    // This device leaves its frames to the kernel too.
+    expected.exception = Exception::Kernel;
+    assert_eq!(dpdk("port = \"net_af_packet0,iface=eth1\""), expected);
+    expected = Dpdk {
+        eal: vec!["--no-huge".into(), "-m".into(), "256".into()],
+        descriptors: 512,
+        mbufs: Some(4095),
+        mtu: 9000,
+        exception: Exception::None,
+        ..expected
+    };
+    let all = "port = \"net_af_packet0,iface=eth1\"\neal = [\"--no-huge\", \"-m\", \"256\"]\nqueues = 2\n\
+               descriptors = 512\nmbufs = 4095\nmtu = 9000\nexception = \"none\"\n";
+    assert_eq!(dpdk(all), expected);
 }
 
 #[test]

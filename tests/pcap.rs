@@ -330,7 +330,7 @@ fn a_long_capture_passes_through_few_frames() {
         port.tx(&mut held);
     }
     assert!(port.is_exhausted() && port.error().is_none());
-    assert_eq!((port.ledger().idle, port.now()), (total, 0));
+    assert_eq!(port.ledger().idle, total);
     port.finish().unwrap();
     let sent: Vec<_> = (0..COUNT).filter(|i| i % BURST != 0).map(|i| (i, frame(i))).collect();
     let sent: Vec<_> =

@@ -13,6 +13,7 @@ pub fn needs_restart(old: &Plan, new: &Plan) -> Vec<&'static str> {
             differ(old.engine != new.engine, "[dispatcher] engine");
             differ(old.cores != new.cores, "[dispatcher] cores");
             differ(old.flows != new.flows, "[dispatcher] flows");
+            differ(old.dpdk != new.dpdk, "[dpdk]");
         }
         (old, new) => differ(old.is_some() != new.is_some(), "[dispatcher]"),
     }

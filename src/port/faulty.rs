@@ -91,6 +91,18 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
         self.inner.free(burst);
     }
 
+    fn is_ours(&self, frame: &P::Frame) -> bool {
+        self.inner.is_ours(frame)
+    }
+
+    fn pass_room(&mut self) -> usize {
+        self.inner.pass_room()
+    }
+
+    fn pass(&mut self, burst: &mut Burst<P::Frame>) {
+        self.inner.pass(burst);
+    }
+
     fn ledger(&self) -> Ledger {
         let inner = self.inner.ledger();
         let waiting = self.waiting.len();

@@ -15,11 +15,14 @@ pub struct Memory {
     pub now: u64,
     /// How many frames `tx` takes before it is full; refilled by `service`.
     pub tx_room: usize,
+    /// How many frames `pass` takes at a time.
+    pub pass_room: usize,
     room_left: usize,
     next: usize,
     lent: usize,
     sent: Vec<u32>,
     freed: Vec<u32>,
+    passed: Vec<u32>,
 }
 
 /// A frame of a `Memory` port.
@@ -43,11 +46,13 @@ impl Memory {
             arrivals: vec![0; frames.len()].into(),
             now: 0,
             tx_room: usize::MAX,
+            pass_room: usize::MAX,
             room_left: usize::MAX,
             next: 0,
             lent: 0,
             sent: Vec::with_capacity(frames.len()),
             freed: Vec::with_capacity(frames.len()),
+            passed: Vec::with_capacity(frames.len()),
         }
     }
 
@@ -60,6 +65,7 @@ impl Memory {
         self.next = 0;
         self.sent.clear();
         self.freed.clear();
+        self.passed.clear();
     }
 
     /// Says when every frame arrives, in nanoseconds on the scale of `now`.
@@ -75,6 +81,11 @@ impl Memory {
     /// Positions of the frames that were freed, in order.
     pub fn freed(&self) -> &[u32] {
         &self.freed
+    }
+
+    /// Positions of the frames that were passed, in order.
+    pub fn passed(&self) -> &[u32] {
+        &self.passed
     }
 
     #[inline(always)]
@@ -145,8 +156,17 @@ impl Port for Memory {
         self.freed.extend(burst.drain(..).map(|frame| frame.index));
     }
 
+    fn pass_room(&mut self) -> usize {
+        self.pass_room
+    }
+
+    fn pass(&mut self, burst: &mut Burst<Frame>) {
+        self.lent -= burst.len();
+        self.passed.extend(burst.drain(..).map(|frame| frame.index));
+    }
+
     fn ledger(&self) -> Ledger {
-        let returned = self.sent.len() + self.freed.len();
+        let returned = self.sent.len() + self.freed.len() + self.passed.len();
         Ledger {
             total: self.lens.len(),
             idle: 0,

@@ -3,9 +3,16 @@
 //! A port lends frames; each comes back exactly once, by `tx` or by `free`. No method blocks or allocates.
 
 pub mod af_xdp;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod faulty;
 pub mod memory;
 pub mod pcap;
+
+/// What to say where the DPDK port is asked for.
+#[cfg(not(feature = "dpdk"))]
+pub const NO_DPDK: &str = "this build has no DPDK port; apt-get install libdpdk-dev && cargo build --release --features dpdk makes one that \
+    does, or use engine = \"af_xdp\"";
 
 use crate::limits::BURST;
 use arrayvec::ArrayVec;
@@ -18,8 +25,8 @@ pub trait Port {
     /// which the ledger shows.
     type Frame;
 
-    /// Whether a frame that is freed with the verdict "pass" still reaches its destination (a capture that is replayed)
-    /// or is gone (the kernel handed it over and takes none back).
+    /// Whether a frame with the verdict "pass" can still reach its destination, by `pass`, or is gone (the kernel handed it
+    /// over and takes none back).
     const PASSES: bool;
 
     /// Reaps completed transmissions, refills the receive side, wakes the device. Once a turn.
@@ -41,6 +48,12 @@ pub trait Port {
     /// The clock that arrivals are measured on, in nanoseconds. Read once a burst.
     fn now(&self) -> u64;
 
+    /// Whether the frame is addressed to the device itself. Others are never dispatched: they pass.
+    #[inline(always)]
+    fn is_ours(&self, _frame: &Self::Frame) -> bool {
+        true
+    }
+
     /// How many frames `tx` takes now.
     fn room(&mut self) -> usize;
 
@@ -49,6 +62,16 @@ pub trait Port {
 
     /// Takes the whole burst back unsent.
     fn free(&mut self, burst: &mut Burst<Self::Frame>);
+
+    /// How many frames `pass` takes now.
+    fn pass_room(&mut self) -> usize {
+        usize::MAX
+    }
+
+    /// Hands the whole burst, which is no longer than `pass_room` said, on to where it would have gone without us.
+    fn pass(&mut self, burst: &mut Burst<Self::Frame>) {
+        self.free(burst);
+    }
 
     /// Where every frame of the port is at this moment.
     fn ledger(&self) -> Ledger;

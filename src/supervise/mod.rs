@@ -7,7 +7,9 @@
 
 pub mod crew;
 mod follow;
+mod line;
 
+use self::line::{Device, Facts, Line};
 use crate::control::admin;
 use crate::control::membership::{Membership, News};
 use crate::control::operator::StateFile;
@@ -15,8 +17,8 @@ use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
 use crate::limits::DRAIN;
 use crate::plan::{Dispatcher, Engine, Plan};
-use crate::port::af_xdp::{self, Attached, Device};
-use crate::stats::collect::{Outside, Reports, say};
+use crate::port::af_xdp;
+use crate::stats::collect::{Reports, say};
 use crate::verbs::{self, Failure};
 use crew::Crew;
 use follow::{Desk, Followed, Signals};
@@ -53,44 +55,36 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
          clients' frames arrive and leave",
     )?;
     match dispatcher.engine {
-        Engine::AfXdp => run_af_xdp(plan, &dispatcher, options),
-        Engine::Dpdk => Err("engine = \"dpdk\": this build has no DPDK port; use engine = \"af_xdp\"".into()),
+        Engine::AfXdp => dispatch::<af_xdp::Device>(plan, &dispatcher, options),
+        #[cfg(feature = "dpdk")]
+        Engine::Dpdk => dispatch::<crate::port::dpdk::Device>(plan, &dispatcher, options),
+        #[cfg(not(feature = "dpdk"))]
+        Engine::Dpdk => Err(format!("engine = \"dpdk\": {}", crate::port::NO_DPDK).into()),
     }
 }
 
-fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(), Failure> {
+fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(), Failure> {
     let started = Instant::now();
     let available = cores::available();
     verbs::cluster(&plan, &options.down)?;
-    let device = af_xdp::open(&dispatcher.interface)?;
-    let listed = dispatcher.cores.as_deref();
-    let cores = cores::assign(&device.interface, device.queues as usize, listed, &device.near_cores, &available)?;
-    let hlog = options.hlog.as_deref().map(open_log).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = runtime.block_on(async { Signals::catch() })?;
+    let device = D::open(dispatcher, &available)?;
+    let facts = device.facts();
+    let listed = dispatcher.cores.as_deref();
+    let cores = cores::assign(&facts.interface, facts.queues, listed, &facts.near_cores, &available)?;
+    let hlog = options.hlog.as_deref().map(open_log).transpose()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
-    let signals = runtime.block_on(async { Signals::catch() })?;
     let listeners = admin::bind(&plan.admin)?;
     let config = fs::canonicalize(&options.config)?;
     // Of two dispatchers with the default socket, what is remembered is the first one's.
     let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
     cores::leave(&cores, &available);
-    let membership = runtime.block_on(Membership::open(plan, &device.interface, &options.down, file))?;
+    let membership = runtime.block_on(Membership::open(plan, &facts.interface, &options.down, file))?;
     let plan = Arc::clone(membership.plan());
     let mut followed = Followed { runtime, membership, signals };
-    let Attached { mut steer, mode, ports } = device.attach(&addresses)?;
-    let transfer = ports[0].transfer();
-    let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
-    let outside = move || {
-        let lost = losses.iter().map(|losses| losses.total()).sum::<u64>();
-        counters.read().map_or_else(
-            |error| {
-                tracing::warn!(%error, "the device's counters cannot be read");
-                Outside::default()
-            },
-            |counts| Outside { seen: counts.seen, passed: counts.passed, lost: lost + counts.no_socket },
-        )
-    };
+    let Line { ports, engine, outside, mut hold } = device.attach(&addresses)?;
     // Now that nothing can refuse any more, an older log of that name gives way.
     if let Some(log) = hlog.as_ref().filter(|log| log.metadata().is_ok_and(|facts| facts.is_file())) {
         log.set_len(0)?;
@@ -98,9 +92,9 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
     let flows = dispatcher.flows as usize;
     let table = followed.membership.table();
-    let mut crew = Crew::start(&plan, table, ports, (&cores, flows), Box::new(outside), reports)?;
+    let mut crew = Crew::start(&plan, table, ports, (&cores, flows), outside, reports)?;
     let kept = privileges::keep(&privileges::CONTROL)?;
-    let mut text = greeting(&plan, &device, &cores, &format!("AF_XDP, {transfer} mode, {mode}"));
+    let mut text = greeting(&plan, &facts, &cores, &engine);
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
     let _ = write!(text, "  table      generation 1, hashed with {}\n  keeps      ", Level::detect().name());
     let _ = write!(text, "{} (to resolve and check servers); workers keep no capability", kept.join(", "));
@@ -113,11 +107,11 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
         News::Table(table) => crew.publish(table),
         News::Layout(plan, table) => crew.publish_layout(&plan, table),
     };
-    let mut take_addresses = |addresses: &[IpAddr]| Ok(steer.set_cluster_addresses(addresses)?);
+    let mut take_addresses = |addresses: &[IpAddr]| hold.take_addresses(addresses);
     let (publish, take_addresses) = (&mut publish, &mut take_addresses);
     followed.until_signal(&mut Desk { config, orders, cores, started, publish, take_addresses })?;
     drop(admin);
-    steer.detach();
+    hold.detach();
     // Frames that were redirected a moment ago are on their way into the rings still.
     thread::sleep(DRAIN);
     let summary = crew.stop()?;
@@ -132,10 +126,10 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 }
 
 /// What a person wants to see at the start.
-fn greeting(plan: &Plan, device: &Device, cores: &[usize], engine: &str) -> String {
-    let Device { interface, driver, mac, mtu, queues, .. } = device;
+fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], engine: &str) -> String {
+    let Facts { text: device, queues, .. } = facts;
     let mut text = format!(
-        "oneip {}\n  interface  {interface} ({driver}), {mac}, MTU {mtu}\n  engine     {engine}\n  \
+        "oneip {}\n  interface  {device}\n  engine     {engine}\n  \
          queues     {queues}, on core{} {}\n",
         env!("CARGO_PKG_VERSION"),
         if cores.len() == 1 { "" } else { "s" },

@@ -33,9 +33,9 @@ fn admin(Admin { socket, metrics, state, .. }: &Admin) -> String {
 /// Which core each queue's worker would run on, as far as this machine tells. The configuration may be for another one, so
 /// nothing here is an error.
 fn queues(dispatcher: &Dispatcher) -> String {
-    let Dispatcher { interface, engine, cores: listed, flows } = dispatcher;
+    let Dispatcher { interface, engine, cores: listed, flows, .. } = dispatcher;
     if *engine == Engine::Dpdk {
-        return "engine dpdk: this build has no DPDK port; use engine = \"af_xdp\"\n".to_owned();
+        return dpdk(dispatcher);
     }
     let assigned = Device::read(interface).map_err(|error| error.to_string()).and_then(|device| {
         cores::assign(interface, device.queues as usize, listed.as_deref(), &device.near_cores, &cores::available())
@@ -52,6 +52,27 @@ fn queues(dispatcher: &Dispatcher) -> String {
         }
         Err(reason) => format!("queues and cores: not on this machine as it is: {reason}\n"),
     }
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn dpdk(_dispatcher: &Dispatcher) -> String {
+    format!("engine dpdk: {}\n", crate::port::NO_DPDK)
+}
+
+/// What can be told without starting DPDK, which takes a device from whoever has it.
+#[cfg(feature = "dpdk")]
+fn dpdk(dispatcher: &Dispatcher) -> String {
+    use crate::port::dpdk;
+    let Some(settings) = &dispatcher.dpdk else { return String::new() };
+    let (queues, listed) = (usize::from(settings.queues), dispatcher.cores.as_deref());
+    let mut text = format!("{}\n{}", dpdk::version(), dpdk::outlook(settings, &dispatcher.interface));
+    match cores::assign(&settings.port, queues, listed, &dpdk::near_cores(&settings.port), &cores::available()) {
+        Ok(cores) => cores.iter().enumerate().for_each(|(queue, core)| {
+            let _ = writeln!(text, "  queue {queue} -> core {core}");
+        }),
+        Err(reason) => _ = writeln!(text, "queues and cores: not on this machine as it is: {reason}"),
+    }
+    text
 }
 
 /// A service in a line.

@@ -56,3 +56,15 @@ fn all_that_is_wrong_is_said_at_once_by_line_and_column() {
     assert!(said.contains("slotz"), "{said}");
     assert!(lines[1..].iter().all(|line| line.starts_with("oneip.toml:")), "{said}");
 }
+
+#[cfg(not(feature = "dpdk"))]
+#[test]
+fn without_dpdk_it_is_said_how_to_build_with_it() {
+    let config =
+        format!("{CONFIG}\n[dispatcher]\ninterface = \"lo\"\nengine = \"dpdk\"\n[dpdk]\nport = \"net_null0\"\n");
+    let advice = "this build has no DPDK port; apt-get install libdpdk-dev && cargo build --release --features dpdk";
+    let plan = Folder::with(&config).run("check", "").done();
+    assert!(plan.contains(&format!("engine dpdk: {advice}")), "{plan}");
+    let said = Folder::with(&config).run("run", "").failed();
+    assert!(said.contains(&format!("engine = \"dpdk\": {advice}")), "{said}");
+}

@@ -87,9 +87,12 @@ impl Bench {
             }
         }
         let is_forward = |at: &u32| matches!(verdicts[*at as usize], Verdict::Forward { .. });
-        let (sent, freed): (Vec<u32>, Vec<u32>) = (0..frames.len() as u32).partition(is_forward);
+        let (sent, kept): (Vec<u32>, Vec<u32>) = (0..frames.len() as u32).partition(is_forward);
+        let (passed, freed): (Vec<u32>, Vec<u32>) =
+            kept.into_iter().partition(|at| verdicts[*at as usize] == Verdict::Pass);
         assert_eq!(self.worker.port().sent(), sent, "forwarded frames are sent, in order");
-        assert_eq!(self.worker.port().freed(), freed, "the others are freed, in order");
+        assert_eq!(self.worker.port().freed(), freed, "dropped frames are freed, in order");
+        assert_eq!(self.worker.port().passed(), passed, "the others are passed, in order");
         assert_eq!(self.counts(), expected, "the counters");
         let Tally { received, passed, .. } = &*self.tally;
         assert_eq!(received.get(), self.tally.forwarded() + self.tally.dropped_total() + passed.get());

@@ -81,7 +81,7 @@ fn through_faulty<const PASSES: bool>(
     let all = frames.len();
     let left = memory.sent().len() as u64;
     assert_eq!(memory.ledger(), Ledger { total: all, in_device: all, left, ..Ledger::default() });
-    let mut gone: Vec<u32> = memory.sent().iter().chain(memory.freed()).copied().collect();
+    let mut gone: Vec<u32> = memory.sent().iter().chain(memory.freed()).chain(memory.passed()).copied().collect();
     gone.sort_unstable();
     assert!(gone.into_iter().eq(0..all as u32), "every frame went back once");
     let mut dropped = [0; Reason::COUNT];
@@ -152,6 +152,24 @@ fn a_port_that_cannot_pass_counts_strays() {
     assert_eq!(dropped[Reason::Stray as usize], frames.len() as u64);
     let dropped = through_faulty::<true>(&frames, &model, cluster.compile(), 1);
     assert_eq!(dropped, [0; Reason::COUNT]);
+}
+
+#[test]
+fn what_has_no_way_to_the_kernel_is_dropped_as_pass_full() {
+    let golden = Golden::read();
+    let passing = golden.records.iter().find(|record| record.expected == Expected::Pass).expect("a record");
+    let frames = vec![passing.frame.clone(); BURST];
+    for room in [0, 1, BURST - 1, BURST] {
+        let mut rig = rig(Memory::new(&frames), table(&golden.plan, &[]));
+        rig.worker.port_mut().pass_room = room;
+        let verdicts = rig.turn();
+        assert_eq!(verdicts[..room], vec![Verdict::Pass; room]);
+        assert_eq!(verdicts[room..], vec![Verdict::Drop(Reason::PassFull); BURST - room], "the last go first");
+        assert_eq!(rig.tally.passed.get() as usize, room);
+        assert_eq!(rig.tally.dropped(Reason::PassFull).get() as usize, BURST - room);
+        let memory = rig.worker.port();
+        assert_eq!((memory.passed().len(), memory.freed().len()), (room, BURST - room));
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Every key of the file, read: what is legal by itself. What is not is reported and absent.
 
+use super::dpdk::DpdkDraft;
 use super::health::HealthDraft;
 use super::report::Report;
 use super::schema;
@@ -27,6 +28,7 @@ struct DispatcherDraft {
     engine: Engine,
     cores: Option<Vec<usize>>,
     flows: u32,
+    dpdk: Option<DpdkDraft>,
 }
 
 pub struct ServiceDraft {
@@ -58,10 +60,11 @@ impl Draft {
         let cluster = root.table("cluster", &schema::CLUSTER, report);
         let dispatcher = root.table("dispatcher", &schema::DISPATCHER, report);
         let admin = root.table("admin", &schema::ADMIN, report);
+        let dpdk = root.table("dpdk", &schema::DPDK, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
-            dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, report)),
+            dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, dpdk.as_ref(), report)),
             admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
         }
@@ -72,9 +75,7 @@ impl Draft {
         Some(Plan {
             hash_key: self.hash_key?,
             dispatcher: match self.dispatcher {
-                Some(DispatcherDraft { interface, engine, cores, flows }) => {
-                    Some(Dispatcher { interface: interface?, engine, cores, flows })
-                }
+                Some(draft) => Some(draft.into_dispatcher()?),
                 None => None,
             },
             admin: self.admin,
@@ -84,14 +85,27 @@ impl Draft {
 }
 
 impl DispatcherDraft {
-    fn read(section: &Section, report: &mut Report) -> DispatcherDraft {
+    fn read(section: &Section, dpdk: Option<&Section>, report: &mut Report) -> DispatcherDraft {
         let engines = [("af_xdp", Engine::AfXdp), ("dpdk", Engine::Dpdk)];
-        DispatcherDraft {
-            interface: section.text("interface", report, value::interface).map(|name| name.value),
-            engine: section.text("engine", report, value::choice("engine", engines)).map_or(Engine::AfXdp, |e| e.value),
-            cores: read_cores(section, report),
-            flows: section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value),
+        let interface = section.text("interface", report, value::interface).map(|name| name.value);
+        let engine = section.text("engine", report, value::choice("engine", engines));
+        let cores = read_cores(section, report);
+        let dpdk = dpdk.map(|section| DpdkDraft::read(section, cores.as_deref(), report));
+        if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
+            let form = schema::ROOT.key("dpdk").form;
+            report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
         }
+        let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
+        DispatcherDraft { interface, engine: engine.map_or(Engine::AfXdp, |engine| engine.value), cores, flows, dpdk }
+    }
+
+    fn into_dispatcher(self) -> Option<Dispatcher> {
+        let dpdk = match self.dpdk {
+            Some(draft) => Some(draft.into_dpdk()?),
+            None => None,
+        };
+        let DispatcherDraft { interface, engine, cores, flows, .. } = self;
+        Some(Dispatcher { interface: interface?, engine, cores, flows, dpdk })
     }
 }
 

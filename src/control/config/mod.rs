@@ -2,9 +2,10 @@
 //!
 //! In reading order: `source` turns the text into a TOML tree, past lines that are not TOML; `draft` reads every key of the
 //! tree by the walker of `section` and the keys of `schema`, each value by a function of `value` or `key`; `service` holds the rules inside one
-//! service, `health` those of its checks, and `between` those between services; `report` collects what they find, with line and column.
+//! service, `health` those of its checks, `dpdk` those of the DPDK engine, and `between` those between services; `report` collects what they find, with line and column.
 
 mod between;
+mod dpdk;
 mod draft;
 mod health;
 mod key;

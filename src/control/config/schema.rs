@@ -28,6 +28,7 @@ pub static ROOT: Schema = Schema {
         required("cluster", "[cluster] with hash_key = \"32 hex digits\""),
         optional("dispatcher", "[dispatcher] with interface = \"eth1\""),
         optional("admin", "[admin] with metrics = \"127.0.0.1:9180\""),
+        optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
         required("service", "[[service]] with double brackets, once for each service"),
     ],
 };
@@ -56,6 +57,19 @@ pub static ADMIN: Schema = Schema {
         optional("socket", "socket = \"/run/oneip/oneip.sock\""),
         optional("metrics", "metrics = \"127.0.0.1:9180\""),
         optional("state", "state = \"/var/lib/oneip/oneip.json\""),
+    ],
+};
+
+pub static DPDK: Schema = Schema {
+    title: "[dpdk]",
+    keys: &[
+        required("port", "port = \"0000:03:00.0\""),
+        optional("eal", "eal = [\"--no-huge\", \"-m\", \"256\"]"),
+        optional("queues", "queues = 2"),
+        optional("descriptors", "descriptors = 1024"),
+        optional("mbufs", "mbufs = 8191"),
+        optional("mtu", "mtu = 1500"),
+        optional("exception", "exception = \"tap\""),
     ],
 };
 
@@ -101,7 +115,7 @@ pub static HEALTH: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 7] = [&ROOT, &CLUSTER, &DISPATCHER, &ADMIN, &SERVICE, &SERVER, &HEALTH];
+static ALL: [&Schema; 8] = [&ROOT, &CLUSTER, &DISPATCHER, &ADMIN, &DPDK, &SERVICE, &SERVER, &HEALTH];
 
 impl Schema {
     /// The key of that name. Asking for one that the schema lacks is a bug.

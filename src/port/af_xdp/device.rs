@@ -151,7 +151,7 @@ fn count(folder: &Path, prefix: &str) -> Result<u32, AfXdpError> {
 }
 
 /// A list of cores as the kernel writes it: `0-3,8,10-11`. What is not understood is left out.
-fn cores(list: &str) -> Vec<usize> {
+pub(in crate::port) fn cores(list: &str) -> Vec<usize> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)

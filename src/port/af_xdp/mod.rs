@@ -22,6 +22,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use device::Device;
+#[cfg(feature = "dpdk")]
+pub(super) use device::cores as core_list;
 pub use error::AfXdpError;
 pub use port::{AfXdp, Losses};
 pub use rings::{Frame, Transfer};

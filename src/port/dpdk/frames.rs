@@ -1,0 +1,209 @@
+//! Frames, the pool they come from and the queue they go through. The unsafe room of the data path.
+//!
+//! An mbuf is either DPDK's or ours. Ours are `Frame`s, which nobody can copy or make: a `Frame` is made only of what a
+//! device or pool has just handed out, and is used up by what gives it back. A pool lives until every queue of its device
+//! has gone and the device is closed (`device`).
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::{CString, c_int};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use super::device::Lease;
+use super::ethdev::{self, Port, Refusal};
+use super::sys;
+use crate::limits::{BURST, MBUF_CACHE};
+use crate::port::Burst;
+
+/// An mbuf of ours. Linear: dropping one leaks it, which the ledger shows.
+#[repr(transparent)]
+pub struct Frame(NonNull<sys::rte_mbuf>);
+
+// SAFETY: whoever has the frame is the only one to touch the mbuf, on whatever thread that is.
+unsafe impl Send for Frame {}
+
+/// The frames of one queue.
+pub(super) struct Pool(NonNull<sys::rte_mempool>);
+
+// SAFETY: a mempool may be used by any thread; what belongs to one thread in it, its cache, DPDK finds by that thread.
+unsafe impl Send for Pool {}
+
+impl Pool {
+    /// `count` frames of up to `room` bytes behind the headroom, on a NUMA node (-1: any).
+    pub(super) fn new(name: &str, count: u32, room: u16, node: c_int) -> Result<Pool, Refusal> {
+        let name = CString::new(name).expect("a name of ours");
+        let room = room + sys::RTE_PKTMBUF_HEADROOM as u16;
+        // SAFETY: a terminated text, which DPDK copies, and numbers.
+        let pool = unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), count, MBUF_CACHE, 0, room, node) };
+        NonNull::new(pool).map(Pool).ok_or_else(ethdev::last_refusal)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::rte_mempool {
+        self.0.as_ptr()
+    }
+
+    /// Frames that are neither lent nor in a device.
+    pub(super) fn idle(&self) -> u32 {
+        // SAFETY: the pool is alive.
+        unsafe { sys::rte_mempool_avail_count(self.0.as_ptr()) }
+    }
+
+    /// Only when nobody has a frame of it any more, or a queue.
+    pub(super) fn free(self) {
+        // SAFETY: `device` has closed the port, and with it went all that could name the pool.
+        unsafe { sys::rte_mempool_free(self.0.as_ptr()) };
+    }
+}
+
+/// A queue of a running device, in each direction.
+pub(super) struct Queue {
+    port: Port,
+    queue: u16,
+    pool: NonNull<sys::rte_mempool>,
+    total: u32,
+    /// As long as this is there, so are the device and the pool.
+    lease: Lease,
+    /// DPDK did not want to know a thread of ours.
+    refused: bool,
+    // A queue may wander from thread to thread, but belongs to one at a time.
+    one_thread: PhantomData<Cell<()>>,
+}
+
+// SAFETY: a queue may be used by any thread as long as it is one at a time, which `&mut self` sees to.
+unsafe impl Send for Queue {}
+
+impl Queue {
+    pub(super) fn new(port: Port, queue: u16, pool: &Pool, total: u32, lease: Lease) -> Queue {
+        Queue { port, queue, pool: pool.0, total, lease, refused: false, one_thread: PhantomData }
+    }
+
+    pub(super) fn port(&self) -> Port {
+        self.port
+    }
+
+    pub(super) fn number(&self) -> u16 {
+        self.queue
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
+    pub(super) fn idle(&self) -> u32 {
+        // SAFETY: the pool is alive, by the lease.
+        unsafe { sys::rte_mempool_avail_count(self.pool.as_ptr()) }
+    }
+
+    /// Makes this thread known to DPDK, which then keeps a cache of the pool's frames for it. Without it all goes on, slower.
+    #[inline]
+    pub(super) fn settle(&mut self) {
+        // SAFETY: nothing but this thread is concerned, by both calls.
+        let refused = || unsafe { sys::oneip_is_known() == 0 && sys::rte_thread_register() != 0 };
+        if !self.refused && refused() {
+            tracing::debug!(reason = %ethdev::last_refusal(), "this thread has no cache of mbufs");
+            self.refused = true;
+        }
+    }
+
+    /// Appends received frames until the burst is full or none is waiting; how many.
+    #[inline]
+    pub(super) fn receive(&mut self, burst: &mut Burst<Frame>) -> usize {
+        let (length, room) = (burst.len(), burst.remaining_capacity());
+        // SAFETY: behind the burst's frames there is room for so many more, each a pointer, of which the call fills the first
+        // `count` with frames that are ours from then on.
+        unsafe {
+            let free = burst.as_mut_ptr().add(length).cast::<*mut sys::rte_mbuf>();
+            let count = sys::oneip_rx_burst(self.port.number(), self.queue, free, room as u16) as usize;
+            burst.set_len(length + count);
+            count
+        }
+    }
+
+    /// Sends from the front of the burst what the device takes; the rest stays.
+    #[inline]
+    pub(super) fn send(&mut self, burst: &mut Burst<Frame>) {
+        let count = burst.len();
+        debug_assert!(burst.iter().all(|frame| self.owns(frame)), "a frame goes back to the port that lent it");
+        // SAFETY: a burst is `count` pointers to frames of ours; the first `sent` are not ours any more, and leave the burst.
+        let sent = unsafe {
+            let frames = burst.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
+            sys::oneip_tx_burst(self.port.number(), self.queue, frames, count as u16) as usize
+        };
+        if sent == count {
+            burst.clear();
+        } else {
+            burst.drain(..sent);
+        }
+    }
+
+    /// Gives the frames back to their pool.
+    #[inline]
+    pub(super) fn free(&mut self, burst: &mut Burst<Frame>) {
+        debug_assert!(burst.iter().all(|frame| self.owns(frame)), "a frame goes back to the port that lent it");
+        // SAFETY: as in `send`; none is ours afterwards.
+        unsafe { sys::rte_pktmbuf_free_bulk(burst.as_mut_ptr().cast(), burst.len() as u32) };
+        burst.clear();
+    }
+
+    /// A new frame of these bytes; `None` where no frame is left, or it holds fewer.
+    pub(super) fn make(&mut self, bytes: &[u8]) -> Option<Frame> {
+        // SAFETY: the pool is alive, by the lease; a frame that we get is ours.
+        let mut frame = Frame(NonNull::new(unsafe { sys::oneip_alloc(self.pool.as_ptr()) })?);
+        // SAFETY: as above.
+        let mbuf = unsafe { frame.0.as_mut() };
+        if bytes.len() > (mbuf.buf_len - mbuf.data_off) as usize {
+            let mut burst = Burst::new();
+            burst.push(frame);
+            self.free(&mut burst);
+            return None;
+        }
+        mbuf.data_len = bytes.len() as u16;
+        mbuf.pkt_len = bytes.len() as u32;
+        self.bytes_mut(&mut frame).copy_from_slice(bytes);
+        Some(frame)
+    }
+
+    /// The frame; of one in several buffers, which `device` sees to that there are none of, the first.
+    #[inline(always)]
+    pub(super) fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        assert!(self.owns(frame), "a frame is read through the port that lent it");
+        // SAFETY: the frame is ours and its pool alive, by the lease; the device has said that its bytes are there. Nobody writes
+        // to them: `bytes_mut` would need the token that is borrowed here.
+        unsafe {
+            let mbuf = frame.0.as_ref();
+            std::slice::from_raw_parts(mbuf.buf_addr.cast::<u8>().add(mbuf.data_off.into()), mbuf.data_len.into())
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
+        assert!(self.owns(frame), "a frame is read through the port that lent it");
+        // SAFETY: as in `bytes`, and the token is borrowed for us alone.
+        unsafe {
+            let mbuf = frame.0.as_ref();
+            std::slice::from_raw_parts_mut(mbuf.buf_addr.cast::<u8>().add(mbuf.data_off.into()), mbuf.data_len.into())
+        }
+    }
+
+    /// Whether the frame is of this queue's pool, which it is if this queue lent it.
+    #[inline(always)]
+    fn owns(&self, frame: &Frame) -> bool {
+        // SAFETY: a frame's mbuf is there as long as the frame: a pool some of whose frames were not given back is never freed.
+        unsafe { frame.0.as_ref() }.pool == self.pool.as_ptr()
+    }
+
+    /// Some frame was not given back: the pool is never to be freed.
+    pub(super) fn leak(&self) {
+        self.lease.leak();
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: nothing but this thread is concerned; one that DPDK does not know of is left as it is.
+        unsafe { sys::rte_thread_unregister() };
+    }
+}
+
+const _: () = assert!(size_of::<Frame>() == size_of::<*mut sys::rte_mbuf>() && BURST <= u16::MAX as usize);

@@ -1,0 +1,140 @@
+//! The device that frames come to, as far as `supervise` sees it, whichever engine drives it.
+
+use crate::plan::Dispatcher;
+use crate::port::Port;
+use crate::port::af_xdp::{self, AfXdp, Steer};
+use crate::stats::collect::Outside;
+use crate::verbs::Failure;
+use std::net::IpAddr;
+
+/// A device that can be taken into service.
+pub trait Device: Sized {
+    type Port: Port<Frame: Send> + Send + 'static;
+
+    /// Everything that the device itself can object to is found out here.
+    fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Self, Failure>;
+
+    fn facts(&self) -> Facts;
+
+    /// From here on the frames to a cluster address come to the ports.
+    fn attach(self, cluster_addresses: &[IpAddr]) -> Result<Line<Self::Port>, Failure>;
+}
+
+pub struct Facts {
+    /// The kernel's, that has the dispatcher's own addresses.
+    pub interface: String,
+    /// The device in a few words: driver, MAC, MTU.
+    pub text: String,
+    pub queues: usize,
+    /// Empty where the device has no place.
+    pub near_cores: Vec<usize>,
+}
+
+/// A device in service.
+pub struct Line<P> {
+    pub ports: Vec<P>,
+    /// How frames come and go, in words.
+    pub engine: String,
+    /// What the device counts besides the workers.
+    pub outside: Box<dyn Fn() -> Outside + Send>,
+    pub hold: Hold,
+}
+
+/// What keeps a device in service. To be kept until the ports have gone.
+pub enum Hold {
+    AfXdp(Box<Steer>),
+    #[cfg(feature = "dpdk")]
+    Dpdk {
+        _service: crate::port::dpdk::InService,
+    },
+}
+
+impl Hold {
+    /// From here on the ports get the frames to these addresses, and to no others.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn take_addresses(&mut self, cluster_addresses: &[IpAddr]) -> Result<(), Failure> {
+        match self {
+            Hold::AfXdp(steer) => Ok(steer.set_cluster_addresses(cluster_addresses)?),
+            // The workers see every frame; their tables tell them which are theirs.
+            #[cfg(feature = "dpdk")]
+            Hold::Dpdk { .. } => Ok(()),
+        }
+    }
+
+    /// Gives the kernel all frames again, where it shares the device. What is on its way to the ports comes yet.
+    pub fn detach(&mut self) {
+        match self {
+            Hold::AfXdp(steer) => steer.detach(),
+            #[cfg(feature = "dpdk")]
+            Hold::Dpdk { .. } => {}
+        }
+    }
+}
+
+impl Device for af_xdp::Device {
+    type Port = AfXdp;
+
+    fn open(dispatcher: &Dispatcher, _available_cores: &[usize]) -> Result<Self, Failure> {
+        Ok(af_xdp::open(&dispatcher.interface)?)
+    }
+
+    fn facts(&self) -> Facts {
+        let af_xdp::Device { interface, driver, mac, mtu, queues, near_cores, .. } = self;
+        Facts {
+            interface: interface.clone(),
+            text: format!("{interface} ({driver}), {mac}, MTU {mtu}"),
+            queues: *queues as usize,
+            near_cores: near_cores.clone(),
+        }
+    }
+
+    fn attach(self, cluster_addresses: &[IpAddr]) -> Result<Line<AfXdp>, Failure> {
+        let af_xdp::Attached { steer, mode, ports } = af_xdp::Device::attach(&self, cluster_addresses)?;
+        let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
+        let outside = move || {
+            let lost = losses.iter().map(|losses| losses.total()).sum::<u64>();
+            counters.read().map_or_else(
+                |error| {
+                    tracing::warn!(%error, "the device's counters cannot be read");
+                    Outside::default()
+                },
+                |counts| Outside { seen: counts.seen, passed: counts.passed, lost: lost + counts.no_socket },
+            )
+        };
+        let engine = format!("AF_XDP, {} mode, {mode}", ports[0].transfer());
+        Ok(Line { ports, engine, outside: Box::new(outside), hold: Hold::AfXdp(Box::new(steer)) })
+    }
+}
+
+#[cfg(feature = "dpdk")]
+impl Device for crate::port::dpdk::Device {
+    type Port = crate::port::dpdk::Dpdk;
+
+    fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Self, Failure> {
+        let settings = dispatcher.dpdk.as_ref().expect("the engine has its section");
+        Ok(crate::port::dpdk::open(settings, &dispatcher.interface, available_cores)?)
+    }
+
+    fn facts(&self) -> Facts {
+        let crate::port::dpdk::Device { interface, port, driver, mac, mtu, queues, near_cores, .. } = self;
+        Facts {
+            interface: interface.clone(),
+            text: format!("{interface}, for {port} ({driver}), {mac}, MTU {mtu}"),
+            queues: usize::from(*queues),
+            near_cores: near_cores.clone(),
+        }
+    }
+
+    fn attach(self, _cluster_addresses: &[IpAddr]) -> Result<Line<Self::Port>, Failure> {
+        let engine = format!("{}, {}", crate::port::dpdk::version(), self.offloads);
+        let crate::port::dpdk::Attached { ports, statistics, service } = crate::port::dpdk::Device::attach(self);
+        // The workers count what they pass themselves.
+        let outside = move || {
+            let lost = statistics.lost();
+            Outside { seen: statistics.received() + lost, passed: 0, lost }
+        };
+        Ok(Line { ports, engine, outside: Box::new(outside), hold: Hold::Dpdk { _service: service } })
+    }
+}

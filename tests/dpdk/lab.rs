@@ -1,0 +1,112 @@
+//! Real traffic: the lab, with curl and nginx in it, dispatched over DPDK devices that sit on the dispatcher's veth.
+
+use crate::dispatcher::Dispatcher;
+use crate::echo::{Echo, round_trip};
+use crate::network::{ECHO, Lab, WEB, clients, eventually, lookup, one_each, say};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const OWN: [&str; 2] = ["192.0.2.2", "2001:db8:2::2"];
+
+/// The lab's configuration, with this engine.
+fn config(lab: &Lab, interface: &str, dpdk: &str) -> PathBuf {
+    let file = lab.file("dpdk.toml");
+    let text = fs::read_to_string(lab.config()).unwrap();
+    let section = format!(
+        "interface = \"{interface}\"\nengine = \"dpdk\"\n\n[dpdk]\neal = [\"--no-huge\", \"-m\", \"64\"]\n{dpdk}\n"
+    );
+    fs::write(&file, text.replace("interface = \"lan0\"\n", &section)).unwrap();
+    file
+}
+
+/// Has the servers of the first service checked at the cluster address.
+fn check_health(config: &Path) {
+    let text = fs::read_to_string(config).unwrap();
+    let health =
+        "ports = [\"tcp/80\"]\n[service.health]\ntype = \"http\"\ninterval_ms = 200\ntimeout_ms = 150\nrise = 1\n";
+    fs::write(config, text.replacen("ports = [\"tcp/80\"]\n", health, 1)).unwrap();
+}
+
+/// The dispatcher's own addresses go from its interface to a tap.
+fn move_to_tap(lab: &Lab) {
+    lab.sh(
+        "dispatcher",
+        "ip tuntap add dev oneip0 mode tap
+         echo 0 >/proc/sys/net/ipv6/conf/oneip0/accept_dad
+         ip address flush dev lan0 scope global
+         ip link set oneip0 up
+         ip address add 192.0.2.2/24 dev oneip0
+         ip address add 2001:db8:2::2/64 dev oneip0 nodad
+         ip route replace default via 192.0.2.1
+         ip route replace default via 2001:db8:2::1",
+    );
+}
+
+/// Everything that clients do, and what the dispatcher's own host does, goes on as it should.
+fn dispatches(lab: &Lab, dispatcher: &Dispatcher, config: &Path, fragments: [bool; 2]) {
+    for family in [0, 1] {
+        let clients = clients(family);
+        let expected = lookup(config, WEB[family], &clients, &[]);
+        assert_eq!(lab.fetch(family, &clients), expected, "{}", dispatcher.said());
+        let (client, server) = &one_each(&expected)[0];
+        lab.transfer(family, client, server);
+        assert_eq!(lab.ping(family, &clients[..24], 56), 24);
+        if fragments[family] {
+            assert_eq!(lab.ping(family, &clients[..24], 3000), 24, "in fragments");
+        }
+        for (client, server) in lookup(config, ECHO[family], &clients[..20], &[]) {
+            let socket = lab.datagrams(family, &client);
+            for length in [18, 1400, 4000].into_iter().filter(|length| *length < 1500 || fragments[family]) {
+                assert_eq!(round_trip(&socket, length), Some(server.clone()), "{client}, {length} bytes");
+            }
+        }
+        // ARP and neighbour discovery have to be answered again, and echo requests are.
+        lab.sh("router", "ip neigh flush dev lan0 || true");
+        lab.sh("router", &format!("ping -c3 -i0.2 -W2 -q {} >/dev/null", OWN[family]));
+        lab.sh("dispatcher", &format!("ping -c1 -W2 -q {} >/dev/null", ["192.0.2.1", "2001:db8:2::1"][family]));
+    }
+}
+
+#[test]
+fn over_net_af_packet_beside_the_kernel() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let _echo = Echo::serve(&lab);
+    let config = config(&lab, "lan0", "port = \"net_af_packet0,iface=lan0\"");
+    let dispatcher = Dispatcher::start_with(&lab, &config, &[]);
+    say(&dispatcher.said());
+    // The driver has the kernel put IPv4 fragments together (PACKET_FANOUT_FLAG_DEFRAG), to packets that no link carries.
+    dispatches(&lab, &dispatcher, &config, [false, true]);
+    let account = dispatcher.stop();
+    assert_eq!(account.dropped_total(), 0, "{}", account.json);
+    assert!(account.number("passed") > 0, "{}", account.json);
+    let latency = &account.json["latency_ns"];
+    assert_eq!(latency["count"].as_u64(), Some(account.number("forwarded")), "{latency}");
+}
+
+#[test]
+fn over_net_af_xdp_with_a_tap_for_the_kernel() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let _echo = Echo::serve(&lab);
+    move_to_tap(&lab);
+    let config = config(&lab, "oneip0", "port = \"net_af_xdp0,iface=lan0\"");
+    check_health(&config);
+    let dispatcher = Dispatcher::start_with(&lab, &config, &[]);
+    say(&dispatcher.said());
+    dispatches(&lab, &dispatcher, &config, [true, true]);
+    // Health checks take the clients' way, out through the tap and the device, and so do their failures.
+    lab.ip("web2", "address del 203.0.113.80/32 dev lo");
+    dispatcher.hear("server web2 of service web is down");
+    let others = lookup(&config, WEB[0], &clients(0), &["--down", "web2"]);
+    eventually("its clients are served by others", || lab.fetch(0, &clients(0)) == others);
+    lab.ip("web2", "address add 203.0.113.80/32 dev lo");
+    dispatcher.hear("server web2 of service web is up");
+    let account = dispatcher.stop();
+    assert_eq!(account.dropped_total(), 0, "{}", account.json);
+
+    // A second process, after one that was killed.
+    Dispatcher::start_with(&lab, &config, &[]).kill();
+    let dispatcher = Dispatcher::start_with(&lab, &config, &[]);
+    let expected = lookup(&config, WEB[0], &clients(0), &[]);
+    eventually("clients are served again", || lab.fetch(0, &clients(0)) == expected);
+    dispatcher.stop();
+}

@@ -1,0 +1,116 @@
+//! Why it does not start, and what to do about it: by `oneip run`, each in a process of its own.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+fn config(interface: &str, dpdk: &str) -> String {
+    format!(
+        "[cluster]\nhash_key = \"00112233445566778899aabbccddeeff\"\n[dispatcher]\ninterface = \"{interface}\"\nengine = \"dpdk\"\n\
+         [dpdk]\n{dpdk}\n[[service]]\nname = \"web\"\naddress = \"203.0.113.80\"\n[[service.server]]\nname = \"web1\"\n\
+         address = \"192.0.2.11\"\nmac = \"02:00:00:00:00:11\"\n"
+    )
+}
+
+/// What it says to that configuration, as root or as nobody.
+fn refusal_to(interface: &str, dpdk: &str, nobody: bool) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("oneip.toml");
+    fs::write(&file, config(interface, dpdk)).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
+    if nobody {
+        // Neither the build folder nor a temporary one may be nobody's to read.
+        let program = folder.path().join("oneip");
+        fs::copy(env!("CARGO_BIN_EXE_oneip"), &program).expect("a copy");
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("readable");
+        command = Command::new(program);
+        command.uid(65_534).gid(65_534);
+    }
+    let output = command.arg("run").arg("-c").arg(&file).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{dpdk}: {said}");
+    println!("{said}");
+    said
+}
+
+fn refusal(interface: &str, dpdk: &str) -> String {
+    refusal_to(interface, dpdk, false)
+}
+
+const NO_HUGE: &str = "eal = [\"--no-huge\", \"-m\", \"64\"]\n";
+
+#[test]
+fn dpdk_that_does_not_start() {
+    if !Path::new("/proc/sys/vm/nr_hugepages").exists()
+        || fs::read_to_string("/proc/sys/vm/nr_hugepages").is_ok_and(|n| n.trim() == "0")
+    {
+        let said = refusal("lo", "port = \"net_null0\"\nexception = \"none\"");
+        assert!(said.contains("needs huge pages") && said.contains("sysctl -w vm.nr_hugepages"), "{said}");
+    }
+    let said = refusal("lo", "port = \"net_null0\"\neal = [\"--no-huge\", \"--frobnicate\"]");
+    assert!(said.contains("does not start") && said.contains("--frobnicate"), "{said}");
+}
+
+#[test]
+fn a_device_that_is_not_there_or_not_ours() {
+    let said = refusal("lo", &format!("port = \"ffff:1f:1f.7\"\n{NO_HUGE}"));
+    assert!(said.contains("no PCI device ffff:1f:1f.7") && said.contains("dpdk-devbind.py --status"), "{said}");
+    let said = refusal("lo", &format!("port = \"net_frob0\"\n{NO_HUGE}"));
+    assert!(said.contains("no driver for the virtual device \"net_frob0\""), "{said}");
+    let said = refusal("lo", &format!("port = \"net_af_packet0,iface=nosuch0\"\n{NO_HUGE}"));
+    assert!(
+        said.contains("cannot take net_af_packet0,iface=nosuch0 into service") && said.contains("nosuch0"),
+        "{said}"
+    );
+    // Of this machine's own devices, one that its kernel uses.
+    let devices = fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
+    if let Some(device) = devices.into_iter().find(|device| device.path().join("driver").exists()) {
+        let address = device.file_name().into_string().expect("an address");
+        let said = refusal("lo", &format!("port = \"{address}\"\n{NO_HUGE}"));
+        assert!(said.contains("is bound to") && said.contains("dpdk-devbind.py --bind=vfio-pci"), "{said}");
+    }
+}
+
+#[test]
+fn settings_that_the_device_cannot_have() {
+    let of = |rest: &str| refusal("lo", &format!("port = \"net_null0\"\nexception = \"none\"\n{NO_HUGE}{rest}"));
+    let said = of("mbufs = 100");
+    assert!(said.contains("100 mbufs are too few") && said.contains("mbufs = 3008"), "{said}");
+    let said = of("mbufs = 200000");
+    assert!(said.contains("no memory for the 200000 mbufs of queue 0"), "{said}");
+    let pcap = format!("port = \"net_pcap0,rx_iface=lo,tx_iface=lo\"\nexception = \"none\"\nqueues = 2\n{NO_HUGE}");
+    let said = refusal("lo", &pcap);
+    assert!(said.contains("at most 1 queues") && said.contains("`queues` in [dpdk]"), "{said}");
+}
+
+#[test]
+fn an_interface_that_is_no_way_to_the_kernel() {
+    let with = |interface: &str, rest: &str| refusal(interface, &format!("port = \"net_null0\"\n{NO_HUGE}{rest}"));
+    let said = with("nosuch0", "");
+    assert!(said.contains("no interface nosuch0") && said.contains("ip tuntap add dev nosuch0 mode tap"), "{said}");
+    let said = with("lo", "");
+    assert!(said.contains("lo is not a tap"), "{said}");
+    let said = with("lo", "exception = \"kernel\"");
+    assert!(said.contains("is the one that net_null0 sits on"), "{said}");
+}
+
+#[test]
+fn privileges_that_are_missing() {
+    let said = refusal_to("lo", &format!("port = \"net_af_packet0,iface=lo\"\n{NO_HUGE}"), true);
+    assert!(said.contains("net_af_packet0") && said.contains("run as root"), "{said}");
+}
+
+#[test]
+fn check_tells_what_dpdk_would_make_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("oneip.toml");
+    fs::write(&file, config("oneip0", "port = \"net_null0,size=64\"")).expect("a file");
+    let output = Command::new(env!("CARGO_BIN_EXE_oneip")).arg("check").arg("-c").arg(&file).output().expect("it runs");
+    let plan = String::from_utf8_lossy(&output.stdout);
+    for fact in
+        ["DPDK 2", "driver net_null", "rings of 1024, 4095 mbufs each", "through the tap oneip0", "queue 0 -> core "]
+    {
+        assert!(plan.contains(fact), "{fact}: {plan}");
+    }
+}
