@@ -26,6 +26,7 @@
 //! - [`stats`]: what is counted and timed, and the thread that reports it.
 //! - [`control`]: configuration, neighbours, health, the admin side, cores, host checks, privileges: ordinary code, away from
 //!   the frames.
+//! - [`filter`]: broadcast-based dispatch: the same decision in an XDP program on each server, which keeps its own clients.
 //! - [`supervise`]: `oneip run`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.
 //! - [`ctl`]: `oneip ctl`: what an operator asks of a running dispatcher, and how the answers are shown.
@@ -37,6 +38,7 @@
 
 pub mod control;
 pub mod ctl;
+pub mod filter;
 pub mod hash;
 pub mod limits;
 pub mod path;

@@ -16,17 +16,25 @@
 /* BTF-defined maps, https://docs.kernel.org/bpf/btf.html: the type of a member carries its value. */
 #define __uint(name, value) int (*name)[value]
 #define __type(name, value) typeof(value) *name
+#define __array(name, value) typeof(value) *name[]
 
 /* Helpers by number, linux/include/uapi/linux/bpf.h. */
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)BPF_FUNC_redirect_map;
 static long (*bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)BPF_FUNC_xdp_adjust_meta;
+static __u64 (*bpf_xdp_get_buff_len)(struct xdp_md *ctx) = (void *)BPF_FUNC_xdp_get_buff_len;
+static long (*bpf_xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *to, __u32 len) = (void *)BPF_FUNC_xdp_load_bytes;
+static struct bpf_sock *(*bpf_skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 tuple_size, __u64 netns,
+					      __u64 flags) = (void *)BPF_FUNC_skc_lookup_tcp;
+static long (*bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BE16(value) ((__be16)__builtin_bswap16(value))
+#define BE32(value) ((__be32)__builtin_bswap32(value))
 #else
 #define BE16(value) ((__be16)(value))
+#define BE32(value) ((__be32)(value))
 #endif
 
 /* Tags that are looked through: limits::MAX_VLAN_TAGS. */
@@ -37,5 +45,17 @@ struct vlan_tag {
 	__be16 control;
 	__be16 proto;
 };
+
+/* The interface's own address. A switch floods frames for other hosts to us too: taking one would have it answered twice. */
+volatile const __u8 own_mac[ETH_ALEN];
+
+INLINE int is_own(const __u8 *mac)
+{
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++)
+		if (mac[i] != own_mac[i])
+			return 0;
+	return 1;
+}
 
 #endif

@@ -48,18 +48,6 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
-/* The interface's own address. A switch floods frames for other hosts to us too: taking one would dispatch it twice. */
-volatile const __u8 own_mac[ETH_ALEN];
-
-INLINE int is_own(const __u8 *mac)
-{
-#pragma unroll
-	for (int i = 0; i < ETH_ALEN; i++)
-		if (mac[i] != own_mac[i])
-			return 0;
-	return 1;
-}
-
 INLINE int to_cluster_address(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;

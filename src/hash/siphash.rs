@@ -19,6 +19,11 @@ impl Key {
             ],
         }
     }
+
+    /// The four words, for a program that hashes by itself.
+    pub fn state(&self) -> [u64; 4] {
+        self.state
+    }
 }
 
 impl From<HashKey> for Key {

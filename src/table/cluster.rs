@@ -149,6 +149,25 @@ impl Cluster {
         self.generation
     }
 
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// How many services there are.
+    pub fn services(&self) -> usize {
+        self.services.len()
+    }
+
+    /// A server's position in a service.
+    pub fn position(&self, service: ServiceId, name: &str) -> Option<u16> {
+        let servers = &self.services[service as usize].servers;
+        servers.iter().position(|server| server.name == name).map(|at| at as u16)
+    }
+
     /// What a service selects by now.
     pub fn service(&self, service: ServiceId) -> ServiceTable {
         self.services[service as usize].table(0)

@@ -96,6 +96,11 @@ impl<K: Key> Index<K> {
         self.entries[at] = Entry { key, value };
     }
 
+    /// Every key, with its value, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (K, u32)> {
+        self.entries.iter().filter(|entry| entry.value != FREE).map(|entry| (entry.key, entry.value))
+    }
+
     /// What a loop over a burst holds in registers.
     #[inline(always)]
     pub fn view(&self) -> View<'_, K> {

@@ -19,6 +19,7 @@ use crate::plan::{Mac, Transport};
 use index::{Index, View};
 use maglev::NOBODY;
 use moves::Kept;
+use std::net::IpAddr;
 use std::sync::Arc;
 use watch::Watch;
 
@@ -58,7 +59,7 @@ pub struct Table {
 }
 
 /// Cluster addresses, and the services on them.
-struct Directory {
+pub struct Directory {
     v4: Index<u32>,
     v6: Index<u128>,
     addresses: Box<[Address]>,
@@ -84,6 +85,25 @@ pub struct Address {
 }
 
 const NO_SERVICE: ServiceId = ServiceId::MAX;
+
+impl Directory {
+    /// Every cluster address, and the services for what has no port.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, Address)> {
+        let v4 = self.v4.iter().map(|(address, id)| (IpAddr::from(address.to_be_bytes()), id));
+        let v6 = self.v6.iter().map(|(address, id)| (IpAddr::from(address.to_be_bytes()), id));
+        v4.chain(v6).map(|(address, id)| (address, self.addresses[id as usize]))
+    }
+
+    /// Every port of every cluster address: protocol, number, and its service.
+    pub fn ports(&self) -> impl Iterator<Item = (IpAddr, u8, u16, ServiceId)> {
+        let v4 = self.ports_v4.iter().map(|(key, value)| (IpAddr::from((key as u32).to_le_bytes()), (key >> 32) as u32, value));
+        let v6 = self.ports_v6.iter().map(|((address, port), value)| (IpAddr::from(address.to_le_bytes()), port, value));
+        v4.chain(v6).filter(|(_, port, _)| *port != EVERYTHING).map(|(address, port, value)| {
+            let [protocol, _, high, low] = port.to_le_bytes();
+            (address, protocol, u16::from_be_bytes([high, low]), PortService(value).id())
+        })
+    }
+}
 
 fn service(id: ServiceId) -> Option<ServiceId> {
     (id != NO_SERVICE).then_some(id)
@@ -191,6 +211,16 @@ pub struct ServiceTable {
 }
 
 impl ServiceTable {
+    /// By slot: the server that gets new connections, or `NOBODY`; with the mark `MOVING`.
+    pub fn owners(&self) -> &[u16] {
+        &self.owners
+    }
+
+    /// `modulo`: the same by remainder; where it is `NOBODY`, the slot decides.
+    pub fn remainders(&self) -> Option<&[u16]> {
+        self.remainders.as_deref()
+    }
+
     /// `modulo`: what stands at the remainder of a client address taken as a number, mark included. `None`: the hash decides.
     pub fn by_remainder(&self, client: u128) -> Option<u16> {
         let remainders = self.remainders.as_ref()?;

@@ -246,6 +246,14 @@ impl Marked {
 }
 
 impl Kept {
+    /// By slot, whether it moves or not; `None`: every client moves, and each must be looked at by itself.
+    pub fn keepers(&self) -> Option<&[Keeper]> {
+        match &self.way {
+            Way::Slots { keepers, .. } => Some(keepers),
+            Way::Chain(_) => None,
+        }
+    }
+
     /// Who keeps a client's flows of which nothing is remembered. `present` owns its slot, `hash` is its hash by a rule.
     pub fn keeper(&self, present: Option<u16>, hash: impl Fn(&Rule) -> u64, client: u128) -> Keeper {
         match &self.way {
