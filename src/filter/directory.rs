@@ -37,9 +37,9 @@ impl Directory {
             let own = id(services.any()) << 32 | u64::from(services.default()) << 48;
             entry(address, 0, 0, own, tcp | udp << 16 | sctp << 32)
         });
-        let ports = directory.ports().map(|(address, protocol, port, service)| {
-            entry(address, protocol, port, u64::from(service) << 32, 0)
-        });
+        let ports = directory
+            .ports()
+            .map(|(address, protocol, port, service)| entry(address, protocol, port, u64::from(service) << 32, 0));
         let entries: Vec<Entry> = whole.chain(ports).collect();
         let least = (4 * entries.len() as u64).div_ceil(ENTRIES).next_power_of_two().max(2);
         (least.ilog2()..32)
@@ -54,7 +54,8 @@ impl Directory {
         let mut cells = vec![[0; CELL_WORDS]; 1 << bits];
         for entry in entries {
             let [low, high, port, _] = *entry;
-            let key = low.wrapping_add(high.wrapping_mul(GOLDEN)).wrapping_add((port as u32 as u64).wrapping_mul(OTHER));
+            let key =
+                low.wrapping_add(high.wrapping_mul(GOLDEN)).wrapping_add((port as u32 as u64).wrapping_mul(OTHER));
             let hash = key.wrapping_mul(factor) >> shift;
             let bucket = &mut cells[(hash / ENTRIES) as usize];
             let places = (0..PROBES).map(|i| ((hash + i) % ENTRIES) as usize * 4);

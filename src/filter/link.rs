@@ -30,11 +30,7 @@ pub struct Attachment {
     pub taken_over: bool,
 }
 
-pub fn attach(
-    program: &mut Xdp,
-    interface: &Interface,
-    pins: &Path,
-) -> Result<(XdpLink, Attachment), FilterError> {
+pub fn attach(program: &mut Xdp, interface: &Interface, pins: &Path) -> Result<(XdpLink, Attachment), FilterError> {
     let folder = folder(interface, pins)?;
     for mode in [Mode::Native, Mode::Generic] {
         let path = folder.join(pin(interface, mode)?);
@@ -80,7 +76,8 @@ fn folder(interface: &Interface, pins: &Path) -> Result<PathBuf, FilterError> {
 /// other network namespaces too.
 fn pin(interface: &Interface, mode: Mode) -> Result<String, FilterError> {
     let path = Path::new("/proc/thread-self/ns/net");
-    let namespace = fs::metadata(path).map_err(|error| FilterError::Pin { path: path.into(), reason: error.to_string() })?;
+    let namespace =
+        fs::metadata(path).map_err(|error| FilterError::Pin { path: path.into(), reason: error.to_string() })?;
     let mode = match mode {
         Mode::Native => "native",
         Mode::Generic => "generic",

@@ -26,8 +26,8 @@ use aya::{Ebpf, EbpfLoader};
 
 pub use error::FilterError;
 use error::with_causes;
-pub use generation::Generation;
 use generation::Cell;
+pub use generation::Generation;
 pub use interface::Interface;
 pub use link::{Attachment, PINS};
 
@@ -225,4 +225,3 @@ fn refused(error: ProgramError) -> FilterError {
 fn failed(map: &'static str) -> impl Fn(MapError) -> FilterError {
     move |error| FilterError::Map { map, reason: with_causes(&error) }
 }
-

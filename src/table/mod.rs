@@ -96,8 +96,12 @@ impl Directory {
 
     /// Every port of every cluster address: protocol, number, and its service.
     pub fn ports(&self) -> impl Iterator<Item = (IpAddr, u8, u16, ServiceId)> {
-        let v4 = self.ports_v4.iter().map(|(key, value)| (IpAddr::from((key as u32).to_le_bytes()), (key >> 32) as u32, value));
-        let v6 = self.ports_v6.iter().map(|((address, port), value)| (IpAddr::from(address.to_le_bytes()), port, value));
+        let v4 = self
+            .ports_v4
+            .iter()
+            .map(|(key, value)| (IpAddr::from((key as u32).to_le_bytes()), (key >> 32) as u32, value));
+        let v6 =
+            self.ports_v6.iter().map(|((address, port), value)| (IpAddr::from(address.to_le_bytes()), port, value));
         v4.chain(v6).filter(|(_, port, _)| *port != EVERYTHING).map(|(address, port, value)| {
             let [protocol, _, high, low] = port.to_le_bytes();
             (address, protocol, u16::from_be_bytes([high, low]), PortService(value).id())

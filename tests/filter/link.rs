@@ -1,0 +1,173 @@
+//! The program on an interface, and when its process is gone.
+
+use super::OWN;
+use super::model::plans::{CLUSTER_V4, One};
+use super::model::turn::cluster;
+use caps::{CapSet, Capability};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use oneip::filter::{Filter, FilterError, Generation, Interface, PINS};
+use std::collections::HashSet;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs `body` in a network of its own: what is sent to the cluster address leaves f1 as a broadcast, and comes in on f0.
+fn in_a_network(body: impl FnOnce() + Send + 'static) {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let network = || {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        umount2("/sys", MntFlags::MNT_DETACH).unwrap();
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
+        ip("link add f0 type veth peer name f1");
+        ip("addr add 203.0.113.1/24 dev f1");
+        ip("link set f0 up");
+        ip("link set f1 up");
+        ip(&format!("neigh add {CLUSTER_V4} lladdr ff:ff:ff:ff:ff:ff dev f1 nud permanent"));
+    };
+    thread::spawn(move || {
+        network();
+        body();
+    })
+    .join()
+    .unwrap();
+}
+
+/// A filter of a server that has no clients at all.
+fn strict() -> Filter {
+    let interface = Interface::read("f0").unwrap();
+    let filter = Filter::load(interface.mac).unwrap();
+    let plan = One::weights(&[1, 1], 211).plan();
+    filter.publish(&Generation::compile(&cluster(&plan, &[]), "stranger")).unwrap();
+    filter
+}
+
+fn is_attached() -> bool {
+    ip("link show f0").contains("xdp")
+}
+
+/// Sends so many queries to the cluster address.
+fn send(queries: u64) {
+    let socket = UdpSocket::bind("203.0.113.1:0").unwrap();
+    for at in 0..queries {
+        socket.send_to(&[7; 20], (CLUSTER_V4, 53)).unwrap();
+        if at % 64 == 63 {
+            // veth's ring holds 256.
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+#[test]
+fn the_program_stays_and_is_taken_over_without_a_gap() {
+    in_a_network(|| {
+        const QUERIES: u64 = 20_000;
+        let (interface, pins) = (Interface::read("f0").unwrap(), Path::new(PINS));
+        let mut first = strict();
+        let attachment = first.attach(&interface, pins).unwrap();
+        assert!(!attachment.taken_over);
+        let filters = thread::scope(|scope| {
+            // A thread of ours has our namespaces.
+            let sender = scope.spawn(|| send(QUERIES));
+            let mut filters = vec![first];
+            while !sender.is_finished() {
+                let mut next = strict();
+                let next_attachment = next.attach(&interface, pins).unwrap();
+                assert!(next_attachment.taken_over && next_attachment.mode == attachment.mode);
+                filters.push(next);
+            }
+            filters
+        });
+        assert!(filters.len() > 2, "{} filters", filters.len());
+        let dropped = || filters.iter().map(|filter| filter.counts().unwrap().anothers).sum::<u64>();
+        let end = Instant::now() + Duration::from_secs(5);
+        while dropped() < QUERIES && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(dropped(), QUERIES, "every frame met one of {} filters", filters.len());
+
+        drop(filters);
+        assert!(is_attached(), "it stays without a process");
+        let mut last = strict();
+        assert!(last.attach(&interface, pins).unwrap().taken_over);
+        send(10);
+        let end = Instant::now() + Duration::from_secs(5);
+        while last.counts().unwrap().anothers < 10 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(last.counts().unwrap().anothers, 10);
+        last.detach(&interface, pins).unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        while is_attached() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!is_attached());
+    });
+}
+
+#[test]
+fn an_interface_that_came_again_gets_a_new_link() {
+    in_a_network(|| {
+        let pins = Path::new(PINS);
+        let mut filter = strict();
+        filter.attach(&Interface::read("f0").unwrap(), pins).unwrap();
+        drop(filter);
+        let index = Interface::read("f0").unwrap().index;
+        ip("link del f0");
+        ip(&format!("link add f0 index {index} type veth peer name f1"));
+        let mut filter = strict();
+        assert!(!filter.attach(&Interface::read("f0").unwrap(), pins).unwrap().taken_over);
+        assert!(is_attached());
+    });
+}
+
+#[test]
+fn what_is_in_the_way_is_said() {
+    in_a_network(|| {
+        let interface = Interface::read("f0").unwrap();
+        let elsewhere = std::env::temp_dir().join(format!("oneip-pins-{}", std::process::id()));
+        let error = strict().attach(&interface, &elsewhere).unwrap_err();
+        assert!(matches!(error, FilterError::NoBpfFileSystem { .. }), "{error}");
+        std::fs::remove_dir_all(elsewhere).unwrap();
+        let mut filter = strict();
+        filter.attach(&interface, Path::new(PINS)).unwrap();
+        let error = strict().attach(&interface, Path::new("/sys/fs/bpf/others")).unwrap_err();
+        assert!(matches!(error, FilterError::ProgramAttached { .. }), "{error}");
+        assert!(matches!(Interface::read("f9"), Err(FilterError::NoInterface { .. })));
+        assert!(matches!(Interface::read("../f0"), Err(FilterError::NoInterface { .. })));
+        assert!(matches!(Interface::read("lo"), Err(FilterError::NotEthernet { .. })));
+    });
+}
+
+/// CAP_PERFMON would let it read kernel memory: a program on a server's interface does without.
+#[test]
+fn two_capabilities_are_enough_to_load_it() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    thread::spawn(|| {
+        let few = HashSet::from([Capability::CAP_NET_ADMIN, Capability::CAP_BPF]);
+        caps::set(None, CapSet::Effective, &few).unwrap();
+        caps::set(None, CapSet::Permitted, &few).unwrap();
+        let filter = Filter::load(OWN).unwrap();
+        let plan = One::weights(&[1, 1], 211).plan();
+        filter.publish(&Generation::compile(&cluster(&plan, &[]), "s0")).unwrap();
+    })
+    .join()
+    .unwrap();
+}

@@ -1,0 +1,27 @@
+//! The server-side filter. Its program is run by BPF_PROG_TEST_RUN; tests of the link have an interface.
+
+mod changes;
+mod clients;
+mod frames;
+mod link;
+#[path = "../model/mod.rs"]
+mod model;
+mod publish;
+
+use oneip::filter::{Filter, Generation};
+use oneip::plan::Mac;
+use oneip::table::cluster::Cluster;
+
+/// The address in the frames of `model::plans::query`.
+const OWN: Mac = Mac([2, 0, 0, 0, 0, 2]);
+
+/// For the server of that name. `None` without root, and it says so.
+fn filter(own: Mac, cluster: &Cluster, server: &str) -> Option<Filter> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return None;
+    }
+    let filter = Filter::load(own).unwrap();
+    filter.publish(&Generation::compile(cluster, server)).unwrap();
+    Some(filter)
+}
