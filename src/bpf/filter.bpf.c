@@ -7,8 +7,9 @@
  * definition, and tests/filter holds the two together. Whose a slot is stands in a table that src/filter/generation.rs
  * writes; a frame is decided by one table from beginning to end.
  *
- * Behind the Ethernet header, all is read by bpf_xdp_load_bytes: pointers into the packet with computed offsets need
- * CAP_PERFMON (kernel/bpf/verifier.c, sanitize_ptr_alu), and of a jumbo frame only the beginning has an address.
+ * Behind the Ethernet header, what is not where it nearly always is is read by bpf_xdp_load_bytes: pointers into the packet
+ * with computed offsets need CAP_PERFMON (kernel/bpf/verifier.c, sanitize_ptr_alu), and of a jumbo frame only the beginning
+ * has an address.
  */
 #include "oneip.h"
 
@@ -124,6 +125,26 @@ struct flow {
 	__be16 source; /* ports of the first two, as the client sends them */
 	__be16 destination;
 };
+
+/* 0, or the frame is too short. At these places stand untagged packets' headers, without options. */
+INLINE long load(struct xdp_md *ctx, __u32 at, void *to, const __u32 len)
+{
+	void *end = (void *)(long)ctx->data_end, *data = (void *)(long)ctx->data;
+	/* Kept apart, or clang computes one place for all of them. */
+#define AT(place)                                                  \
+	if (at == (place)) {                                       \
+		asm volatile("" : "+r"(data));                     \
+		if (data + (place) + len <= end) {                 \
+			__builtin_memcpy(to, data + (place), len); \
+			return 0;                                  \
+		}                                                  \
+	}
+	AT(ETH_HLEN)
+	AT(ETH_HLEN + sizeof(struct iphdr))
+	AT(ETH_HLEN + sizeof(struct ipv6hdr))
+#undef AT
+	return bpf_xdp_load_bytes(ctx, at, to, len);
+}
 
 INLINE void *cell(void *map, __u32 index)
 {
@@ -253,14 +274,14 @@ INLINE int read_upper(struct xdp_md *ctx, const struct packet *packet, struct fl
 		__u8 bytes[16];
 	} header;
 	if (packet->protocol == TCP) {
-		if (packet->len < 20 || bpf_xdp_load_bytes(ctx, packet->at, &header, 16))
+		if (packet->len < 20 || load(ctx, packet->at, &header, 16))
 			return MALFORMED;
 		__u32 offset = (header.bytes[12] >> 4) * 4;
 		if (offset < 20 || offset > packet->len)
 			return MALFORMED;
 		flow->begins = (header.bytes[13] & 0x12) == 0x02;
 	} else {
-		if (packet->len < 8 || bpf_xdp_load_bytes(ctx, packet->at, &header, 8))
+		if (packet->len < 8 || load(ctx, packet->at, &header, 8))
 			return MALFORMED;
 		if (packet->protocol == UDP) {
 			__u32 len = BE16(header.words[2]);
@@ -595,7 +616,7 @@ INLINE __u32 judge(struct xdp_md *ctx)
 	__u32 room = (__u32)bpf_xdp_get_buff_len(ctx) - at;
 	if (flow.is_v6) {
 		struct ipv6hdr ip;
-		if (bpf_xdp_load_bytes(ctx, at, &ip, sizeof(ip)))
+		if (load(ctx, at, &ip, sizeof(ip)))
 			return PASSED;
 		__builtin_memcpy(flow.cluster, &ip.daddr, sizeof(flow.cluster));
 		address = find(map, head, flow.cluster, port_key(1, 0, 0));
@@ -604,7 +625,7 @@ INLINE __u32 judge(struct xdp_md *ctx)
 		wrong = read_v6(&ip, at, room, 0, &packet);
 	} else {
 		struct iphdr ip;
-		if (bpf_xdp_load_bytes(ctx, at, &ip, sizeof(ip)))
+		if (load(ctx, at, &ip, sizeof(ip)))
 			return PASSED;
 		flow.cluster[0] = ip.daddr;
 		address = find(map, head, flow.cluster, port_key(0, 0, 0));
