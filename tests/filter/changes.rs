@@ -7,16 +7,19 @@ use oneip::filter::{Action, Filter, Generation};
 use oneip::plan::{Plan, Port, Selection, Transport};
 use oneip::table::cluster::{Cluster, Standing};
 use socket2::{Domain, Socket, Type};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
-const CLUSTER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 80);
+/// Client and cluster address.
+type Pair = (IpAddr, IpAddr);
+
+const V4: Pair = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 80)));
+const V6: Pair = (IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
 const UNTIL: u64 = 600_000_000_000;
 
-/// Two servers of one service at `CLUSTER`, with that TCP port and every UDP one that is asked for here.
-fn plan(selection: Selection, port: u16) -> Plan {
+/// Two servers of one service with that TCP and UDP port.
+fn plan(selection: Selection, address: IpAddr, port: u16) -> Plan {
     let mut plan = One::weights(&[1, 1], 211).selecting(selection).plan();
-    plan.services[0].address = IpAddr::V4(CLUSTER);
+    plan.services[0].address = address;
     plan.services[0].ports =
         [Transport::Tcp, Transport::Udp].map(|transport| Port { transport, number: port }).to_vec();
     plan
@@ -30,8 +33,13 @@ enum Segment {
     Datagram,
 }
 
-fn frame(segment: Segment, from: u16, to: u16) -> Vec<u8> {
-    let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xff; 6]).ipv4(CLIENT.octets(), CLUSTER.octets(), 64);
+fn frame(segment: Segment, (client, cluster): Pair, from: u16, to: u16) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xff; 6]);
+    let ip = match (client, cluster) {
+        (IpAddr::V4(client), IpAddr::V4(cluster)) => ethernet.ipv4(client.octets(), cluster.octets(), 64),
+        (IpAddr::V6(client), IpAddr::V6(cluster)) => ethernet.ipv6(client.octets(), cluster.octets(), 64),
+        _ => unreachable!("one family"),
+    };
     let mut frame = Vec::new();
     match segment {
         Segment::Syn => ip.tcp(from, to, 1, 1000).syn().write(&mut frame, &[]),
@@ -39,9 +47,16 @@ fn frame(segment: Segment, from: u16, to: u16) -> Vec<u8> {
         Segment::Datagram => ip.udp(from, to).write(&mut frame, &[7; 20]),
     }
     .expect("a Vec takes all");
-    if let Segment::Fragment = segment {
+    match segment {
         // More fragments.
-        frame[20] = 0x20;
+        Segment::Fragment if cluster.is_ipv4() => frame[20] = 0x20,
+        Segment::Fragment => {
+            let header = [6, 0, 0, 1, 0, 0, 0, 1];
+            frame[20] = 44;
+            frame[19] += header.len() as u8;
+            frame.splice(54..54, header);
+        }
+        _ => {}
     }
     frame
 }
@@ -50,10 +65,10 @@ fn who_keeps(filters: &[Filter; 2], frame: &[u8]) -> Vec<usize> {
     (0..2).filter(|at| filters[*at].judge(frame).unwrap().0 == Action::Pass).collect()
 }
 
-fn connections_stay_where_their_sockets_are(selection: Selection) {
-    let listener = TcpListener::bind((CLUSTER, 0)).unwrap();
+fn connections_stay_where_their_sockets_are(selection: Selection, pair: Pair) {
+    let listener = TcpListener::bind((pair.1, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut cluster = Cluster::new(&plan(selection, port));
+    let mut cluster = Cluster::new(&plan(selection, pair.1, port));
     let filters = ["s0", "s1"].map(|name| filter(OWN, &cluster, name));
     let [Some(first), Some(second)] = filters else { return };
     let filters = [first, second];
@@ -63,22 +78,22 @@ fn connections_stay_where_their_sockets_are(selection: Selection) {
         }
     };
 
-    let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    client.bind(&SocketAddr::from((CLIENT, 0)).into()).unwrap();
-    client.connect(&SocketAddr::V4(SocketAddrV4::new(CLUSTER, port)).into()).unwrap();
+    let client = Socket::new(Domain::for_address((pair.0, 0).into()), Type::STREAM, None).unwrap();
+    client.bind(&SocketAddr::from((pair.0, 0)).into()).unwrap();
+    client.connect(&SocketAddr::from((pair.1, port)).into()).unwrap();
     let (server, from) = listener.accept().unwrap();
     let (known, unknown) = (from.port(), from.port() ^ 1);
 
     // At rest nobody asks for sockets.
-    let [old] = who_keeps(&filters, &frame(Segment::Ack, unknown, port))[..] else { panic!("one owner") };
-    assert_eq!(who_keeps(&filters, &frame(Segment::Ack, known, port)), [old]);
+    let [old] = who_keeps(&filters, &frame(Segment::Ack, pair, unknown, port))[..] else { panic!("one owner") };
+    assert_eq!(who_keeps(&filters, &frame(Segment::Ack, pair, known, port)), [old]);
     let new = 1 - old;
 
     let mut standings = [Standing::Taking; 2];
     standings[old] = Standing::Keeping;
     assert!(cluster.set_standings(0, &standings, 0, UNTIL));
     publish(&cluster);
-    let keeps = |segment, port_| who_keeps(&filters, &frame(segment, port_, port));
+    let keeps = |segment, client_port| who_keeps(&filters, &frame(segment, pair, client_port, port));
     // Both filters are on this host, and so both find the socket.
     assert_eq!(keeps(Segment::Ack, known), [0, 1], "where the socket is");
     assert_eq!(keeps(Segment::Ack, unknown), [0; 0], "a listening socket has no connection");
@@ -88,8 +103,7 @@ fn connections_stay_where_their_sockets_are(selection: Selection) {
     // Who kept the connections is not known slot by slot where all clients move.
     let keeper = if selection == Selection::Maglev { old } else { new };
     assert_eq!(keeps(Segment::Fragment, known), [keeper]);
-    let service = cluster.moving(0);
-    assert!(service > 0);
+    assert!(cluster.moving(0) > 0);
 
     // With nobody to take over, connections are kept nevertheless.
     assert!(cluster.set_standings(0, &[Standing::Keeping; 2], 1, UNTIL));
@@ -107,10 +121,10 @@ fn connections_stay_where_their_sockets_are(selection: Selection) {
 
 #[test]
 fn connections_stay_by_hash() {
-    connections_stay_where_their_sockets_are(Selection::Maglev);
+    [V4, V6].into_iter().for_each(|pair| connections_stay_where_their_sockets_are(Selection::Maglev, pair));
 }
 
 #[test]
 fn connections_stay_by_remainder() {
-    connections_stay_where_their_sockets_are(Selection::Modulo);
+    [V4, V6].into_iter().for_each(|pair| connections_stay_where_their_sockets_are(Selection::Modulo, pair));
 }

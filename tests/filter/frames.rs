@@ -1,14 +1,16 @@
 //! Golden frames, and damaged ones: whatever a worker judges, the filter of each server judges likewise.
 
-use super::filter;
 use super::model::mutate::Mutator;
+use super::model::plans::{One, query};
 use super::model::records::Golden;
 use super::model::turn::{Bench, cluster};
+use super::{OWN, filter};
 use oneip::filter::{Action, Counts, Filter};
 use oneip::path::parse::{self, Outer};
 use oneip::plan::{HashInput, Mac, Plan, Selection};
 use oneip::verdict::{Reason, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 const MULTICAST: [u8; 6] = [0x01, 0x00, 0x5e, 0x00, 0x71, 0x50];
@@ -154,4 +156,22 @@ fn without_a_table_all_passes() {
     for frame in &frames {
         assert_eq!(judge.judge(own, frame), Judgement::Passed);
     }
+}
+
+/// A frame of several buffers, of which only the first is where the program can point to.
+#[test]
+fn a_jumbo_frame_is_judged_by_its_beginning() {
+    let cluster = cluster(&One::weights(&[1, 1], 211).both(), &[]);
+    let Some(filter) = filter(OWN, &cluster, "s0") else { return };
+    let judge = |frame: &[u8]| filter.judge(frame).unwrap();
+    let mut kept = 0;
+    for client in 0..100u8 {
+        let frame = query(IpAddr::from([198, 51, 100, client]), 4000);
+        let jumbo = [&frame[..], &vec![0x5a; 9014 - frame.len()]].concat();
+        let (action, after) = judge(&jumbo);
+        assert_eq!(action, judge(&frame).0);
+        assert_eq!(after, jumbo);
+        kept += u32::from(action == Action::Pass);
+    }
+    assert!((20..80).contains(&kept), "{kept}");
 }
