@@ -15,6 +15,7 @@ use oneip::filter::{Action, Filter, Generation};
 use oneip::plan::{HashInput, Mac, Plan, Port, Selection, Transport};
 use oneip::table::cluster::{Cluster, Standing};
 use plans::{cluster_address, plan};
+use std::time::{Duration, Instant};
 
 const REPEAT: u32 = 300_000;
 const ROUNDS: usize = 15;
@@ -84,7 +85,26 @@ fn glance() -> Row {
     Row { name: "another host's, at a glance".into(), frame, ..row }
 }
 
+/// How long a change takes: to compile a table, and to put it in the place of another.
+fn change(services: usize) {
+    let cluster = Cluster::new(&plan(services, SERVERS, false));
+    let filter = filter(&cluster, SERVER);
+    let mut times: Vec<(Duration, Duration)> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            let generation = Generation::compile(&cluster, SERVER);
+            let compiled = start.elapsed();
+            filter.publish(&generation).expect("there is memory");
+            (compiled, start.elapsed() - compiled)
+        })
+        .collect();
+    times.sort_unstable();
+    let (compiled, published) = times[ROUNDS / 2];
+    println!("{services} services, 65,537 slots each: compiled in {compiled:.1?}, published in {published:.1?}");
+}
+
 fn main() {
+    [1, 512].into_iter().for_each(change);
     let with = |hash, selection, v6| {
         let mut plan = plan(1, SERVERS, v6);
         (plan.services[0].hash, plan.services[0].selection) = (hash, selection);

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use super::directory::Directory;
 use crate::table::cluster::Cluster;
 use crate::table::maglev::NOBODY;
+use crate::table::moves::Keeper;
 use crate::table::{MOVING, ServiceId};
 
 pub const CELL_WORDS: usize = 128;
@@ -81,7 +82,7 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, slots: &mut Slots) ->
     if let Some(kept) = table.kept() {
         match kept.keepers() {
             Some(keepers) => {
-                let keeper = |(owner, keeper): (&u16, &crate::table::moves::Keeper)| match owner & MOVING {
+                let keeper = |(owner, keeper): (&u16, &Keeper)| match owner & MOVING {
                     0 => Owner::Nobody,
                     _ => keeper.server().map_or(Owner::Nobody, |server| whose(&server)),
                 };

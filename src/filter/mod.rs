@@ -121,7 +121,7 @@ impl Filter {
     /// No memory; the old table stays.
     pub fn publish(&self, generation: &Generation) -> Result<(), FilterError> {
         let cells = generation.cells();
-        let size = cells.len() * size_of::<Cell>();
+        let size = size_of_val(cells);
         let table = u32::try_from(cells.len()).ok().map(|len| Array::<_, Cell>::create(len, ANY_SIZE));
         let Some(Ok(mut table)) = table else {
             let reason = table.and_then(Result::err).map_or("it is too large".into(), |error| with_causes(&error));
@@ -136,12 +136,18 @@ impl Filter {
 
     /// Attaches the program: in the driver, or in the kernel where the driver cannot; or, where a filter of an earlier process
     /// still is, in its place, with no frame unfiltered in between. It is pinned below `pins`, and stays when this process
-    /// ends. Publish a table before.
+    /// ends.
+    ///
+    /// # Panics
+    ///
+    /// No table was published: every server would answer every client.
     ///
     /// # Errors
     ///
     /// There is no BPF file system at `pins`, another XDP program is attached, or the kernel refuses.
     pub fn attach(&mut self, interface: &Interface, pins: &Path) -> Result<Attachment, FilterError> {
+        let table = self.table.get_mut().expect("nobody panics with it");
+        assert!(table.get(&0, 0).is_ok(), "a table is published first");
         let (link, attachment) = link::attach(xdp(&mut self.program), interface, pins)?;
         self.link = Some(link);
         Ok(attachment)
