@@ -21,7 +21,8 @@
 //! - [`path`]: the journey's steps, pure functions over slices and tables.
 //! - [`wire`]: views of the headers that dispatching reads.
 //! - [`hash`]: SipHash-1-3; scalar is the specification, vector the hot path.
-//! - [`table`]: who owns which slot: first choice, failover order, and how a new table reaches the workers.
+//! - [`table`]: who owns which slot: first choice, failover order, who keeps which connections through a change, and how a new
+//!   table reaches the workers.
 //! - [`port`]: the trait, and the ports: AF_XDP, DPDK, memory, capture files.
 //! - [`stats`]: what is counted and timed, and the thread that reports it.
 //! - [`control`]: configuration, neighbours, health, the admin side, cores, host checks, privileges: ordinary code, away from
