@@ -10,7 +10,8 @@
 //! ([`hash::vector`]), and looks their slots' owners up in the [`table`]; [`path::rewrite`] writes two MAC addresses. The port
 //! hands the burst back to the device, and the server, on which the cluster address is an alias, answers the client through
 //! its own gateway. We never see the answer. What was done is counted in the worker's [`stats::tally`] and timed in its
-//! [`stats::latency`] histograms, which the stats thread ([`stats::collect`]) takes away whole once a second.
+//! [`stats::latency`] histograms, which the stats thread ([`stats::collect`]) takes away whole once a second. When services or
+//! servers come and go, the worker gets new [`stats::books`] to count and time in, together with the new table.
 //!
 //! On a NIC that is bound to DPDK (feature `dpdk`, `port/dpdk`) the same worker finds the same frames in the device's own ring;
 //! there is no XDP program, so what is not for a cluster address goes to the kernel by way of the worker, through a tap.
@@ -24,7 +25,7 @@
 //! - [`table`]: who owns which slot: first choice, failover order, who keeps which connections through a change, and how a new
 //!   table reaches the workers.
 //! - [`port`]: the trait, and the ports: AF_XDP, DPDK, memory, capture files.
-//! - [`stats`]: what is counted and timed, and the thread that reports it.
+//! - [`stats`]: what is counted and timed, by name through every change, and the thread that reports it.
 //! - [`control`]: configuration, neighbours, health, the admin side, cores, host checks, privileges: ordinary code, away from
 //!   the frames.
 //! - [`supervise`]: `oneip run`: what starts in which order, on which thread, and how it stops.
