@@ -247,6 +247,7 @@ fn a_full_burst_is_sent_at_once() {
             port.service();
             let ledger = port.ledger();
             assert!(ledger.balanced() && ledger.lent == 0, "{ledger:?}");
+            assert_eq!(ledger.left + ledger.sending as u64, BURST as u64, "{ledger:?}");
         });
         let client = cable.client_thread(scope, move || {
             when_ready.recv().unwrap();

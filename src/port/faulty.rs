@@ -92,8 +92,8 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
     }
 
     fn ledger(&self) -> Ledger {
-        let Ledger { total, idle, lent, in_device } = self.inner.ledger();
+        let inner = self.inner.ledger();
         let waiting = self.waiting.len();
-        Ledger { total, idle, lent: lent - waiting, in_device: in_device + waiting }
+        Ledger { lent: inner.lent - waiting, in_device: inner.in_device + waiting, ..inner }
     }
 }

@@ -25,6 +25,7 @@ pub struct AfXdp {
     lent: usize,
     receiving: usize,
     sending: usize,
+    left: u64,
     socket: Arc<OwnedFd>,
     lost: Arc<AtomicU64>,
 }
@@ -49,6 +50,7 @@ impl AfXdp {
             lent: 0,
             receiving: 0,
             sending: 0,
+            left: 0,
             socket: Arc::new(socket),
             lost: Arc::new(AtomicU64::new(0)),
         };
@@ -88,7 +90,9 @@ impl Port for AfXdp {
 
     #[inline]
     fn service(&mut self) {
-        self.sending -= self.rings.reap(&mut self.idle);
+        let reaped = self.rings.reap(&mut self.idle);
+        self.sending -= reaped;
+        self.left += reaped as u64;
         self.receiving += self.rings.refill(&mut self.idle);
         if self.sending > 0 {
             self.rings.kick();
@@ -148,7 +152,14 @@ impl Port for AfXdp {
     }
 
     fn ledger(&self) -> Ledger {
-        Ledger { total: QUEUE_FRAMES, idle: self.idle.len(), lent: self.lent, in_device: self.receiving + self.sending }
+        Ledger {
+            total: QUEUE_FRAMES,
+            idle: self.idle.len(),
+            lent: self.lent,
+            in_device: self.receiving + self.sending,
+            sending: self.sending,
+            left: self.left,
+        }
     }
 }
 

@@ -41,6 +41,7 @@ pub struct Pcap {
     writer: Writer,
     pool: Vec<Frame>,
     lent: usize,
+    left: u64,
     cut_frames: u64,
     exhausted: bool,
     error: Option<CaptureError>,
@@ -58,7 +59,7 @@ impl Pcap {
         let pool = (0..FRAMES)
             .map(|_| Frame { bytes: Vec::with_capacity(2048), seconds: 0, fraction: 0, original: 0 })
             .collect();
-        Ok(Pcap { reader, writer, pool, lent: 0, cut_frames: 0, exhausted: false, error: None })
+        Ok(Pcap { reader, writer, pool, lent: 0, left: 0, cut_frames: 0, exhausted: false, error: None })
     }
 
     /// Why reading or writing stopped before the end of the capture, if it did. To be asked after each turn, as the methods of
@@ -147,10 +148,11 @@ impl Port for Pcap {
     /// After an error nothing more is written.
     fn tx(&mut self, burst: &mut Burst<Frame>) {
         for frame in burst.drain(..) {
-            if self.error.is_none()
-                && let Err(error) = self.writer.write(&frame)
-            {
-                self.fail(error);
+            if self.error.is_none() {
+                match self.writer.write(&frame) {
+                    Ok(()) => self.left += 1,
+                    Err(error) => self.fail(error),
+                }
             }
             self.take_back(frame);
         }
@@ -161,6 +163,6 @@ impl Port for Pcap {
     }
 
     fn ledger(&self) -> Ledger {
-        Ledger { total: FRAMES, idle: self.pool.len(), lent: self.lent, in_device: 0 }
+        Ledger { total: FRAMES, idle: self.pool.len(), lent: self.lent, in_device: 0, sending: 0, left: self.left }
     }
 }
