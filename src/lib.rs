@@ -10,7 +10,8 @@
 //! ([`hash::vector`]), and looks their slots' owners up in the [`table`]; [`path::rewrite`] writes two MAC addresses. The port
 //! hands the burst back to the device, and the server, on which the cluster address is an alias, answers the client through
 //! its own gateway. We never see the answer. What was done is counted in the worker's [`stats::tally`] and timed in its
-//! [`stats::latency`] histograms, which the stats thread ([`stats::collect`]) takes away whole once a second.
+//! [`stats::latency`] histograms, which the stats thread ([`stats::collect`]) takes away whole once a second. When services or
+//! servers come and go, the worker gets new [`stats::books`] to count and time in, together with the new table.
 //!
 //! # The modules, in reading order
 //!
@@ -20,7 +21,7 @@
 //! - [`hash`]: SipHash-1-3; scalar is the specification, vector the hot path.
 //! - [`table`]: who owns which slot: first choice, failover order, and how a new table reaches the workers.
 //! - [`port`]: the trait, and the ports: AF_XDP, memory, capture files.
-//! - [`stats`]: what is counted and timed, and the thread that reports it.
+//! - [`stats`]: what is counted and timed, by name through every change, and the thread that reports it.
 //! - [`control`]: configuration, neighbours, cores, host checks, privileges: ordinary code, away from the frames.
 //! - [`supervise`]: `oneip run`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.

@@ -6,18 +6,15 @@
 use crate::path::rewrite;
 use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
-use crate::stats::latency::Recorder;
-use crate::stats::tally::Tally;
+use crate::stats::books::Books;
+use crate::stats::figures::{PinsReport, WorkerReport};
 use crate::table::publish::Reader;
 use crate::verdict::{Reason, Verdict};
-use std::sync::Arc;
 
 pub struct Worker<P: Port> {
     port: P,
-    tables: Reader,
+    tables: Reader<Books>,
     selection: Selection,
-    tally: Arc<Tally>,
-    latency: Recorder,
     received: Burst<P::Frame>,
     forward: Burst<P::Frame>,
     gone: Burst<P::Frame>,
@@ -26,13 +23,11 @@ pub struct Worker<P: Port> {
 }
 
 impl<P: Port> Worker<P> {
-    pub fn new(port: P, tables: Reader, tally: Arc<Tally>, latency: Recorder) -> Worker<P> {
+    pub fn new(port: P, tables: Reader<Books>) -> Worker<P> {
         Worker {
             port,
             tables,
             selection: Selection::default(),
-            tally,
-            latency,
             received: Burst::new(),
             forward: Burst::new(),
             gone: Burst::new(),
@@ -55,7 +50,8 @@ impl<P: Port> Worker<P> {
     /// One turn. Returns what became of each frame of the burst, in the order in which they were received.
     #[inline]
     pub fn turn(&mut self) -> &[Outcome] {
-        self.latency.exchange();
+        self.tables.renew();
+        self.tables.books_mut().latency.exchange(|| report(&self.port));
         self.port.service();
         self.port.rx(&mut self.received);
         if self.received.is_empty() {
@@ -68,8 +64,9 @@ impl<P: Port> Worker<P> {
 
     /// Decides every received frame, and rewrites and counts those that go to a server.
     fn dispatch(&mut self) {
-        let Worker { port, tables, selection, tally, latency, received, kept, .. } = self;
-        let table = tables.load();
+        let Worker { port, tables, selection, received, kept, .. } = self;
+        let (table, Books { tally, latency }) = tables.split();
+        let tally = &**tally;
         tally.received.add(received.len() as u64);
         selection.admit(received.len(), table, |at| port.bytes(&received[at]));
         let outcomes = selection.decide(table);
@@ -104,18 +101,19 @@ impl<P: Port> Worker<P> {
             self.port.tx(&mut self.received);
             return;
         }
+        let tally = &*self.tables.books().tally;
         for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes_mut()) {
             match outcome.verdict() {
                 Verdict::Forward { .. } => {
                     self.forward.push(frame);
                     continue;
                 }
-                Verdict::Drop(reason) => self.tally.dropped(reason).add(1),
-                Verdict::Pass if P::PASSES => self.tally.passed.add(1),
+                Verdict::Drop(reason) => tally.dropped(reason).add(1),
+                Verdict::Pass if P::PASSES => tally.passed.add(1),
                 // The kernel handed the frame over as one to a cluster address, and cannot take it back.
                 Verdict::Pass => {
                     *outcome = Verdict::Drop(Reason::Stray).into();
-                    self.tally.dropped(Reason::Stray).add(1);
+                    tally.dropped(Reason::Stray).add(1);
                 }
             }
             self.gone.push(frame);
@@ -123,4 +121,9 @@ impl<P: Port> Worker<P> {
         self.port.tx(&mut self.forward);
         self.port.free(&mut self.gone);
     }
+}
+
+/// How it is with a worker, once a harvest.
+fn report(port: &impl Port) -> WorkerReport {
+    WorkerReport { ledger: port.ledger(), pins: PinsReport::default() }
 }

@@ -59,8 +59,13 @@ fn fail(c: &mut Criterion) {
 fn read(c: &mut Criterion) {
     let table = || Cluster::new(&plan(1, 3, false)).compile();
     let mut group = c.benchmark_group("table/read");
-    let (_publisher, mut readers) = publish::channel(table(), 1);
-    group.bench_function("mailbox", |b| b.iter(|| black_box(readers[0].load().generation)));
+    let (_publisher, mut readers) = publish::channel(table(), vec![()]);
+    group.bench_function("mailbox", |b| {
+        b.iter(|| {
+            readers[0].renew();
+            black_box(readers[0].table().generation)
+        });
+    });
     let atomic: Atomic<Table> = Atomic::new(table());
     group.bench_function("epoch pin", |b| {
         b.iter(|| {

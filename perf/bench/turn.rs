@@ -18,7 +18,7 @@ use oneip::path::rewrite;
 use oneip::path::select::Selection;
 use oneip::port::memory::Memory;
 use oneip::port::{Burst, Port};
-use oneip::stats::{latency, tally::Tally};
+use oneip::stats::{books, tally::Tally};
 use oneip::table::cluster::Cluster;
 use oneip::table::publish;
 use oneip::worker::Worker;
@@ -84,13 +84,12 @@ impl Bench {
             port.set_arrivals(1_000_000 - 12_345);
         }
         let (owners, macs) = (owners.collect(), macs.collect());
-        let tally = Arc::new(Tally::new(&table));
-        let (recorder, _) = latency::channel(scenario.services);
-        let (_, mut readers) = publish::channel(table, 1);
-        let worker = Worker::new(port, readers.remove(0), Arc::clone(&tally), recorder);
+        let (books, view) = books::open(&table);
+        let (_, mut readers) = publish::channel(table, vec![books]);
+        let worker = Worker::new(port, readers.remove(0));
         Bench {
             worker,
-            tally,
+            tally: view.tally,
             random: Random(7),
             client_at: 14 + if scenario.vlan { 4 } else { 0 } + if scenario.v6 { 8 } else { 12 },
             v6: scenario.v6,

@@ -1,13 +1,15 @@
-//! The stats thread: once an interval it harvests the workers' histograms, prints a line and writes the interval log.
+//! The stats thread: once an interval it harvests the workers' histograms, prints a line and writes the interval log. At any
+//! time it says what was counted to whoever asks.
 
-use super::latency::{self, Harvest};
+use super::accounts::{self, Accounts, Long};
+use super::books::{Books, View};
+use super::figures::Figures;
 use super::summary::{Percentiles, Summary, microseconds};
-use super::tally::Tally;
 use crate::limits::STATS_INTERVAL;
 use crate::plan::Plan;
+use crate::table::publish::Spent;
 use crate::verdict::Reason;
-use crossbeam::channel::{Receiver, RecvTimeoutError};
-use hdrhistogram::Histogram;
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
 use std::fs::File;
@@ -27,11 +29,11 @@ pub struct Outside {
     pub lost: u64,
 }
 
-/// Everything the collector reads. It writes nothing that a worker sees.
+/// Everything that the collector reads besides the workers' books. It writes nothing that a worker sees.
 pub struct Sources {
-    pub plan: Arc<Plan>,
-    pub tallies: Vec<Arc<Tally>>,
-    pub harvests: Vec<Harvest>,
+    pub workers: usize,
+    /// Dropped at every harvest, which closes the books in it.
+    pub spent: Spent<Books>,
     pub outside: Box<dyn Fn() -> Outside + Send>,
 }
 
@@ -46,12 +48,47 @@ pub struct Reports {
     pub hlog: Option<File>,
 }
 
-/// A histogram of any number of frames.
-type Long = Histogram<u64>;
+/// The way to the stats thread. Sending never waits.
+#[derive(Clone)]
+pub struct Stats(Sender<Message>);
 
-/// Collects until `stop` is closed, and once more then. Returns itself, for the figures of the whole run. An interval log
+pub enum Message {
+    Layout(Arc<Plan>, Vec<View>),
+    Query(Box<dyn FnOnce(Figures) + Send>),
+    Stop,
+}
+
+pub fn channel() -> (Stats, Receiver<Message>) {
+    let (sender, receiver) = channel::unbounded();
+    (Stats(sender), receiver)
+}
+
+impl Stats {
+    /// Hands over the views of books for a layout, one a worker, before any worker can get these books. The layout's tables
+    /// have the services and servers of `plan`, in that order.
+    pub fn open(&self, plan: Arc<Plan>, views: Vec<View>) {
+        self.send(Message::Layout(plan, views));
+    }
+
+    /// Asks for the figures. `reply` is called on the stats thread, and shall not keep it; it is dropped if that has ended.
+    pub fn figures(&self, reply: impl FnOnce(Figures) + Send + 'static) {
+        self.send(Message::Query(Box::new(reply)));
+    }
+
+    /// Lets the thread end, after a last harvest.
+    pub fn stop(&self) {
+        self.send(Message::Stop);
+    }
+
+    fn send(&self, message: Message) {
+        // Without the stats thread frames are dispatched all the same; who waits for an answer sees the question dropped.
+        let _ = self.0.send(message);
+    }
+}
+
+/// Collects until it is stopped, and once more then. Returns itself, for the figures of the whole run. An interval log
 /// that cannot be written is given up, with a warning: the figures go on.
-pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> Collector {
+pub fn run(sources: Sources, reports: Reports, inbox: &Receiver<Message>) -> Collector {
     let mut serializer = V2DeflateSerializer::new();
     // Line by line: what has been logged survives however the process ends.
     let mut file = reports.hlog.map(LineWriter::new);
@@ -66,10 +103,10 @@ pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> Collector
     let mut log = log.and_then(|log| log.map_err(|error| give_up(&format!("{error:?}"))).ok());
     let mut collector = Collector::new(sources);
     loop {
-        let stopping = stop.recv_timeout(STATS_INTERVAL) != Err(RecvTimeoutError::Timeout);
-        let interval = collector.harvest();
+        let stopping = collector.wait(inbox);
+        let interval = collector.harvest(inbox);
         if let Some(writer) = &mut log
-            && let Err(error) = collector.write(writer, &interval)
+            && let Err(error) = interval.write(writer)
         {
             give_up(&error.to_string());
             log = None;
@@ -77,7 +114,6 @@ pub fn run(sources: Sources, reports: Reports, stop: &Receiver<()>) -> Collector
         if reports.line {
             say(&collector.line(&interval), reports.to_stderr);
         }
-        collector.next(interval.end);
         if stopping {
             return collector;
         }
@@ -95,76 +131,81 @@ pub fn say(line: &str, to_stderr: bool) {
 
 /// The stats thread's own: the sources, and what they have given so far.
 pub struct Collector {
-    sources: Sources,
+    accounts: Accounts,
+    spent: Spent<Books>,
+    outside: Box<dyn Fn() -> Outside + Send>,
     started: Instant,
-    /// Start of the present interval, and the figures then.
+    /// Start of the present interval.
     since: Instant,
+    /// The figures in the line before.
     before: Summary,
-    /// Over the whole run, all services together.
-    total: Long,
+    stopping: bool,
 }
 
-/// What one interval brought.
-struct Interval {
-    end: Instant,
-    services: Vec<Long>,
+/// What one interval brought: since the collector was started, from when to when, and what was timed, by service.
+pub struct Interval {
+    start: Duration,
+    end: Duration,
+    services: Vec<(String, Long)>,
 }
 
 impl Collector {
-    fn new(sources: Sources) -> Collector {
+    pub fn new(sources: Sources) -> Collector {
+        let Sources { workers, spent, outside } = sources;
         let now = Instant::now();
-        Collector { sources, started: now, since: now, before: Summary::default(), total: empty() }
+        let accounts = Accounts::new(workers);
+        Collector { accounts, spent, outside, started: now, since: now, before: Summary::default(), stopping: false }
+    }
+
+    /// Does what it is asked, until the interval is over. Whether that was the last.
+    fn wait(&mut self, inbox: &Receiver<Message>) -> bool {
+        let end = self.since + STATS_INTERVAL;
+        // However many ask, the interval ends.
+        while !self.stopping && Instant::now() < end {
+            match inbox.recv_deadline(end) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+            }
+        }
+        self.stopping
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Layout(plan, views) => self.accounts.open(&plan, views),
+            Message::Query(reply) => reply(self.figures()),
+            Message::Stop => self.stopping = true,
+        }
     }
 
     /// Asks every worker for its histograms and waits until they have come: a turn each, unless a worker is stuck.
-    fn harvest(&mut self) -> Interval {
-        let mut services: Vec<Long> = self.sources.plan.services.iter().map(|_| empty()).collect();
+    fn harvest(&mut self, inbox: &Receiver<Message>) -> Interval {
         let give_up = Instant::now() + STATS_INTERVAL / 4;
-        let mut open: Vec<&mut Harvest> = self.sources.harvests.iter_mut().collect();
-        open.iter_mut().for_each(|harvest| harvest.request());
-        while !open.is_empty() && Instant::now() < give_up {
-            open.retain_mut(|harvest| {
-                !harvest.collect(|latencies| {
-                    for (sum, part) in services.iter_mut().zip(latencies.services()) {
-                        part.iter_recorded().for_each(|step| {
-                            sum.saturating_record_n(step.value_iterated_to(), step.count_at_value().into());
-                        });
-                    }
-                })
-            });
-            if !open.is_empty() {
-                thread::sleep(Duration::from_millis(1));
+        self.accounts.ask();
+        loop {
+            // A worker may come to another layout in the meantime.
+            self.spent.clear();
+            inbox.try_iter().for_each(|message| self.take(message));
+            if self.accounts.gather() || Instant::now() >= give_up {
+                break;
             }
+            thread::sleep(Duration::from_millis(1));
         }
-        for service in &services {
-            self.total.add(service).expect("both have the same bounds");
-        }
-        Interval { end: Instant::now(), services }
-    }
-
-    fn write<W: Write>(
-        &self,
-        log: &mut IntervalLogWriter<W, V2DeflateSerializer>,
-        interval: &Interval,
-    ) -> io::Result<()> {
-        let (start, length) = (self.since - self.started, interval.end - self.since);
-        for (service, histogram) in self.sources.plan.services.iter().zip(&interval.services) {
-            if !histogram.is_empty() {
-                log.write_histogram(histogram, start, length, Tag::new(&service.name))
-                    .map_err(|error| io::Error::other(format!("{error:?}")))?;
-            }
-        }
-        Ok(())
+        let now = Instant::now();
+        let start = std::mem::replace(&mut self.since, now) - self.started;
+        Interval { start, end: now - self.started, services: self.accounts.end_interval() }
     }
 
     /// Rates of the interval, and its latency.
-    fn line(&self, interval: &Interval) -> String {
-        let (now, before) = (self.figures(), &self.before);
-        let seconds = (interval.end - self.since).as_secs_f64();
+    fn line(&mut self, interval: &Interval) -> String {
+        let now = self.summary();
+        let before = std::mem::replace(&mut self.before, now.clone());
+        let seconds = (interval.end - interval.start).as_secs_f64();
         let rate = |now: u64, before: u64| format!("{:.0}/s", now.saturating_sub(before) as f64 / seconds);
         let mut line = format!(
             "{:6.1} s  in {}  forwarded {}  dropped {}  passed {}",
-            (interval.end - self.started).as_secs_f64(),
+            interval.end.as_secs_f64(),
             rate(now.frames, before.frames),
             rate(now.forwarded, before.forwarded),
             rate(now.dropped_total(), before.dropped_total()),
@@ -176,38 +217,41 @@ impl Collector {
                 line += &format!("  {reason} {gained}");
             }
         }
-        let mut all = empty();
-        interval.services.iter().for_each(|service| all.add(service).expect("both have the same bounds"));
-        if let Some(Percentiles { p50, p99, max, .. }) = Percentiles::of(&all) {
+        if let Some(Percentiles { p50, p99, max, .. }) = interval.latency() {
             line += &format!("  p50 {}  p99 {}  max {}", microseconds(p50), microseconds(p99), microseconds(max));
         }
         line
     }
 
-    fn next(&mut self, end: Instant) {
-        self.before = self.figures();
-        self.since = end;
-    }
-
-    /// All counters as they are now, the device's included.
-    fn figures(&self) -> Summary {
-        // The device first: what it has seen after this is not missed among the workers'.
-        let outside = (self.sources.outside)();
-        let mut figures = Summary::new(&self.sources.plan, &self.sources.tallies);
-        figures.frames = outside.seen;
-        figures.passed += outside.passed;
-        figures.dropped[Reason::RxFull as usize] += outside.lost;
-        figures
-    }
-
-    /// The whole run, up to now.
+    /// The whole run, up to now, the device's counters included.
     pub fn summary(&self) -> Summary {
-        let mut summary = self.figures();
-        summary.latency = Percentiles::of(&self.total);
+        // The device first: what it has seen after this is not missed among the workers'.
+        let outside = (self.outside)();
+        let mut summary = self.accounts.summary();
+        summary.frames = outside.seen;
+        summary.passed += outside.passed;
+        summary.dropped[Reason::RxFull as usize] += outside.lost;
         summary
+    }
+
+    pub fn figures(&self) -> Figures {
+        Figures { summary: self.summary(), workers: self.accounts.workers(), latency: self.accounts.latency() }
     }
 }
 
-fn empty() -> Long {
-    Long::new_with_bounds(1, latency::MAX_NS, latency::DIGITS).expect("the bounds are valid")
+impl Interval {
+    fn write<W: Write>(&self, log: &mut IntervalLogWriter<W, V2DeflateSerializer>) -> io::Result<()> {
+        for (service, histogram) in &self.services {
+            log.write_histogram(histogram, self.start, self.end - self.start, Tag::new(service))
+                .map_err(|error| io::Error::other(format!("{error:?}")))?;
+        }
+        Ok(())
+    }
+
+    /// Of all services together.
+    fn latency(&self) -> Option<Percentiles> {
+        let mut all = accounts::empty();
+        self.services.iter().for_each(|(_, service)| accounts::add(&mut all, service));
+        Percentiles::of(&all)
+    }
 }

@@ -1,8 +1,10 @@
 //! Latency histograms, from a frame's arrival at the driver to its hand-over to the transmit ring, a service each.
 //!
 //! A worker records into a set that it owns. Once an interval the collector puts an empty set into the exchange; the
-//! worker, at its next turn, hands the full one over for it, whole. Nobody waits, nothing is copied or shared.
+//! worker, at its next turn, hands the full one over for it, whole, and says how it is with it. Nobody waits, nothing is copied
+//! or shared. When the recorder is dropped, what it still holds goes the same way.
 
+use super::figures::WorkerReport;
 use crossbeam::queue::ArrayQueue;
 use hdrhistogram::Histogram;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ pub const DIGITS: u8 = 2;
 pub type Interval = Histogram<u32>;
 
 /// A histogram a service.
+#[derive(Default)]
 pub struct Latencies {
     services: Box<[Interval]>,
 }
@@ -47,28 +50,42 @@ impl Latencies {
 }
 
 struct Exchange {
-    empty: ArrayQueue<Box<Latencies>>,
-    full: ArrayQueue<Box<Latencies>>,
+    empty: ArrayQueue<Latencies>,
+    full: ArrayQueue<(Latencies, WorkerReport)>,
+    /// What the recorder held when it was dropped.
+    last: ArrayQueue<Latencies>,
 }
 
 /// The worker's end.
 pub struct Recorder {
-    current: Box<Latencies>,
+    current: Latencies,
     exchange: Arc<Exchange>,
 }
 
 /// The collector's end.
 pub struct Harvest {
     /// The set that goes to the worker next; `None` while both are with the worker.
-    spare: Option<Box<Latencies>>,
+    spare: Option<Latencies>,
     exchange: Arc<Exchange>,
+}
+
+/// What the collector hears from a recorder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing: it was not asked, or the worker has not come round yet.
+    None,
+    /// What it had recorded since it was last asked, and this.
+    Full(WorkerReport),
+    /// All that was left: the recorder is gone.
+    Last,
 }
 
 /// A recorder and where its sets are harvested.
 pub fn channel(services: usize) -> (Recorder, Harvest) {
-    let exchange = Arc::new(Exchange { empty: ArrayQueue::new(1), full: ArrayQueue::new(1) });
-    let recorder = Recorder { current: Box::new(Latencies::new(services)), exchange: Arc::clone(&exchange) };
-    (recorder, Harvest { spare: Some(Box::new(Latencies::new(services))), exchange })
+    let queues = Exchange { empty: ArrayQueue::new(1), full: ArrayQueue::new(1), last: ArrayQueue::new(1) };
+    let exchange = Arc::new(queues);
+    let recorder = Recorder { current: Latencies::new(services), exchange: Arc::clone(&exchange) };
+    (recorder, Harvest { spare: Some(Latencies::new(services)), exchange })
 }
 
 impl Recorder {
@@ -77,19 +94,29 @@ impl Recorder {
         self.current.record(service, ns);
     }
 
-    /// Hands the full set over if the collector has asked. Once a turn.
+    /// Hands the full set over if the collector has asked, and the report with it. Once a turn.
     #[inline(always)]
-    pub fn exchange(&mut self) {
+    pub fn exchange(&mut self, report: impl FnOnce() -> WorkerReport) {
         if !self.exchange.empty.is_empty() {
-            self.swap();
+            self.swap(report);
         }
     }
 
     #[cold]
-    fn swap(&mut self) {
+    fn swap(&mut self, report: impl FnOnce() -> WorkerReport) {
         let Some(empty) = self.exchange.empty.pop() else { return };
         let full = std::mem::replace(&mut self.current, empty);
-        assert!(self.exchange.full.push(full).is_ok(), "the collector asks again only after it has harvested");
+        assert!(
+            self.exchange.full.push((full, report())).is_ok(),
+            "the collector asks again only after it has harvested"
+        );
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let last = std::mem::take(&mut self.current);
+        assert!(self.exchange.last.push(last).is_ok(), "a recorder is dropped once");
     }
 }
 
@@ -102,12 +129,22 @@ impl Harvest {
     }
 
     /// Shows `with` the set that was asked for, if the worker has handed it over, then keeps it, emptied, for the next
-    /// request. `false`: the worker has not come round yet.
-    pub fn collect(&mut self, with: impl FnOnce(&Latencies)) -> bool {
-        let Some(mut full) = self.exchange.full.pop() else { return false };
-        with(&full);
-        full.clear();
-        self.spare = Some(full);
-        true
+    /// request; in the end, all that is left.
+    pub fn collect(&mut self, mut with: impl FnMut(&Latencies)) -> Answer {
+        // Looked for first: when it is there, so is what was handed over before it.
+        let last = self.exchange.last.pop();
+        let full = self.exchange.full.pop().map(|(mut full, report)| {
+            with(&full);
+            full.clear();
+            self.spare = Some(full);
+            report
+        });
+        match last {
+            Some(last) => {
+                with(&last);
+                Answer::Last
+            }
+            None => full.map_or(Answer::None, Answer::Full),
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What is counted and timed: the worker's side (plain words and a histogram it owns) and the collector's.
 
+pub mod accounts;
+pub mod books;
 pub mod collect;
 pub mod figures;
 pub mod latency;

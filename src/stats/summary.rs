@@ -1,14 +1,13 @@
 //! What a run came to: the figures of all workers together, as a table for people and as JSON.
 
 use super::tally::Tally;
-use crate::plan::Plan;
+use crate::plan::{Plan, Service};
 use crate::verdict::Reason;
 use comfy_table::presets;
 use comfy_table::{CellAlignment, Table};
 use hdrhistogram::{Counter, Histogram};
 use serde_json::{Map, Value, json};
 use std::fmt;
-use std::sync::Arc;
 
 /// Frames in = forwarded + dropped + passed, exactly, once the workers have stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +18,7 @@ pub struct Summary {
     pub passed: u64,
     /// By `Reason as usize`.
     pub dropped: [u64; Reason::COUNT],
-    /// In the order of the plan; a server of several services once for each.
+    /// In the order of the plan, then those that a reload removed; a server of several services once for each.
     pub servers: Vec<ServerSummary>,
     /// `None`: no frame had an arrival time.
     pub latency: Option<Percentiles>,
@@ -31,6 +30,15 @@ pub struct ServerSummary {
     pub server: String,
     pub frames: u64,
     pub bytes: u64,
+    /// TCP connections begun.
+    pub flows: u64,
+}
+
+impl ServerSummary {
+    /// Nothing yet.
+    pub fn new(service: &str, server: &str) -> ServerSummary {
+        ServerSummary { service: service.to_owned(), server: server.to_owned(), frames: 0, bytes: 0, flows: 0 }
+    }
 }
 
 /// Of a latency histogram, in nanoseconds.
@@ -63,26 +71,30 @@ impl Percentiles {
 }
 
 impl Summary {
-    /// The workers' counters, added up.
-    pub fn new(plan: &Plan, tallies: &[Arc<Tally>]) -> Summary {
-        let sum = |value: &dyn Fn(&Tally) -> u64| tallies.iter().map(|tally| value(tally)).sum::<u64>();
-        let names =
-            plan.services.iter().flat_map(|service| service.servers.iter().map(move |server| (service, server)));
-        Summary {
-            frames: sum(&|tally| tally.received.get()),
-            forwarded: sum(&Tally::forwarded),
-            passed: sum(&|tally| tally.passed.get()),
-            dropped: Reason::ALL.map(|reason| sum(&|tally| tally.dropped(reason).get())),
-            servers: names
-                .enumerate()
-                .map(|(destination, (service, server))| ServerSummary {
-                    service: service.name.clone(),
-                    server: server.name.clone(),
-                    frames: sum(&|tally| tally.sent(destination).frames.get()),
-                    bytes: sum(&|tally| tally.sent(destination).bytes.get()),
-                })
-                .collect(),
-            latency: None,
+    /// Nothing yet, for the servers of a plan.
+    pub fn new(plan: &Plan) -> Summary {
+        let servers = |service: &Service| {
+            let named = service.servers.iter().map(|server| ServerSummary::new(&service.name, &server.name));
+            named.collect::<Vec<_>>()
+        };
+        Summary { servers: plan.services.iter().flat_map(servers).collect(), ..Summary::default() }
+    }
+
+    /// Adds a worker's counters. `places`: where each of its destinations stands among the servers.
+    pub fn add(&mut self, tally: &Tally, places: &[usize]) {
+        assert_eq!(places.len(), tally.destinations(), "the names are of another layout");
+        self.frames += tally.received.get();
+        self.passed += tally.passed.get();
+        for reason in Reason::ALL {
+            self.dropped[reason as usize] += tally.dropped(reason).get();
+        }
+        for (destination, at) in places.iter().enumerate() {
+            let (sent, server) = (tally.sent(destination), &mut self.servers[*at]);
+            let frames = sent.frames.get();
+            self.forwarded += frames;
+            server.frames += frames;
+            server.bytes += sent.bytes.get();
+            server.flows += sent.flows.get();
         }
     }
 
@@ -101,8 +113,8 @@ impl Summary {
         let dropped: Map<String, Value> = self.reasons().map(|(reason, n)| (reason.name().into(), n.into())).collect();
         let mut servers: Map<String, Value> = Map::new();
         for server in &self.servers {
-            let sum = servers.entry(&server.server).or_insert(json!({"frames": 0, "bytes": 0}));
-            for (key, value) in [("frames", server.frames), ("bytes", server.bytes)] {
+            let sum = servers.entry(&server.server).or_insert(json!({"frames": 0, "bytes": 0, "flows": 0}));
+            for (key, value) in [("frames", server.frames), ("bytes", server.bytes), ("flows", server.flows)] {
                 sum[key] = json!(sum[key].as_u64().unwrap_or(0) + value);
             }
         }
@@ -127,13 +139,14 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(["service", "server", "frames", "bytes"]);
-        for at in 2..4 {
-            table.column_mut(at).expect("four columns").set_cell_alignment(CellAlignment::Right);
+        table.load_style(presets::NOTHING).set_header(["service", "server", "frames", "bytes", "flows"]);
+        for at in 2..5 {
+            table.column_mut(at).expect("five columns").set_cell_alignment(CellAlignment::Right);
         }
         for server in &self.servers {
-            let ServerSummary { service, server, frames, bytes } = server;
-            table.add_row([service.clone(), server.clone(), frames.to_string(), bytes.to_string()]);
+            let ServerSummary { service, server, frames, bytes, flows } = server;
+            let counts = [frames, bytes, flows].map(u64::to_string);
+            table.add_row([service.clone(), server.clone()].into_iter().chain(counts));
         }
         writeln!(f, "{}", table.trim_fmt())?;
         let (dropped, balance) = (self.dropped_total(), self.frames as i128 - self.passed as i128);

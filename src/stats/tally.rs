@@ -2,7 +2,6 @@
 //!
 //! Received = forwarded + dropped + passed, exactly, whenever the worker is between two turns.
 
-use crate::table::Table;
 use crate::verdict::Reason;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -27,6 +26,8 @@ pub struct Sent {
     pub frames: Counter,
     /// Of whole frames, Ethernet header included, FCS not.
     pub bytes: Counter,
+    /// TCP connections begun.
+    pub flows: Counter,
 }
 
 pub struct Tally {
@@ -38,13 +39,13 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// For a table and all that come after it with the same services and servers.
-    pub fn new(table: &Table) -> Tally {
+    /// For the tables of a layout, by how many destinations they have.
+    pub fn new(destinations: usize) -> Tally {
         Tally {
             received: Counter::default(),
             passed: Counter::default(),
             dropped: Default::default(),
-            sent: (0..table.destinations()).map(|_| Sent::default()).collect(),
+            sent: (0..destinations).map(|_| Sent::default()).collect(),
         }
     }
 
@@ -56,6 +57,10 @@ impl Tally {
     #[inline(always)]
     pub fn dropped(&self, reason: Reason) -> &Counter {
         &self.dropped[reason as usize]
+    }
+
+    pub fn destinations(&self) -> usize {
+        self.sent.len()
     }
 
     /// Frames sent to all servers together.

@@ -18,6 +18,7 @@ use std::thread;
 pub struct Cluster {
     key: Key,
     generation: u64,
+    layout: u64,
     directory: Arc<Directory>,
     services: Vec<ServiceState>,
 }
@@ -55,7 +56,7 @@ impl Cluster {
         let rankings = rankings(key, &plan.services);
         let services = plan.services.iter().zip(addresses).zip(rankings);
         let services = services.map(|((service, address), ranking)| ServiceState::new(service, address, ranking));
-        Cluster { key, generation: 0, services: services.collect(), directory: Arc::new(directory) }
+        Cluster { key, generation: 0, layout: 0, services: services.collect(), directory: Arc::new(directory) }
     }
 
     /// Takes a server up or down in every service that has it. Returns in how many its state changed; `None`: no service
@@ -104,6 +105,11 @@ impl Cluster {
         std::iter::once(first).filter(|first| *first != NOBODY).chain(others).collect()
     }
 
+    /// Numbers the list of services and servers that tables are compiled of from now on; 0 until then.
+    pub fn set_layout(&mut self, layout: u64) {
+        self.layout = layout;
+    }
+
     /// A new table of the present state, one generation on.
     pub fn compile(&mut self) -> Table {
         self.generation += 1;
@@ -125,6 +131,7 @@ impl Cluster {
         macs.push(PackedMac::UNRESOLVED);
         Table {
             generation: self.generation,
+            layout: self.layout,
             key: self.key,
             directory: Arc::clone(&self.directory),
             services: services.into(),

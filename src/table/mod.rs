@@ -21,6 +21,8 @@ pub type ServiceId = u16;
 /// All that a burst is decided by. Immutable once published.
 pub struct Table {
     pub generation: u64,
+    /// Tables of the same number have the same services and servers at the same positions.
+    pub layout: u64,
     pub key: Key,
     directory: Arc<Directory>,
     services: Box<[ServiceTable]>,

@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::plan::Plan;
 use crate::port::pcap::Pcap;
-use crate::stats::latency;
+use crate::stats::books;
 use crate::stats::summary::Summary;
 use crate::stats::tally::Tally;
 use crate::table::cluster::Cluster;
@@ -54,7 +54,9 @@ pub fn run(
             index += 1;
         }
     }
-    let summary = Summary::new(plan, &[worker.tally]);
+    let mut summary = Summary::new(plan);
+    let places: Vec<usize> = (0..summary.servers.len()).collect();
+    summary.add(&worker.tally, &places);
     let port = worker.worker.into_port();
     let cut = port.cut_frames();
     port.finish()?;
@@ -79,11 +81,10 @@ struct Replayer {
 impl Replayer {
     fn new(mut cluster: Cluster, port: Pcap) -> Replayer {
         let table = cluster.compile();
-        let tally = Arc::new(Tally::new(&table));
-        let (recorder, _) = latency::channel(table.services());
-        let (_, mut readers) = publish::channel(table, 1);
+        let (books, view) = books::open(&table);
+        let (_, mut readers) = publish::channel(table, vec![books]);
         let reader = readers.pop().expect("one was asked for");
-        Replayer { worker: Worker::new(port, reader, Arc::clone(&tally), recorder), tally }
+        Replayer { worker: Worker::new(port, reader), tally: view.tally }
     }
 }
 

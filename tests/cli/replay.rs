@@ -91,7 +91,7 @@ fn forwarded_frames_come_out_in_order_with_their_timestamps_and_bytes() {
     }
     assert_eq!(fs::read_to_string(folder.path("verdicts")).unwrap(), verdicts);
 
-    let of = |n: usize| json!({"frames": servers[n], "bytes": servers[n] * web(7).len() as u64});
+    let of = |n: usize| json!({"frames": servers[n], "bytes": servers[n] * web(7).len() as u64, "flows": 0});
     let expected = json!({
         "frames": 7, "forwarded": 4, "dropped": {"no_service": 1}, "passed": 2,
         "servers": {"web1": of(1), "web2": of(2), "web3": of(3)},

@@ -4,7 +4,7 @@ use super::Model;
 use oneip::plan::Plan;
 use oneip::port::Port;
 use oneip::port::memory::Memory;
-use oneip::stats::latency;
+use oneip::stats::books;
 use oneip::stats::tally::Tally;
 use oneip::table::Table;
 use oneip::table::cluster::Cluster;
@@ -44,17 +44,11 @@ impl Bench {
     /// For plans that the model cannot populate.
     pub fn without_model(plan: &Plan, down: &[String]) -> Bench {
         let table = table(plan, down);
-        let tally = Arc::new(Tally::new(&table));
-        let (recorder, _) = latency::channel(plan.services.len());
-        let (_, mut readers) = publish::channel(table, 1);
+        let (books, view) = books::open(&table);
+        let (_, mut readers) = publish::channel(table, vec![books]);
         let reader = readers.pop().expect("one reader");
         let none: [&[u8]; 0] = [];
-        Bench {
-            worker: Worker::new(Memory::new(&none), reader, Arc::clone(&tally), recorder),
-            tally,
-            plan: plan.clone(),
-            model: None,
-        }
+        Bench { worker: Worker::new(Memory::new(&none), reader), tally: view.tally, plan: plan.clone(), model: None }
     }
 
     /// Lets the worker take all frames, and checks everything but the verdicts: bytes, ledger, counters.

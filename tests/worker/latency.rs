@@ -4,7 +4,8 @@ use crate::model::plans::query;
 use crate::model::turn::table;
 use crate::{queries, rig, three};
 use oneip::port::memory::Memory;
-use oneip::stats::latency::{self, Latencies, MAX_NS};
+use oneip::stats::figures::WorkerReport;
+use oneip::stats::latency::{self, Answer, Latencies, MAX_NS};
 use oneip::verdict::{Reason, Verdict};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
@@ -25,12 +26,12 @@ fn every_value_is_harvested_once() {
             for i in 0..RECORDED {
                 recorder.record(i % SERVICES, (i / 7 % VALUES) as u64);
                 if i % 64 == 0 {
-                    recorder.exchange();
+                    recorder.exchange(WorkerReport::default);
                 }
             }
             done.store(true, SeqCst);
             while !stop.load(SeqCst) {
-                recorder.exchange();
+                recorder.exchange(WorkerReport::default);
                 thread::yield_now();
             }
         });
@@ -47,7 +48,7 @@ fn every_value_is_harvested_once() {
             let is_last = done.load(SeqCst);
             harvest.request();
             harvest.request();
-            while !harvest.collect(&mut take) {
+            while harvest.collect(&mut take) == Answer::None {
                 thread::yield_now();
             }
             exchanges += 1;
@@ -68,10 +69,11 @@ fn harvested(rig: &mut crate::Rig<Memory>, service: usize) -> (u64, u64, u64) {
     rig.harvest.request();
     rig.turn();
     let mut seen = (0, 0, 0);
-    assert!(rig.harvest.collect(|set| {
+    let answer = rig.harvest.collect(|set| {
         let histogram = &set.services()[service];
         seen = (histogram.len(), histogram.min(), histogram.max());
-    }));
+    });
+    assert!(matches!(answer, Answer::Full(_)), "{answer:?}");
     seen
 }
 

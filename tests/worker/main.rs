@@ -1,4 +1,5 @@
-//! The worker's turn on ports that behave badly, and what it shares with other threads: tables and histograms.
+//! The worker's turn on ports that behave badly, and what it shares with other threads: tables, counters and
+//! histograms.
 
 mod counting;
 mod latency;
@@ -17,7 +18,8 @@ use oneip::plan::{Plan, Selection};
 use oneip::port::faulty::Faulty;
 use oneip::port::memory::Memory;
 use oneip::port::{Ledger, Port};
-use oneip::stats::latency::{Harvest, channel};
+use oneip::stats::books::{self, Books};
+use oneip::stats::latency::{Answer, Harvest};
 use oneip::stats::tally::Tally;
 use oneip::table::Table;
 use oneip::table::cluster::Cluster;
@@ -32,16 +34,15 @@ static ALLOCATOR: Counting = Counting;
 struct Rig<P: Port> {
     worker: Worker<P>,
     tally: Arc<Tally>,
-    publisher: Publisher,
+    publisher: Publisher<Books>,
     harvest: Harvest,
 }
 
 fn rig<P: Port>(port: P, table: Table) -> Rig<P> {
-    let tally = Arc::new(Tally::new(&table));
-    let (recorder, harvest) = channel(table.services());
-    let (publisher, mut readers) = tables::channel(table, 1);
-    let worker = Worker::new(port, readers.pop().expect("one reader"), Arc::clone(&tally), recorder);
-    Rig { worker, tally, publisher, harvest }
+    let (books, view) = books::open(&table);
+    let (publisher, mut readers) = tables::channel(table, vec![books]);
+    let worker = Worker::new(port, readers.pop().expect("one reader"));
+    Rig { worker, tally: view.tally, publisher, harvest: view.harvest }
 }
 
 impl<P: Port> Rig<P> {
@@ -204,12 +205,20 @@ fn a_turn_does_not_allocate() {
     rig.worker.port_mut().now = 5_000;
     let mut swaps = 0;
     for turn in 0..40 {
-        // Every kind of turn: with a new table, with a histogram that is asked for, and with little room.
+        // Every kind of turn: with a new table, of another layout too, with a histogram that is asked for, and with little
+        // room.
         if turn % 3 == 0 {
             rig.publisher.publish(cluster.compile());
         }
+        if turn % 7 == 1 {
+            cluster.set_layout(turn as u64);
+            let table = cluster.compile();
+            let (books, view) = books::open(&table);
+            rig.publisher.publish_layout(table, vec![books]);
+            (rig.tally, rig.harvest) = (view.tally, view.harvest);
+        }
         if turn % 4 == 0 {
-            swaps += rig.harvest.collect(|_| ()) as u64;
+            swaps += (rig.harvest.collect(|_| ()) != Answer::None) as u64;
             rig.harvest.request();
         }
         rig.worker.port_mut().tx_room = if turn % 5 == 0 { 7 } else { usize::MAX };
@@ -217,6 +226,7 @@ fn a_turn_does_not_allocate() {
         let decided = rig.worker.turn().len();
         assert_eq!(counting::calls() - before, 0, "allocator calls in turn {turn}");
         assert_eq!(decided, BURST);
+        assert!(rig.tally.received.get() >= BURST as u64, "it writes in the newest books");
     }
-    assert_eq!(swaps, 9, "histograms were exchanged");
+    assert_eq!(swaps, 3, "histograms were exchanged, where the layout stayed for long enough");
 }

@@ -5,29 +5,24 @@
 //! follows the servers, where they are and whether they serve, until a signal ends it. At the end the program is detached first, so that the kernel has all
 //! frames again; the workers finish what is in their rings; the figures of the run are printed.
 
+pub mod crew;
+
 use crate::control::membership::Membership;
 use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
 use crate::limits::DRAIN;
 use crate::plan::{Dispatcher, Engine, Plan};
-use crate::port::Port;
 use crate::port::af_xdp::{self, Attached, Device};
-use crate::stats::collect::{self, Collector, Outside, Reports, Sources, say};
-use crate::stats::latency;
-use crate::stats::summary::Summary;
-use crate::stats::tally::Tally;
-use crate::table::publish::{self, Publisher};
+use crate::stats::collect::{Outside, Reports, say};
 use crate::verbs::{self, Failure};
-use crate::worker::Worker;
-use crossbeam::channel::{Sender, bounded};
+use crew::Crew;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -98,7 +93,7 @@ fn run_af_xdp(plan: Plan, dispatcher: &Dispatcher, options: Options) -> Result<(
     let _ = write!(text, "{} (to resolve and check servers); workers keep no capability", kept.join(", "));
     say(&text, options.json);
     say("ready", options.json);
-    followed.until_signal(&mut crew.publisher)?;
+    followed.until_signal(&mut crew)?;
     steer.detach();
     // Frames that were redirected a moment ago are on their way into the rings still.
     thread::sleep(DRAIN);
@@ -143,7 +138,7 @@ impl Signals {
 
 impl Followed {
     /// Publishes every change, until a signal.
-    fn until_signal(&mut self, publisher: &mut Publisher) -> Result<(), Failure> {
+    fn until_signal(&mut self, crew: &mut Crew) -> Result<(), Failure> {
         let Followed { runtime, membership, signals } = self;
         runtime.block_on(async {
             loop {
@@ -152,7 +147,7 @@ impl Followed {
                     table = membership.next() => {
                         let table = table?;
                         tracing::debug!(generation = table.generation, "published a table");
-                        publisher.publish(table);
+                        crew.publish(table);
                     }
                 }
             }
@@ -163,78 +158,6 @@ impl Followed {
 impl Drop for Followed {
     fn drop(&mut self) {
         self.runtime.block_on(self.membership.close());
-    }
-}
-
-/// The threads besides this one.
-struct Crew {
-    publisher: Publisher,
-    stop: Arc<AtomicBool>,
-    workers: Vec<JoinHandle<()>>,
-    /// Closing it ends the collector.
-    collecting: Sender<()>,
-    collector: JoinHandle<Collector>,
-}
-
-impl Crew {
-    fn start<P: Port<Frame: Send> + Send + 'static>(
-        plan: &Arc<Plan>,
-        table: crate::table::Table,
-        ports: Vec<P>,
-        cores: &[usize],
-        outside: Box<dyn Fn() -> Outside + Send>,
-        reports: Reports,
-    ) -> io::Result<Crew> {
-        let services = table.services();
-        let tallies: Vec<Arc<Tally>> = ports.iter().map(|_| Arc::new(Tally::new(&table))).collect();
-        let (publisher, readers) = publish::channel(table, ports.len());
-        let stop = Arc::new(AtomicBool::new(false));
-        let (mut workers, mut harvests) = (Vec::new(), Vec::new());
-        for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
-            let (recorder, harvest) = latency::channel(services);
-            harvests.push(harvest);
-            let worker = Worker::new(port, reader, Arc::clone(&tallies[i]), recorder);
-            let (core, stop) = (cores[i], Arc::clone(&stop));
-            let thread = thread::Builder::new().name(format!("oneip-worker{i}"));
-            workers.push(thread.spawn(move || work(worker, core, &stop))?);
-        }
-        let (collecting, stop_collecting) = bounded(0);
-        let sources = Sources { plan: Arc::clone(plan), tallies, harvests, outside };
-        let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
-            drop_all_privileges();
-            collect::run(sources, reports, &stop_collecting)
-        })?;
-        Ok(Crew { publisher, stop, workers, collecting, collector })
-    }
-
-    /// Ends the collector, with a last harvest from workers that still turn, and then the workers, each after a turn that
-    /// found nothing. Returns the figures of the run.
-    fn stop(self) -> Result<Summary, Failure> {
-        drop(self.collecting);
-        let collector = self.collector.join().map_err(|_| "the stats thread ended in a panic")?;
-        self.stop.store(true, Relaxed);
-        for worker in self.workers {
-            worker.join().map_err(|_| "a worker ended in a panic")?;
-        }
-        Ok(collector.summary())
-    }
-}
-
-/// A worker thread's life.
-fn work<P: Port>(mut worker: Worker<P>, core: usize, stop: &AtomicBool) {
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
-        tracing::warn!(core, "the worker cannot be pinned to its core");
-    }
-    drop_all_privileges();
-    while !stop.load(Relaxed) {
-        worker.turn();
-    }
-    while !worker.turn().is_empty() {}
-}
-
-fn drop_all_privileges() {
-    if let Err(error) = privileges::keep(&[]) {
-        tracing::warn!(%error, "a thread keeps privileges that it does not need");
     }
 }
 
