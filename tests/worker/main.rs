@@ -2,7 +2,12 @@
 //! histograms.
 
 mod counting;
+mod figures;
+#[path = "../hlog/mod.rs"]
+mod hlog;
 mod latency;
+mod layouts;
+mod mill;
 #[path = "../model/mod.rs"]
 mod model;
 mod publish;
