@@ -57,7 +57,11 @@ fn a_line_a_second_and_an_interval_log_that_standard_tools_read() {
 fn for_people_it_says_what_it_does_and_at_the_end_what_came_of_it() {
     let Some(lab) = Lab::up(&[]) else { return };
     let plan = succeed(lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip")).args(["check", "-c"]).arg(lab.config()));
-    assert!(plan.contains("\ninterface lan0, AF_XDP\n  queue 0 -> core "), "{plan}");
+    assert!(
+        plan.contains(
+            "\ninterface lan0, AF_XDP; a worker remembers 1048576 flows through a change\n  queue 0 -> core "
+        )
+    );
     let mut child = run(&lab, &lab.config()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut greeting = String::new();

@@ -20,7 +20,10 @@ use oneip::table::publish::{self, Spent};
 use oneip::worker::Worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -222,7 +225,7 @@ fn hundreds_of_layouts_change_under_threads_that_turn() {
 
 /// Ends the traffic, and waits until what was received is gone.
 fn settle(truth: &Truth) {
-    truth.end.store(true, Relaxed);
+    truth.end.store(true, SeqCst);
     let give_up = Instant::now() + PATIENCE;
     while !truth.is_settled() {
         assert!(Instant::now() < give_up, "the workers stand still");
@@ -253,7 +256,7 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
     let mut last = Figures::default();
     // Over at least two harvests.
     let until = Instant::now() + Duration::from_millis(2500);
-    while Instant::now() < until {
+    while Instant::now() < until || layouts.number <= 200 {
         let (plan, table) = layouts.next();
         crew.publish_layout(&plan, table);
         crew.publish(layouts.table());
@@ -271,7 +274,6 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
         assert!(first.take(names(&plan).len()).eq(names(&plan)), "the present servers come first, in their order");
         last = figures;
     }
-    assert!(layouts.number > 200, "{} layouts", layouts.number);
     let turns = |worker: &WorkerFigures| worker.turns && !worker.stuck && worker.received > 0;
     assert!(last.workers.iter().all(turns), "{:?}", last.workers);
     assert!(last.workers.iter().all(|worker| worker.report.ledger.balanced() && worker.report.ledger.left > 0));

@@ -10,7 +10,10 @@ use oneip::port::{Burst, Ledger, Port};
 use oneip::stats::summary::ServerSummary;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::Duration;
 
 const SERVICES: usize = 5;
@@ -81,6 +84,8 @@ struct Count {
 #[derive(Default)]
 pub struct Truth {
     pub received: AtomicU64,
+    /// Workers that are receiving at the moment.
+    pub inside: AtomicU64,
     /// Dropped or passed.
     pub freed: AtomicU64,
     sent: [[Count; SERVERS]; SERVICES],
@@ -99,7 +104,7 @@ impl Truth {
 
     /// Whether every frame that was received is gone.
     pub fn is_settled(&self) -> bool {
-        self.received.load(Relaxed) == self.forwarded() + self.freed.load(Relaxed)
+        self.inside.load(SeqCst) == 0 && self.received.load(Relaxed) == self.forwarded() + self.freed.load(Relaxed)
     }
 
     /// Service, server, frames and bytes of all that got any, by name.
@@ -167,7 +172,10 @@ impl Port for Mill {
     }
 
     fn rx(&mut self, burst: &mut Burst<Frame>) {
-        if self.truth.end.load(Relaxed) {
+        // Before the look at `end`: whoever sets that and then finds nobody in here has seen the last frame received.
+        self.truth.inside.fetch_add(1, SeqCst);
+        if self.truth.end.load(SeqCst) {
+            self.truth.inside.fetch_sub(1, SeqCst);
             return;
         }
         let before = burst.len();
@@ -177,6 +185,7 @@ impl Port for Mill {
             self.memory.rx(burst);
         }
         self.truth.received.fetch_add((burst.len() - before) as u64, Relaxed);
+        self.truth.inside.fetch_sub(1, SeqCst);
     }
 
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
