@@ -10,7 +10,8 @@
 //! ([`hash::vector`]), and looks their slots' owners up in the [`table`]; [`path::rewrite`] writes two MAC addresses. The port
 //! hands the burst back to the device, and the server, on which the cluster address is an alias, answers the client through
 //! its own gateway. We never see the answer. What was done is counted in the worker's [`stats::tally`] and timed in its
-//! [`stats::latency`] histograms, which the stats thread ([`stats::collect`]) takes away whole once a second.
+//! [`stats::latency`] histograms, which the stats thread ([`stats::collect`]) takes away whole once a second. When services or
+//! servers come and go, the worker gets new [`stats::books`] to count and time in, together with the new table.
 //!
 //! On a NIC that is bound to DPDK (feature `dpdk`, `port/dpdk`) the same worker finds the same frames in the device's own ring;
 //! there is no XDP program, so what is not for a cluster address goes to the kernel by way of the worker, through a tap.
@@ -21,9 +22,10 @@
 //! - [`path`]: the journey's steps, pure functions over slices and tables.
 //! - [`wire`]: views of the headers that dispatching reads.
 //! - [`hash`]: SipHash-1-3; scalar is the specification, vector the hot path.
-//! - [`table`]: who owns which slot: first choice, failover order, and how a new table reaches the workers.
+//! - [`table`]: who owns which slot: first choice, failover order, who keeps which connections through a change, and how a new
+//!   table reaches the workers.
 //! - [`port`]: the trait, and the ports: AF_XDP, DPDK, memory, capture files.
-//! - [`stats`]: what is counted and timed, and the thread that reports it.
+//! - [`stats`]: what is counted and timed, by name through every change, and the thread that reports it.
 //! - [`control`]: configuration, neighbours, health, the admin side, cores, host checks, privileges: ordinary code, away from
 //!   the frames.
 //! - [`filter`]: broadcast-based dispatch: the same decision in an XDP program on each server, which keeps its own clients.

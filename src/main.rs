@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use oneip::plan::Plan;
+use oneip::verbs::script::Change;
 use oneip::verbs::{self, Failure};
 use oneip::{ctl, server, supervise};
 use std::fmt::Display;
@@ -82,6 +83,9 @@ struct Replay {
     /// Write one JSON line per input frame
     #[arg(long, value_name = "FILE")]
     verdicts: Option<PathBuf>,
+    /// Change the cluster so many seconds after the first frame: drain, undrain, down or up a server (repeatable)
+    #[arg(long, value_name = "\"SECONDS WHAT NAME\"")]
+    change: Vec<Change>,
 }
 
 #[derive(Args)]
@@ -163,10 +167,10 @@ fn check(Config { config }: &Config) -> Result<(), Failure> {
 }
 
 fn replay(arguments: &Replay) -> Result<(), Failure> {
-    let Replay { config, input, output, down, json, verdicts } = arguments;
+    let Replay { config, input, output, down, json, verdicts, change } = arguments;
     let plan = verbs::load(&config.config)?;
     let cluster = verbs::cluster(&plan, &down.down)?;
-    let summary = verbs::replay::run(&plan, cluster, input, output, verdicts.as_deref())?;
+    let summary = verbs::replay::run(&plan, cluster, (input, output), verdicts.as_deref(), change.clone())?;
     if *json { print(summary.json()) } else { print(summary) }
 }
 

@@ -55,6 +55,30 @@ fn fail(c: &mut Criterion) {
     }
 }
 
+/// A reload of 16 services of 1,000 servers each, of which every service has lost one, or is weighed anew throughout; connections
+/// are kept through it.
+fn reload(c: &mut Criterion) {
+    let mut group = c.benchmark_group("table/reload");
+    let full = plan(16, 1000, false);
+    let (mut fewer, mut weighed) = (full.clone(), full.clone());
+    fewer.services.iter_mut().for_each(|service| _ = service.servers.pop());
+    for service in &mut weighed.services {
+        service.servers.iter_mut().enumerate().for_each(|(at, server)| server.weight = 1 + at as u32 % 3);
+    }
+    for (name, other) in [("a server less", &fewer), ("other weights", &weighed)] {
+        let (mut cluster, mut now) = (Cluster::new(&full), 0);
+        assert_eq!(cluster.compile().destinations(), 16_000);
+        let mut plans = [other, &full].into_iter().cycle();
+        group.sample_size(10).bench_function(name, |b| {
+            b.iter(|| {
+                now += 3_600_000_000_000;
+                cluster.renew(plans.next().expect("a cycle"), now);
+                black_box(cluster.compile())
+            });
+        });
+    }
+}
+
 /// What a worker pays once a burst to see the newest table.
 fn read(c: &mut Criterion) {
     let table = || Cluster::new(&plan(1, 3, false)).compile();
@@ -79,5 +103,5 @@ fn read(c: &mut Criterion) {
     group.bench_function("arc-swap cache", |b| b.iter(|| black_box(cache.load().generation)));
 }
 
-criterion_group!(benches, build, fail, read);
+criterion_group!(benches, build, fail, reload, read);
 criterion_main!(benches);

@@ -26,6 +26,8 @@ pub struct Accounts {
     /// Where the services and servers of the newest layout stand.
     present: Arc<Places>,
     workers: Vec<Account>,
+    /// Between `ask` and `end_interval`.
+    asking: bool,
     /// What was timed in ended intervals, for all services together.
     total: Long,
 }
@@ -50,6 +52,7 @@ struct Account {
     /// Frames in, of closed books.
     received: u64,
     answered: bool,
+    turns: bool,
     stuck: bool,
     report: WorkerReport,
     /// The report at the beginning of the harvest.
@@ -61,8 +64,9 @@ impl Accounts {
         let account = || Account {
             open: Vec::new(),
             received: 0,
+            answered: false,
             // Until it is asked for the first time, nothing speaks against it.
-            answered: true,
+            turns: true,
             stuck: false,
             report: WorkerReport::default(),
             before: WorkerReport::default(),
@@ -74,6 +78,7 @@ impl Accounts {
             server_at: HashMap::new(),
             present: Arc::default(),
             workers: (0..workers).map(|_| account()).collect(),
+            asking: false,
             total: empty(),
         }
     }
@@ -83,7 +88,11 @@ impl Accounts {
     pub fn open(&mut self, plan: &Plan, views: Vec<View>) {
         assert_eq!(views.len(), self.workers.len(), "one a worker");
         self.present = Arc::new(self.places(plan));
-        for (account, view) in self.workers.iter_mut().zip(views) {
+        for (account, mut view) in self.workers.iter_mut().zip(views) {
+            // The worker may be past the books in which it was asked.
+            if self.asking {
+                view.harvest.request();
+            }
             account.open.push((Arc::clone(&self.present), view));
         }
     }
@@ -111,6 +120,7 @@ impl Accounts {
     pub fn ask(&mut self) {
         // Answers to the last question, which came late.
         self.gather();
+        self.asking = true;
         for account in &mut self.workers {
             account.answered = false;
             account.before = account.report;
@@ -121,7 +131,7 @@ impl Accounts {
     /// Takes what has come. Whether every worker has answered, those apart that have no books open any more.
     pub fn gather(&mut self) -> bool {
         for account in &mut self.workers {
-            let Account { open, received, answered, stuck, report, before } = account;
+            let Account { open, received, answered, stuck, report, before, .. } = account;
             open.retain_mut(|(places, view)| {
                 match view.harvest.collect(|set| time(&mut self.services, places, set)) {
                     Answer::None => {}
@@ -144,8 +154,10 @@ impl Accounts {
         self.workers.iter().all(|account| account.answered || account.open.is_empty())
     }
 
-    /// Ends an interval: what was timed in it, by service, where anything was.
+    /// Ends the wait for answers, and an interval: what was timed in it, by service, where anything was.
     pub fn end_interval(&mut self) -> Vec<(String, Long)> {
+        self.asking = false;
+        self.workers.iter_mut().for_each(|account| account.turns = account.answered);
         let mut timed = Vec::new();
         for service in &mut self.services {
             let Some(interval) = service.interval.take() else { continue };
@@ -172,7 +184,7 @@ impl Accounts {
     pub fn workers(&self) -> Vec<WorkerFigures> {
         let figures = |account: &Account| WorkerFigures {
             received: account.received + account.open.iter().map(|(_, view)| view.tally.received.get()).sum::<u64>(),
-            turns: account.answered,
+            turns: account.turns,
             stuck: account.stuck,
             report: account.report,
         };

@@ -103,8 +103,8 @@ pub fn run(sources: Sources, reports: Reports, inbox: &Receiver<Message>) -> Col
     let mut log = log.and_then(|log| log.map_err(|error| give_up(&format!("{error:?}"))).ok());
     let mut collector = Collector::new(sources);
     loop {
-        let stopping = collector.answer(inbox);
-        let interval = collector.harvest();
+        let stopping = collector.wait(inbox);
+        let interval = collector.harvest(inbox);
         if let Some(writer) = &mut log
             && let Err(error) = interval.write(writer)
         {
@@ -139,6 +139,7 @@ pub struct Collector {
     since: Instant,
     /// The figures in the line before.
     before: Summary,
+    stopping: bool,
 }
 
 /// What one interval brought: since the collector was started, from when to when, and what was timed, by service.
@@ -153,33 +154,43 @@ impl Collector {
         let Sources { workers, spent, outside } = sources;
         let now = Instant::now();
         let accounts = Accounts::new(workers);
-        Collector { accounts, spent, outside, started: now, since: now, before: Summary::default() }
+        Collector { accounts, spent, outside, started: now, since: now, before: Summary::default(), stopping: false }
     }
 
-    /// Does what it is asked, until the interval is over. Whether that is to be the last.
-    fn answer(&mut self, inbox: &Receiver<Message>) -> bool {
+    /// Does what it is asked, until the interval is over. Whether that was the last.
+    fn wait(&mut self, inbox: &Receiver<Message>) -> bool {
         let end = self.since + STATS_INTERVAL;
         // However many ask, the interval ends.
-        while Instant::now() < end {
+        while !self.stopping && Instant::now() < end {
             match inbox.recv_deadline(end) {
-                Ok(Message::Layout(plan, views)) => self.accounts.open(&plan, views),
-                Ok(Message::Query(reply)) => reply(self.figures()),
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
+                Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => self.stopping = true,
             }
         }
-        false
+        self.stopping
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Layout(plan, views) => self.accounts.open(&plan, views),
+            Message::Query(reply) => reply(self.figures()),
+            Message::Stop => self.stopping = true,
+        }
     }
 
     /// Asks every worker for its histograms and waits until they have come: a turn each, unless a worker is stuck.
-    fn harvest(&mut self) -> Interval {
+    fn harvest(&mut self, inbox: &Receiver<Message>) -> Interval {
         let give_up = Instant::now() + STATS_INTERVAL / 4;
-        self.spent.clear();
         self.accounts.ask();
-        while !self.accounts.gather() && Instant::now() < give_up {
-            thread::sleep(Duration::from_millis(1));
-            // It may be in a new layout by now.
+        loop {
+            // A worker may come to another layout in the meantime.
             self.spent.clear();
+            inbox.try_iter().for_each(|message| self.take(message));
+            if self.accounts.gather() || Instant::now() >= give_up {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
         let now = Instant::now();
         let start = std::mem::replace(&mut self.since, now) - self.started;

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod lookup;
 pub mod replay;
+pub mod script;
 
 use crate::control::config::{self, Loaded};
 use crate::plan::Plan;

@@ -1,15 +1,17 @@
 //! `oneip replay`: the frames of a capture through the same worker that dispatches, without root or a NIC.
 
 use super::Failure;
+use super::script::{Change, Script};
 use crate::limits::DEFAULT_FLOWS;
 use crate::plan::Plan;
 use crate::port::pcap::Pcap;
-use crate::stats::books;
+use crate::stats::books::{self, Books};
 use crate::stats::summary::Summary;
 use crate::stats::tally::Tally;
+use crate::table::Table;
 use crate::table::cluster::Cluster;
 use crate::table::pins::Pins;
-use crate::table::publish;
+use crate::table::publish::{self, Publisher};
 use crate::verdict::Verdict;
 use crate::worker::Worker;
 use serde::Serialize;
@@ -32,23 +34,31 @@ struct Line<'a> {
     reason: Option<&'static str>,
 }
 
-/// Replays `input` into `output`, and writes each frame's verdict to `verdicts`. Both files appear only when all went well.
+/// Replays `input` into `output`, and writes each frame's verdict to `verdicts`, while `changes` happen to the cluster. Both
+/// files appear only when all went well.
 ///
 /// # Errors
-/// A server without `mac`, or whatever is wrong with a file.
+/// A server without `mac`, a change of a server that there is not, or whatever is wrong with a file.
 pub fn run(
     plan: &Plan,
-    cluster: Cluster,
-    input: &Path,
-    output: &Path,
+    mut cluster: Cluster,
+    (input, output): (&Path, &Path),
     verdicts: Option<&Path>,
+    changes: Vec<Change>,
 ) -> Result<Summary, Failure> {
     require_macs(plan)?;
-    let port = Pcap::open(input, output)?;
+    let mut port = Pcap::open(input, output)?;
     let mut log = verdicts.map(Verdicts::create).transpose()?;
-    let mut worker = Replayer::new(plan, cluster, port);
+    let table = cluster.compile();
+    let start = port.next_time().unwrap_or(0);
+    let mut script = Script::new(plan, cluster, changes, start)?;
+    let mut worker = Replayer::new(plan, table, port);
     let mut index = 0;
-    while !worker.worker.port().is_exhausted() {
+    while let Some(time) = worker.worker.port_mut().next_time() {
+        if let Some(cluster) = script.pass(time) {
+            worker.tables.publish(cluster.compile());
+        }
+        worker.worker.port_mut().stop_at(script.due());
         for outcome in worker.worker.turn() {
             if let Some(log) = &mut log {
                 log.write(plan, index, outcome.verdict())?;
@@ -77,18 +87,18 @@ pub fn run(
 /// A worker over a capture.
 struct Replayer {
     worker: Worker<Pcap>,
+    tables: Publisher<Books>,
     tally: Arc<Tally>,
 }
 
 impl Replayer {
-    fn new(plan: &Plan, mut cluster: Cluster, port: Pcap) -> Replayer {
+    fn new(plan: &Plan, table: Table, port: Pcap) -> Replayer {
         let flows = plan.dispatcher.as_ref().map_or(DEFAULT_FLOWS, |dispatcher| dispatcher.flows) as usize;
-        let table = cluster.compile();
         let pins = Pins::new(flows, table.key);
         let (books, view) = books::open(&table);
-        let (_, mut readers) = publish::channel(table, vec![books]);
+        let (tables, mut readers) = publish::channel(table, vec![books]);
         let reader = readers.pop().expect("one was asked for");
-        Replayer { worker: Worker::new(port, reader, pins), tally: view.tally }
+        Replayer { worker: Worker::new(port, reader, pins), tables, tally: view.tally }
     }
 }
 

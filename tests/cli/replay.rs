@@ -123,6 +123,49 @@ fn servers_taken_as_down_get_nothing() {
     assert_eq!((&summary["forwarded"], &summary["dropped"]), (&json!(0), &json!({"no_server": 99})));
 }
 
+/// Connections of 60 clients each: the old ones are in the first frames, then web1 is drained, and new ones begin.
+#[test]
+fn a_drain_in_the_middle_keeps_connections() {
+    let folder = Folder::new();
+    let tcp = |client: u8, port: u16, syn: bool| {
+        let ethernet = PacketBuilder::ethernet2(ROUTER, DISPATCHER);
+        let ip = ethernet.ipv4([198, 51, 100, client], [203, 0, 113, 80], 64);
+        let segment = ip.tcp(port, 80, 1, 1024);
+        let (mut frame, segment) = (Vec::new(), if syn { segment.syn() } else { segment.ack(1) });
+        segment.write(&mut frame, &[0; 20]).unwrap();
+        frame
+    };
+    let all = |port, syn| (1..=60u8).map(move |client| tcp(client, port, syn));
+    let input: Vec<Vec<u8>> =
+        all(1000, false).chain(all(1000, false)).chain(all(2000, true)).chain(all(2000, false)).collect();
+    fs::write(folder.path("in.pcap"), capture(&input)).unwrap();
+    let replay = |changes: &[&str]| {
+        let mut replay = folder.command("replay", "in.pcap out.pcap");
+        changes.iter().for_each(|change| _ = replay.args(["--change", change]));
+        let (mut command, none) = (replay, "");
+        crate::program::ended(&mut command, none)
+    };
+    let servers = || -> Vec<u8> {
+        let sent = frames(&fs::read(folder.path("out.pcap")).unwrap());
+        sent.iter().map(|(_, bytes)| bytes[5] - 0x10).collect()
+    };
+    // A millisecond a frame: after the first 60.
+    replay(&["0.06 drain web1"]).done();
+    let drained = servers();
+    let (old, new) = (&drained[..60], &drained[120..180]);
+    assert!(old.contains(&1) && !new.contains(&1));
+    assert_eq!((old, new), (&drained[60..120], &drained[180..]), "each connection stays where it is");
+    assert!(old.iter().zip(new).all(|(old, new)| *old == 1 || old == new), "nobody else moves");
+
+    replay(&["0.06 down web1"]).done();
+    assert!(!servers()[60..].contains(&1), "what has failed keeps nothing");
+    replay(&["0.06 drain web1", "0.12 undrain web1"]).done();
+    assert_eq!(servers()[..60], servers()[120..180], "as if nothing had been");
+
+    let error = replay(&["1 drain web9"]).failed();
+    assert!(error.contains("--change: there is no server web9"), "{error}");
+}
+
 #[test]
 fn what_fails_leaves_the_output_as_it_was() {
     let folder = Folder::new();

@@ -3,16 +3,15 @@
 use crate::model::records::{Expected, Golden};
 use crate::{attach, settings, turn};
 use oneip::port::dpdk::Attached;
-use oneip::stats::latency;
-use oneip::stats::tally::Tally;
+use oneip::stats::books;
 use oneip::table::cluster::Cluster;
+use oneip::table::pins::Pins;
 use oneip::table::publish;
 use oneip::verdict::{Reason, Verdict};
 use oneip::worker::Worker;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
 /// A capture with these frames, a second after one another.
 fn capture(frames: &[Vec<u8>]) -> Vec<u8> {
@@ -76,13 +75,13 @@ fn golden_frames_come_out_as_replay_has_them() {
     let mut cluster = Cluster::new(&golden.plan);
     golden.down.iter().for_each(|name| _ = cluster.set_up(name, false));
     let table = cluster.compile();
-    let tally = Arc::new(Tally::new(&table));
-    let (recorder, _harvest) = latency::channel(golden.plan.services.len());
-    let (_publisher, mut readers) = publish::channel(table, 1);
+    let pins = Pins::new(0, table.key);
+    let (books, _view) = books::open(&table);
+    let (_publisher, mut readers) = publish::channel(table, vec![books]);
     let (attached, has) = attach(&settings(&port));
     assert_eq!(has, mac);
     let Attached { mut ports, service, statistics } = attached;
-    let mut worker = Worker::new(ports.remove(0), readers.remove(0), Arc::clone(&tally), recorder);
+    let mut worker = Worker::new(ports.remove(0), readers.remove(0), pins);
     let mut verdicts = Vec::new();
     while verdicts.len() < sent.len() {
         let outcomes = worker.turn();

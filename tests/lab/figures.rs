@@ -7,31 +7,12 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::Deserializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, run};
+use crate::hlog::intervals;
 use crate::network::{Lab, WEB, clients, succeed};
-
-/// The intervals of a log: tag and histogram.
-fn intervals(log: &[u8]) -> Vec<(String, Histogram<u64>)> {
-    let mut deserializer = Deserializer::new();
-    let entries = IntervalLogIterator::new(log).map(|entry| entry.expect("every line is of the format"));
-    entries
-        .filter_map(|entry| match entry {
-            LogEntry::Interval(interval) => {
-                let tag = interval.tag().expect("every interval has a tag").as_str().to_owned();
-                let histogram = STANDARD.decode(interval.encoded_histogram()).unwrap();
-                Some((tag, deserializer.deserialize(&mut histogram.as_slice()).unwrap()))
-            }
-            _ => None,
-        })
-        .collect()
-}
 
 #[test]
 fn a_line_a_second_and_an_interval_log_that_standard_tools_read() {
@@ -76,7 +57,11 @@ fn a_line_a_second_and_an_interval_log_that_standard_tools_read() {
 fn for_people_it_says_what_it_does_and_at_the_end_what_came_of_it() {
     let Some(lab) = Lab::up(&[]) else { return };
     let plan = succeed(lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip")).args(["check", "-c"]).arg(lab.config()));
-    assert!(plan.contains("\ninterface lan0, AF_XDP\n  queue 0 -> core "), "{plan}");
+    assert!(
+        plan.contains(
+            "\ninterface lan0, AF_XDP; a worker remembers 1048576 flows through a change\n  queue 0 -> core "
+        )
+    );
     let mut child = run(&lab, &lab.config()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut greeting = String::new();

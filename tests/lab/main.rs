@@ -12,6 +12,8 @@ mod dispatcher;
 mod echo;
 mod failover;
 mod figures;
+#[path = "../hlog/mod.rs"]
+mod hlog;
 mod host;
 mod network;
 mod operator;

@@ -90,8 +90,11 @@ fn a_second_one_on_the_interface_is_refused_and_the_first_goes_on() {
     let dispatcher = Dispatcher::start(&lab, &[]);
     let log = lab.file("older.hlog");
     fs::write(&log, "figures of another run").unwrap();
-    let output = run(&lab, &lab.config()).arg("--hlog").arg(&log).output().unwrap();
+    let second = lab.file("second.toml");
+    fs::write(&second, fs::read_to_string(lab.config()).unwrap().replace("oneip.sock", "second.sock")).unwrap();
+    let output = run(&lab, &second).arg("--hlog").arg(&log).output().unwrap();
     assert_eq!(fs::read_to_string(&log).unwrap(), "figures of another run");
+    assert!(!lab.file("second.sock").exists(), "nothing is left behind");
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.starts_with("error: queue 0 of lan0 is busy: another program holds an AF_XDP socket on it"), "{said}");

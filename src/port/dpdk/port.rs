@@ -32,6 +32,8 @@ pub struct Dpdk {
     /// Frames to send that the device had no room for.
     pending: Burst<Frame>,
     lent: usize,
+    /// Frames that the device has taken to send them.
+    left: u64,
     passing: Passing,
     received: Arc<AtomicU64>,
 }
@@ -45,6 +47,7 @@ impl Dpdk {
             asked: ethdev::ticks(),
             pending: Burst::new(),
             lent: 0,
+            left: 0,
             passing,
             received: Arc::default(),
         }
@@ -80,7 +83,7 @@ impl Dpdk {
     #[inline]
     fn send_for_kernel(&mut self) {
         if !self.pending.is_empty() {
-            self.queue.send(&mut self.pending);
+            self.send_pending();
         }
         let Passing::Tap(end) = &self.passing else { return };
         let before = self.pending.len();
@@ -91,8 +94,15 @@ impl Dpdk {
             self.pending.extend(frame);
         }
         if self.pending.len() > before {
-            self.queue.send(&mut self.pending);
+            self.send_pending();
         }
+    }
+
+    #[inline]
+    fn send_pending(&mut self) {
+        let before = self.pending.len();
+        self.queue.send(&mut self.pending);
+        self.left += (before - self.pending.len()) as u64;
     }
 }
 
@@ -170,11 +180,13 @@ impl Port for Dpdk {
     fn tx(&mut self, burst: &mut Burst<Frame>) {
         self.lent -= burst.len();
         if self.pending.is_empty() {
+            let before = burst.len();
             self.queue.send(burst);
+            self.left += (before - burst.len()) as u64;
         }
         if !burst.is_empty() {
             self.pending.extend(burst.drain(..));
-            self.queue.send(&mut self.pending);
+            self.send_pending();
         }
     }
 
@@ -206,6 +218,7 @@ impl Port for Dpdk {
     /// that never leaves it, and when the device is closed it is missed.
     fn ledger(&self) -> Ledger {
         let (total, idle) = (self.queue.total() as usize, self.queue.idle() as usize);
-        Ledger { total, idle, lent: self.lent, in_device: total.saturating_sub(idle + self.lent) }
+        let (in_device, sending) = (total.saturating_sub(idle + self.lent), self.pending.len());
+        Ledger { total, idle, lent: self.lent, in_device, sending, left: self.left }
     }
 }

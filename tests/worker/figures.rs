@@ -1,0 +1,187 @@
+//! What is known of workers and of names, at any time.
+
+use crate::model::plans::{One, query};
+use crate::model::turn::table;
+use crate::no_pins;
+use crate::three;
+use oneip::plan::Plan;
+use oneip::port::memory::{Frame, Memory};
+use oneip::port::{Burst, Ledger, Port};
+use oneip::stats::accounts::Accounts;
+use oneip::stats::books::{self, Books};
+use oneip::stats::figures::WorkerFigures;
+use oneip::stats::summary::Summary;
+use oneip::table::cluster::Cluster;
+use oneip::table::publish::{self, Publisher};
+use oneip::worker::Worker;
+
+/// A port that says of its transmit side what it is told to.
+struct Told {
+    memory: Memory,
+    sending: usize,
+    left: u64,
+}
+
+impl Port for Told {
+    type Frame = Frame;
+
+    const PASSES: bool = true;
+
+    fn service(&mut self) {
+        self.memory.service();
+    }
+
+    fn rx(&mut self, burst: &mut Burst<Frame>) {
+        self.memory.rx(burst);
+    }
+
+    fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        self.memory.bytes(frame)
+    }
+
+    fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
+        self.memory.bytes_mut(frame)
+    }
+
+    fn arrival(&mut self, frame: &mut Frame) -> u64 {
+        self.memory.arrival(frame)
+    }
+
+    fn now(&self) -> u64 {
+        self.memory.now()
+    }
+
+    fn room(&mut self) -> usize {
+        self.memory.room()
+    }
+
+    fn tx(&mut self, burst: &mut Burst<Frame>) {
+        self.memory.tx(burst);
+    }
+
+    fn free(&mut self, burst: &mut Burst<Frame>) {
+        self.memory.free(burst);
+    }
+
+    fn ledger(&self) -> Ledger {
+        Ledger { sending: self.sending, left: self.left, ..self.memory.ledger() }
+    }
+}
+
+fn worker(plan: &Plan, accounts: &mut Accounts) -> (Worker<Told>, Publisher<Books>) {
+    let table = table(plan, &[]);
+    let (books, view) = books::open(&table);
+    accounts.open(plan, vec![view]);
+    let (publisher, mut readers) = publish::channel(table, vec![books]);
+    let memory = Memory::new(&[query("192.0.2.1".parse().expect("an address"), 5353)]);
+    (Worker::new(Told { memory, sending: 0, left: 0 }, readers.remove(0), no_pins()), publisher)
+}
+
+#[test]
+fn a_worker_that_does_not_answer_and_one_that_cannot_send_are_seen() {
+    let plan = three();
+    let mut accounts = Accounts::new(1);
+    let (mut worker, mut publisher) = worker(&plan, &mut accounts);
+    let figures = |accounts: &Accounts| {
+        let WorkerFigures { turns, stuck, .. } = accounts.workers()[0];
+        (turns, stuck)
+    };
+    assert_eq!(figures(&accounts), (true, false), "not asked yet");
+    // Frames that wait, frames that left, whether it turns; and what is to be seen.
+    for (sending, left, answers, expected) in [
+        (0, 0, true, (true, false)),
+        (5, 10, true, (true, false)),
+        (5, 20, true, (true, false)),
+        (5, 20, true, (true, true)),
+        // Nothing new is known.
+        (5, 20, false, (false, true)),
+        (7, 20, true, (true, true)),
+        (7, 21, true, (true, false)),
+        (0, 28, true, (true, false)),
+        // Handed over a moment ago.
+        (3, 28, true, (true, false)),
+        (3, 31, false, (false, false)),
+    ] {
+        (worker.port_mut().sending, worker.port_mut().left) = (sending, left);
+        accounts.ask();
+        assert!(!accounts.gather(), "it has not turned");
+        if answers {
+            worker.turn();
+        }
+        assert_eq!(accounts.gather(), answers);
+        accounts.end_interval();
+        assert_eq!(figures(&accounts), expected, "{sending} frames wait, {left} left");
+        let ledger = accounts.workers()[0].report.ledger;
+        assert!(!answers || (ledger.sending, ledger.left) == (sending, left));
+    }
+    // An answer that comes late counts for nothing but what it says.
+    worker.turn();
+    accounts.ask();
+    assert_eq!(figures(&accounts), (false, false));
+    assert_eq!(accounts.workers()[0].report.ledger.left, 31);
+    // A change of the layout between question and answer takes nothing from the answer.
+    let mut cluster = Cluster::new(&plan);
+    cluster.set_layout(1);
+    let table = cluster.compile();
+    let (books, view) = books::open(&table);
+    accounts.open(&plan, vec![view]);
+    publisher.publish_layout(table, vec![books]);
+    worker.port_mut().left = 40;
+    worker.turn();
+    publisher.spent().clear();
+    assert!(accounts.gather());
+    accounts.end_interval();
+    assert_eq!(figures(&accounts), (true, false));
+    assert_eq!(accounts.workers()[0].received, 1);
+}
+
+/// Servers of one service, with what each got.
+fn shown(summary: &Summary) -> Vec<(&str, u64, u64, u64)> {
+    summary.servers.iter().map(|s| (s.server.as_str(), s.frames, s.bytes, s.flows)).collect()
+}
+
+#[test]
+fn names_keep_what_they_had() {
+    let plan = |names: &[&str]| {
+        let mut one = One::weights(&vec![1; names.len()], 1009);
+        one.servers.iter_mut().zip(names).for_each(|(server, name)| server.0 = (*name).to_string());
+        one.plan()
+    };
+    let mut accounts = Accounts::new(1);
+    let mut count = |names: &[&str], frames: &[u64]| {
+        let plan = plan(names);
+        let (books, view) = books::open(&table(&plan, &[]));
+        accounts.open(&plan, vec![view]);
+        for (at, frames) in frames.iter().enumerate() {
+            let sent = books.tally.sent(at);
+            books.tally.received.add(*frames);
+            sent.frames.add(*frames);
+            sent.bytes.add(frames * 60);
+            sent.flows.add(frames / 10);
+        }
+        let open = accounts.summary();
+        drop(books);
+        accounts.gather();
+        assert_eq!(accounts.summary(), open, "closing books changes no figure");
+        assert_eq!(open.frames, open.forwarded);
+        open
+    };
+    let first = count(&["a", "b", "idle"], &[10, 20, 0]);
+    assert_eq!(shown(&first), [("a", 10, 600, 1), ("b", 20, 1200, 2), ("idle", 0, 0, 0)]);
+    let second = count(&["c", "b"], &[100, 200]);
+    assert_eq!(
+        shown(&second),
+        [("c", 100, 6000, 10), ("b", 220, 13_200, 22), ("a", 10, 600, 1)],
+        "what is gone is last"
+    );
+    let third = count(&["a", "idle"], &[1000, 0]);
+    assert_eq!(
+        shown(&third),
+        [("a", 1010, 60_600, 101), ("idle", 0, 0, 0), ("b", 220, 13_200, 22), ("c", 100, 6000, 10)]
+    );
+    assert_eq!(third.json()["servers"]["b"], serde_json::json!({"frames": 220, "bytes": 13_200, "flows": 22}));
+    let text = third.to_string();
+    let header: Vec<&str> = text.lines().next().expect("a line").split_whitespace().collect();
+    assert_eq!(header, ["service", "server", "frames", "bytes", "flows"]);
+    assert!(text.contains("frames in 1330 = forwarded 1330 + dropped 0 + passed 0"), "{text}");
+}
