@@ -5,6 +5,9 @@
 #   198.51.100.10   narrow?      routes    +--- web1 web2 web3    servers answer through the router
 #        to .219                 cluster addresses to the dispatcher
 #
+#   With --broadcast there is no dispatcher: the router has a permanent neighbour entry that maps the cluster addresses to the
+#   broadcast address, or to a multicast address, and every server runs a filter (`oneip filter`).
+#
 # Conventions (P is $ONEIP_LAB, "oneip" unless set; labs with different P stand side by side):
 #   namespaces   P-client P-isp P-router P-lan P-dispatcher P-web1 P-web2 P-web3
 #   interfaces   client: wan0 | isp: client0 router0 | router: wan0 lan0 | dispatcher, webN: lan0
@@ -18,7 +21,8 @@
 #                webN        192.0.2.1N               2001:db8:2::1N
 #                cluster     203.0.113.80 (web)       2001:db8:80::80 (web6)
 #   MACs         router 02:00:00:00:00:01, dispatcher ...:02, webN ...:1N
-#   run/         /run/P-lab: oneip.toml, oneip.sock and state.json of a dispatcher, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/}
+#   run/         /run/P-lab: oneip.toml, oneip.sock and state.json of a dispatcher, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/};
+#                with --broadcast webN/{oneip.toml,oneip.sock,state.json} of its filter, and bpf/, where that is kept
 #   nginx        GET / says "webN", GET /big sends run/big, PUT /upload/NAME writes run/webN/upload/NAME;
 #                every answer has the header X-Server: webN
 set -euo pipefail
@@ -34,15 +38,16 @@ readonly FIRST_CLIENT=10 LAST_CLIENT=219
 
 usage() {
     cat <<'END'
-usage: scripts/lab.sh up [--vlan ID] [--bare]   build the network and start the servers
+usage: scripts/lab.sh up [OPTION]...            build the network and start the servers
        scripts/lab.sh down                      remove all of it, processes included
        scripts/lab.sh status                    what stands and what runs; exit 1 when it is not up
        scripts/lab.sh shell NAME                a shell in a host: client isp router lan dispatcher web1 web2 web3
        scripts/lab.sh exec NAME COMMAND...      one command in a host
        scripts/lab.sh narrow MTU                the link between isp and client carries packets up to MTU (1280 to 1500)
 
-  --vlan ID  the LAN is tagged with this 802.1Q VLAN
-  --bare     the servers get no cluster address; else `oneip server add` sets it up
+  --vlan ID          the LAN is tagged with this 802.1Q VLAN
+  --bare             the servers get no cluster address; else `oneip server add` sets it up
+  --broadcast[=MAC]  no dispatcher: the router sends to the broadcast address, or to this multicast address
 
 environment: ONEIP_LAB  name of the lab (default: oneip), for several side by side
              ONEIP      the binary (default: target/release/oneip, else target/debug/oneip)
@@ -51,6 +56,10 @@ END
 }
 
 die() { echo "error: $*" >&2; exit 1; }
+
+# The hosts of this lab, and those of its LAN.
+hosts() { [[ -n $broadcast ]] && printf '%s\n' "${HOSTS[@]/dispatcher/}" | sed '/^$/d' || printf '%s\n' "${HOSTS[@]}"; }
+lan_hosts() { hosts | grep -vx 'client\|isp\|lan'; }
 
 in_host() { local host=$1; shift; ip netns exec "$LAB-$host" "$@"; }
 
@@ -69,10 +78,10 @@ find_binary() {
 make_hosts() {
     local host
     {
-        for host in "${HOSTS[@]}"; do echo "netns add $LAB-$host"; done
+        for host in $(hosts); do echo "netns add $LAB-$host"; done
     } | ip -batch -
     # Before there are interfaces, so that they inherit it: no DAD wait, no router advertisements, no redirects.
-    for host in "${HOSTS[@]}"; do
+    for host in $(hosts); do
         in_host "$host" bash -c '
             cd /proc/sys/net
             echo 0 | tee ipv6/conf/{all,default}/{accept_dad,accept_ra,accept_redirects} \
@@ -97,22 +106,22 @@ make_links() {
     {
         veth client wan0 02:00:00:00:01:10 isp client0 02:00:00:00:01:01
         veth isp router0 02:00:00:00:03:02 router wan0 02:00:00:00:03:01
-        for host in router dispatcher "${SERVERS[@]}"; do
+        for host in $(lan_hosts); do
             veth "$host" lan0 "02:00:00:00:00:$(host_index "$host")" lan "$host"
         done
     } | ip -batch -
     {
         echo "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
-        for host in router dispatcher "${SERVERS[@]}"; do echo "link set $host master br0 up"; done
+        for host in $(lan_hosts); do echo "link set $host master br0 up"; done
         echo "link set br0 up"
     } | ip -n "$LAB-lan" -batch -
-    for host in "${HOSTS[@]}"; do
+    for host in $(hosts); do
         [[ $host == lan ]] || ip -n "$LAB-$host" link set lo up
     done
     if [[ -n $vlan ]]; then tag_lan; fi
     # veth leaves checksums and segmentation to a card that is not there, and VLAN tags outside the frame: a frame that
     # passed AF_XDP would be wrong at its receiver.
-    for host in "${HOSTS[@]}"; do
+    for host in $(hosts); do
         in_host "$host" bash -c 'for path in /sys/class/net/*; do
             [[ $path == */lo ]] ||
                 ethtool -K "${path##*/}" tx off tso off gso off gro off rxvlan off txvlan off >/dev/null 2>&1
@@ -123,7 +132,7 @@ make_links() {
 # The LAN's hosts on 802.1Q devices; not every kernel has these, and a program at the interface does as well.
 tag_lan() {
     local host
-    for host in router dispatcher "${SERVERS[@]}"; do
+    for host in $(lan_hosts); do
         if in_host "$host" ip link add link lan0 name "lan0.$vlan" type vlan id "$vlan" 2>/dev/null; then
             lan=lan0.$vlan
             ip -n "$LAB-$host" link set lan0 up
@@ -164,7 +173,7 @@ route add 2001:db8:1::/64 via 2001:db8:1::$FIRST_CLIENT
 route add default via 100.64.0.1
 route add default via 2001:db8:3::1
 END
-    for host in router dispatcher "${SERVERS[@]}"; do
+    for host in $(lan_hosts); do
         n=$(host_index "$host")
         ip -n "$LAB-$host" -batch - <<END
 address add 192.0.2.${n#0}/24 dev $lan
@@ -172,7 +181,7 @@ address add 2001:db8:2::${n#0}/64 dev $lan nodad
 link set $lan up
 END
     done
-    for host in dispatcher "${SERVERS[@]}"; do
+    for host in $(lan_hosts | grep -vx router); do
         ip -n "$LAB-$host" -batch - <<<"route add default via 192.0.2.1
             route add default via 2001:db8:2::1"
     done
@@ -182,9 +191,22 @@ address add 2001:db8:3::1/64 dev wan0 nodad
 link set wan0 up
 route add 198.51.100.0/24 via 100.64.0.2
 route add 2001:db8:1::/64 via 2001:db8:3::2
-route add $CLUSTER4/32 via 192.0.2.2
-route add $CLUSTER6/128 via 2001:db8:2::2
+$(cluster_routes)
 END
+}
+
+# To the dispatcher; or to everybody on the LAN. RFC 1812, 3.3.2: a router must not learn such a mapping, so it is permanent.
+cluster_routes() {
+    if [[ -z $broadcast ]]; then
+        echo "route add $CLUSTER4/32 via 192.0.2.2"
+        echo "route add $CLUSTER6/128 via 2001:db8:2::2"
+        return
+    fi
+    local address
+    for address in $CLUSTER4 $CLUSTER6; do
+        echo "route add $address dev $lan"
+        echo "neighbour add $address lladdr $broadcast dev $lan nud permanent"
+    done
 }
 
 write_configuration() {
@@ -193,12 +215,13 @@ write_configuration() {
 [cluster]
 hash_key = "$(od -An -N16 -tx1 /dev/urandom | tr -d " \n")"
 
-[dispatcher]
-interface = "lan0"
-
-[admin]
-socket = "$RUN/oneip.sock"
-state = "$RUN/state.json"
+END
+    if [[ -n $broadcast ]]; then
+        printf '[filter]\ninterface = "lan0"\npins = "%s"\n\n[admin]\n' "$RUN/bpf"
+    else
+        printf '[dispatcher]\ninterface = "lan0"\n\n[admin]\nsocket = "%s"\nstate = "%s"\n' "$RUN/oneip.sock" "$RUN/state.json"
+    fi
+    cat <<END
 
 [[service]]
 name = "web"
@@ -245,8 +268,15 @@ http {
 }
 END
     in_host "$name" nginx -e "$dir/error.log" -p "$dir" -c "$dir/nginx.conf"
+    # A host has one socket and one state file: here the hosts share their files.
+    sed "s|^\[admin\]|&\nsocket = \"$dir/oneip.sock\"\nstate = \"$dir/state.json\"|" "$RUN/oneip.toml" >"$dir/oneip.toml"
     [[ -z $oneip ]] || in_host "$name" "$oneip" server add -c "$RUN/oneip.toml" >"$dir/server-add.log" 2>&1 ||
         { cat "$dir/server-add.log" >&2; die "oneip server add failed on $name"; }
+}
+
+knows_dispatcher() {
+    [[ -z $broadcast ]] || return 0
+    in_host router ping -c1 -W1 -q 192.0.2.2 >/dev/null && in_host router ping -c1 -W1 -q 2001:db8:2::2 >/dev/null
 }
 
 # Every server answers the client on its primary address, and the router knows the dispatcher's MAC.
@@ -256,9 +286,7 @@ wait_until_ready() {
         urls+=("http://192.0.2.$(host_index "$name")/" "http://[2001:db8:2::$(host_index "$name")]/")
     done
     for ((tries = 0; tries < 50; tries++)); do
-        if in_host client curl -sf --max-time 2 "${urls[@]}" >/dev/null &&
-            in_host router ping -c1 -W1 -q 192.0.2.2 >/dev/null &&
-            in_host router ping -c1 -W1 -q 2001:db8:2::2 >/dev/null; then
+        if in_host client curl -sf --max-time 2 "${urls[@]}" >/dev/null && knows_dispatcher; then
             return
         fi
         sleep 0.1
@@ -266,7 +294,7 @@ wait_until_ready() {
     die "the lab did not become ready: the servers' logs are $RUN/web*/error.log"
 }
 
-vlan='' lan=lan0 bare='' oneip='' built=''
+vlan='' lan=lan0 bare='' broadcast='' oneip='' built=''
 up() {
     local name
     while (($#)); do
@@ -274,6 +302,8 @@ up() {
             --vlan) vlan=${2-}; shift 2 || true
                 [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan wants a number from 1 to 4094" ;;
             --bare) bare=yes; shift ;;
+            --broadcast) broadcast=ff:ff:ff:ff:ff:ff; shift ;;
+            --broadcast=*) broadcast=${1#*=}; shift ;;
             *) usage >&2; exit 2 ;;
         esac
     done
@@ -284,6 +314,10 @@ up() {
     trap 'exit 130' INT TERM
 
     mkdir -p "$RUN"
+    if [[ -n $broadcast ]]; then
+        mkdir "$RUN/bpf"
+        mount -t bpf bpf "$RUN/bpf"
+    fi
     head -c 20M /dev/urandom >"$RUN/big"
     make_hosts
     make_links
@@ -339,6 +373,7 @@ down() {
             ip netns del "$LAB-$host"
         fi
     done
+    ! mountpoint -q "$RUN/bpf" || umount "$RUN/bpf"
     rm -rf "$RUN"
 }
 

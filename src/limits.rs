@@ -36,6 +36,21 @@ pub const DEFAULT_DRAIN_S: u32 = 600;
 /// A week.
 pub const MAX_DRAIN_S: u32 = 604_800;
 
+/// How long a server may wait before it takes over clients of another one in broadcast-based dispatch; in milliseconds.
+pub const MAX_HOLD_MS: u32 = 60_000;
+
+/// How long it waits where no service is checked and the configuration does not say.
+pub const DEFAULT_HOLD: Duration = Duration::from_secs(1);
+
+/// Takeovers that a filter holds back at once; with one more, the two oldest count as one.
+pub const MAX_HOLDS: usize = 8;
+
+/// A filter's table that could not be published is tried again after this.
+pub const FILTER_RETRY: Duration = Duration::from_secs(1);
+
+/// Services that a filter counts frames of, those that a reload removed included.
+pub const FILTER_ACCOUNTS: u32 = 2 * MAX_SERVICES as u32;
+
 /// VLAN tags in front of the IP header that are looked through (802.1ad outer, 802.1Q inner).
 pub const MAX_VLAN_TAGS: usize = 2;
 

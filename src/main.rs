@@ -23,6 +23,8 @@ struct Cli {
 enum Verb {
     /// Dispatch: routing-based dispatch on the configured interface, until SIGINT or SIGTERM
     Run(Run),
+    /// Filter on a server: broadcast-based dispatch; keep this server's clients until SIGINT or SIGTERM
+    Filter(Filter),
     /// Validate a configuration and print the plan: services, servers, table shares, queue -> core
     Check(Config),
     /// Run the frames of a capture through the same pipeline, without root or a NIC
@@ -65,6 +67,20 @@ struct Run {
     /// Print the final figures as JSON on standard output, all else on standard error
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct Filter {
+    #[command(flatten)]
+    server: Server,
+    #[command(flatten)]
+    down: Down,
+    /// Print the final figures as JSON on standard output, all else on standard error
+    #[arg(long)]
+    json: bool,
+    /// Take off the interface what a filter has left there, and do nothing else
+    #[arg(long, conflicts_with_all = ["down", "json"])]
+    detach: bool,
 }
 
 #[derive(Args)]
@@ -131,6 +147,7 @@ fn main() -> ExitCode {
     log.without_time().with_ansi(false).log_internal_errors(false).init();
     let done = match Cli::parse().verb {
         Verb::Run(arguments) => run(arguments),
+        Verb::Filter(arguments) => filter(arguments),
         Verb::Check(config) => check(&config),
         Verb::Replay(arguments) => replay(&arguments),
         Verb::Lookup(arguments) => lookup(&arguments),
@@ -158,6 +175,15 @@ fn run(arguments: Run) -> Result<(), Failure> {
     let Run { config, down, stats, hlog, json } = arguments;
     let plan = verbs::load(&config.config)?;
     supervise::run(plan, supervise::Options { config: config.config, down: down.down, stats, hlog, json })
+}
+
+fn filter(Filter { server: Server { config, server }, down, json, detach }: Filter) -> Result<(), Failure> {
+    let plan = verbs::load(&config.config)?;
+    if detach {
+        return supervise::filter::detach(&plan);
+    }
+    let options = supervise::filter::Options { config: config.config, server, down: down.down, json };
+    supervise::filter::run(plan, options)
 }
 
 fn check(Config { config }: &Config) -> Result<(), Failure> {

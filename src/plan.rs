@@ -13,6 +13,7 @@ use std::time::Duration;
 pub struct Plan {
     pub hash_key: HashKey,
     pub dispatcher: Option<Dispatcher>,
+    pub filter: Option<Filter>,
     pub admin: Admin,
     /// In the order of the file.
     pub services: Vec<Service>,
@@ -49,7 +50,21 @@ pub struct Dispatcher {
     pub dpdk: Option<Dpdk>,
 }
 
-/// How a running dispatcher is asked and watched.
+/// The server's side of broadcast-based dispatch, the same on every server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    pub interface: String,
+    /// How long a server waits before it takes over what others have to give up; `None`: as long as their checks may differ.
+    pub hold: Option<Duration>,
+    /// A folder on a BPF file system, in which the program is kept when the process has ended.
+    pub pins: PathBuf,
+}
+
+impl Filter {
+    pub const PINS: &str = "/sys/fs/bpf/oneip";
+}
+
+/// How a running dispatcher or filter is asked and watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// The Unix socket that `oneip ctl` talks to.

@@ -16,10 +16,11 @@ pub enum Reason {
     RxFull,
     Stray,
     PassFull,
+    OtherServer,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::NoService,
         Reason::Malformed,
         Reason::Loop,
@@ -30,6 +31,7 @@ impl Reason {
         Reason::RxFull,
         Reason::Stray,
         Reason::PassFull,
+        Reason::OtherServer,
     ];
 
     pub const COUNT: usize = Self::ALL.len();
@@ -47,6 +49,7 @@ impl Reason {
             Reason::RxFull => "rx_full",
             Reason::Stray => "stray",
             Reason::PassFull => "pass_full",
+            Reason::OtherServer => "other_server",
         }
     }
 
@@ -65,6 +68,7 @@ impl Reason {
             Reason::RxFull => "the receive ring was full: the worker takes frames slower than they come",
             Reason::Stray => "to an address that stopped being a cluster address while the frame waited in the ring",
             Reason::PassFull => "for the kernel, and the way there (DPDK only) was full, or there is none",
+            Reason::OtherServer => "on a server, by its filter: another server has the client",
         }
     }
 }

@@ -162,6 +162,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
             flows: 1 << 20,
             dpdk: None,
         }),
+        filter: None,
         admin: Admin::default(),
         services: vec![service],
     };

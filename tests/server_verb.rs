@@ -265,7 +265,8 @@ impl Lan {
             service("web", CLUSTER4, &["192.0.2.11", "192.0.2.12"]),
             service("web6", CLUSTER6, &["2001:db8:2::11", "2001:db8:2::12"]),
         ];
-        let plan = Plan { hash_key: HashKey([7; 16]), dispatcher: None, admin: Admin::default(), services };
+        let plan =
+            Plan { hash_key: HashKey([7; 16]), dispatcher: None, filter: None, admin: Admin::default(), services };
         let lan = Lan { plan, server: format!("oneip-server-{id}"), router: format!("oneip-router-{id}") };
         let Lan { server, router, .. } = &lan;
         run(Command::new("sh").args([

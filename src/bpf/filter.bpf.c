@@ -27,6 +27,20 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+/* What was kept of each service, by its account. */
+struct kept {
+	__u64 frames;
+	__u64 bytes; /* of whole frames, Ethernet header included */
+	__u64 flows; /* TCP connections begun: SYN without ACK */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__type(key, __u32);
+	__type(value, struct kept);
+} kept SEC(".maps");
+
 /*
  * A table is an array of cells: the head; the directory, each cell a bucket of entries; the services; then the slots of
  * each service, two bits a slot. Its size is the table's own (BPF_F_INNER_MAP).
@@ -68,7 +82,8 @@ struct service {
 	__u32 servers;     /* selection by remainder: how many; 0: by hash */
 	__u32 remainders;  /* the cell of these */
 	__u32 flags;
-	__u32 unused[2];
+	__u32 account;
+	__u32 unused;
 };
 
 #define BY_FLOW 1
@@ -508,8 +523,29 @@ INLINE __u32 at_slot(void *map, __u32 first, __u32 slot)
 	return slots[slot / 4 & (CELL - 1)] >> (slot & 3) * 2 & 3;
 }
 
+/*
+ * Whether the segment, of which a listening socket was found, ends a handshake of that socket's: under a flood it remembers
+ * nobody, and knows its own by the cookie that comes back (net/core/filter.c, bpf_tcp_check_syncookie).
+ */
+INLINE int has_cookie(struct xdp_md *ctx, struct bpf_sock *sock, const struct packet *packet, const struct flow *flow)
+{
+	struct tcphdr tcp;
+	if (bpf_xdp_load_bytes(ctx, packet->at, &tcp, sizeof(tcp)))
+		return 0;
+	if (flow->is_v6) {
+		struct ipv6hdr ip = { .version = 6 };
+		__builtin_memcpy(&ip.saddr, flow->client, sizeof(ip.saddr));
+		__builtin_memcpy(&ip.daddr, flow->cluster, sizeof(ip.daddr));
+		return !bpf_tcp_check_syncookie(sock, &ip, sizeof(ip), &tcp, sizeof(tcp));
+	}
+	struct iphdr ip = { .version = 4, .ihl = 5 };
+	ip.saddr = flow->client[0];
+	ip.daddr = flow->cluster[0];
+	return !bpf_tcp_check_syncookie(sock, &ip, sizeof(ip), &tcp, sizeof(tcp));
+}
+
 /* Whether this server has the connection. A listening socket has none, and is found for every stranger's segment. */
-INLINE int has_socket(struct xdp_md *ctx, const struct flow *flow)
+INLINE int has_socket(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow)
 {
 	struct bpf_sock_tuple tuple = {};
 	__u32 size = sizeof(tuple.ipv4);
@@ -528,7 +564,7 @@ INLINE int has_socket(struct xdp_md *ctx, const struct flow *flow)
 	struct bpf_sock *sock = bpf_skc_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sock)
 		return 0;
-	int has = sock->state != BPF_TCP_LISTEN;
+	int has = sock->state != BPF_TCP_LISTEN || has_cookie(ctx, sock, packet, flow);
 	bpf_sk_release(sock);
 	return has;
 }
@@ -539,20 +575,20 @@ INLINE int has_socket(struct xdp_md *ctx, const struct flow *flow)
  * answer with a reset, and end a connection that another server has. Of a fragment no socket can be found: it goes to who
  * kept the connections. Other protocols are the owner's at once.
  */
-INLINE __u32 follow(struct xdp_md *ctx, const struct flow *flow, __u32 owner, __u32 keeper)
+INLINE __u32 follow(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow, __u32 owner, __u32 keeper)
 {
 	if (flow->upper > LATER_FRAGMENT || flow->transport != TCP || flow->begins)
 		return owner;
 	if (flow->upper != PORTS)
 		return keeper;
-	if (has_socket(ctx, flow))
+	if (has_socket(ctx, packet, flow))
 		return MINE;
 	return owner == MINE ? THEIRS : owner;
 }
 
 /* path::select::input, and who gets the client. */
 INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, const struct service *service,
-		    const struct flow *flow)
+		    const struct packet *packet, const struct flow *flow)
 {
 	__u32 owner = NOBODY, keeper = NOBODY;
 	__u32 servers = service->servers;
@@ -569,7 +605,7 @@ INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, cons
 		keeper = owner;
 	else if (keeper == NOBODY)
 		return owner;
-	return follow(ctx, flow, owner, keeper);
+	return follow(ctx, packet, flow, owner, keeper);
 }
 
 /* Where the IP header begins behind at most MAX_VLAN_TAGS tags, as wire::ethernet. The Ethernet header is there. */
@@ -587,6 +623,16 @@ INLINE __u32 find_ip(void *data, void *end, __be16 *proto)
 		at += sizeof(*tag);
 	}
 	return at;
+}
+
+INLINE void count(struct xdp_md *ctx, __u32 account, const struct flow *flow)
+{
+	struct kept *sum = bpf_map_lookup_elem(&kept, &account);
+	if (!sum)
+		return;
+	sum->frames++;
+	sum->bytes += bpf_xdp_get_buff_len(ctx);
+	sum->flows += flow->upper == PORTS && flow->begins;
 }
 
 /* A frame too short to hold a destination address has none, and is the kernel's. */
@@ -644,17 +690,21 @@ INLINE __u32 judge(struct xdp_md *ctx)
 	struct service *services = cell(map, head->services + id / SERVICES);
 	if (!services)
 		return NO_SERVICE;
-	__u32 owner = select(ctx, map, head, &services[id % SERVICES], &flow);
-	return owner == MINE ? KEPT : owner == THEIRS ? ANOTHERS : NO_SERVER;
+	struct service *service = &services[id % SERVICES];
+	__u32 owner = select(ctx, map, head, service, &packet, &flow);
+	if (owner != MINE)
+		return owner == THEIRS ? ANOTHERS : NO_SERVER;
+	count(ctx, service->account, &flow);
+	return KEPT;
 }
 
 SEC("xdp.frags")
 int filter(struct xdp_md *ctx)
 {
 	__u32 verdict = judge(ctx);
-	__u64 *count = bpf_map_lookup_elem(&counters, &verdict);
-	if (count)
-		(*count)++;
+	__u64 *frames = bpf_map_lookup_elem(&counters, &verdict);
+	if (frames)
+		(*frames)++;
 	if (verdict == PASSED)
 		return XDP_PASS;
 	if (verdict != KEPT)

@@ -8,6 +8,7 @@
 #include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/tcp.h>
 #include <linux/types.h>
 
 #define SEC(name) __attribute__((section(name), used))
@@ -27,6 +28,8 @@ static __u64 (*bpf_xdp_get_buff_len)(struct xdp_md *ctx) = (void *)BPF_FUNC_xdp_
 static long (*bpf_xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *to, __u32 len) = (void *)BPF_FUNC_xdp_load_bytes;
 static struct bpf_sock *(*bpf_skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 tuple_size, __u64 netns,
 					      __u64 flags) = (void *)BPF_FUNC_skc_lookup_tcp;
+static long (*bpf_tcp_check_syncookie)(void *sock, void *ip, __u32 ip_len, void *tcp,
+					__u32 tcp_len) = (void *)BPF_FUNC_tcp_check_syncookie;
 static long (*bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__

@@ -1,13 +1,17 @@
-//! What a new configuration changes, in words; and what of it a running dispatcher cannot take over.
+//! What a new configuration changes, in words; and what of it a running process cannot take over.
 
+use super::membership::Side;
 use crate::plan::{Plan, Server, Service};
 use std::fmt::Display;
+use std::time::Duration;
 
 /// The keys that differ and need a restart, as they are written.
-pub fn needs_restart(old: &Plan, new: &Plan) -> Vec<&'static str> {
+pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
     let mut keys = Vec::new();
     let mut differ = |differ: bool, key: &'static str| keys.extend(differ.then_some(key));
+    let place = |plan: &Plan| plan.filter.as_ref().map(|filter| (filter.interface.clone(), filter.pins.clone()));
     match (&old.dispatcher, &new.dispatcher) {
+        _ if side == Side::Server => differ(place(old) != place(new), "[filter] interface and pins"),
         (Some(old), Some(new)) => {
             differ(old.interface != new.interface, "[dispatcher] interface");
             differ(old.engine != new.engine, "[dispatcher] engine");
@@ -26,6 +30,11 @@ pub fn needs_restart(old: &Plan, new: &Plan) -> Vec<&'static str> {
 /// What is added, removed and changed, a line each.
 pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
+    let hold = |plan: &Plan| plan.filter.as_ref().and_then(|filter| filter.hold);
+    if hold(old) != hold(new) {
+        let said = |hold: Option<Duration>| hold.map_or("absent".to_owned(), |hold| hold.as_millis().to_string());
+        lines.push(format!("[filter] hold_ms {} -> {}", said(hold(old)), said(hold(new))));
+    }
     if old.hash_key != new.hash_key {
         lines.push("[cluster] hash_key: another one; nearly every client gets another server".to_owned());
     }

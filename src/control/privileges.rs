@@ -6,6 +6,9 @@ use caps::{CapSet, Capability, CapsHashSet};
 /// Asks the kernel to resolve servers (`control::neighbours`).
 pub const CONTROL: [Capability; 1] = [Capability::CAP_NET_ADMIN];
 
+/// Makes new tables for the filter.
+pub const FILTER: [Capability; 1] = [Capability::CAP_BPF];
+
 /// Keeps only `keep` of the capabilities that this thread has, and rules out that a program it might start gains any.
 /// Returns what was kept.
 ///

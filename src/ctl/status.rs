@@ -133,9 +133,6 @@ pub fn why(server: &ServerStatus) -> String {
     if !server.why.is_empty() {
         return server.why.clone();
     }
-    if server.mac.is_none() {
-        return "its MAC address is not known yet".to_owned();
-    }
     match check {
         Some(CheckStatus { failure: Some(failure), failure_age_s: Some(age), .. }) => {
             format!("a check failed {} ago: {failure}", span(*age))

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use super::directory::Directory;
+use super::view::{Places, View};
 use crate::table::cluster::Cluster;
 use crate::table::maglev::NOBODY;
 use crate::table::moves::Keeper;
@@ -37,9 +38,25 @@ pub struct Generation {
     cells: Vec<Cell>,
 }
 
+/// What a filter decides by besides the state of the cluster.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// Of the clients that this server gets, it takes those that it had in each of these states; the others' time has not come.
+    pub had: &'a [&'a View],
+    /// Whether the connections of a service may be with any server, so that each is where its socket is.
+    pub scattered: &'a dyn Fn(&str) -> bool,
+    /// Under which number the frames of a service are counted.
+    pub account: &'a dyn Fn(&str) -> u32,
+}
+
 impl Generation {
-    /// Of the present state of the cluster, for the server of that name.
+    /// Of the present state of the cluster, for the server of that name, which takes all its clients at once.
     pub fn compile(cluster: &Cluster, server: &str) -> Generation {
+        Generation::on_terms(cluster, server, Terms { had: &[], scattered: &|_| false, account: &|_| 0 })
+    }
+
+    /// Of the present state of the cluster, for the server of that name.
+    pub fn on_terms(cluster: &Cluster, server: &str, terms: Terms) -> Generation {
         let directory = Directory::new(cluster.directory());
         let first_service = 1 + directory.cells.len();
         let services = cluster.services();
@@ -51,7 +68,7 @@ impl Generation {
         cells[1..first_service].copy_from_slice(&directory.cells);
         let mut slots = Slots { cells, known: HashMap::new() };
         for id in 0..services {
-            let words = service(cluster, id as ServiceId, server, &mut slots);
+            let words = service(cluster, id as ServiceId, server, terms, &mut slots);
             let cell = &mut slots.cells[first_service + id / CELL_SERVICES];
             cell[id % CELL_SERVICES * 4..][..4].copy_from_slice(&words);
         }
@@ -64,22 +81,31 @@ impl Generation {
 }
 
 /// `struct service`
-fn service(cluster: &Cluster, id: ServiceId, server: &str, slots: &mut Slots) -> [u64; 4] {
-    let table = cluster.service(id);
+fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: &mut Slots) -> [u64; 4] {
+    let (table, name) = (cluster.service(id), cluster.name(id));
     let me = cluster.position(id, server);
     let whose = |owner: &u16| match owner & !MOVING {
         NOBODY => Owner::Nobody,
         owner if Some(owner) == me => Owner::Mine,
         _ => Owner::Theirs,
     };
-    let owners = slots.add(table.owners().iter().map(whose));
+    let had: Vec<Option<&Places>> = terms.had.iter().map(|view| view.places(name, &table)).collect();
+    let held = |owner: Owner, has: &dyn Fn(&Places) -> bool| match owner {
+        Owner::Mine if !had.iter().all(|places| places.is_some_and(has)) => Owner::Theirs,
+        owner => owner,
+    };
+    let owners = table.owners().iter().enumerate();
+    let owners = slots.add(owners.map(|(slot, owner)| held(whose(owner), &|places| places.has_slot(slot))));
     let (mut servers, mut remainders, mut moves) = (0, 0, 0);
     if let Some(by_remainder) = table.remainders() {
         servers = by_remainder.len() as u64;
-        remainders = slots.add(by_remainder.iter().map(whose));
+        let owners = by_remainder.iter().enumerate();
+        remainders = slots.add(owners.map(|(at, owner)| held(whose(owner), &|places| places.has_remainder(at))));
     }
     let mut flags = if table.rule.flow { BY_FLOW } else { 0 };
-    if let Some(kept) = table.kept() {
+    if (terms.scattered)(name) {
+        flags |= ALL_MOVE;
+    } else if let Some(kept) = table.kept() {
         match kept.keepers() {
             Some(keepers) => {
                 let keeper = |(owner, keeper): (&u16, &Keeper)| match owner & MOVING {
@@ -91,7 +117,12 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, slots: &mut Slots) ->
             None => flags |= ALL_MOVE,
         }
     }
-    [u64::from(table.rule.slots) | owners << 32, moves | servers << 32, remainders | flags << 32, 0]
+    [
+        u64::from(table.rule.slots) | owners << 32,
+        moves | servers << 32,
+        remainders | flags << 32,
+        u64::from((terms.account)(name)),
+    ]
 }
 
 /// The cells, and where in them slots already stand: services with the same servers share theirs.

@@ -14,13 +14,17 @@ use rustix::io::Errno;
 
 use super::error::{os_error, with_causes};
 use super::{FilterError, Interface};
-use crate::port::af_xdp::Mode;
-
-/// Where links are pinned: below a folder per interface.
-pub const PINS: &str = "/sys/fs/bpf/oneip";
+use crate::port::af_xdp::{Mode, driver};
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS: u64 = 0xcafe_4a11;
+
+const MODES: [Mode; 2] = [Mode::Native, Mode::Generic];
+
+/// It passes a frame from one kernel structure to another, with the mark that it came as a broadcast: its native XDP does not
+/// take that back when the program has addressed the frame to the host (drivers/net/veth.c, veth_xdp_rcv_skb: eth_type_trans
+/// for the second time), generic XDP does (net/core/dev.c, bpf_prog_run_generic_xdp).
+const KEEPS_MARK: &str = "veth";
 
 /// How a program came to its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ pub struct Attachment {
 
 pub fn attach(program: &mut Xdp, interface: &Interface, pins: &Path) -> Result<(XdpLink, Attachment), FilterError> {
     let folder = folder(interface, pins)?;
-    for mode in [Mode::Native, Mode::Generic] {
+    for mode in MODES {
         let path = folder.join(pin(interface, mode)?);
         if path.exists()
             && let Some(link) = take_over(program, interface, &path)?
@@ -46,10 +50,17 @@ pub fn attach(program: &mut Xdp, interface: &Interface, pins: &Path) -> Result<(
     Ok((link, Attachment { mode, taken_over: false }))
 }
 
+/// Whether there is a link of an earlier process, to this interface.
+pub fn is_pinned(interface: &Interface, pins: &Path) -> Result<bool, FilterError> {
+    let folder = pins.join(&interface.name);
+    let [native, generic] = MODES.map(|mode| pin(interface, mode));
+    Ok(folder.join(native?).exists() || folder.join(generic?).exists())
+}
+
 /// Removes what keeps the program attached when nobody has its link any more.
 pub fn unpin(interface: &Interface, pins: &Path) -> Result<(), FilterError> {
     let folder = pins.join(&interface.name);
-    for mode in [Mode::Native, Mode::Generic] {
+    for mode in MODES {
         let path = folder.join(pin(interface, mode)?);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -105,22 +116,22 @@ fn attach_anew(program: &mut Xdp, interface: &Interface) -> Result<(XdpLink, Mod
     let mut attach = |mode| program.attach_to_if_index(*index, mode).and_then(|id| program.take_link(id));
     // Of another program, in the same mode or in another one (dev_xdp_attach, net/core/dev.c).
     let is_taken = |error: &ProgramError| matches!(os_error(error), Some(Errno::BUSY | Errno::EXIST));
-    let error = match attach(XdpMode::Driver) {
-        Ok(link) => return Ok((link, Mode::Native)),
-        Err(error) => error,
-    };
-    if !is_taken(&error) {
-        let reason = with_causes(&error);
-        tracing::warn!(interface = %name, %reason, "no native XDP: using generic XDP, which is slow");
-        match attach(XdpMode::Skb) {
-            Ok(link) => return Ok((link, Mode::Generic)),
-            Err(error) if !is_taken(&error) => {
-                return Err(FilterError::Attach { interface: name.clone(), reason: with_causes(&error) });
+    let taken = || FilterError::ProgramAttached { interface: name.clone() };
+    if driver(name).as_deref() != Some(KEEPS_MARK) {
+        match attach(XdpMode::Driver) {
+            Ok(link) => return Ok((link, Mode::Native)),
+            Err(error) if is_taken(&error) => return Err(taken()),
+            Err(error) => {
+                let reason = with_causes(&error);
+                tracing::warn!(interface = %name, %reason, "no native XDP: using generic XDP, which is slow");
             }
-            Err(_) => {}
         }
     }
-    Err(FilterError::ProgramAttached { interface: name.clone() })
+    match attach(XdpMode::Skb) {
+        Ok(link) => Ok((link, Mode::Generic)),
+        Err(error) if is_taken(&error) => Err(taken()),
+        Err(error) => Err(FilterError::Attach { interface: name.clone(), reason: with_causes(&error) }),
+    }
 }
 
 /// The link, which has a file now.

@@ -6,6 +6,7 @@
 //! - `interface`: the interface, and its address
 //! - `generation`: what the program decides by, compiled of a `table::cluster::Cluster` for one server; (`directory`: the
 //!   part of it that finds the service)
+//! - `succession`: when the server takes over what it gets by a change (`view`: and what that is)
 //! - `link`: the program on the interface, where it stays when this process is gone
 //! - `error`: what can be in the way, and what to do about it
 
@@ -14,6 +15,8 @@ mod error;
 mod generation;
 mod interface;
 mod link;
+pub mod succession;
+mod view;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -29,8 +32,9 @@ use error::with_causes;
 use generation::Cell;
 pub use generation::Generation;
 pub use interface::Interface;
-pub use link::{Attachment, PINS};
+pub use link::Attachment;
 
+use crate::limits::FILTER_ACCOUNTS;
 use crate::plan::Mac;
 use crate::verdict::Reason;
 
@@ -41,6 +45,7 @@ const HAS_PROGRAM: &str = "the object has this program";
 const IS_XDP: &str = "it is an XDP program";
 const TABLE: &str = "table";
 const COUNTERS: &str = "counters";
+const KEPT: &str = "kept";
 
 /// `BPF_F_INNER_MAP`, include/uapi/linux/bpf.h: tables may differ in size.
 const ANY_SIZE: u32 = 1 << 12;
@@ -55,9 +60,23 @@ pub struct Filter {
     link: Option<XdpLink>,
     table: Mutex<Table>,
     counters: PerCpuArray<MapData, u64>,
+    kept: PerCpuArray<MapData, Words>,
 }
 
 type Table = ArrayOfMaps<MapData, Array<MapData, Cell>>;
+
+/// `struct kept`
+type Words = [u64; 3];
+
+/// What was kept of one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub frames: u64,
+    /// Of whole frames, Ethernet header included.
+    pub bytes: u64,
+    /// TCP connections begun: SYN without ACK.
+    pub flows: u64,
+}
 
 /// What the program does with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +109,7 @@ impl Counts {
             Reason::Malformed => self.malformed,
             Reason::Ttl => self.ttl,
             Reason::NoServer => self.no_server,
+            Reason::OtherServer => self.anothers,
             _ => 0,
         }
     }
@@ -104,13 +124,15 @@ impl Filter {
     pub fn load(mac: Mac) -> Result<Filter, FilterError> {
         let mut program = EbpfLoader::new()
             .override_global("own_mac", &mac.0, true)
+            .map_max_entries(KEPT, FILTER_ACCOUNTS)
             .load(OBJECT)
             .map_err(|error| FilterError::Load { reason: with_causes(&error) })?;
         xdp(&mut program).load().map_err(refused)?;
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let table = ArrayOfMaps::try_from(map(TABLE)).map_err(failed(TABLE))?;
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
-        Ok(Filter { link: None, table: Mutex::new(table), counters, program })
+        let kept = PerCpuArray::try_from(map(KEPT)).map_err(failed(KEPT))?;
+        Ok(Filter { link: None, table: Mutex::new(table), counters, kept, program })
     }
 
     /// Has the program decide by this table. A frame is decided by one table from beginning to end; when this returns, none
@@ -164,6 +186,25 @@ impl Filter {
         Ok(())
     }
 
+    /// Whether a filter of an earlier process is there to be taken over.
+    ///
+    /// # Errors
+    ///
+    /// /proc cannot be read.
+    pub fn is_left(interface: &Interface, pins: &Path) -> Result<bool, FilterError> {
+        link::is_pinned(interface, pins)
+    }
+
+    /// Has the kernel take a filter off the interface when no process holds it any more. Whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// The pin cannot be removed; the program stays.
+    pub fn forget(interface: &Interface, pins: &Path) -> Result<bool, FilterError> {
+        let was = link::is_pinned(interface, pins)?;
+        link::unpin(interface, pins).map(|()| was)
+    }
+
     /// # Errors
     ///
     /// The kernel has no memory for the answer.
@@ -175,6 +216,18 @@ impl Filter {
         }
         let [passed, kept, anothers, no_service, malformed, ttl, no_server] = sums;
         Ok(Counts { passed, kept, anothers, no_service, malformed, ttl, no_server })
+    }
+
+    /// What was kept on an account, which is less than `FILTER_ACCOUNTS`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no memory for the answer.
+    pub fn kept(&self, account: u32) -> Result<Kept, FilterError> {
+        let of_cores = self.kept.get(&account, 0).map_err(failed(KEPT))?;
+        let [frames, bytes, flows] =
+            of_cores.iter().fold([0; 3], |sum: Words, each| [0, 1, 2].map(|at| sum[at] + each[at]));
+        Ok(Kept { frames, bytes, flows })
     }
 
     /// What the program does with a frame of at least 14 bytes, and counts it so; with the frame as it is afterwards. By

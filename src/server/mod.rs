@@ -184,6 +184,15 @@ pub fn check(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
     Ok(inspect::inspect(&role, &host))
 }
 
+/// The name of the server that this host is; by its primary address, if none is given.
+///
+/// # Errors
+/// It is none of the plan's, or several, or the kernel does not list the addresses.
+pub fn name(plan: &Plan, name: Option<&str>) -> Result<String, Error> {
+    let host = Host::read(&Netlink::open()?)?;
+    Ok(Role::of(plan, name, &host)?.name)
+}
+
 /// Which server of the plan this host is, and what that asks of it.
 struct Role<'a> {
     name: String,

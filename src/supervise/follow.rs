@@ -1,12 +1,11 @@
-//! The control thread once everything runs: it follows the servers, carries out what operators ask for, and publishes what
-//! comes of both, until a signal ends it.
+//! The control thread once everything runs: it follows the servers, carries out what operators ask for, and has the data path
+//! follow both, until a signal ends it. It does not know whether that is workers or a filter.
 
 use crate::control::admin::Asked;
 use crate::control::admin::order::{Answer, Order, Trace, TracedFrame};
-use crate::control::admin::status::{Status, WorkerStatus};
+use crate::control::admin::status::Status;
 use crate::control::clock;
 use crate::control::config::{self, Loaded};
-use crate::control::host;
 use crate::control::membership::{Membership, News, Set};
 use crate::limits::{DRAIN, TRACE_MOST, TRACED_FRAMES};
 use crate::plan::Plan;
@@ -17,7 +16,6 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -69,17 +67,49 @@ enum Wish {
     Reload,
 }
 
+/// What frames are decided by, as far as the control thread changes it.
+pub trait DataPath {
+    /// Has frames decided by what the membership says now.
+    fn publish(&mut self, membership: &mut Membership, news: News);
+
+    /// When it wants to be called again though nothing has happened.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Takes the frames to these cluster addresses, and to no others.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure>;
+
+    /// Whether this host is fit for new cluster addresses.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn check_host(&self, new: &[IpAddr]) -> Result<(), Failure>;
+
+    /// What it is called in the status, and its workers.
+    fn describe(&self, status: &mut Status);
+
+    /// Whether the frames of a client can be watched.
+    ///
+    /// # Errors
+    /// What to do instead.
+    fn can_watch(&self) -> Result<(), String>;
+
+    /// What to tell an operator whose order was carried out.
+    fn remark(&self) -> Option<String> {
+        None
+    }
+}
+
 /// What the control thread works with besides the servers.
 pub struct Desk<'a> {
     pub config: PathBuf,
     pub orders: mpsc::Receiver<Asked>,
-    /// The workers' cores.
-    pub cores: Vec<usize>,
     pub started: std::time::Instant,
-    /// Has every worker go over to a table.
-    pub publish: &'a mut dyn FnMut(News),
-    /// Has the port take the frames to these cluster addresses, and to no others.
-    pub take_addresses: &'a mut dyn FnMut(&[IpAddr]) -> Result<(), Failure>,
+    pub path: &'a mut dyn DataPath,
 }
 
 /// An operator watches the frames of a client.
@@ -102,6 +132,7 @@ impl Followed {
             let mut watching: Option<Watching> = None;
             loop {
                 let watched = watching.as_ref().map(|watching| watching.end);
+                let due = desk.path.due();
                 tokio::select! {
                     wish = signals.any() => match wish {
                         Wish::Stop => return Ok(()),
@@ -109,7 +140,7 @@ impl Followed {
                     },
                     event = membership.next() => {
                         if let Some(news) = membership.take(event?).await? {
-                            (desk.publish)(news);
+                            desk.path.publish(membership, news);
                         }
                     }
                     Some((order, to)) = desk.orders.recv() => {
@@ -117,10 +148,13 @@ impl Followed {
                             desk.carry_out(membership, order, to, &mut watching).await;
                         }
                     }
+                    () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                        desk.path.publish(membership, News::Table);
+                    }
                     () = tokio::time::sleep_until(watched.unwrap_or_else(Instant::now)), if watched.is_some() => {
                         let seen = watching.take().expect("somebody watches");
                         membership.set_watch(None);
-                        (desk.publish)(News::Table(membership.table()));
+                        desk.path.publish(membership, News::Table);
                         let frames = seen.frames(membership.plan());
                         let _ = seen.to.send(Answer::Trace(Trace { frames, ..seen.trace }));
                     }
@@ -143,7 +177,10 @@ impl Desk<'_> {
             Order::Trace { client, watch_ms } => return self.trace(membership, client, watch_ms, to, watching),
             Order::Reload => {
                 let answer = match self.reload(membership).await {
-                    Ok(changes) => Answer::Done { changes },
+                    Ok(mut changes) => {
+                        changes.extend(self.path.remark());
+                        Answer::Done { changes }
+                    }
                     Err(error) => Answer::Refused { error },
                 };
                 return drop(to.send(answer));
@@ -154,8 +191,11 @@ impl Desk<'_> {
             Order::Disable { server } => (server, Set::Disable),
             Order::Enable { server } => (server, Set::Enable),
         };
-        let (answer, news) = membership.set(&server, set).await;
-        news.into_iter().for_each(|news| (self.publish)(news));
+        let (mut answer, news) = membership.set(&server, set).await;
+        if let Answer::Done { changes } = &mut answer {
+            changes.extend(self.path.remark());
+        }
+        news.into_iter().for_each(|news| self.path.publish(membership, news));
         let _ = to.send(answer);
     }
 
@@ -177,9 +217,7 @@ impl Desk<'_> {
         let before = addresses(membership.plan());
         let after = addresses(&plan);
         let new: Vec<IpAddr> = after.difference(&before).copied().collect();
-        // It has a runtime of its own.
-        let checked = thread::scope(|scope| scope.spawn(|| host::check(&new)).join());
-        checked.map_err(|_| "the host cannot be checked")?.map_err(|error| error.to_string())?;
+        self.path.check_host(&new).map_err(|error| error.to_string())?;
         let (mut changes, news) = membership.reload(plan).await.map_err(|error| error.to_string())?;
         changes.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
         let Some(news) = news else {
@@ -192,7 +230,7 @@ impl Desk<'_> {
             self.take(&staying)?;
             tokio::time::sleep(DRAIN).await;
         }
-        (self.publish)(news);
+        self.path.publish(membership, news);
         if !new.is_empty() {
             self.take(&after.into_iter().collect::<Vec<_>>())?;
         }
@@ -200,28 +238,30 @@ impl Desk<'_> {
     }
 
     fn take(&mut self, addresses: &[IpAddr]) -> Result<(), String> {
-        (self.take_addresses)(addresses).map_err(|error| {
+        self.path.take_addresses(addresses).map_err(|error| {
             format!("the new configuration is in use, but the interface takes the frames of the old addresses: {error}")
         })
     }
 
     fn status(&self, membership: &Membership) -> Status {
-        let worker = |(worker, core): (usize, &usize)| WorkerStatus { worker, core: *core, ..WorkerStatus::default() };
-        Status {
+        let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: "dispatcher".to_owned(),
+            mode: String::new(),
+            server: None,
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
             config: self.config.display().to_string(),
             interface: membership.interface().to_owned(),
             generation: membership.generation(),
             services: membership.services(),
-            workers: self.cores.iter().enumerate().map(worker).collect(),
+            workers: Vec::new(),
             frames: 0,
             forwarded: 0,
             passed: 0,
             dropped: BTreeMap::new(),
-        }
+        };
+        self.path.describe(&mut status);
+        status
     }
 
     /// Says where a client belongs, and has the workers watch its frames for a while if that is wanted.
@@ -237,6 +277,9 @@ impl Desk<'_> {
         if watch_ms == 0 {
             return drop(to.send(Answer::Trace(trace)));
         }
+        if let Err(error) = self.path.can_watch() {
+            return drop(to.send(Answer::Refused { error }));
+        }
         if let Some(other) = watching {
             let client = other.trace.client;
             let error = format!("somebody traces {client} at the moment; try again when that is over");
@@ -249,7 +292,7 @@ impl Desk<'_> {
         }
         let watch = Arc::new(Watch::new(client, TRACED_FRAMES));
         membership.set_watch(Some(Arc::clone(&watch)));
-        (self.publish)(News::Table(membership.table()));
+        self.path.publish(membership, News::Table);
         let began = clock::now_ns();
         *watching = Some(Watching { watch, trace, began, end: Instant::now() + time, to });
     }

@@ -6,12 +6,14 @@
 //! frames again; the workers finish what is in their rings; the figures of the run are printed.
 
 pub mod crew;
+pub mod filter;
 mod follow;
 mod line;
 
-use self::line::{Device, Facts, Line};
+use self::line::{Device, Facts, Hold, Line};
 use crate::control::admin;
-use crate::control::membership::{Membership, News};
+use crate::control::admin::status::{Status, WorkerStatus};
+use crate::control::membership::{Membership, News, Side};
 use crate::control::operator::StateFile;
 use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
@@ -19,9 +21,10 @@ use crate::limits::DRAIN;
 use crate::plan::{Dispatcher, Engine, Plan};
 use crate::port::af_xdp;
 use crate::stats::collect::{Reports, say};
+use crate::stats::summary::Summary;
 use crate::verbs::{self, Failure};
 use crew::Crew;
-use follow::{Desk, Followed, Signals};
+use follow::{DataPath, Desk, Followed, Signals};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -81,10 +84,11 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     // Of two dispatchers with the default socket, what is remembered is the first one's.
     let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
     cores::leave(&cores, &available);
-    let membership = runtime.block_on(Membership::open(plan, &facts.interface, &options.down, file))?;
+    let membership =
+        runtime.block_on(Membership::open(plan, (Side::Dispatcher, &facts.interface), &options.down, file))?;
     let plan = Arc::clone(membership.plan());
     let mut followed = Followed { runtime, membership, signals };
-    let Line { ports, engine, outside, mut hold } = device.attach(&addresses)?;
+    let Line { ports, engine, outside, hold } = device.attach(&addresses)?;
     // Now that nothing can refuse any more, an older log of that name gives way.
     if let Some(log) = hlog.as_ref().filter(|log| log.metadata().is_ok_and(|facts| facts.is_file())) {
         log.set_len(0)?;
@@ -92,7 +96,7 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
     let flows = dispatcher.flows as usize;
     let table = followed.membership.table();
-    let mut crew = Crew::start(&plan, table, ports, (&cores, flows), outside, reports)?;
+    let crew = Crew::start(&plan, table, ports, (&cores, flows), outside, reports)?;
     let kept = privileges::keep(&privileges::CONTROL)?;
     let mut text = greeting(&plan, &facts, &cores, &engine);
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
@@ -103,20 +107,57 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let (backend, orders) = admin::channel(move |to| stats.figures(|figures| drop(to.send(figures))));
     let admin = listeners.start(backend)?;
     say("ready", options.json);
-    let mut publish = |news| match news {
-        News::Table(table) => crew.publish(table),
-        News::Layout(plan, table) => crew.publish_layout(&plan, table),
-    };
-    let mut take_addresses = |addresses: &[IpAddr]| hold.take_addresses(addresses);
-    let (publish, take_addresses) = (&mut publish, &mut take_addresses);
-    followed.until_signal(&mut Desk { config, orders, cores, started, publish, take_addresses })?;
+    let mut path = Workers { crew, hold, cores };
+    followed.until_signal(&mut Desk { config, orders, started, path: &mut path })?;
     drop(admin);
+    let Workers { crew, mut hold, .. } = path;
     hold.detach();
     // Frames that were redirected a moment ago are on their way into the rings still.
     thread::sleep(DRAIN);
-    let summary = crew.stop()?;
+    tell(&crew.stop()?, options.json)
+}
+
+/// The figures of the run, on standard output.
+fn tell(summary: &Summary, json: bool) -> Result<(), Failure> {
     let mut out = io::stdout();
-    Ok(if options.json { writeln!(out, "{}", summary.json()) } else { writeln!(out, "{summary}") }?)
+    Ok(if json { writeln!(out, "{}", summary.json()) } else { writeln!(out, "{summary}") }?)
+}
+
+/// The data path of a dispatcher.
+struct Workers {
+    crew: Crew,
+    hold: Hold,
+    cores: Vec<usize>,
+}
+
+impl DataPath for Workers {
+    fn publish(&mut self, membership: &mut Membership, news: News) {
+        let table = membership.table();
+        match news {
+            News::Table => self.crew.publish(table),
+            News::Layout => self.crew.publish_layout(membership.plan(), table),
+        }
+    }
+
+    fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure> {
+        self.hold.take_addresses(addresses)
+    }
+
+    fn check_host(&self, new: &[IpAddr]) -> Result<(), Failure> {
+        // It has a runtime of its own.
+        let checked = thread::scope(|scope| scope.spawn(|| host::check(new)).join());
+        Ok(checked.map_err(|_| "the host cannot be checked")??)
+    }
+
+    fn describe(&self, status: &mut Status) {
+        status.mode = "dispatcher".to_owned();
+        let worker = |(worker, core): (usize, &usize)| WorkerStatus { worker, core: *core, ..WorkerStatus::default() };
+        status.workers = self.cores.iter().enumerate().map(worker).collect();
+    }
+
+    fn can_watch(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Opens the interval log, and leaves what it holds: the start may be refused yet.
@@ -135,6 +176,13 @@ fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], engine: &str) -> String
         if cores.len() == 1 { "" } else { "s" },
         cores::list(cores)
     );
+    text += &services(plan);
+    text
+}
+
+/// The first few services, a line each.
+fn services(plan: &Plan) -> String {
+    let mut text = String::new();
     const SHOWN: usize = 8;
     for service in plan.services.iter().take(SHOWN) {
         let servers = service.servers.len();

@@ -144,7 +144,7 @@ impl Cluster {
         self.services[service as usize].servers[server].mac
     }
 
-    /// Of the table that was compiled last.
+    /// Of what was compiled last.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -160,6 +160,10 @@ impl Cluster {
     /// How many services there are.
     pub fn services(&self) -> usize {
         self.services.len()
+    }
+
+    pub fn name(&self, service: ServiceId) -> &str {
+        &self.services[service as usize].name
     }
 
     /// A server's position in a service.
@@ -193,9 +197,14 @@ impl Cluster {
         self.layout = layout;
     }
 
+    /// One generation on, for who compiles something else than a `Table`.
+    pub fn count_generation(&mut self) {
+        self.generation += 1;
+    }
+
     /// A new table of the present state, one generation on.
     pub fn compile(&mut self) -> Table {
-        self.generation += 1;
+        self.count_generation();
         let mut base = 0;
         let (mut macs, mut idents, mut keepers) = (Vec::new(), Vec::new(), Vec::new());
         let (mut own, mut loops) = (Vec::new(), Vec::new());

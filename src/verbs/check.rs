@@ -1,6 +1,7 @@
 //! `oneip check`: the plan that a configuration comes to.
 
 use crate::control::cores;
+use crate::filter::succession;
 use crate::plan::{Admin, Dispatcher, Engine, HashInput, Plan, Selection, Service};
 use crate::port::af_xdp::Device;
 use crate::table::ServiceId;
@@ -19,10 +20,20 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
         }
         let _ = writeln!(text, "  a change keeps connections where they are for {} s\n", service.drain.as_secs());
     }
-    match &plan.dispatcher {
-        Some(dispatcher) => text + &admin(&plan.admin) + &queues(dispatcher),
-        None => text + "no [dispatcher]: enough for lookup and replay; `oneip run` needs one\n",
+    if plan.dispatcher.is_none() && plan.filter.is_none() {
+        return text
+            + "no [dispatcher] and no [filter]: enough for lookup and replay; `oneip run` or `oneip filter` needs one\n";
     }
+    text += &admin(&plan.admin);
+    if let Some(filter) = &plan.filter {
+        let (hold, first) = (succession::hold(plan).as_millis(), succession::first_hold(plan).as_millis());
+        let _ = writeln!(
+            text,
+            "filter on interface {}: takes over what others give up after {hold} ms, and when it comes up after {first} ms",
+            filter.interface
+        );
+    }
+    text + &plan.dispatcher.as_ref().map_or(String::new(), queues)
 }
 
 fn admin(Admin { socket, metrics, state, .. }: &Admin) -> String {

@@ -23,6 +23,7 @@ pub fn status() -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         mode: "dispatcher".to_owned(),
+        server: None,
         pid: 812,
         uptime_s: 273_912.5,
         config: "/etc/oneip/cluster.toml".to_owned(),

@@ -56,6 +56,7 @@ impl World {
         let plan = Plan {
             hash_key: HashKey(*b"sixteen bytes !!"),
             dispatcher: None,
+            filter: None,
             admin: Admin::default(),
             services: vec![service],
         };

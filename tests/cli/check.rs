@@ -28,7 +28,9 @@ fn the_plan_shows_services_servers_and_shares() {
 #[test]
 fn the_plan_ends_with_queues_and_cores_as_far_as_this_machine_tells() {
     let plan = |config: &str| Folder::with(config).run("check", "").done();
-    assert!(plan(CONFIG).ends_with("\nno [dispatcher]: enough for lookup and replay; `oneip run` needs one\n"));
+    assert!(plan(CONFIG).ends_with(
+        "\nno [dispatcher] and no [filter]: enough for lookup and replay; `oneip run` or `oneip filter` needs one\n"
+    ));
     let absent = plan(&format!("{CONFIG}\n[dispatcher]\ninterface = \"nonesuch0\"\n"));
     assert!(absent.contains("\nqueues and cores: not on this machine as it is: interface nonesuch0 does not exist"));
 }

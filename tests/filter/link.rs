@@ -6,7 +6,8 @@ use super::model::turn::cluster;
 use caps::{CapSet, Capability};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use oneip::filter::{Filter, FilterError, Generation, Interface, PINS};
+use oneip::filter::{Filter, FilterError, Generation, Interface};
+use oneip::plan;
 use std::collections::HashSet;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -76,7 +77,7 @@ fn send(queries: u64) {
 fn the_program_stays_and_is_taken_over_without_a_gap() {
     in_a_network(|| {
         const QUERIES: u64 = 20_000;
-        let (interface, pins) = (Interface::read("f0").unwrap(), Path::new(PINS));
+        let (interface, pins) = (Interface::read("f0").unwrap(), Path::new(plan::Filter::PINS));
         let mut first = strict();
         let attachment = first.attach(&interface, pins).unwrap();
         assert!(!attachment.taken_over);
@@ -122,7 +123,7 @@ fn the_program_stays_and_is_taken_over_without_a_gap() {
 #[test]
 fn an_interface_that_came_again_gets_a_new_link() {
     in_a_network(|| {
-        let pins = Path::new(PINS);
+        let pins = Path::new(plan::Filter::PINS);
         let mut filter = strict();
         filter.attach(&Interface::read("f0").unwrap(), pins).unwrap();
         drop(filter);
@@ -144,7 +145,7 @@ fn what_is_in_the_way_is_said() {
         assert!(matches!(error, FilterError::NoBpfFileSystem { .. }), "{error}");
         std::fs::remove_dir_all(elsewhere).unwrap();
         let mut filter = strict();
-        filter.attach(&interface, Path::new(PINS)).unwrap();
+        filter.attach(&interface, Path::new(plan::Filter::PINS)).unwrap();
         let error = strict().attach(&interface, Path::new("/sys/fs/bpf/others")).unwrap_err();
         assert!(matches!(error, FilterError::ProgramAttached { .. }), "{error}");
         assert!(matches!(Interface::read("f9"), Err(FilterError::NoInterface { .. })));

@@ -47,7 +47,13 @@ pub fn any_plan(random: &mut Random) -> Plan {
         health: None,
         servers: some(SERVERS).into_iter().map(server).collect(),
     });
-    Plan { hash_key: HashKey(KEY), dispatcher: None, admin: Admin::default(), services: services.collect() }
+    Plan {
+        hash_key: HashKey(KEY),
+        dispatcher: None,
+        filter: None,
+        admin: Admin::default(),
+        services: services.collect(),
+    }
 }
 
 /// Of many clients and sizes to all services, and some that are for none or are nothing.

@@ -28,6 +28,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
     Plan {
         hash_key: HashKey(std::array::from_fn(|i| i as u8)),
         dispatcher: None,
+        filter: None,
         admin: Admin::default(),
         services: (0..services).map(service).collect(),
     }

@@ -9,6 +9,9 @@ pub struct Status {
     pub version: String,
     /// `dispatcher` or `filter`.
     pub mode: String,
+    /// A filter's: the name of the server that it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     pub pid: u32,
     pub uptime_s: f64,
     /// Where the configuration was read from.

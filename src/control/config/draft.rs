@@ -7,18 +7,20 @@ use super::schema;
 use super::section::{At, Section, integer_element, text_element};
 use super::{key, service, value};
 use crate::limits::{
-    DEFAULT_DRAIN_S, DEFAULT_FLOWS, MAX_DRAIN_S, MAX_FLOWS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT,
+    DEFAULT_DRAIN_S, DEFAULT_FLOWS, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS,
+    MAX_WEIGHT,
 };
-use crate::plan::{Admin, Dispatcher, Engine, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service};
+use crate::plan::{Admin, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeTable;
 
 pub struct Draft {
     hash_key: Option<HashKey>,
     dispatcher: Option<DispatcherDraft>,
+    filter: Option<FilterDraft>,
     admin: Admin,
     pub services: Vec<ServiceDraft>,
 }
@@ -29,6 +31,12 @@ struct DispatcherDraft {
     cores: Option<Vec<usize>>,
     flows: u32,
     dpdk: Option<DpdkDraft>,
+}
+
+struct FilterDraft {
+    interface: Option<String>,
+    hold: Option<Duration>,
+    pins: PathBuf,
 }
 
 pub struct ServiceDraft {
@@ -59,12 +67,14 @@ impl Draft {
         let root = Section::open(tree, 0, &schema::ROOT, report);
         let cluster = root.table("cluster", &schema::CLUSTER, report);
         let dispatcher = root.table("dispatcher", &schema::DISPATCHER, report);
+        let filter = root.table("filter", &schema::FILTER, report);
         let admin = root.table("admin", &schema::ADMIN, report);
         let dpdk = root.table("dpdk", &schema::DPDK, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
             dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, dpdk.as_ref(), report)),
+            filter: filter.map(|section| FilterDraft::read(&section, base, report)),
             admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
         }
@@ -76,6 +86,10 @@ impl Draft {
             hash_key: self.hash_key?,
             dispatcher: match self.dispatcher {
                 Some(draft) => Some(draft.into_dispatcher()?),
+                None => None,
+            },
+            filter: match self.filter {
+                Some(FilterDraft { interface, hold, pins }) => Some(Filter { interface: interface?, hold, pins }),
                 None => None,
             },
             admin: self.admin,
@@ -106,6 +120,19 @@ impl DispatcherDraft {
         };
         let DispatcherDraft { interface, engine, cores, flows, .. } = self;
         Some(Dispatcher { interface: interface?, engine, cores, flows, dpdk })
+    }
+}
+
+impl FilterDraft {
+    fn read(section: &Section, base: &Path, report: &mut Report) -> FilterDraft {
+        let pins = section.text("pins", report, |text| value::file(text.trim_end_matches('/'), Filter::PINS, base));
+        FilterDraft {
+            pins: pins.map_or_else(|| Filter::PINS.into(), |pins| pins.value),
+            interface: section.text("interface", report, value::interface).map(|name| name.value),
+            hold: section
+                .integer("hold_ms", 0..=MAX_HOLD_MS, report)
+                .map(|hold| Duration::from_millis(hold.value.into())),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub static ROOT: Schema = Schema {
     keys: &[
         required("cluster", "[cluster] with hash_key = \"32 hex digits\""),
         optional("dispatcher", "[dispatcher] with interface = \"eth1\""),
+        optional("filter", "[filter] with interface = \"eth1\""),
         optional("admin", "[admin] with metrics = \"127.0.0.1:9180\""),
         optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
         required("service", "[[service]] with double brackets, once for each service"),
@@ -48,6 +49,15 @@ pub static DISPATCHER: Schema = Schema {
         optional("engine", "engine = \"af_xdp\""),
         optional("cores", "cores = [2, 3]"),
         optional("flows", "flows = 1048576"),
+    ],
+};
+
+pub static FILTER: Schema = Schema {
+    title: "[filter]",
+    keys: &[
+        required("interface", "interface = \"eth1\""),
+        optional("hold_ms", "hold_ms = 1500"),
+        optional("pins", "pins = \"/sys/fs/bpf/oneip\""),
     ],
 };
 
@@ -115,7 +125,7 @@ pub static HEALTH: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 8] = [&ROOT, &CLUSTER, &DISPATCHER, &ADMIN, &DPDK, &SERVICE, &SERVER, &HEALTH];
+static ALL: [&Schema; 9] = [&ROOT, &CLUSTER, &DISPATCHER, &FILTER, &ADMIN, &DPDK, &SERVICE, &SERVER, &HEALTH];
 
 impl Schema {
     /// The key of that name. Asking for one that the schema lacks is a bug.
@@ -187,7 +197,7 @@ mod tests {
         {
             assert!(is_near(name, known), "{name} {known}");
         }
-        for (name, known) in [("health", "hash"), ("size", "slots"), ("", "mac"), ("filter", "cluster")] {
+        for (name, known) in [("health", "hash"), ("size", "slots"), ("", "mac"), ("folder", "cluster")] {
             assert!(!is_near(name, known), "{name} {known}");
         }
     }

@@ -18,7 +18,7 @@ use super::health::{self, Health, What};
 use super::neighbours::{self, Neighbours, What as Whereabouts};
 use super::operator::{Overrides, StateFile, from_wall_time};
 use crate::limits::QUIET;
-use crate::plan::Plan;
+use crate::plan::{Plan, Via};
 use crate::table::cluster::{Cluster, Standing};
 use crate::table::watch::Watch;
 use crate::table::{ServiceId, Table};
@@ -43,8 +43,40 @@ pub enum MembershipError {
 /// A service and a server, by name.
 type Name = (String, String);
 
+/// Who asks. All views of one configuration and one health agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Frames go from here to the servers' MACs.
+    Dispatcher,
+    /// One of the servers: the frames are there already. It has the cluster address itself, so a probe to that would be
+    /// answered on this host, whichever server it is meant for.
+    Server,
+}
+
+impl Side {
+    /// The configuration as it is followed from here.
+    fn adapted(self, mut plan: Plan) -> Plan {
+        if self == Side::Server {
+            plan.services.iter_mut().filter_map(|service| service.health.as_mut()).for_each(|h| h.via = Via::Primary);
+        }
+        plan
+    }
+
+    /// The servers to resolve, each address once.
+    fn unresolved(self, plan: &Plan) -> Vec<(String, IpAddr)> {
+        if self == Side::Server {
+            return Vec::new();
+        }
+        let servers = plan.services.iter().flat_map(|service| &service.servers).filter(|server| server.mac.is_none());
+        let by_address: BTreeMap<IpAddr, String> =
+            servers.map(|server| (server.address, server.name.clone())).collect();
+        by_address.into_iter().map(|(address, name)| (name, address)).collect()
+    }
+}
+
 /// Follows the servers of a plan. Needs `CAP_NET_ADMIN` as long as it lives, and a tokio runtime with time and I/O.
 pub struct Membership {
+    side: Side,
     interface: String,
     /// What the configuration says.
     configured: Plan,
@@ -77,11 +109,13 @@ pub enum Event {
     Due,
 }
 
-/// What the workers must know.
+/// What has changed for the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    Table(Table),
+    /// Who has which clients, or where a server is.
+    Table,
     /// The services or servers may be others.
-    Layout(Arc<Plan>, Table),
+    Layout,
 }
 
 impl Membership {
@@ -93,10 +127,11 @@ impl Membership {
     /// A server is not on the interface's link, or the kernel refuses; the kernel has back then what was asked of it.
     pub async fn open(
         configured: Plan,
-        interface: &str,
+        (side, interface): (Side, &str),
         down: &[String],
         file: Option<StateFile>,
     ) -> Result<Membership, MembershipError> {
+        let configured = side.adapted(configured);
         let overrides = file.as_ref().map_or(Ok(Overrides::new()), StateFile::load).unwrap_or_else(|why| {
             tracing::warn!("{why}; servers are as the configuration says");
             Overrides::new()
@@ -106,6 +141,7 @@ impl Membership {
         let draining = overrides.iter().filter_map(|(name, set)| Some((name.clone(), set.drained_until?)));
         let draining = draining.map(|(name, until)| (name, now + from_wall_time(until).as_nanos() as u64)).collect();
         let mut membership = Membership {
+            side,
             interface: interface.to_owned(),
             cluster: Cluster::new(&plan),
             configured,
@@ -151,7 +187,7 @@ impl Membership {
     }
 
     async fn start(&mut self) -> Result<(), MembershipError> {
-        let wanted = wanted(&self.plan);
+        let wanted = self.side.unresolved(&self.plan);
         if !wanted.is_empty() {
             self.resolve(&wanted).await?;
         }
@@ -206,6 +242,12 @@ impl Membership {
         self.cluster.compile()
     }
 
+    /// The present state, counted as one generation on.
+    pub fn state(&mut self) -> &Cluster {
+        self.cluster.count_generation();
+        &self.cluster
+    }
+
     /// Waits until something happens. Cancel-safe.
     ///
     /// # Errors
@@ -220,7 +262,7 @@ impl Membership {
         })
     }
 
-    /// Takes in what has happened. Returns what the workers must know of it. Not to be cancelled.
+    /// Takes in what has happened. Returns what the data path must know of it. Not to be cancelled.
     ///
     /// # Errors
     /// As `next`.
@@ -234,7 +276,7 @@ impl Membership {
             }
             Event::Due => return self.pass().await,
         };
-        Ok(moved.then(|| News::Table(self.table())))
+        Ok(moved.then_some(News::Table))
     }
 
     fn locate(&mut self, changes: &[neighbours::Change]) -> bool {
@@ -266,7 +308,7 @@ impl Membership {
         let mut moved = self.cluster.expire(now);
         moved |= self.judge_all(now);
         if gone.is_empty() {
-            return Ok(moved.then(|| News::Table(self.table())));
+            return Ok(moved.then_some(News::Table));
         }
         for name in &gone {
             tracing::info!("server {} of service {} has left: its time is over", name.1, name.0);
@@ -274,7 +316,7 @@ impl Membership {
         }
         let plan = reload::effective(&self.configured, &self.overrides, &self.still_leaving());
         self.follow(plan).await?;
-        Ok(Some(News::Layout(Arc::clone(&self.plan), self.table())))
+        Ok(Some(News::Layout))
     }
 
     /// Judges every service. Connections stay for the service's time, if `now` is one.
@@ -333,13 +375,6 @@ impl Membership {
             tracing::warn!(%error, "entries for the servers stay in the kernel's neighbour table");
         }
     }
-}
-
-/// The servers to resolve, each address once.
-fn wanted(plan: &Plan) -> Vec<(String, IpAddr)> {
-    let servers = plan.services.iter().flat_map(|service| &service.servers).filter(|server| server.mac.is_none());
-    let by_address: BTreeMap<IpAddr, String> = servers.map(|server| (server.address, server.name.clone())).collect();
-    by_address.into_iter().map(|(address, name)| (name, address)).collect()
 }
 
 fn is_checked(plan: &Plan) -> bool {

@@ -121,8 +121,8 @@ impl Membership {
             self.judge(service, drained) | moved
         });
         let news = match (reweighed, moved) {
-            (true, _) => Some(News::Layout(self.plan_of(), self.table())),
-            (false, true) => Some(News::Table(self.table())),
+            (true, _) => Some(News::Layout),
+            (false, true) => Some(News::Table),
             (false, false) => None,
         };
         Ok((vec![said], news))

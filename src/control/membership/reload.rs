@@ -1,6 +1,6 @@
 //! Going over to another configuration.
 
-use super::{Membership, MembershipError, Name, News, is_checked, on_link, wanted};
+use super::{Membership, MembershipError, Name, News, is_checked, on_link};
 use crate::control::clock;
 use crate::control::differences;
 use crate::control::health::Health;
@@ -42,12 +42,13 @@ pub fn effective(configured: &Plan, overrides: &Overrides, leaving: &[(String, S
 }
 
 impl Membership {
-    /// Goes over to `configured`. Returns what changed, a line each, and what the workers must know.
+    /// Goes over to `configured`. Returns what changed, a line each, and what the data path must know.
     ///
     /// # Errors
     /// Everything is as it was then.
     pub async fn reload(&mut self, configured: Plan) -> Result<(Vec<String>, Option<News>), Refusal> {
-        let keys = differences::needs_restart(&self.configured, &configured);
+        let configured = self.side.adapted(configured);
+        let keys = differences::needs_restart(&self.configured, &configured, self.side);
         if !keys.is_empty() {
             return Err(Refusal::NeedsRestart(keys));
         }
@@ -74,7 +75,7 @@ impl Membership {
         self.joining.retain(|name| present.contains(name));
         self.states.retain(|name, _| present.contains(name));
         self.judge_all(now);
-        Ok((changes, Some(News::Layout(Arc::clone(&self.plan), self.table()))))
+        Ok((changes, Some(News::Layout)))
     }
 
     /// Those of the plan that `configured` has no more, and that keep their connections.
@@ -121,12 +122,12 @@ impl Membership {
         }
         self.plan = Arc::new(plan);
         self.cluster.renew(&self.plan, clock::now_ns());
-        wanted(&self.plan).iter().for_each(|(_, address)| self.tell_mac(*address));
+        self.side.unresolved(&self.plan).iter().for_each(|(_, address)| self.tell_mac(*address));
         Ok(())
     }
 
     async fn watch(&mut self, plan: &Plan) -> Result<(), MembershipError> {
-        let wanted = wanted(plan);
+        let wanted = self.side.unresolved(plan);
         match &mut self.neighbours {
             Some(neighbours) => neighbours.watch(&wanted).await?,
             None if wanted.is_empty() => {}

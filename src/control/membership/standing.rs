@@ -1,6 +1,6 @@
 //! What a server is there for, by all that is known of it.
 
-use super::Membership;
+use super::{Membership, Side};
 use crate::control::admin::status::State;
 use crate::control::clock;
 use crate::control::health::Verdict;
@@ -47,7 +47,7 @@ impl Membership {
         }
         let name = (of.name.clone(), it.name.clone());
         let status = self.health.as_ref().and_then(|health| health.status(service, server));
-        let resolved = self.cluster.mac(service as ServiceId, server).is_some();
+        let resolved = self.side == Side::Server || self.cluster.mac(service as ServiceId, server).is_some();
         let verdict = status.map_or(Verdict::Up, |status| status.verdict);
         if self.joining.contains(&name) {
             if !resolved {
