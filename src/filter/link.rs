@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::error::{os_error, with_causes};
 use super::{FilterError, Interface};
-use crate::port::af_xdp::Mode;
+use crate::port::af_xdp::{Mode, driver};
 
 /// Where links are pinned: below a folder per interface.
 pub const PINS: &str = "/sys/fs/bpf/oneip";
@@ -100,27 +100,36 @@ fn take_over(program: &mut Xdp, interface: &Interface, path: &Path) -> Result<Op
     }
 }
 
+/// In the driver if it can, but on veth. There the driver's XDP meets socket buffers that are marked as broadcast when they
+/// are sent, and `eth_type_trans`, which marks, does not unmark what is host-addressed by then (drivers/net/veth.c,
+/// veth_xdp_rcv_skb): TCP would refuse what the filter kept. Generic XDP unmarks it (net/core/dev.c, bpf_prog_run_generic_xdp).
 fn attach_anew(program: &mut Xdp, interface: &Interface) -> Result<(XdpLink, Mode), FilterError> {
     let Interface { name, index, .. } = interface;
-    let mut attach = |mode| program.attach_to_if_index(*index, mode).and_then(|id| program.take_link(id));
-    // Of another program, in the same mode or in another one (dev_xdp_attach, net/core/dev.c).
-    let is_taken = |error: &ProgramError| matches!(os_error(error), Some(Errno::BUSY | Errno::EXIST));
-    let error = match attach(XdpMode::Driver) {
-        Ok(link) => return Ok((link, Mode::Native)),
-        Err(error) => error,
-    };
-    if !is_taken(&error) {
-        let reason = with_causes(&error);
-        tracing::warn!(interface = %name, %reason, "no native XDP: using generic XDP, which is slow");
-        match attach(XdpMode::Skb) {
-            Ok(link) => return Ok((link, Mode::Generic)),
-            Err(error) if !is_taken(&error) => {
-                return Err(FilterError::Attach { interface: name.clone(), reason: with_causes(&error) });
+    let is_veth = driver(name).is_some_and(|driver| driver == "veth");
+    if !is_veth {
+        match attach_as(program, *index, XdpMode::Driver) {
+            Ok(link) => return Ok((link, Mode::Native)),
+            Err(error) if is_taken(&error) => return Err(FilterError::ProgramAttached { interface: name.clone() }),
+            Err(error) => {
+                let reason = with_causes(&error);
+                tracing::warn!(interface = %name, %reason, "no native XDP: using generic XDP, which is slow");
             }
-            Err(_) => {}
         }
     }
-    Err(FilterError::ProgramAttached { interface: name.clone() })
+    match attach_as(program, *index, XdpMode::Skb) {
+        Ok(link) => Ok((link, Mode::Generic)),
+        Err(error) if is_taken(&error) => Err(FilterError::ProgramAttached { interface: name.clone() }),
+        Err(error) => Err(FilterError::Attach { interface: name.clone(), reason: with_causes(&error) }),
+    }
+}
+
+fn attach_as(program: &mut Xdp, index: u32, mode: XdpMode) -> Result<XdpLink, ProgramError> {
+    program.attach_to_if_index(index, mode).and_then(|id| program.take_link(id))
+}
+
+/// By another program, in the same mode or in another one (dev_xdp_attach, net/core/dev.c).
+fn is_taken(error: &ProgramError) -> bool {
+    matches!(os_error(error), Some(Errno::BUSY | Errno::EXIST))
 }
 
 /// The link, which has a file now.

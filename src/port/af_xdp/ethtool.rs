@@ -28,7 +28,7 @@ struct Value {
 }
 
 /// The name of the interface's driver; `None` where it does not say.
-pub(super) fn driver(interface: &str) -> Option<String> {
+pub fn driver(interface: &str) -> Option<String> {
     let mut info = DriverInfo { command: GET_DRIVER_INFO, driver: [0; 32], rest: [0; 160] };
     // SAFETY: GET_DRIVER_INFO fills a `struct ethtool_drvinfo`, which `DriverInfo` has the layout of (196 bytes).
     unsafe { ask(interface, &mut info) }?;

@@ -25,6 +25,7 @@ pub use device::Device;
 #[cfg(feature = "dpdk")]
 pub(super) use device::cores as core_list;
 pub use error::AfXdpError;
+pub use ethtool::driver;
 pub use port::{AfXdp, Losses};
 pub use rings::{Frame, Transfer};
 pub use steer::{Action, Mode, Steer, SteerCounters, SteerCounts};
