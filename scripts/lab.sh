@@ -270,7 +270,13 @@ END
     in_host "$name" nginx -e "$dir/error.log" -p "$dir" -c "$dir/nginx.conf"
     # A host has one socket and one state file: here the hosts share their files.
     sed "s|^\[admin\]|&\nsocket = \"$dir/oneip.sock\"\nstate = \"$dir/state.json\"|" "$RUN/oneip.toml" >"$dir/oneip.toml"
-    [[ -z $oneip ]] || in_host "$name" "$oneip" server add -c "$RUN/oneip.toml" >"$dir/server-add.log" 2>&1 ||
+    local way=()
+    case $broadcast in
+        '') ;;
+        ff:ff:ff:ff:ff:ff) way=(--broadcast) ;;
+        *) way=(--broadcast --group "$broadcast") ;;
+    esac
+    [[ -z $oneip ]] || in_host "$name" "$oneip" server add -c "$RUN/oneip.toml" "${way[@]}" >"$dir/server-add.log" 2>&1 ||
         { cat "$dir/server-add.log" >&2; die "oneip server add failed on $name"; }
 }
 
@@ -329,14 +335,22 @@ up() {
     introduce
 }
 
+introduce_oneip() {
+    if [[ -n $broadcast ]]; then
+        echo "  filter, on each    $1 exec web1 target/release/oneip filter -c $RUN/web1/oneip.toml"
+    else
+        echo "  dispatch           $1 exec dispatcher target/release/oneip run -c $RUN/oneip.toml"
+    fi
+}
+
 introduce() {
     local self=scripts/lab.sh
     [[ $LAB == oneip ]] || self="ONEIP_LAB=$LAB $self"
     cat <<END
-lab "$LAB" is up: client - isp - router - { dispatcher, ${SERVERS[*]} }${vlan:+, the LAN on VLAN $vlan}
+lab "$LAB" is up: client - isp - router - { $(lan_hosts | grep -vx router | paste -sd ' ') }${vlan:+, the LAN on VLAN $vlan}
   cluster addresses  $CLUSTER4  $CLUSTER6${bare:+  (not on the servers yet)}
   configuration      $RUN/oneip.toml
-  dispatch           $self exec dispatcher target/release/oneip run -c $RUN/oneip.toml
+$(introduce_oneip "$self")
   try                $self exec client curl --interface 198.51.100.77 http://$CLUSTER4/
   look around        $self shell client
   remove             $self down

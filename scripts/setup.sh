@@ -26,6 +26,7 @@ zlib1g-dev      /usr/include/zlib.h
 iproute2        ip
 ethtool         ethtool
 iputils-ping    ping
+tcpdump         tcpdump
 procps          sysctl
 nginx-light     nginx
 curl            curl

@@ -1,7 +1,8 @@
 //! The verbs. The only place that exits.
 
 use clap::{Args, Parser, Subcommand};
-use oneip::plan::Plan;
+use oneip::plan::{Mac, Plan};
+use oneip::server::Dispatch;
 use oneip::verbs::script::Change;
 use oneip::verbs::{self, Failure};
 use oneip::{ctl, server, supervise};
@@ -72,7 +73,10 @@ struct Run {
 #[derive(Args)]
 struct Filter {
     #[command(flatten)]
-    server: Server,
+    config: Config,
+    /// Which server this is; default: the one whose primary address this host has
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
     #[command(flatten)]
     down: Down,
     /// Print the final figures as JSON on standard output, all else on standard error
@@ -137,6 +141,13 @@ struct Server {
     /// Which server this is; default: the one whose primary address this host has
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
+    /// For broadcast-based dispatch: silent while no filter is attached, no forwarding, no redirects, no strict rp_filter.
+    /// `remove` undoes all that was added, with it or without
+    #[arg(long)]
+    broadcast: bool,
+    /// The router sends to this multicast MAC address instead of the broadcast address: the interface takes its frames
+    #[arg(long, value_name = "MAC", requires = "broadcast", value_parser = server::group)]
+    group: Option<Mac>,
 }
 
 fn main() -> ExitCode {
@@ -153,7 +164,7 @@ fn main() -> ExitCode {
         Verb::Lookup(arguments) => lookup(&arguments),
         Verb::Ctl(arguments) => ctl::run(arguments),
         Verb::Server(ServerVerb::Add(arguments)) => server(&arguments, server::add),
-        Verb::Server(ServerVerb::Remove(arguments)) => server(&arguments, server::remove),
+        Verb::Server(ServerVerb::Remove(arguments)) => server(&arguments, |plan, name, _| server::remove(plan, name)),
         Verb::Server(ServerVerb::Check(arguments)) => server(&arguments, server::check),
     };
     match done {
@@ -177,7 +188,7 @@ fn run(arguments: Run) -> Result<(), Failure> {
     supervise::run(plan, supervise::Options { config: config.config, down: down.down, stats, hlog, json })
 }
 
-fn filter(Filter { server: Server { config, server }, down, json, detach }: Filter) -> Result<(), Failure> {
+fn filter(Filter { config, server, down, json, detach }: Filter) -> Result<(), Failure> {
     let plan = verbs::load(&config.config)?;
     if detach {
         return supervise::filter::detach(&plan);
@@ -217,11 +228,12 @@ fn lookup(arguments: &Lookup) -> Result<(), Failure> {
 }
 
 fn server(
-    Server { config, server }: &Server,
-    verb: fn(&Plan, Option<&str>) -> Result<server::Report, server::Error>,
+    Server { config, server, broadcast, group }: &Server,
+    verb: fn(&Plan, Option<&str>, Dispatch) -> Result<server::Report, server::Error>,
 ) -> Result<(), Failure> {
     let plan = verbs::load(&config.config)?;
-    let report = verb(&plan, server.as_deref())?;
+    let dispatch = if *broadcast { Dispatch::Broadcast { group: *group } } else { Dispatch::Routing };
+    let report = verb(&plan, server.as_deref(), dispatch)?;
     print(&report)?;
     Ok(report.verdict()?)
 }

@@ -21,11 +21,6 @@ const BPF_FS: u64 = 0xcafe_4a11;
 
 const MODES: [Mode; 2] = [Mode::Native, Mode::Generic];
 
-/// It passes a frame from one kernel structure to another, with the mark that it came as a broadcast: its native XDP does not
-/// take that back when the program has addressed the frame to the host (drivers/net/veth.c, veth_xdp_rcv_skb: eth_type_trans
-/// for the second time), generic XDP does (net/core/dev.c, bpf_prog_run_generic_xdp).
-const KEEPS_MARK: &str = "veth";
-
 /// How a program came to its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -111,27 +106,36 @@ fn take_over(program: &mut Xdp, interface: &Interface, path: &Path) -> Result<Op
     }
 }
 
+/// In the driver if it can, but on veth. There the driver's XDP meets socket buffers that are marked as broadcast when they
+/// are sent, and `eth_type_trans`, which marks, does not unmark what is host-addressed by then (drivers/net/veth.c,
+/// veth_xdp_rcv_skb): TCP would refuse what the filter kept. Generic XDP unmarks it (net/core/dev.c, bpf_prog_run_generic_xdp).
 fn attach_anew(program: &mut Xdp, interface: &Interface) -> Result<(XdpLink, Mode), FilterError> {
     let Interface { name, index, .. } = interface;
-    let mut attach = |mode| program.attach_to_if_index(*index, mode).and_then(|id| program.take_link(id));
-    // Of another program, in the same mode or in another one (dev_xdp_attach, net/core/dev.c).
-    let is_taken = |error: &ProgramError| matches!(os_error(error), Some(Errno::BUSY | Errno::EXIST));
-    let taken = || FilterError::ProgramAttached { interface: name.clone() };
-    if driver(name).as_deref() != Some(KEEPS_MARK) {
-        match attach(XdpMode::Driver) {
+    let is_veth = driver(name).is_some_and(|driver| driver == "veth");
+    if !is_veth {
+        match attach_as(program, *index, XdpMode::Driver) {
             Ok(link) => return Ok((link, Mode::Native)),
-            Err(error) if is_taken(&error) => return Err(taken()),
+            Err(error) if is_taken(&error) => return Err(FilterError::ProgramAttached { interface: name.clone() }),
             Err(error) => {
                 let reason = with_causes(&error);
                 tracing::warn!(interface = %name, %reason, "no native XDP: using generic XDP, which is slow");
             }
         }
     }
-    match attach(XdpMode::Skb) {
+    match attach_as(program, *index, XdpMode::Skb) {
         Ok(link) => Ok((link, Mode::Generic)),
-        Err(error) if is_taken(&error) => Err(taken()),
+        Err(error) if is_taken(&error) => Err(FilterError::ProgramAttached { interface: name.clone() }),
         Err(error) => Err(FilterError::Attach { interface: name.clone(), reason: with_causes(&error) }),
     }
+}
+
+fn attach_as(program: &mut Xdp, index: u32, mode: XdpMode) -> Result<XdpLink, ProgramError> {
+    program.attach_to_if_index(index, mode).and_then(|id| program.take_link(id))
+}
+
+/// By another program, in the same mode or in another one (dev_xdp_attach, net/core/dev.c).
+fn is_taken(error: &ProgramError) -> bool {
+    matches!(os_error(error), Some(Errno::BUSY | Errno::EXIST))
 }
 
 /// The link, which has a file now.

@@ -5,9 +5,13 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::Error;
 use super::netlink::Netlink;
+use super::{Error, Membership};
 use crate::plan::Mac;
+
+/// Where the settings of interfaces are, below /proc/sys.
+pub const IPV4: &str = "net/ipv4/conf";
+pub const IPV6: &str = "net/ipv6/conf";
 
 /// One reading of the host.
 pub struct Host {
@@ -15,6 +19,8 @@ pub struct Host {
     pub held: Vec<Held>,
     /// All but `lo`.
     pub interfaces: Vec<Interface>,
+    /// The groups whose frames each interface takes, whoever joined them.
+    pub groups: Vec<Membership>,
 }
 
 /// An address on an interface.
@@ -29,6 +35,7 @@ pub struct Held {
 
 pub struct Interface {
     pub name: String,
+    pub up: bool,
     pub mac: Option<Mac>,
 }
 
@@ -49,9 +56,9 @@ impl Host {
         let interfaces = links
             .into_iter()
             .filter(|link| link.name != "lo")
-            .map(|link| Interface { name: link.name, mac: link.mac })
+            .map(|link| Interface { name: link.name, up: link.up, mac: link.mac })
             .collect();
-        Ok(Host { lo_up, held, interfaces })
+        Ok(Host { lo_up, held, interfaces, groups: groups()? })
     }
 
     /// Where an address is.
@@ -86,6 +93,20 @@ impl fmt::Display for Held {
     }
 }
 
+/// Each line: index, name, users, global users, address (`dev_mc_seq_show`, net/core/dev_addr_lists.c).
+fn groups() -> Result<Vec<Membership>, Error> {
+    // Of this thread: its namespace need not be the process's.
+    let path = PathBuf::from("/proc/thread-self/net/dev_mcast");
+    let text = fs::read_to_string(&path).map_err(|source| Error::File { doing: "read", path, source })?;
+    let membership = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (interface, address) = (fields.nth(1)?.to_owned(), u64::from_str_radix(fields.nth(2)?, 16).ok()?);
+        let [_, _, mac @ ..] = address.to_be_bytes();
+        Some(Membership { interface, group: Mac(mac) })
+    };
+    Ok(text.lines().filter_map(membership).collect())
+}
+
 /// The length of the prefix that holds one address.
 pub fn full_prefix(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
@@ -95,9 +116,14 @@ pub fn alias_text(address: IpAddr) -> String {
     format!("{address}/{}", full_prefix(address))
 }
 
+/// Where the settings of interfaces for this address's family are.
+pub fn conf(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { IPV4 } else { IPV6 }
+}
+
 /// The IPv4 setting `key` of an interface, or of `all`.
 pub fn setting_path(interface: &str, key: &str) -> PathBuf {
-    Path::new("net/ipv4/conf").join(interface).join(key)
+    Path::new(IPV4).join(interface).join(key)
 }
 
 /// 0 where there is none, as for an interface without IPv4.

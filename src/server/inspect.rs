@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use super::host::{Held, Host, Interface, alias_text, interface_setting, setting_path};
 use super::report::{Grade, Report};
-use super::{Role, Setting};
+use super::{Dispatch, Role, Setting, broadcast};
 
 /// Everything that `check` says.
-pub fn inspect(role: &Role, host: &Host) -> Report {
+pub fn inspect(role: &Role, host: &Host, dispatch: Dispatch) -> Report {
     let mut report = Report::new(&role.name);
     inspect_primary(role, host, &mut report);
     if !host.lo_up {
@@ -26,7 +26,10 @@ pub fn inspect(role: &Role, host: &Host) -> Report {
         }
         inspect_proxy_arp(host, &mut report);
     }
-    inspect_forwarding(role, &mut report);
+    match dispatch {
+        Dispatch::Routing => inspect_forwarding(role, &mut report),
+        Dispatch::Broadcast { .. } => inspect_broadcast(role, host, dispatch, &mut report),
+    }
     report
 }
 
@@ -188,5 +191,19 @@ fn inspect_forwarding(role: &Role, report: &mut Report) {
                 format!("sysctl -w {path}=0"),
             );
         }
+    }
+}
+
+fn inspect_broadcast(role: &Role, host: &Host, dispatch: Dispatch, report: &mut Report) {
+    for demand in broadcast::demands(role, host) {
+        demand.report(report);
+    }
+    for membership in broadcast::memberships(role, host, dispatch) {
+        if host.groups.contains(&membership) {
+            report.push(Grade::Ok, format!("{membership} is joined"));
+            continue;
+        }
+        let mend = format!("ip maddress add {} dev {}", membership.group, membership.interface);
+        report.push_mend(Grade::Wrong, format!("{membership} is not joined: its frames may stop at the NIC"), mend);
     }
 }

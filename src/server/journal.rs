@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Setting, Step};
+use super::{Error, Membership, Setting, Step};
 
 /// Ends with the boot, as what it remembers does.
 const DIRECTORY: &str = "/run/oneip";
@@ -21,6 +21,9 @@ pub struct Journal {
     pub addresses: Vec<IpAddr>,
     /// The settings that `add` changed, in its order.
     pub settings: Vec<Setting>,
+    /// The groups that `add` joined.
+    #[serde(default)]
+    pub groups: Vec<Membership>,
 }
 
 impl Journal {
@@ -67,6 +70,7 @@ impl Journal {
                     self.settings.retain(|old| old.path != setting.path);
                     self.settings.push(setting.clone());
                 }
+                Step::Join(membership) if !self.groups.contains(membership) => self.groups.push(membership.clone()),
                 _ => {}
             }
         }

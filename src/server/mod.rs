@@ -1,7 +1,7 @@
 //! On a server: the cluster addresses as aliases on `lo`, and the ARP settings that keep the server silent about them.
 //!
 //! What the kernel needs so that a server takes packets to a cluster address and yet never claims it on the LAN, each
-//! point tried on Linux 6.18 and kept true by `tests/server_verb.rs`:
+//! point tried on Linux 6.18 and kept true by `tests/server_verb/`:
 //!
 //! - The alias is on `lo`, as /32 or /128. A wider prefix makes the server take, and answer ARP for, its neighbours too.
 //! - IPv4: with `arp_ignore` 0 Linux answers ARP for any address of the host on any interface. 1 or stricter answers
@@ -15,7 +15,10 @@
 //!   global it is taken where the outgoing interface has no address of its own. IPv6: `preferred_lft 0` (deprecated).
 //!   Neither disturbs answers to clients.
 //! - `rp_filter` may stay strict where clients are reached through the interface on which the router's frames arrive.
+//!
+//! Broadcast-based dispatch asks for more: `broadcast`.
 
+mod broadcast;
 mod host;
 mod inspect;
 mod journal;
@@ -25,13 +28,23 @@ mod report;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub use broadcast::group;
 pub use host::Held;
 use host::Host;
 use journal::Journal;
 use netlink::Netlink;
 pub use report::{Grade, Line, Report};
 
-use crate::plan::{Plan, Server};
+use crate::plan::{Mac, Plan, Server};
+
+/// How the cluster's clients come to this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dispatch {
+    /// In frames of the dispatcher's, to this server's MAC address.
+    Routing,
+    /// In frames of the router's that every server gets: broadcast, or to a multicast group.
+    Broadcast { group: Option<Mac> },
+}
 
 /// Why a verb of `oneip server` did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +59,11 @@ pub enum Error {
     #[error("this host has the primary addresses of several servers; say which one is meant with --server NAME: {}",
         names.join(", "))]
     SeveralServers { names: Vec<String> },
+    #[error(
+        "{server} has no primary address on an interface of this host: so where the router's frames come in is not known; \
+        add it first"
+    )]
+    NoInterface { server: String },
     #[error("changing addresses and ARP settings needs root (CAP_NET_ADMIN): run it with sudo")]
     NotPermitted,
     #[error("the interface lo is down; run `ip link set lo up`")]
@@ -81,7 +99,7 @@ pub fn held() -> Result<Vec<Held>, Error> {
 ///
 /// # Errors
 /// All are found before anything is changed, except the kernel's own refusals, after which the changes are taken back.
-pub fn add(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
+pub fn add(plan: &Plan, name: Option<&str>, dispatch: Dispatch) -> Result<Report, Error> {
     require_privilege()?;
     let netlink = Netlink::open()?;
     let host = Host::read(&netlink)?;
@@ -97,6 +115,17 @@ pub fn add(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
     let mut steps = Vec::new();
     if role.clusters.iter().any(IpAddr::is_ipv4) {
         steps.extend(inspect::arp_changes(&role, &host).into_iter().map(Step::Write));
+    }
+    if dispatch != Dispatch::Routing {
+        if broadcast::interfaces(&role, &host).is_empty() {
+            return Err(Error::NoInterface { server: role.name });
+        }
+        for demand in broadcast::demands(&role, &host).into_iter().filter(|demand| !demand.met) {
+            if demand.spared { demand.report(&mut report) } else { steps.push(Step::Write(demand.setting)) }
+        }
+        let joined = |membership: &Membership| host.groups.contains(membership);
+        let missing = broadcast::memberships(&role, &host, dispatch).into_iter().filter(|wanted| !joined(wanted));
+        steps.extend(missing.map(Step::Join));
     }
     for &cluster in &role.clusters {
         match host.holders(cluster).find(|held| !held.is_alias()) {
@@ -124,7 +153,8 @@ pub fn add(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
 }
 
 /// Undoes what `add` did for this server and this configuration, and nothing else: addresses that were there before stay, and so
-/// do settings that were changed since. The ARP settings return to what they were with the last IPv4 address.
+/// do settings that were changed since. Settings return to what they were with the last address of their family, and groups are
+/// left with the last address.
 ///
 /// # Errors
 /// As `add`.
@@ -152,15 +182,23 @@ pub fn remove(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
     for left in &journal.addresses {
         report.push(Grade::Note, format!("{left} stays: another configuration's `oneip server add` set it up"));
     }
-    if !journal.addresses.iter().any(IpAddr::is_ipv4) {
-        for setting in journal.settings.drain(..).rev() {
-            match host::read_setting(&setting.path) {
-                Ok(now) if now == setting.to => steps.push(Step::Write(setting.reversed())),
-                _ => report.push(
-                    Grade::Note,
-                    format!("{} was changed by someone else since: it stays", setting.path.display()),
-                ),
-            }
+    let addresses = &journal.addresses;
+    let needed = |setting: &Setting| addresses.iter().any(|address| setting.path.starts_with(host::conf(*address)));
+    let (needed, done_with) = journal.settings.into_iter().partition(needed);
+    journal.settings = needed;
+    for setting in Vec::into_iter(done_with).rev() {
+        match host::read_setting(&setting.path) {
+            Ok(now) if now == setting.to => steps.push(Step::Write(setting.reversed())),
+            _ => report
+                .push(Grade::Note, format!("{} was changed by someone else since: it stays", setting.path.display())),
+        }
+    }
+    let left = if addresses.is_empty() { std::mem::take(&mut journal.groups) } else { Vec::new() };
+    for membership in left {
+        if host.groups.contains(&membership) {
+            steps.push(Step::Leave(membership));
+        } else {
+            report.push(Grade::Note, format!("{membership} is not joined any more"));
         }
     }
     netlink.apply(&steps)?;
@@ -178,10 +216,10 @@ pub fn remove(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
 ///
 /// # Errors
 /// When it cannot look, or this host is no server of the plan; not when it finds something wrong.
-pub fn check(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
+pub fn check(plan: &Plan, name: Option<&str>, dispatch: Dispatch) -> Result<Report, Error> {
     let host = Host::read(&Netlink::open()?)?;
     let role = Role::of(plan, name, &host)?;
-    Ok(inspect::inspect(&role, &host))
+    Ok(inspect::inspect(&role, &host, dispatch))
 }
 
 /// The name of the server that this host is; by its primary address, if none is given.
@@ -240,6 +278,8 @@ enum Step {
     Add(IpAddr),
     Remove(IpAddr),
     Write(Setting),
+    Join(Membership),
+    Leave(Membership),
 }
 
 impl Step {
@@ -248,6 +288,8 @@ impl Step {
             Step::Add(address) => Step::Remove(*address),
             Step::Remove(address) => Step::Add(*address),
             Step::Write(setting) => Step::Write(setting.clone().reversed()),
+            Step::Join(membership) => Step::Leave(membership.clone()),
+            Step::Leave(membership) => Step::Join(membership.clone()),
         }
     }
 }
@@ -258,7 +300,23 @@ impl std::fmt::Display for Step {
             Step::Add(address) => write!(f, "added {} to lo", host::alias_text(*address)),
             Step::Remove(address) => write!(f, "removed {} from lo", host::alias_text(*address)),
             Step::Write(Setting { path, from, to }) => write!(f, "set {} to {to} (it was {from})", path.display()),
+            Step::Join(membership) => write!(f, "joined {membership}"),
+            Step::Leave(membership) => write!(f, "left {membership}"),
         }
+    }
+}
+
+/// An interface takes the frames to a multicast group.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Membership {
+    interface: String,
+    group: Mac,
+}
+
+impl std::fmt::Display for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "group {} on {}", self.group, self.interface)
     }
 }
 
@@ -275,6 +333,11 @@ struct Setting {
 impl Setting {
     fn reversed(self) -> Setting {
         Setting { path: self.path, from: self.to, to: self.from }
+    }
+
+    /// What makes the change by hand.
+    fn command(&self) -> String {
+        format!("sysctl -w {}={}", self.path.display(), self.to)
     }
 }
 

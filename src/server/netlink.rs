@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
+use rtnetlink::NeighbourAddRequest;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope, CacheInfo};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use tokio::runtime::{Builder, Runtime};
 
 use super::host::{self, full_prefix};
-use super::{Error, Setting, Step};
+use super::{Error, Membership, Setting, Step};
 use crate::plan::Mac;
 
 /// The kernel gives the loopback interface of every namespace this number (`LOOPBACK_IFINDEX`, include/net/flow.h).
@@ -119,6 +121,8 @@ impl Netlink {
             Step::Add(address) => self.add_alias(*address),
             Step::Remove(address) => self.remove_alias(*address),
             Step::Write(Setting { path, to, .. }) => host::write_setting(path, *to),
+            Step::Join(membership) => self.join(membership),
+            Step::Leave(membership) => self.leave(membership),
         }
     }
 
@@ -144,5 +148,25 @@ impl Netlink {
         self.runtime
             .block_on(self.handle.address().del(message).execute())
             .map_err(|source| Error::Netlink { doing: format!("remove {address} from lo"), source })
+    }
+
+    fn join(&self, membership: &Membership) -> Result<(), Error> {
+        let failed = |source| Error::Netlink { doing: format!("join {membership}"), source };
+        let request = self.receives(membership).map_err(failed)?;
+        self.runtime.block_on(request.execute()).map_err(failed)
+    }
+
+    fn leave(&self, membership: &Membership) -> Result<(), Error> {
+        let failed = |source| Error::Netlink { doing: format!("leave {membership}"), source };
+        let entry = self.receives(membership).map_err(failed)?.message_mut().clone();
+        self.runtime.block_on(self.handle.neighbours().del(entry).execute()).map_err(failed)
+    }
+
+    /// What `ip maddr` does by ioctls: an entry of the interface's own in the forwarding database is an address that its
+    /// receiver takes, on a device that is no bridge too (`ndo_dflt_fdb_add`, net/core/rtnetlink.c).
+    fn receives(&self, Membership { interface, group }: &Membership) -> Result<NeighbourAddRequest, rtnetlink::Error> {
+        let mut links = self.handle.link().get().match_name(interface.clone()).execute();
+        let index = self.runtime.block_on(links.try_next())?.map_or(0, |link| link.header.index);
+        Ok(self.handle.neighbours().add_bridge(index, &group.0).flags(NeighbourFlags::Own))
     }
 }

@@ -12,7 +12,7 @@ use crate::filter::succession::{self, Succession};
 use crate::filter::{Attachment, Filter, FilterError, Interface};
 use crate::limits::{FILTER_ACCOUNTS, FILTER_RETRY};
 use crate::plan::{self, Plan};
-use crate::server::{self, Grade, Held};
+use crate::server::{self, Dispatch, Grade, Held};
 use crate::stats::collect::say;
 use crate::stats::figures::Figures;
 use crate::stats::summary::{ServerSummary, Summary};
@@ -102,7 +102,7 @@ fn settings(plan: &Plan) -> Result<(Interface, PathBuf), Failure> {
 
 /// What loses clients, or lets two servers answer one. It starts all the same: without a filter every server answers.
 fn warn_of_settings(plan: &Plan, server: &str) {
-    match server::check(plan, Some(server)) {
+    match server::check(plan, Some(server), Dispatch::Broadcast { group: None }) {
         Ok(report) => report.lines.iter().filter(|line| line.grade == Grade::Wrong).for_each(|line| match &line.mend {
             Some(mend) => tracing::warn!("{}; mend it: {mend}", line.text),
             None => tracing::warn!("{}", line.text),

@@ -1,17 +1,20 @@
 //! The whole works on real traffic: the lab of `scripts/lab.sh`, with curl and nginx in it, and `oneip run` as a process.
 //!
 //! - `network`: a lab, its hosts, and what the clients do
-//! - `dispatcher`: `oneip run` in it, and the account it gives at the end
+//! - `dispatcher`: `oneip run` in it, and the account it gives at the end; `filters`: `oneip filter` on its servers
 //! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `restart` (kill -9 under load), `figures` (what it prints and
-//!   logs), `refusals` (why it does not start)
+//!   logs), `refusals` (why it does not start),
+//!   `broadcast` (no dispatcher, but filters)
 //!
 //! The labs are made one after another: a dispatcher takes a core for itself.
 
+mod broadcast;
 mod dispatcher;
 mod echo;
 mod failover;
 mod figures;
+mod filters;
 #[path = "../hlog/mod.rs"]
 mod hlog;
 mod host;

@@ -63,7 +63,7 @@ fn datagrams_reach_the_clients_server_whole_and_in_fragments() {
 }
 
 /// The path MTU that a server has learnt towards a client, if it has.
-fn learnt(lab: &Lab, server: &str, family: usize, client: &str) -> Option<u32> {
+pub fn learnt(lab: &Lab, server: &str, family: usize, client: &str) -> Option<u32> {
     let route = lab.ip(server, &format!("route get {client} from {}", CLUSTER[family]));
     let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");
     words.nth(1).map(|mtu| mtu.parse().unwrap())

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Without the server `web3` of every service.
-fn without_web3(config: &str) -> String {
+pub fn without_web3(config: &str) -> String {
     let mut servers = config.split("[[service.server]]");
     let head = servers.next().unwrap().to_owned();
     servers.fold(head, |text, server| match server.split_once("[[service]]") {

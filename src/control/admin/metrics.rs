@@ -128,6 +128,10 @@ impl Snapshot {
         let moving = services.iter().map(|service| ([("service", service.name.as_str())], service.moving));
         let help = "Slots whose connections stay where they are while new ones go to another server";
         page.gauges("oneip_service_slots_moving", help, moving)?;
+        if self.figures.workers.is_empty() {
+            // A filter's program times nothing.
+            return Ok(());
+        }
         let timed: HashMap<&str, &Histogram<u64>> =
             self.figures.latency.iter().map(|(service, histogram)| (service.as_str(), histogram)).collect();
         let help = "Latency from a frame's arrival to its hand-over. Buckets are exact, the sum within 0.4 %";

@@ -1,0 +1,314 @@
+//! Broadcast-based dispatch: no dispatcher, but a filter on every server. One of them answers, and it is the one that a
+//! dispatcher would choose.
+
+use crate::echo::{Echo, round_trip};
+use crate::filters::{self, Filter, HEALTH, QUICK, configure, publish};
+use crate::network::{ECHO, Lab, Pairs, SERVERS, Stop, WEB, clients, eventually, lookup, one_each, say};
+use crate::operator::surf;
+use crate::packets::learnt;
+use crate::reload::without_web3;
+use crate::restart::browse;
+use etherparse::{LaxSlicedPacket, TransportSlice};
+use pcap_file::pcap::PcapReader;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What passes the router's interface on the LAN, until it is stopped.
+struct Recording {
+    tcpdump: Child,
+    file: PathBuf,
+}
+
+/// Packets of each kind, to and from the cluster addresses.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    syn: usize,
+    syn_ack: usize,
+    reset: usize,
+    datagrams: usize,
+    datagrams_back: usize,
+    echo_requests: usize,
+    echo_replies: usize,
+    icmp_errors: usize,
+}
+
+impl Recording {
+    fn start(lab: &Lab) -> Recording {
+        let file = lab.file("lan.pcap");
+        let mut tcpdump = lab.command("router", "tcpdump");
+        tcpdump.args(["-i", "lan0", "-U", "-Z", "root", "-B", "65536", "-w"]).arg(&file);
+        tcpdump.arg("host 203.0.113.80 or host 2001:db8:80::80");
+        let tcpdump = tcpdump.stderr(Stdio::null()).spawn().unwrap();
+        eventually("it records", || fs::metadata(&file).is_ok_and(|facts| facts.len() >= 24));
+        Recording { tcpdump, file }
+    }
+
+    fn stop(mut self) -> Seen {
+        thread::sleep(Duration::from_millis(300));
+        kill_process(Pid::from_child(&self.tcpdump), Signal::INT).unwrap();
+        self.tcpdump.wait().unwrap();
+        let mut capture = PcapReader::new(File::open(&self.file).unwrap()).unwrap();
+        let mut seen = Seen::default();
+        while let Some(packet) = capture.next_packet() {
+            seen.add(&packet.unwrap().data);
+        }
+        seen
+    }
+}
+
+impl Seen {
+    fn add(&mut self, frame: &[u8]) {
+        match LaxSlicedPacket::from_ethernet(frame).unwrap().transport {
+            Some(TransportSlice::Tcp(tcp)) => {
+                self.syn += usize::from(tcp.syn() && !tcp.ack());
+                self.syn_ack += usize::from(tcp.syn() && tcp.ack());
+                self.reset += usize::from(tcp.rst());
+            }
+            Some(TransportSlice::Udp(udp)) if udp.destination_port() == crate::network::ECHO_PORT => {
+                self.datagrams += 1
+            }
+            Some(TransportSlice::Udp(_)) => self.datagrams_back += 1,
+            Some(TransportSlice::Icmpv4(icmp)) => match icmp.type_u8() {
+                8 => self.echo_requests += 1,
+                0 => self.echo_replies += 1,
+                _ => self.icmp_errors += 1,
+            },
+            Some(TransportSlice::Icmpv6(icmp)) => match icmp.type_u8() {
+                128 => self.echo_requests += 1,
+                129 => self.echo_replies += 1,
+                _ => self.icmp_errors += 1,
+            },
+            None => {}
+        }
+    }
+}
+
+fn stop(filters: Vec<Filter>) {
+    filters.into_iter().for_each(|filter| drop(filter.stop()));
+}
+
+/// Until all filters have taken over what is theirs.
+fn settled(lab: &Lab, family: usize) -> Pairs {
+    let expected = lookup(&lab.config(), WEB[family], &clients(family), &[]);
+    eventually("everybody is served", || lab.fetch(family, &clients(family)) == expected);
+    expected
+}
+
+/// Everything that a client can send is answered by one server, which is the one that `lookup` names.
+fn one_answers(options: &[&str]) {
+    let Some(lab) = &Lab::up(options) else { return };
+    configure(lab, QUICK, "");
+    let _echo = Echo::serve(lab);
+    let filters = filters::start(lab);
+    [0, 1].map(|family| settled(lab, family));
+
+    let recording = Recording::start(lab);
+    for family in [0, 1] {
+        let all = clients(family);
+        assert_eq!(lab.fetch(family, &all), lookup(&lab.config(), WEB[family], &all, &[]));
+        for (client, server) in lookup(&lab.config(), ECHO[family], &all[..24], &[]) {
+            let socket = lab.datagrams(family, &client);
+            for length in [18, 4000] {
+                assert_eq!(round_trip(&socket, length), Some(server.clone()), "{client}, {length} bytes");
+            }
+        }
+        assert_eq!(lab.ping(family, &all[..24], 56), 24);
+    }
+    let seen = recording.stop();
+    let each = |n| 2 * n;
+    // A long datagram's later fragments are no datagrams to see here.
+    let expected = Seen {
+        syn: each(210),
+        syn_ack: each(210),
+        reset: 0,
+        datagrams: each(2 * 24),
+        datagrams_back: each(2 * 24),
+        echo_requests: each(24),
+        echo_replies: each(24),
+        icmp_errors: 0,
+    };
+    assert_eq!(seen, expected, "each is answered once, and nobody else says anything");
+
+    // A port that is no service's: nobody answers, neither by a reset nor by an error.
+    let recording = Recording::start(lab);
+    let nobody = lab.inside("client", || {
+        let address = "203.0.113.80:81".parse().unwrap();
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_err()
+    });
+    assert!(nobody);
+    let seen = recording.stop();
+    assert!(seen.syn > 0 && seen == Seen { syn: seen.syn, ..Seen::default() }, "{seen:?}");
+
+    lab.script("narrow", &["1300"]);
+    for family in [0, 1] {
+        for (client, server) in one_each(&lookup(&lab.config(), WEB[family], &clients(family), &[])) {
+            lab.transfer(family, &client, &server);
+            for other in SERVERS {
+                let expected = (other == server).then_some(1300);
+                assert_eq!(learnt(lab, other, family, &client), expected, "{other} about {client}, of {server}");
+            }
+        }
+    }
+    for filter in filters {
+        let (server, account) = (filter.server, filter.stop());
+        let kept = account["servers"][server]["frames"].as_u64().unwrap();
+        assert_eq!(kept, account["forwarded"], "{account}");
+        assert!(account["dropped"]["other_server"].as_u64().unwrap() > kept / 2, "{account}");
+    }
+}
+
+#[test]
+fn by_the_broadcast_address_one_server_answers() {
+    one_answers(&["--broadcast"]);
+}
+
+#[test]
+fn by_a_multicast_address_one_server_answers() {
+    one_answers(&["--broadcast=01:00:5e:00:71:50"]);
+}
+
+#[test]
+fn a_server_that_fails_loses_its_clients_and_gets_them_back() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    configure(lab, QUICK, HEALTH);
+    let filters = filters::start(lab);
+    let before = settled(lab, 0);
+    let without = lookup(&lab.config(), WEB[0], &clients(0), &["--down", "web2"]);
+    let of_web2: Vec<String> =
+        before.iter().filter(|(_, has)| has == "web2").map(|(client, _)| client.clone()).take(4).collect();
+    let stop_ = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let when_done = Stop(stop_);
+        let others = before.iter().filter(|(_, has)| has != "web2").map(|pair| pair.0.clone()).take(20);
+        let browsers: Vec<_> = others.map(|client| scope.spawn(move || browse(lab, 0, &client, stop_))).collect();
+        thread::sleep(Duration::from_millis(500));
+
+        let nginx = fs::read_to_string(lab.file("web2/nginx.pid")).unwrap();
+        let nginx = nginx.trim();
+        lab.sh("web2", &format!("kill -9 {nginx} $(pgrep -P {nginx})"));
+        let killed = Instant::now();
+        eventually("its clients are served by others", || !lab.fetch(0, &of_web2[..1])[0].1.is_empty());
+        // 2 x 200 ms for the checks, 300 ms until they are taken over; then a request that had no answer until then is sent anew.
+        say(&format!("broadcast, nginx killed: its clients are served after {:.0?}", killed.elapsed()));
+        eventually("all see it", || filters.iter().all(|filter| filter.state("web2") == "down"));
+        eventually("each client has its next server", || lab.fetch(0, &clients(0)) == without);
+
+        let begun = of_web2.iter().map(|client| scope.spawn(move || browse(lab, 0, client, stop_)));
+        let begun: Vec<_> = begun.collect();
+        thread::sleep(Duration::from_millis(300));
+        let at = lab.file("web2");
+        lab.sh("web2", &format!("nginx -e {0}/error.log -p {0} -c {0}/nginx.conf", at.display()));
+        eventually("it takes its clients back", || lab.fetch(0, &clients(0)) == before);
+        thread::sleep(Duration::from_millis(500));
+        drop(when_done);
+        let begun = begun.into_iter().map(|browser| browser.join().unwrap());
+        assert!(begun.into_iter().all(|(requests, server)| requests > 10 && server != "web2"));
+        assert!(browsers.into_iter().all(|browser| browser.join().unwrap().0 > 20), "nobody else's connection breaks");
+    });
+    stop(filters);
+}
+
+#[test]
+fn fifty_reloads_of_all_filters_under_load_break_nothing() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    configure(lab, "hold_ms = 20\n", "");
+    let filters = filters::start(lab);
+    [0, 1].map(|family| settled(lab, family));
+    let plain = fs::read_to_string(lab.config()).unwrap();
+    let less = without_web3(&plain);
+    let other = plain.replace("name = \"web2\"\n", "name = \"web2\"\nweight = 3\n");
+    let stop_ = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let when_done = Stop(stop_);
+        let both = [0, 1].map(clients);
+        let browsers: Vec<_> = (0..30)
+            .map(|n| (n % 2, both[n % 2][n].clone()))
+            .map(|(family, client)| scope.spawn(move || browse(lab, family, &client, stop_)))
+            .collect();
+        let surfers: Vec<_> = (0..2)
+            .map(|n| (n, both[n][100].clone()))
+            .map(|(family, client)| scope.spawn(move || surf(lab, family, &client, stop_)))
+            .collect();
+        for round in 0..50 {
+            publish(lab, [&less, &other, &plain][round % 3]);
+            let expected = ["web3 removed", "web3 added", "weight 3 -> 1"][round % 3];
+            for filter in &filters {
+                let said = filter.ctl(&["reload"]);
+                assert!(said.contains(expected) && said.contains("the other servers' must be told the same"), "{said}");
+            }
+            thread::sleep(Duration::from_millis(60));
+        }
+        drop(when_done);
+        assert!(browsers.into_iter().all(|browser| browser.join().unwrap().0 > 50));
+        assert!(surfers.into_iter().all(|surfer| surfer.join().unwrap() > 20));
+    });
+    publish(lab, &plain);
+    filters.iter().for_each(|filter| drop(filter.ctl(&["reload"])));
+    settled(lab, 0);
+    stop(filters);
+}
+
+#[test]
+fn a_filter_that_dies_is_taken_over_without_a_gap_and_another_server_drained() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    configure(lab, QUICK, "");
+    let mut filters = filters::start(lab);
+    let before = settled(lab, 0);
+    let of = |server: &str| -> Vec<String> {
+        before.iter().filter(|(_, has)| has == server).map(|(client, _)| client.clone()).collect()
+    };
+    let stop_ = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let when_done = Stop(stop_);
+        let busy: Vec<_> = of("web1").into_iter().take(10).chain(of("web3").into_iter().take(10)).collect();
+        let browsers: Vec<_> =
+            busy.into_iter().map(|client| scope.spawn(move || browse(lab, 0, &client, stop_))).collect();
+        thread::sleep(Duration::from_millis(300));
+
+        filters.remove(0).kill();
+        assert_eq!(lab.fetch(0, &clients(0)), before, "the program goes on by its last table");
+        filters.insert(0, Filter::start(lab, "web1"));
+        assert!(filters[0].said().contains("taken over from the process before"), "{}", filters[0].said());
+        assert_eq!(lab.fetch(0, &clients(0)), before, "at once");
+
+        // The server that loses clients first.
+        for at in [2, 0, 1] {
+            let said = filters[at].ctl(&["drain", "web3"]);
+            assert!(said.contains("the other servers' must be told the same"), "{said}");
+        }
+        let without = lookup(&lab.config(), WEB[0], &clients(0), &["--down", "web3"]);
+        eventually("new connections go to the others", || lab.fetch(0, &clients(0)) == without);
+        thread::sleep(Duration::from_millis(300));
+        drop(when_done);
+        let ended: Vec<_> = browsers.into_iter().map(|browser| browser.join().unwrap()).collect();
+        assert!(ended.iter().all(|(requests, _)| *requests > 20));
+        assert_eq!(ended.iter().filter(|(_, server)| server == "web3").count(), 10, "connections stay");
+    });
+
+    let refused = filters[0].ctl_refused(&["trace", "198.51.100.10"]);
+    assert!(refused.contains("a filter decides in the kernel"), "{refused}");
+    let metrics = filters[0].ctl(&["metrics"]);
+    assert!(metrics.contains("oneip_frames_forwarded_total{service=\"web\",server=\"web1\"}"), "{metrics}");
+    assert!(metrics.contains("oneip_frames_dropped_total{reason=\"other_server\"}"), "{metrics}");
+    assert!(!metrics.contains("oneip_dispatch_latency_seconds"), "nothing is timed here: {metrics}");
+    let status = filters[0].status();
+    assert_eq!((&status["mode"], &status["server"]), (&"filter".into(), &"web1".into()), "{status}");
+    stop(filters);
+
+    let oneip = env!("CARGO_BIN_EXE_oneip");
+    let detach = |server: &str| {
+        let config = lab.file(server).join("filter.toml");
+        lab.command(server, oneip).args(["filter", "--detach", "-c"]).arg(config).output().unwrap()
+    };
+    assert!(lab.ip("web1", "link show lan0").contains("xdp"), "it stays");
+    assert!(detach("web1").status.success());
+    eventually("it is off", || !lab.ip("web1", "link show lan0").contains("xdp"));
+    let again = detach("web1");
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && said.starts_with("error: there is no filter on lan0"), "{said}");
+}

@@ -1,0 +1,138 @@
+//! `oneip filter` on every server of a lab without a dispatcher, and what they say.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::network::{Lab, PATIENCE, SERVERS, succeed};
+
+/// What stands in the section of the filter besides the interface.
+pub const QUICK: &str = "hold_ms = 300\n";
+
+pub const HEALTH: &str =
+    "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 2\n\n";
+
+/// The lab's configuration, with `filter` in the section of the filter and `health` in each service, for every server.
+pub fn configure(lab: &Lab, filter: &str, health: &str) {
+    let plain = fs::read_to_string(lab.config()).unwrap();
+    let plain = plain.replacen("[filter]\n", &format!("[filter]\n{filter}"), 1);
+    let services = plain.split("[[service]]");
+    let text: Vec<String> = services
+        .map(|service| service.replacen("[[service.server]]", &format!("{health}[[service.server]]"), 1))
+        .collect();
+    publish(lab, &text.join("[[service]]"));
+}
+
+/// A configuration for every server: each has a socket and a state of its own.
+pub fn publish(lab: &Lab, text: &str) {
+    fs::write(lab.config(), text).unwrap();
+    for server in SERVERS {
+        let at = |name| lab.file(server).join(name).display().to_string();
+        let own = format!("[admin]\nsocket = \"{}\"\nstate = \"{}\"\n", at("oneip.sock"), at("state.json"));
+        fs::write(config(lab, server), text.replacen("[admin]\n", &own, 1)).unwrap();
+    }
+}
+
+fn config(lab: &Lab, server: &str) -> PathBuf {
+    lab.file(server).join("filter.toml")
+}
+
+pub struct Filter<'l> {
+    lab: &'l Lab,
+    pub server: &'static str,
+    child: Child,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+/// On every server.
+pub fn start(lab: &Lab) -> Vec<Filter<'_>> {
+    let begun: Vec<_> = SERVERS.iter().map(|server| Filter::begin(lab, server)).collect();
+    begun.into_iter().map(|(filter, ready)| filter.when(&ready)).collect()
+}
+
+impl<'l> Filter<'l> {
+    pub fn start(lab: &'l Lab, server: &'static str) -> Filter<'l> {
+        let (filter, ready) = Filter::begin(lab, server);
+        filter.when(&ready)
+    }
+
+    fn begin(lab: &'l Lab, server: &'static str) -> (Filter<'l>, Receiver<()>) {
+        let mut command = lab.command(server, env!("CARGO_BIN_EXE_oneip"));
+        command.args(["filter", "--json", "-c"]).arg(config(lab, server));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (stderr, heard, (tell, ready)) = (child.stderr.take().unwrap(), Arc::clone(&said), mpsc::channel());
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if line == "ready" {
+                    let _ = tell.send(());
+                }
+                heard.lock().unwrap().push(line);
+            }
+        });
+        (Filter { lab, server, child, said }, ready)
+    }
+
+    fn when(self, ready: &Receiver<()>) -> Filter<'l> {
+        assert!(ready.recv_timeout(PATIENCE).is_ok(), "{} does not become ready: {}", self.server, self.said());
+        self
+    }
+
+    /// Its standard error up to now.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().join("\n")
+    }
+
+    /// `oneip ctl ARGUMENTS`
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let mut ctl = Command::new(env!("CARGO_BIN_EXE_oneip"));
+        succeed(ctl.args(["ctl", "--socket"]).arg(self.lab.file(self.server).join("oneip.sock")).args(arguments))
+    }
+
+    /// As `ctl`, of an order that is refused. What it says.
+    pub fn ctl_refused(&self, arguments: &[&str]) -> String {
+        let mut ctl = Command::new(env!("CARGO_BIN_EXE_oneip"));
+        ctl.args(["ctl", "--socket"]).arg(self.lab.file(self.server).join("oneip.sock")).args(arguments);
+        let said = ctl.output().unwrap();
+        assert_eq!(said.status.code(), Some(1));
+        String::from_utf8(said.stderr).unwrap()
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.ctl(&["status", "--json"])).unwrap()
+    }
+
+    /// The state that it sees a server in.
+    pub fn state(&self, server: &str) -> String {
+        let status = self.status();
+        let servers = status["services"][0]["servers"].as_array().unwrap();
+        servers.iter().find(|known| known["name"] == server).unwrap()["state"].as_str().unwrap().to_owned()
+    }
+
+    /// kill -9
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Its account, which balances.
+    pub fn stop(mut self) -> Value {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        let said = self.said.lock().unwrap().join("\n");
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let account: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |value: &Value| value.as_u64().unwrap();
+        let dropped: u64 = account["dropped"].as_object().unwrap().values().map(number).sum();
+        let sum = number(&account["forwarded"]) + dropped + number(&account["passed"]);
+        assert_eq!(number(&account["frames"]), sum, "{account}");
+        account
+    }
+}
