@@ -22,7 +22,7 @@
 #                cluster     203.0.113.80 (web)       2001:db8:80::80 (web6)
 #   MACs         router 02:00:00:00:00:01, dispatcher ...:02, webN ...:1N
 #   run/         /run/P-lab: oneip.toml, oneip.sock and state.json of a dispatcher, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/};
-#                with --broadcast webN/{oneip.toml,oneip.sock,state.json} of its filter, and bpf/, where that is kept
+#                with --broadcast webN.{toml,sock,state.json} of its filter, and bpf/, where that is kept
 #   nginx        GET / says "webN", GET /big sends run/big, PUT /upload/NAME writes run/webN/upload/NAME;
 #                every answer has the header X-Server: webN
 set -euo pipefail
@@ -269,7 +269,8 @@ http {
 END
     in_host "$name" nginx -e "$dir/error.log" -p "$dir" -c "$dir/nginx.conf"
     # A host has one socket and one state file: here the hosts share their files.
-    sed "s|^\[admin\]|&\nsocket = \"$dir/oneip.sock\"\nstate = \"$dir/state.json\"|" "$RUN/oneip.toml" >"$dir/oneip.toml"
+    [[ -z $broadcast ]] ||
+        sed "s|^\[admin\]|&\nsocket = \"$dir.sock\"\nstate = \"$dir.state.json\"|" "$RUN/oneip.toml" >"$dir.toml"
     local way=()
     case $broadcast in
         '') ;;
@@ -337,7 +338,7 @@ up() {
 
 introduce_oneip() {
     if [[ -n $broadcast ]]; then
-        echo "  filter, on each    $1 exec web1 target/release/oneip filter -c $RUN/web1/oneip.toml"
+        echo "  filter, on each    $1 exec web1 target/release/oneip filter -c $RUN/web1.toml"
     else
         echo "  dispatch           $1 exec dispatcher target/release/oneip run -c $RUN/oneip.toml"
     fi

@@ -123,10 +123,15 @@ fn ports_take_part_in_the_hash_when_asked() {
 }
 
 /// Reasons that no single frame produces, and the test that does.
-const ELSEWHERE: [(Reason, &str, &str); 4] = [
+const ELSEWHERE: [(Reason, &str, &str); 5] = [
     (Reason::TxFull, "tests/worker/main.rs", "what_does_not_fit_is_dropped_as_tx_full"),
     (Reason::Stray, "tests/worker/main.rs", "a_port_that_cannot_pass_counts_strays"),
     (Reason::PassFull, "tests/worker/main.rs", "what_has_no_way_to_the_kernel_is_dropped_as_pass_full"),
+    (
+        Reason::OtherServer,
+        "tests/filter/succession.rs",
+        "frames_are_counted_by_service_and_what_is_anothers_as_other_server",
+    ),
     (Reason::RxFull, "tests/af_xdp.rs", "every_frame_is_accounted_for_under_overload"),
 ];
 

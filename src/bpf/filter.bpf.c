@@ -544,8 +544,11 @@ INLINE int has_cookie(struct xdp_md *ctx, struct bpf_sock *sock, const struct pa
 	return !bpf_tcp_check_syncookie(sock, &ip, sizeof(ip), &tcp, sizeof(tcp));
 }
 
-/* Whether this server has the connection. A listening socket has none, and is found for every stranger's segment. */
-INLINE int has_socket(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow)
+/*
+ * Whether this server has the connection. A listening socket has none, and is found for every stranger's segment; but of an
+ * owner's it may be the end of a handshake.
+ */
+INLINE int has_socket(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow, int is_owner)
 {
 	struct bpf_sock_tuple tuple = {};
 	__u32 size = sizeof(tuple.ipv4);
@@ -564,7 +567,7 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *packet, const str
 	struct bpf_sock *sock = bpf_skc_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sock)
 		return 0;
-	int has = sock->state != BPF_TCP_LISTEN || has_cookie(ctx, sock, packet, flow);
+	int has = sock->state != BPF_TCP_LISTEN || (is_owner && has_cookie(ctx, sock, packet, flow));
 	bpf_sk_release(sock);
 	return has;
 }
@@ -581,7 +584,7 @@ INLINE __u32 follow(struct xdp_md *ctx, const struct packet *packet, const struc
 		return owner;
 	if (flow->upper != PORTS)
 		return keeper;
-	if (has_socket(ctx, packet, flow))
+	if (has_socket(ctx, packet, flow, owner == MINE))
 		return MINE;
 	return owner == MINE ? THEIRS : owner;
 }

@@ -90,17 +90,22 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: 
         _ => Owner::Theirs,
     };
     let had: Vec<Option<&Places>> = terms.had.iter().map(|view| view.places(name, &table)).collect();
-    let held = |owner: Owner, has: &dyn Fn(&Places) -> bool| match owner {
-        Owner::Mine if !had.iter().all(|places| places.is_some_and(has)) => Owner::Theirs,
+    let had_all = |has: &dyn Fn(&Places) -> bool| had.iter().all(|places| places.is_some_and(has));
+    let by_slot = |(slot, owner): (usize, &u16)| match whose(owner) {
+        Owner::Mine if !had_all(&|places| places.has_slot(slot)) => Owner::Theirs,
         owner => owner,
     };
-    let owners = table.owners().iter().enumerate();
-    let owners = slots.add(owners.map(|(slot, owner)| held(whose(owner), &|places| places.has_slot(slot))));
+    let owners = slots.add(table.owners().iter().enumerate().map(by_slot));
     let (mut servers, mut remainders, mut moves) = (0, 0, 0);
     if let Some(by_remainder) = table.remainders() {
+        let held = |(at, owner): (usize, &u16)| match whose(owner) {
+            Owner::Mine if !had_all(&|places| places.has_remainder(at)) => Owner::Theirs,
+            // The slot may be this server's, and may have been when it did not decide.
+            Owner::Nobody if !had_all(&|places| places.is_free(at)) => Owner::Theirs,
+            owner => owner,
+        };
         servers = by_remainder.len() as u64;
-        let owners = by_remainder.iter().enumerate();
-        remainders = slots.add(owners.map(|(at, owner)| held(whose(owner), &|places| places.has_remainder(at))));
+        remainders = slots.add(by_remainder.iter().enumerate().map(held));
     }
     let mut flags = if table.rule.flow { BY_FLOW } else { 0 };
     if (terms.scattered)(name) {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use crate::table::cluster::Cluster;
+use crate::table::maglev::NOBODY;
 use crate::table::{MOVING, Rule, ServiceId, ServiceTable};
 
 /// The places of every service's table that are one server's.
@@ -20,6 +21,8 @@ pub struct Places {
     slots: Set,
     /// `modulo`: by remainder.
     remainders: Set,
+    /// `modulo`: the remainders whose server is out, so that the slot decides.
+    free: Set,
 }
 
 /// Small numbers, a bit each.
@@ -40,13 +43,13 @@ impl View {
         self.services.get(service).filter(|places| places.rule == now.rule)
     }
 
-    /// Whether every client that the server has here it has by `other` as well.
+    /// Whether it is certain that every client that the server has here it has by `other` as well.
     pub fn is_within(&self, other: &View) -> bool {
         self.services.iter().all(|(name, here)| {
             let there = other.services.get(name).filter(|there| there.rule == here.rule);
             match there {
-                Some(there) => here.slots.is_within(&there.slots) && here.remainders.is_within(&there.remainders),
-                None => here.slots.is_empty() && here.remainders.is_empty(),
+                Some(there) => here.sets().into_iter().zip(there.sets()).all(|(here, there)| here.is_within(there)),
+                None => here.sets().into_iter().all(Set::is_empty),
             }
         })
     }
@@ -58,6 +61,7 @@ impl View {
             there.is_some_and(|there| {
                 here.slots.keep(&there.slots);
                 here.remainders.keep(&there.remainders);
+                here.free.keep(&there.free);
                 true
             })
         });
@@ -66,12 +70,18 @@ impl View {
 
 impl Places {
     fn of(table: &ServiceTable, me: u16) -> Places {
-        let mine = |owners: &[u16]| Set::of(owners.iter().map(|owner| owner & !MOVING == me));
+        let of = |whose: u16, owners: &[u16]| Set::of(owners.iter().map(|owner| owner & !MOVING == whose));
+        let by_remainder = table.remainders().unwrap_or_default();
         Places {
             rule: table.rule,
-            slots: mine(table.owners()),
-            remainders: mine(table.remainders().unwrap_or_default()),
+            slots: of(me, table.owners()),
+            remainders: of(me, by_remainder),
+            free: of(NOBODY, by_remainder),
         }
+    }
+
+    fn sets(&self) -> [&Set; 3] {
+        [&self.slots, &self.remainders, &self.free]
     }
 
     pub fn has_slot(&self, slot: usize) -> bool {
@@ -80,6 +90,10 @@ impl Places {
 
     pub fn has_remainder(&self, remainder: usize) -> bool {
         self.remainders.has(remainder)
+    }
+
+    pub fn is_free(&self, remainder: usize) -> bool {
+        self.free.has(remainder)
     }
 }
 

@@ -7,6 +7,7 @@ mod link;
 #[path = "../model/mod.rs"]
 mod model;
 mod publish;
+mod succession;
 
 use oneip::filter::{Filter, Generation};
 use oneip::plan::Mac;

@@ -34,14 +34,21 @@ pub fn configure(lab: &Lab, filter: &str, health: &str) {
 pub fn publish(lab: &Lab, text: &str) {
     fs::write(lab.config(), text).unwrap();
     for server in SERVERS {
-        let at = |name| lab.file(server).join(name).display().to_string();
-        let own = format!("[admin]\nsocket = \"{}\"\nstate = \"{}\"\n", at("oneip.sock"), at("state.json"));
+        let at = |end| lab.file(&format!("{server}{end}")).display().to_string();
+        let own = format!("[admin]\nsocket = \"{}\"\nstate = \"{}\"\n", at(".sock"), at(".state.json"));
         fs::write(config(lab, server), text.replacen("[admin]\n", &own, 1)).unwrap();
     }
 }
 
-fn config(lab: &Lab, server: &str) -> PathBuf {
-    lab.file(server).join("filter.toml")
+pub fn config(lab: &Lab, server: &str) -> PathBuf {
+    lab.file(&format!("{server}.toml"))
+}
+
+/// `oneip ctl` to the filter of a server.
+fn ctl(lab: &Lab, server: &str) -> Command {
+    let mut ctl = Command::new(env!("CARGO_BIN_EXE_oneip"));
+    ctl.args(["ctl", "--socket"]).arg(lab.file(&format!("{server}.sock")));
+    ctl
 }
 
 pub struct Filter<'l> {
@@ -92,15 +99,12 @@ impl<'l> Filter<'l> {
 
     /// `oneip ctl ARGUMENTS`
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        let mut ctl = Command::new(env!("CARGO_BIN_EXE_oneip"));
-        succeed(ctl.args(["ctl", "--socket"]).arg(self.lab.file(self.server).join("oneip.sock")).args(arguments))
+        succeed(ctl(self.lab, self.server).args(arguments))
     }
 
     /// As `ctl`, of an order that is refused. What it says.
     pub fn ctl_refused(&self, arguments: &[&str]) -> String {
-        let mut ctl = Command::new(env!("CARGO_BIN_EXE_oneip"));
-        ctl.args(["ctl", "--socket"]).arg(self.lab.file(self.server).join("oneip.sock")).args(arguments);
-        let said = ctl.output().unwrap();
+        let said = ctl(self.lab, self.server).args(arguments).output().unwrap();
         assert_eq!(said.status.code(), Some(1));
         String::from_utf8(said.stderr).unwrap()
     }
@@ -123,7 +127,7 @@ impl<'l> Filter<'l> {
     }
 
     /// Its account, which balances.
-    pub fn stop(mut self) -> Value {
+    pub fn stop(self) -> Value {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let output = self.child.wait_with_output().unwrap();
         let said = self.said.lock().unwrap().join("\n");
