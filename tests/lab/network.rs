@@ -183,13 +183,19 @@ pub fn lookup(config: &Path, service: &str, clients: &[String], options: &[&str]
 impl Lab {
     /// Every client fetches the page over a connection of its own; with the server that it came from, empty where it did not.
     pub fn fetch(&self, family: usize, clients: &[String]) -> Pairs {
+        self.fetch_within(2, family, clients)
+    }
+
+    /// As `fetch`; a connection may take so many seconds to be made.
+    pub fn fetch_within(&self, seconds: u32, family: usize, clients: &[String]) -> Pairs {
         let transfers: Vec<String> = clients
             .iter()
             .map(|client| {
                 format!(
                     "url = \"{}\"\ninterface = \"{client}\"\nwrite-out = \"{client} %{{http_code}} %header{{x-server}}\\n\"\n\
-                     output = \"/dev/null\"\nsilent\nconnect-timeout = 2\nmax-time = 5\n",
-                    url(family, "/")
+                     output = \"/dev/null\"\nsilent\nconnect-timeout = {seconds}\nmax-time = {}\n",
+                    url(family, "/"),
+                    seconds + 3
                 )
             })
             .collect();

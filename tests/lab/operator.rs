@@ -40,9 +40,14 @@ impl Lab {
 
 /// Short requests, one after another, until told to stop: how many there were. None may fail.
 pub fn surf(lab: &Lab, family: usize, client: &str, stop: &AtomicBool) -> usize {
+    surf_within(2, lab, family, client, stop)
+}
+
+/// As `surf`; a connection may take so many seconds to be made.
+pub fn surf_within(seconds: u32, lab: &Lab, family: usize, client: &str, stop: &AtomicBool) -> usize {
     let mut requests = 0;
     while !stop.load(Ordering::Relaxed) {
-        let pairs = lab.fetch(family, &[client.to_owned()]);
+        let pairs = lab.fetch_within(seconds, family, &[client.to_owned()]);
         assert!(!pairs[0].1.is_empty(), "{client}: request {requests} failed");
         requests += 1;
     }
