@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The main job on real traffic: curl - router - `oneip run` on AF_XDP - nginx, which answers the clients directly.
+# The main job on real traffic: curl - router - `oneip run` on AF_XDP - nginx, which answers the clients directly; or, with
+# --broadcast, curl - router - every server's `oneip filter` - the one nginx that has the client.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -14,13 +15,14 @@ readonly LAB=scripts/lab.sh
 
 usage() {
     cat <<'END'
-usage: scripts/demo.sh [--keep]
+usage: scripts/demo.sh [--broadcast] [--keep]
 
 Installs what is missing (scripts/setup.sh), builds oneip, makes a network in network namespaces (scripts/lab.sh), lets 210
 IPv4 and 210 IPv6 clients fetch from three web servers behind one address, and checks what they get. Everything is taken
 down again, on failure and Ctrl-C too. Needs root. Exit 0 only if everything held.
 
-  --keep  leave the network and a running dispatcher up, to play with
+  --broadcast  no dispatcher: the router broadcasts, and a filter on each server keeps only its own clients
+  --keep       leave the network and what dispatches up, to play with
 
 environment: ONEIP_LAB  name of the network (default: demo)
 END
@@ -48,24 +50,61 @@ claim() { # SENTENCE GOT WANTED
     fi
 }
 
-# ---- the dispatcher ----
+# ---- what dispatches: a dispatcher, or filters ----
+
+start() { if [[ -n $broadcast ]]; then start_filters "$@"; else start_dispatcher "$@"; fi; }
+stop() { if [[ -n $broadcast ]]; then stop_filters "$@"; else stop_dispatcher "$@"; fi; }
 
 dispatcher='' counted=''
 start_dispatcher() { # [OPTION]...
-    local tries
     counted=$(driver_count)
     # Else it would be the last one's `ready` that is found below.
     : >"$RUN/dispatcher.log"
     # A session of its own: Ctrl-C is for this script, which takes down the whole network.
     setsid "$LAB" exec dispatcher "$ONEIP" run -c "$CONFIG" --json "$@" >"$RUN/account.json" 2>"$RUN/dispatcher.log" &
     dispatcher=$!
+    wait_for "$dispatcher" "$RUN/dispatcher.log"
+}
+
+wait_for() { # PROCESS LOG
+    local tries
     for ((tries = 0; tries < 500; tries++)); do
-        if grep -q '^ready' "$RUN/dispatcher.log"; then return; fi
-        kill -0 "$dispatcher" 2>/dev/null || break
+        if grep -q '^ready' "$2"; then return; fi
+        kill -0 "$1" 2>/dev/null || break
         sleep 0.02
     done
-    cat "$RUN/dispatcher.log" >&2
-    die "the dispatcher did not start"
+    cat "$2" >&2
+    die "oneip did not start"
+}
+
+filters=()
+start_filters() { # [OPTION]...
+    local server
+    filters=()
+    for server in web1 web2 web3; do
+        : >"$RUN/$server.log"
+        setsid "$LAB" exec "$server" "$ONEIP" filter -c "$RUN/$server.toml" --json "$@" >"$RUN/$server.account" 2>"$RUN/$server.log" &
+        filters+=($!)
+    done
+    for server in 1 2 3; do wait_for "${filters[server - 1]}" "$RUN/web$server.log"; done
+    # A server that comes up takes its clients when others must have given them up: `hold_ms`, a second where nothing is checked.
+    grep -q 'taken over' "$RUN/web1.log" || sleep 1.2
+}
+
+# Stops them, whose programs stay on the interfaces, and keeps their accounts.
+stop_filters() { # NAME
+    local server json key figures
+    for server in 1 2 3; do
+        kill -TERM "${filters[server - 1]}"
+        wait "${filters[server - 1]}" || { cat "$RUN/web$server.log" >&2; die "the filter of web$server failed"; }
+        json=$(<"$RUN/web$server.account")
+        figures=()
+        for key in frames forwarded passed other_server; do
+            [[ $json =~ \"$key\":([0-9]+) ]] || die "no $key in the account of web$server: $json"
+            figures+=("${BASH_REMATCH[1]}")
+        done
+        accounts+=("$1 web$server ${figures[*]}")
+    done
 }
 
 # Frames that came to the interface while an XDP program was attached: the driver's own count, since it was made.
@@ -132,9 +171,9 @@ claim_lookup() { # NAME COMMAND
 pages() {
     local service server slots share count all
     title "Every client address fetches a page"
-    start_dispatcher
+    start
     fetch_and_look_up pages
-    stop_dispatcher pages
+    stop pages
     printf '  %-8s %-8s %9s %9s %9s\n' service server requests expected share
     while read -r service server slots share; do
         all=$(lines "$RUN/pages.$service.lookup")
@@ -150,10 +189,10 @@ transfers() {
     local original
     title "20 MiB up and down, compared by SHA-256"
     original=$(checksum <"$RUN/big")
-    start_dispatcher
+    start
     transfer web "$CLUSTER4" "$(sed -n 1p "$RUN/clients4")"
     transfer web6 "[$CLUSTER6]" "$(sed -n 2p "$RUN/clients6")"
-    stop_dispatcher transfers
+    stop transfers
 }
 
 transfer() { # SERVICE HOST CLIENT
@@ -169,10 +208,10 @@ checksum() { sha256sum | cut -c1-16; }
 
 without_web2() {
     local service theirs to1 to3 others
-    title "The same with \`oneip run --down web2\`"
-    start_dispatcher --down web2
+    title "The same with web2 taken as down: \`--down web2\`"
+    start --down web2
     fetch_and_look_up moved --down web2
-    stop_dispatcher without-web2
+    stop without-web2
     for service in web web6; do
         # Of each client: where it was, where it is now.
         join <(sort "$RUN/pages.$service") <(sort "$RUN/moved.$service") >"$RUN/moves"
@@ -184,6 +223,20 @@ without_web2() {
         claim "$service: no other client moved" "$others" 0
     done
     claim_lookup moved "\`oneip lookup --down web2\`"
+}
+
+filters_account() {
+    local entry name server frames kept passed others balanced='' shared=0
+    title "The filters' accounts"
+    printf '  %-14s %-8s %9s = %9s + %9s + %6s\n' '' server 'frames in' kept "others'" passed
+    for entry in "${accounts[@]}"; do
+        read -r name server frames kept passed others <<<"$entry"
+        printf '  %-14s %-8s %9s   %9s   %9s   %6s\n' "$name" "$server" "$frames" "$kept" "$others" "$passed"
+        balanced+="$((kept + others + passed - frames)) "
+        shared=$((shared + 2 * kept - others))
+    done
+    claim "frames in = kept + dropped as another server's + passed" "$balanced" "0 0 0 0 0 0 0 0 0 "
+    claim "of each frame to a cluster address, one server of three kept it" "$shared" 0
 }
 
 account() {
@@ -212,12 +265,12 @@ account() {
 }
 
 leave_up() {
-    start_dispatcher
+    start
     kept=yes
     cat <<END
-The network stays up, and the dispatcher runs in it.
+The network stays up, and $(if [[ -n $broadcast ]]; then echo the filters run; else echo the dispatcher runs; fi) in it.
 
-  get in       ONEIP_LAB=$ONEIP_LAB $LAB shell client        (or isp router lan dispatcher web1 web2 web3)
+  get in       ONEIP_LAB=$ONEIP_LAB $LAB shell client        (or isp router lan web1 web2 web3, or dispatcher if there is one)
   try          ONEIP_LAB=$ONEIP_LAB $LAB exec client curl --interface 198.51.100.77 http://$CLUSTER4/
   look up      $ONEIP lookup -c $CONFIG 198.51.100.77
   look around  ONEIP_LAB=$ONEIP_LAB $LAB status
@@ -235,14 +288,15 @@ take_down() {
     fi
 }
 
-keep=''
-case ${1-} in
-    '') ;;
-    --keep) keep=yes ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-esac
-(($# <= 1)) || { usage >&2; exit 2; }
+keep='' broadcast=''
+for option in "$@"; do
+    case $option in
+        --broadcast) broadcast=yes ;;
+        --keep) keep=yes ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
 ((EUID == 0)) || die "network namespaces need root: sudo scripts/demo.sh"
 [[ ! -e $RUN && ! -e /run/netns/$ONEIP_LAB-client ]] ||
     die "a network \"$ONEIP_LAB\" is up already; remove it: ONEIP_LAB=$ONEIP_LAB $LAB down"
@@ -256,10 +310,22 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 start=$SECONDS
 mine=yes
-"$LAB" up >/dev/null
+"$LAB" up ${broadcast:+--broadcast} >/dev/null
 clients 4 >"$RUN/clients4"
 clients 6 >"$RUN/clients6"
-cat <<END
+picture_of_filters() {
+    cat <<END
+
+  client ---- isp ---- router ---+--- web1    a filter each, and nginx; answers through the router
+  $(lines "$RUN/clients4") IPv4,                      +--- web2
+  $(lines "$RUN/clients6") IPv6                       +--- web3    the router sends to all of them: ff:ff:ff:ff:ff:ff
+
+  each a network namespace; cluster addresses $CLUSTER4 (web) and $CLUSTER6 (web6)
+END
+}
+
+picture() {
+    cat <<END
 
   client ---- isp ---- router ---+--- dispatcher    oneip on AF_XDP; the router's route for the
   $(lines "$RUN/clients4") IPv4,                      |                  cluster addresses leads to it
@@ -267,10 +333,13 @@ cat <<END
 
   each a network namespace; cluster addresses $CLUSTER4 (web) and $CLUSTER6 (web6)
 END
+}
+
+if [[ -n $broadcast ]]; then picture_of_filters; else picture; fi
 pages
 transfers
 without_web2
-account
+if [[ -n $broadcast ]]; then filters_account; else account; fi
 verdict="${green}Everything held$plain"
 ((failed == 0)) || verdict="${red}Not everything held$plain"
 printf '\n%s, in %d s.\n' "$verdict" $((SECONDS - start))
