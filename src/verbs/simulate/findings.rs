@@ -50,12 +50,12 @@ fn clients(report: &Report) -> Option<String> {
     let ideal = server.ideal_share;
     let chance = ((1.0 - ideal) / (report.total.clients as f64 * ideal)).sqrt();
     let verdict = match ratio - 1.0 > BEYOND_CHANCE * chance {
-        true => "more than chance, which makes",
-        false => "no more than chance makes:",
+        true => "more than chance makes",
+        false => "as chance has it",
     };
     Some(format!(
-        "By clients, {} has the most for its weight, {} above its share; that is {verdict} {} with so many clients (one \
-         standard deviation).",
+        "By clients, {} has the most for its weight, {} above its share, {verdict}: a standard deviation is {} with so many \
+         clients.",
         server.server,
         percent(ratio - 1.0),
         percent(chance)
