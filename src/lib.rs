@@ -32,7 +32,7 @@
 //! - [`supervise`]: `oneip run`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.
 //! - [`ctl`]: `oneip ctl`: what an operator asks of a running dispatcher, and how the answers are shown.
-//! - [`verbs`]: `check`, `lookup`, `replay`: what needs neither root nor a NIC.
+//! - [`verbs`]: `check`, `lookup`, `replay`, `simulate`: what needs neither root nor a NIC.
 //! - [`plan`], [`verdict`], [`limits`]: the vocabulary: the checked configuration, what becomes of a frame, every bound.
 //!
 //! `wire`, `hash` and the vocabulary use nothing else. `path` never sees a port; `worker` sees only the `Port` trait; `control`

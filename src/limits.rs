@@ -131,6 +131,9 @@ pub const MAX_CAPTURED: usize = 262_144;
 /// Most bytes of a block in a pcapng file; Wireshark's `MAX_BLOCK_SIZE`.
 pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 
+/// Pairs of servers whose failure `simulate` tries: all of 32 servers.
+pub const SIMULATED_PAIRS: usize = 496;
+
 /// A start begins to dispatch when no server has been resolved, or been found up or down, for so long.
 pub const QUIET: Duration = Duration::from_millis(250);
 

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use oneip::plan::{Mac, Plan};
 use oneip::server::Dispatch;
 use oneip::verbs::script::Change;
+use oneip::verbs::simulate::{self, Added};
 use oneip::verbs::{self, Failure};
 use oneip::{ctl, server, supervise};
 use std::fmt::Display;
@@ -32,6 +33,8 @@ enum Verb {
     Replay(Replay),
     /// Say which server each client address gets
     Lookup(Lookup),
+    /// Show what selection does with given clients: shares, and what failures, drains and an added server move
+    Simulate(Simulate),
     /// Talk to a running dispatcher: status, rates, drain, weight, reload ...
     Ctl(ctl::Arguments),
     /// On a server: set up, undo or check the cluster address alias and its ARP/ND settings
@@ -124,6 +127,28 @@ struct Lookup {
     addresses: Vec<IpAddr>,
 }
 
+#[derive(Args)]
+struct Simulate {
+    #[command(flatten)]
+    config: Config,
+    /// The clients: an access log (each line begins with the client's address), a list of addresses (one a line, also with a
+    /// number of requests), or a capture (pcap, pcapng; its frames to the cluster address). `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    clients: PathBuf,
+    /// Service to simulate; default: the first
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// The server that is added; default: one of the greatest weight that there is
+    #[arg(long, value_name = "NAME[:WEIGHT]")]
+    add_server: Option<Added>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Draw the shares, and what changes move
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
 #[derive(Subcommand)]
 enum ServerVerb {
     /// Put the cluster addresses on lo, and silence ARP for them
@@ -162,6 +187,7 @@ fn main() -> ExitCode {
         Verb::Check(config) => check(&config),
         Verb::Replay(arguments) => replay(&arguments),
         Verb::Lookup(arguments) => lookup(&arguments),
+        Verb::Simulate(arguments) => simulate(&arguments),
         Verb::Ctl(arguments) => ctl::run(arguments),
         Verb::Server(ServerVerb::Add(arguments)) => server(&arguments, server::add),
         Verb::Server(ServerVerb::Remove(arguments)) => server(&arguments, |plan, name, _| server::remove(plan, name)),
@@ -225,6 +251,17 @@ fn lookup(arguments: &Lookup) -> Result<(), Failure> {
     };
     verbs::lookup::run(&table, service, clients, *json, BufWriter::new(io::stdout().lock()))?;
     Ok(())
+}
+
+fn simulate(arguments: &Simulate) -> Result<(), Failure> {
+    let Simulate { config, clients, service, add_server, json, svg } = arguments;
+    let plan = verbs::load(&config.config)?;
+    let (_, service) = verbs::lookup::service(&plan, service.as_deref())?;
+    let report = simulate::run(&plan, service, clients, add_server.as_ref())?;
+    if let Some(file) = svg {
+        simulate::draw(&report, file)?;
+    }
+    if *json { print(report.json()) } else { print(report) }
 }
 
 fn server(

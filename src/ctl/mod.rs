@@ -7,10 +7,10 @@ pub mod client;
 pub mod rates;
 pub mod stats;
 pub mod status;
-mod table;
+pub mod table;
 pub mod top;
 pub mod trace;
-mod units;
+pub mod units;
 
 use crate::control::admin::order::{Answer, Order};
 use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST};

@@ -5,6 +5,7 @@ pub mod check;
 pub mod lookup;
 pub mod replay;
 pub mod script;
+pub mod simulate;
 
 use crate::control::config::{self, Loaded};
 use crate::plan::Plan;

@@ -4,4 +4,5 @@ mod check;
 mod lookup;
 mod program;
 mod replay;
+mod simulate;
 mod usage;

@@ -12,7 +12,7 @@ const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const DISPATCHER: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A frame from a client, as the router hands it over.
-fn frame(client: Ipv4Addr, cluster: [u8; 4], port: u16) -> Vec<u8> {
+pub fn frame(client: Ipv4Addr, cluster: [u8; 4], port: u16) -> Vec<u8> {
     let packet =
         PacketBuilder::ethernet2(ROUTER, DISPATCHER).ipv4(client.octets(), cluster, 64).tcp(40_000, port, 1, 1024);
     let mut frame = Vec::new();
@@ -25,7 +25,7 @@ fn web(client: u8) -> Vec<u8> {
 }
 
 /// A capture of microseconds, little-endian; the frames come a millisecond apart.
-fn capture(frames: &[Vec<u8>]) -> Vec<u8> {
+pub fn capture(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut capture = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
     for (at, frame) in (0u32..).zip(frames) {
         let length = frame.len() as u32;

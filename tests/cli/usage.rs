@@ -18,6 +18,10 @@ fn wrong_usage_exits_2_and_says_what_is_right() {
         "lookup -c oneip.toml 198.51.100",
         "lookup -c oneip.toml --servce web 198.51.100.7",
         "replay -c oneip.toml in.pcap",
+        "simulate -c oneip.toml",
+        "simulate -c oneip.toml --clients a.log --add-server web9:0",
+        "simulate -c oneip.toml --clients a.log --add-server web9:x",
+        "simulate -c oneip.toml --clients a.log --add-server web/9",
         "server -c oneip.toml",
         "ctl",
         "ctl fly",
@@ -31,7 +35,7 @@ fn wrong_usage_exits_2_and_says_what_is_right() {
 #[test]
 fn help_and_version_exit_0() {
     assert_eq!(ended(&mut oneip("--version"), "").done(), format!("oneip {}\n", env!("CARGO_PKG_VERSION")));
-    for verb in ["", "run", "check", "replay", "lookup", "ctl", "ctl drain", "server", "server add"] {
+    for verb in ["", "run", "check", "replay", "lookup", "simulate", "ctl", "ctl drain", "server", "server add"] {
         assert!(ended(&mut oneip(&format!("{verb} --help")), "").done().contains("Usage: oneip"), "{verb}");
     }
 }

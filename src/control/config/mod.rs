@@ -17,6 +17,7 @@ mod source;
 mod value;
 
 pub use report::{Diagnostic, Errors};
+pub use value::name;
 
 use crate::plan::Plan;
 use draft::Draft;

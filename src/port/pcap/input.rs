@@ -1,12 +1,11 @@
-//! A file read in large pieces, of which records are cut.
+//! A file, or what a pipe brings, read in large pieces, of which records are cut.
 
-use std::fs::File;
 use std::io::{self, Read};
 
 const PIECE: usize = 1 << 20;
 
 pub struct Input {
-    file: File,
+    source: Box<dyn Read + Send>,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -14,8 +13,8 @@ pub struct Input {
 }
 
 impl Input {
-    pub fn new(file: File) -> Input {
-        Input { file, buffer: vec![0; PIECE], start: 0, end: 0, offset: 0 }
+    pub fn new(source: impl Read + Send + 'static) -> Input {
+        Input { source: Box::new(source), buffer: vec![0; PIECE], start: 0, end: 0, offset: 0 }
     }
 
     /// How many bytes were consumed.
@@ -43,7 +42,7 @@ impl Input {
 
     fn fill(&mut self, wanted: usize) -> io::Result<()> {
         while self.end < wanted {
-            match self.file.read(&mut self.buffer[self.end..]) {
+            match self.source.read(&mut self.buffer[self.end..]) {
                 Ok(0) => break,
                 Ok(count) => self.end += count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -10,17 +10,17 @@ mod read;
 mod write;
 
 pub use error::CaptureError;
+pub use read::Reader;
 
 use super::{Burst, Ledger, Port};
 use crate::limits::BURST;
-use read::Reader;
 use std::path::Path;
 use write::Writer;
 
 /// Frames of the port: what the worker holds, and as many again.
 const FRAMES: usize = 2 * BURST;
 
-/// A frame on loan, with what the capture says of it.
+/// A frame, with what the capture says of it.
 #[derive(Debug)]
 pub struct Frame {
     bytes: Vec<u8>,
@@ -30,6 +30,18 @@ pub struct Frame {
     fraction: u32,
     /// Length on the wire in bytes; more than `bytes` where the capture cut the frame.
     original: u32,
+}
+
+impl Frame {
+    /// To be read into.
+    pub fn empty() -> Frame {
+        Frame { bytes: Vec::with_capacity(2048), seconds: 0, fraction: 0, original: 0 }
+    }
+
+    /// As many as were captured.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Receives the frames of one capture and transmits into another, with the timestamps kept.
@@ -63,9 +75,7 @@ impl Pcap {
     pub fn open(input: &Path, output: &Path) -> Result<Pcap, CaptureError> {
         let reader = Reader::open(input)?;
         let writer = Writer::create(output, reader.resolution())?;
-        let pool = (0..FRAMES)
-            .map(|_| Frame { bytes: Vec::with_capacity(2048), seconds: 0, fraction: 0, original: 0 })
-            .collect();
+        let pool = (0..FRAMES).map(|_| Frame::empty()).collect();
         let (cut_frames, lent, left, now, until) = (0, 0, 0, 0, u64::MAX);
         Ok(Pcap { reader, writer, pool, ahead: None, lent, left, cut_frames, now, until, read: false, error: None })
     }

@@ -7,7 +7,7 @@ use pcap_file::pcap::PcapParser;
 use pcap_file::pcapng::PcapNgParser;
 use pcap_file::{DataLink, TsResolution};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The first bytes of a pcap: microseconds and nanoseconds, each in both byte orders.
@@ -50,9 +50,19 @@ impl From<io::Error> for Stop {
 }
 
 impl Reader {
+    /// Whether a file that begins so is a capture.
+    pub fn knows(head: &[u8]) -> bool {
+        head.first_chunk().is_some_and(|magic| *magic == ng::MAGIC || PCAP_MAGICS.contains(magic))
+    }
+
     pub fn open(file: &Path) -> Result<Reader, CaptureError> {
         let opened = File::open(file).map_err(|source| CaptureError::Open { file: file.to_owned(), source })?;
-        let mut input = Input::new(opened);
+        Reader::new(file, opened)
+    }
+
+    /// Of what is open already; `file` is its name in messages.
+    pub fn new(file: &Path, source: impl Read + Send + 'static) -> Result<Reader, CaptureError> {
+        let mut input = Input::new(source);
         let magic = match input.ahead(PCAP_HEADER) {
             Ok([]) => return Err(CaptureError::Empty { file: file.to_owned() }),
             Ok(head) => head[..head.len().min(4)].to_vec(),
