@@ -1,11 +1,12 @@
 //! The admin side: the real server on real sockets, in front of threads that answer as the test wants, asked by hand, by
-//! `oneip ctl`, and by Prometheus.
+//! `oneip ctl`. (`tests/lab` has a Prometheus ask.)
 
 mod ctl;
 mod fake;
 mod http;
 mod metrics;
-mod prometheus;
+#[path = "../promtool/mod.rs"]
+mod promtool;
 mod ready;
 mod sample;
 mod server;

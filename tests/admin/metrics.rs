@@ -2,6 +2,7 @@
 
 use crate::fake::{Fake, Script};
 use crate::http::tcp;
+use crate::promtool::{check_metrics, installed};
 use crate::sample;
 use oneip::control::admin::LATENCY_BOUNDS_NS;
 use oneip::control::admin::status::{CheckStatus, State};
@@ -9,8 +10,6 @@ use oneip::stats::figures::Figures;
 use oneip::verdict::Reason;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -195,16 +194,6 @@ proptest! {
     }
 }
 
-/// The tools are in scripts/setup.sh; where CI runs, a missing one is a failure.
-pub fn installed(tool: &str) -> bool {
-    let found = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "{tool} is missing: run scripts/setup.sh");
-        let _ = writeln!(std::io::stderr(), "SKIPPED {}: {tool} is missing: run scripts/setup.sh", file!());
-    }
-    found
-}
-
 #[test]
 fn promtool_has_no_complaint() {
     if !installed("promtool") {
@@ -230,17 +219,7 @@ fn promtool_has_no_complaint() {
     let failing = Script { status: Arc::new(Mutex::new(failing)), ..Script::default() };
     for script in [Script::default(), failing, empty] {
         let page = tcp(&Fake::with(script), "GET", "/metrics").body;
-        let mut promtool = Command::new("promtool")
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
-        let output = promtool.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "{said}\n{page}");
+        check_metrics(&page);
     }
 }
 

@@ -77,19 +77,22 @@ fn what_a_thousand_servers_at_one_a_second_cost() {
     let subject = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=nobody";
     run("openssl", &format!("req {subject} -keyout {d}/key -out {d}/crt"));
     let servers = format!(
-        "ssl_certificate {d}/crt; ssl_certificate_key {d}/key; server {{ listen 80; listen 443 ssl; return 200 hello; }}\n"
+        "ssl_certificate {d}/crt; ssl_certificate_key {d}/key; server {{ listen 80; return 200 hello; }}\n\
+         server {{ listen 443 ssl; ssl_protocols TLSv1.3; return 200 hello; }}\n\
+         server {{ listen 444 ssl; ssl_protocols TLSv1.2; return 200 hello; }}\n"
     );
     let _nginx = net.nginx(0, directory.path(), &servers);
     net.inside(async || {
-        for kind in ["tcp", "http", "icmp", "https"] {
+        for (what, probe) in [
+            ("tcp", "type = 'tcp'\nport = 80"),
+            ("http", "type = 'http'\nport = 80"),
+            ("icmp", "type = 'icmp'"),
+            ("https, TLS 1.3", "type = 'https'\nport = 443"),
+            ("https, TLS 1.2", "type = 'https'\nport = 444"),
+        ] {
             for via in ["service", "primary"] {
-                let port = match kind {
-                    "icmp" => "",
-                    "https" => "port = 443",
-                    _ => "port = 80",
-                };
-                eprintln!("{kind} via {via}:");
-                cost(&net, receiver, &format!("type = '{kind}'\nvia = '{via}'\n{port}")).await;
+                eprintln!("{what}, via {via}:");
+                cost(&net, receiver, &format!("{probe}\nvia = '{via}'")).await;
             }
         }
     });

@@ -114,11 +114,18 @@ fn a_real_nginx_is_judged_by_its_status_over_http_and_https() {
         ),
     );
     let listen = "listen 80; listen [::]:80; listen 443 ssl; listen [::]:443 ssl;";
+    let kinds = [(444, "1.2", "auto"), (445, "1.3", "auto"), (446, "1.2", "X25519"), (447, "1.3", "X25519")];
+    let kind = |(port, version, curves)| {
+        let listen = format!("listen {port} ssl; listen [::]:{port} ssl;");
+        format!("server {{ {listen} ssl_protocols TLSv{version}; ssl_ecdh_curve {curves}; return 200 hello; }}\n")
+    };
     let servers = format!(
         "ssl_certificate {d}/crt; ssl_certificate_key {d}/key;\n\
          server {{ {listen} server_name _; location / {{ return 200 hello; }} location /gone {{ return 503; }} \
          location /moved {{ return 302 /; }} }}\n\
-         server {{ {listen} server_name www.example.org; location / {{ return 204; }} }}\n"
+         server {{ {listen} server_name www.example.org; location / {{ return 204; }} }}\n\
+         {}",
+        kinds.map(kind).concat()
     );
     let mut nginx = Some(net.nginx(0, directory.path(), &servers));
     for cluster in [V4, V6] {
@@ -129,6 +136,10 @@ fn a_real_nginx_is_judged_by_its_status_over_http_and_https() {
                 "type = 'http'\nhost = 'www.example.org'\nexpect_status = 204",
                 "type = 'https'",
                 "type = 'https'\nhost = 'www.example.org'\nexpect_status = [204]",
+                "type = 'https'\nport = 444",
+                "type = 'https'\nport = 445",
+                "type = 'https'\nport = 446",
+                "type = 'https'\nport = 447",
                 "type = 'http'\nvia = 'primary'",
             ];
             let bad = [
@@ -141,8 +152,12 @@ fn a_real_nginx_is_judged_by_its_status_over_http_and_https() {
             ];
             let all = good.iter().copied().chain(bad.iter().map(|(health, _)| *health));
             let service = |(i, health): (usize, &str)| {
-                let port = if health.contains("https") { 443 } else { 80 };
-                let lines = format!("{health}\nport = {port}\ninterval_ms = 200\nrise = 1\nfall = 2");
+                let port = match (health.contains("port"), health.contains("https")) {
+                    (true, _) => "",
+                    (false, true) => "port = 443",
+                    (false, false) => "port = 80",
+                };
+                let lines = format!("{health}\n{port}\ninterval_ms = 200\nrise = 1\nfall = 2");
                 net.service(&format!("s{i}"), cluster, &lines)
             };
             let text: String = all.enumerate().map(service).collect();

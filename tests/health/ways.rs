@@ -115,6 +115,9 @@ fn a_server_is_reached_at_the_mac_of_the_data_path() {
             text.lines().filter(|line| !line.starts_with("mac")).map(|line| format!("{line}\n")).collect();
         let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
         assert_eq!(down(&mut health, 0).await, "its MAC is not known: it does not answer ARP or neighbour discovery");
+        while health.pending() > 0 {
+            health.next().await;
+        }
         health.set_mac(address("10.9.1.1"), Some(net.mac(0)));
         up(&mut health, 0).await;
         assert_eq!(health.serving(0, &[true; 2]), [true, false]);

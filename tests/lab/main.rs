@@ -4,7 +4,7 @@
 //! - `dispatcher`: `oneip run` in it, and the account it gives at the end; `filters`: `oneip filter` on its servers
 //! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `restart` (kill -9 under load), `figures` (what it prints and
-//!   logs), `refusals` (why it does not start),
+//!   logs), `prometheus` (which scrapes it), `refusals` (why it does not start),
 //!   `broadcast` (no dispatcher, but filters)
 //!
 //! The labs are made one after another: a dispatcher takes a core for itself.
@@ -21,6 +21,9 @@ mod host;
 mod network;
 mod operator;
 mod packets;
+mod prometheus;
+#[path = "../promtool/mod.rs"]
+mod promtool;
 mod refusals;
 mod reload;
 mod restart;

@@ -1,6 +1,6 @@
 //! One probe of one server: what is asked, what counts as an answer, and the words for what went wrong.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use std::time::Duration;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConnection;
 
 use super::echo::Echo;
 use super::tls;
@@ -192,10 +193,22 @@ async fn status(
     let slow = |what| Failure::Slow { address, what, limit: target.health.timeout };
     let request = request(http, target.cluster);
     let answer = match http.tls {
-        false => by(deadline, slow("sends no HTTP response"), get(stream, &request)).await?,
+        false => {
+            let get = async {
+                let mut stream = stream;
+                stream.write_all(request.as_bytes()).await?;
+                answer(stream).await
+            };
+            by(deadline, slow("sends no HTTP response"), get).await?
+        }
         true => {
             let name = tls::name(http.host.as_deref(), target.cluster);
-            let handshake = TlsConnector::from(tls::client()).connect(name, stream);
+            // The request goes in the segment that ends the handshake.
+            let ask = |tls: &mut ClientConnection| {
+                tls.set_buffer_limit(None);
+                tls.writer().write_all(request.as_bytes()).expect("a buffer without a limit");
+            };
+            let handshake = TlsConnector::from(tls::client()).connect_with(name, stream, ask);
             let stream = by(deadline, slow("does not finish the TLS handshake"), handshake).await?;
             let stream = stream.map_err(|error| {
                 Trouble::Server(match is_end(&error) {
@@ -203,7 +216,7 @@ async fn status(
                     false => Failure::Tls { address, reason: error.to_string() },
                 })
             })?;
-            by(deadline, slow("sends no HTTP response"), get(stream, &request)).await?
+            by(deadline, slow("sends no HTTP response"), answer(stream)).await?
         }
     };
     answer.map_err(|error| {
@@ -238,9 +251,7 @@ fn host(http: &Http, cluster: IpAddr) -> String {
     if http.port == usual { name } else { format!("{name}:{}", http.port) }
 }
 
-async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<u16> {
-    stream.write_all(request.as_bytes()).await?;
-    stream.flush().await?;
+async fn answer(mut stream: impl AsyncRead + Unpin) -> io::Result<u16> {
     let mut head = Vec::with_capacity(HEAD);
     loop {
         if head.len() == HEAD {

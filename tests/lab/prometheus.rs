@@ -1,0 +1,110 @@
+//! A real Prometheus scrapes a dispatcher under load, and its queries tell what was sent.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::dispatcher::Dispatcher;
+use crate::echo::Echo;
+use crate::failover::checked;
+use crate::network::{ECHO, Lab, Stop, clients, eventually, lookup, succeed};
+use crate::promtool::{check_metrics, installed};
+
+/// Datagrams a second of all clients together.
+const RATE: f64 = 1000.0;
+
+/// Ended with the test, however that ends.
+struct Prometheus<'l>(&'l Lab, Child);
+
+impl Drop for Prometheus<'_> {
+    fn drop(&mut self) {
+        let _ = self.1.kill();
+        let _ = self.1.wait();
+    }
+}
+
+impl Prometheus<'_> {
+    fn start(lab: &Lab) -> Prometheus<'_> {
+        let scrape = "global: {scrape_interval: 250ms, scrape_timeout: 200ms}\nscrape_configs:\n\
+                      - {job_name: oneip, static_configs: [{targets: ['127.0.0.1:9180']}]}\n";
+        fs::write(lab.file("prometheus.yml"), scrape).unwrap();
+        let mut command = lab.command("dispatcher", "prometheus");
+        command.arg(format!("--config.file={}", lab.file("prometheus.yml").display()));
+        command.arg(format!("--storage.tsdb.path={}", lab.file("prometheus").display()));
+        command.args(["--web.listen-address=127.0.0.1:9090"]).stdout(Stdio::null()).stderr(Stdio::null());
+        Prometheus(lab, command.spawn().unwrap())
+    }
+
+    /// By server. Empty while there is no answer yet.
+    fn query(&self, query: &str) -> BTreeMap<String, f64> {
+        let mut curl = self.0.command("dispatcher", "curl");
+        curl.args(["-sG", "http://127.0.0.1:9090/api/v1/query", "--data-urlencode"]).arg(format!("query={query}"));
+        let said = curl.output().unwrap().stdout;
+        let answer: Value = serde_json::from_slice(&said).unwrap_or_default();
+        let series = answer["data"]["result"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let server = |series: &Value| series["metric"]["server"].as_str().unwrap().to_owned();
+        let value = |series: &Value| series["value"][1].as_str().unwrap().parse().unwrap();
+        series.iter().map(|series| (server(series), value(series))).collect()
+    }
+}
+
+#[test]
+fn a_real_prometheus_sees_what_was_sent() {
+    if !installed("prometheus") || !installed("promtool") {
+        return;
+    }
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let config = checked(lab);
+    let text = fs::read_to_string(&config).unwrap().replace("[admin]\n", "[admin]\nmetrics = \"127.0.0.1:9180\"\n");
+    fs::write(&config, text).unwrap();
+    let _echo = Echo::serve(lab);
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    let prometheus = Prometheus::start(lab);
+
+    let senders = lookup(&config, ECHO[0], &clients(0)[..50], &[]);
+    let sockets: Vec<_> = senders.iter().map(|(client, _)| lab.datagrams(0, client)).collect();
+    let stop = &AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let when_done = Stop(stop);
+        // In turns, and however the machine falls behind, so many since the start.
+        let sending = scope.spawn(move || {
+            let (start, mut sent) = (Instant::now(), 0);
+            while !stop.load(Ordering::Relaxed) {
+                while (sent as f64) < start.elapsed().as_secs_f64() * RATE {
+                    sockets[sent % sockets.len()].send(&[7; 20]).unwrap();
+                    sent += 1;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            sent
+        });
+        let share =
+            |server: &str| senders.iter().filter(|(_, has)| has == server).count() as f64 / senders.len() as f64;
+        let query = "rate(oneip_frames_forwarded_total{service=\"echo\"}[4s])";
+        eventually("the rate of each server is that of its clients", || {
+            let rates = prometheus.query(query);
+            let near =
+                |(server, rate): (&String, &f64)| (rate - share(server) * RATE).abs() < 0.05 * share(server) * RATE;
+            rates.len() == 3 && rates.iter().all(near)
+        });
+        drop(when_done);
+        sending.join().unwrap()
+    });
+
+    let mut all: BTreeMap<String, f64> = BTreeMap::new();
+    for at in 0..sent {
+        *all.entry(senders[at % senders.len()].1.clone()).or_default() += 1.0;
+    }
+    eventually("in the end it has counted what was sent", || {
+        prometheus.query("oneip_frames_forwarded_total{service=\"echo\"}") == all
+    });
+    let up = prometheus.query("oneip_server_up{service=\"web\"}");
+    assert!(up.len() == 3 && up.values().all(|up| *up == 1.0), "{up:?}");
+    check_metrics(&succeed(lab.command("dispatcher", "curl").args(["-sf", "http://127.0.0.1:9180/metrics"])));
+    dispatcher.stop();
+}
