@@ -285,9 +285,9 @@ impl Lan {
             let mut filter = Filter::load(interface.mac).expect("load");
             let cluster = Cluster::new(&plan);
             filter.publish(&Generation::compile(&cluster, "web1")).expect("publish");
-            filter.attach(&interface, PINS.as_ref()).expect("attach");
+            filter.attach(&interface, Settings::PINS.as_ref()).expect("attach");
             work();
-            filter.detach(&interface, PINS.as_ref()).expect("detach");
+            filter.detach(&interface, Settings::PINS.as_ref()).expect("detach");
         });
     }
 }
