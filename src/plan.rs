@@ -56,8 +56,19 @@ pub struct Filter {
     pub interface: String,
     /// How long a server waits before it takes over what others have to give up; `None`: as long as their checks may differ.
     pub hold: Option<Duration>,
+    /// `None`: in the driver, where it can, and frames reach TCP from there.
+    pub xdp: Option<Xdp>,
     /// A folder on a BPF file system, in which the program is kept when the process has ended.
     pub pins: PathBuf,
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xdp {
+    /// In the driver.
+    Native,
+    /// In the kernel, behind any driver.
+    Generic,
 }
 
 impl Filter {

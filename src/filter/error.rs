@@ -41,6 +41,11 @@ pub enum FilterError {
     #[error("cannot attach the filter program to {interface}, neither in the driver nor in the kernel: {reason}")]
     Attach { interface: String, reason: String },
 
+    #[error(
+        "the driver of {interface} does not take the filter program: {reason}; leave `xdp` in [filter] out, or write \"generic\""
+    )]
+    NoNative { interface: String, reason: String },
+
     #[error("cannot take the filter on {interface} over: {reason} (rm {} ends it)", path.display())]
     TakeOver { interface: String, path: PathBuf, reason: String },
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::error::{os_error, with_causes};
 use super::{FilterError, Interface};
+use crate::plan;
 use crate::port::af_xdp::{Mode, driver};
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
@@ -29,7 +30,11 @@ pub struct Attachment {
     pub taken_over: bool,
 }
 
-pub fn attach(program: &mut Xdp, interface: &Interface, pins: &Path) -> Result<(XdpLink, Attachment), FilterError> {
+pub fn attach(
+    program: &mut Xdp,
+    interface: &Interface,
+    (xdp, pins): (Option<plan::Xdp>, &Path),
+) -> Result<(XdpLink, Attachment), FilterError> {
     let folder = folder(interface, pins)?;
     for mode in MODES {
         let path = folder.join(pin(interface, mode)?);
@@ -39,7 +44,7 @@ pub fn attach(program: &mut Xdp, interface: &Interface, pins: &Path) -> Result<(
             return Ok((link, Attachment { mode, taken_over: true }));
         }
     }
-    let (link, mode) = attach_anew(program, interface)?;
+    let (link, mode) = attach_anew(program, interface, xdp)?;
     let path = folder.join(pin(interface, mode)?);
     let link = pinned(link, &path).map_err(|reason| FilterError::Pin { path, reason })?;
     Ok((link, Attachment { mode, taken_over: false }))
@@ -109,13 +114,20 @@ fn take_over(program: &mut Xdp, interface: &Interface, path: &Path) -> Result<Op
 /// In the driver if it can, but on veth. There the driver's XDP meets socket buffers that are marked as broadcast when they
 /// are sent, and `eth_type_trans`, which marks, does not unmark what is host-addressed by then (drivers/net/veth.c,
 /// veth_xdp_rcv_skb): TCP would refuse what the filter kept. Generic XDP unmarks it (net/core/dev.c, bpf_prog_run_generic_xdp).
-fn attach_anew(program: &mut Xdp, interface: &Interface) -> Result<(XdpLink, Mode), FilterError> {
+fn attach_anew(
+    program: &mut Xdp,
+    interface: &Interface,
+    xdp: Option<plan::Xdp>,
+) -> Result<(XdpLink, Mode), FilterError> {
     let Interface { name, index, .. } = interface;
-    let is_veth = driver(name).is_some_and(|driver| driver == "veth");
-    if !is_veth {
+    let by_default = || driver(name).is_none_or(|driver| driver != "veth");
+    if xdp.map_or_else(by_default, |xdp| xdp == plan::Xdp::Native) {
         match attach_as(program, *index, XdpMode::Driver) {
             Ok(link) => return Ok((link, Mode::Native)),
             Err(error) if is_taken(&error) => return Err(FilterError::ProgramAttached { interface: name.clone() }),
+            Err(error) if xdp.is_some() => {
+                return Err(FilterError::NoNative { interface: name.clone(), reason: with_causes(&error) });
+            }
             Err(error) => {
                 let reason = with_causes(&error);
                 tracing::warn!(interface = %name, %reason, "no native XDP: using generic XDP, which is slow");

@@ -35,7 +35,7 @@ pub use interface::Interface;
 pub use link::Attachment;
 
 use crate::limits::FILTER_ACCOUNTS;
-use crate::plan::Mac;
+use crate::plan::{self, Mac};
 use crate::verdict::Reason;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter.bpf.o"));
@@ -156,9 +156,9 @@ impl Filter {
         published.set(0, &table, 0).map_err(failed(TABLE))
     }
 
-    /// Attaches the program: in the driver, or in the kernel where the driver cannot; or, where a filter of an earlier process
-    /// still is, in its place, with no frame unfiltered in between. It is pinned below `pins`, and stays when this process
-    /// ends.
+    /// Attaches the program `at` that place; if none is given, in the driver, or in the kernel where the driver cannot; or, where
+    /// a filter of an earlier process still is, in its place, with no frame unfiltered in between. It is pinned below the path,
+    /// and stays when this process ends.
     ///
     /// # Panics
     ///
@@ -166,11 +166,11 @@ impl Filter {
     ///
     /// # Errors
     ///
-    /// There is no BPF file system at `pins`, another XDP program is attached, or the kernel refuses.
-    pub fn attach(&mut self, interface: &Interface, pins: &Path) -> Result<Attachment, FilterError> {
+    /// There is no BPF file system at the path, another XDP program is attached, or the kernel refuses.
+    pub fn attach(&mut self, interface: &Interface, at: (Option<plan::Xdp>, &Path)) -> Result<Attachment, FilterError> {
         let table = self.table.get_mut().expect("nobody panics with it");
         assert!(table.get(&0, 0).is_ok(), "a table is published first");
-        let (link, attachment) = link::attach(xdp(&mut self.program), interface, pins)?;
+        let (link, attachment) = link::attach(xdp(&mut self.program), interface, at)?;
         self.link = Some(link);
         Ok(attachment)
     }

@@ -46,7 +46,7 @@ pub struct Options {
 pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let Options { config: file, server, down, json } = options;
     let started = Instant::now();
-    let (interface, pins) = settings(&plan)?;
+    let (interface, plan::Filter { xdp, pins, .. }) = settings(&plan)?;
     let server = server::name(&plan, server.as_deref())?;
     verbs::cluster(&plan, &down)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -58,7 +58,8 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let side = (Side::Server, interface.name.as_str());
     let membership = runtime.block_on(Membership::open(plan, side, &down, state))?;
     let mut followed = Followed { runtime, membership, signals };
-    let (mut path, attachment) = Keeping::begin(&mut followed.membership, (&server, started), &interface, &pins)?;
+    let (mut path, attachment) =
+        Keeping::begin(&mut followed.membership, (&server, started), &interface, (xdp, &pins))?;
     let kept: Vec<String> = privileges::keep(&FILTER)?.iter().map(ToString::to_string).collect();
     let mut text = greeting(followed.membership.plan(), &server, &interface, attachment);
     let _ = write!(text, "  keeps      {} (to make tables)", kept.join(", "));
@@ -82,7 +83,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
 /// # Errors
 /// There is none, or the kernel refuses.
 pub fn detach(plan: &Plan) -> Result<(), Failure> {
-    let (interface, pins) = settings(plan)?;
+    let (interface, plan::Filter { pins, .. }) = settings(plan)?;
     let name = &interface.name;
     if !Filter::forget(&interface, &pins)? {
         return Err(format!("there is no filter on {name}; nothing was changed").into());
@@ -91,13 +92,13 @@ pub fn detach(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The interface, and where the program is kept.
-fn settings(plan: &Plan) -> Result<(Interface, PathBuf), Failure> {
-    let plan::Filter { interface, pins, .. } = plan.filter.as_ref().ok_or(
+/// The interface, and how the program is there.
+fn settings(plan: &Plan) -> Result<(Interface, plan::Filter), Failure> {
+    let settings = plan.filter.clone().ok_or(
         "the configuration has no [filter]; `oneip filter` needs one:\n  [filter]\n  interface = \"eth1\"  # where the \
          router's frames arrive",
     )?;
-    Ok((Interface::read(interface)?, pins.clone()))
+    Ok((Interface::read(&settings.interface)?, settings))
 }
 
 /// What loses clients, or lets two servers answer one. It starts all the same: without a filter every server answers.
@@ -139,7 +140,7 @@ impl Keeping {
         membership: &mut Membership,
         (server, started): (&str, Instant),
         interface: &Interface,
-        pins: &Path,
+        (xdp, pins): (Option<plan::Xdp>, &Path),
     ) -> Result<(Keeping, Attachment), FilterError> {
         let mut filter = Filter::load(interface.mac)?;
         let book = Arc::new(Mutex::new(Book::new(server)));
@@ -153,7 +154,7 @@ impl Keeping {
         let first = succession::first_hold(&plan);
         let left = Filter::is_left(interface, pins)?;
         filter.publish(&next(if left { Default::default() } else { first }))?;
-        let attachment = filter.attach(interface, pins)?;
+        let attachment = filter.attach(interface, (xdp, pins))?;
         let counting = Counting { filter: Arc::new(filter), book };
         Ok((Keeping { succession, counting, retry: None }, attachment))
     }

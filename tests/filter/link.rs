@@ -79,7 +79,7 @@ fn the_program_stays_and_is_taken_over_without_a_gap() {
         const QUERIES: u64 = 20_000;
         let (interface, pins) = (Interface::read("f0").unwrap(), Path::new(plan::Filter::PINS));
         let mut first = strict();
-        let attachment = first.attach(&interface, pins).unwrap();
+        let attachment = first.attach(&interface, (None, pins)).unwrap();
         assert!(!attachment.taken_over);
         let filters = thread::scope(|scope| {
             // A thread of ours has our namespaces.
@@ -87,7 +87,7 @@ fn the_program_stays_and_is_taken_over_without_a_gap() {
             let mut filters = vec![first];
             while !sender.is_finished() {
                 let mut next = strict();
-                let next_attachment = next.attach(&interface, pins).unwrap();
+                let next_attachment = next.attach(&interface, (None, pins)).unwrap();
                 assert!(next_attachment.taken_over && next_attachment.mode == attachment.mode);
                 filters.push(next);
             }
@@ -104,7 +104,7 @@ fn the_program_stays_and_is_taken_over_without_a_gap() {
         drop(filters);
         assert!(is_attached(), "it stays without a process");
         let mut last = strict();
-        assert!(last.attach(&interface, pins).unwrap().taken_over);
+        assert!(last.attach(&interface, (None, pins)).unwrap().taken_over);
         send(10);
         let end = Instant::now() + Duration::from_secs(5);
         while last.counts().unwrap().anothers < 10 && Instant::now() < end {
@@ -125,13 +125,13 @@ fn an_interface_that_came_again_gets_a_new_link() {
     in_a_network(|| {
         let pins = Path::new(plan::Filter::PINS);
         let mut filter = strict();
-        filter.attach(&Interface::read("f0").unwrap(), pins).unwrap();
+        filter.attach(&Interface::read("f0").unwrap(), (None, pins)).unwrap();
         drop(filter);
         let index = Interface::read("f0").unwrap().index;
         ip("link del f0");
         ip(&format!("link add f0 index {index} type veth peer name f1"));
         let mut filter = strict();
-        assert!(!filter.attach(&Interface::read("f0").unwrap(), pins).unwrap().taken_over);
+        assert!(!filter.attach(&Interface::read("f0").unwrap(), (None, pins)).unwrap().taken_over);
         assert!(is_attached());
     });
 }
@@ -141,12 +141,12 @@ fn what_is_in_the_way_is_said() {
     in_a_network(|| {
         let interface = Interface::read("f0").unwrap();
         let elsewhere = std::env::temp_dir().join(format!("oneip-pins-{}", std::process::id()));
-        let error = strict().attach(&interface, &elsewhere).unwrap_err();
+        let error = strict().attach(&interface, (None, &elsewhere)).unwrap_err();
         assert!(matches!(error, FilterError::NoBpfFileSystem { .. }), "{error}");
         std::fs::remove_dir_all(elsewhere).unwrap();
         let mut filter = strict();
-        filter.attach(&interface, Path::new(plan::Filter::PINS)).unwrap();
-        let error = strict().attach(&interface, Path::new("/sys/fs/bpf/others")).unwrap_err();
+        filter.attach(&interface, (None, Path::new(plan::Filter::PINS))).unwrap();
+        let error = strict().attach(&interface, (None, Path::new("/sys/fs/bpf/others"))).unwrap_err();
         assert!(matches!(error, FilterError::ProgramAttached { .. }), "{error}");
         assert!(matches!(Interface::read("f9"), Err(FilterError::NoInterface { .. })));
         assert!(matches!(Interface::read("../f0"), Err(FilterError::NoInterface { .. })));

@@ -285,7 +285,7 @@ impl Lan {
             let mut filter = Filter::load(interface.mac).expect("load");
             let cluster = Cluster::new(&plan);
             filter.publish(&Generation::compile(&cluster, "web1")).expect("publish");
-            filter.attach(&interface, Settings::PINS.as_ref()).expect("attach");
+            filter.attach(&interface, (None, Settings::PINS.as_ref())).expect("attach");
             work();
             filter.detach(&interface, Settings::PINS.as_ref()).expect("detach");
         });

@@ -10,7 +10,9 @@ use crate::limits::{
     DEFAULT_DRAIN_S, DEFAULT_FLOWS, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS,
     MAX_WEIGHT,
 };
-use crate::plan::{Admin, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service};
+use crate::plan::{
+    Admin, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Xdp,
+};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,7 @@ struct DispatcherDraft {
 struct FilterDraft {
     interface: Option<String>,
     hold: Option<Duration>,
+    xdp: Option<Xdp>,
     pins: PathBuf,
 }
 
@@ -89,7 +92,9 @@ impl Draft {
                 None => None,
             },
             filter: match self.filter {
-                Some(FilterDraft { interface, hold, pins }) => Some(Filter { interface: interface?, hold, pins }),
+                Some(FilterDraft { interface, hold, xdp, pins }) => {
+                    Some(Filter { interface: interface?, hold, xdp, pins })
+                }
                 None => None,
             },
             admin: self.admin,
@@ -126,7 +131,9 @@ impl DispatcherDraft {
 impl FilterDraft {
     fn read(section: &Section, base: &Path, report: &mut Report) -> FilterDraft {
         let pins = section.text("pins", report, |text| value::file(text.trim_end_matches('/'), Filter::PINS, base));
+        let places = [("native", Xdp::Native), ("generic", Xdp::Generic)];
         FilterDraft {
+            xdp: section.text("xdp", report, value::choice("xdp", places)).map(|xdp| xdp.value),
             pins: pins.map_or_else(|| Filter::PINS.into(), |pins| pins.value),
             interface: section.text("interface", report, value::interface).map(|name| name.value),
             hold: section

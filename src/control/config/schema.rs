@@ -57,6 +57,7 @@ pub static FILTER: Schema = Schema {
     keys: &[
         required("interface", "interface = \"eth1\""),
         optional("hold_ms", "hold_ms = 1500"),
+        optional("xdp", "xdp = \"native\""),
         optional("pins", "pins = \"/sys/fs/bpf/oneip\""),
     ],
 };
