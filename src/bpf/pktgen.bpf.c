@@ -68,66 +68,65 @@ INLINE int copy_head(const struct template *t, __u64 *to, void *end, int words)
 	return 0;
 }
 
-/* The client's address; its sum. */
-INLINE __u64 write_client(const struct template *t, void *data, __u64 client)
+INLINE void *write_trailer(void *data, void *end, __u64 size, __u64 number, __u64 stamp)
 {
-	if (t->v6) {
-		struct ipv6hdr *ip = data + ETH_HLEN;
-		__u64 high = be64(t->first_high), low = be64(t->first + client);
-		__builtin_memcpy(&ip->saddr.in6_u.u6_addr8[0], &high, 8);
-		__builtin_memcpy(&ip->saddr.in6_u.u6_addr8[8], &low, 8);
-		return sum64(high) + sum64(low);
-	}
-	struct iphdr *ip = data + ETH_HLEN;
-	ip->saddr = BE32((__u32)(t->first + client));
-	ip->check = ~fold(t->ip_sum + ip->saddr);
-	return ip->saddr;
-}
-
-INLINE int fill(struct xdp_md *ctx, const struct template *t, __u64 number, __u64 stamp)
-{
-	__u32 zero = 0;
-	__u64 size = t->size;
-	if (size < V4_HEAD || size > MAX_FRAME)
-		return -1;
-	__u64 length = ctx->data_end - ctx->data;
-	if (length != size && bpf_xdp_adjust_tail(ctx, (int)size - (int)length))
-		return -1;
-	__u32 head = t->v6 ? V6_HEAD : V4_HEAD;
-	__u64 trailer_at = size - TRAILER;
-	struct filler *middle = bpf_map_lookup_elem(&filler, &zero);
-	if (!middle)
-		return -1;
-	if (trailer_at > head) {
-		__u64 count = trailer_at - head;
-		if (count > MAX_FRAME - V6_HEAD)
-			return -1;
-		if (bpf_xdp_store_bytes(ctx, head, (void *)middle + head, count))
-			return -1;
-	}
-
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	if (t->v6 ? copy_head(t, data, end, V6_HEAD / 8) : copy_head(t, data, end, V4_HEAD / 8))
-		return -1;
-	__u64 source = write_client(t, data, client_of(number));
-
 	void *trailer = trailer_of(data, size);
 	if (trailer + TRAILER > end)
-		return -1;
+		return 0;
 	RUN(trailer) = BE32(run_id);
 	NUMBER_HIGH(trailer) = BE16((__u16)(number >> 32));
 	NUMBER_LOW(trailer) = BE32((__u32)number);
 	STAMP(trailer) = be64(stamp);
-	__u16 sum = checksum(t, source, trailer);
-	/* The offset of the checksum in the header is 6 (UDP) or 16 (TCP). */
-	if (t->v6) {
-		__u16 *place = data + ETH_HLEN + sizeof(struct ipv6hdr) + (t->tcp ? 16 : 6);
-		*place = sum;
-	} else {
-		__u16 *place = data + ETH_HLEN + sizeof(struct iphdr) + (t->tcp ? 16 : 6);
-		*place = sum;
-	}
+	return trailer;
+}
+
+/* The head may reach into the trailer, and so is written first. */
+INLINE int write_v4(const struct template *t, void *data, void *end, __u64 size, __u64 number, __u64 stamp)
+{
+	struct iphdr *ip = data + ETH_HLEN;
+	if (copy_head(t, data, end, V4_HEAD / 8))
+		return -1;
+	__be32 source = BE32((__u32)(t->first + client_of(number)));
+	ip->saddr = source;
+	ip->check = ~fold(t->ip_sum + source);
+	void *trailer = write_trailer(data, end, size, number, stamp);
+	if (!trailer)
+		return -1;
+	*checksum_place(t, ip + 1) = checksum(t, source, trailer);
 	return 0;
+}
+
+INLINE int write_v6(const struct template *t, void *data, void *end, __u64 size, __u64 number, __u64 stamp)
+{
+	struct ipv6hdr *ip = data + ETH_HLEN;
+	if (copy_head(t, data, end, V6_HEAD / 8))
+		return -1;
+	__u64 halves[2] = {be64(t->first_high), be64(t->first + client_of(number))};
+	__builtin_memcpy(&ip->saddr, halves, sizeof(halves));
+	void *trailer = write_trailer(data, end, size, number, stamp);
+	if (!trailer)
+		return -1;
+	*checksum_place(t, ip + 1) = checksum(t, sum64(halves[0]) + sum64(halves[1]), trailer);
+	return 0;
+}
+
+INLINE int write(struct xdp_md *ctx, const struct template *t, __u64 number, __u64 stamp)
+{
+	__u32 zero = 0;
+	__u64 size = t->size, length = ctx->data_end - ctx->data;
+	if (size < V4_HEAD || size > MAX_FRAME)
+		return -1;
+	if (length != size && bpf_xdp_adjust_tail(ctx, (int)size - (int)length))
+		return -1;
+	__u32 head = t->v6 ? V6_HEAD : V4_HEAD, filler_end = size - TRAILER;
+	if (filler_end > head) {
+		struct filler *middle = bpf_map_lookup_elem(&filler, &zero);
+		__u32 count = filler_end - head;
+		if (!middle || count > MAX_FRAME - V6_HEAD || bpf_xdp_store_bytes(ctx, head, (void *)middle + head, count))
+			return -1;
+	}
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	return t->v6 ? write_v6(t, data, end, size, number, stamp) : write_v4(t, data, end, size, number, stamp);
 }
 
 SEC("xdp")
@@ -142,7 +141,7 @@ int pktgen(struct xdp_md *ctx)
 		return XDP_DROP;
 	__u64 number = sender->sent++;
 	struct template *t = template_of(number);
-	if (!t || fill(ctx, t, number, stamp))
+	if (!t || write(ctx, t, number, stamp))
 		return XDP_ABORTED;
 	return bpf_redirect(ifindex, 0);
 }

@@ -135,6 +135,11 @@ INLINE __u16 checksum(const struct template *t, __u64 source, const void *traile
 	return sum ? sum : 0xffff;
 }
 
+INLINE __u16 *checksum_place(const struct template *t, void *transport)
+{
+	return transport + (t->tcp ? 16 : 6);
+}
+
 /*
  * Log-linear, as HdrHistogram has it with two digits: exact below 256, then 128 buckets for each power of two, so that a bucket
  * is no wider than 1/128 of its values. src/pktgen/histogram.rs has the way back.

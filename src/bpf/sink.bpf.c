@@ -104,13 +104,12 @@ INLINE int inspect_v4(const struct template *t, void *data, void *end, __u64 cli
 	if (!is_head_intact(t, data, end, V4_HEAD / 8))
 		return -1;
 	__be32 source = BE32((__u32)(t->first + client));
-	__u16 *check = (void *)(ip + 1) + (t->tcp ? 16 : 6);
 	/* A router changes the TTL and mends the checksum (RFC 1624). */
 	const __be16 *words = (void *)ip;
 	__u64 sum = 0;
 	for (int i = 0; i < 10; i++)
 		sum += words[i];
-	if (ip->saddr != source || fold(sum) != 0xffff || ip->ttl > TTL || *check != checksum(t, source, trailer))
+	if (ip->saddr != source || fold(sum) != 0xffff || ip->ttl > TTL || *checksum_place(t, ip + 1) != checksum(t, source, trailer))
 		return -1;
 	return ip->ttl < TTL;
 }
@@ -122,9 +121,8 @@ INLINE int inspect_v6(const struct template *t, void *data, void *end, __u64 cli
 		return -1;
 	__u64 high = be64(t->first_high), low = be64(t->first + client), halves[2];
 	__builtin_memcpy(halves, &ip->saddr, 16);
-	__u16 *check = (void *)(ip + 1) + (t->tcp ? 16 : 6);
 	if (halves[0] != high || halves[1] != low || ip->hop_limit > TTL ||
-	    *check != checksum(t, sum64(high) + sum64(low), trailer))
+	    *checksum_place(t, ip + 1) != checksum(t, sum64(high) + sum64(low), trailer))
 		return -1;
 	return ip->hop_limit < TTL;
 }
