@@ -1,12 +1,12 @@
 //! The verbs. The only place that exits.
 
 use clap::{Args, Parser, Subcommand};
+use oneip::pktgen::arguments::Arguments as Pktgen;
 use oneip::plan::{Mac, Plan};
 use oneip::server::Dispatch;
 use oneip::verbs::script::Change;
 use oneip::verbs::simulate::{self, Added};
 use oneip::verbs::{self, Failure};
-use oneip::pktgen::arguments::Arguments as Pktgen;
 use oneip::{ctl, pktgen, server, supervise};
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};

@@ -124,7 +124,9 @@ fn size(text: &str) -> Result<SizeArgument, String> {
 fn duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let year = Duration::from_secs(365 * 86_400);
-    seconds.filter(|seconds| !seconds.is_zero() && *seconds < year).ok_or("write a number of seconds, like 10 or 0.5".into())
+    seconds
+        .filter(|seconds| !seconds.is_zero() && *seconds < year)
+        .ok_or("write a number of seconds, like 10 or 0.5".into())
 }
 
 impl Arguments {

@@ -65,7 +65,8 @@ fn ask(family: u16, command: u8, kind: u16, value: &[u8]) -> Option<Vec<u8>> {
 fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut rest = attributes;
     let mut each = iter::from_fn(|| {
-        let (len, kind) = (u16::from_ne_bytes(*rest.first_chunk()?), u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?));
+        let (len, kind) =
+            (u16::from_ne_bytes(*rest.first_chunk()?), u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?));
         let value = rest.get(4..usize::from(len))?;
         rest = rest.get(usize::from(len).next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))

@@ -269,7 +269,11 @@ impl Template {
             IpAddr::V6(address) => write_ipv6(&mut bytes[12..l4], address, payload_len, protocol),
         }
         let header = &mut bytes[l4..l4 + transport_len];
-        if tcp { write_tcp(header, port.number) } else { write_udp(header, port.number, payload_len) }
+        if tcp {
+            write_tcp(header, port.number)
+        } else {
+            write_udp(header, port.number, payload_len)
+        }
         bytes[trailer..].fill(0);
         bytes[trailer..trailer + RUN].copy_from_slice(&run.to_be_bytes());
         // The pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1): both addresses, protocol, length.

@@ -93,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         sizes: frames.sizes(),
         offered: arguments.rate,
         sent,
-        tx_dropped: tx_dropped(&device) - dropped,
+        tx_dropped: tx_dropped(&device).saturating_sub(dropped),
         counts: sink.counts()?,
         by_mac: sink.by_mac()?,
     };
@@ -123,7 +123,11 @@ fn check_mtu(device: &Device, frames: &Frames) -> Result<(), PktgenError> {
 
 fn check_core(core: usize) -> Result<usize, PktgenError> {
     let available = cores::available();
-    if available.contains(&core) { Ok(core) } else { Err(PktgenError::Core { core, available: cores::list(&available) }) }
+    if available.contains(&core) {
+        Ok(core)
+    } else {
+        Err(PktgenError::Core { core, available: cores::list(&available) })
+    }
 }
 
 fn open_log(path: &Path) -> Result<File, PktgenError> {
@@ -156,7 +160,10 @@ enum Generator {
 
 impl Generator {
     fn choose(method: Method, frames: &Frames, load: Load, device: &Device) -> Result<Generator, PktgenError> {
-        let by_xdp = || Ok(Generator::Xdp(Box::new(xdp::Generator::load(frames, load, device)?)));
+        let by_xdp = || match features::transmits(device.index) {
+            true => Ok(Generator::Xdp(Box::new(xdp::Generator::load(frames, load, device.index)?))),
+            false => Err(PktgenError::NoXdpTransmit { interface: device.interface.clone() }),
+        };
         let by_socket = || af_xdp::Generator::bind(frames, load, device);
         match method {
             Method::Xdp => by_xdp(),

@@ -120,8 +120,12 @@ impl fmt::Display for Report {
             let times = &counts.latency;
             let quantiles = times.quantiles([0.50, 0.90, 0.99, 0.999, 0.9999]);
             let [p50, p90, p99, p999, p9999] = quantiles.map(microseconds);
-            let (least, mean, most) = (microseconds(times.least), microseconds(times.mean() as u64), microseconds(times.most));
-            write!(f, "\nlatency     min {least}, mean {mean}, p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, p99.99 {p9999}")?;
+            let (least, mean, most) =
+                (microseconds(times.least), microseconds(times.mean() as u64), microseconds(times.most));
+            write!(
+                f,
+                "\nlatency     min {least}, mean {mean}, p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, p99.99 {p9999}"
+            )?;
             write!(f, ", max {most}")?;
         }
         if let Some(lag) = sent.lag.as_ref().filter(|lag| lag.count > 0) {

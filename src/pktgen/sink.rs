@@ -7,10 +7,10 @@ use super::histogram::{Times, WORDS};
 use super::program::{Program, inaccessible};
 use crate::plan::Mac;
 use crate::port::af_xdp::{Device, Mode, attach, with_causes};
+use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{TestRun, TestRunOptions};
-use aya::Ebpf;
 use std::collections::BTreeMap;
 
 static PROGRAM: Program = Program {

@@ -2,14 +2,13 @@
 //! interface.
 
 use super::error::PktgenError;
-use super::features;
 use super::frames::Frames;
 use super::histogram::{Times, WORDS};
 use super::program::{Program, inaccessible};
 use super::transmit::{Load, Sent};
 use crate::control::clock::now_ns;
 use crate::limits::PKTGEN_RUNS;
-use crate::port::af_xdp::{Device, os_error, with_causes};
+use crate::port::af_xdp::{os_error, with_causes};
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions};
@@ -33,7 +32,7 @@ const BATCH_ON_SCHEDULE: u32 = 8;
 /// The first frame is due so long after the start.
 const LEAD_NS: u64 = 1_000_000;
 
-/// The program, and what it is run on.
+/// The program, and what it is run on. Frames for an interface that does not send for XDP programs (`features::transmits`) are lost.
 pub struct Generator {
     program: Ebpf,
     state: Array<MapData, [u64; SENDER]>,
@@ -43,13 +42,10 @@ pub struct Generator {
 
 impl Generator {
     /// # Errors
-    /// The interface takes no frames from XDP programs, or the kernel refuses the program.
-    pub fn load(frames: &Frames, load: Load, device: &Device) -> Result<Generator, PktgenError> {
-        if !features::transmits(device.index) {
-            return Err(PktgenError::NoXdpTransmit { interface: device.interface.clone() });
-        }
+    /// The kernel refuses the program.
+    pub fn load(frames: &Frames, load: Load, ifindex: u32) -> Result<Generator, PktgenError> {
         let (ns, fraction) = load.schedule.map_or((0, 0), |schedule| schedule.interval());
-        let mut program = PROGRAM.load(frames, &[device.index, ns, fraction])?;
+        let mut program = PROGRAM.load(frames, &[ifindex, ns, fraction])?;
         let state = Array::try_from(program.take_map("senders").expect("the program has this map"));
         Ok(Generator { program, state: state.map_err(inaccessible("senders"))?, load, largest: frames.largest() })
     }
