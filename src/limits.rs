@@ -215,8 +215,8 @@ pub const PKTGEN_FRAME: usize = 3000;
 /// Kinds of frame (address, port, size) of one run of pktgen. The twin of `MAX_TEMPLATES` there.
 pub const PKTGEN_TEMPLATES: usize = 1024;
 
-/// The runs of pktgen's program that one system call makes: some milliseconds, after which a wish to stop is heard.
-pub const PKTGEN_RUNS: u32 = 1 << 15;
+/// How often it is looked whether pktgen's program is done, once it should be.
+pub const PKTGEN_LOOK: Duration = Duration::from_millis(1);
 
 /// Stragglers are waited for until none has come for `PKTGEN_DRAIN`, at most `PKTGEN_DRAIN_MOST`.
 pub const PKTGEN_DRAIN: Duration = Duration::from_millis(300);

@@ -26,8 +26,6 @@ struct sender {
 	__u64 due_fraction;
 	__u64 first;
 	__u64 last;
-	/* How late frames were, by the schedule. */
-	struct times lag;
 };
 
 struct {
@@ -36,6 +34,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct sender);
 } senders SEC(".maps");
+
+/* How late frames were, by the schedule. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct times);
+} lags SEC(".maps");
 
 /* 0: none is due. Else when it was. */
 INLINE __u64 due(struct sender *sender)
@@ -48,7 +54,10 @@ INLINE __u64 due(struct sender *sender)
 		stamp = sender->due;
 		if (now < stamp)
 			return 0;
-		record(&sender->lag, now - stamp);
+		__u32 zero = 0;
+		struct times *lag = bpf_map_lookup_elem(&lags, &zero);
+		if (lag)
+			record(lag, now - stamp);
 		__u64 fraction = sender->due_fraction + interval_fraction;
 		sender->due_fraction = (__u32)fraction;
 		sender->due = stamp + interval_ns + (fraction >> 32);

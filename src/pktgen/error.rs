@@ -48,5 +48,8 @@ pub enum PktgenError {
     NoCarrier { interface: String },
 
     #[error("--hlog {}: cannot be written: {reason}", path.display())]
-    Log { path: PathBuf, reason: io::Error },
+    Log { path: PathBuf, reason: String },
+
+    #[error("signals cannot be caught: {reason}")]
+    Signals { reason: io::Error },
 }

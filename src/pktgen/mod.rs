@@ -23,7 +23,7 @@
 //! - [`af_xdp`]: sending by an AF_XDP socket
 //! - [`sink`]: the receiving side (`src/bpf/sink.bpf.c`); [`program`]: what the programs have in common
 //! - [`histogram`]: times, as the programs count them
-//! - [`report`]: what it came to
+//! - [`watch`]: signals, the interval log, and the end; [`report`]: what it came to
 
 pub mod af_xdp;
 pub mod arguments;
@@ -36,37 +36,35 @@ pub mod report;
 pub mod schedule;
 pub mod sink;
 pub mod transmit;
+pub mod watch;
 pub mod xdp;
 
 use crate::control::cores;
-use crate::limits::{PKTGEN_CARRIER, PKTGEN_DRAIN, PKTGEN_DRAIN_MOST, STATS_INTERVAL};
+use crate::limits::PKTGEN_CARRIER;
 use crate::port::af_xdp::{Device, Transfer, open};
 use crate::verbs::Failure;
 use arguments::{Arguments, Method};
 use aya::util::KernelVersion;
 use error::PktgenError;
 use frames::{FCS, Frames};
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
-use histogram::Times;
 use report::Report;
 use sink::Sink;
 use std::fs::{self, File};
-use std::io::{self, LineWriter, Write};
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
-use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use transmit::{Load, Sent};
+use watch::{Signals, Watch};
+use xdp::Progress;
 
 /// Live frames (`BPF_F_TEST_XDP_LIVE_FRAMES`).
 const KERNEL: KernelVersion = KernelVersion::new(5, 18, 0);
 
-/// Sends, waits for stragglers, and prints the figures. SIGINT and SIGTERM end it early, with figures.
+/// Sends, waits for stragglers, and prints the figures. SIGINT and SIGTERM end it early, with figures. To be called on the process's
+/// main thread, which sends.
 ///
 /// # Errors
 /// Whatever keeps it from starting, or from going on.
@@ -79,15 +77,31 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let load = arguments.load();
     let core = arguments.core.map(check_core).transpose()?;
     let log = arguments.hlog.as_deref().map(open_log).transpose()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = Signals::catch()?;
 
     let mut sink = Sink::load(&frames)?;
     sink.attach(&receiver)?;
     wait_for_carrier(&receiver)?;
-    let generator = Generator::choose(arguments.method, &frames, load, &device)?;
+    let mut generator = Generator::choose(arguments.method, &frames, load, &device)?;
     let method = generator.name();
     let dropped = tx_dropped(&device);
-    let sent = watch(&runtime, &sink, log, |stop| spawn(generator, core, stop))??;
+    let stop = AtomicBool::new(false);
+    let watch = Watch { sink: &sink, log, stop: &stop, progress: generator.progress(), expected: load.expected() };
+    let (tell, done) = oneshot::channel();
+    let (sent, watched) = thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch.until(done, signals));
+        if let Some(id) = core
+            && !core_affinity::set_for_current(core_affinity::CoreId { id })
+        {
+            tracing::warn!("the sender cannot be moved to core {id}");
+        }
+        let sent = generator.send(&stop);
+        // Or the watcher has ended on its own.
+        let _ = tell.send(());
+        (sent, watcher.join().expect("the watcher does not panic"))
+    });
+    let sent = sent?;
+    watched?;
     let report = Report {
         method,
         sizes: frames.sizes(),
@@ -130,8 +144,9 @@ fn check_core(core: usize) -> Result<usize, PktgenError> {
     }
 }
 
-fn open_log(path: &Path) -> Result<File, PktgenError> {
-    File::create(path).map_err(|reason| PktgenError::Log { path: path.into(), reason })
+fn open_log(path: &Path) -> Result<(PathBuf, File), PktgenError> {
+    let file = File::create(path).map_err(|error| PktgenError::Log { path: path.into(), reason: error.to_string() })?;
+    Ok((path.into(), file))
 }
 
 /// Attaching a program resets many a NIC.
@@ -184,90 +199,18 @@ impl Generator {
         }
     }
 
+    /// Of a generator that has to be interrupted at its end.
+    fn progress(&self) -> Option<Progress> {
+        match self {
+            Generator::Xdp(generator) => Some(generator.progress()),
+            Generator::AfXdp(_) => None,
+        }
+    }
+
     fn send(&mut self, stop: &AtomicBool) -> Result<Sent, PktgenError> {
         match self {
             Generator::Xdp(generator) => generator.send(stop),
             Generator::AfXdp(generator) => Ok(generator.send(stop)),
         }
     }
-}
-
-type Outcome = Result<Sent, PktgenError>;
-
-/// Sends on a thread of its own.
-fn spawn(mut generator: Generator, core: Option<usize>, stop: Arc<AtomicBool>) -> oneshot::Receiver<Outcome> {
-    let (tell, done) = oneshot::channel();
-    thread::spawn(move || {
-        if let Some(id) = core
-            && !core_affinity::set_for_current(core_affinity::CoreId { id })
-        {
-            tracing::warn!("the sender could not be moved to core {id}");
-        }
-        let _ = tell.send(generator.send(&stop));
-    });
-    done
-}
-
-/// Logs the latency once an interval while the sender sends, and stops it at a signal.
-fn watch(
-    runtime: &Runtime,
-    sink: &Sink,
-    log: Option<File>,
-    start: impl FnOnce(Arc<AtomicBool>) -> oneshot::Receiver<Outcome>,
-) -> Result<Outcome, Failure> {
-    let mut serializer = V2DeflateSerializer::new();
-    let mut file = log.map(LineWriter::new);
-    let log = file.as_mut().map(|file| {
-        IntervalLogWriterBuilder::new()
-            .add_comment("oneip pktgen: latency from when a frame was due to the receive loop, nanoseconds")
-            .with_start_time(SystemTime::now())
-            .with_base_time(SystemTime::now())
-            .with_max_value_divisor(1e6)
-            .begin_log_with(file, &mut serializer)
-    });
-    let mut log = log.transpose().map_err(|error| format!("the interval log cannot be written: {error:?}"))?;
-    let (mut before, begun, mut since) = (Times::default(), Instant::now(), Duration::ZERO);
-    let mut note = || -> Result<(), Failure> {
-        let Some(log) = &mut log else { return Ok(()) };
-        let (now, times) = (begun.elapsed(), sink.counts()?.latency);
-        log.write_histogram(&times.since(&before), since, now - since, Tag::new("pktgen"))
-            .map_err(|error| format!("the interval log cannot be written: {error:?}"))?;
-        (before, since) = (times, now);
-        Ok(())
-    };
-    let outcome = runtime.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut done = start(Arc::clone(&stop));
-        let mut ticks = tokio::time::interval(STATS_INTERVAL);
-        ticks.tick().await;
-        loop {
-            tokio::select! {
-                outcome = &mut done => break outcome.map_err(|_| Failure::from("the sender has ended without an account")),
-                _ = interrupt.recv() => stop.store(true, Ordering::Relaxed),
-                _ = terminate.recv() => stop.store(true, Ordering::Relaxed),
-                _ = ticks.tick() => note()?,
-            }
-        }
-    })?;
-    if outcome.is_ok() {
-        drain(sink)?;
-        note()?;
-    }
-    Ok(outcome)
-}
-
-/// Waits until no straggler has come for a while.
-fn drain(sink: &Sink) -> Result<(), PktgenError> {
-    let give_up = Instant::now() + PKTGEN_DRAIN_MOST;
-    let total = || sink.counts().map(|counts| counts.received + counts.duplicates + counts.corrupt);
-    let (mut last, mut since) = (total()?, Instant::now());
-    while since.elapsed() < PKTGEN_DRAIN && Instant::now() < give_up {
-        thread::sleep(PKTGEN_DRAIN / 10);
-        let now = total()?;
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-    }
-    Ok(())
 }

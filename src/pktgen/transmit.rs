@@ -33,6 +33,15 @@ impl Load {
             (Until::Elapsed(duration), None) => (u64::MAX, start.saturating_add(duration.as_nanos() as u64)),
         }
     }
+
+    /// How long it takes if all goes well; 0 where that is not known.
+    pub fn expected(&self) -> Duration {
+        match (self.until, self.schedule) {
+            (Until::Elapsed(duration), _) => duration,
+            (Until::Count(count), Some(schedule)) => Duration::from_nanos(schedule.due(count)),
+            (Until::Count(_), None) => Duration::ZERO,
+        }
+    }
 }
 
 /// What was sent.

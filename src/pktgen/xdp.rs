@@ -1,5 +1,9 @@
 //! Sending by `src/bpf/pktgen.bpf.c`: the kernel makes frames and runs the program on them, which redirects them to the
 //! interface.
+//!
+//! One system call runs it some billions of times, with a pause of 20 ms at its end, when the kernel gives the pages back. So there is
+//! one for the whole load where that is possible, and a signal ends it: to the main thread, which has to be the one that sends, for
+//! that is the one that the kernel interrupts (complete_signal, kernel/signal.c).
 
 use super::error::PktgenError;
 use super::frames::Frames;
@@ -7,13 +11,13 @@ use super::histogram::{Times, WORDS};
 use super::program::{Program, inaccessible};
 use super::transmit::{Load, Sent};
 use crate::control::clock::now_ns;
-use crate::limits::PKTGEN_RUNS;
 use crate::port::af_xdp::{os_error, with_causes};
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions};
 use rustix::io::Errno;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 static PROGRAM: Program = Program {
     name: "pktgen",
@@ -22,22 +26,50 @@ static PROGRAM: Program = Program {
 };
 
 /// Words of a `struct sender`.
-const SENDER: usize = 7 + WORDS;
+const SENDER: usize = 7;
 
-/// Runs between two hand-overs to the interface, which are what a system call, a wake-up of the other side and the lock of its ring
-/// cost. A schedule is met to the time that they take. `perf/method.md` has the measurement.
+/// Runs between two hand-overs to the interface, which are what a wake-up of the other side and the lock of its ring cost. A
+/// schedule is met to the time that they take. `perf/method.md` has the measurement.
 const BATCH: u32 = 64;
 const BATCH_ON_SCHEDULE: u32 = 8;
 
 /// The first frame is due so long after the start.
 const LEAD_NS: u64 = 1_000_000;
 
-/// The program, and what it is run on. Frames for an interface that does not send for XDP programs (`features::transmits`) are lost.
+/// The program, and what it is run on. Frames for an interface that does not send for XDP programs (`features::transmits`) are
+/// lost.
 pub struct Generator {
     program: Ebpf,
-    state: Array<MapData, [u64; SENDER]>,
+    state: Progress,
+    lag: Array<MapData, [u64; WORDS]>,
     load: Load,
     largest: usize,
+}
+
+/// How far a generator has come; readable from any thread.
+#[derive(Clone)]
+pub struct Progress(Arc<Mutex<State>>);
+
+type State = Array<MapData, [u64; SENDER]>;
+
+impl Progress {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
+    fn read(&self) -> Result<[u64; SENDER], PktgenError> {
+        self.state().get(&0, 0).map_err(inaccessible("senders"))
+    }
+
+    /// Whether there is nothing to send any more: the system call has to be interrupted.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn is_over(&self) -> Result<bool, PktgenError> {
+        let [sent, limit, until, ..] = self.read()?;
+        // Nothing was begun while the limit is 0.
+        Ok(limit > 0 && (sent >= limit || now_ns() >= until))
+    }
 }
 
 impl Generator {
@@ -46,43 +78,41 @@ impl Generator {
     pub fn load(frames: &Frames, load: Load, ifindex: u32) -> Result<Generator, PktgenError> {
         let (ns, fraction) = load.schedule.map_or((0, 0), |schedule| schedule.interval());
         let mut program = PROGRAM.load(frames, &[ifindex, ns, fraction])?;
-        let state = Array::try_from(program.take_map("senders").expect("the program has this map"));
-        Ok(Generator { program, state: state.map_err(inaccessible("senders"))?, load, largest: frames.largest() })
+        let mut map = |name| program.take_map(name).expect("the program has this map");
+        let state = Array::try_from(map("senders")).map_err(inaccessible("senders"))?;
+        let lag = Array::try_from(map("lags")).map_err(inaccessible("lags"))?;
+        Ok(Generator { program, state: Progress(Arc::new(Mutex::new(state))), lag, load, largest: frames.largest() })
     }
 
-    /// Sends until the load is, or until `stop`.
+    pub fn progress(&self) -> Progress {
+        self.state.clone()
+    }
+
+    /// Sends until the load is, or until `stop`. To be interrupted by a signal then.
     ///
     /// # Errors
     /// The kernel does not run the program any more.
     pub fn send(&mut self, stop: &AtomicBool) -> Result<Sent, PktgenError> {
-        let start = now_ns() + LEAD_NS;
-        let (limit, until) = self.start(start)?;
+        self.start(now_ns() + LEAD_NS)?;
         let data = vec![0; self.largest];
         let batch = if self.load.schedule.is_some() { BATCH_ON_SCHEDULE } else { BATCH };
-        while !stop.load(Ordering::Relaxed) {
-            let left = limit - self.state()?[0];
-            if left == 0 || now_ns() >= until {
-                break;
-            }
+        while !stop.load(Ordering::Relaxed) && !self.state.is_over()? {
+            let [sent, limit, ..] = self.state.read()?;
             let repeat = match self.load.schedule {
                 // Most runs find nothing due.
-                Some(_) => PKTGEN_RUNS,
-                None => left.min(PKTGEN_RUNS.into()) as u32,
+                Some(_) => u32::MAX,
+                None => u32::try_from(limit - sent).unwrap_or(u32::MAX),
             };
             self.run(&data, repeat, batch)?;
         }
         self.sent()
     }
 
-    /// Tells the program when to begin; the bounds.
-    fn start(&mut self, start: u64) -> Result<(u64, u64), PktgenError> {
+    /// Tells the program when to begin and to end.
+    fn start(&mut self, start: u64) -> Result<(), PktgenError> {
         let (limit, until) = self.load.bounds(start);
-        let mut state = [0; SENDER];
-        state[1] = limit;
-        state[2] = until;
-        state[3] = start;
-        self.state.set(0, state, 0).map_err(inaccessible("senders"))?;
-        Ok((limit, until))
+        let state = [0, limit, until, start, 0, 0, 0];
+        self.state.state().set(0, state, 0).map_err(inaccessible("senders"))
     }
 
     fn run(&mut self, data: &[u8], repeat: u32, batch: u32) -> Result<(), PktgenError> {
@@ -90,22 +120,17 @@ impl Generator {
         let options = TestRunOptions { data_in: Some(data), repeat, attrs, ..TestRunOptions::new() };
         match PROGRAM.xdp(&mut self.program).test_run(options) {
             Ok(_) => Ok(()),
-            // A signal: whoever handles it says whether to stop.
             Err(error) if is_interrupted(&error) => Ok(()),
             Err(error) => Err(PktgenError::Run { reason: with_causes(&error) }),
         }
     }
 
-    fn state(&self) -> Result<[u64; SENDER], PktgenError> {
-        self.state.get(&0, 0).map_err(inaccessible("senders"))
-    }
-
     fn sent(&self) -> Result<Sent, PktgenError> {
-        let state = self.state()?;
-        let [frames, _, _, _, _, first, last] = *state.first_chunk().expect("there are more words");
+        let [frames, _, _, _, _, first, last] = self.state.read()?;
+        let words = self.lag.get(&0, 0).map_err(inaccessible("lags"))?;
         let lag = self.load.schedule.map(|_| {
             let mut lag = Times::default();
-            lag.add(state[SENDER - WORDS..].try_into().expect("the rest is the times"));
+            lag.add(&words);
             lag
         });
         Ok(Sent { frames, first, last, lag })
@@ -116,7 +141,7 @@ impl Generator {
     /// # Errors
     /// The kernel does not run the program.
     pub fn next_frame(&mut self) -> Result<Vec<u8>, PktgenError> {
-        if self.state()?[1] == 0 {
+        if self.state.read()?[1] == 0 {
             self.start(0)?;
         }
         let (data, mut out) = (vec![0; self.largest], vec![0; self.largest]);
