@@ -21,7 +21,7 @@ struct sender {
 	__u64 limit;
 	/* When to stop, CLOCK_MONOTONIC. */
 	__u64 until;
-	/* When the next frame is due, and when the first and the last one went. */
+	/* When the next frame is due; when the first was, or went if there is no schedule; and when the last one went. */
 	__u64 due;
 	__u64 due_fraction;
 	__u64 first;
@@ -63,7 +63,7 @@ INLINE __u64 due(struct sender *sender)
 		sender->due = stamp + interval_ns + (fraction >> 32);
 	}
 	if (!sender->sent)
-		sender->first = now;
+		sender->first = stamp;
 	sender->last = now;
 	return stamp;
 }

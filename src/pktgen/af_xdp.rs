@@ -76,7 +76,7 @@ impl Generator {
             lag.record(now.saturating_sub(stamp));
         }
         if number == 0 {
-            sent.first = now;
+            sent.first = stamp;
         }
         sent.last = now;
         sent.frames += 1;

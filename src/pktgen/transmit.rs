@@ -49,7 +49,7 @@ impl Load {
 pub struct Sent {
     /// Frames handed over to the interface.
     pub frames: u64,
-    /// When the first and the last one were, CLOCK_MONOTONIC in nanoseconds.
+    /// When the first was due, or went if there is no schedule, and when the last went; CLOCK_MONOTONIC in nanoseconds.
     pub first: u64,
     pub last: u64,
     /// How late, by the schedule.

@@ -28,10 +28,14 @@ static PROGRAM: Program = Program {
 /// Words of a `struct sender`.
 const SENDER: usize = 7;
 
-/// Runs between two hand-overs to the interface, which are what a wake-up of the other side and the lock of its ring cost. A
-/// schedule is met to the time that they take. `perf/method.md` has the measurement.
+/// Runs between two hand-overs to the interface, which are what a wake-up of the other side and the lock of its ring cost. A frame
+/// waits for the hand-over, so on a schedule they are as few as the rate allows: one by one a core sends 1.5 million frames a
+/// second, eight by eight more than two (`perf/method.md`).
 const BATCH: u32 = 64;
 const BATCH_ON_SCHEDULE: u32 = 8;
+
+/// From this interval on, a frame is handed over by itself.
+const ONE_BY_ONE_NS: u64 = 2_000;
 
 /// The first frame is due so long after the start.
 const LEAD_NS: u64 = 1_000_000;
@@ -95,7 +99,11 @@ impl Generator {
     pub fn send(&mut self, stop: &AtomicBool) -> Result<Sent, PktgenError> {
         self.start(now_ns() + LEAD_NS)?;
         let data = vec![0; self.largest];
-        let batch = if self.load.schedule.is_some() { BATCH_ON_SCHEDULE } else { BATCH };
+        let batch = match self.load.schedule {
+            None => BATCH,
+            Some(schedule) if schedule.due(1) < ONE_BY_ONE_NS => BATCH_ON_SCHEDULE,
+            Some(_) => 1,
+        };
         while !stop.load(Ordering::Relaxed) && !self.state.is_over()? {
             let [sent, limit, ..] = self.state.read()?;
             let repeat = match self.load.schedule {
