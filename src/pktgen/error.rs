@@ -35,7 +35,9 @@ pub enum PktgenError {
     #[error("--core {core}: this process may not use that core; it may use {available}")]
     Core { core: usize, available: String },
 
-    #[error("cannot load the {program} program: {reason}")]
+    #[error(
+        "cannot load the {program} program: {reason} (it needs root, or cap_net_admin, cap_net_raw, cap_bpf and cap_perfmon)"
+    )]
     Load { program: &'static str, reason: String },
 
     #[error("cannot access the {map} of a program: {reason}")]
