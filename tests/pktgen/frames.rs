@@ -114,7 +114,8 @@ fn clients(traffic: &Traffic, count: u64) -> Vec<IpAddr> {
 
 #[test]
 fn clients_in_order_are_each_address_of_the_range_once_a_round() {
-    let ranges: [(&str, fn(u64) -> IpAddr); 2] = [
+    type Client = fn(u64) -> IpAddr;
+    let ranges: [(&str, Client); 2] = [
         (CLUSTER_V4, |n| Ipv4Addr::from_bits(0x0a00_00f0 + n as u32).into()),
         (CLUSTER_V6, |n| Ipv6Addr::from_bits(0x2001_0002_0000_0000_0000_0000_ffff_fff0 + u128::from(n)).into()),
     ];

@@ -74,7 +74,8 @@ fn every_frame_of_an_unloaded_run_is_received() {
 
 #[test]
 fn what_a_peer_does_to_frames_is_noticed_exactly() {
-    let cases: [(fn(u64) -> Deed, [u64; 5]); 5] = [
+    type Deeds = fn(u64) -> Deed;
+    let cases: [(Deeds, [u64; 5]); 5] = [
         (|n| if n % 10 == 3 { Deed::Drop } else { Deed::Back }, [1080, 120, 0, 0, 0]),
         (|n| if n % 10 == 3 { Deed::Twice } else { Deed::Back }, [1200, 0, 120, 0, 0]),
         (|n| if n % 10 == 3 { Deed::Later } else { Deed::Back }, [1200, 0, 0, 120, 0]),
