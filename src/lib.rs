@@ -32,6 +32,7 @@
 //! - [`supervise`]: `oneip run`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.
 //! - [`ctl`]: `oneip ctl`: what an operator asks of a running dispatcher, and how the answers are shown.
+//! - [`pktgen`]: `oneip pktgen`: sends frames of many clients, and measures what comes back.
 //! - [`verbs`]: `check`, `lookup`, `replay`, `simulate`: what needs neither root nor a NIC.
 //! - [`plan`], [`verdict`], [`limits`]: the vocabulary: the checked configuration, what becomes of a frame, every bound.
 //!
@@ -44,6 +45,7 @@ pub mod filter;
 pub mod hash;
 pub mod limits;
 pub mod path;
+pub mod pktgen;
 pub mod plan;
 pub mod port;
 pub mod server;

@@ -208,7 +208,26 @@ pub const STEER_ADDRESSES: usize = 2 * MAX_SERVICES;
 /// How long a queue or an interface may stay taken after its last owner went: the kernel releases both in the background.
 pub const RELEASE: Duration = Duration::from_secs(2);
 
+/// Largest frame of pktgen, without FCS. A page holds it beside what the kernel keeps there (`max_data_sz`, net/bpf/test_run.c). The
+/// twin of `MAX_FRAME` in src/bpf/pktgen.h.
+pub const PKTGEN_FRAME: usize = 3000;
+
+/// Kinds of frame (address, port, size) of one run of pktgen. The twin of `MAX_TEMPLATES` there.
+pub const PKTGEN_TEMPLATES: usize = 1024;
+
+/// How often it is looked whether pktgen's program is done, once it should be.
+pub const PKTGEN_LOOK: Duration = Duration::from_millis(1);
+
+/// Stragglers are waited for until none has come for `PKTGEN_DRAIN`, at most `PKTGEN_DRAIN_MOST`.
+pub const PKTGEN_DRAIN: Duration = Duration::from_millis(300);
+
+pub const PKTGEN_DRAIN_MOST: Duration = Duration::from_secs(3);
+
+/// How long an interface may be without a carrier after an XDP program was attached: NICs start anew then.
+pub const PKTGEN_CARRIER: Duration = Duration::from_secs(10);
+
 const _: () = {
+    assert!(PKTGEN_FRAME.is_multiple_of(8), "frames are compared in words of 8 bytes");
     assert!(BURST.is_power_of_two() && BURST <= u8::MAX as usize, "a burst index is one byte");
     assert!(MAX_SERVERS < 0x7fff, "a slot holds a 15-bit server index with one sentinel, and a mark");
     assert!(MAX_SERVICES <= u16::MAX as usize, "a service index is 16 bits");

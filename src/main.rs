@@ -1,12 +1,13 @@
 //! The verbs. The only place that exits.
 
 use clap::{Args, Parser, Subcommand};
+use oneip::pktgen::arguments::Arguments as Pktgen;
 use oneip::plan::{Mac, Plan};
 use oneip::server::Dispatch;
 use oneip::verbs::script::Change;
 use oneip::verbs::simulate::{self, Added};
 use oneip::verbs::{self, Failure};
-use oneip::{ctl, server, supervise};
+use oneip::{ctl, pktgen, server, supervise};
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
@@ -37,6 +38,8 @@ enum Verb {
     Simulate(Simulate),
     /// Talk to a running dispatcher: status, rates, drain, weight, reload ...
     Ctl(ctl::Arguments),
+    /// Send frames of many clients to a cluster address, and see what comes back
+    Pktgen(Box<Pktgen>),
     /// On a server: set up, undo or check the cluster address alias and its ARP/ND settings
     #[command(subcommand)]
     Server(ServerVerb),
@@ -189,6 +192,7 @@ fn main() -> ExitCode {
         Verb::Lookup(arguments) => lookup(&arguments),
         Verb::Simulate(arguments) => simulate(&arguments),
         Verb::Ctl(arguments) => ctl::run(arguments),
+        Verb::Pktgen(arguments) => pktgen::run(&arguments),
         Verb::Server(ServerVerb::Add(arguments)) => server(&arguments, server::add),
         Verb::Server(ServerVerb::Remove(arguments)) => server(&arguments, |plan, name, _| server::remove(plan, name)),
         Verb::Server(ServerVerb::Check(arguments)) => server(&arguments, server::check),

@@ -41,7 +41,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Where the parts are put together: may use everything.
-const ON_TOP: [&str; 5] = ["lib", "main", "supervise", "verbs", "filter"];
+const ON_TOP: [&str; 6] = ["lib", "main", "supervise", "verbs", "filter", "pktgen"];
 
 const MAY_BE_UNSAFE: [&str; 4] = ["port/af_xdp", "port/dpdk", "hash/vector", "table/publish"];
 

@@ -17,7 +17,8 @@ mod source;
 mod value;
 
 pub use report::{Diagnostic, Errors};
-pub use value::name;
+// What the command line writes as the file does.
+pub use value::{mac, name, port};
 
 use crate::plan::Plan;
 use draft::Draft;

@@ -75,18 +75,18 @@ pub enum AfXdpError {
     )]
     ProgramAttached { interface: String },
 
-    #[error("cannot attach the steer program to {interface}, neither in the driver nor in the kernel: {reason}")]
+    #[error("cannot attach an XDP program to {interface}, neither in the driver nor in the kernel: {reason}")]
     Attach { interface: String, reason: String },
 }
 
 /// An error with its causes behind it; the library's own messages leave them to whoever prints them.
-pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = iter::successors(Some(error), |error| (*error).source());
     causes.map(|error| error.to_string()).collect::<Vec<_>>().join(": ")
 }
 
 /// The error number at the root of an error.
-pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<Errno> {
+pub(crate) fn os_error(error: &(dyn Error + 'static)) -> Option<Errno> {
     let causes = iter::successors(Some(error), |error| (*error).source());
     let io = causes.filter_map(|error| error.downcast_ref::<io::Error>()).last()?;
     Errno::from_io_error(io)

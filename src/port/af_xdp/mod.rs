@@ -5,10 +5,11 @@
 //!
 //! - `privileges`: may we?
 //! - `device`: is there such an interface, and what is it like? (`ethtool`: what only its driver knows)
-//! - `steer`: the XDP program that decides which frames are ours
+//! - `steer`: the XDP program that decides which frames are ours; `attach`: how a program gets onto a device
 //! - `rings`: the memory and the rings of a queue; `port`: the queue as the worker sees it
 //! - `error`: what can be in the way, and what to do about it
 
+mod attach;
 mod device;
 mod error;
 mod ethtool;
@@ -21,14 +22,16 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use attach::{Mode, attach};
 pub use device::Device;
 #[cfg(feature = "dpdk")]
 pub(super) use device::cores as core_list;
 pub use error::AfXdpError;
+pub(crate) use error::{os_error, with_causes};
 pub use ethtool::driver;
 pub use port::{AfXdp, Losses};
 pub use rings::{Frame, Transfer};
-pub use steer::{Action, Mode, Steer, SteerCounters, SteerCounts};
+pub use steer::{Action, Steer, SteerCounters, SteerCounts};
 
 use crate::limits::RELEASE;
 
@@ -56,6 +59,15 @@ pub fn open(interface: &str) -> Result<Device, AfXdpError> {
 }
 
 impl Device {
+    /// Takes one queue into service to send on, and leaves what is received to whoever has it.
+    ///
+    /// # Errors
+    ///
+    /// The memory cannot be locked, the queue is busy, or the kernel refuses for a reason of its own.
+    pub fn bind(&self, queue: u32) -> Result<AfXdp, AfXdpError> {
+        AfXdp::bind(self, queue)
+    }
+
     /// Takes every queue of the device into service. The ports are ready before the first frame is taken from the kernel.
     ///
     /// # Errors

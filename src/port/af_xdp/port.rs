@@ -63,6 +63,18 @@ impl AfXdp {
         self.queue
     }
 
+    /// Lends a frame of `len` bytes to be written and sent, with what it last held in it; `None`: all are under way.
+    ///
+    /// # Panics
+    ///
+    /// A frame at the device's MTU is shorter.
+    pub fn blank(&mut self, len: usize) -> Option<Frame> {
+        let mut frame = self.idle.pop()?;
+        self.lent += 1;
+        self.rings.set_len(&mut frame, len);
+        Some(frame)
+    }
+
     pub fn transfer(&self) -> Transfer {
         self.rings.transfer()
     }

@@ -193,6 +193,11 @@ impl Rings {
     }
 
     #[inline]
+    pub(super) fn set_len(&mut self, frame: &mut Frame, len: usize) {
+        self.arena.set_len(frame, len);
+    }
+
+    #[inline]
     pub(super) fn take_stamp(&mut self, frame: &mut Frame) -> u64 {
         self.arena.take_stamp(frame)
     }
@@ -260,6 +265,16 @@ impl Arena {
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
         // SAFETY: as in `bytes`, and the token is borrowed for us alone.
         unsafe { std::slice::from_raw_parts_mut(self.place(frame), frame.desc.lengths().data()) }
+    }
+
+    #[inline]
+    fn set_len(&mut self, frame: &mut Frame, len: usize) {
+        assert_eq!(frame.desc.options(), self.id, "a frame is written through the port that lent it");
+        // SAFETY: the frame is of this memory and ours, and the token is borrowed for us alone.
+        let mut data = unsafe { self.memory.data_mut(&mut frame.desc) };
+        let mut cursor = data.cursor();
+        cursor.set_pos(len);
+        assert_eq!(cursor.pos(), len, "a chunk holds the frame");
     }
 
     /// Where a frame begins: `own` has seen that all its bytes are in the memory, which lives as long as `self`.

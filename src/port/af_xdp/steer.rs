@@ -1,21 +1,18 @@
 //! Steer, the XDP program `src/bpf/steer.bpf.c`: loaded, told what to take, attached, counted.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpError, XdpMode};
-use aya::util::KernelVersion;
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use rustix::io::Errno;
 
+use super::attach::{Mode, attach};
 use super::device::Device;
-use super::error::{AfXdpError, os_error, with_causes};
-use super::when_released;
+use super::error::{AfXdpError, with_causes};
 use crate::limits::{MAX_SERVICES, STEER_ADDRESSES};
 use crate::plan::Mac;
 
@@ -33,24 +30,6 @@ const COUNTERS: &str = "counters";
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
-
-/// Where the program runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// In the driver, before the kernel makes a packet buffer of the frame.
-    Native,
-    /// In the kernel, after that: for drivers that cannot do better, and much slower.
-    Generic,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Mode::Native => "native XDP",
-            Mode::Generic => "generic XDP",
-        })
-    }
-}
 
 /// What the program does with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,37 +166,10 @@ impl Steer {
         self.sockets.set(queue, socket.as_fd().as_raw_fd(), 0).map_err(failed(SOCKETS))
     }
 
-    /// Attaches the program, in the driver, or in the kernel where the driver cannot.
     pub(super) fn attach(&mut self, device: &Device) -> Result<Mode, AfXdpError> {
-        let interface = &device.interface;
-        let native = when_released(|| self.attach_as(device.index, XdpMode::Driver), is_taken);
-        let (link, mode) = match native {
-            Ok(link) => (link, Mode::Native),
-            Err(error) if is_taken(&error) => {
-                return Err(AfXdpError::ProgramAttached { interface: interface.clone() });
-            }
-            Err(error) => {
-                let reason = with_causes(&error);
-                tracing::warn!(%interface, driver = %device.driver, %reason, "no native XDP: using generic XDP, which is slow");
-                let link = self.attach_as(device.index, XdpMode::Skb).map_err(|error| match is_taken(&error) {
-                    true => AfXdpError::ProgramAttached { interface: interface.clone() },
-                    false => AfXdpError::Attach { interface: interface.clone(), reason: with_causes(&error) },
-                })?;
-                (link, Mode::Generic)
-            }
-        };
-        // Since this version an attachment is a file descriptor (bpf_xdp_link_attach, net/core/dev.c); before it, a setting.
-        if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 9, 0)) {
-            tracing::warn!(%interface, "this kernel leaves XDP attached after a kill -9: ip link set dev {interface} xdp off");
-        }
+        let (link, mode) = attach(xdp(&mut self.program), device)?;
         self.link = Some((link, mode));
         Ok(mode)
-    }
-
-    fn attach_as(&mut self, index: u32, mode: XdpMode) -> Result<XdpLink, ProgramError> {
-        let program = xdp(&mut self.program);
-        let id = program.attach_to_if_index(index, mode)?;
-        program.take_link(id)
     }
 
     /// Every frame is the kernel's again.
@@ -272,13 +224,4 @@ fn refused(error: ProgramError) -> AfXdpError {
 
 fn failed(map: &'static str) -> impl Fn(MapError) -> AfXdpError {
     move |error| AfXdpError::Map { map, reason: with_causes(&error) }
-}
-
-/// Whether another program is in the way, be it attached in the same mode or in another one (dev_xdp_attach, net/core/dev.c).
-fn is_taken(error: &ProgramError) -> bool {
-    let code = match error {
-        ProgramError::XdpError(XdpError::NetlinkError(error)) => error.raw_os_error().map(Errno::from_raw_os_error),
-        error => os_error(error),
-    };
-    matches!(code, Some(Errno::BUSY | Errno::EXIST))
 }

@@ -1,0 +1,177 @@
+//! The command line, and what it comes to.
+
+use super::error::PktgenError;
+use super::frames::{Order, Size, Traffic};
+use super::schedule::Schedule;
+use super::transmit::{Load, Until};
+use crate::control::config;
+use crate::plan::{Mac, Port};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, ValueEnum};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// RFC 2544, appendix C.2.2.
+const FIRST_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// RFC 5180, section 8.
+const FIRST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
+
+/// 7 : 4 : 1 of the smallest frame, 594 and 1518 bytes.
+const IMIX: [usize; 12] = [64, 594, 64, 64, 594, 64, 64, 594, 64, 1518, 594, 64];
+
+const ABOUT: &str = "\
+Frames that come back carry the time at which they were due, and the latency is from then to the receive loop: \
+with --rate, a frame that the generator sent late counts as if it had been sent on time (no coordinated omission), \
+and how late it sends is reported apart, as lag.
+
+The topology in which the latency means something is a loop, since both times are of this host's clock: the \
+dispatcher's configuration has as servers' MACs those of this host's interfaces. On one machine that is a veth pair, \
+whose other end is the dispatcher's. With two machines and a cable or a switch between them, `mac` of every server is \
+that of --receive, or --receive is promiscuous (ip link set dev ETH promisc on).
+
+Clients are 198.18.0.0 and on, of RFC 2544; a million of them reach beyond that block, to 198.33.66.63. Generate on \
+isolated networks.";
+
+/// Send frames of many clients to a cluster address, and see what comes back
+#[derive(Args)]
+#[command(after_long_help = ABOUT)]
+pub struct Arguments {
+    /// Frames leave here; their source MAC is the interface's
+    #[arg(long, value_name = "ETH")]
+    pub interface: String,
+    /// Destination MAC: the dispatcher's
+    #[arg(long, value_name = "MAC", value_parser = config::mac)]
+    pub to: Mac,
+    /// Cluster address, IPv4 or IPv6; several take turns
+    #[arg(long, value_name = "ADDR", required = true)]
+    pub address: Vec<IpAddr>,
+    /// Destination port, udp/80 or tcp/80 (a segment with ACK, of no connection); several take turns
+    #[arg(long, value_name = "PORT", default_value = "udp/80", value_parser = config::port)]
+    pub port: Vec<Port>,
+    /// Consecutive client addresses
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub clients: u64,
+    /// The first of them; once for each family, default 198.18.0.0 and 2001:2::
+    #[arg(long, value_name = "ADDR")]
+    pub first_client: Vec<IpAddr>,
+    /// Which client is next: any, uniformly; or the next address, and the first again after the last
+    #[arg(long, value_name = "ORDER", default_value = "random")]
+    pub order: Clients,
+    /// What the random order begins with
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub seed: u64,
+    /// Frame size in bytes, with the 4 of the FCS (RFC 2544), or imix: 64, 594 and 1518 as 7 : 4 : 1 (where 64 cannot hold
+    /// the headers, the smallest that can); several take turns. Default: the smallest: 64 for udp and 76 for tcp over IPv4,
+    /// 84 and 96 over IPv6
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub size: Vec<SizeArgument>,
+    /// Frames a second, on a fixed schedule; default: as fast as it goes
+    #[arg(long, value_name = "PPS", value_parser = RangedU64ValueParser::<u64>::new().range(1..=Schedule::MOST_PPS))]
+    pub rate: Option<u64>,
+    /// How long to send; the default is 10
+    #[arg(long, value_name = "SECONDS", value_parser = duration, conflicts_with = "count")]
+    pub duration: Option<Duration>,
+    /// How many frames to send
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub count: Option<u64>,
+    /// Frames come back here; default: the same interface
+    #[arg(long, value_name = "ETH")]
+    pub receive: Option<String>,
+    /// How to send: by an XDP program on frames of the kernel's making, or by an AF_XDP socket. auto takes AF_XDP where the
+    /// device reads frames from this process's memory (zero copy), else XDP where the interface transmits for XDP
+    /// programs, which costs less than AF_XDP's copies, else AF_XDP
+    #[arg(long, value_name = "METHOD", default_value = "auto")]
+    pub method: Method,
+    /// Core to send from
+    #[arg(long, value_name = "N")]
+    pub core: Option<usize>,
+    /// Print the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write an HdrHistogram interval log of the latency
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Clients {
+    Random,
+    Sequential,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    Auto,
+    Xdp,
+    #[value(name = "af_xdp")]
+    AfXdp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeArgument {
+    Bytes(usize),
+    Imix,
+}
+
+fn size(text: &str) -> Result<SizeArgument, String> {
+    match text {
+        "imix" => Ok(SizeArgument::Imix),
+        _ => text.parse().map(SizeArgument::Bytes).map_err(|_| "write a number of bytes, like 64, or imix".into()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let year = Duration::from_secs(365 * 86_400);
+    seconds
+        .filter(|seconds| !seconds.is_zero() && *seconds < year)
+        .ok_or("write a number of seconds, like 10 or 0.5".into())
+}
+
+impl Arguments {
+    /// The frames to send from an interface with the address `source`.
+    ///
+    /// # Errors
+    /// A first client of a family that no address has, or two of one.
+    pub fn traffic(&self, source: Mac) -> Result<Traffic, PktgenError> {
+        let (mut v4, mut v6) = (None, None);
+        for first in &self.first_client {
+            let before = match first {
+                IpAddr::V4(address) => v4.replace(*address).map(IpAddr::V4),
+                IpAddr::V6(address) => v6.replace(*address).map(IpAddr::V6),
+            };
+            if let Some(before) = before {
+                return Err(PktgenError::FirstClients { first: before, second: *first });
+            }
+            if !self.address.iter().any(|address| address.is_ipv4() == first.is_ipv4()) {
+                return Err(PktgenError::FirstClient { first: *first });
+            }
+        }
+        let sizes = self.size.iter().flat_map(|size| match size {
+            SizeArgument::Bytes(bytes) => vec![Size::Bytes(*bytes)],
+            SizeArgument::Imix => IMIX.map(Size::AtLeast).to_vec(),
+        });
+        Ok(Traffic {
+            source,
+            destination: self.to,
+            addresses: self.address.clone(),
+            ports: self.port.clone(),
+            sizes: sizes.collect(),
+            clients: self.clients,
+            first_v4: v4.unwrap_or(FIRST_V4),
+            first_v6: v6.unwrap_or(FIRST_V6),
+            order: match self.order {
+                Clients::Random => Order::Random,
+                Clients::Sequential => Order::Sequential,
+            },
+            seed: self.seed,
+        })
+    }
+
+    pub fn load(&self) -> Load {
+        const DEFAULT: Duration = Duration::from_secs(10);
+        let until = self.count.map_or(Until::Elapsed(self.duration.unwrap_or(DEFAULT)), Until::Count);
+        Load { schedule: self.rate.map(Schedule::new), until }
+    }
+}

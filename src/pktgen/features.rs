@@ -1,0 +1,75 @@
+//! What of XDP an interface can do at this moment: a question to the kernel's netlink family `netdev`
+//! (Documentation/netlink/specs/netdev.yaml).
+
+use rustix::net::netlink::{GENERIC, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
+use std::iter;
+
+/// `NETDEV_XDP_ACT_NDO_XMIT` of `enum netdev_xdp_act`, include/uapi/linux/netdev.h: it sends what programs redirect to it.
+const NDO_XMIT: u64 = 1 << 2;
+
+/// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, `CTRL_ATTR_FAMILY_ID` and `CTRL_ATTR_FAMILY_NAME`, include/uapi/linux/genetlink.h.
+const CONTROL: u16 = 0x10;
+const GET_FAMILY: u8 = 3;
+const FAMILY_ID: u16 = 1;
+const FAMILY_NAME: u16 = 2;
+
+/// `NETDEV_CMD_DEV_GET`, `NETDEV_A_DEV_IFINDEX` and `NETDEV_A_DEV_XDP_FEATURES`, include/uapi/linux/netdev.h.
+const DEV_GET: u8 = 1;
+const IFINDEX: u16 = 1;
+const XDP_FEATURES: u16 = 3;
+
+/// `NLM_F_REQUEST`, include/uapi/linux/netlink.h.
+const REQUEST: u16 = 1;
+
+/// Headers of a message, and of its family's part.
+const HEADERS: usize = 16 + 4;
+
+/// Whether the interface sends what XDP programs redirect to it. Taken for granted where the kernel cannot say (before 6.3).
+pub fn transmits(index: u32) -> bool {
+    features(index).is_none_or(|features| features & NDO_XMIT != 0)
+}
+
+fn features(index: u32) -> Option<u64> {
+    let family = ask(CONTROL, GET_FAMILY, FAMILY_NAME, b"netdev\0")?;
+    let family = u16::from_ne_bytes(attribute(&family, FAMILY_ID)?.try_into().ok()?);
+    let device = ask(family, DEV_GET, IFINDEX, &index.to_ne_bytes())?;
+    Some(u64::from_ne_bytes(attribute(&device, XDP_FEATURES)?.try_into().ok()?))
+}
+
+/// One request with one attribute; the attributes of the answer.
+fn ask(family: u16, command: u8, kind: u16, value: &[u8]) -> Option<Vec<u8>> {
+    let attribute = 4 + value.len();
+    let padded = attribute.next_multiple_of(4);
+    let mut message = Vec::with_capacity(HEADERS + padded);
+    message.extend(((HEADERS + padded) as u32).to_ne_bytes());
+    message.extend(family.to_ne_bytes());
+    message.extend(REQUEST.to_ne_bytes());
+    // Sequence and sender, of which there is one; then the family's header.
+    message.extend([0; 8]);
+    message.extend([command, 1, 0, 0]);
+    message.extend((attribute as u16).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(value);
+    message.resize(HEADERS + padded, 0);
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(GENERIC)).ok()?;
+    sendto(&socket, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).ok()?;
+    let mut answer = vec![0; 8192];
+    let (len, _) = recv(&socket, &mut answer, RecvFlags::empty()).ok()?;
+    answer.truncate(len);
+    // An error comes as a message of another type.
+    let is_answer = answer.get(4..6)? == family.to_ne_bytes();
+    is_answer.then(|| answer.split_off(HEADERS.min(len)))
+}
+
+fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut rest = attributes;
+    let mut each = iter::from_fn(|| {
+        let (len, kind) =
+            (u16::from_ne_bytes(*rest.first_chunk()?), u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?));
+        let value = rest.get(4..usize::from(len))?;
+        rest = rest.get(usize::from(len).next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    });
+    each.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}

@@ -1,0 +1,144 @@
+//! Times as the programs in the kernel count them (`struct times`, src/bpf/pktgen.h), and the way from there to HdrHistogram, whose
+//! buckets with two digits are the same.
+
+use hdrhistogram::Histogram;
+
+/// Values that are told apart: each below 256, then 128 for each power of two, so that a bucket is no wider than 1/128 of its values.
+pub const BUCKETS: usize = 3584;
+
+/// Longest time that is told apart, in nanoseconds; longer ones count as this.
+pub const MAX_NS: u64 = (1 << 34) - 1;
+
+const DIGITS: u8 = 2;
+
+const SCALARS: usize = 4;
+
+/// Words of a `struct times`.
+pub const WORDS: usize = SCALARS + BUCKETS;
+
+/// A histogram of times in nanoseconds, with its exact sum and ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Times {
+    pub count: u64,
+    pub sum: u64,
+    /// 0 where nothing was counted.
+    pub least: u64,
+    pub most: u64,
+    buckets: Vec<u64>,
+}
+
+impl Default for Times {
+    fn default() -> Times {
+        Times { count: 0, sum: 0, least: 0, most: 0, buckets: vec![0; BUCKETS] }
+    }
+}
+
+impl Times {
+    /// Adds what one core counted.
+    pub fn add(&mut self, words: &[u64; WORDS]) {
+        let [count, sum, least, most] = *words.first_chunk().expect("there are more words");
+        if count == 0 {
+            return;
+        }
+        self.least = if self.count == 0 { least } else { self.least.min(least) };
+        self.most = self.most.max(most);
+        self.count += count;
+        self.sum += sum;
+        self.buckets.iter_mut().zip(&words[SCALARS..]).for_each(|(sum, count)| *sum += count);
+    }
+
+    #[inline]
+    pub fn record(&mut self, ns: u64) {
+        self.least = if self.count == 0 { ns } else { self.least.min(ns) };
+        self.most = self.most.max(ns);
+        self.count += 1;
+        self.sum += ns;
+        self.buckets[bucket_of(ns)] += 1;
+    }
+
+    /// The buckets that hold something: the lowest value of each, and how many.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.buckets.iter().enumerate().filter(|(_, count)| **count > 0).map(|(at, count)| (lowest(at), *count))
+    }
+
+    /// What was counted since `earlier`, which is a former state of the same.
+    pub fn since(&self, earlier: &Times) -> Histogram<u64> {
+        let mut histogram = empty();
+        let before = earlier.buckets.iter();
+        for (at, (count, before)) in self.buckets.iter().zip(before).enumerate() {
+            // Cores count on while they are read.
+            let gained = count.saturating_sub(*before);
+            if gained > 0 {
+                histogram.record_n(lowest(at), gained).expect("every bucket is within the bounds");
+            }
+        }
+        histogram
+    }
+
+    /// At a share of the values from the smallest on, within 1 %; 0 where nothing was counted.
+    pub fn quantiles<const N: usize>(&self, shares: [f64; N]) -> [u64; N] {
+        let histogram = self.since(&Times::default());
+        // A bucket goes by its last value, which may be beyond what was seen.
+        shares.map(|share| histogram.value_at_quantile(share).clamp(self.least, self.most))
+    }
+
+    pub fn mean(&self) -> f64 {
+        if self.count == 0 { 0.0 } else { self.sum as f64 / self.count as f64 }
+    }
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, MAX_NS, DIGITS).expect("the bounds are valid")
+}
+
+/// The twin of `bucket_of` in pktgen.h.
+#[inline]
+fn bucket_of(ns: u64) -> usize {
+    let ns = ns.min(MAX_NS);
+    let shift = (u64::BITS - ns.leading_zeros()).saturating_sub(8);
+    shift as usize * 128 + (ns >> shift) as usize
+}
+
+/// The smallest value of a bucket.
+fn lowest(bucket: usize) -> u64 {
+    let shift = (bucket / 128).saturating_sub(1);
+    ((bucket - shift * 128) as u64) << shift
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_bucket_begins_where_the_one_before_ends() {
+        for bucket in 0..BUCKETS {
+            assert_eq!(bucket_of(lowest(bucket)), bucket);
+            assert!(bucket == 0 || bucket_of(lowest(bucket) - 1) == bucket - 1, "{bucket}");
+        }
+        assert_eq!((bucket_of(MAX_NS), bucket_of(u64::MAX)), (BUCKETS - 1, BUCKETS - 1));
+    }
+
+    proptest! {
+        #[test]
+        fn buckets_are_hdr_histograms_own(value in 0..=MAX_NS, shift in 0u32..34) {
+            let (value, histogram) = (value >> shift, empty());
+            prop_assert_eq!(lowest(bucket_of(value)), histogram.lowest_equivalent(value));
+            prop_assert!((histogram.highest_equivalent(value) - lowest(bucket_of(value))) * 100 <= value.max(100));
+        }
+
+        #[test]
+        fn quantiles_are_those_of_an_hdr_histogram(values in proptest::collection::vec(0u64..1 << 30, 1..200)) {
+            let (mut times, mut histogram) = (Times::default(), empty());
+            for value in &values {
+                times.record(*value);
+                histogram.record(*value).unwrap();
+            }
+            let most = *values.iter().max().unwrap();
+            for share in [0.5, 0.9, 0.99, 1.0] {
+                prop_assert_eq!(times.quantiles([share])[0], histogram.value_at_quantile(share).min(most));
+            }
+            prop_assert_eq!((times.least, times.most), (*values.iter().min().unwrap(), most));
+        }
+    }
+}

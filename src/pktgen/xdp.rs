@@ -1,0 +1,166 @@
+//! Sending by `src/bpf/pktgen.bpf.c`: the kernel makes frames and runs the program on them, which redirects them to the
+//! interface.
+//!
+//! One system call runs it some billions of times, with a pause of 20 ms at its end, when the kernel gives the pages back. So there is
+//! one for the whole load where that is possible, and a signal ends it: to the main thread, which has to be the one that sends, for
+//! that is the one that the kernel interrupts (complete_signal, kernel/signal.c).
+
+use super::error::PktgenError;
+use super::frames::Frames;
+use super::histogram::{Times, WORDS};
+use super::program::{Program, inaccessible};
+use super::transmit::{Load, Sent};
+use crate::control::clock::now_ns;
+use crate::port::af_xdp::{os_error, with_causes};
+use aya::Ebpf;
+use aya::maps::{Array, MapData};
+use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions};
+use rustix::io::Errno;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+static PROGRAM: Program = Program {
+    name: "pktgen",
+    object: aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pktgen.bpf.o")),
+    constants: &["ifindex", "interval_ns", "interval_fraction"],
+};
+
+/// Words of a `struct sender`.
+const SENDER: usize = 7;
+
+/// Runs between two hand-overs to the interface, which are what a wake-up of the other side and the lock of its ring cost. A frame
+/// waits for the hand-over, so on a schedule they are as few as the rate allows: one by one a core sends 1.5 million frames a
+/// second, eight by eight more than two (`perf/method.md`).
+const BATCH: u32 = 64;
+const BATCH_ON_SCHEDULE: u32 = 8;
+
+/// From this interval on, a frame is handed over by itself.
+const ONE_BY_ONE_NS: u64 = 2_000;
+
+/// The first frame is due so long after the start.
+const LEAD_NS: u64 = 1_000_000;
+
+/// The program, and what it is run on. Frames for an interface that does not send for XDP programs (`features::transmits`) are
+/// lost.
+pub struct Generator {
+    program: Ebpf,
+    state: Progress,
+    lag: Array<MapData, [u64; WORDS]>,
+    load: Load,
+    largest: usize,
+}
+
+/// How far a generator has come; readable from any thread.
+#[derive(Clone)]
+pub struct Progress(Arc<Mutex<State>>);
+
+type State = Array<MapData, [u64; SENDER]>;
+
+impl Progress {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
+    fn read(&self) -> Result<[u64; SENDER], PktgenError> {
+        self.state().get(&0, 0).map_err(inaccessible("senders"))
+    }
+
+    /// Whether there is nothing to send any more: the system call has to be interrupted.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn is_over(&self) -> Result<bool, PktgenError> {
+        let [sent, limit, until, ..] = self.read()?;
+        // Nothing was begun while the limit is 0.
+        Ok(limit > 0 && (sent >= limit || now_ns() >= until))
+    }
+}
+
+impl Generator {
+    /// # Errors
+    /// The kernel refuses the program.
+    pub fn load(frames: &Frames, load: Load, ifindex: u32) -> Result<Generator, PktgenError> {
+        let (ns, fraction) = load.schedule.map_or((0, 0), |schedule| schedule.interval());
+        let mut program = PROGRAM.load(frames, &[ifindex, ns, fraction])?;
+        let mut map = |name| program.take_map(name).expect("the program has this map");
+        let state = Array::try_from(map("senders")).map_err(inaccessible("senders"))?;
+        let lag = Array::try_from(map("lags")).map_err(inaccessible("lags"))?;
+        Ok(Generator { program, state: Progress(Arc::new(Mutex::new(state))), lag, load, largest: frames.largest() })
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.state.clone()
+    }
+
+    /// Sends until the load is, or until `stop`. To be interrupted by a signal then.
+    ///
+    /// # Errors
+    /// The kernel does not run the program any more.
+    pub fn send(&mut self, stop: &AtomicBool) -> Result<Sent, PktgenError> {
+        self.start(now_ns() + LEAD_NS)?;
+        let data = vec![0; self.largest];
+        let batch = match self.load.schedule {
+            None => BATCH,
+            Some(schedule) if schedule.due(1) < ONE_BY_ONE_NS => BATCH_ON_SCHEDULE,
+            Some(_) => 1,
+        };
+        while !stop.load(Ordering::Relaxed) && !self.state.is_over()? {
+            let [sent, limit, ..] = self.state.read()?;
+            let repeat = match self.load.schedule {
+                // Most runs find nothing due.
+                Some(_) => u32::MAX,
+                None => u32::try_from(limit - sent).unwrap_or(u32::MAX),
+            };
+            self.run(&data, repeat, batch)?;
+        }
+        self.sent()
+    }
+
+    /// Tells the program when to begin and to end.
+    fn start(&mut self, start: u64) -> Result<(), PktgenError> {
+        let (limit, until) = self.load.bounds(start);
+        let state = [0, limit, until, start, 0, 0, 0];
+        self.state.state().set(0, state, 0).map_err(inaccessible("senders"))
+    }
+
+    fn run(&mut self, data: &[u8], repeat: u32, batch: u32) -> Result<(), PktgenError> {
+        let attrs = TestRunAttrs::new().xdp_live_frames(batch);
+        let options = TestRunOptions { data_in: Some(data), repeat, attrs, ..TestRunOptions::new() };
+        match PROGRAM.xdp(&mut self.program).test_run(options) {
+            Ok(_) => Ok(()),
+            Err(error) if is_interrupted(&error) => Ok(()),
+            Err(error) => Err(PktgenError::Run { reason: with_causes(&error) }),
+        }
+    }
+
+    fn sent(&self) -> Result<Sent, PktgenError> {
+        let [frames, _, _, _, _, first, last] = self.state.read()?;
+        let words = self.lag.get(&0, 0).map_err(inaccessible("lags"))?;
+        let lag = self.load.schedule.map(|_| {
+            let mut lag = Times::default();
+            lag.add(&words);
+            lag
+        });
+        Ok(Sent { frames, first, last, lag })
+    }
+
+    /// The next frame, which goes nowhere. By `BPF_PROG_TEST_RUN`.
+    ///
+    /// # Errors
+    /// The kernel does not run the program.
+    pub fn next_frame(&mut self) -> Result<Vec<u8>, PktgenError> {
+        if self.state.read()?[1] == 0 {
+            self.start(0)?;
+        }
+        let (data, mut out) = (vec![0; self.largest], vec![0; self.largest]);
+        let options = TestRunOptions { data_in: Some(&data), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let result = PROGRAM.xdp(&mut self.program).test_run(options);
+        let result = result.map_err(|error| PktgenError::Run { reason: with_causes(&error) })?;
+        out.truncate(result.data_size_out as usize);
+        Ok(out)
+    }
+}
+
+fn is_interrupted(error: &ProgramError) -> bool {
+    os_error(error) == Some(Errno::INTR)
+}

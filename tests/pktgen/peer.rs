@@ -1,0 +1,116 @@
+//! The other end of the cable: sends back what comes, but for what it is told to do to it.
+
+use super::veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable};
+use oneip::port::af_xdp::{AfXdp, Attached, Frame, open};
+use oneip::port::{Burst, Port};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    Back,
+    Drop,
+    Twice,
+    /// With a bit changed in this byte, from the end if negative.
+    Damage(isize),
+    /// Behind the next one.
+    Later,
+}
+
+/// Frames that it got.
+pub struct Account {
+    pub received: u64,
+}
+
+/// Runs `body` while the peer does its deeds, by the number of the frame in the order of arrival.
+pub fn during<T: Send>(
+    cable: &Cable,
+    deed: impl Fn(u64) -> Deed + Send,
+    body: impl FnOnce() -> T + Send,
+) -> (T, Account) {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = &AtomicBool::new(false);
+    let (ready, when_ready) = mpsc::channel();
+    thread::scope(|scope| {
+        let peer = cable.client_thread(scope, move || {
+            let addresses: [IpAddr; 2] = [CLUSTER_V4.parse().unwrap(), CLUSTER_V6.parse().unwrap()];
+            let Attached { steer, mut ports, .. } = open("c0").unwrap().attach(&addresses).unwrap();
+            ready.send(()).unwrap();
+            let received = serve(&mut ports[0], stop, deed);
+            drop(steer);
+            Account { received }
+        });
+        let body = cable.device_thread(scope, move || {
+            let _stop = Stop(stop);
+            when_ready.recv().expect("the peer is there");
+            body()
+        });
+        let body = body.join();
+        let account = peer.join().expect("the peer holds");
+        (body.expect("the test holds"), account)
+    })
+}
+
+fn serve(port: &mut AfXdp, stop: &AtomicBool, deed: impl Fn(u64) -> Deed) -> u64 {
+    let (mut received, mut burst, mut later) = (0, Burst::new(), None);
+    while !stop.load(Ordering::Relaxed) {
+        port.service();
+        port.rx(&mut burst);
+        for mut frame in burst.drain(..) {
+            let deed = deed(received);
+            received += 1;
+            turn_back(port.bytes_mut(&mut frame));
+            match deed {
+                Deed::Back => send(port, frame),
+                Deed::Drop => port.free(&mut Burst::from_iter([frame])),
+                Deed::Twice => {
+                    let copy = copy(port, &frame);
+                    send(port, frame);
+                    send(port, copy);
+                }
+                Deed::Damage(at) => {
+                    let bytes = port.bytes_mut(&mut frame);
+                    let at = if at < 0 { bytes.len().checked_add_signed(at).unwrap() } else { at as usize };
+                    bytes[at] ^= 0x10;
+                    send(port, frame);
+                }
+                Deed::Later => {
+                    assert!(later.replace(frame).is_none(), "one at a time");
+                    continue;
+                }
+            }
+            if let Some(frame) = later.take() {
+                send(port, frame);
+            }
+        }
+    }
+    received
+}
+
+fn copy(port: &mut AfXdp, frame: &Frame) -> Frame {
+    let bytes = port.bytes(frame).to_vec();
+    let mut copy = port.blank(bytes.len()).expect("not all frames are under way");
+    port.bytes_mut(&mut copy).copy_from_slice(&bytes);
+    copy
+}
+
+fn send(port: &mut AfXdp, frame: Frame) {
+    while port.room() == 0 {
+        port.service();
+    }
+    port.tx(&mut Burst::from_iter([frame]));
+}
+
+fn turn_back(frame: &mut [u8]) {
+    let (to, from) = frame.split_at_mut(6);
+    to.swap_with_slice(&mut from[..6]);
+    assert_eq!(from[..6], CLIENT_MAC.0, "it was for us");
+}
