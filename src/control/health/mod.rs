@@ -14,7 +14,7 @@
 //! beginning to beginning and shortened at random by up to a tenth, so that probes do not fall into step and `fall`
 //! failures never take longer than `fall` intervals and a timeout. At most `HEALTH_PARALLEL` are under way. A server
 //! that there is no verdict of yet is probed every `HEALTH_FIRST_PAUSE`. Over https certificates are not verified
-//! and nothing is kept secret (`tls` says why); whole TLS handshakes make such a check three times as dear as one over http. What fails on this host's side (no route, no free
+//! (`tls` says why), and whole TLS handshakes make such a check four times as dear as one over http. What fails on this host's side (no route, no free
 //! descriptor, a process that stood still) is no result: it is told, and the verdict stays.
 
 mod change;
