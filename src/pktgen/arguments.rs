@@ -40,8 +40,8 @@ pub struct Arguments {
     /// Frames leave here; their source MAC is the interface's
     #[arg(long, value_name = "ETH")]
     pub interface: String,
-    /// Destination MAC: the dispatcher's
-    #[arg(long, value_name = "MAC", value_parser = config::mac)]
+    /// Destination MAC: the dispatcher's; of broadcast-based dispatch, ff:ff:ff:ff:ff:ff or the group's
+    #[arg(long, value_name = "MAC", value_parser = destination)]
     pub to: Mac,
     /// Cluster address, IPv4 or IPv6; several take turns
     #[arg(long, value_name = "ADDR", required = true)]
@@ -173,5 +173,13 @@ impl Arguments {
         const DEFAULT: Duration = Duration::from_secs(10);
         let until = self.count.map_or(Until::Elapsed(self.duration.unwrap_or(DEFAULT)), Until::Count);
         Load { schedule: self.rate.map(Schedule::new), until }
+    }
+}
+
+/// A host's address or a group's: that of broadcast-based dispatch.
+fn destination(text: &str) -> Result<Mac, String> {
+    match text.parse::<Mac>() {
+        Ok(mac) if mac.is_group() => Ok(mac),
+        _ => config::mac(text),
     }
 }
