@@ -71,7 +71,7 @@ fn a_status_says_what_is_missing() {
     status.generation = 0;
     status.workers[0].turns = false;
     let servers = &mut status.services[0].servers;
-    servers[0].mac = None;
+    servers[0].why = "its MAC address is not known".to_owned();
     servers[1].check.as_mut().unwrap().unchecked = Some("fwmark routes cannot be made".to_owned());
     servers[2].check =
         Some(CheckStatus { age_s: None, latency_ms: None, failure: None, failure_age_s: None, unchecked: None });
@@ -79,7 +79,7 @@ fn a_status_says_what_is_missing() {
     for part in [
         "(process 812), no table yet\n",
         "worker 0 on core 2 DOES NOT TURN, received 0\n",
-        "its MAC address is not known yet",
+        "its MAC address is not known",
         "cannot be checked: fwmark routes cannot be made",
         "not yet",
         "frames in 0 = forwarded 0 + dropped 0 + passed 0\n",
