@@ -25,10 +25,10 @@ plots, and the raw figures. Needs root; scripts/setup.sh --bench installs what i
                      there are here); oneip is always among them
   --loss PERCENT     frames that may be lost in a trial that counts as lossless (default: 0.1)
   --seconds S        length of a trial (default: 0.4)
-  --full             trials of 10 s, 5 rounds: an hour or two
+  --full             trials of 10 s, 5 rounds, all of RFC 2544's frame sizes: two hours or so
   --smoke            a run of seconds, to see whether it runs at all; its figures mean nothing
   --out DIR          write the report below DIR (default: perf/reports)
-  --no-build         use what target/release has
+  --no-build         use what target/release has, or the folder in the environment variable ONEIP_BUILT
   --dry-run          print every command instead
 
 On a real box, this host is the dispatcher. HOST is reached by ssh as root; it generates, is the router and the servers in one, and
@@ -47,16 +47,16 @@ wrong() { echo "error: $*; see scripts/bench.sh --help" >&2; exit 2; }
 readonly PARTS=(throughput latency loss cost growth memory change)
 readonly CLIENTS=100000 SERVERS=16
 readonly LAB=${ONEIP_LAB:-bench}
-readonly TARGET=${CARGO_TARGET_DIR:-target}/release
-ONEIP=${ONEIP:-$(realpath -m "$TARGET/oneip")} REFLECTOR=$(realpath -m "$TARGET/examples/reflector") REPORT=$TARGET/examples/report
+BUILT=$(realpath -m "${ONEIP_BUILT:-target/release}")
+readonly BUILT ONEIP=$BUILT/oneip REFLECTOR=$BUILT/examples/reflector REPORT=$BUILT/examples/report
 
 arguments=$* generator=oneip wanted_parts='' wanted_duts='' loss=0.1 seconds=0.4 latency_seconds=1 trials=3 out=perf/reports
-dry_run='' smoke='' compare=() build=yes interface='' peer='' tester_interface='' receive_interface='' tester_oneip=oneip
+dry_run='' smoke='' full='' compare=() build=yes interface='' peer='' tester_interface='' receive_interface='' tester_oneip=oneip
 while (($# > 0)); do
     case $1 in
         --compare) (($# == 3)) || wrong "--compare wants two reports"; compare=("$2" "$3"); break ;;
         --dry-run) dry_run=yes ;;
-        --full) seconds=10 latency_seconds=30 trials=5 ;;
+        --full) full=yes seconds=10 latency_seconds=30 trials=5 ;;
         --smoke) smoke=yes seconds=0.1 latency_seconds=0.1 trials=1 ;;
         --no-build) build='' ;;
         -h | --help) usage; exit 0 ;;
@@ -158,6 +158,7 @@ if [[ -n $(git status --porcelain --untracked-files=no -- src build.rs Cargo.loc
 load_before=$(cut -d' ' -f1 /proc/loadavg)
 report=$out/$(date -u +%F)-$commit
 if grep -q 'QEMU TCG' /proc/cpuinfo; then report+=-guest; fi
+come_first
 work=$(mktemp -d)
 : >"$work/commands.txt"
 trap take_down EXIT
@@ -179,7 +180,7 @@ for name in "${ALL_DUTS[@]}"; do
     duts+=("$name")
     if [[ -n $interface ]]; then continue; fi
     dut=$name
-    case $name in nftables | routing | ipvs*) lay_kernel_cable ;; *) lay_cable ;; esac
+    case $name in nftables | routing | ipvs*) lay_kernel_cable ;; testpmd-af_packet) lay_gro_cable ;; *) lay_cable ;; esac
     "start_${name//-/_}"
     signal STOP "$name"
 done

@@ -279,7 +279,7 @@ fn growth(figures: &Figures, plots: &[String]) -> String {
     let rows: Vec<(f64, f64, f64)> =
         figures.memory.iter().map(|row| (row.services, row.servers, row.rss_kib)).collect();
     if !rows.is_empty() {
-        text += "## Memory\n\nResident after the start, one worker, tables of 65,537 slots (and one service more, over IPv6):\n\n| services | servers of each | MiB |\n|--:|--:|--:|\n";
+        text += "## Memory\n\nResident after the start, one worker, tables of 65,537 slots; one service has a twin over IPv6:\n\n| services | servers of each | MiB |\n|--:|--:|--:|\n";
         for (services, servers, kib) in &rows {
             let _ = writeln!(text, "| {services} | {servers} | {:.1} |", kib / 1024.0);
         }

@@ -17,8 +17,8 @@ lacks() { # DUT
 
 # ---- oneip ----
 
+# Service n listens on udp/(80 + n), over IPv4; one alone has a twin over IPv6.
 write_configuration() { # SERVICES SERVERS CORES
-    local service server family
     cat <<END
 [cluster]
 hash_key = "a1b2c3d4e5f60718293a4b5c6d7e8f90"
@@ -28,28 +28,28 @@ interface = "${interface:-dut0}"
 cores = [$3]
 
 [admin]
-socket = "$work/oneip.sock"
-state = "$work/state.json"
+socket = "$work/$dut.sock"
+state = "$work/$dut.json"
 END
-    for ((service = 0; service < $1; service++)); do
-        for family in 4 6; do
-            # Service n listens on udp/(80 + n), over IPv4; those that show how memory grows need no second family.
-            if ((family == 6 && service > 0)); then continue; fi
-            printf '\n[[service]]\nname = "web%s-%d"\naddress = "%s"\nports = ["udp/%d"]\n' $family $service \
-                "$(cluster $family)" $((80 + service))
-            for ((server = 1; server <= $2; server++)); do
-                printf '[[service.server]]\nname = "server%d"\naddress = "%s"\nmac = "%s"\n' \
-                    $server "$(server_address $server)" "$(server_mac $server)"
-            done
-        done
-    done
+    awk -v services="$1" -v servers="$2" -v mac="$receive_mac" -v cluster4="$CLUSTER4" -v cluster6="$CLUSTER6" '
+        function service(name, address, port,    n) {
+            printf "\n[[service]]\nname = \"%s\"\naddress = \"%s\"\nports = [\"udp/%d\"]\n", name, address, port
+            for (n = 1; n <= servers; n++) {
+                printf "[[service.server]]\nname = \"server%d\"\naddress = \"192.0.%d.%d\"\n", n, 2 + (n + 10) / 256, (n + 10) % 256
+                printf "mac = \"%s\"\n", mac ? mac : sprintf("02:00:00:01:%02x:%02x", n / 256, n % 256)
+            }
+        }
+        BEGIN {
+            for (s = 0; s < services; s++) service("web4-" s, cluster4, 80 + s)
+            if (services == 1) service("web6-0", cluster6, 80)
+        }'
 }
 
 cluster() { if (($1 == 4)); then echo "$CLUSTER4"; else echo "$CLUSTER6"; fi; }
 
 start_oneip() { # [SERVICES [SERVERS [CORES]]]
     write_configuration "${1:-1}" "${2:-$SERVERS}" "${3:-$dut_core}" >"$work/$dut.toml"
-    rm -f "$work/state.json"
+    rm -f "$work/$dut.json"
     spawn '^ready' "$ONEIP" run -c "$work/$dut.toml" --json --hlog "$work/$dut.hlog"
 }
 
@@ -67,11 +67,15 @@ unfair_reflector() {
 
 # ---- the kernel ----
 
-# RPS puts the stack's work on the core that a worker would have, or the generator's core would do both. With GRO on, the
-# interface has the receive ring that frames from XDP come through; UDP is not merged.
-lay_kernel_cable() {
+# Where no XDP program is attached, the receive ring that frames from XDP come through is there with GRO on; UDP is not merged.
+lay_gro_cable() {
     lay_cable
-    at_dut ethtool -K dut0 gro on
+    at_dut bash -c "ethtool -K dut0 gro on >/dev/null"
+}
+
+# RPS puts the stack's work on the core that a worker would have, or the generator's core would do both.
+lay_kernel_cable() {
+    lay_gro_cable
     at_dut bash -c "printf '%x' $((1 << dut_core)) >/sys/class/net/dut0/queues/rx-0/rps_cpus"
 }
 
@@ -144,7 +148,7 @@ unfair_ipvs_ops() {
 
 start_testpmd() { # VDEV
     # The lowest core is for its command line, which sleeps; it forwards on the DUT's.
-    spawn 'Press enter to exit|Logical Core .* forwards packets' dpdk-testpmd --no-huge -m 256 --no-pci --no-telemetry --no-shconf \
+    spawn 'Logical Core .* forwards packets' stdbuf -oL dpdk-testpmd --no-huge -m 256 --no-pci --no-telemetry --no-shconf \
         --file-prefix "$LAB-$dut" -l "$generator_core,$dut_core" --main-lcore "$generator_core" --vdev="$1" -- \
         --forward-mode=macswap --auto-start --total-num-mbufs=16384 --burst=64 --stats-period=3600
 }

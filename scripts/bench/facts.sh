@@ -16,7 +16,7 @@ write_facts() {
         fact governor "$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null || echo 'none that is visible')"
         fact mitigations "${vulnerabilities:-none}"
         fact kernel "$(uname -sr)"
-        fact 'kernel command line' "$(sed -E 's/[^ ]*(uuid|UUID|root)=[^ ]*//g' /proc/cmdline)"
+        fact 'kernel options' "$(tr ' ' '\n' </proc/cmdline | grep -E '^(mitigations|isolcpus|nohz_full|rcu_nocbs|preempt|hugepages|intel_idle|processor)' | paste -sd' ' || true)"
         fact 'other load at the start' "$load_before (load average of the last minute)"
         fact interface "$(engine)"
         fact generator "$(generator_text)"
@@ -40,7 +40,7 @@ fact() { jq -n --arg name "$1" --arg value "$2" '[$name, $value]'; }
 
 machine() {
     local kind
-    kind=$(systemd-detect-virt 2>/dev/null) || kind=$(if grep -q '^flags.* hypervisor' /proc/cpuinfo; then echo 'a virtual machine'; else echo none; fi)
+    kind=$(systemd-detect-virt --vm 2>/dev/null) || kind=$(if grep -q '^flags.* hypervisor' /proc/cpuinfo; then echo 'a virtual machine'; else echo none; fi)
     if grep -q 'QEMU TCG' /proc/cpuinfo; then kind='qemu, by software emulation'; fi
     echo "virtualisation: $kind"
 }

@@ -59,9 +59,9 @@ first_client() {
 
 # One trial.
 trial() { # PART RATE [SECONDS]
-    local answer
-    answer=$(generate "$2" "${3:-$seconds}")
-    account "$1" "$2" "$answer"
+    local given
+    given=$(generate "$2" "${3:-$seconds}")
+    account "$1" "$2" "$given"
 }
 
 # An answer, into the variables above and a line of trials.csv.
@@ -79,16 +79,18 @@ account() { # PART RATE ANSWER
 # Whether of the frames sent no more were lost than the tolerance says.
 lossless() { awk -v lost="$lost" -v sent="$sent" -v most="$loss" 'BEGIN { exit !(sent > 0 && lost / sent * 100 <= most) }'; }
 
-# RFC 2544, section 26.1: the highest rate at which the DUT loses nothing (or so little as is tolerated). From as fast as the
-# generator goes, by halves, until what is left is 3 % or $1 trials are done. Into $throughput, frames a second that arrived;
-# $limit says whether it was the DUT or the generator that went no faster.
+# RFC 2544, section 26.1: the highest rate at which the DUT loses nothing (or so little as is tolerated). First as fast as the
+# generator goes; then near what came through, in steps of 15 % until one trial is lossless and a faster one is not; then by
+# halves, until what is left is 3 % or TRIALS are done. Into $throughput, frames a second that arrived, 0 if all
+# trials lost too much; $limit says whether it was the DUT or the generator that went no faster; $overload is what came through of all
+# that the generator had.
 search() { # PART TRIALS
     local low=0 high rate trials
     throughput=0 limit=dut
     trial "$1" 0
+    overload=$received_pps
     if lossless; then throughput=$received_pps limit=generator; return; fi
     high=$sent_pps
-    # Under overload it forwards about what it can.
     rate=$((received_pps * 95 / 100))
     for ((trials = 1; trials < $2 && rate > 0; trials++)); do
         trial "$1" "$rate"
@@ -101,5 +103,6 @@ search() { # PART TRIALS
         fi
         if (((high - low) * 100 < high * 3)); then break; fi
         rate=$(((low + high) / 2))
+        if ((low == 0)); then rate=$((high * 7 / 10)); elif ((rate > low * 115 / 100)); then rate=$((low * 115 / 100)); fi
     done
 }

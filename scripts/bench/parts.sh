@@ -8,24 +8,30 @@ median() { printf '%s\n' "$@" | sort -n | awk '{ v[NR] = $1 } END { print v[int(
 
 # Round after round, each DUT in each round, so that all see the same moods of the machine.
 part_throughput() {
-    local round rates=()
+    local round dut_ rates=() overloads=()
     family=4 size=64
     for ((round = 1; round <= trials; round++)); do
         for dut_ in "${duts[@]}"; do
-            throughput_of "$dut_" "$round" 8
-            if [[ $dut_ == oneip ]]; then rates+=("$throughput"); fi
+            throughput_of "$dut_" "$round" 5
+            if [[ $dut_ == oneip ]]; then rates+=("$throughput") overloads+=("$overload"); fi
         done
     done
     base=$(median "${rates[@]}")
-    local sizes4=(128 256 512 1024 1280 1518 imix) sizes6=(78 512 1518 imix)
+    if ((base == 0)); then
+        # Too busy a host: half of what came through, at least.
+        base=$(($(median "${overloads[@]}") / 2))
+        say "no rate without loss in most rounds: something else uses this machine; loads are in percent of $(kilo "$base") kpps"
+    fi
+    local sizes4=(256 1024 1518 imix) sizes6=(84 1518 imix)
+    if [[ -n $full ]]; then sizes4=(128 256 512 1024 1280 1518 imix) sizes6=(84 128 256 512 1024 1280 1518 imix); fi
     if [[ -n $smoke ]]; then sizes4=(1518) sizes6=(); fi
-    if [[ $generator != oneip ]]; then sizes4=(1518) sizes6=(78); fi
+    if [[ $generator != oneip ]]; then sizes4=(1518) sizes6=(84); fi
     for size in "${sizes4[@]}"; do
-        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 5; done
+        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 3; done
     done
     family=6
     for size in "${sizes6[@]}"; do
-        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 5; done
+        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 3; done
     done
     family=4 size=64
 }
@@ -41,7 +47,7 @@ throughput_of() { # DUT ROUND TRIALS
 part_latency() {
     local load rate dut_
     for load in idle 10 50 90 99; do
-        rate=$((load == idle ? 1000 : base * ${load/idle/0} / 100))
+        if [[ $load == idle ]]; then rate=1000; else rate=$((base * load / 100)); fi
         for dut_ in "${duts[@]}"; do
             measure "$dut_"
             hlog=$report/hlog/$dut_-$load.hlog
@@ -60,7 +66,7 @@ latency_values() {
 
 part_loss() {
     local load dut_
-    for load in 50 75 90 100 110 125 150 200 max; do
+    for load in 50 100 125 150 200 max; do
         for dut_ in "${size_duts[@]}"; do
             measure "$dut_"
             if [[ $load == max ]]; then trial loss 0; else trial loss $((base * load / 100)); fi
@@ -103,9 +109,9 @@ part_growth() {
     lay_cable
     duts+=(growth)
     local n
-    for n in 1 64 512 4096; do grow services $n $n 3; done
-    for n in 3 30 300 1000; do grow servers $n 1 $n; done
-    for n in 1 1000 100000 1000000 10000000; do
+    for n in 1 64 4096; do grow services $n $n 3; done
+    for n in 3 100 1000; do grow servers $n 1 $n; done
+    for n in 1 1000 1000000 10000000; do
         clients=$n
         grow clients $n 1 "$SERVERS"
     done
@@ -117,7 +123,7 @@ grow() { # WHAT N SERVICES SERVERS
     start_growth "$3" "$4"
     # As many ports as services, up to what a command line should hold.
     ports=$(($3 < 1024 ? $3 : 1024))
-    search growth 4
+    search growth 3
     row growth "$1,$2,$throughput,$(resident)"
     say "growth, $2 $1: $(kilo "$throughput") kpps, $(resident) KiB"
     ports=1
@@ -162,13 +168,13 @@ part_change() {
 
 # In the second of three seconds of load.
 change() { # NAME
-    local rate=$((base / 2)) start ms late='' load
+    local rate=$((base / 2)) began ms late='' load
     generate "$rate" 3 >"$work/answer" &
     load=$!
     [[ -n $dry_run ]] || sleep 1
-    start=${EPOCHREALTIME/[.,]/}
+    began=${EPOCHREALTIME/[.,]/}
     "change_$1"
-    ms=$(((${EPOCHREALTIME/[.,]/} - start + 500) / 1000))
+    ms=$(((${EPOCHREALTIME/[.,]/} - began + 500) / 1000))
     if [[ $1 == disable ]]; then late=$(frames_to server1); fi
     wait "$load" || die "the load failed"
     # What came to the server after the order had been answered.
