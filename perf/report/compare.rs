@@ -27,10 +27,14 @@ pub fn compare(a: &Figures, b: &Figures) -> Result<String, Failure> {
     text += "| | A | B | B to A |\n|---|--:|--:|--:|\n";
     for (name, a, b) in rows {
         let ratio = if a > 0.0 { format!("{:.2}", b / a) } else { "-".to_owned() };
-        let _ = writeln!(text, "| {name} | {a:.1} | {b:.1} | {ratio} |");
+        let _ = writeln!(text, "| {name} | {} | {} | {ratio} |", short(a), short(b));
     }
     text += "\nEach figure is one run's. What differs by less than the rounds of a run among themselves differs by nothing: see their tables.\n";
     Ok(text)
+}
+
+fn short(value: f64) -> String {
+    if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") }
 }
 
 /// What both have.

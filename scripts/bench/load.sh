@@ -68,7 +68,7 @@ trial() { # PART RATE [SECONDS]
 account() { # PART RATE ANSWER
     local values name
     answer=$3
-    values=$(jq -r '[.sent, .received, .lost, .sent_pps, .received_pps, .duplicates, .reordered, .corrupt, .seconds, .lag_ns.p99,
+    values=$(jq -r '[.sent, .received, .lost + (.corrupt // 0), .sent_pps, .received_pps, .duplicates, .reordered, .corrupt, .seconds, .lag_ns.p99,
         (.latency_ns | .count, .min, .mean, .p50, .p90, .p99, .p999, .p9999, .max)]
         | map(if type == "number" then . * 1000 | round / 1000 else . end) | join(",")' <<<"$answer") || die "not the generator's JSON: $answer"
     IFS=, read -r sent received lost sent_pps received_pps _ _ _ _ _ _ _ _ p50 _ p99 _ <<<"$values"
