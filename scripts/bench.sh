@@ -184,6 +184,7 @@ for name in "${ALL_DUTS[@]}"; do
     "start_${name//-/_}"
     signal STOP "$name"
 done
+dut=''
 # Those that are worth more than 64-byte frames.
 size_duts=()
 for name in oneip reflector nftables; do if [[ " ${duts[*]} " == *" $name "* ]]; then size_duts+=("$name"); fi; done
