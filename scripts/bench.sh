@@ -196,4 +196,7 @@ done
 write_facts
 say "measured; writing the report"
 "$REPORT" "$report"
+if [[ $out == perf/reports ]]; then
+    sed -i "s|^Newest: .*|Newest: [${report##*/}](reports/${report##*/}/report.md)|" perf/README.md
+fi
 say "done: $report/report.md"

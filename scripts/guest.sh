@@ -136,4 +136,8 @@ make_initramfs "$@"
 echo "guest: kernel $release" >&2
 boot || die "the guest did not end within $minutes minutes"
 [[ -s $out/.status ]] || die "the guest's kernel did not come to the command's end"
+newest=$(cd "$out" && find . -maxdepth 1 -name '*-guest' -newer "$work/initramfs" -printf '%f\n' | tail -1)
+if [[ -n $newest && $out == "$PWD/perf/reports" ]]; then
+    sed -i "s|^Newest in the guest: .*|Newest in the guest: [$newest](reports/$newest/report.md)|" perf/README.md
+fi
 exit "$(<"$out/.status")"

@@ -25,7 +25,7 @@ hash_key = "a1b2c3d4e5f60718293a4b5c6d7e8f90"
 
 [dispatcher]
 interface = "${interface:-dut0}"
-cores = [$3]
+$(if [[ -z $interface ]]; then echo "cores = [$3]"; fi)
 
 [admin]
 socket = "$work/$dut.sock"

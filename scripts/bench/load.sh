@@ -26,8 +26,14 @@ generate_oneip() {
     for ((port = 80; port < 80 + ports; port++)); do options+=(--port "udp/$port"); done
     if (($1 > 0)); then options+=(--rate "$1"); fi
     if [[ $receive_interface != "$tester_interface" ]]; then options+=(--receive "$receive_interface"); fi
-    if [[ -n $hlog ]]; then options+=(--hlog "$hlog"); fi
+    # On a box the log is the other host's, and is fetched.
+    local log=$hlog
+    if [[ -n $hlog && -n $interface ]]; then log=/tmp/oneip-bench.hlog; fi
+    if [[ -n $log ]]; then options+=(--hlog "$log"); fi
     at_tester "$tester_oneip" pktgen "${options[@]}"
+    if [[ $log != "$hlog" ]]; then
+        if [[ -n $dry_run ]]; then at_tester cat "$log"; else at_tester cat "$log" >"$hlog"; fi
+    fi
 }
 
 generate_pktgen() {

@@ -107,10 +107,8 @@ instructions() {
 # ---- growth, on a cable and with a dispatcher of its own ----
 
 part_growth() {
-    dut=growth
-    lay_cable
-    duts+=(growth)
     local n
+    open_growth
     for n in 1 64 4096; do grow services $n $n 3; done
     for n in 3 100 1000; do grow servers $n 1 $n; done
     for n in 1 1000 1000000 10000000; do
@@ -119,6 +117,17 @@ part_growth() {
     done
     clients=$CLIENTS
     say "growth by workers: not measured; it wants a core for each worker and each generator, and a NIC that spreads clients"
+}
+
+open_growth() {
+    if [[ -n $interface ]]; then
+        if [[ -n $dut ]]; then stop "$dut"; fi
+        dut=growth
+    elif [[ " ${duts[*]} " != *" growth "* ]]; then
+        dut=growth
+        lay_cable
+        duts+=(growth)
+    fi
 }
 
 grow() { # WHAT N SERVICES SERVERS
@@ -144,11 +153,7 @@ resident() { if [[ -n $dry_run ]]; then echo 0; else awk '/^VmRSS/ { print $2 }'
 # What takes memory besides: without load.
 part_memory() {
     local services servers
-    if [[ " ${duts[*]} " != *" growth "* ]]; then
-        dut=growth
-        lay_cable
-        duts+=(growth)
-    fi
+    open_growth
     while read -r services servers; do
         start_growth "$services" "$servers"
         row memory "$services,$servers,$(resident)"

@@ -76,8 +76,7 @@ fn a_dry_run_prints_the_commands_and_runs_none() {
 
 #[test]
 fn a_dry_run_of_a_real_box_asks_the_peer_by_ssh() {
-    let arguments =
-        "--dry-run --no-build --interface lo --peer gen1 --peer-interface eth3 --parts throughput --duts oneip";
+    let arguments = "--dry-run --no-build --interface lo --peer gen1 --peer-interface eth3 --duts oneip";
     let (code, out, err) = texts(&bench(arguments));
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("ssh gen1 'oneip pktgen --interface eth3 --to 00:00:00:00:00:00 "), "{out}");
