@@ -4,11 +4,12 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/setup.sh [--dpdk] [--help]
+usage: scripts/setup.sh [--dpdk] [--bench] [--help]
 
 Installs the missing ones of the packages that the build and the tests need (see the table in
 this file). Nothing missing: does nothing and says nothing. Needs root only when something is missing.
-  --dpdk  also what a build with --features dpdk needs
+  --dpdk   also what a build with --features dpdk needs
+  --bench  also what scripts/bench.sh measures beside oneip, and what scripts/guest.sh needs
 END
 }
 
@@ -31,8 +32,18 @@ procps          sysctl
 nginx-light     nginx
 curl            curl
 prometheus      promtool
+jq              jq
+nftables        nft
 END
     [[ -z $dpdk ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
+    [[ -z $bench ]] || cat <<'END'
+dpdk-dev        dpdk-testpmd
+ipvsadm         ipvsadm
+qemu-system-x86 qemu-system-x86_64
+busybox-static  busybox
+cpio            cpio
+kmod            modprobe
+END
 }
 
 missing() {
@@ -79,13 +90,15 @@ install_packages() {
     done
 }
 
-dpdk=
-case ${1-} in
-    '') ;;
-    --dpdk) dpdk=yes ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-esac
+dpdk='' bench=''
+for option in "$@"; do
+    case $option in
+        --dpdk) dpdk=yes ;;
+        --bench) bench=yes ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
 
 PATH=$PATH:/usr/sbin:/sbin
 mapfile -t packages < <(missing)

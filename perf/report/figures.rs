@@ -1,0 +1,214 @@
+//! The raw figures of a run, as `scripts/bench.sh` leaves them in a folder.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+pub type Failure = Box<dyn Error>;
+
+/// A search's outcome: the highest rate without loss.
+#[derive(Deserialize)]
+pub struct Throughput {
+    pub dut: String,
+    pub family: u8,
+    /// Bytes with FCS, or "imix".
+    pub size: String,
+    /// From 1. In a round every DUT has its turn.
+    pub round: u32,
+    /// Frames a second that arrived.
+    pub pps: f64,
+    /// What went no faster: "dut" or "generator".
+    pub limit: String,
+}
+
+/// Latencies in nanoseconds, as the generator saw them; absent where it sees none.
+#[derive(Deserialize)]
+pub struct Latency {
+    pub dut: String,
+    /// "idle", or percent of oneip's throughput.
+    pub load: String,
+    pub rate: f64,
+    pub sent: f64,
+    pub lost: f64,
+    pub p50: Option<f64>,
+    pub p90: Option<f64>,
+    pub p99: Option<f64>,
+    pub p999: Option<f64>,
+    pub p9999: Option<f64>,
+    pub max: Option<f64>,
+}
+
+#[derive(Deserialize)]
+pub struct Loss {
+    pub dut: String,
+    pub sent_pps: f64,
+    pub received_pps: f64,
+}
+
+/// Nanoseconds, or instructions, of a frame.
+#[derive(Deserialize)]
+pub struct Cost {
+    pub scenario: String,
+    pub stage: String,
+    pub value: f64,
+}
+
+#[derive(Deserialize)]
+pub struct Growth {
+    /// "services", "servers" or "clients".
+    pub what: String,
+    pub n: f64,
+    pub pps: f64,
+    pub rss_kib: f64,
+}
+
+/// Resident memory of a dispatcher that has just started.
+#[derive(Deserialize)]
+pub struct Memory {
+    pub services: f64,
+    /// Of each service.
+    pub servers: f64,
+    pub rss_kib: f64,
+}
+
+/// A change under load.
+#[derive(Deserialize)]
+pub struct Change {
+    /// "disable", "enable", "reload" or "kill".
+    pub what: String,
+    pub rate: f64,
+    pub sent: f64,
+    pub lost: f64,
+    /// Until the order was answered; after "kill", until the new process was ready.
+    pub ms: f64,
+    /// Frames to a disabled server after the answer.
+    pub late: Option<f64>,
+}
+
+/// Everything about a run. What was not measured is empty.
+pub struct Figures {
+    pub name: String,
+    /// Name and value, in the order in which they are shown.
+    pub facts: Vec<(String, String)>,
+    pub throughput: Vec<Throughput>,
+    pub latency: Vec<Latency>,
+    pub loss: Vec<Loss>,
+    pub cost: Vec<Cost>,
+    pub growth: Vec<Growth>,
+    pub memory: Vec<Memory>,
+    pub change: Vec<Change>,
+    /// DUT, load and histogram, in nanoseconds.
+    pub histograms: Vec<(String, String, Histogram<u64>)>,
+}
+
+impl Figures {
+    /// # Errors
+    /// A file that must be there is not, or is not of the form that `bench.sh` writes.
+    pub fn read(folder: &Path) -> Result<Figures, Failure> {
+        let facts = fs::read_to_string(folder.join("facts.json")).map_err(|error| {
+            format!("{}: {error}; it is no report of scripts/bench.sh", folder.join("facts.json").display())
+        })?;
+        let facts: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&facts)?;
+        let text = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Ok(Figures {
+            name: fs::canonicalize(folder)?.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            facts: facts.into_iter().map(|(name, value)| (name, text(value))).collect(),
+            throughput: table(folder, "throughput")?,
+            latency: table(folder, "latency")?,
+            loss: table(folder, "loss")?,
+            cost: table(folder, "cost")?,
+            growth: table(folder, "growth")?,
+            memory: table(folder, "memory")?,
+            change: table(folder, "change")?,
+            histograms: histograms(&folder.join("hlog"))?,
+        })
+    }
+
+    pub fn fact(&self, name: &str) -> &str {
+        self.facts.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
+    /// The DUTs that were measured, oneip first, then as they were measured.
+    pub fn duts(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        self.throughput.iter().map(|row| row.dut.as_str()).filter(|dut| seen.insert(*dut)).collect()
+    }
+
+    /// The rates of a DUT's rounds with these frames, by round.
+    pub fn rounds(&self, dut: &str, family: u8, size: &str) -> Vec<f64> {
+        let rows = self.throughput.iter().filter(|row| row.dut == dut && row.family == family && row.size == size);
+        rows.map(|row| row.pps).collect()
+    }
+
+    /// Whether the generator rather than the DUT was the limit in some round.
+    pub fn generator_bound(&self, dut: &str, family: u8, size: &str) -> bool {
+        let mut rows = self.throughput.iter().filter(|row| row.dut == dut && row.family == family && row.size == size);
+        rows.any(|row| row.limit == "generator")
+    }
+
+    pub fn latency(&self, dut: &str, load: &str) -> Option<&Latency> {
+        self.latency.iter().find(|row| row.dut == dut && row.load == load && row.p50.is_some())
+    }
+
+    /// The median, over the rounds, of what `dut` forwarded by what `other` did in the same round: 64-byte frames, IPv4.
+    pub fn ratio(&self, dut: &str, other: &str) -> Option<f64> {
+        let small: Vec<_> = self.throughput.iter().filter(|row| row.family == 4 && row.size == "64").collect();
+        let ratios = small.iter().filter(|row| row.dut == dut).filter_map(|ours| {
+            let theirs = small.iter().find(|row| row.dut == other && row.round == ours.round && row.pps > 0.0)?;
+            Some(ours.pps / theirs.pps)
+        });
+        median(ratios.collect())
+    }
+}
+
+/// `None`: of nothing.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
+fn table<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Vec<T>, Failure> {
+    let path = folder.join(format!("{name}.csv"));
+    let wrong = |error: csv::Error| format!("{}: {error}", path.display());
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let rows: Result<Vec<T>, csv::Error> = csv::Reader::from_path(&path).map_err(wrong)?.into_deserialize().collect();
+    Ok(rows.map_err(wrong)?)
+}
+
+/// `DUT-LOAD.hlog`, the intervals of each added up.
+fn histograms(folder: &Path) -> Result<Vec<(String, String, Histogram<u64>)>, Failure> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let mut paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
+    paths.sort();
+    let mut found = Vec::new();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "hlog")) {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let Some((dut, load)) = stem.rsplit_once('-') else { continue };
+        let histogram = sum(&fs::read(path)?).map_err(|error| format!("{}: {error}", path.display()))?;
+        found.push((dut.to_owned(), load.to_owned(), histogram));
+    }
+    Ok(found)
+}
+
+fn sum(log: &[u8]) -> Result<Histogram<u64>, Failure> {
+    let mut sum = Histogram::<u64>::new(3)?;
+    for entry in IntervalLogIterator::new(log) {
+        if let LogEntry::Interval(interval) = entry.map_err(|error| format!("no interval log: {error:?}"))? {
+            let bytes = STANDARD.decode(interval.encoded_histogram())?;
+            let histogram: Histogram<u64> =
+                Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(|error| format!("{error:?}"))?;
+            sum.add(&histogram).map_err(|error| format!("{error:?}"))?;
+        }
+    }
+    Ok(sum)
+}

@@ -1,0 +1,358 @@
+//! The page of a run: the findings first, then what they rest on.
+
+use crate::figures::{Figures, Latency, median};
+use std::fmt::Write as _;
+
+/// What the dispatcher is to reach of what the I/O itself allows, and of DPDK's forwarder on the same kind of socket.
+const AIMS: [(&str, f64); 2] = [("reflector", 0.95), ("testpmd-af_xdp", 1.0)];
+const LOADS: [&str; 5] = ["idle", "10", "50", "90", "99"];
+
+/// As Markdown. `plots`: the names of those that there are.
+pub fn page(figures: &Figures, plots: &[String]) -> String {
+    let mut page = format!("# {}\n\n", figures.name);
+    let _ = writeln!(page, "{}. {}. {}.\n", figures.fact("cpu"), figures.fact("kernel"), figures.fact("interface"));
+    page += &findings(figures);
+    page += &ground(figures);
+    page += &throughput(figures, plots);
+    page += &latency(figures, plots);
+    page += &overload(figures, plots);
+    page += &change(figures);
+    page += &growth(figures, plots);
+    page += &cost(figures);
+    page += &unfair(figures);
+    page += &facts(figures);
+    page
+}
+
+fn plot(plots: &[String], name: &str) -> String {
+    if plots.iter().any(|plot| plot == name) { format!("![{name}]({name}.svg)\n\n") } else { String::new() }
+}
+
+fn kpps(pps: f64) -> String {
+    if pps < 99_500.0 { format!("{:.1}", pps / 1e3) } else { format!("{:.0}", pps / 1e3) }
+}
+
+/// Of nanoseconds.
+fn us(ns: Option<f64>) -> String {
+    match ns.map(|ns| ns / 1e3) {
+        None => "-".to_owned(),
+        Some(us) if us < 100.0 => format!("{us:.1}"),
+        Some(us) => format!("{us:.0}"),
+    }
+}
+
+// ---- the findings ----
+
+fn findings(figures: &Figures) -> String {
+    let mut text = String::from("## Findings\n\n");
+    let rate = |dut| median(figures.rounds(dut, 4, "64"));
+    if let Some(ours) = rate("oneip") {
+        let rounds = figures.rounds("oneip", 4, "64");
+        let (low, high) = (rounds.iter().copied().fold(f64::MAX, f64::min), rounds.iter().copied().fold(0.0, f64::max));
+        let bound = if figures.generator_bound("oneip", 4, "64") { "; the generator had no more" } else { "" };
+        let _ = writeln!(
+            text,
+            "- oneip forwards **{} kpps** of 64-byte frames without loss ({} to {} in {} rounds{bound}).",
+            kpps(ours),
+            kpps(low),
+            kpps(high),
+            rounds.len()
+        );
+    }
+    for dut in figures.duts().into_iter().filter(|dut| *dut != "oneip") {
+        let Some(ratio) = figures.ratio("oneip", dut) else { continue };
+        let aim = AIMS.iter().find(|(known, _)| *known == dut);
+        let verdict = aim.map_or(String::new(), |(_, aim)| {
+            format!("; the aim of {aim:.2} is {}", if ratio >= *aim { "reached" } else { "**not reached**" })
+        });
+        let wins = if ratio < 1.0 { format!(" **{dut} is faster here.**") } else { String::new() };
+        let bound = [("oneip", "oneip's"), (dut, "its")]
+            .iter()
+            .filter(|(dut, _)| figures.generator_bound(dut, 4, "64"))
+            .map(|(_, whose)| *whose)
+            .collect::<Vec<_>>();
+        let bound = if bound.is_empty() {
+            String::new()
+        } else {
+            format!(" (the generator was {} limit in some round)", bound.join(" and "))
+        };
+        let _ = writeln!(
+            text,
+            "- oneip to {dut}: **{ratio:.2}** x its throughput, the median of neighbouring rounds{verdict}.{wins}{bound}"
+        );
+    }
+    text += &tail(figures);
+    for row in &figures.change {
+        let what = match row.what.as_str() {
+            "disable" => "A server taken out",
+            "enable" => "taken in again",
+            "reload" => "A reload that adds a server",
+            _ => "Killed (`kill -9`) and started again",
+        };
+        let late =
+            row.late.map_or(String::new(), |late| format!("; {late:.0} frames reached the server after the answer"));
+        let _ = writeln!(
+            text,
+            "- {what} under {} kpps: {:.0} ms, {:.0} of {:.0} frames lost{late}.",
+            kpps(row.rate),
+            row.ms,
+            row.lost,
+            row.sent
+        );
+    }
+    text + "\n"
+}
+
+/// Is oneip's p99 no worse than the reflector's?
+fn tail(figures: &Figures) -> String {
+    let pairs = LOADS
+        .iter()
+        .filter_map(|load| Some((load, figures.latency("oneip", load)?, figures.latency("reflector", load)?)));
+    let listed: Vec<String> =
+        pairs.map(|(load, ours, theirs)| format!("{load}: {} to {}", us(ours.p99), us(theirs.p99))).collect();
+    if listed.is_empty() {
+        return String::new();
+    }
+    let worse = LOADS.iter().filter(|load| matches!((figures.latency("oneip", load), figures.latency("reflector", load)), (Some(a), Some(b)) if a.p99 > b.p99));
+    format!(
+        "- p99 of oneip to that of the bare reflector in us, by load: {}; worse at {} of {}.\n",
+        listed.join(", "),
+        worse.count(),
+        listed.len()
+    )
+}
+
+fn ground(figures: &Figures) -> String {
+    let mut text = String::from("## What these figures are\n\n");
+    let real = figures.fact("interface").contains("veth");
+    if real {
+        text += "The cable is a veth pair, and AF_XDP copies every frame in and out: there is no NIC here, and no zero copy. Absolute rates say little about a NIC; \
+            ratios between devices of one run say something, because all had the same frames, on the same cores, by turns. ";
+    }
+    let _ = writeln!(
+        text,
+        "{}; {} cores in all. Sending, a frame's way through the DUT's driver, and counting share a core, so that the DUT's rate depends on the generator's too. \
+         Other load at the start: {}.\n",
+        upper(figures.fact("cores used")),
+        figures.fact("cores"),
+        figures.fact("other load at the start")
+    );
+    let _ = writeln!(
+        text,
+        "Terms are RFC 2544's. Throughput: the highest rate at which no more than {} are lost, by binary search to within 3 %, trials of {} each (the RFC asks for 60 s and no loss; \
+         on a shared machine that is a measure of its neighbours). Sizes are with FCS. Load: {}.\n",
+        figures.fact("tolerance"),
+        figures.fact("trial"),
+        figures.fact("frames")
+    );
+    let _ = writeln!(
+        text,
+        "Generator: {}. Frames that came back are counted, not those that were said to be sent.\n",
+        figures.fact("generator")
+    );
+    text
+}
+
+fn upper(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
+// ---- the tables ----
+
+fn throughput(figures: &Figures, plots: &[String]) -> String {
+    let mut text = format!("## Throughput\n\n{}", plot(plots, "throughput"));
+    text += "64-byte frames over IPv4, kpps, round by round; every device has its turn in each. `+`: all that the generator had.\n\n";
+    text += "| | median | rounds | oneip to it |\n|---|--:|---|--:|\n";
+    for dut in figures.duts() {
+        let rounds = figures.throughput.iter().filter(|row| row.dut == dut && row.family == 4 && row.size == "64");
+        let rounds: Vec<String> =
+            rounds.map(|row| kpps(row.pps) + if row.limit == "generator" { "+" } else { "" }).collect();
+        let middle = median(figures.rounds(dut, 4, "64")).map_or("-".to_owned(), kpps);
+        let ratio = if dut == "oneip" {
+            String::new()
+        } else {
+            figures.ratio("oneip", dut).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
+        };
+        let _ = writeln!(text, "| {dut} | {middle} | {} | {ratio} |", rounds.join(", "));
+    }
+    text += "\nBy frame size, kpps and in brackets Mbit/s of frames with FCS (IMIX: 7 x 64, 4 x 594, 1 x 1518 bytes or near it):\n\n";
+    let duts: Vec<&str> = figures
+        .duts()
+        .into_iter()
+        .filter(|dut| figures.throughput.iter().any(|row| row.dut == *dut && row.size != "64"))
+        .collect();
+    if duts.is_empty() {
+        return text + "Not measured in this run.\n\n";
+    }
+    let _ = writeln!(text, "| | {} |\n|---|{}", duts.join(" | "), "--:|".repeat(duts.len()));
+    for family in [4, 6] {
+        let mut seen = Vec::new();
+        for row in figures.throughput.iter().filter(|row| row.family == family) {
+            if seen.contains(&&row.size) {
+                continue;
+            }
+            seen.push(&row.size);
+            let cells = duts.iter().map(|dut| {
+                median(figures.rounds(dut, family, &row.size)).map_or("-".to_owned(), |pps| {
+                    row.size
+                        .parse::<f64>()
+                        .map_or_else(|_| kpps(pps), |bytes| format!("{} ({:.0})", kpps(pps), pps * bytes * 8.0 / 1e6))
+                })
+            });
+            let cells: Vec<String> = cells.collect();
+            let _ = writeln!(text, "| IPv{family}, {} | {} |", row.size, cells.join(" | "));
+        }
+    }
+    text + "\n" + &plot(plots, "sizes")
+}
+
+fn latency(figures: &Figures, plots: &[String]) -> String {
+    if figures.latency.iter().all(|row| row.p50.is_none()) {
+        return "## Latency\n\nNot measured in this run: its generator sees none.\n\n".to_owned();
+    }
+    let mut text = String::from(
+        "## Latency\n\nFrom the time at which a frame was due to be sent to its return, in us: a frame that leaves late is late \
+        (no coordinated omission). The same load for all, in percent of oneip's throughput; idle is 1,000 frames a second. A device that cannot carry a load has lost frames there.\n\n",
+    );
+    text += "| load | device | p50 | p90 | p99 | p99.9 | p99.99 | max | lost of sent |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n";
+    for load in LOADS {
+        for row in figures.latency.iter().filter(|row| row.load == load) {
+            let Latency { dut, p50, p90, p99, p999, p9999, max, .. } = row;
+            let cells = [p50, p90, p99, p999, p9999, max].map(|ns| us(*ns));
+            let lost = if row.sent > 0.0 { format!("{:.2} %", row.lost / row.sent * 100.0) } else { "-".to_owned() };
+            let unit = if load == "idle" { "" } else { " %" };
+            let _ =
+                writeln!(text, "| {load}{unit} ({} kpps) | {dut} | {} | {lost} |", kpps(row.rate), cells.join(" | "));
+        }
+    }
+    text += "\n";
+    for load in LOADS {
+        text += &plot(plots, &format!("latency-{load}"));
+    }
+    text + "The histograms are in `hlog/`, in the format that HdrHistogram's tools read.\n\n"
+}
+
+fn overload(figures: &Figures, plots: &[String]) -> String {
+    if figures.loss.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("## Overload\n\n{}", plot(plots, "loss"));
+    text += "| device | kpps sent | received | lost |\n|---|--:|--:|--:|\n";
+    for dut in figures.duts() {
+        for row in figures.loss.iter().filter(|row| row.dut == dut) {
+            let lost = ((1.0 - row.received_pps / row.sent_pps.max(1.0)) * 100.0).max(0.0);
+            let _ = writeln!(text, "| {dut} | {} | {} | {lost:.1} % |", kpps(row.sent_pps), kpps(row.received_pps));
+        }
+    }
+    text + "\n"
+}
+
+fn change(figures: &Figures) -> String {
+    if figures.change.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "## Changes under load\n\nThree seconds at half the throughput, the change in the second. The time is that of `oneip ctl`, process start included; after \
+        a kill, until the new process is ready. What a changed server's clients lose is not in it: no server answers here.\n\n",
+    );
+    text += "| change | ms | lost | of sent | the loss in ms of the load | frames to the server after the answer |\n|---|--:|--:|--:|--:|--:|\n";
+    for row in &figures.change {
+        let late = row.late.map_or(String::new(), |late| format!("{late:.0}"));
+        let gap = row.lost / row.rate.max(1.0) * 1e3;
+        let _ =
+            writeln!(text, "| {} | {:.0} | {:.0} | {:.0} | {gap:.1} | {late} |", row.what, row.ms, row.lost, row.sent);
+    }
+    text + "\n"
+}
+
+fn growth(figures: &Figures, plots: &[String]) -> String {
+    let mut text = String::new();
+    if !figures.growth.is_empty() {
+        let _ = write!(text, "## Growth\n\n{}", plot(plots, "growth"));
+        text += "One search each, so read steps, not digits. Services differ by port, and up to 1,024 of them get frames.\n\n| | | kpps | resident, MiB |\n|---|--:|--:|--:|\n";
+        for row in &figures.growth {
+            let _ = writeln!(text, "| {} | {} | {} | {:.1} |", row.what, row.n, kpps(row.pps), row.rss_kib / 1024.0);
+        }
+        text += "\nBy workers it was not measured: that wants a core for each worker and each generator, and a NIC that spreads clients over queues.\n\n";
+    }
+    let rows: Vec<(f64, f64, f64)> =
+        figures.memory.iter().map(|row| (row.services, row.servers, row.rss_kib)).collect();
+    if !rows.is_empty() {
+        text += "## Memory\n\nResident after the start, one worker, tables of 65,537 slots; one service has a twin over IPv6:\n\n| services | servers of each | MiB |\n|--:|--:|--:|\n";
+        for (services, servers, kib) in &rows {
+            let _ = writeln!(text, "| {services} | {servers} | {:.1} |", kib / 1024.0);
+        }
+        let of = |services: f64, servers: f64| {
+            rows.iter().find(|row| (row.0, row.1) == (services, servers)).map(|row| row.2)
+        };
+        if let (Some(one), Some(many)) = (of(1.0, 3.0), of(256.0, 3.0)) {
+            let _ = write!(text, "\nA service: {:.0} KiB. ", (many - one) / 255.0);
+        }
+        if let (Some(few), Some(many)) = (of(256.0, 3.0), of(256.0, 64.0)) {
+            let _ = write!(text, "A server: {:.1} KiB.", (many - few) / (256.0 * 61.0));
+        }
+        text += "\n\n";
+    }
+    text
+}
+
+fn cost(figures: &Figures) -> String {
+    let (inside, run): (Vec<_>, Vec<_>) = figures.cost.iter().partition(|row| row.scenario != "oneip run");
+    if figures.cost.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("## Cost per frame\n\n");
+    let stages = ["receive", "parse and match", "hash and look up", "rewrite", "transmit", "turn", "floor"];
+    let _ = writeln!(
+        text,
+        "In memory, without any device (`cargo bench --bench turn`), ns a frame. The stages are timed one by one, the turn as a whole; the floor touches the same bytes and decides nothing.\n\n| | {} |\n|---|{}",
+        stages.join(" | "),
+        "--:|".repeat(stages.len())
+    );
+    let mut seen: Vec<&str> = Vec::new();
+    for row in inside.iter().filter(|row| row.stage == "turn") {
+        if seen.contains(&row.scenario.as_str()) {
+            continue;
+        }
+        seen.push(&row.scenario);
+        let cell = |stage: &&str| {
+            inside
+                .iter()
+                .find(|other| other.scenario == row.scenario && other.stage == *stage)
+                .map_or("-".to_owned(), |row| format!("{:.1}", row.value))
+        };
+        let _ = writeln!(text, "| {} | {} |", row.scenario, stages.iter().map(cell).collect::<Vec<_>>().join(" | "));
+    }
+    text += "\n";
+    if run.is_empty() {
+        text +=
+            "Instructions were not counted: perf has no counters here. `perf/method.md` has some, by callgrind.\n\n";
+    }
+    for row in run {
+        let _ = writeln!(text, "`oneip run` at 99 % of its throughput: {:.0} {} a frame.\n", row.value, row.stage);
+    }
+    text
+}
+
+// ---- what to think of it ----
+
+fn unfair(figures: &Figures) -> String {
+    let mut text = String::from("## What is unfair in the comparison\n\n");
+    for (name, value) in &figures.facts {
+        if let Some(dut) = name.strip_prefix("dut ")
+            && value != "left out: not asked for"
+        {
+            let _ = writeln!(text, "- **{dut}**: {value}");
+        }
+    }
+    text + "\n"
+}
+
+fn facts(figures: &Figures) -> String {
+    let mut text = String::from("## The host\n\n| | |\n|---|---|\n");
+    for (name, value) in figures.facts.iter().filter(|(name, _)| !name.starts_with("dut ")) {
+        let _ = writeln!(text, "| {name} | {} |", value.replace('|', "\\|").replace('\n', "<br>"));
+    }
+    text + "\nEvery command: `commands.txt`. Every trial: `trials.csv`. How to read this: `perf/README.md`.\n"
+}

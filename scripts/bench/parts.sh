@@ -1,0 +1,213 @@
+# What is measured, part by part. Each writes a CSV into the report's folder; perf/report reads them.
+
+# The rate that loads are given in percent of: what oneip forwards of 64-byte frames over IPv4 without loss.
+base=0
+
+# Median of whole numbers.
+median() { printf '%s\n' "$@" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
+# Round after round, each DUT in each round, so that all see the same moods of the machine.
+part_throughput() {
+    local round dut_ rates=() overloads=()
+    family=4 size=64
+    for ((round = 1; round <= trials; round++)); do
+        for dut_ in "${duts[@]}"; do
+            throughput_of "$dut_" "$round" 5
+            if [[ $dut_ == oneip ]]; then rates+=("$throughput") overloads+=("$overload"); fi
+        done
+    done
+    base=$(median "${rates[@]}")
+    ((base + $(median "${overloads[@]}") > 0)) || die "nothing comes back from oneip: $(<"$work/oneip.err")"
+    if ((base == 0)); then
+        # Too busy a host: half of what came through, at least.
+        base=$(($(median "${overloads[@]}") / 2))
+        say "no rate without loss in most rounds: something else uses this machine; loads are in percent of $(kilo "$base") kpps"
+    fi
+    local sizes4=(256 1024 1518 imix) sizes6=(84 1518 imix)
+    if [[ -n $full ]]; then sizes4=(128 256 512 1024 1280 1518 imix) sizes6=(84 128 256 512 1024 1280 1518 imix); fi
+    if [[ -n $smoke ]]; then sizes4=(1518) sizes6=(); fi
+    # pktgen has one client over IPv6, and testpmd no rate.
+    if [[ $generator != oneip ]]; then sizes4=(1518) sizes6=(); fi
+    for size in "${sizes4[@]}"; do
+        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 3; done
+    done
+    family=6
+    for size in "${sizes6[@]}"; do
+        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 3; done
+    done
+    family=4 size=64
+}
+
+throughput_of() { # DUT ROUND TRIALS
+    measure "$1"
+    search throughput "$3"
+    say "throughput, IPv$family, $size B, round $2: $1 $(kilo "$throughput") kpps$(if [[ $limit != dut ]]; then echo ', all that the generator has'; fi)"
+    row throughput "$1,$family,$size,$2,$throughput,$limit"
+}
+
+# Idle, and at parts of oneip's throughput: the same loads for all.
+part_latency() {
+    local load rate dut_
+    for load in idle 10 50 90 99; do
+        if [[ $load == idle ]]; then rate=1000; else rate=$((base * load / 100)); fi
+        for dut_ in "${duts[@]}"; do
+            measure "$dut_"
+            hlog=$report/hlog/$dut_-$load.hlog
+            trial latency "$rate" "$latency_seconds"
+            hlog=''
+            say "latency, $load: $dut_ p50 $(micro "$p50"), p99 $(micro "$p99") us, lost $lost"
+            row latency "$dut_,$load,$rate,$sent,$lost,$(latency_values)"
+        done
+    done
+}
+
+latency_values() {
+    jq -r '[.latency_ns | .count, .min, .mean, .p50, .p90, .p99, .p999, .p9999, .max]
+        | map(if type == "number" then round else . end) | join(",")' <<<"$answer"
+}
+
+part_loss() {
+    local load dut_
+    for load in 50 100 125 150 200 max; do
+        for dut_ in "${size_duts[@]}"; do
+            measure "$dut_"
+            if [[ $load == max ]]; then trial loss 0; else trial loss $((base * load / 100)); fi
+            say "overload, $load: $dut_ $(kilo "$sent_pps") kpps in, $(kilo "$received_pps") out"
+            row loss "$dut_,$load,$sent_pps,$received_pps"
+        done
+    done
+}
+
+# Where a frame's time goes, in memory; and what a worker does for a frame on its interface.
+part_cost() {
+    say "cost per frame: cargo bench --bench turn"
+    # A filter that none of criterion's names has: the stages alone.
+    command_ cargo bench --quiet --bench turn -- stages-only >"$work/turn.out" 2>&1 || { cat "$work/turn.out" >&2; die "the bench failed"; }
+    sed -nE 's|^(.*[^ ]) +turn +([0-9.]+) ns/frame, floor +([0-9.]+), .*|\1;turn;\2\n\1;floor;\3|p
+        s|^(.*[^ ]) +rx ([0-9.]+), parse and match ([0-9.]+), hash and look up ([0-9.]+), rewrite ([0-9.]+), tx ([0-9.]+) ns/frame|\1;receive;\2\n\1;parse and match;\3\n\1;hash and look up;\4\n\1;rewrite;\5\n\1;transmit;\6|p' \
+        "$work/turn.out" | sed 's/,/ -/g; s/;/,/g' | while read -r line; do row cost "$line"; done
+    if perf stat -e instructions true 2>&1 | grep -qE '[0-9] +instructions'; then instructions; else
+        say "cost per frame: no instructions, since perf counts none here"
+    fi
+}
+
+# At half of the throughput a polling worker also counts its empty turns; at the full rate hardly any.
+instructions() {
+    local event
+    measure oneip
+    [[ -n $dry_run ]] || perf stat -x, -e instructions:u,instructions:k -p "${pid[oneip]}" -o "$work/perf.out" -- sleep "$seconds" &
+    trial cost $((base * 99 / 100))
+    wait $! || true
+    if [[ -n $dry_run ]]; then return; fi
+    for event in instructions:u instructions:k; do
+        row cost "oneip run,$event,$(awk -F, -v event=$event -v pps="$received_pps" -v s="$seconds" '$3 == event { printf "%.0f", $1 / (pps * s) }' "$work/perf.out")"
+    done
+}
+
+# ---- growth, on a cable and with a dispatcher of its own ----
+
+part_growth() {
+    local n
+    open_growth
+    for n in 1 64 4096; do grow services $n $n 3; done
+    for n in 3 100 1000; do grow servers $n 1 $n; done
+    for n in 1 1000 1000000 10000000; do
+        clients=$n
+        grow clients $n 1 "$SERVERS"
+    done
+    clients=$CLIENTS
+    say "growth by workers: not measured; it wants a core for each worker and each generator, and a NIC that spreads clients"
+}
+
+open_growth() {
+    if [[ -n $interface ]]; then
+        if [[ -n $dut ]]; then stop "$dut"; fi
+        dut=growth
+    elif [[ " ${duts[*]} " != *" growth "* ]]; then
+        dut=growth
+        lay_cable
+        duts+=(growth)
+    fi
+}
+
+grow() { # WHAT N SERVICES SERVERS
+    start_growth "$3" "$4"
+    # As many ports as services, up to what a command line should hold.
+    ports=$(($3 < 1024 ? $3 : 1024))
+    search growth 3
+    row growth "$1,$2,$throughput,$(resident)"
+    say "growth, $2 $1: $(kilo "$throughput") kpps, $(resident) KiB"
+    ports=1
+    stop growth
+}
+
+start_growth() {
+    local other
+    for other in "${duts[@]}"; do if [[ $other != growth ]]; then signal STOP "$other"; fi; done
+    dut=growth
+    start_oneip "$@"
+}
+
+resident() { if [[ -n $dry_run ]]; then echo 0; else awk '/^VmRSS/ { print $2 }' "/proc/${pid[$dut]}/status"; fi; }
+
+# What takes memory besides: without load.
+part_memory() {
+    local services servers
+    open_growth
+    while read -r services servers; do
+        start_growth "$services" "$servers"
+        row memory "$services,$servers,$(resident)"
+        say "memory: $services services of $servers servers: $(resident) KiB"
+        stop growth
+    done <<<$'1 3\n1 1000\n256 3\n256 64'
+}
+
+# ---- changes under load ----
+
+# At half of the throughput, so that what is lost is lost to the change.
+part_change() {
+    measure oneip
+    change disable
+    change enable
+    change reload
+    change kill
+}
+
+# In the second of three seconds of load.
+change() { # NAME
+    local rate=$((base / 2)) began ms late='' load
+    generate "$rate" 3 >"$work/answer" &
+    load=$!
+    [[ -n $dry_run ]] || sleep 1
+    began=${EPOCHREALTIME/[.,]/}
+    "change_$1"
+    ms=$(((${EPOCHREALTIME/[.,]/} - began + 500) / 1000))
+    if [[ $1 == disable ]]; then late=$(frames_to server1); fi
+    wait "$load" || die "the load failed"
+    # What came to the server after the order had been answered.
+    if [[ $1 == disable ]]; then late=$(($(frames_to server1) - late)); fi
+    account change "$rate" "$(<"$work/answer")"
+    say "change, $1: $ms ms, $lost of $sent frames lost$(if [[ -n $late ]]; then echo ", $late to the server after the answer"; fi)"
+    row change "$1,$rate,$sent,$lost,$ms,$late"
+}
+
+change_disable() { ctl disable server1; }
+change_enable() { ctl enable server1; }
+# A server more.
+change_reload() {
+    write_configuration 1 $((SERVERS + 1)) "$dut_core" >"$work/oneip.toml"
+    ctl reload
+}
+change_kill() {
+    signal KILL oneip
+    [[ -n $dry_run ]] || wait "${pid[oneip]}" 2>/dev/null || true
+    start_oneip
+}
+
+ctl() { at_dut "$ONEIP" ctl --socket "$work/oneip.sock" "$@" >"$work/ctl.out" 2>&1 || { cat "$work/ctl.out" >&2; die "oneip ctl $* failed"; }; }
+
+frames_to() { # SERVER
+    if [[ -n $dry_run ]]; then echo 0; return; fi
+    ctl status --json
+    jq --arg server "$1" '[.services[].servers[] | select(.name == $server) | .frames] | add' "$work/ctl.out"
+}

@@ -1,0 +1,121 @@
+//! The page, the plots and the comparison of figures that are known.
+
+use crate::compare::compare;
+use crate::figures::Figures;
+use crate::page::page;
+use crate::plots;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2Serializer;
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const LATENCY: &str = "dut,load,rate,sent,lost,count,min,mean,p50,p90,p99,p999,p9999,max\n";
+
+/// A run in which oneip forwards so many frames a second, and the reflector 600,000.
+fn run(oneip: u32, kernel: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write(
+        "facts.json",
+        &format!(
+            r#"{{"cpu":"a CPU","kernel":"{kernel}","interface":"dut0 (veth); AF_XDP, copy mode","dut oneip":"it polls"}}"#
+        ),
+    );
+    write(
+        "throughput.csv",
+        &format!(
+            "dut,family,size,round,pps,limit\noneip,4,64,1,{oneip},dut\nreflector,4,64,1,600000,dut\noneip,4,64,2,{oneip},dut\n\
+             reflector,4,64,2,600000,generator\noneip,4,64,3,{oneip},dut\nreflector,4,64,3,600000,dut\n\
+             oneip,4,1518,1,100000,dut\noneip,6,84,1,90000,dut\noneip,6,1518,1,80000,dut\n"
+        ),
+    );
+    write(
+        "latency.csv",
+        &format!(
+            "{LATENCY}oneip,50,1000,1000,5,995,1000,1500,2000,3000,9000,9500,9900,9999\n\
+             reflector,50,1000,1000,0,1000,1000,1500,2000,3000,8000,9500,9900,9999\noneip,90,1000,0,0,,,,,,,,,\n"
+        ),
+    );
+    write("change.csv", "what,rate,sent,lost,ms,late\ndisable,300000,900000,0,12,0\nkill,300000,900000,30000,95,\n");
+    write("growth.csv", "what,n,pps,rss_kib\nservers,3,500000,40960\nservers,1000,490000,51200\n");
+    write("memory.csv", "services,servers,rss_kib\n1,3,40960\n256,3,302080\n256,64,317696\n");
+    write("cost.csv", "scenario,stage,value\nipv4,receive,1\nipv4,turn,13.25\nipv4,floor,3.5\n");
+    write("loss.csv", "dut,load,sent_pps,received_pps\noneip,200,1000000,500000\n");
+    fs::create_dir(folder.path().join("hlog")).unwrap();
+    write_log(&folder.path().join("hlog/oneip-50.hlog"));
+    folder
+}
+
+fn write_log(path: &Path) {
+    let mut histogram = Histogram::<u64>::new(3).unwrap();
+    (1..=1000u64).for_each(|us| histogram.record(us * 1000).unwrap());
+    let (mut file, mut serializer) = (fs::File::create(path).unwrap(), V2Serializer::new());
+    let mut log = IntervalLogWriterBuilder::new().begin_log_with(&mut file, &mut serializer).unwrap();
+    for second in 0..2 {
+        log.write_histogram(&histogram, Duration::from_secs(second), Duration::from_secs(1), None).unwrap();
+    }
+}
+
+#[test]
+fn the_page_says_what_was_measured_and_who_won() {
+    let folder = run(480_000, "6.1");
+    let figures = Figures::read(folder.path()).unwrap();
+    assert_eq!(figures.histograms[0].2.len(), 2000, "both intervals");
+    let plots = plots::all(&figures, folder.path()).unwrap();
+    assert_eq!(plots, ["throughput", "sizes", "latency-50", "loss", "growth"]);
+    let page = page(&figures, &plots);
+    for line in [
+        "oneip forwards **480 kpps** of 64-byte frames without loss (480 to 480 in 3 rounds)",
+        "oneip to reflector: **0.80** x its throughput, the median of neighbouring rounds; the aim of 0.95 is **not reached**. **reflector is faster here.** (the generator was its limit in some round)",
+        "50: 9.0 to 8.0; worse at 1 of 1",
+        "A server taken out under 300 kpps: 12 ms, 0 of 900000 frames lost; 0 frames reached the server after the answer.",
+        "Killed (`kill -9`) and started again under 300 kpps: 95 ms, 30000 of 900000 frames lost.",
+        "| kill | 95 | 30000 | 900000 | 100.0 |",
+        "there is no NIC here, and no zero copy",
+        "| reflector | 600 | 600, 600+, 600 | 0.80 |",
+        "| IPv4, 1518 | 100 (1214) |",
+        "| 50 % (1.0 kpps) | oneip | 2.0 | 3.0 | 9.0 | 9.5 | 9.9 | 10.0 | 0.50 % |",
+        "| oneip | 1000 | 500 | 50.0 % |",
+        "A service: 1024 KiB. A server: 1.0 KiB.",
+        "| ipv4 | 1.0 | - | - | - | - | 13.2 | 3.5 |",
+        "- **oneip**: it polls",
+        "![latency-50](latency-50.svg)",
+    ] {
+        assert!(page.contains(line), "{line}\nis not in\n{page}");
+    }
+    for plot in plots {
+        let svg = fs::read_to_string(folder.path().join(format!("{plot}.svg"))).unwrap();
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && !svg.contains("NaN"), "{plot}");
+    }
+}
+
+#[test]
+fn two_runs_stand_side_by_side() {
+    let (a, b) = (run(480_000, "6.1"), run(528_000, "6.18"));
+    let read = |folder: &TempDir| Figures::read(folder.path()).unwrap();
+    let text = compare(&read(&a), &read(&b)).unwrap();
+    for line in [
+        "kernel: A 6.1, B 6.18",
+        "not measured on the same ground",
+        "| oneip, IPv4, 64 bytes: kpps | 480.0 | 528.0 | 1.10 |",
+        "| oneip to reflector, throughput | 0.80 | 0.88 | 1.10 |",
+        "| oneip, load 50: p99, us | 9.00 | 9.00 | 1.00 |",
+    ] {
+        assert!(text.contains(line), "{line}\nis not in\n{text}");
+    }
+    assert!(!compare(&read(&a), &read(&a)).unwrap().contains("same ground"));
+}
+
+#[test]
+fn what_is_no_report_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Figures::read(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("facts.json") && error.contains("no report of scripts/bench.sh"), "{error}");
+    let broken = run(1, "6.1");
+    fs::write(broken.path().join("loss.csv"), "dut,sent_pps,received_pps\noneip,many,0\n").unwrap();
+    let error = Figures::read(broken.path()).err().unwrap().to_string();
+    assert!(error.contains("loss.csv") && error.contains("line: 2"), "{error}");
+}
