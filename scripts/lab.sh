@@ -256,6 +256,7 @@ http {
     access_log $dir/access.log;
     client_body_temp_path $dir/body;
     client_max_body_size 100m;
+    keepalive_requests 1000000;
     default_type application/octet-stream;
     add_header X-Server $name always;
     server {
