@@ -6,12 +6,14 @@ mod model;
 use model::mutate::Mutator;
 use model::records::Golden;
 use model::turn::{self, Bench};
+use oneip::hash;
 use oneip::hash::vector::Level;
 use oneip::limits::BURST;
 use oneip::path::parse;
+use oneip::path::plain::{self, Plain};
 use oneip::path::select::Selection as Select;
 use oneip::plan::{HashInput, Plan, Selection, Transport};
-use oneip::table::{port_key, port_key_v4};
+use oneip::table::{PackedMac, Ports, port_key, port_key_v4};
 use oneip::verdict::{Reason, Verdict};
 use oneip::wire::ipv4::Ipv4;
 use oneip::wire::ipv6::Ipv6;
@@ -92,36 +94,79 @@ fn every_level_and_burst_decides_alike() {
     }
 }
 
-/// The short way reads what the long way reads, and takes all that `parse::Plain` says it takes.
+/// The short way reads what the long way reads, and takes all that `path::plain` says it takes; at every level, in bursts of
+/// every length.
 #[test]
 fn plain_frames_are_read_alike() {
     let golden = Golden::read();
-    let (seeds, macs) = (golden.frames(), macs(&golden.plan));
+    let plan = golden.plan_with(Selection::Maglev, HashInput::Source);
+    let table = turn::table(&plan, &golden.down);
+    let ports = table.ports();
+    let (seeds, macs) = (golden.frames(), macs(&plan));
     let mut mutator = Mutator::new(5, &seeds, &macs);
-    let (mut v4, mut v6) = (0, 0);
-    for _ in 0..1_000_000 {
-        let frame = mutator.frame();
-        let Some(head) = frame.first_chunk() else { continue };
-        for (l3, plain_v4, plain_v6) in [
-            (14, parse::plain_v4::<14>(head, frame.len()), parse::plain_v6::<14>(head, &frame)),
-            (18, parse::plain_v4::<18>(head, frame.len()), parse::plain_v6::<18>(head, &frame)),
-        ] {
-            let packet = &frame[l3..];
-            let flow = Ipv4::new(packet).and_then(|packet| parse::flow_v4(&packet).ok());
-            let flow = flow
-                .filter(|_| packet[0] == 0x45 && [6, 17].contains(&packet[9]))
-                .and_then(|flow| Some((flow.client, flow.cluster, key(flow.upper)?)));
-            let expected = flow.map(|(client, cluster, key)| (client, port_key_v4(cluster, key)));
-            assert_eq!(plain_v4.map(|plain| (plain.client, plain.key)), expected, "{}", turn::hex(&frame));
-            v4 += plain_v4.is_some() as u32;
-            let flow = Ipv6::new(packet).and_then(|packet| parse::flow_v6(&packet).ok());
-            let flow = flow.filter(|_| [6, 17].contains(&packet[6]));
-            let expected = flow.and_then(|flow| Some((flow.client, (flow.cluster, key(flow.upper)?))));
-            assert_eq!(plain_v6.map(|plain| (plain.client, plain.key)), expected, "{}", turn::hex(&frame));
-            v6 += plain_v6.is_some() as u32;
+    let levels = Level::available();
+    let mut plain = Plain::default();
+    let (mut v4, mut v6, mut begun) = (0, 0, 0);
+    for round in 0..30_000 {
+        let mut frames: Vec<Vec<u8>> = (0..1 + round % BURST).map(|_| mutator.frame()).collect();
+        if round % 2 == 0 {
+            // Frames that look alike are taken in one go.
+            frames.sort_by_key(|frame| frame.get(6..14).map(<[u8]>::to_vec));
+        }
+        let mut read = vec![None; frames.len()];
+        let (mut odd, mut at) = (0, 0);
+        while at < frames.len() {
+            let taken = plain.take(at..frames.len(), |at| &frames[at], ports);
+            odd |= u64::from(taken == 0) << at;
+            at += taken.max(1);
+        }
+        let level = levels[round % levels.len()];
+        let (judged_v4, judged_v6) = (plain.v4.judge(level, ports), plain.v6.judge(level, ports));
+        let begins = judged_v4.begins | judged_v6.begins;
+        for at in 0..std::mem::take(&mut plain.v4.lane.len) {
+            let frame = plain.v4.lane.frames[at];
+            read[frame.position()] = Some((frame.service(), plain.v4.lane.blocks.map(|row| row[at]).to_vec()));
+            v4 += 1;
+        }
+        for at in 0..std::mem::take(&mut plain.v6.lane.len) {
+            let frame = plain.v6.lane.frames[at];
+            read[frame.position()] = Some((frame.service(), plain.v6.lane.blocks.map(|row| row[at]).to_vec()));
+            v6 += 1;
+        }
+        odd |= judged_v4.odd | judged_v6.odd;
+        for (at, (frame, read)) in frames.iter().zip(read).enumerate() {
+            let what = || format!("{} at {}, {at} of {}", turn::hex(frame), level.name(), frames.len());
+            assert_eq!(read, long(frame, ports), "{}", what());
+            assert_eq!(odd >> at & 1 == 1, read.is_none(), "{}", what());
+            if read.is_some() {
+                assert_eq!(begins >> at & 1 == 1, parse::begins(frame), "{}", what());
+                begun += u32::from(parse::begins(frame));
+            }
         }
     }
-    assert!(v4 > 20_000 && v6 > 20_000, "plain frames among them: {v4} and {v6}");
+    assert!(v4 > 5_000 && v6 > 5_000 && begun > 5_000, "plain frames among them: {v4}, {v6} and {begun} SYNs");
+}
+
+/// Service and hash input of a frame that the short way is for, read the long way.
+fn long(frame: &[u8], ports: Ports) -> Option<(u16, Vec<u64>)> {
+    let source = PackedMac::from_bytes(*frame.get(6..)?.first_chunk()?);
+    let tagged = frame[12..].starts_with(&[0x81, 0]);
+    let packet = &frame[if tagged { 18 } else { 14 }.min(frame.len())..];
+    let ethertype = &frame[if tagged { 16 } else { 12 }.min(frame.len())..];
+    if frame.len() < plain::HEAD_LEN || ports.is_server(source) {
+        return None;
+    }
+    if ethertype.starts_with(&[8, 0]) && packet[0] == 0x45 {
+        let flow = parse::flow_v4(&Ipv4::new(packet)?).ok().filter(|_| [6, 17].contains(&packet[9]))?;
+        let service = ports.v4(port_key_v4(flow.cluster, key(flow.upper)?))?;
+        return Some((service.id(), hash::source_v4(flow.client).to_vec()));
+    }
+    if ethertype.starts_with(&[0x86, 0xdd]) {
+        let flow = parse::flow_v6(&Ipv6::new(packet)?).ok().filter(|_| [6, 17].contains(&packet[6]))?;
+        let service = ports.v6(u128::from_le_bytes(flow.cluster), key(flow.upper)?)?;
+        return Some((service.id(), hash::source_v6(flow.client).to_vec()));
+    }
+    None
 }
 
 /// Of a whole TCP or UDP packet.

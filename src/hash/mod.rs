@@ -45,8 +45,11 @@ pub fn source_v4(client: [u8; 4]) -> [u64; SOURCE_V4] {
 #[inline(always)]
 pub fn source_v6(client: [u8; 16]) -> [u64; SOURCE_V6] {
     let [low, high] = words(client);
-    [low, high, last(0, 16)]
+    [low, high, SOURCE_V6_LAST]
 }
+
+/// The last block of every IPv6 address.
+pub const SOURCE_V6_LAST: u64 = last(0, 16);
 
 /// Ports in network byte order and the protocol, as the five last bytes of a flow.
 #[inline(always)]

@@ -5,8 +5,9 @@
 //! remembered by flow: one that shows itself in the first `FLOW_IDLE` of the change may be an old one and stays with the
 //! old owner; one that appears later is new. A server that is gone keeps nothing.
 
+use super::lane::Bits;
 use super::parse::{self, Act, Upper, Whole};
-use super::select::{Bits, Outcome, Selection};
+use super::select::{Outcome, Selection};
 use crate::hash;
 use crate::table::pins::{Pins, Stage};
 use crate::table::{Rule, ServiceId, Table, ticks};

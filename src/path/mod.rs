@@ -1,10 +1,14 @@
 //! The journey's steps, as pure functions over slices and tables: no port, no I/O, total on any input.
 //!
-//! `parse` reads a frame's headers down to the flow that decides. `select` matches the flow with a service, hashes a
-//! whole burst and looks the servers up. `follow` decides the few whose slot is moving, `watch` notes those of a client that an operator watches. `rewrite` writes the two MAC addresses.
+//! `plain` reads the headers of the frames that nearly all are, a burst at a time; `parse` any frame's, down to the flow that
+//! decides. `select` matches the flow with a service, sorts it into a `lane`, hashes a whole burst and looks the servers up.
+//! `follow` decides the few whose slot is moving, `watch` notes those of a client that an operator watches. `rewrite` writes
+//! the two MAC addresses.
 
 mod follow;
+pub mod lane;
 pub mod parse;
+pub mod plain;
 pub mod rewrite;
 pub mod select;
 mod watch;

@@ -4,11 +4,10 @@
 //! caller looks its destination up; only then `flow_v4` or `flow_v6` reads on.
 
 use crate::plan::Transport;
-use crate::table;
 use crate::verdict::Reason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Message};
-use crate::wire::ipv4::{self, Fragment, Ipv4};
+use crate::wire::ipv4::{Fragment, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::transport::{self, Ports};
 use std::net::IpAddr;
@@ -64,96 +63,10 @@ pub enum Upper {
     Foreign,
 }
 
-/// What nearly every frame is: a whole TCP or UDP packet, IPv4 without options or IPv6 without extension headers, behind at
-/// most one tag, with nothing wrong in it, in a frame that an Ethernet could carry (`PLAIN_LEN`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain<A, K> {
-    pub client: A,
-    /// What finds the service: cluster address, protocol and destination port.
-    pub key: K,
-    /// Whether it begins a TCP connection.
-    pub begins: bool,
-}
-
-/// Cluster address and `table::port_key`.
-pub type KeyV6 = ([u8; 16], u32);
-
-/// Shortest frame that is tried as plain: as far as the short way reads, and no longer than Ethernet's shortest (60 bytes
-/// without FCS).
-pub const PLAIN_LEN: usize = 60;
-
-const TCP: u8 = Transport::Tcp.protocol();
-const UDP: u8 = Transport::Udp.protocol();
-
-#[inline(always)]
-fn word(head: &[u8; PLAIN_LEN], at: usize) -> u64 {
-    u64::from_le_bytes(*head[at..].first_chunk().expect("an offset within PLAIN_LEN"))
-}
-
 /// SYN without ACK.
 #[inline(always)]
-fn is_syn(tcp_flags: u8) -> bool {
+pub(super) fn is_syn(tcp_flags: u8) -> bool {
     tcp_flags & (transport::SYN | transport::ACK) == transport::SYN
-}
-
-/// The plain IPv4 packet whose header is at `L3` of a frame of `len` bytes. The header is read as three little-endian words.
-/// Every test here is one that `flow_v4` makes; they are joined by `&`, to be one branch that is always taken. `None`: it is
-/// another, or something is wrong with it, and `flow_v4` says what.
-#[inline(always)]
-pub fn plain_v4<const L3: usize>(head: &[u8; PLAIN_LEN], len: usize) -> Option<Plain<[u8; 4], u64>> {
-    // Version and header length, .., total length, .., flags and fragment offset.
-    let first = word(head, L3);
-    // TTL, protocol, .., source.
-    let second = word(head, L3 + 8);
-    // Destination, source port, destination port.
-    let third = word(head, L3 + 16);
-    let total = ((first >> 16) as u16).swap_bytes() as u32;
-    let protocol = (second >> 8) as u8;
-    let udp_len = [head[L3 + 24], head[L3 + 25]];
-    // Of the flags and the offset, "don't fragment" may be set.
-    let sound = (first & 0xff3f_0000_0000_00ff == 0x45)
-        & (total as usize <= len - L3)
-        & (second & 0xff != 0)
-        & plain_transport(protocol, head[L3 + 32], udp_len, total.wrapping_sub(ipv4::HEADER_LEN as u32));
-    let key = plain_key_v4(third, protocol);
-    let begins = (protocol == TCP) & is_syn(head[L3 + 33]);
-    sound.then(|| Plain { client: ((second >> 32) as u32).to_le_bytes(), key, begins })
-}
-
-/// `table::port_key_v4` of an address and ports as they lie in one word of the packet, and the protocol.
-#[inline(always)]
-fn plain_key_v4(word: u64, protocol: u8) -> u64 {
-    word & 0xffff_0000_ffff_ffff | (protocol as u64) << 32
-}
-
-/// As `plain_v4`. A TCP header's data offset lies beyond `PLAIN_LEN`, where a UDP frame may end.
-#[inline(always)]
-pub fn plain_v6<const L3: usize>(head: &[u8; PLAIN_LEN], frame: &[u8]) -> Option<Plain<[u8; 16], KeyV6>> {
-    let upper: &[u8; 8] = frame.get(L3 + ipv6::HEADER_LEN..)?.first_chunk()?;
-    let [tcp_offset, tcp_flags] =
-        frame.get(L3 + ipv6::HEADER_LEN + 12..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; 2]);
-    // Version, .., payload length, next header, hop limit.
-    let first = word(head, L3);
-    let length = ((first >> 32) as u16).swap_bytes() as u32;
-    let protocol = (first >> 48) as u8;
-    let sound = (first & 0xf0 == 0x60)
-        & (length as usize <= frame.len() - L3 - ipv6::HEADER_LEN)
-        & (first >> 56 != 0)
-        & plain_transport(protocol, tcp_offset, [upper[4], upper[5]], length);
-    let address = |at: usize| *head[L3 + at..].first_chunk().expect("the header is in `head`");
-    let key = (address(24), table::port_key(protocol, [upper[2], upper[3]]));
-    let begins = (protocol == TCP) & is_syn(tcp_flags);
-    sound.then(|| Plain { client: address(8), key, begins })
-}
-
-/// Whether the protocol is TCP or UDP and its header is whole within `room` bytes: TCP's data offset, or UDP's length, is
-/// at least a header's and at most `room`. A `room` that wrapped below zero is told by its size.
-#[inline(always)]
-fn plain_transport(protocol: u8, tcp_offset: u8, udp_len: [u8; 2], room: u32) -> bool {
-    let is_udp = protocol == UDP;
-    let len = if is_udp { u16::from_be_bytes(udp_len) as u32 } else { (tcp_offset >> 4) as u32 * 4 };
-    let least = if is_udp { transport::UDP_HEADER_LEN } else { transport::TCP_HEADER_LEN } as u32;
-    (is_udp | (protocol == TCP)) & (len >= least) & (len <= room) & (room <= u16::MAX as u32)
 }
 
 /// What a packet does for the flow it belongs to.

@@ -45,8 +45,8 @@ struct Entry<K> {
     value: u32,
 }
 
-/// In an entry: free.
-const FREE: u32 = u32::MAX;
+/// No value. In an entry: free.
+pub const NONE: u32 = u32::MAX;
 
 /// Factors tried for the best one.
 const TRIES: u64 = 200;
@@ -61,9 +61,9 @@ impl<K: Key> Index<K> {
     /// Of equal keys the first stays.
     pub fn new(pairs: impl IntoIterator<Item = (K, u32)>) -> Index<K> {
         let pairs: Vec<(K, u32)> = pairs.into_iter().collect();
-        assert!(pairs.iter().all(|(_, value)| *value != FREE), "the sentinel is not a value");
+        assert!(pairs.iter().all(|(_, value)| *value != NONE), "the sentinel is not a value");
         let len = (8 * pairs.len()).next_power_of_two().max(2);
-        let free = Entry { key: K::default(), value: FREE };
+        let free = Entry { key: K::default(), value: NONE };
         let mut index = Index { factor: 0, shift: 64 - len.ilog2(), entries: vec![free; len].into_boxed_slice() };
         // Odd factors, from the golden ratio's on (Knuth, TAOCP vol. 3, section 6.4). Beyond a few hundred keys no factor
         // places all of them, and the first is as good as any.
@@ -87,7 +87,7 @@ impl<K: Key> Index<K> {
 
     fn insert(&mut self, key: K, value: u32) {
         let mut at = self.view().home(key);
-        while self.entries[at].value != FREE {
+        while self.entries[at].value != NONE {
             if self.entries[at].key == key {
                 return;
             }
@@ -98,7 +98,7 @@ impl<K: Key> Index<K> {
 
     /// Every key, with its value, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (K, u32)> {
-        self.entries.iter().filter(|entry| entry.value != FREE).map(|entry| (entry.key, entry.value))
+        self.entries.iter().filter(|entry| entry.value != NONE).map(|entry| (entry.key, entry.value))
     }
 
     /// What a loop over a burst holds in registers.
@@ -129,16 +129,27 @@ impl<K: Key> View<'_, K> {
 
     #[inline(always)]
     pub fn get(self, key: K) -> Option<u32> {
-        let mut at = self.home(key);
+        let value = self.find(key);
+        (value != NONE).then_some(value)
+    }
+
+    /// As `get`; `NONE` where there is none.
+    #[inline(always)]
+    pub fn find(self, key: K) -> u32 {
+        let at = self.home(key);
+        let entry = &self.entries[at];
+        if entry.key == key || entry.value == NONE { entry.value } else { self.probe(at, key) }
+    }
+
+    /// What stands behind the entry that the key would have had.
+    #[inline(never)]
+    fn probe(self, mut at: usize, key: K) -> u32 {
         loop {
-            let entry = &self.entries[at];
-            if entry.key == key && entry.value != FREE {
-                return Some(entry.value);
-            }
-            if entry.value == FREE {
-                return None;
-            }
             at = (at + 1) & (self.entries.len() - 1);
+            let entry = &self.entries[at];
+            if entry.key == key || entry.value == NONE {
+                return entry.value;
+            }
         }
     }
 }

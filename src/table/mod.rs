@@ -16,7 +16,7 @@ pub mod watch;
 
 use crate::hash::{self, Key};
 use crate::plan::{Mac, Transport};
-use index::{Index, View};
+use index::{Index, NONE, View};
 use maglev::NOBODY;
 use moves::Kept;
 use std::net::IpAddr;
@@ -127,21 +127,25 @@ impl Address {
     }
 }
 
-/// The service of a port.
+/// What `ports_v4` and `ports_v6` hold.
 #[derive(Clone, Copy)]
 pub struct PortService(u32);
 
 impl PortService {
-    #[inline(always)]
     pub fn id(self) -> ServiceId {
         self.0 as ServiceId
     }
+}
 
-    /// Whether it selects by maglev over the source.
-    #[inline(always)]
-    pub fn is_plain(self) -> bool {
-        self.0 & PLAIN != 0
+/// The service that has the port and is plain: the one that lists it, or, where none does, the one that has everything.
+#[inline(always)]
+fn plain(listed: u32, everything: impl FnOnce() -> u32) -> Option<ServiceId> {
+    let is_plain = |value: u32| value >> 16 == PLAIN >> 16;
+    if is_plain(listed) {
+        return Some(listed as ServiceId);
     }
+    let value = if listed == NONE { everything() } else { NONE };
+    is_plain(value).then_some(value as ServiceId)
 }
 
 /// Finds the services of ports, and tells servers' MACs from others.
@@ -154,16 +158,25 @@ pub struct Ports<'a> {
 
 impl Ports<'_> {
     /// The service of a port: the one that lists it, else the one that has everything. `key` is the `port_key_v4` of both.
-    #[inline(always)]
     pub fn v4(&self, key: u64) -> Option<PortService> {
         self.v4.get(key).or_else(|| self.v4.get(key as u32 as u64)).map(PortService)
     }
 
-    /// As `v4`; `port` is its `port_key`.
-    #[inline(always)]
-    pub fn v6(&self, destination: [u8; 16], port: u32) -> Option<PortService> {
-        let address = u128::from_le_bytes(destination);
+    /// As `v4`; of the little-endian number that the destination is, and its `port_key`.
+    pub fn v6(&self, address: u128, port: u32) -> Option<PortService> {
         self.v6.get((address, port)).or_else(|| self.v6.get((address, EVERYTHING))).map(PortService)
+    }
+
+    /// As `v4`, if that service selects by maglev over the source.
+    #[inline(always)]
+    pub fn plain_v4(&self, key: u64) -> Option<ServiceId> {
+        plain(self.v4.find(key), || self.v4.find(key as u32 as u64))
+    }
+
+    /// As `v6`, if that service selects by maglev over the source.
+    #[inline(always)]
+    pub fn plain_v6(&self, address: u128, port: u32) -> Option<ServiceId> {
+        plain(self.v6.find((address, port)), || self.v6.find((address, EVERYTHING)))
     }
 
     /// Whether `source` is the MAC of any server.

@@ -75,6 +75,20 @@ impl Level {
         }
     }
 
+    /// Runs the loop, compiled for this level.
+    #[inline]
+    pub fn run<L: Loop>(self, work: L) -> L::Output {
+        match self.0 {
+            Set::Baseline => work.run(),
+            // SAFETY: as in `siphash`.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { run_avx2(work) },
+            // SAFETY: as in `siphash`.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { run_avx512(work) },
+        }
+    }
+
     /// The index of the candidate whose `strength` for `salt` is greatest, the first of equals, and that strength.
     /// `strengths` is scratch space of the candidates' length. `None`: there is no candidate.
     #[inline]
@@ -101,6 +115,26 @@ fn siphash_avx2<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut
 #[target_feature(enable = "avx512f,avx512dq")]
 fn siphash_avx512<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
     siphash_rows::<std::arch::x86_64::__m512i, B>(key, blocks, n, out);
+}
+
+/// A loop in plain Rust, such as compilers make vectors of.
+pub trait Loop {
+    type Output;
+
+    /// To be `#[inline(always)]`: only what is inlined is compiled for the level.
+    fn run(self) -> Self::Output;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn run_avx2<L: Loop>(work: L) -> L::Output {
+    work.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn run_avx512<L: Loop>(work: L) -> L::Output {
+    work.run()
 }
 
 #[inline(always)]
