@@ -180,7 +180,7 @@ for name in "${ALL_DUTS[@]}"; do
     duts+=("$name")
     if [[ -n $interface ]]; then continue; fi
     dut=$name
-    case $name in nftables | routing | ipvs*) lay_kernel_cable ;; testpmd-af_packet) lay_gro_cable ;; *) lay_cable ;; esac
+    case $name in nftables | routing | ipvs* | testpmd-af_packet) lay_kernel_cable ;; *) lay_cable ;; esac
     "start_${name//-/_}"
     signal STOP "$name"
 done

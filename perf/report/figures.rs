@@ -172,7 +172,8 @@ impl Figures {
 /// `None`: of nothing.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied()
+    let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+    Some((values.get(low)? + values[high]) / 2.0)
 }
 
 fn table<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Vec<T>, Failure> {

@@ -68,15 +68,9 @@ unfair_reflector() {
 # ---- the kernel ----
 
 # Where no XDP program is attached, the receive ring that frames from XDP come through is there with GRO on; UDP is not merged.
-lay_gro_cable() {
+lay_kernel_cable() {
     lay_cable
     at_dut bash -c "ethtool -K dut0 gro on >/dev/null"
-}
-
-# RPS puts the stack's work on the core that a worker would have, or the generator's core would do both.
-lay_kernel_cable() {
-    lay_gro_cable
-    at_dut bash -c "printf '%x' $((1 << dut_core)) >/sys/class/net/dut0/queues/rx-0/rps_cpus"
 }
 
 start_nftables() {
@@ -95,7 +89,7 @@ nft_servers() {
 }
 
 unfair_nftables() {
-    echo "For it: the frame never leaves the kernel, where copy-mode AF_XDP copies it twice and makes system calls; with a zero-copy NIC it is the other way round. No checks of headers, no failover order, no weights, no latency histogram. Against it: a remainder of a hash in an interpreter; one generic rule a family."
+    echo "For it: the frame never leaves the kernel, where copy-mode AF_XDP copies it twice and makes system calls; with a zero-copy NIC it is the other way round. No checks of headers, no failover order, no weights, no latency histogram. Against it: it shares the generator's core, where the others have one of their own (RPS, which gives it the other core, made it three times slower in a trial: frames wait, and are lost, in its backlog)."
 }
 
 # Next hops by a hash over source and destination address: the kernel's own stateless way to spread clients.
@@ -120,7 +114,7 @@ neighbours() {
 }
 
 unfair_routing() {
-    echo "For it: it never leaves the kernel, and forgets every client's server when a next hop goes. Against it: it does what a router must and a dispatcher need not: route look-ups, TTL, checksums, neighbour states."
+    echo "For it: it never leaves the kernel, and forgets every client's server when a next hop goes. Against it: it shares the generator's core, and does what a router must and a dispatcher need not: route look-ups, TTL, checksums, neighbour states."
 }
 
 start_ipvs() { # [ipvsadm's option for the service]
@@ -137,11 +131,11 @@ address add $CLUSTER4/32 dev lo" at_dut ip -batch -
 start_ipvs_ops() { start_ipvs --ops; }
 
 unfair_ipvs() {
-    echo "For it: it never leaves the kernel. Against it: it keeps a connection for each client and port, which source hashing does not need; \`ipvs-ops\` beside it schedules each packet anew."
+    echo "For it: it never leaves the kernel. Against it: it shares the generator's core, and keeps a connection for each client and port, which source hashing does not need; \`ipvs-ops\` beside it schedules each packet anew."
 }
 
 unfair_ipvs_ops() {
-    echo "For it: it never leaves the kernel; each packet is scheduled by itself. Against it: it makes a connection for each packet and forgets it again, and passes all of the kernel's input path."
+    echo "For it: it never leaves the kernel; each packet is scheduled by itself. Against it: it shares the generator's core, makes a connection for each packet and forgets it again, and passes all of the kernel's input path."
 }
 
 # ---- DPDK's own forwarder: packet moving alone ----

@@ -97,13 +97,13 @@ fn a_run_of_seconds_writes_a_report() {
         cargo.current_dir(root()).args(["build", "--quiet", "--profile", profile, "--example", "report"]).status();
     assert!(made.expect("cargo is there").success());
     let out = tempfile::tempdir().expect("a folder");
-    let run = bench(&format!("--smoke --no-build --duts oneip --parts latency,change --out {}", out.path().display()));
+    let run = bench(&format!("--smoke --no-build --duts oneip --parts latency --out {}", out.path().display()));
     let (code, _, err) = texts(&run);
     assert_eq!(code, Some(0), "{err}");
     let report = out.path().read_dir().expect("a folder").next().expect("a report").expect("an entry").path();
     let figures = figures::Figures::read(&report).expect("figures");
     assert_eq!(figures.duts(), ["oneip"]);
-    assert_eq!((figures.latency.len(), figures.histograms.len(), figures.change.len()), (5, 5, 4), "{err}");
+    assert_eq!((figures.latency.len(), figures.histograms.len()), (5, 5), "{err}");
     assert!(figures.fact("interface").contains("veth"), "{:?}", figures.facts);
     assert!(figures.throughput.iter().any(|row| row.size == "1518"), "{err}");
     assert!(figures.latency.iter().all(|row| row.p50.is_some() && row.sent > 0.0), "frames came back: {err}");
