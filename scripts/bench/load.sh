@@ -109,6 +109,6 @@ search() { # PART TRIALS
         fi
         if (((high - low) * 100 < high * 3)); then break; fi
         rate=$(((low + high) / 2))
-        if ((low == 0)); then rate=$((high * 7 / 10)); elif ((rate > low * 115 / 100)); then rate=$((low * 115 / 100)); fi
+        if ((low == 0)); then rate=$((high * 6 / 10)); elif ((rate > low * 115 / 100)); then rate=$((low * 115 / 100)); fi
     done
 }

@@ -12,7 +12,7 @@ part_throughput() {
     family=4 size=64
     for ((round = 1; round <= trials; round++)); do
         for dut_ in "${duts[@]}"; do
-            throughput_of "$dut_" "$round" 5
+            throughput_of "$dut_" "$round" 6
             if [[ $dut_ == oneip ]]; then rates+=("$throughput") overloads+=("$overload"); fi
         done
     done
@@ -29,11 +29,11 @@ part_throughput() {
     # pktgen has one client over IPv6, and testpmd no rate.
     if [[ $generator != oneip ]]; then sizes4=(1518) sizes6=(); fi
     for size in "${sizes4[@]}"; do
-        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 3; done
+        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 5; done
     done
     family=6
     for size in "${sizes6[@]}"; do
-        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 3; done
+        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 5; done
     done
     family=4 size=64
 }
@@ -134,7 +134,7 @@ grow() { # WHAT N SERVICES SERVERS
     start_growth "$3" "$4"
     # As many ports as services, up to what a command line should hold.
     ports=$(($3 < 1024 ? $3 : 1024))
-    search growth 3
+    search growth 5
     row growth "$1,$2,$throughput,$(resident)"
     say "growth, $2 $1: $(kilo "$throughput") kpps, $(resident) KiB"
     ports=1
