@@ -33,7 +33,8 @@ write_facts() {
             fact "dut $dut_" "$(if [[ -n ${left_out[$dut_]-} ]]; then echo "left out: ${left_out[$dut_]}"; else "unfair_${dut_//-/_}"; fi)"
         done
     } | jq -n '[inputs] | map({ (.[0]): .[1] }) | add' >"$report/facts.json"
-    cp "$work/commands.txt" "$report/commands.txt"
+    # Where this checkout lies says nothing to who reads it.
+    sed "s|$PWD/||g; s|$work/||g" "$work/commands.txt" >"$report/commands.txt"
 }
 
 fact() { jq -n --arg name "$1" --arg value "$2" '[$name, $value]'; }
