@@ -1,7 +1,6 @@
 //! TLS for checks over https. **Certificates are not verified**, on purpose: the check is about whether the server serves,
 //! it sends no secret, and a certificate that is self-signed or ran out is no reason to take every server of a service
 //! down at once. Nothing but probes may use this.
-//! What it says is for the server alone: a path or a host name may tell more than its owner likes.
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
