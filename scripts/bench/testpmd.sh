@@ -16,19 +16,30 @@ if (($# != 9)); then usage >&2; exit 2; fi
 readonly interface=$1 receive=$2 mac=$3 address=$4 port=$5 first=$6 size=$7 seconds=$8 cores=$9
 count() { cat "/sys/class/net/$1/statistics/$2"; }
 
-out=$(mktemp)
-trap 'rm -f "$out"' EXIT
-before=$(count "$receive" rx_packets) sent_before=$(count "$interface" tx_packets)
-# Its end is the end of its input. 0.7 s is what it takes to come up, about.
-start=$EPOCHREALTIME
-(sleep "$(awk "BEGIN { print $seconds + 0.7 }")"; echo) | dpdk-testpmd --no-huge -m 128 --no-pci --no-telemetry --no-shconf \
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkfifo "$work/input"
+before=$(count "$interface" tx_packets)
+dpdk-testpmd --no-huge -m 128 --no-pci --no-telemetry --no-shconf \
     --file-prefix "testpmd-$$" -l "$cores" --main-lcore "${cores##*,}" --vdev="net_af_packet0,iface=$interface" -- \
     --forward-mode=txonly --auto-start --total-num-mbufs=8192 --txonly-multi-flow --txpkts=$((size - 4)) --eth-peer=0,"$mac" \
-    --tx-ip="$first,$address" --tx-udp="40000,$port" >"$out" 2>&1 || { cat "$out" >&2; echo "error: testpmd failed" >&2; exit 1; }
-end=$EPOCHREALTIME
-sleep 0.2
-received=$(($(count "$receive" rx_packets) - before)) sent=$(($(count "$interface" tx_packets) - sent_before))
-awk -v sent="$sent" -v received="$received" -v s="$(awk "BEGIN { print $end - $start - 0.7 }")" -v size="$size" 'BEGIN {
+    --tx-ip="$first,$address" --tx-udp="40000,$port" <"$work/input" >"$work/out" 2>&1 &
+testpmd=$!
+# Its end is the end of its input.
+exec 3>"$work/input"
+for ((tries = 0; tries < 500; tries++)); do
+    (($(count "$interface" tx_packets) == before)) || break
+    kill -0 $testpmd 2>/dev/null || break
+    sleep 0.01
+done
+# Counted while it sends: how long it takes to come up and to end is nobody's rate.
+start=$EPOCHREALTIME sent=$(count "$interface" tx_packets) received=$(count "$receive" rx_packets)
+sleep "$seconds"
+end=$EPOCHREALTIME sent=$(($(count "$interface" tx_packets) - sent)) received=$(($(count "$receive" rx_packets) - received))
+echo >&3
+exec 3>&-
+wait $testpmd || { cat "$work/out" >&2; echo "error: testpmd failed" >&2; exit 1; }
+awk -v sent="$sent" -v received="$received" -v s="$(awk "BEGIN { print $end - $start }")" -v size="$size" 'BEGIN {
     lost = sent > received ? sent - received : 0
     printf "{\"sent\":%d,\"received\":%d,\"lost\":%d,\"duplicates\":null,\"reordered\":null,\"corrupt\":null,\"seconds\":%.3f,", sent, received, lost, s
     printf "\"offered_pps\":0,\"sent_pps\":%d,\"received_pps\":%d,\"received_bps\":%d,", sent / s, received / s, received / s * (size - 4) * 8
