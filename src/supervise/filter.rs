@@ -42,7 +42,7 @@ pub struct Options {
 /// Keeps this server's clients until SIGINT or SIGTERM, and leaves the program on the interface.
 ///
 /// # Errors
-/// Whatever keeps it from starting; the interface is as it was then.
+/// Whatever keeps it from starting. What can be known beforehand is found before the program is attached; once it is, it stays.
 pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let Options { config: file, server, down, json } = options;
     let started = Instant::now();
@@ -101,7 +101,8 @@ fn settings(plan: &Plan) -> Result<(Interface, plan::Filter), Failure> {
     Ok((Interface::read(&settings.interface)?, settings))
 }
 
-/// What loses clients, or lets two servers answer one. It starts all the same: without a filter every server answers.
+/// What loses clients, or lets two servers answer one. It starts all the same: without its filter a server has no clients at
+/// all, or everybody's.
 fn warn_of_settings(plan: &Plan, server: &str) {
     match server::check(plan, Some(server), Dispatch::Broadcast { group: None }) {
         Ok(report) => report.lines.iter().filter(|line| line.grade == Grade::Wrong).for_each(|line| match &line.mend {
