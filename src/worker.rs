@@ -85,7 +85,7 @@ impl<P: Port> Worker<P> {
         if let Some(watch) = &table.watch {
             selection.note(watch, number, now, |at| port.bytes(&received[at]));
         }
-        *kept = 0;
+        let mut left = 0;
         for (frame, outcome) in received.iter_mut().zip(selection.outcomes_mut()) {
             if !port.is_ours(frame) {
                 *outcome = Verdict::Pass.into();
@@ -96,7 +96,7 @@ impl<P: Port> Worker<P> {
                 *outcome = Verdict::Drop(Reason::TxFull).into();
             }
             if !outcome.is_forward() {
-                *kept += 1;
+                left += 1;
                 continue;
             }
             room -= 1;
@@ -110,6 +110,7 @@ impl<P: Port> Worker<P> {
             sent.frames.add(1);
             sent.bytes.add(bytes.len() as u64);
         }
+        *kept = left;
         for outcome in selection.begins().map(|at| &selection.outcomes()[at]).filter(|outcome| outcome.is_forward()) {
             tally.sent(outcome.destination as usize).flows.add(1);
         }

@@ -142,7 +142,7 @@ INLINE __u16 *checksum_place(const struct template *t, void *transport)
 
 /*
  * Log-linear, as HdrHistogram has it with two digits: exact below 256, then 128 buckets for each power of two, so that a bucket
- * is no wider than 1/128 of its values. src/pktgen/histogram.rs has the way back.
+ * is no wider than 1/128 of its values. src/stats/buckets.rs has the way back.
  */
 #define BUCKETS 3584
 /* 2^34 - 1 ns is the last bucket's end. */

@@ -2,7 +2,7 @@
 
 use crate::hash::vector::Row;
 use crate::limits::BURST;
-use crate::table::ServiceId;
+use crate::table::{Place, ServiceId};
 
 /// The positions of the bits that are set, from the lowest.
 pub struct Bits(pub u64);
@@ -44,11 +44,20 @@ pub struct Lane<const B: usize> {
     pub len: usize,
     pub frames: [Sorted; BURST],
     pub blocks: [Row; B],
+    /// What the blocks hash to, and where that leads.
+    pub(super) hashes: Row,
+    pub(super) places: [Place; BURST],
 }
 
 impl<const B: usize> Default for Lane<B> {
     fn default() -> Lane<B> {
-        Lane { len: 0, frames: [Sorted(0); BURST], blocks: [[0; BURST]; B] }
+        Lane {
+            len: 0,
+            frames: [Sorted(0); BURST],
+            blocks: [[0; BURST]; B],
+            hashes: [0; BURST],
+            places: [Place::default(); BURST],
+        }
     }
 }
 

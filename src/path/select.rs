@@ -212,11 +212,10 @@ impl<const B: usize> Lane<B> {
         if len == 0 {
             return;
         }
-        let mut hashes = [0; BURST];
-        level.siphash(table.key, &self.blocks, len, &mut hashes);
-        let mut places = [Place::default(); BURST];
-        let (frames, places) = (&self.frames[..len], &mut places[..len]);
-        for ((place, frame), hash) in places.iter_mut().zip(frames).zip(&hashes[..len]) {
+        let Lane { frames, blocks, hashes, places, .. } = self;
+        level.siphash(table.key, blocks, len, hashes);
+        let (frames, hashes, places) = (&frames[..len], &hashes[..len], &mut places[..len]);
+        for ((place, frame), hash) in places.iter_mut().zip(frames).zip(hashes) {
             *place = table.place(frame.service(), *hash);
         }
         for (place, frame) in places.iter().zip(frames) {

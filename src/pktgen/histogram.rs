@@ -1,15 +1,8 @@
 //! Times as the programs in the kernel count them (`struct times`, src/bpf/pktgen.h), and the way from there to HdrHistogram, whose
 //! buckets with two digits are the same.
 
+use crate::stats::buckets::{BUCKETS, DIGITS, MAX_NS, bucket_of, lowest};
 use hdrhistogram::Histogram;
-
-/// Values that are told apart: each below 256, then 128 for each power of two, so that a bucket is no wider than 1/128 of its values.
-pub const BUCKETS: usize = 3584;
-
-/// Longest time that is told apart, in nanoseconds; longer ones count as this.
-pub const MAX_NS: u64 = (1 << 34) - 1;
-
-const DIGITS: u8 = 2;
 
 const SCALARS: usize = 4;
 
@@ -91,42 +84,12 @@ fn empty() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_NS, DIGITS).expect("the bounds are valid")
 }
 
-/// The twin of `bucket_of` in pktgen.h.
-#[inline]
-fn bucket_of(ns: u64) -> usize {
-    let ns = ns.min(MAX_NS);
-    let shift = (u64::BITS - ns.leading_zeros()).saturating_sub(8);
-    shift as usize * 128 + (ns >> shift) as usize
-}
-
-/// The smallest value of a bucket.
-fn lowest(bucket: usize) -> u64 {
-    let shift = (bucket / 128).saturating_sub(1);
-    ((bucket - shift * 128) as u64) << shift
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn a_bucket_begins_where_the_one_before_ends() {
-        for bucket in 0..BUCKETS {
-            assert_eq!(bucket_of(lowest(bucket)), bucket);
-            assert!(bucket == 0 || bucket_of(lowest(bucket) - 1) == bucket - 1, "{bucket}");
-        }
-        assert_eq!((bucket_of(MAX_NS), bucket_of(u64::MAX)), (BUCKETS - 1, BUCKETS - 1));
-    }
-
     proptest! {
-        #[test]
-        fn buckets_are_hdr_histograms_own(value in 0..=MAX_NS, shift in 0u32..34) {
-            let (value, histogram) = (value >> shift, empty());
-            prop_assert_eq!(lowest(bucket_of(value)), histogram.lowest_equivalent(value));
-            prop_assert!((histogram.highest_equivalent(value) - lowest(bucket_of(value))) * 100 <= value.max(100));
-        }
-
         #[test]
         fn quantiles_are_those_of_an_hdr_histogram(values in proptest::collection::vec(0u64..1 << 30, 1..200)) {
             let (mut times, mut histogram) = (Times::default(), empty());

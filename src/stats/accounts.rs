@@ -4,8 +4,9 @@
 //! what is in them is added to the totals of their names; names that a reload removed keep theirs.
 
 use super::books::View;
+use super::buckets::{DIGITS, MAX_NS};
 use super::figures::{WorkerFigures, WorkerReport};
-use super::latency::{self, Answer, Latencies};
+use super::latency::{Answer, Latencies};
 use super::summary::{Percentiles, ServerSummary, Summary};
 use crate::plan::Plan;
 use hdrhistogram::Histogram;
@@ -200,10 +201,12 @@ impl Accounts {
 
 /// Adds a worker's set to the present interval.
 fn time(services: &mut [Service], places: &Places, set: &Latencies) {
-    for (at, part) in places.services.iter().zip(set.services()).filter(|(_, part)| !part.is_empty()) {
-        let sum = services[*at].interval.get_or_insert_with(empty);
-        part.iter_recorded()
-            .for_each(|step| sum.saturating_record_n(step.value_iterated_to(), step.count_at_value().into()));
+    for (at, part) in places.services.iter().zip(set.services()) {
+        let mut part = part.peekable();
+        if part.peek().is_some() {
+            let sum = services[*at].interval.get_or_insert_with(empty);
+            part.for_each(|(ns, count)| sum.record_n(ns, count.into()).expect("every bucket is within the bounds"));
+        }
     }
 }
 
@@ -212,5 +215,5 @@ pub fn add(sum: &mut Long, part: &Long) {
 }
 
 pub fn empty() -> Long {
-    Long::new_with_bounds(1, latency::MAX_NS, latency::DIGITS).expect("the bounds are valid")
+    Long::new_with_bounds(1, MAX_NS, DIGITS).expect("the bounds are valid")
 }

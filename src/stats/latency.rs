@@ -4,46 +4,46 @@
 //! worker, at its next turn, hands the full one over for it, whole, and says how it is with it. Nobody waits, nothing is copied
 //! or shared. When the recorder is dropped, what it still holds goes the same way.
 
+use super::buckets::{BUCKETS, bucket_of, lowest};
 use super::figures::WorkerReport;
 use crossbeam::queue::ArrayQueue;
-use hdrhistogram::Histogram;
 use std::sync::Arc;
 
-/// Longest latency that is told apart, in nanoseconds; longer ones count as this.
-pub const MAX_NS: u64 = 10_000_000_000;
-
-/// Significant decimal digits: values are within 1 % of what was measured.
-pub const DIGITS: u8 = 2;
-
-/// Counts of one interval are 32 bits.
-pub type Interval = Histogram<u32>;
-
-/// A histogram a service.
+/// A histogram a service. Recording is most of what a frame's statistics cost, so it is ours: `stats::buckets`, without what
+/// `hdrhistogram` keeps beside the counts. The collector goes on with that.
 #[derive(Default)]
 pub struct Latencies {
-    services: Box<[Interval]>,
+    /// Whether the service was timed at all.
+    timed: Box<[bool]>,
+    /// By service and bucket; of one interval, so that 32 bits do.
+    counts: Box<[u32]>,
 }
 
 impl Latencies {
     pub fn new(services: usize) -> Latencies {
-        let empty = Interval::new_with_bounds(1, MAX_NS, DIGITS).expect("the bounds are valid");
-        Latencies { services: vec![empty; services].into() }
+        Latencies { timed: vec![false; services].into(), counts: vec![0; services * BUCKETS].into() }
     }
 
     #[inline(always)]
     pub fn record(&mut self, service: usize, ns: u64) {
-        self.services[service].saturating_record(ns);
+        self.timed[service] = true;
+        let count = &mut self.counts[service * BUCKETS + bucket_of(ns)];
+        *count = count.saturating_add(1);
     }
 
-    pub fn services(&self) -> &[Interval] {
-        &self.services
+    /// What was timed of each service: from the shortest on, the lowest time of a bucket and how many are in it.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = impl Iterator<Item = (u64, u32)>> {
+        self.timed.iter().zip(self.counts.chunks_exact(BUCKETS)).map(|(timed, counts)| {
+            let counts = if *timed { counts } else { &[] };
+            counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(at, count)| (lowest(at), *count))
+        })
     }
 
     pub fn clear(&mut self) {
-        for histogram in &mut self.services {
-            // `reset` clears every count; most services see no frame in most intervals.
-            if !histogram.is_empty() {
-                histogram.reset();
+        for (timed, counts) in self.timed.iter_mut().zip(self.counts.chunks_exact_mut(BUCKETS)) {
+            // Most services see no frame in most intervals.
+            if std::mem::take(timed) {
+                counts.fill(0);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod books;
+pub mod buckets;
 pub mod collect;
 pub mod figures;
 pub mod latency;

@@ -5,9 +5,9 @@ use super::{RUN, is_root, port, traffic, udp};
 use hdrhistogram::Histogram;
 use oneip::control::clock::now_ns;
 use oneip::pktgen::frames::{Frames, Traffic};
-use oneip::pktgen::histogram::MAX_NS;
 use oneip::pktgen::sink::{Counts, Sink};
 use oneip::plan::{Mac, Transport};
+use oneip::stats::buckets::{DIGITS, MAX_NS};
 use std::collections::BTreeMap;
 
 fn frame(frames: &Frames, number: u64, stamp: u64) -> Vec<u8> {
@@ -187,7 +187,7 @@ fn latencies_fall_into_hdr_histograms_buckets() {
     }
     let frames = Frames::new(&Traffic { clients: 1, ..udp() }, RUN).unwrap();
     let mut sink = Sink::load(&frames).unwrap();
-    let hdr = Histogram::<u64>::new_with_bounds(1, MAX_NS, 2).unwrap();
+    let hdr = Histogram::<u64>::new_with_bounds(1, MAX_NS, DIGITS).unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     let mut before = sink.counts().unwrap().latency;
     for number in 0..400 {

@@ -4,8 +4,9 @@ use crate::model::plans::query;
 use crate::model::turn::table;
 use crate::{queries, rig, three};
 use oneip::port::memory::Memory;
+use oneip::stats::buckets::MAX_NS;
 use oneip::stats::figures::WorkerReport;
-use oneip::stats::latency::{self, Answer, Latencies, MAX_NS};
+use oneip::stats::latency::{self, Answer, Latencies};
 use oneip::verdict::{Reason, Verdict};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
@@ -37,10 +38,8 @@ fn every_value_is_harvested_once() {
         });
         let mut take = |set: &Latencies| {
             assert_eq!(set.services().len(), SERVICES);
-            for (counts, histogram) in counts.iter_mut().zip(set.services()) {
-                for value in histogram.iter_recorded() {
-                    counts[value.value_iterated_to() as usize] += value.count_at_value() as u64;
-                }
+            for (counts, timed) in counts.iter_mut().zip(set.services()) {
+                timed.for_each(|(ns, count)| counts[ns as usize] += u64::from(count));
             }
         };
         // What is collected on a request that followed the last record has the rest.
@@ -70,8 +69,9 @@ fn harvested(rig: &mut crate::Rig<Memory>, service: usize) -> (u64, u64, u64) {
     rig.turn();
     let mut seen = (0, 0, 0);
     let answer = rig.harvest.collect(|set| {
-        let histogram = &set.services()[service];
-        seen = (histogram.len(), histogram.min(), histogram.max());
+        let timed: Vec<(u64, u32)> = set.services().nth(service).expect("it has books").collect();
+        let count = timed.iter().map(|(_, count)| u64::from(*count)).sum();
+        seen = (count, timed.first().map_or(0, |first| first.0), timed.last().map_or(0, |last| last.0));
     });
     assert!(matches!(answer, Answer::Full(_)), "{answer:?}");
     seen

@@ -3,8 +3,8 @@
 
 use super::backend::Snapshot;
 use super::status::{CheckStatus, ServerStatus, State};
+use crate::stats::buckets::MAX_NS;
 use crate::stats::figures::WorkerFigures;
-use crate::stats::latency::MAX_NS;
 use crate::verdict::Reason;
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;

@@ -124,7 +124,7 @@ impl Queue {
     #[inline]
     pub(super) fn send(&mut self, burst: &mut Burst<Frame>) {
         let count = burst.len();
-        debug_assert!(burst.iter().all(|frame| self.owns(frame)), "a frame goes back to the port that lent it");
+        self.check(burst);
         // SAFETY: a burst is `count` pointers to frames of ours; the first `sent` are not ours any more, and leave the burst.
         let sent = unsafe {
             let frames = burst.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
@@ -140,7 +140,7 @@ impl Queue {
     /// Gives the frames back to their pool.
     #[inline]
     pub(super) fn free(&mut self, burst: &mut Burst<Frame>) {
-        debug_assert!(burst.iter().all(|frame| self.owns(frame)), "a frame goes back to the port that lent it");
+        self.check(burst);
         // SAFETY: as in `send`; none is ours afterwards.
         unsafe { sys::rte_pktmbuf_free_bulk(burst.as_mut_ptr().cast(), burst.len() as u32) };
         burst.clear();
@@ -166,10 +166,9 @@ impl Queue {
 
     /// The frame; of one in several buffers, which `device` sees to that there are none of, the first.
     #[inline(always)]
-    pub(super) fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        assert!(self.owns(frame), "a frame is read through the port that lent it");
-        // SAFETY: the frame is ours and its pool alive, by the lease; the device has said that its bytes are there. Nobody writes
-        // to them: `bytes_mut` would need the token that is borrowed here.
+    pub(super) fn bytes<'a>(&self, frame: &'a Frame) -> &'a [u8] {
+        // SAFETY: whoever has a frame has its mbuf, by `check`, and the device has said that its bytes are there. Nobody writes to
+        // them: `bytes_mut` would need the frame that is borrowed here.
         unsafe {
             let mbuf = frame.0.as_ref();
             std::slice::from_raw_parts(mbuf.buf_addr.cast::<u8>().add(mbuf.data_off.into()), mbuf.data_len.into())
@@ -177,20 +176,21 @@ impl Queue {
     }
 
     #[inline(always)]
-    pub(super) fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        assert!(self.owns(frame), "a frame is read through the port that lent it");
-        // SAFETY: as in `bytes`, and the token is borrowed for us alone.
+    pub(super) fn bytes_mut<'a>(&mut self, frame: &'a mut Frame) -> &'a mut [u8] {
+        // SAFETY: as in `bytes`, and the frame is borrowed for us alone.
         unsafe {
             let mbuf = frame.0.as_ref();
             std::slice::from_raw_parts_mut(mbuf.buf_addr.cast::<u8>().add(mbuf.data_off.into()), mbuf.data_len.into())
         }
     }
 
-    /// Whether the frame is of this queue's pool, which it is if this queue lent it.
+    /// Frames go back where they came from: by that each port's count of those it has lent is exact, and a pool some of whose
+    /// frames are out is never freed (`leak`). So a frame's mbuf is there as long as the frame.
     #[inline(always)]
-    fn owns(&self, frame: &Frame) -> bool {
-        // SAFETY: a frame's mbuf is there as long as the frame: a pool some of whose frames were not given back is never freed.
-        unsafe { frame.0.as_ref() }.pool == self.pool.as_ptr()
+    fn check(&self, burst: &Burst<Frame>) {
+        // SAFETY: as above.
+        let owns = |frame: &Frame| unsafe { frame.0.as_ref() }.pool == self.pool.as_ptr();
+        assert!(burst.iter().all(owns), "a frame goes back to the port that lent it");
     }
 
     /// Some frame was not given back: the pool is never to be freed.

@@ -25,10 +25,12 @@ pub(super) enum Passing {
 /// A queue of a device. The device is closed when all its queues have gone.
 pub struct Dpdk {
     queue: Queue,
-    mac: Mac,
+    /// The device's own, in the upper six bytes of a little-endian word.
+    mac: u64,
     clock: Clock,
-    /// When the device was last asked for frames, in ticks.
+    /// When the device was last asked for frames, in ticks and in nanoseconds.
     asked: u64,
+    asked_ns: u64,
     /// Frames to send that the device had no room for.
     pending: Burst<Frame>,
     lent: usize,
@@ -42,9 +44,10 @@ impl Dpdk {
     pub(super) fn new(queue: Queue, mac: Mac, passing: Passing) -> Dpdk {
         Dpdk {
             queue,
-            mac,
+            mac: upper(mac.0),
             clock: Clock::new(),
             asked: ethdev::ticks(),
+            asked_ns: 0,
             pending: Burst::new(),
             lent: 0,
             left: 0,
@@ -106,6 +109,11 @@ impl Dpdk {
     }
 }
 
+fn upper(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_le_bytes([0, 0, a, b, c, d, e, f])
+}
+
 impl Drop for Dpdk {
     /// What waits to be sent is counted as forwarded: it gets the time that a stop has anyway.
     fn drop(&mut self) {
@@ -135,6 +143,7 @@ impl Port for Dpdk {
     #[inline]
     fn rx(&mut self, burst: &mut Burst<Frame>) {
         self.asked = ethdev::ticks();
+        self.asked_ns = self.clock.at(self.asked);
         let received = self.queue.receive(burst);
         self.lent += received;
         // The only writer: no read-modify-write.
@@ -155,13 +164,14 @@ impl Port for Dpdk {
     /// own MAC is for a worker.
     #[inline]
     fn is_ours(&self, frame: &Frame) -> bool {
-        self.queue.bytes(frame).first_chunk() == Some(&self.mac.0)
+        // Two bytes more than the address, in one word; what is shorter is no frame.
+        self.queue.bytes(frame).first_chunk().is_some_and(|head| u64::from_le_bytes(*head) << 16 == self.mac)
     }
 
     /// When the device was asked for the burst. How long a frame had waited in its ring then, nobody knows.
     #[inline]
     fn arrival(&mut self, _frame: &mut Frame) -> u64 {
-        self.clock.at(self.asked)
+        self.asked_ns
     }
 
     /// CLOCK_MONOTONIC, by the time stamp counter.
