@@ -21,8 +21,8 @@ plots, and the raw figures. Needs root; scripts/setup.sh --bench installs what i
   --generator G      oneip (default): oneip pktgen; pktgen: the kernel's (module pktgen); dpdk: testpmd, which knows no rate, so
                      that only overload is measured
   --parts LIST       of throughput,latency,loss,cost,growth,memory,change (default: all); throughput is measured always
-  --duts LIST        of oneip,reflector,nftables,routing,ipvs,ipvs-ops,testpmd-af_xdp,testpmd-af_packet (default: all that
-                     there are here); oneip is always among them
+  --duts LIST        of oneip,reflector,nftables,routing,ipvs,ipvs-ops,oneip-dpdk,testpmd-af_xdp,testpmd-af_packet (default:
+                     all that there are here); oneip is always among them
   --loss PERCENT     frames that may be lost in a trial that counts as lossless (default: 0.1)
   --seconds S        length of a trial (default: 0.4)
   --full             trials of 10 s, 5 rounds, all of RFC 2544's frame sizes: two hours or so
@@ -48,7 +48,7 @@ readonly PARTS=(throughput latency loss cost growth memory change)
 readonly CLIENTS=100000 SERVERS=16
 readonly LAB=${ONEIP_LAB:-bench}
 BUILT=$(realpath -m "${ONEIP_BUILT:-target/release}")
-readonly BUILT ONEIP=$BUILT/oneip REFLECTOR=$BUILT/examples/reflector REPORT=$BUILT/examples/report
+readonly BUILT ONEIP=$BUILT/oneip ONEIP_DPDK=$BUILT/oneip-dpdk REFLECTOR=$BUILT/examples/reflector REPORT=$BUILT/examples/report
 
 arguments=$* generator=oneip wanted_parts='' wanted_duts='' loss=0.1 seconds=0.4 latency_seconds=1 trials=3 out=perf/reports
 dry_run='' smoke='' full='' compare=() build=yes interface='' peer='' tester_interface='' receive_interface='' tester_oneip=oneip
@@ -96,6 +96,7 @@ for script in lab duts load parts facts; do
     source "scripts/bench/$script.sh"
 done
 IFS=, read -ra asked <<<"${wanted_duts:-$(IFS=,; echo "${ALL_DUTS[*]}")}"
+wanted() { [[ " oneip ${asked[*]} " == *" $1 "* ]]; } # DUT
 for name in "${asked[@]}"; do [[ " ${ALL_DUTS[*]} " == *" $name "* ]] || wrong "no such device under test: $name"; done
 
 if ((${#compare[@]} > 0)); then
@@ -111,6 +112,9 @@ start=$SECONDS
 say() { printf '[%3d s] %s\n' $((SECONDS - start)) "$*" >&2; }
 kilo() { awk -v n="$1" 'BEGIN { printf "%.0f", n / 1000 }'; }
 micro() { awk -v n="$1" 'BEGIN { if (n == "") print "-"; else printf "%.1f", n / 1000 }'; }
+
+# Runs a command; in a dry run it is printed instead.
+do_() { if [[ -n $dry_run ]]; then echo "$*"; else "$@"; fi; }
 
 # A line of a table; its head comes first.
 row() { # TABLE LINE
@@ -148,8 +152,12 @@ fi
 
 if [[ -n $build ]]; then
     echo "building oneip (release) ..." >&2
-    command_builds=(cargo build --quiet --release --bin oneip --example reflector --example report)
-    if [[ -n $dry_run ]]; then echo "${command_builds[*]}"; else "${command_builds[@]}"; fi
+    do_ cargo build --quiet --release --bin oneip --example reflector --example report
+    # In a folder of its own, so that neither build undoes the other.
+    if wanted oneip-dpdk && pkg-config --exists libdpdk; then
+        do_ cargo build --quiet --release --features dpdk --bin oneip --target-dir target/dpdk
+        do_ install target/dpdk/release/oneip "$ONEIP_DPDK"
+    fi
     if [[ " ${parts[*]} " == *" cost "* && -z $dry_run ]]; then cargo bench --quiet --no-run --bench turn 2>/dev/null; fi
     start=$SECONDS
 fi
@@ -172,7 +180,7 @@ heads
 
 declare -A left_out
 for name in "${ALL_DUTS[@]}"; do
-    if [[ " oneip ${asked[*]} " != *" $name "* ]]; then left_out[$name]="not asked for"; else left_out[$name]=$(lacks "$name"); fi
+    if ! wanted "$name"; then left_out[$name]="not asked for"; else left_out[$name]=$(lacks "$name"); fi
     if [[ -n ${left_out[$name]} ]]; then
         if [[ ${left_out[$name]} != 'not asked for' ]]; then say "without $name: ${left_out[$name]}"; fi
         continue

@@ -35,7 +35,7 @@ prometheus      promtool
 jq              jq
 nftables        nft
 END
-    [[ -z $dpdk ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
+    [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
     [[ -z $bench ]] || cat <<'END'
 dpdk-dev        dpdk-testpmd
 ipvsadm         ipvsadm

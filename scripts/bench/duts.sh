@@ -1,7 +1,7 @@
 # The devices under test: `start_NAME` sets one up on its cable, and `unfair_NAME` says what the comparison with oneip hides.
 # All of them take the same frames in at dut0 and send the same number out there again.
 
-readonly ALL_DUTS=(oneip reflector nftables routing ipvs ipvs-ops testpmd-af_xdp testpmd-af_packet)
+readonly ALL_DUTS=(oneip reflector nftables routing ipvs ipvs-ops oneip-dpdk testpmd-af_xdp testpmd-af_packet)
 
 # Why a DUT cannot be had here; nothing if it can.
 lacks() { # DUT
@@ -10,6 +10,7 @@ lacks() { # DUT
         ipvs*)
             if ! command -v ipvsadm >/dev/null; then echo "no ipvsadm: scripts/setup.sh --bench"
             elif [[ ! -e /proc/net/ip_vs ]] && ! modprobe -q ip_vs 2>/dev/null; then echo "this kernel has no IPVS: scripts/guest.sh has it"; fi ;;
+        oneip-dpdk) [[ -x $ONEIP_DPDK || -n $dry_run ]] || echo "no $ONEIP_DPDK: scripts/setup.sh --dpdk, and build" ;;
         testpmd*) command -v dpdk-testpmd >/dev/null || echo "no dpdk-testpmd: scripts/setup.sh --bench" ;;
     esac
     if [[ -n $interface && $1 != oneip && $1 != reflector ]]; then echo "in the lab only"; fi
@@ -18,13 +19,14 @@ lacks() { # DUT
 # ---- oneip ----
 
 # Service n listens on udp/(80 + n), over IPv4; one alone has a twin over IPv6.
-write_configuration() { # SERVICES SERVERS CORES
+write_configuration() { # SERVICES SERVERS CORES [ENGINE]
     cat <<END
 [cluster]
 hash_key = "a1b2c3d4e5f60718293a4b5c6d7e8f90"
 
 [dispatcher]
 interface = "${interface:-dut0}"
+engine = "${4:-af_xdp}"
 $(if [[ -z $interface ]]; then echo "cores = [$3]"; fi)
 
 [admin]
@@ -136,6 +138,27 @@ unfair_ipvs() {
 
 unfair_ipvs_ops() {
     echo "For it: it never leaves the kernel; each packet is scheduled by itself. Against it: it shares the generator's core, makes a connection for each packet and forgets it again, and passes all of the kernel's input path."
+}
+
+# ---- oneip's other port, on what DPDK makes of the same kind of socket ----
+
+start_oneip_dpdk() {
+    {
+        write_configuration 1 "$SERVERS" "$dut_core" dpdk
+        cat <<END
+
+[dpdk]
+port = "net_af_xdp0,iface=dut0"
+eal = ["--no-huge", "-m", "256"]
+exception = "none"
+END
+    } >"$work/$dut.toml"
+    rm -f "$work/$dut.json"
+    spawn '^ready' "$ONEIP_DPDK" run -c "$work/$dut.toml" --json --hlog "$work/$dut.hlog"
+}
+
+unfair_oneip_dpdk() {
+    echo "The same dispatcher behind DPDK's driver for AF_XDP, as testpmd-af_xdp has it. For it: nothing. Against it: mbufs that it must fill and copy from."
 }
 
 # ---- DPDK's own forwarder: packet moving alone ----
