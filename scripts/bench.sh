@@ -125,8 +125,10 @@ heads() {
     row trials "part,dut,family,size,clients,rate,sent,received,lost,sent_pps,received_pps,duplicates,reordered,corrupt,seconds,lag_p99,$latency"
     row throughput dut,family,size,round,pps,limit
     row latency "dut,load,rate,sent,lost,$latency"
+    row tail load,oneip,reflector
     row loss dut,load,sent_pps,received_pps
     row cost scenario,stage,value
+    row instructions scenario,stage,value
     row growth what,n,pps,rss_kib
     row memory services,servers,rss_kib
     row change what,rate,sent,lost,ms,late

@@ -43,6 +43,7 @@ qemu-system-x86 qemu-system-x86_64
 busybox-static  busybox
 cpio            cpio
 kmod            modprobe
+valgrind        valgrind
 END
 }
 

@@ -4,7 +4,7 @@
 //! port. The floor reads each frame's header line, reads a table entry at a known slot and writes the 12 MAC bytes, in
 //! the same bursts. The two take turns, and the ratio is of neighbours, because the machine's speed drifts.
 //!
-//! `cargo bench --bench turn`
+//! `cargo bench --bench turn`; with `-- counted=SCENARIO` it runs a few frames for a tool that counts instructions.
 
 #[path = "common/frames.rs"]
 mod frames;
@@ -19,6 +19,7 @@ use oneip::path::select::Selection;
 use oneip::port::memory::Memory;
 use oneip::port::{Burst, Port};
 use oneip::stats::{books, tally::Tally};
+use oneip::table::Table;
 use oneip::table::cluster::Cluster;
 use oneip::table::pins::Pins;
 use oneip::table::publish;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 const FRAMES: usize = 4096;
 const CLIENTS: u64 = 1_000_000;
+const COUNTED: usize = 8 * FRAMES;
 
 struct Scenario {
     name: &'static str,
@@ -130,6 +132,7 @@ impl Bench {
         }
     }
 
+    #[inline(never)]
     fn turns(&mut self) -> Duration {
         let start = Instant::now();
         for _ in 0..FRAMES / BURST {
@@ -177,42 +180,91 @@ impl Bench {
     }
 }
 
+/// The steps of a turn, one by one. Each is a function of its own, which tools that count instructions find by name.
+struct Steps {
+    bench: Bench,
+    table: Table,
+    selection: Selection,
+    burst: Burst<<Memory as Port>::Frame>,
+}
+
+impl Steps {
+    const NAMES: [&str; 5] = ["receive", "parse and match", "hash and look up", "rewrite", "transmit"];
+    const ALL: [fn(&mut Steps); 5] =
+        [Steps::receive, Steps::parse_and_match, Steps::hash_and_look_up, Steps::rewrite, Steps::transmit];
+
+    fn new(scenario: &Scenario) -> Steps {
+        let table = Cluster::new(&plan(scenario.services, 64, scenario.v6)).compile();
+        Steps { bench: Bench::new(scenario), table, selection: Selection::default(), burst: Burst::new() }
+    }
+
+    #[inline(never)]
+    fn receive(&mut self) {
+        self.bench.worker.port_mut().rx(&mut self.burst);
+    }
+
+    #[inline(never)]
+    fn parse_and_match(&mut self) {
+        let Steps { bench, table, selection, burst } = self;
+        let port = bench.worker.port();
+        selection.admit(burst.len(), table, |at| port.bytes(&burst[at]));
+    }
+
+    #[inline(never)]
+    fn hash_and_look_up(&mut self) {
+        self.selection.decide(&self.table);
+    }
+
+    #[inline(never)]
+    fn rewrite(&mut self) {
+        let port = self.bench.worker.port_mut();
+        for (frame, outcome) in self.burst.iter_mut().zip(self.selection.outcomes()) {
+            rewrite::to_server(port.bytes_mut(frame), outcome.mac);
+        }
+    }
+
+    #[inline(never)]
+    fn transmit(&mut self) {
+        self.bench.worker.port_mut().tx(&mut self.burst);
+    }
+}
+
 /// Where a turn's time goes: the same frames through the same steps, with the clock read between them (about 0.3 ns a frame
 /// each).
 fn stages(scenario: &Scenario) {
-    let mut bench = Bench::new(scenario);
-    let table = Cluster::new(&plan(scenario.services, 64, scenario.v6)).compile();
-    let mut selection = Selection::default();
-    let mut burst = Burst::new();
+    let mut steps = Steps::new(scenario);
     let mut spent = [Duration::ZERO; 5];
     const ROUNDS: usize = 500;
     for _ in 0..ROUNDS {
-        bench.refill();
-        let port = bench.worker.port_mut();
+        steps.bench.refill();
         for _ in 0..FRAMES / BURST {
-            let t0 = Instant::now();
-            port.rx(&mut burst);
-            let t1 = Instant::now();
-            selection.admit(burst.len(), &table, |at| port.bytes(&burst[at]));
-            let t2 = Instant::now();
-            let outcomes = selection.decide(&table);
-            let t3 = Instant::now();
-            for (frame, outcome) in burst.iter_mut().zip(outcomes) {
-                rewrite::to_server(port.bytes_mut(frame), outcome.mac);
-            }
-            let t4 = Instant::now();
-            port.tx(&mut burst);
-            let t5 = Instant::now();
-            for (sum, (from, to)) in spent.iter_mut().zip([(t0, t1), (t1, t2), (t2, t3), (t3, t4), (t4, t5)]) {
-                *sum += to - from;
+            let mut before = Instant::now();
+            for (step, sum) in Steps::ALL.iter().zip(&mut spent) {
+                step(&mut steps);
+                let now = Instant::now();
+                *sum += now - before;
+                before = now;
             }
         }
     }
-    let [rx, admit, decide, write, tx] = spent.map(|sum| sum.as_nanos() as f64 / (ROUNDS * FRAMES) as f64);
-    println!(
-        "{:24} rx {rx:.2}, parse and match {admit:.2}, hash and look up {decide:.2}, rewrite {write:.2}, tx {tx:.2} ns/frame",
-        scenario.name
-    );
+    let per_frame = spent.map(|sum| sum.as_nanos() as f64 / (ROUNDS * FRAMES) as f64);
+    let listed: Vec<String> = Steps::NAMES.iter().zip(per_frame).map(|(name, ns)| format!("{name} {ns:.2}")).collect();
+    println!("{:24} {} ns/frame", scenario.name, listed.join(", "));
+}
+
+/// What a tool that counts instructions is to see: each frame of `COUNTED` once through the steps, and once through a turn.
+/// `scripts/bench/parts.sh` has the tool count in `Steps` and in `Bench::turns` alone, and divides.
+fn counted(scenario: &Scenario) {
+    let mut steps = Steps::new(scenario);
+    for _ in 0..COUNTED / FRAMES {
+        steps.bench.refill();
+        for _ in 0..FRAMES / BURST {
+            Steps::ALL.iter().for_each(|step| step(&mut steps));
+        }
+        steps.bench.refill();
+        steps.bench.turns();
+    }
+    println!("{}: {COUNTED} frames", scenario.name);
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -249,6 +301,9 @@ fn ratio(scenario: &Scenario) {
 }
 
 fn turn(c: &mut Criterion) {
+    if let Some(name) = std::env::args().find_map(|argument| argument.strip_prefix("counted=").map(str::to_owned)) {
+        return counted(SCENARIOS.iter().find(|scenario| scenario.name == name).expect("a scenario of this bench"));
+    }
     println!("interleaved, bursts of {BURST}:");
     SCENARIOS.iter().for_each(ratio);
     println!("stage by stage:");

@@ -46,6 +46,14 @@ pub struct Latency {
     pub max: Option<f64>,
 }
 
+/// p99 of two short trials, one after the other, in nanoseconds.
+#[derive(Deserialize)]
+pub struct Tail {
+    pub load: String,
+    pub oneip: f64,
+    pub reflector: f64,
+}
+
 #[derive(Deserialize)]
 pub struct Loss {
     pub dut: String,
@@ -100,8 +108,11 @@ pub struct Figures {
     pub facts: Vec<(String, String)>,
     pub throughput: Vec<Throughput>,
     pub latency: Vec<Latency>,
+    pub tail: Vec<Tail>,
     pub loss: Vec<Loss>,
     pub cost: Vec<Cost>,
+    /// By valgrind.
+    pub instructions: Vec<Cost>,
     pub growth: Vec<Growth>,
     pub memory: Vec<Memory>,
     pub change: Vec<Change>,
@@ -123,8 +134,10 @@ impl Figures {
             facts: facts.into_iter().map(|(name, value)| (name, text(value))).collect(),
             throughput: table(folder, "throughput")?,
             latency: table(folder, "latency")?,
+            tail: table(folder, "tail")?,
             loss: table(folder, "loss")?,
             cost: table(folder, "cost")?,
+            instructions: table(folder, "instructions")?,
             growth: table(folder, "growth")?,
             memory: table(folder, "memory")?,
             change: table(folder, "change")?,
@@ -166,6 +179,11 @@ impl Figures {
             Some(ours.pps / theirs.pps)
         });
         median(ratios.collect())
+    }
+
+    /// The median, over the short trials at a load, of oneip's p99 by the reflector's.
+    pub fn tail(&self, load: &str) -> Option<f64> {
+        median(self.tail.iter().filter(|row| row.load == load).map(|row| row.oneip / row.reflector).collect())
     }
 }
 

@@ -58,6 +58,22 @@ part_latency() {
             say "latency, $load: $dut_ p50 $(micro "$p50"), p99 $(micro "$p99") us, lost $lost"
             row latency "$dut_,$load,$rate,$sent,$lost,$(latency_values)"
         done
+        if [[ " ${duts[*]} " == *" reflector "* ]]; then tails "$load" "$rate"; fi
+    done
+}
+
+# Short trials of oneip and the reflector by turns: what the host does to some of them does not reach their median.
+tails() { # LOAD RATE
+    local round dut_ line
+    for ((round = 1; round < 2 * trials; round++)); do
+        line=''
+        for dut_ in oneip reflector; do
+            measure "$dut_"
+            trial tail "$2" "$(awk -v s="$latency_seconds" 'BEGIN { print s / 5 }')"
+            line+=",$p99"
+        done
+        # A generator that sees no latency has none to compare.
+        if [[ $line =~ ^,[0-9.]+,[0-9.]+$ ]]; then row tail "$1$line"; fi
     done
 }
 
@@ -84,11 +100,34 @@ part_cost() {
     # A filter that none of criterion's names has: the stages alone.
     command_ cargo bench --quiet --bench turn -- stages-only >"$work/turn.out" 2>&1 || { cat "$work/turn.out" >&2; die "the bench failed"; }
     sed -nE 's|^(.*[^ ]) +turn +([0-9.]+) ns/frame, floor +([0-9.]+), .*|\1;turn;\2\n\1;floor;\3|p
-        s|^(.*[^ ]) +rx ([0-9.]+), parse and match ([0-9.]+), hash and look up ([0-9.]+), rewrite ([0-9.]+), tx ([0-9.]+) ns/frame|\1;receive;\2\n\1;parse and match;\3\n\1;hash and look up;\4\n\1;rewrite;\5\n\1;transmit;\6|p' \
+        s|^(.*[^ ]) +receive ([0-9.]+), parse and match ([0-9.]+), hash and look up ([0-9.]+), rewrite ([0-9.]+), transmit ([0-9.]+) ns/frame|\1;receive;\2\n\1;parse and match;\3\n\1;hash and look up;\4\n\1;rewrite;\5\n\1;transmit;\6|p' \
         "$work/turn.out" | sed 's/,/ -/g; s/;/,/g' | while read -r line; do row cost "$line"; done
-    if perf stat -e instructions true 2>&1 | grep -qE '[0-9] +instructions'; then instructions; else
-        say "cost per frame: no instructions, since perf counts none here"
+    if command -v valgrind >/dev/null; then
+        sed -nE 's|^(.*[^ ]) +turn .* ns/frame.*|\1|p' "$work/turn.out" | while read -r scenario; do count_instructions "$scenario"; done
+    else
+        say "cost per frame: no instructions stage by stage, since there is no valgrind: scripts/setup.sh --bench"
     fi
+    if perf stat -e instructions true 2>&1 | grep -qE '[0-9] +instructions'; then instructions; else
+        say "cost per frame: no instructions of the running dispatcher, since perf counts none here"
+    fi
+}
+
+# By valgrind, which counts all that is executed, and knows no AVX-512. Its lines are by function and source file; the largest of a
+# function has the others in it.
+count_instructions() { # SCENARIO
+    local runner=CARGO_TARGET_$(uname -m | tr '[:lower:]' '[:upper:]')_UNKNOWN_LINUX_GNU_RUNNER
+    command_ env "$runner=valgrind --tool=callgrind --callgrind-out-file=$work/callgrind.out" \
+        cargo bench --quiet --bench turn -- "counted=$1" >"$work/counted.out" 2>&1 || { cat "$work/counted.out" >&2; die "the bench failed under valgrind"; }
+    if [[ -n $dry_run ]]; then return; fi
+    callgrind_annotate --inclusive=yes --threshold=100 "$work/callgrind.out" 2>/dev/null |
+        awk -v scenario="${1//,/ -}" -v frames="$(sed -nE 's/.*: ([0-9]+) frames$/\1/p' "$work/counted.out")" '
+            match($0, /turn::(Steps::(receive|parse_and_match|hash_and_look_up|rewrite|transmit)|Bench::turns)/) && !/=>|\(below/ {
+                name = substr($0, RSTART, RLENGTH); sub(/.*::/, "", name); gsub(/_/, " ", name); sub(/^turns$/, "turn", name)
+                gsub(/,/, "", $1)
+                if ($1 + 0 > most[name] + 0) most[name] = $1 + 0
+            }
+            END { for (name in most) printf "%s,%s,%.1f\n", scenario, name, most[name] / frames }' |
+        sort | while read -r line; do row instructions "$line"; done
 }
 
 # At half of the throughput a polling worker also counts its empty turns; at the full rate hardly any.
