@@ -9,14 +9,16 @@
  */
 #include "pktgen.h"
 
-volatile const __u32 ifindex;
-/* Between two frames: nanoseconds and 2^-32 of them. 0: as fast as it goes. */
-volatile const __u32 interval_ns;
-volatile const __u32 interval_fraction;
+volatile const __u64 ifindex;
+/* Of the first frame; the others follow at a distance of sender_count. */
+volatile const __u64 first_number;
+/* Between two of them: nanoseconds and 2^-32 of them. 0: as fast as it goes. */
+volatile const __u64 interval_ns;
+volatile const __u64 interval_fraction;
 
-/* There is one sender, which nobody shares. */
+/* There is one sender to a program, and nobody else runs it. */
 struct sender {
-	/* Frames handed over; also the next one's number. */
+	/* Frames handed over. */
 	__u64 sent;
 	__u64 limit;
 	/* When to stop, CLOCK_MONOTONIC. */
@@ -148,7 +150,7 @@ int pktgen(struct xdp_md *ctx)
 	__u64 stamp = due(sender);
 	if (!stamp)
 		return XDP_DROP;
-	__u64 number = sender->sent++;
+	__u64 number = first_number + sender->sent++ * sender_count;
 	struct template *t = template_of(number);
 	if (!t || write(ctx, t, number, stamp))
 		return XDP_ABORTED;

@@ -83,6 +83,8 @@ volatile const __u32 template_count = 1;
 volatile const __u64 clients = 1;
 volatile const __u64 seed;
 volatile const __u8 in_order;
+/* Senders, who take turns at the frames. */
+volatile const __u64 sender_count = 1;
 
 INLINE __u64 be64(__u64 value)
 {

@@ -6,7 +6,10 @@
  */
 #include "pktgen.h"
 
-/* Whether a frame has been here: 32 of them a word, the upper half of which says which round of the window they are of. */
+/*
+ * Whether a frame has been here: 32 of them a word, the upper half of which says which round of the window they are of. Each
+ * sender has a window of its own, since without a schedule one may be far ahead of another.
+ */
 #define WINDOW_BITS 24
 #define WINDOW_WORDS (1 << (WINDOW_BITS - 5))
 
@@ -17,7 +20,10 @@ struct {
 	__type(value, __u64);
 } seen SEC(".maps");
 
-/* Queue -> the number after the highest that came in on it. One queue is served by one core at a time. */
+/*
+ * Sender and queue -> the number after the highest of this sender that came in there. One queue is served by one core at a time. As
+ * `seen`, it is given more entries where there are more senders than one.
+ */
 #define MAX_QUEUES 1024
 
 struct {
@@ -42,7 +48,7 @@ struct tally {
 	__u64 bytes;
 	__u64 duplicates;
 	__u64 corrupt;
-	/* After one that was sent later (RFC 4737, section 3.3), on the same queue. */
+	/* After one that the same sender sent later (RFC 4737, section 3.3), on the same queue. */
 	__u64 reordered;
 	/* With a lower TTL. */
 	__u64 routed;
@@ -139,15 +145,27 @@ INLINE int inspect(struct xdp_md *ctx, void *data, void *end, __u32 size, __u64 
 	return t->v6 ? inspect_v6(t, data, end, client, trailer) : inspect_v4(t, data, end, client, trailer);
 }
 
+INLINE __u64 sender_of(__u64 number)
+{
+	return sender_count == 1 ? 0 : number % sender_count;
+}
+
+/* Frames that its sender had sent before. */
+INLINE __u64 place_of(__u64 number)
+{
+	return sender_count == 1 ? number : number / sender_count;
+}
+
 /* Notes that the frame was here; whether it had been before. What is late by a whole window counts as new. */
 ONCE int is_duplicate(__u64 number)
 {
-	__u32 at = (number >> 5) & (WINDOW_WORDS - 1);
+	__u64 place = place_of(number);
+	__u32 at = sender_of(number) * WINDOW_WORDS + ((place >> 5) & (WINDOW_WORDS - 1));
 	__u64 *word = bpf_map_lookup_elem(&seen, &at);
 	if (!word)
 		return 0;
 	/* 0 is nobody's round. */
-	__u64 round = (number >> WINDOW_BITS) + 1, bit = 1ULL << (number & 31);
+	__u64 round = (place >> WINDOW_BITS) + 1, bit = 1ULL << (place & 31);
 	__u64 old = *(volatile __u64 *)word;
 	for (int i = 0; i < TRIES; i++) {
 		__u64 then = old >> 32;
@@ -166,7 +184,8 @@ ONCE int is_duplicate(__u64 number)
 
 INLINE int is_late(__u32 queue, __u64 number)
 {
-	__u64 *expected = bpf_map_lookup_elem(&next, &queue);
+	__u32 at = sender_of(number) * MAX_QUEUES + queue;
+	__u64 *expected = queue < MAX_QUEUES ? bpf_map_lookup_elem(&next, &at) : 0;
 	if (!expected)
 		return 0;
 	if (number < *expected)

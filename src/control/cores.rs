@@ -86,9 +86,34 @@ pub fn list(cores: &[usize]) -> String {
     ranges.iter().map(range).collect::<Vec<_>>().join(",")
 }
 
+/// What `list` writes, in any order. `None`: it is something else, nothing for one.
+pub fn parse(list: &str) -> Option<Vec<usize>> {
+    let mut cores = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        // The kernel has far fewer.
+        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last {
+            return None;
+        }
+        cores.extend((first..=last).map(usize::from));
+    }
+    Some(cores)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_read_as_it_is_written() {
+        for cores in [vec![7], vec![0, 1, 2, 3, 8], vec![5, 3, 4], vec![1, 1], vec![65_535]] {
+            assert_eq!(parse(&list(&cores)), Some(cores));
+        }
+        for text in ["", ",", "1,", "a", "3-1", "1-2-3", "-1", "1 2", "65536", "0-99999999999"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn listed_cores_are_taken_in_their_order() {

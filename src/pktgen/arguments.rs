@@ -4,12 +4,14 @@ use super::error::PktgenError;
 use super::frames::{Order, Size, Traffic};
 use super::schedule::Schedule;
 use super::transmit::{Load, Until};
-use crate::control::config;
+use crate::control::{config, cores};
 use crate::plan::{Mac, Port};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// RFC 2544, appendix C.2.2.
@@ -83,9 +85,10 @@ pub struct Arguments {
     /// programs, which costs less than AF_XDP's copies, else AF_XDP
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub method: Method,
-    /// Core to send from
-    #[arg(long, value_name = "N")]
-    pub core: Option<usize>,
+    /// Cores to send from, like 2 or 2,3,5 or 2-5: each has a sender, and they take turns at the frames, so that rate, count
+    /// and duration are of all of them. By AF_XDP, each needs a queue of the interface. Default: one sender, on any core
+    #[arg(long, value_name = "CORES", value_parser = core_list)]
+    pub core: Option<Arc<[usize]>>,
     /// Print the figures as JSON
     #[arg(long)]
     pub json: bool,
@@ -173,6 +176,15 @@ impl Arguments {
         const DEFAULT: Duration = Duration::from_secs(10);
         let until = self.count.map_or(Until::Elapsed(self.duration.unwrap_or(DEFAULT)), Until::Count);
         Load { schedule: self.rate.map(Schedule::new), until }
+    }
+}
+
+fn core_list(text: &str) -> Result<Arc<[usize]>, String> {
+    let cores = cores::parse(text).ok_or("write cores, like 2 or 2,3,5 or 2-5")?;
+    let mut named = BTreeSet::new();
+    match cores.iter().find(|core| !named.insert(**core)) {
+        Some(core) => Err(format!("core {core} is named twice, and a core has one sender")),
+        None => Ok(cores.into()),
     }
 }
 

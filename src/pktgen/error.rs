@@ -36,6 +36,13 @@ pub enum PktgenError {
     Core { core: usize, available: String },
 
     #[error(
+        "{interface} has {queues} queue{}, and AF_XDP needs one for each of {senders} senders: ethtool -L {interface} combined \
+         {senders}, or name {queues} with --core",
+        if *queues == 1 { "" } else { "s" }
+    )]
+    Queues { interface: String, queues: u32, senders: usize },
+
+    #[error(
         "cannot load the {program} program: {reason} (it needs root, or cap_net_admin, cap_net_raw, cap_bpf and cap_perfmon)"
     )]
     Load { program: &'static str, reason: String },

@@ -29,7 +29,15 @@ impl Default for Times {
 impl Times {
     /// Adds what one core counted.
     pub fn add(&mut self, words: &[u64; WORDS]) {
-        let [count, sum, least, most] = *words.first_chunk().expect("there are more words");
+        let (scalars, buckets) = words.split_first_chunk().expect("there are more words");
+        self.gain(*scalars, buckets);
+    }
+
+    pub fn merge(&mut self, other: &Times) {
+        self.gain([other.count, other.sum, other.least, other.most], &other.buckets);
+    }
+
+    fn gain(&mut self, [count, sum, least, most]: [u64; SCALARS], buckets: &[u64]) {
         if count == 0 {
             return;
         }
@@ -37,7 +45,7 @@ impl Times {
         self.most = self.most.max(most);
         self.count += count;
         self.sum += sum;
-        self.buckets.iter_mut().zip(&words[SCALARS..]).for_each(|(sum, count)| *sum += count);
+        self.buckets.iter_mut().zip(buckets).for_each(|(sum, count)| *sum += count);
     }
 
     #[inline]

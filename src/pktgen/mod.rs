@@ -21,6 +21,7 @@
 //! - [`xdp`]: sending by an XDP program on frames of the kernel's making (`src/bpf/pktgen.bpf.c`); [`features`]: whether the interface
 //!   can
 //! - [`af_xdp`]: sending by an AF_XDP socket
+//! - [`senders`]: a thread for each core that sends
 //! - [`sink`]: the receiving side (`src/bpf/sink.bpf.c`); [`program`]: what the programs have in common
 //! - [`histogram`]: times, as the programs count them
 //! - [`watch`]: signals, the interval log, and the end; [`report`]: what it came to
@@ -34,6 +35,7 @@ pub mod histogram;
 pub mod program;
 pub mod report;
 pub mod schedule;
+pub mod senders;
 pub mod sink;
 pub mod transmit;
 pub mod watch;
@@ -41,30 +43,26 @@ pub mod xdp;
 
 use crate::control::cores;
 use crate::limits::PKTGEN_CARRIER;
-use crate::port::af_xdp::{Device, Transfer, open};
+use crate::port::af_xdp::{Device, open};
 use crate::verbs::Failure;
-use arguments::{Arguments, Method};
+use arguments::Arguments;
 use aya::util::KernelVersion;
 use error::PktgenError;
 use frames::{FCS, Frames};
 use report::Report;
+use senders::Senders;
 use sink::Sink;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
-use transmit::{Load, Sent};
 use watch::{Signals, Watch};
-use xdp::Progress;
 
 /// Live frames (`BPF_F_TEST_XDP_LIVE_FRAMES`).
 const KERNEL: KernelVersion = KernelVersion::new(5, 18, 0);
 
-/// Sends, waits for stragglers, and prints the figures. SIGINT and SIGTERM end it early, with figures. To be called on the process's
-/// main thread, which sends.
+/// Sends, waits for stragglers, and prints the figures. SIGINT and SIGTERM end it early, with figures.
 ///
 /// # Errors
 /// Whatever keeps it from starting, or from going on.
@@ -75,35 +73,23 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let frames = Frames::new(&arguments.traffic(device.mac)?, fastrand::u32(1..)).map_err(PktgenError::from)?;
     [&device, &receiver].into_iter().try_for_each(|device| check_mtu(device, &frames))?;
     let load = arguments.load();
-    let core = arguments.core.map(check_core).transpose()?;
+    let cores = arguments.core.as_deref().unwrap_or_default();
+    check_cores(cores)?;
+    let count = cores.len().max(1);
     let log = arguments.hlog.as_deref().map(open_log).transpose()?;
     let signals = Signals::catch()?;
 
-    let mut sink = Sink::load(&frames)?;
+    let mut sink = Sink::load(&frames, count)?;
     sink.attach(&receiver)?;
     wait_for_carrier(&receiver)?;
-    let mut generator = Generator::choose(arguments.method, &frames, load, &device)?;
-    let method = generator.name();
+    let mut senders = Senders::prepare(count, arguments.method, &frames, load, &device)?;
     let dropped = tx_dropped(&device);
-    let stop = AtomicBool::new(false);
-    let watch = Watch { sink: &sink, log, stop: &stop, progress: generator.progress(), expected: load.expected() };
-    let (tell, done) = oneshot::channel();
-    let (sent, watched) = thread::scope(|scope| {
-        let watcher = scope.spawn(|| watch.until(done, signals));
-        if let Some(id) = core
-            && !core_affinity::set_for_current(core_affinity::CoreId { id })
-        {
-            tracing::warn!("the sender cannot be moved to core {id}");
-        }
-        let sent = generator.send(&stop);
-        // Or the watcher has ended on its own.
-        let _ = tell.send(());
-        (sent, watcher.join().expect("the watcher does not panic"))
-    });
+    let watch = Watch { sink: &sink, log, expected: load.expected() };
+    let (sent, watched) = senders.during(cores, |at_work, ended| watch.over(at_work, ended, signals));
     let sent = sent?;
     watched?;
     let report = Report {
-        method,
+        method: senders.name(),
         sizes: frames.sizes(),
         offered: arguments.rate,
         sent,
@@ -135,12 +121,11 @@ fn check_mtu(device: &Device, frames: &Frames) -> Result<(), PktgenError> {
     Ok(())
 }
 
-fn check_core(core: usize) -> Result<usize, PktgenError> {
+fn check_cores(cores: &[usize]) -> Result<(), PktgenError> {
     let available = cores::available();
-    if available.contains(&core) {
-        Ok(core)
-    } else {
-        Err(PktgenError::Core { core, available: cores::list(&available) })
+    match cores.iter().find(|core| !available.contains(core)) {
+        Some(core) => Err(PktgenError::Core { core: *core, available: cores::list(&available) }),
+        None => Ok(()),
     }
 }
 
@@ -166,51 +151,4 @@ fn wait_for_carrier(device: &Device) -> Result<(), PktgenError> {
 fn tx_dropped(device: &Device) -> u64 {
     let path = Path::new("/sys/class/net").join(&device.interface).join("statistics/tx_dropped");
     fs::read_to_string(path).ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
-}
-
-enum Generator {
-    Xdp(Box<xdp::Generator>),
-    AfXdp(Box<af_xdp::Generator>),
-}
-
-impl Generator {
-    fn choose(method: Method, frames: &Frames, load: Load, device: &Device) -> Result<Generator, PktgenError> {
-        let by_xdp = || match features::transmits(device.index) {
-            true => Ok(Generator::Xdp(Box::new(xdp::Generator::load(frames, load, device.index)?))),
-            false => Err(PktgenError::NoXdpTransmit { interface: device.interface.clone() }),
-        };
-        let by_socket = || af_xdp::Generator::bind(frames, load, device);
-        match method {
-            Method::Xdp => by_xdp(),
-            Method::AfXdp => Ok(Generator::AfXdp(Box::new(by_socket()?))),
-            Method::Auto => match by_socket() {
-                Ok(generator) if generator.transfer() == Transfer::ZeroCopy || !features::transmits(device.index) => {
-                    Ok(Generator::AfXdp(Box::new(generator)))
-                }
-                _ => by_xdp(),
-            },
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Generator::Xdp(_) => "xdp".into(),
-            Generator::AfXdp(generator) => format!("af_xdp, {}", generator.transfer()),
-        }
-    }
-
-    /// Of a generator that has to be interrupted at its end.
-    fn progress(&self) -> Option<Progress> {
-        match self {
-            Generator::Xdp(generator) => Some(generator.progress()),
-            Generator::AfXdp(_) => None,
-        }
-    }
-
-    fn send(&mut self, stop: &AtomicBool) -> Result<Sent, PktgenError> {
-        match self {
-            Generator::Xdp(generator) => generator.send(stop),
-            Generator::AfXdp(generator) => Ok(generator.send(stop)),
-        }
-    }
 }

@@ -12,13 +12,15 @@ use aya::{Ebpf, EbpfLoader};
 pub struct Program {
     pub name: &'static str,
     pub object: &'static [u8],
-    /// Besides those of the frames.
+    /// Besides those of the frames; of 64 bits.
     pub constants: &'static [&'static str],
+    /// Maps with so many entries for each sender.
+    pub by_sender: &'static [(&'static str, u32)],
 }
 
 impl Program {
-    /// Loads it, and gives it the templates of `frames`. `values` are of `constants`.
-    pub fn load(&self, frames: &Frames, values: &[u32]) -> Result<Ebpf, PktgenError> {
+    /// Loads it, and gives it the templates of `frames`, at which so many senders take turns. `values` are of `constants`.
+    pub fn load(&self, frames: &Frames, senders: u64, values: &[u64]) -> Result<Ebpf, PktgenError> {
         let (run, clients, seed, in_order) =
             (frames.run(), frames.clients(), frames.seed(), u8::from(frames.in_order()));
         let templates: Vec<Words> = frames.words().collect();
@@ -30,9 +32,13 @@ impl Program {
             .override_global("clients", &clients, true)
             .override_global("seed", &seed, true)
             .override_global("in_order", &in_order, true)
+            .override_global("sender_count", &senders, true)
             .map_max_entries("templates", count);
         for (name, value) in self.constants.iter().zip(values) {
             loader.override_global(name, value, true);
+        }
+        for (map, entries) in self.by_sender {
+            loader.map_max_entries(map, entries * senders as u32);
         }
         let failed = |reason| PktgenError::Load { program: self.name, reason };
         let mut program = loader.load(self.object).map_err(|error| failed(with_causes(&error)))?;

@@ -24,15 +24,18 @@ impl Schedule {
         Schedule { interval: (((NS << 32) + pps / 2) / pps) as u64 }
     }
 
-    /// Between two frames: whole nanoseconds, and 2^-32 of them.
-    pub fn interval(self) -> (u32, u32) {
-        ((self.interval >> 32) as u32, self.interval as u32)
+    /// When a frame is due after the first: whole nanoseconds, and 2^-32 of them. So long it is from any frame to the one so many
+    /// numbers later, too.
+    #[inline]
+    pub fn exact(self, number: u64) -> (u64, u32) {
+        let due = u128::from(number) * u128::from(self.interval);
+        ((due >> 32) as u64, due as u32)
     }
 
     /// When a frame is due, in nanoseconds after the first.
     #[inline]
     pub fn due(self, number: u64) -> u64 {
-        ((u128::from(number) * u128::from(self.interval)) >> 32) as u64
+        self.exact(number).0
     }
 
     /// How many frames are due so many nanoseconds after the first, which is the first of them.
@@ -55,7 +58,7 @@ mod tests {
             let drift = schedule.due(pps * seconds).abs_diff(seconds * NS as u64);
             assert!(drift <= seconds, "{pps} a second is off by {drift} ns after {seconds} s");
         }
-        assert_eq!(Schedule::new(1_000_000).interval(), (1000, 0));
+        assert_eq!(Schedule::new(1_000_000).exact(1), (1000, 0));
     }
 
     proptest! {
@@ -68,14 +71,17 @@ mod tests {
         }
 
         #[test]
-        fn adding_intervals_up_as_the_program_does_comes_to_the_same(pps in 1..=Schedule::MOST_PPS) {
+        fn adding_intervals_up_as_the_program_does_comes_to_the_same(
+            (pps, first, stride) in (1..=Schedule::MOST_PPS, 0u64..100, 1u64..100),
+        ) {
             let schedule = Schedule::new(pps);
-            let (ns, part) = schedule.interval();
-            let (mut due, mut fraction) = (0u64, 0u64);
-            for number in 0..1000 {
-                prop_assert_eq!(schedule.due(number), due);
+            let (ns, part) = schedule.exact(stride);
+            let (mut due, fraction) = schedule.exact(first);
+            let mut fraction = u64::from(fraction);
+            for nth in 0..1000 {
+                prop_assert_eq!(schedule.due(first + nth * stride), due);
                 fraction += u64::from(part);
-                due += u64::from(ns) + (fraction >> 32);
+                due += ns + (fraction >> 32);
                 fraction &= u64::from(u32::MAX);
             }
         }

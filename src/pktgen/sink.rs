@@ -17,7 +17,12 @@ static PROGRAM: Program = Program {
     name: "sink",
     object: aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sink.bpf.o")),
     constants: &[],
+    by_sender: &[("next", QUEUES), ("seen", WINDOW_WORDS)],
 };
+
+/// The twins of `MAX_QUEUES` and `WINDOW_WORDS` in src/bpf/sink.bpf.c.
+const QUEUES: u32 = 1024;
+const WINDOW_WORDS: u32 = 1 << 19;
 
 const COUNTS: usize = 7;
 
@@ -35,7 +40,7 @@ pub struct Counts {
     pub duplicates: u64,
     /// Frames of this run of which something but the MAC addresses and the TTL was changed.
     pub corrupt: u64,
-    /// Received after a frame that was sent later (RFC 4737 section 3.3), on the same receive queue.
+    /// Received after a frame that the same sender sent later (RFC 4737 section 3.3), on the same receive queue.
     pub reordered: u64,
     /// Received with a lower TTL.
     pub routed: u64,
@@ -54,12 +59,12 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Loads the program; it takes nothing yet.
+    /// Loads the program, for frames at which so many senders take turns; it takes nothing yet.
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub fn load(frames: &Frames) -> Result<Sink, PktgenError> {
-        let mut program = PROGRAM.load(frames, &[])?;
+    pub fn load(frames: &Frames, senders: usize) -> Result<Sink, PktgenError> {
+        let mut program = PROGRAM.load(frames, senders as u64, &[])?;
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let tallies = PerCpuArray::try_from(map("tallies")).map_err(inaccessible("tallies"))?;
         let macs = PerCpuHashMap::try_from(map("macs")).map_err(inaccessible("macs"))?;

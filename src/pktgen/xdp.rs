@@ -1,15 +1,14 @@
 //! Sending by `src/bpf/pktgen.bpf.c`: the kernel makes frames and runs the program on them, which redirects them to the
-//! interface.
+//! interface. Each sender has a program and maps of its own.
 //!
 //! One system call runs it some billions of times, with a pause of 20 ms at its end, when the kernel gives the pages back. So there is
-//! one for the whole load where that is possible, and a signal ends it: to the main thread, which has to be the one that sends, for
-//! that is the one that the kernel interrupts (complete_signal, kernel/signal.c).
+//! one for the whole share where that is possible, and a signal to the thread that made it ends it (`senders`).
 
 use super::error::PktgenError;
 use super::frames::Frames;
 use super::histogram::{Times, WORDS};
 use super::program::{Program, inaccessible};
-use super::transmit::{Load, Sent};
+use super::transmit::{Load, Sender, Sent, Share};
 use crate::control::clock::now_ns;
 use crate::port::af_xdp::{os_error, with_causes};
 use aya::Ebpf;
@@ -22,7 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 static PROGRAM: Program = Program {
     name: "pktgen",
     object: aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pktgen.bpf.o")),
-    constants: &["ifindex", "interval_ns", "interval_fraction"],
+    constants: &["ifindex", "first_number", "interval_ns", "interval_fraction"],
+    by_sender: &[],
 };
 
 /// Words of a `struct sender`.
@@ -34,11 +34,8 @@ const SENDER: usize = 7;
 const BATCH: u32 = 64;
 const BATCH_ON_SCHEDULE: u32 = 8;
 
-/// From this interval on, a frame is handed over by itself.
+/// From this interval of a sender on, a frame is handed over by itself.
 const ONE_BY_ONE_NS: u64 = 2_000;
-
-/// The first frame is due so long after the start.
-const LEAD_NS: u64 = 1_000_000;
 
 /// The program, and what it is run on. Frames for an interface that does not send for XDP programs (`features::transmits`) are
 /// lost.
@@ -47,6 +44,7 @@ pub struct Generator {
     state: Progress,
     lag: Array<MapData, [u64; WORDS]>,
     load: Load,
+    share: Share,
     largest: usize,
 }
 
@@ -71,55 +69,34 @@ impl Progress {
     /// The kernel does not say.
     pub fn is_over(&self) -> Result<bool, PktgenError> {
         let [sent, limit, until, ..] = self.read()?;
-        // Nothing was begun while the limit is 0.
-        Ok(limit > 0 && (sent >= limit || now_ns() >= until))
+        // Nothing was begun while that is 0.
+        Ok(until > 0 && (sent >= limit || now_ns() >= until))
     }
 }
 
 impl Generator {
     /// # Errors
     /// The kernel refuses the program.
-    pub fn load(frames: &Frames, load: Load, ifindex: u32) -> Result<Generator, PktgenError> {
-        let (ns, fraction) = load.schedule.map_or((0, 0), |schedule| schedule.interval());
-        let mut program = PROGRAM.load(frames, &[ifindex, ns, fraction])?;
+    pub fn load(frames: &Frames, load: Load, share: Share, ifindex: u32) -> Result<Generator, PktgenError> {
+        let (ns, fraction) = load.schedule.map_or((0, 0), |schedule| schedule.exact(share.stride));
+        let values = [ifindex.into(), share.first, ns, fraction.into()];
+        let mut program = PROGRAM.load(frames, share.stride, &values)?;
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let state = Array::try_from(map("senders")).map_err(inaccessible("senders"))?;
         let lag = Array::try_from(map("lags")).map_err(inaccessible("lags"))?;
-        Ok(Generator { program, state: Progress(Arc::new(Mutex::new(state))), lag, load, largest: frames.largest() })
+        let state = Progress(Arc::new(Mutex::new(state)));
+        Ok(Generator { program, state, lag, load, share, largest: frames.largest() })
     }
 
     pub fn progress(&self) -> Progress {
         self.state.clone()
     }
 
-    /// Sends until the load is, or until `stop`. To be interrupted by a signal then.
-    ///
-    /// # Errors
-    /// The kernel does not run the program any more.
-    pub fn send(&mut self, stop: &AtomicBool) -> Result<Sent, PktgenError> {
-        self.start(now_ns() + LEAD_NS)?;
-        let data = vec![0; self.largest];
-        let batch = match self.load.schedule {
-            None => BATCH,
-            Some(schedule) if schedule.due(1) < ONE_BY_ONE_NS => BATCH_ON_SCHEDULE,
-            Some(_) => 1,
-        };
-        while !stop.load(Ordering::Relaxed) && !self.state.is_over()? {
-            let [sent, limit, ..] = self.state.read()?;
-            let repeat = match self.load.schedule {
-                // Most runs find nothing due.
-                Some(_) => u32::MAX,
-                None => u32::try_from(limit - sent).unwrap_or(u32::MAX),
-            };
-            self.run(&data, repeat, batch)?;
-        }
-        self.sent()
-    }
-
     /// Tells the program when to begin and to end.
     fn start(&mut self, start: u64) -> Result<(), PktgenError> {
         let (limit, until) = self.load.bounds(start);
-        let state = [0, limit, until, start, 0, 0, 0];
+        let (ns, fraction) = self.load.schedule.map_or((0, 0), |schedule| schedule.exact(self.share.first));
+        let state = [0, self.share.of(limit), until, start + ns, fraction.into(), 0, 0];
         self.state.state().set(0, state, 0).map_err(inaccessible("senders"))
     }
 
@@ -149,7 +126,7 @@ impl Generator {
     /// # Errors
     /// The kernel does not run the program.
     pub fn next_frame(&mut self) -> Result<Vec<u8>, PktgenError> {
-        if self.state.read()?[1] == 0 {
+        if self.state.read()?[2] == 0 {
             self.start(0)?;
         }
         let (data, mut out) = (vec![0; self.largest], vec![0; self.largest]);
@@ -158,6 +135,29 @@ impl Generator {
         let result = result.map_err(|error| PktgenError::Run { reason: with_causes(&error) })?;
         out.truncate(result.data_size_out as usize);
         Ok(out)
+    }
+}
+
+impl Sender for Generator {
+    /// To be interrupted by a signal at its end.
+    fn send(&mut self, start: u64, stop: &AtomicBool) -> Result<Sent, PktgenError> {
+        self.start(start)?;
+        let data = vec![0; self.largest];
+        let batch = match self.load.schedule {
+            None => BATCH,
+            Some(schedule) if schedule.due(self.share.stride) < ONE_BY_ONE_NS => BATCH_ON_SCHEDULE,
+            Some(_) => 1,
+        };
+        while !stop.load(Ordering::Relaxed) && !self.state.is_over()? {
+            let [sent, limit, ..] = self.state.read()?;
+            let repeat = match self.load.schedule {
+                // Most runs find nothing due.
+                Some(_) => u32::MAX,
+                None => u32::try_from(limit - sent).unwrap_or(u32::MAX),
+            };
+            self.run(&data, repeat, batch)?;
+        }
+        self.sent()
     }
 }
 

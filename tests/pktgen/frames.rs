@@ -4,7 +4,7 @@ use super::veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, DEVICE_MAC};
 use super::{RUN, is_root, port, traffic, udp};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use oneip::pktgen::frames::{FCS, Frames, Order, Size, Traffic, TrafficError};
-use oneip::pktgen::transmit::{Load, Until};
+use oneip::pktgen::transmit::{Load, Share, Until};
 use oneip::pktgen::xdp::Generator;
 use oneip::plan::Transport;
 use proptest::prelude::*;
@@ -207,12 +207,13 @@ fn the_kernels_program_makes_the_same_frames() {
         return;
     }
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(48));
-    let outcome = runner.run(&any_traffic(), |traffic| {
+    let any_share = (0u64..9, 1u64..9).prop_map(|(first, others)| Share { first, stride: first + others });
+    let outcome = runner.run(&(any_traffic(), any_share), |(traffic, share)| {
         let frames = Frames::new(&traffic, RUN).unwrap();
-        let load = Load { schedule: None, until: Until::Count(100) };
-        let mut generator = Generator::load(&frames, load, 1).unwrap();
+        let load = Load { schedule: None, until: Until::Count(1000) };
+        let mut generator = Generator::load(&frames, load, share, 1).unwrap();
         let mut last = 0;
-        for number in 0..40 {
+        for number in (0..40).map(|nth| share.number(nth)) {
             let made = generator.next_frame().unwrap();
             let stamp = u64::from_be_bytes(*made.last_chunk().unwrap());
             prop_assert!(stamp >= last);

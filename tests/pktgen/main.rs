@@ -3,6 +3,8 @@
 mod dispatch;
 mod frames;
 mod peer;
+mod senders;
+mod several;
 mod sink;
 #[path = "../veth/mod.rs"]
 mod veth;

@@ -1,4 +1,4 @@
-//! The other end of the cable: sends back what comes, but for what it is told to do to it.
+//! The other end of the cable: sends back what comes, on the queue it came on, but for what it is told to do to it.
 
 use super::veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable};
 use oneip::port::af_xdp::{AfXdp, Attached, Frame, open};
@@ -20,9 +20,17 @@ pub enum Deed {
     Later,
 }
 
-/// Frames that it got.
+/// What it got.
 pub struct Account {
     pub received: u64,
+    pub arrivals: Vec<Arrival>,
+}
+
+/// A frame, as its trailer has it.
+pub struct Arrival {
+    pub queue: u32,
+    pub number: u64,
+    pub stamp: u64,
 }
 
 /// Runs `body` while the peer does its deeds, by the number of the frame in the order of arrival.
@@ -44,9 +52,9 @@ pub fn during<T: Send>(
             let addresses: [IpAddr; 2] = [CLUSTER_V4.parse().unwrap(), CLUSTER_V6.parse().unwrap()];
             let Attached { steer, mut ports, .. } = open("c0").unwrap().attach(&addresses).unwrap();
             ready.send(()).unwrap();
-            let received = serve(&mut ports[0], stop, deed);
+            let arrivals = serve(&mut ports, stop, deed);
             drop(steer);
-            Account { received }
+            Account { received: arrivals.len() as u64, arrivals }
         });
         let body = cable.device_thread(scope, move || {
             let _stop = Stop(stop);
@@ -59,40 +67,54 @@ pub fn during<T: Send>(
     })
 }
 
-fn serve(port: &mut AfXdp, stop: &AtomicBool, deed: impl Fn(u64) -> Deed) -> u64 {
-    let (mut received, mut burst, mut later) = (0, Burst::new(), None);
+fn serve(ports: &mut [AfXdp], stop: &AtomicBool, deed: impl Fn(u64) -> Deed) -> Vec<Arrival> {
+    let (mut arrivals, mut burst) = (Vec::new(), Burst::new());
+    let mut later: Vec<Option<Frame>> = ports.iter().map(|_| None).collect();
     while !stop.load(Ordering::Relaxed) {
-        port.service();
-        port.rx(&mut burst);
-        for mut frame in burst.drain(..) {
-            let deed = deed(received);
-            received += 1;
-            turn_back(port.bytes_mut(&mut frame));
-            match deed {
-                Deed::Back => send(port, frame),
-                Deed::Drop => port.free(&mut Burst::from_iter([frame])),
-                Deed::Twice => {
-                    let copy = copy(port, &frame);
-                    send(port, frame);
-                    send(port, copy);
-                }
-                Deed::Damage(at) => {
-                    let bytes = port.bytes_mut(&mut frame);
-                    let at = if at < 0 { bytes.len().checked_add_signed(at).unwrap() } else { at as usize };
-                    bytes[at] ^= 0x10;
-                    send(port, frame);
-                }
-                Deed::Later => {
-                    assert!(later.replace(frame).is_none(), "one at a time");
-                    continue;
-                }
-            }
-            if let Some(frame) = later.take() {
-                send(port, frame);
+        for (port, later) in ports.iter_mut().zip(&mut later) {
+            port.service();
+            port.rx(&mut burst);
+            for mut frame in burst.drain(..) {
+                let deed = deed(arrivals.len() as u64);
+                arrivals.push(arrival(port.queue(), port.bytes(&frame)));
+                turn_back(port.bytes_mut(&mut frame));
+                carry_out(deed, port, frame, later);
             }
         }
     }
-    received
+    arrivals
+}
+
+fn arrival(queue: u32, frame: &[u8]) -> Arrival {
+    let (rest, stamp) = frame.split_last_chunk().expect("it has a trailer");
+    let number: [u8; 6] = *rest.last_chunk().expect("it has a trailer");
+    let number = number.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte));
+    Arrival { queue, number, stamp: u64::from_be_bytes(*stamp) }
+}
+
+fn carry_out(deed: Deed, port: &mut AfXdp, mut frame: Frame, later: &mut Option<Frame>) {
+    match deed {
+        Deed::Back => send(port, frame),
+        Deed::Drop => port.free(&mut Burst::from_iter([frame])),
+        Deed::Twice => {
+            let copy = copy(port, &frame);
+            send(port, frame);
+            send(port, copy);
+        }
+        Deed::Damage(at) => {
+            let bytes = port.bytes_mut(&mut frame);
+            let at = if at < 0 { bytes.len().checked_add_signed(at).unwrap() } else { at as usize };
+            bytes[at] ^= 0x10;
+            send(port, frame);
+        }
+        Deed::Later => {
+            assert!(later.replace(frame).is_none(), "one at a time");
+            return;
+        }
+    }
+    if let Some(frame) = later.take() {
+        send(port, frame);
+    }
 }
 
 fn copy(port: &mut AfXdp, frame: &Frame) -> Frame {

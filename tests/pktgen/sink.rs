@@ -31,7 +31,7 @@ fn a_changed_byte_is_noticed_wherever_it_is() {
         for transport in [Transport::Udp, Transport::Tcp] {
             for size in [96, 97, 103, 250] {
                 let frames = Frames::new(&traffic(&[address], &[port(transport, 80)], &[size]), RUN).unwrap();
-                let mut sink = Sink::load(&frames).unwrap();
+                let mut sink = Sink::load(&frames, 1).unwrap();
                 let (mut expected, mut gone) = (Counts::default(), 0);
                 for at in 0..size - 4 {
                     let mut frame = frame(&frames, at as u64, now_ns());
@@ -76,7 +76,7 @@ fn a_frame_that_became_longer_or_shorter_is_not_taken_for_another() {
         return;
     }
     let frames = Frames::new(&traffic(&[CLUSTER_V4], &[port(Transport::Udp, 80)], &[100, 200]), RUN).unwrap();
-    let mut sink = Sink::load(&frames).unwrap();
+    let mut sink = Sink::load(&frames, 1).unwrap();
     let short = frame(&frames, 0, now_ns());
     assert!(!sink.takes(&short[..short.len() - 1]).unwrap(), "its trailer is not where it was");
     let padded = [short.as_slice(), &[0; 4]].concat();
@@ -93,7 +93,7 @@ fn frames_of_others_pass() {
         return;
     }
     let frames = Frames::new(&udp(), RUN).unwrap();
-    let mut sink = Sink::load(&frames).unwrap();
+    let mut sink = Sink::load(&frames, 1).unwrap();
     let another_run = Frames::new(&udp(), RUN + 1).unwrap();
     for other in [frame(&another_run, 0, now_ns()), vec![0xff; 60], vec![0; 14], vec![0x5a; 1514], vec![0x5a; 3500]] {
         assert!(!sink.takes(&other).unwrap(), "{} bytes", other.len());
@@ -108,7 +108,7 @@ fn repetitions_and_latecomers_are_told_apart() {
         return;
     }
     let frames = Frames::new(&udp(), RUN).unwrap();
-    let mut sink = Sink::load(&frames).unwrap();
+    let mut sink = Sink::load(&frames, 1).unwrap();
     let window = 1u64 << 24;
     // Number, and what it adds: received, duplicates, reordered.
     let arrivals = [
@@ -143,13 +143,48 @@ fn repetitions_and_latecomers_are_told_apart() {
     }
 }
 
+/// The k-th of several senders sends the numbers k, k + senders, and so on.
+#[test]
+fn senders_do_not_overtake_each_other_and_have_a_window_each() {
+    if !is_root() {
+        return;
+    }
+    let frames = Frames::new(&udp(), RUN).unwrap();
+    let (senders, window) = (3, 1u64 << 24);
+    let mut sink = Sink::load(&frames, senders).unwrap();
+    // Sender, how many it had sent before, and what it adds: received, duplicates, reordered.
+    let arrivals = [
+        (0, 100, [1, 0, 0]),
+        (2, 7, [1, 0, 0]),
+        (1, 7, [1, 0, 0]),
+        (2, 7, [0, 1, 0]),
+        (2, 5, [1, 0, 1]),
+        (1, 8, [1, 0, 0]),
+        (0, 99, [1, 0, 1]),
+        // One is two windows ahead.
+        (0, 2 * window + 8, [1, 0, 0]),
+        (1, 8, [0, 1, 0]),
+        (2, 8, [1, 0, 0]),
+        (2, 8, [0, 1, 0]),
+        (0, 2 * window + 8, [0, 1, 0]),
+    ];
+    let mut expected = [0; 3];
+    for (sender, before, adds) in arrivals {
+        let number = sender + before * senders as u64;
+        assert!(sink.takes(&frame(&frames, number, now_ns())).unwrap());
+        expected.iter_mut().zip(adds).for_each(|(sum, add)| *sum += add);
+        let Counts { received, duplicates, reordered, .. } = counts(&sink);
+        assert_eq!([received, duplicates, reordered], expected, "after frame {before} of sender {sender}");
+    }
+}
+
 #[test]
 fn frames_are_counted_by_destination_mac() {
     if !is_root() {
         return;
     }
     let frames = Frames::new(&udp(), RUN).unwrap();
-    let mut sink = Sink::load(&frames).unwrap();
+    let mut sink = Sink::load(&frames, 1).unwrap();
     let mut expected = BTreeMap::new();
     for number in 0..1000u64 {
         let mac = Mac([2, 0, 0, 0, 1, (number * number % 37) as u8]);
@@ -169,7 +204,7 @@ fn more_macs_than_there_is_room_for_are_counted_together() {
         return;
     }
     let frames = Frames::new(&udp(), RUN).unwrap();
-    let mut sink = Sink::load(&frames).unwrap();
+    let mut sink = Sink::load(&frames, 1).unwrap();
     for number in 0..5000u64 {
         let mut frame = frame(&frames, number, now_ns());
         frame[4..6].copy_from_slice(&(number as u16).to_be_bytes());
@@ -186,7 +221,7 @@ fn latencies_fall_into_hdr_histograms_buckets() {
         return;
     }
     let frames = Frames::new(&Traffic { clients: 1, ..udp() }, RUN).unwrap();
-    let mut sink = Sink::load(&frames).unwrap();
+    let mut sink = Sink::load(&frames, 1).unwrap();
     let hdr = Histogram::<u64>::new_with_bounds(1, MAX_NS, DIGITS).unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     let mut before = sink.counts().unwrap().latency;

@@ -17,21 +17,21 @@ mod hlog;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `oneip pktgen` on this thread's network, to the client of the cable.
-fn pktgen(arguments: &str) -> Command {
+pub fn pktgen(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
     command.args(["pktgen", "--json", "--interface", DEVICE, "--to", &CLIENT_MAC.to_string()]);
     command.args(arguments.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-fn report(output: &Output) -> Value {
+pub fn report(output: &Output) -> Value {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("one JSON document: {error}: {said}"))
 }
 
 /// Few enough and slow enough for the cable's rings, whatever else the machine does.
-const GENTLY: &str = "--rate 2000 --count 1200";
+pub const GENTLY: &str = "--rate 2000 --count 1200";
 
 /// What becomes of `GENTLY` when the peer does its deeds; `rest` besides.
 fn run(rest: &str, deed: impl Fn(u64) -> Deed + Send) -> Option<Value> {
@@ -43,7 +43,8 @@ fn run(rest: &str, deed: impl Fn(u64) -> Deed + Send) -> Option<Value> {
     Some(report)
 }
 
-fn counts(report: &Value) -> [u64; 5] {
+/// Received, lost, duplicates, reordered, corrupt.
+pub fn counts(report: &Value) -> [u64; 5] {
     ["received", "lost", "duplicates", "reordered", "corrupt"].map(|key| report[key].as_u64().unwrap())
 }
 
@@ -113,7 +114,7 @@ fn is_attached(cable: &Cable) -> bool {
     cable.at_device(&format!("link show {DEVICE}")).contains("xdp")
 }
 
-fn eventually(holds: impl Fn() -> bool) -> bool {
+pub fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     let give_up = Instant::now() + PATIENCE;
     while !holds() && Instant::now() < give_up {
         thread::sleep(Duration::from_millis(1));
@@ -122,12 +123,12 @@ fn eventually(holds: impl Fn() -> bool) -> bool {
 }
 
 /// A child that another test is just starting holds our descriptors until its exec, and so may put off the end a little.
-fn is_gone(cable: &Cable) -> bool {
+pub fn is_gone(cable: &Cable) -> bool {
     eventually(|| !is_attached(cable))
 }
 
 /// A run without an end, once its program is attached.
-fn endless(cable: &Cable, rest: &str) -> Child {
+pub fn endless(cable: &Cable, rest: &str) -> Child {
     let mut command = cable.device_command("", Path::new(env!("CARGO_BIN_EXE_oneip")));
     let to = CLIENT_MAC.to_string();
     command.args([
@@ -234,6 +235,10 @@ fn what_is_in_the_way_is_said_with_what_to_do() {
                 (format!("--interface d0 --size 63 {to}"), 1, "--size 64 is the smallest"),
                 (format!("--interface d0 --size 1519 {to}"), 1, "d0's MTU of 1500: --size 1518 is the largest"),
                 (format!("--interface d0 --core 4095 {to}"), 1, "may not use that core; it may use 0"),
+                (format!("--interface d0 --core 0,4095 {to}"), 1, "--core 4095: this process may not use that core"),
+                (format!("--interface d0 --core 0,1,0 {to}"), 2, "core 0 is named twice, and a core has one sender"),
+                (format!("--interface d0 --core= {to}"), 2, "write cores, like 2 or 2,3,5 or 2-5"),
+                (format!("--interface d0 --core 5-2 {to}"), 2, "write cores, like 2 or 2,3,5 or 2-5"),
                 (format!("--interface d0 --first-client ::1 {to}"), 1, "no --address is of that family"),
                 (
                     format!("--interface d0 --first-client 1.1.1.1 --first-client 1.1.1.2 {to}"),
