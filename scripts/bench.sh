@@ -136,6 +136,8 @@ heads() {
 
 mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr , '\n' | while IFS=- read -r first last; do seq "$first" "${last:-$first}"; done)
 readonly generator_core=${cores[0]} dut_core=${cores[-1]}
+# Those that `oneip pktgen` sends from.
+generator_cores=$generator_core
 if [[ -n $interface ]]; then
     receive_interface=${receive_interface:-$tester_interface}
     dut_mac=$(cat "/sys/class/net/$interface/address" 2>/dev/null) || die "no interface $interface here"

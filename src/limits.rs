@@ -218,6 +218,9 @@ pub const PKTGEN_TEMPLATES: usize = 1024;
 /// How often it is looked whether pktgen's program is done, once it should be.
 pub const PKTGEN_LOOK: Duration = Duration::from_millis(1);
 
+/// How long the kernel may take to run the senders' programs for the first time.
+pub const PKTGEN_START: Duration = Duration::from_secs(5);
+
 /// Stragglers are waited for until none has come for `PKTGEN_DRAIN`, at most `PKTGEN_DRAIN_MOST`.
 pub const PKTGEN_DRAIN: Duration = Duration::from_millis(300);
 

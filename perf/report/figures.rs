@@ -71,7 +71,7 @@ pub struct Cost {
 
 #[derive(Deserialize)]
 pub struct Growth {
-    /// "services", "servers" or "clients".
+    /// "services", "servers", "clients" or "workers".
     pub what: String,
     pub n: f64,
     pub pps: f64,

@@ -286,7 +286,10 @@ fn growth(figures: &Figures, plots: &[String]) -> String {
         for row in &figures.growth {
             let _ = writeln!(text, "| {} | {} | {} | {:.1} |", row.what, row.n, kpps(row.pps), row.rss_kib / 1024.0);
         }
-        text += "\nBy workers it was not measured: that wants a core for each worker and each generator, and a NIC that spreads clients over queues.\n\n";
+        text += "\n";
+        if !figures.growth.iter().any(|row| row.what == "workers") {
+            text += "By workers it was not measured: that wants a core for each worker and each sender, and so four at least.\n\n";
+        }
     }
     let rows: Vec<(f64, f64, f64)> =
         figures.memory.iter().map(|row| (row.services, row.servers, row.rss_kib)).collect();

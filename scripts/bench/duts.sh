@@ -150,6 +150,7 @@ start_oneip_dpdk() {
 [dpdk]
 port = "net_af_xdp0,iface=dut0"
 eal = ["--no-huge", "-m", "256"]
+descriptors = 2048
 exception = "none"
 END
     } >"$work/$dut.toml"
@@ -167,7 +168,7 @@ start_testpmd() { # VDEV
     # The lowest core is for its command line, which sleeps; it forwards on the DUT's.
     spawn 'Logical Core .* forwards packets' stdbuf -oL dpdk-testpmd --no-huge -m 256 --no-pci --no-telemetry --no-shconf \
         --file-prefix "$LAB-$dut" -l "$generator_core,$dut_core" --main-lcore "$generator_core" --vdev="$1" -- \
-        --forward-mode=macswap --auto-start --total-num-mbufs=16384 --burst=64 --stats-period=3600
+        --forward-mode=macswap --auto-start --total-num-mbufs=16384 --rxd=2048 --txd=2048 --burst=64 --stats-period=3600
 }
 
 start_testpmd_af_xdp() { start_testpmd "net_af_xdp0,iface=dut0"; }

@@ -48,12 +48,12 @@ at_tester() {
 }
 
 # The cable of $dut.
-lay_cable() {
-    local end
+lay_cable() { # [QUEUES]
+    local end queues="numrxqueues ${1:-1} numtxqueues ${1:-1}"
     input="netns add $LAB-$dut
 netns add $LAB-$dut-tester
-link add dut0 netns $LAB-$dut address $DUT_MAC numrxqueues 1 numtxqueues 1 type veth \
-    peer name tester0 netns $LAB-$dut-tester address $TESTER_MAC numrxqueues 1 numtxqueues 1" command_ ip -batch -
+link add dut0 netns $LAB-$dut address $DUT_MAC $queues type veth \
+    peer name tester0 netns $LAB-$dut-tester address $TESTER_MAC $queues" command_ ip -batch -
     for end in at_dut at_tester; do
         # veth leaves checksums and segmentation to a card that is not there; and nothing shall be sent but the load.
         "$end" bash -c "ethtool -K ${end#at_}0 tx off tso off gso off gro off >/dev/null

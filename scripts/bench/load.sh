@@ -21,7 +21,7 @@ generate() { # RATE SECONDS: JSON
 
 generate_oneip() {
     local options=(--interface "$tester_interface" --to "$dut_mac" --address "$(cluster "$family")" --first-client "$(first_client)"
-        --clients "$clients" --order "$order" --size "$size" --duration "$2" --core "$generator_core" --json)
+        --clients "$clients" --order "$order" --size "$size" --duration "$2" --core "$generator_cores" --json)
     local port
     for ((port = 80; port < 80 + ports; port++)); do options+=(--port "udp/$port"); done
     if (($1 > 0)); then options+=(--rate "$1"); fi

@@ -29,11 +29,11 @@ part_throughput() {
     # pktgen has one client over IPv6, and testpmd no rate.
     if [[ $generator != oneip ]]; then sizes4=(1518) sizes6=(); fi
     for size in "${sizes4[@]}"; do
-        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 5; done
+        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 4; done
     done
     family=6
     for size in "${sizes6[@]}"; do
-        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 5; done
+        for dut_ in "${size_duts[@]}"; do throughput_of "$dut_" 1 4; done
     done
     family=4 size=64
 }
@@ -65,7 +65,7 @@ part_latency() {
 # Short trials of oneip and the reflector by turns: what the host does to some of them does not reach their median.
 tails() { # LOAD RATE
     local round dut_ line
-    for ((round = 1; round < 2 * trials; round++)); do
+    for ((round = 1; round <= trials; round++)); do
         line=''
         for dut_ in oneip reflector; do
             measure "$dut_"
@@ -155,35 +155,49 @@ part_growth() {
         grow clients $n 1 "$SERVERS"
     done
     clients=$CLIENTS
-    say "growth by workers: not measured; it wants a core for each worker and each generator, and a NIC that spreads clients"
-}
-
-open_growth() {
-    if [[ -n $interface ]]; then
-        if [[ -n $dut ]]; then stop "$dut"; fi
-        dut=growth
-    elif [[ " ${duts[*]} " != *" growth "* ]]; then
-        dut=growth
-        lay_cable
-        duts+=(growth)
+    for ((n = 2; 2 * n <= ${#cores[@]}; n *= 2)); do grow_workers "$n"; done
+    if ((${#cores[@]} < 4)) || [[ -n $interface ]]; then
+        say "growth by workers: not measured; it is in the lab alone, and wants a core for each worker and each sender"
     fi
 }
 
-grow() { # WHAT N SERVICES SERVERS
-    start_growth "$3" "$4"
+open_growth() { # [QUEUES]
+    if [[ -n $interface ]]; then
+        if [[ -n $dut ]]; then stop "$dut"; fi
+        dut=growth
+        return
+    fi
+    dut=growth${1-}
+    if [[ " ${duts[*]} " != *" $dut "* ]]; then
+        lay_cable "${1-}"
+        duts+=("$dut")
+    fi
+}
+
+# Each sender has a core, whose number says which queue its frames come in on (veth_select_rxq, drivers/net/veth.c); so that each queue,
+# and its worker on another core, has one sender.
+grow_workers() { # N
+    local senders=$generator_cores
+    open_growth "$1"
+    generator_cores=$(IFS=,; echo "${cores[*]:0:$1}")
+    grow workers "$1" 1 "$SERVERS" "$(IFS=,; echo "${cores[*]: -$1}")"
+    generator_cores=$senders
+}
+
+grow() { # WHAT N SERVICES SERVERS [CORES]
+    start_growth "${@:3}"
     # As many ports as services, up to what a command line should hold.
     ports=$(($3 < 1024 ? $3 : 1024))
-    search growth 5
+    search growth 4
     row growth "$1,$2,$throughput,$(resident)"
     say "growth, $2 $1: $(kilo "$throughput") kpps, $(resident) KiB"
     ports=1
-    stop growth
+    stop "$dut"
 }
 
 start_growth() {
     local other
-    for other in "${duts[@]}"; do if [[ $other != growth ]]; then signal STOP "$other"; fi; done
-    dut=growth
+    for other in "${duts[@]}"; do if [[ $other != "$dut" ]]; then signal STOP "$other"; fi; done
     start_oneip "$@"
 }
 
@@ -197,7 +211,7 @@ part_memory() {
         start_growth "$services" "$servers"
         row memory "$services,$servers,$(resident)"
         say "memory: $services services of $servers servers: $(resident) KiB"
-        stop growth
+        stop "$dut"
     done <<<$'1 3\n1 1000\n256 3\n256 64'
 }
 

@@ -21,13 +21,15 @@ struct sender {
 	/* Frames handed over. */
 	__u64 sent;
 	__u64 limit;
-	/* When to stop, CLOCK_MONOTONIC. */
+	/* When to stop, CLOCK_MONOTONIC; 0 until it may begin. */
 	__u64 until;
 	/* When the next frame is due; when the first was, or went if there is no schedule; and when the last one went. */
 	__u64 due;
 	__u64 due_fraction;
 	__u64 first;
 	__u64 last;
+	/* Whether it was run with nothing to send. */
+	__u64 waits;
 };
 
 struct {
@@ -49,8 +51,10 @@ struct {
 INLINE __u64 due(struct sender *sender)
 {
 	__u64 now = bpf_ktime_get_ns();
-	if (sender->sent >= sender->limit || now >= sender->until)
+	if (sender->sent >= sender->limit || now >= sender->until) {
+		sender->waits = 1;
 		return 0;
+	}
 	__u64 stamp = now;
 	if (interval_ns || interval_fraction) {
 		stamp = sender->due;

@@ -3,7 +3,7 @@
 use super::error::PktgenError;
 use super::frames::Frames;
 use super::histogram::Times;
-use super::transmit::{Load, Sender, Sent, Share};
+use super::transmit::{Load, Sender, Sent, Share, Start};
 use crate::control::clock::now_ns;
 use crate::limits::BURST;
 use crate::port::af_xdp::{AfXdp, Device, Transfer};
@@ -77,7 +77,8 @@ impl Generator {
 }
 
 impl Sender for Generator {
-    fn send(&mut self, start: u64, stop: &AtomicBool) -> Result<Sent, PktgenError> {
+    fn send(&mut self, start: &Start, stop: &AtomicBool) -> Result<Sent, PktgenError> {
+        let start = *start.wait();
         let (limit, until) = self.load.bounds(start);
         let limit = self.share.of(limit);
         let mut sent = Sent { lag: self.load.schedule.map(|_| Times::default()), ..Sent::default() };

@@ -9,15 +9,17 @@ use super::arguments::Method;
 use super::error::PktgenError;
 use super::features;
 use super::frames::Frames;
-use super::transmit::{Load, Sender, Sent, Share};
+use super::transmit::{Load, Sender, Sent, Share, Start};
 use super::xdp::{self, Progress};
 use crate::control::clock::now_ns;
+use crate::limits::{PKTGEN_LOOK, PKTGEN_START};
 use crate::port::af_xdp::{Device, Transfer};
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, OnceLock};
 use std::thread;
+use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Of no meaning but that it interrupts a system call. It has to be caught.
@@ -118,7 +120,7 @@ impl AtWork {
         cores: &[usize],
         watch: impl FnOnce(&AtWork, Ended) -> T,
     ) -> (Result<Sent, PktgenError>, T) {
-        let (together, start) = (Barrier::new(senders.len()), OnceLock::new());
+        let (together, start) = (Barrier::new(senders.len() + 1), Start::new());
         let (tell, ended) = unbounded_channel();
         thread::scope(|scope| {
             let send = |(place, sender): (usize, _)| {
@@ -127,16 +129,17 @@ impl AtWork {
                 scope.spawn(move || {
                     self.enter(place, core);
                     together.wait();
-                    let start = start.get_or_init(|| now_ns() + LEAD_NS);
-                    self.send(sender, *start, &tell)
+                    self.send(sender, start, &tell)
                 })
             };
             // None is joined before the watch is over: so long there is a thread to send a signal to.
             let threads: Vec<_> = senders.iter_mut().enumerate().map(send).collect();
             drop(tell);
+            together.wait();
+            let begun = self.begin(&start);
             let watched = watch(self, ended);
             let sent = threads.into_iter().map(|thread| thread.join().expect("a sender does not panic"));
-            (sent.sum(), watched)
+            (sent.sum::<Result<_, _>>().and_then(|sent| begun.map(|()| sent)), watched)
         })
     }
 
@@ -151,7 +154,31 @@ impl AtWork {
         }
     }
 
-    fn send(&self, sender: &mut impl Sender, start: u64, tell: &UnboundedSender<()>) -> Result<Sent, PktgenError> {
+    /// Lets them begin together, once the kernel runs those that it runs.
+    fn begin(&self, start: &Start) -> Result<(), PktgenError> {
+        let give_up = Instant::now() + PKTGEN_START;
+        let waited = loop {
+            match self.all_wait() {
+                Ok(false) if !self.stops() && Instant::now() < give_up => thread::sleep(PKTGEN_LOOK),
+                answer => break answer,
+            }
+        };
+        let at = now_ns() + LEAD_NS;
+        start.set(at).expect("there is one start");
+        let begun = waited.and_then(|_| self.interruptible.iter().try_for_each(|(progress, _)| progress.begin(at)));
+        begun.inspect_err(|_| self.stop())
+    }
+
+    fn all_wait(&self) -> Result<bool, PktgenError> {
+        for (progress, _) in &self.interruptible {
+            if !progress.waits()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn send(&self, sender: &mut impl Sender, start: &Start, tell: &UnboundedSender<()>) -> Result<Sent, PktgenError> {
         let sent = sender.send(start, &self.stop);
         if sent.is_err() {
             self.stop();

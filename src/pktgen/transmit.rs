@@ -4,18 +4,21 @@ use super::error::PktgenError;
 use super::histogram::Times;
 use super::schedule::Schedule;
 use std::iter::Sum;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Sends its share of a load, on a thread of its own.
 pub trait Sender: Send {
-    /// Sends until its share of the load is sent, or until `stop`. The frame of number 0 is due at `start`, by CLOCK_MONOTONIC in
-    /// nanoseconds; without a schedule the first goes at once.
+    /// Sends from `start` on until its share of the load is sent, or until `stop`.
     ///
     /// # Errors
     /// It cannot go on.
-    fn send(&mut self, start: u64, stop: &AtomicBool) -> Result<Sent, PktgenError>;
+    fn send(&mut self, start: &Start, stop: &AtomicBool) -> Result<Sent, PktgenError>;
 }
+
+/// When the frame of number 0 is due, by CLOCK_MONOTONIC in nanoseconds; to be waited for until all senders are there.
+pub type Start = OnceLock<u64>;
 
 /// The frames of one of several senders, who take turns: the number `first`, and every `stride`th after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

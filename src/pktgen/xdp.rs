@@ -2,13 +2,15 @@
 //! interface. Each sender has a program and maps of its own.
 //!
 //! One system call runs it some billions of times, with a pause of 20 ms at its end, when the kernel gives the pages back. So there is
-//! one for the whole share where that is possible, and a signal to the thread that made it ends it (`senders`).
+//! one for the whole share where that is possible, and a signal to the thread that made it ends it (`senders`). Between the call and the
+//! first run lie some 7 ms, more with more to do, in which the kernel waits for RCU (bpf_dispatcher_change_prog, kernel/bpf/dispatcher.c):
+//! so the program is told when to begin once it runs. Otherwise the frames of that time would be late, and hit the other side at once.
 
 use super::error::PktgenError;
 use super::frames::Frames;
 use super::histogram::{Times, WORDS};
 use super::program::{Program, inaccessible};
-use super::transmit::{Load, Sender, Sent, Share};
+use super::transmit::{Load, Sender, Sent, Share, Start};
 use crate::control::clock::now_ns;
 use crate::port::af_xdp::{os_error, with_causes};
 use aya::Ebpf;
@@ -26,7 +28,7 @@ static PROGRAM: Program = Program {
 };
 
 /// Words of a `struct sender`.
-const SENDER: usize = 7;
+const SENDER: usize = 8;
 
 /// Runs between two hand-overs to the interface, which are what a wake-up of the other side and the lock of its ring cost. A frame
 /// waits for the hand-over, so on a schedule they are as few as the rate allows: one by one a core sends 1.5 million frames a
@@ -43,24 +45,51 @@ pub struct Generator {
     program: Ebpf,
     state: Progress,
     lag: Array<MapData, [u64; WORDS]>,
-    load: Load,
-    share: Share,
     largest: usize,
 }
 
-/// How far a generator has come; readable from any thread.
+/// How far a generator has come, and its start; for any thread.
 #[derive(Clone)]
-pub struct Progress(Arc<Mutex<State>>);
+pub struct Progress {
+    state: Arc<Mutex<State>>,
+    load: Load,
+    share: Share,
+}
 
 type State = Array<MapData, [u64; SENDER]>;
 
 impl Progress {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("nobody panics with it")
+        self.state.lock().expect("nobody panics with it")
     }
 
     fn read(&self) -> Result<[u64; SENDER], PktgenError> {
         self.state().get(&0, 0).map_err(inaccessible("senders"))
+    }
+
+    /// Whether the program has been run, and waits for its start.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn waits(&self) -> Result<bool, PktgenError> {
+        Ok(self.read()?[7] > 0)
+    }
+
+    /// Tells the program when to begin and to end.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn begin(&self, start: u64) -> Result<(), PktgenError> {
+        let Progress { load, share, .. } = self;
+        let (limit, until) = load.bounds(start);
+        let (ns, fraction) = load.schedule.map_or((0, 0), |schedule| schedule.exact(share.first));
+        let mut state = self.state();
+        // The program may be running. It begins with `until`, when all else is there.
+        for until in [0, until] {
+            let words = [0, share.of(limit), until, start + ns, fraction.into(), 0, 0, 0];
+            state.set(0, words, 0).map_err(inaccessible("senders"))?;
+        }
+        Ok(())
     }
 
     /// Whether there is nothing to send any more: the system call has to be interrupted.
@@ -84,20 +113,12 @@ impl Generator {
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let state = Array::try_from(map("senders")).map_err(inaccessible("senders"))?;
         let lag = Array::try_from(map("lags")).map_err(inaccessible("lags"))?;
-        let state = Progress(Arc::new(Mutex::new(state)));
-        Ok(Generator { program, state, lag, load, share, largest: frames.largest() })
+        let state = Progress { state: Arc::new(Mutex::new(state)), load, share };
+        Ok(Generator { program, state, lag, largest: frames.largest() })
     }
 
     pub fn progress(&self) -> Progress {
         self.state.clone()
-    }
-
-    /// Tells the program when to begin and to end.
-    fn start(&mut self, start: u64) -> Result<(), PktgenError> {
-        let (limit, until) = self.load.bounds(start);
-        let (ns, fraction) = self.load.schedule.map_or((0, 0), |schedule| schedule.exact(self.share.first));
-        let state = [0, self.share.of(limit), until, start + ns, fraction.into(), 0, 0];
-        self.state.state().set(0, state, 0).map_err(inaccessible("senders"))
     }
 
     fn run(&mut self, data: &[u8], repeat: u32, batch: u32) -> Result<(), PktgenError> {
@@ -111,9 +132,9 @@ impl Generator {
     }
 
     fn sent(&self) -> Result<Sent, PktgenError> {
-        let [frames, _, _, _, _, first, last] = self.state.read()?;
+        let [frames, _, _, _, _, first, last, _] = self.state.read()?;
         let words = self.lag.get(&0, 0).map_err(inaccessible("lags"))?;
-        let lag = self.load.schedule.map(|_| {
+        let lag = self.state.load.schedule.map(|_| {
             let mut lag = Times::default();
             lag.add(&words);
             lag
@@ -121,14 +142,11 @@ impl Generator {
         Ok(Sent { frames, first, last, lag })
     }
 
-    /// The next frame, which goes nowhere. By `BPF_PROG_TEST_RUN`.
+    /// The next frame, which goes nowhere; zeros if none is due. By `BPF_PROG_TEST_RUN`.
     ///
     /// # Errors
     /// The kernel does not run the program.
     pub fn next_frame(&mut self) -> Result<Vec<u8>, PktgenError> {
-        if self.state.read()?[2] == 0 {
-            self.start(0)?;
-        }
         let (data, mut out) = (vec![0; self.largest], vec![0; self.largest]);
         let options = TestRunOptions { data_in: Some(&data), data_out: Some(&mut out), ..TestRunOptions::new() };
         let result = PROGRAM.xdp(&mut self.program).test_run(options);
@@ -139,23 +157,18 @@ impl Generator {
 }
 
 impl Sender for Generator {
-    /// To be interrupted by a signal at its end.
-    fn send(&mut self, start: u64, stop: &AtomicBool) -> Result<Sent, PktgenError> {
-        self.start(start)?;
+    /// To be told when to begin by its `Progress`, and to be interrupted by a signal at its end.
+    fn send(&mut self, _: &Start, stop: &AtomicBool) -> Result<Sent, PktgenError> {
         let data = vec![0; self.largest];
-        let batch = match self.load.schedule {
+        let Progress { load, share, .. } = self.state;
+        let batch = match load.schedule {
             None => BATCH,
-            Some(schedule) if schedule.due(self.share.stride) < ONE_BY_ONE_NS => BATCH_ON_SCHEDULE,
+            Some(schedule) if schedule.due(share.stride) < ONE_BY_ONE_NS => BATCH_ON_SCHEDULE,
             Some(_) => 1,
         };
         while !stop.load(Ordering::Relaxed) && !self.state.is_over()? {
-            let [sent, limit, ..] = self.state.read()?;
-            let repeat = match self.load.schedule {
-                // Most runs find nothing due.
-                Some(_) => u32::MAX,
-                None => u32::try_from(limit - sent).unwrap_or(u32::MAX),
-            };
-            self.run(&data, repeat, batch)?;
+            // Most runs find nothing due.
+            self.run(&data, u32::MAX, batch)?;
         }
         self.sent()
     }

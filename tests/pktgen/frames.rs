@@ -4,6 +4,7 @@ use super::veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, DEVICE_MAC};
 use super::{RUN, is_root, port, traffic, udp};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use oneip::pktgen::frames::{FCS, Frames, Order, Size, Traffic, TrafficError};
+use oneip::pktgen::schedule::Schedule;
 use oneip::pktgen::transmit::{Load, Share, Until};
 use oneip::pktgen::xdp::Generator;
 use oneip::plan::Transport;
@@ -212,6 +213,7 @@ fn the_kernels_program_makes_the_same_frames() {
         let frames = Frames::new(&traffic, RUN).unwrap();
         let load = Load { schedule: None, until: Until::Count(1000) };
         let mut generator = Generator::load(&frames, load, share, 1).unwrap();
+        generator.progress().begin(0).unwrap();
         let mut last = 0;
         for number in (0..40).map(|nth| share.number(nth)) {
             let made = generator.next_frame().unwrap();
@@ -225,4 +227,27 @@ fn the_kernels_program_makes_the_same_frames() {
         Ok(())
     });
     outcome.unwrap();
+}
+
+/// The kernel begins to run it some milliseconds after it was asked to: frames that were due then would all be late.
+#[test]
+fn the_kernels_program_waits_until_it_may_begin() {
+    if !is_root() {
+        return;
+    }
+    let frames = Frames::new(&Traffic { clients: 9, ..udp() }, RUN).unwrap();
+    let load = Load { schedule: Some(Schedule::new(1000)), until: Until::Count(1) };
+    let mut generator = Generator::load(&frames, load, Share::WHOLE, 1).unwrap();
+    let (progress, nothing) = (generator.progress(), vec![0; frames.size_of(0)]);
+    assert!(!progress.waits().unwrap());
+    for _ in 0..3 {
+        assert_eq!(generator.next_frame().unwrap(), nothing);
+    }
+    assert!(progress.waits().unwrap() && !progress.is_over().unwrap());
+    progress.begin(7_000).unwrap();
+    let mut expected = nothing.clone();
+    frames.write(0, 7_000, &mut expected);
+    assert_eq!(generator.next_frame().unwrap(), expected);
+    assert_eq!(generator.next_frame().unwrap(), nothing);
+    assert!(progress.is_over().unwrap());
 }

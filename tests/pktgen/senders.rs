@@ -4,7 +4,7 @@ use oneip::control::clock::now_ns;
 use oneip::control::cores;
 use oneip::pktgen::error::PktgenError;
 use oneip::pktgen::senders::{AtWork, Ended};
-use oneip::pktgen::transmit::{Sender, Sent};
+use oneip::pktgen::transmit::{Sender, Sent, Start};
 use rustix::thread::{sched_getaffinity, sched_getcpu};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -25,7 +25,8 @@ impl Fake {
 }
 
 impl Sender for Fake {
-    fn send(&mut self, start: u64, stop: &AtomicBool) -> Result<Sent, PktgenError> {
+    fn send(&mut self, start: &Start, stop: &AtomicBool) -> Result<Sent, PktgenError> {
+        let start = *start.wait();
         (self.start, self.core) = (start, sched_getcpu());
         self.cores = sched_getaffinity(None).unwrap().count();
         if let Some(reason) = self.fails_with {
