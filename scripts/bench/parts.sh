@@ -155,9 +155,10 @@ part_growth() {
         grow clients $n 1 "$SERVERS"
     done
     clients=$CLIENTS
-    for ((n = 2; 2 * n <= ${#cores[@]}; n *= 2)); do grow_workers "$n"; done
     if ((${#cores[@]} < 4)) || [[ -n $interface ]]; then
         say "growth by workers: not measured; it is in the lab alone, and wants a core for each worker and each sender"
+    else
+        for ((n = 1; 2 * n <= ${#cores[@]}; n *= 2)); do grow_workers "$n"; done
     fi
 }
 
