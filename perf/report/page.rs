@@ -227,7 +227,7 @@ fn latency(figures: &Figures, plots: &[String]) -> String {
     }
     text += "\n";
     if !figures.tail.is_empty() {
-        text += "The host stops everything for some ms now and then, which is then the p99 of whoever it meets. So oneip and the reflector took turns in many short trials besides; p99 in us:\n\n\
+        text += "Now and then the kernel's own threads, or a host beneath it, take a core for some ms, which is then the p99 of whoever it meets. So oneip and the reflector took turns in many short trials besides; p99 in us:\n\n\
             | load | oneip | reflector | median ratio |\n|---|---|---|--:|\n";
         for load in LOADS {
             let Some(ratio) = figures.tail(load) else { continue };

@@ -96,6 +96,8 @@ search() { # PART TRIALS
     trial "$1" 0
     overload=$received_pps
     if lossless; then throughput=$received_pps limit=generator; return; fi
+    # It knows no other rate.
+    if [[ $generator == dpdk ]]; then return; fi
     high=$sent_pps
     rate=$((received_pps * 95 / 100))
     for ((trials = 1; trials < $2 && rate > 0; trials++)); do
