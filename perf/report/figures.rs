@@ -181,9 +181,11 @@ impl Figures {
         median(ratios.collect())
     }
 
-    /// The median, over the short trials at a load, of oneip's p99 by the reflector's.
+    /// oneip's p99 by the reflector's, of the short trial of each at a load that was disturbed least.
     pub fn tail(&self, load: &str) -> Option<f64> {
-        median(self.tail.iter().filter(|row| row.load == load).map(|row| row.oneip / row.reflector).collect())
+        let least =
+            |pick: fn(&Tail) -> f64| self.tail.iter().filter(|row| row.load == load).map(pick).min_by(f64::total_cmp);
+        Some(least(|row| row.oneip)? / least(|row| row.reflector)?)
     }
 }
 
