@@ -239,10 +239,16 @@ change() { # NAME
     began=${EPOCHREALTIME/[.,]/}
     "change_$1"
     ms=$(((${EPOCHREALTIME/[.,]/} - began + 500) / 1000))
-    if [[ $1 == disable ]]; then late=$(frames_to server1); fi
+    # What comes to the server after the order was answered. It is worked out later, so as not to take a core from the load.
+    if [[ $1 == disable ]]; then
+        ctl status --json
+        cp "$work/ctl.out" "$work/answered.json"
+    fi
     wait "$load" || die "the load failed"
-    # What came to the server after the order had been answered.
-    if [[ $1 == disable ]]; then late=$(($(frames_to server1) - late)); fi
+    if [[ $1 == disable ]]; then
+        ctl status --json
+        late=$(($(frames_to server1 "$work/ctl.out") - $(frames_to server1 "$work/answered.json")))
+    fi
     account change "$rate" "$(<"$work/answer")"
     say "change, $1: $ms ms, $lost of $sent frames lost$(if [[ -n $late ]]; then echo ", $late to the server after the answer"; fi)"
     row change "$1,$rate,$sent,$lost,$ms,$late"
@@ -263,8 +269,7 @@ change_kill() {
 
 ctl() { at_dut "$ONEIP" ctl --socket "$work/oneip.sock" "$@" >"$work/ctl.out" 2>&1 || { cat "$work/ctl.out" >&2; die "oneip ctl $* failed"; }; }
 
-frames_to() { # SERVER
+frames_to() { # SERVER STATUS
     if [[ -n $dry_run ]]; then echo 0; return; fi
-    ctl status --json
-    jq --arg server "$1" '[.services[].servers[] | select(.name == $server) | .frames] | add' "$work/ctl.out"
+    jq --arg server "$1" '[.services[].servers[] | select(.name == $server) | .frames] | add' "$2"
 }
