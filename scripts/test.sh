@@ -31,8 +31,8 @@ step() {
 scripts/setup.sh --dpdk
 step format cargo fmt --check
 step lints cargo clippy --all-targets --features dpdk -- -D warnings
-# Without the feature, as most will build it; and then what only that port has.
-step tests cargo test --no-fail-fast
+# Without the feature, as most will build it; and then what only that port has. Tests wait more than they work: four at a time.
+step tests cargo test --no-fail-fast -- --test-threads=4
 step dpdk cargo test --no-fail-fast --features dpdk --test dpdk
 
 printf '\n'

@@ -232,10 +232,11 @@ part_change() {
 
 # In the second of three seconds of load.
 change() { # NAME
-    local rate=$((base / 2)) began ms late='' load
-    generate "$rate" 3 >"$work/answer" &
+    local rate=$((base / 2)) began ms late='' load second=1
+    if [[ -n $smoke ]]; then second=0.3; fi
+    generate "$rate" "$(awk "BEGIN { print 3 * $second }")" >"$work/answer" &
     load=$!
-    [[ -n $dry_run ]] || sleep 1
+    [[ -n $dry_run ]] || sleep "$second"
     began=${EPOCHREALTIME/[.,]/}
     "change_$1"
     ms=$(((${EPOCHREALTIME/[.,]/} - began + 500) / 1000))
