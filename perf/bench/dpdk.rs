@@ -4,7 +4,7 @@
 //! net_null hands out whatever is in its buffers, so that a port in between writes a client's UDP packet into each frame that
 //! comes; what that costs is measured by itself. testpmd needs Debian's `dpdk-dev`.
 //!
-//! Both keep their frames in huge pages, as who has a NIC does: `sysctl vm.nr_hugepages=128` first. Without, or with fewer,
+//! Both keep their frames in huge pages, as who has a NIC does: `sysctl vm.nr_hugepages=200` first. Without, or with fewer,
 //! both keep them in pages of 4 KiB, where each frame costs a miss of the TLB: then there is less between the two, and that
 //! says less of them.
 //!

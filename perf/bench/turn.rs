@@ -253,7 +253,7 @@ fn stages(scenario: &Scenario) {
 }
 
 /// What a tool that counts instructions is to see: each frame of `COUNTED` once through the steps, and once through a turn.
-/// `scripts/bench/parts.sh` has the tool count in `Steps` and in `Bench::turns` alone, and divides.
+/// `scripts/bench/parts.sh` takes from what the tool says of all what it says of these functions, and divides.
 fn counted(scenario: &Scenario) {
     let mut steps = Steps::new(scenario);
     for _ in 0..COUNTED / FRAMES {

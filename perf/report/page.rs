@@ -327,6 +327,9 @@ fn cost(figures: &Figures) -> String {
         text += "Instructions a frame, counted by valgrind, which has AVX2 but no AVX-512:\n\n";
         text += &by_stage(&figures.instructions.iter().collect::<Vec<_>>(), &stages[..6], 0);
     }
+    if figures.instructions.is_empty() && run.is_empty() {
+        text += "Instructions were not counted: neither valgrind nor a counter of the processor was there.\n\n";
+    }
     for row in run {
         let _ = writeln!(text, "`oneip run` at 99 % of its throughput: {:.0} {} a frame.\n", row.value, row.stage);
     }

@@ -37,7 +37,7 @@ pub enum PktgenError {
 
     #[error(
         "{interface} has {queues} queue{}, and AF_XDP needs one for each of {senders} senders: ethtool -L {interface} combined \
-         {senders}, or name {queues} with --core",
+         {senders}, or name fewer cores with --core",
         if *queues == 1 { "" } else { "s" }
     )]
     Queues { interface: String, queues: u32, senders: usize },

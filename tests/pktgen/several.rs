@@ -139,7 +139,7 @@ fn fewer_queues_than_senders_are_told_what_to_do() {
         });
         for said in refused.join().unwrap() {
             let expected = "error: d0 has 1 queue, and AF_XDP needs one for each of 2 senders: ethtool -L d0 combined 2, or \
-                            name 1 with --core\n";
+                            name fewer cores with --core\n";
             assert_eq!(said, expected);
         }
     });
