@@ -24,7 +24,7 @@ plots, and the raw figures. Needs root; scripts/setup.sh --bench installs what i
   --duts LIST        of oneip,reflector,nftables,routing,ipvs,ipvs-ops,oneip-dpdk,testpmd-af_xdp,testpmd-af_packet (default:
                      all that there are here); oneip is always among them
   --loss PERCENT     frames that may be lost in a trial that counts as lossless (default: 0.1)
-  --seconds S        length of a trial (default: 0.4)
+  --seconds S        length of a trial (default: 0.25)
   --full             trials of 10 s, 5 rounds, all of RFC 2544's frame sizes: two hours or so
   --smoke            a run of seconds, to see whether it runs at all; its figures mean nothing
   --out DIR          write the report below DIR (default: perf/reports)
@@ -50,14 +50,14 @@ readonly LAB=${ONEIP_LAB:-bench}
 BUILT=$(realpath -m "${ONEIP_BUILT:-target/release}")
 readonly BUILT ONEIP=$BUILT/oneip ONEIP_DPDK=$BUILT/oneip-dpdk REFLECTOR=$BUILT/examples/reflector REPORT=$BUILT/examples/report
 
-arguments=$* generator=oneip wanted_parts='' wanted_duts='' loss=0.1 seconds=0.4 latency_seconds=1 trials=3 out=perf/reports
+arguments=$* generator=oneip wanted_parts='' wanted_duts='' loss=0.1 seconds=0.25 latency_seconds=1 rounds=3 attempts=3 out=perf/reports
 dry_run='' smoke='' full='' compare=() build=yes interface='' peer='' tester_interface='' receive_interface='' tester_oneip=oneip
 while (($# > 0)); do
     case $1 in
         --compare) (($# == 3)) || wrong "--compare wants two reports"; compare=("$2" "$3"); break ;;
         --dry-run) dry_run=yes ;;
-        --full) full=yes seconds=10 latency_seconds=30 trials=5 ;;
-        --smoke) smoke=yes seconds=0.1 latency_seconds=0.1 trials=1 ;;
+        --full) full=yes seconds=10 latency_seconds=30 rounds=5 ;;
+        --smoke) smoke=yes seconds=0.1 latency_seconds=0.1 rounds=1 attempts=1 ;;
         --no-build) build='' ;;
         -h | --help) usage; exit 0 ;;
         --generator | --parts | --duts | --loss | --seconds | --out | --interface | --peer | --peer-interface | --peer-receive | --peer-oneip)

@@ -42,9 +42,11 @@ fn reflect(port: &mut AfXdp, core: usize, stop: &AtomicBool) {
             let (to, from) = port.bytes_mut(frame).split_at_mut(6);
             to.swap_with_slice(&mut from[..6]);
         }
-        let mut excess: Burst<_> = burst.drain(port.room().min(burst.len())..).collect();
+        let room = port.room();
+        if room < burst.len() {
+            port.free(&mut burst.drain(room..).collect());
+        }
         port.tx(&mut burst);
-        port.free(&mut excess);
     }
 }
 

@@ -138,7 +138,7 @@ fn ground(figures: &Figures) -> String {
     );
     let _ = writeln!(
         text,
-        "Terms are RFC 2544's. Throughput: the highest rate at which no more than {} are lost, by binary search to within 3 %, trials of {} each (the RFC asks for 60 s and no loss; \
+        "Terms are RFC 2544's. Throughput: the highest rate at which no more than {} are lost, by binary search to within 3 %, trials of {} (the RFC asks for 60 s and no loss; \
          on a shared machine that is a measure of its neighbours). Sizes are with FCS. Load: {}.\n",
         figures.fact("tolerance"),
         figures.fact("trial"),

@@ -10,7 +10,7 @@ median() { printf '%s\n' "$@" | sort -n | awk '{ v[NR] = $1 } END { print v[int(
 part_throughput() {
     local round dut_ rates=() overloads=()
     family=4 size=64
-    for ((round = 1; round <= trials; round++)); do
+    for ((round = 1; round <= rounds; round++)); do
         for dut_ in "${duts[@]}"; do
             throughput_of "$dut_" "$round" 6
             if [[ $dut_ == oneip ]]; then rates+=("$throughput") overloads+=("$overload"); fi
@@ -66,7 +66,7 @@ part_latency() {
 # Short trials of oneip and the reflector by turns: what the host does to some of them does not reach their median.
 tails() { # LOAD RATE
     local round dut_ line
-    for ((round = 1; round < 2 * trials; round++)); do
+    for ((round = 1; round < 2 * rounds; round++)); do
         line=''
         for dut_ in oneip reflector; do
             measure "$dut_"
