@@ -221,8 +221,11 @@ pub const PKTGEN_LOOK: Duration = Duration::from_millis(1);
 /// How long the kernel may take to run the senders' programs for the first time.
 pub const PKTGEN_START: Duration = Duration::from_secs(5);
 
-/// Stragglers are waited for until none has come for `PKTGEN_DRAIN`, at most `PKTGEN_DRAIN_MOST`.
+/// Stragglers are waited for until none has come for `PKTGEN_DRAIN`, or for `PKTGEN_DRAIN_COPIES` where all frames are back; at
+/// most `PKTGEN_DRAIN_MOST`.
 pub const PKTGEN_DRAIN: Duration = Duration::from_millis(300);
+
+pub const PKTGEN_DRAIN_COPIES: Duration = Duration::from_millis(30);
 
 pub const PKTGEN_DRAIN_MOST: Duration = Duration::from_secs(3);
 

@@ -181,11 +181,11 @@ impl Figures {
         median(ratios.collect())
     }
 
-    /// oneip's p99 by the reflector's, of the short trial of each at a load that was disturbed least.
+    /// oneip's p99 by the reflector's at a load: the medians of the short trials of each.
     pub fn tail(&self, load: &str) -> Option<f64> {
-        let least =
-            |pick: fn(&Tail) -> f64| self.tail.iter().filter(|row| row.load == load).map(pick).min_by(f64::total_cmp);
-        Some(least(|row| row.oneip)? / least(|row| row.reflector)?)
+        let median =
+            |pick: fn(&Tail) -> f64| median(self.tail.iter().filter(|row| row.load == load).map(pick).collect());
+        Some(median(|row| row.oneip)? / median(|row| row.reflector)?)
     }
 }
 

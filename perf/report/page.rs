@@ -116,7 +116,7 @@ fn tail(figures: &Figures) -> String {
     let verdict =
         if good == by_load.len() { "reached".to_owned() } else { format!("reached at {good} of {}", by_load.len()) };
     format!(
-        "- p99 of oneip to that of the bare reflector, each in the least disturbed of its short trials, by load: {}; the aim of no worse (up to {NO_WORSE:.2}) is **{verdict}**.\n",
+        "- p99 of oneip to that of the bare reflector, the median of short trials of each, by load: {}; the aim of no worse (up to {NO_WORSE:.2}) is **{verdict}**.\n",
         listed.join(", ")
     )
 }
@@ -228,7 +228,7 @@ fn latency(figures: &Figures, plots: &[String]) -> String {
     text += "\n";
     if !figures.tail.is_empty() {
         text += "Now and then the kernel's own threads, or a host beneath it, take a core for some ms, which is then the p99 of whoever it meets. So oneip and the reflector took turns in many short trials besides; p99 in us:\n\n\
-            | load | oneip | reflector | the least of each |\n|---|---|---|--:|\n";
+            | load | oneip | reflector | the medians |\n|---|---|---|--:|\n";
         for load in LOADS {
             let Some(ratio) = figures.tail(load) else { continue };
             let of = |pick: fn(&Tail) -> f64| {

@@ -91,8 +91,8 @@ impl Senders {
     }
 }
 
-/// Says so when a sender ends, and closes with the last.
-pub type Ended = UnboundedReceiver<()>;
+/// Says when a sender has ended how many frames it sent, and closes with the last.
+pub type Ended = UnboundedReceiver<u64>;
 
 /// The senders as they send, for each other and for whoever watches them.
 pub struct AtWork {
@@ -178,13 +178,13 @@ impl AtWork {
         Ok(true)
     }
 
-    fn send(&self, sender: &mut impl Sender, start: &Start, tell: &UnboundedSender<()>) -> Result<Sent, PktgenError> {
+    fn send(&self, sender: &mut impl Sender, start: &Start, tell: &UnboundedSender<u64>) -> Result<Sent, PktgenError> {
         let sent = sender.send(start, &self.stop);
         if sent.is_err() {
             self.stop();
         }
         // Or nobody watches any more.
-        let _ = tell.send(());
+        let _ = tell.send(sent.as_ref().map_or(0, |sent| sent.frames));
         sent
     }
 

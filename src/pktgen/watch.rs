@@ -4,7 +4,7 @@ use super::error::PktgenError;
 use super::histogram::Times;
 use super::senders::{AtWork, Ended, NUDGE};
 use super::sink::Sink;
-use crate::limits::{PKTGEN_DRAIN, PKTGEN_DRAIN_MOST, PKTGEN_LOOK, STATS_INTERVAL};
+use crate::limits::{PKTGEN_DRAIN, PKTGEN_DRAIN_COPIES, PKTGEN_DRAIN_MOST, PKTGEN_LOOK, STATS_INTERVAL};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
 use std::fmt;
@@ -69,11 +69,12 @@ impl Watch<'_> {
         let mut log = Log { writer, begun: Instant::now(), since: Duration::ZERO, before: Times::default() };
         let Signals { runtime, interrupt, terminate, _nudge } = signals;
         let stopped = (interrupt, terminate);
-        runtime.block_on(self.attend(senders, ended, stopped, &mut log, begun))?;
-        self.drain()?;
+        let sent = runtime.block_on(self.attend(senders, ended, stopped, &mut log, begun))?;
+        self.drain(sent)?;
         self.note(&mut log)
     }
 
+    /// Until all senders have ended; how many frames they sent.
     async fn attend(
         &self,
         senders: &AtWork,
@@ -81,7 +82,8 @@ impl Watch<'_> {
         (mut interrupt, mut terminate): (unix::Signal, unix::Signal),
         log: &mut Log<'_, '_, '_>,
         mut outcome: Result<(), PktgenError>,
-    ) -> Result<(), PktgenError> {
+    ) -> Result<u64, PktgenError> {
+        let mut sent = 0;
         let end = Instant::now() + self.expected;
         let mut ticks = tokio::time::interval(STATS_INTERVAL);
         ticks.tick().await;
@@ -96,7 +98,10 @@ impl Watch<'_> {
                 end.saturating_duration_since(Instant::now()).max(PKTGEN_LOOK)
             };
             tokio::select! {
-                one = ended.recv() => if one.is_none() { return outcome },
+                frames = ended.recv() => match frames {
+                    Some(frames) => sent += frames,
+                    None => return outcome.map(|()| sent),
+                },
                 _ = interrupt.recv() => senders.stop(),
                 _ = terminate.recv() => senders.stop(),
                 _ = ticks.tick(), if outcome.is_ok() => outcome = self.note(log),
@@ -120,17 +125,22 @@ impl Watch<'_> {
         PktgenError::Log { path, reason: format!("{reason:?}") }
     }
 
-    /// Waits until no straggler has come for a while.
-    fn drain(&self) -> Result<(), PktgenError> {
+    /// Waits until no straggler has come for a while; for a shorter one if of `sent` frames none is missing, since then only copies
+    /// can come.
+    fn drain(&self, sent: u64) -> Result<(), PktgenError> {
         let give_up = Instant::now() + PKTGEN_DRAIN_MOST;
-        let total = || self.sink.counts().map(|counts| counts.received + counts.duplicates + counts.corrupt);
-        let (mut last, mut since) = (total()?, Instant::now());
-        while since.elapsed() < PKTGEN_DRAIN && Instant::now() < give_up {
-            thread::sleep(PKTGEN_DRAIN / 10);
-            let now = total()?;
-            if now != last {
-                (last, since) = (now, Instant::now());
+        let (mut last, mut since) = (0, Instant::now());
+        while Instant::now() < give_up {
+            let counts = self.sink.counts()?;
+            let total = counts.received + counts.duplicates + counts.corrupt;
+            if total != last {
+                (last, since) = (total, Instant::now());
             }
+            let quiet = if counts.received >= sent { PKTGEN_DRAIN_COPIES } else { PKTGEN_DRAIN };
+            if since.elapsed() > quiet {
+                break;
+            }
+            thread::sleep(PKTGEN_DRAIN_COPIES);
         }
         Ok(())
     }
