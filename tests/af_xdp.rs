@@ -1,5 +1,6 @@
 //! The AF_XDP port on a real interface: frames through it, the accounts of them, and what can be in the way of setting it up.
 
+mod stop;
 mod veth;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,6 +15,7 @@ use caps::{CapSet, Capability};
 use oneip::limits::{BURST, RING};
 use oneip::port::af_xdp::{self, Action, AfXdp, AfXdpError, Attached, Mode, SteerCounters, SteerCounts, Transfer};
 use oneip::port::{Burst, Port};
+use stop::Stop;
 use veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable, DEVICE, DEVICE_MAC, DEVICE_V4};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,12 +101,6 @@ struct Outcome {
 
 /// What `client` does while every port of the interface reflects. The accounts are checked when it is done.
 fn while_reflecting(cable: &Cable, interface: &str, client: impl FnOnce() + Send) -> Outcome {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let stop = &AtomicBool::new(false);
     let (ready, when_ready) = mpsc::channel();
     thread::scope(|scope| {

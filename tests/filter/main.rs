@@ -7,6 +7,8 @@ mod link;
 #[path = "../model/mod.rs"]
 mod model;
 mod publish;
+#[path = "../stop/mod.rs"]
+mod stop;
 mod succession;
 
 use oneip::filter::{Filter, Generation};

@@ -3,11 +3,12 @@
 
 use crate::echo::{Echo, round_trip};
 use crate::filters::{self, Filter, HEALTH, QUICK, configure, publish};
-use crate::network::{ECHO, Lab, Pairs, SERVERS, Stop, WEB, clients, eventually, lookup, one_each, say};
+use crate::network::{ECHO, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, one_each, say};
 use crate::operator::surf_within;
 use crate::packets::learnt;
 use crate::reload::without_web3;
 use crate::restart::browse;
+use crate::stop::Stop;
 use etherparse::{LaxSlicedPacket, TransportSlice};
 use pcap_file::pcap::PcapReader;
 use rustix::process::{Pid, Signal, kill_process};

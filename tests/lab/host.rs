@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::dispatcher::Dispatcher;
 use crate::echo::Echo;
-use crate::network::{Lab, Stop, WEB, clients, eventually, lookup, one_each};
+use crate::network::{Lab, WEB, clients, eventually, lookup, one_each};
+use crate::stop::Stop;
 
 const OWN: [&str; 2] = ["192.0.2.2:22", "[2001:db8:2::2]:22"];
 

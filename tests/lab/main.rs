@@ -29,3 +29,5 @@ mod reload;
 mod restart;
 mod selection;
 mod servers;
+#[path = "../stop/mod.rs"]
+mod stop;

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -132,15 +132,6 @@ pub fn succeed(command: &mut Command) -> String {
 /// Not `eprintln`, which is captured with a test's output and not shown when it passes.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// Raised when dropped: what goes on in the background ends with the test, failed or not.
-pub struct Stop<'s>(pub &'s AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Tries until it comes true.

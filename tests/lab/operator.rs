@@ -2,8 +2,9 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
-use crate::network::{Lab, Pairs, Stop, WEB, clients, eventually, lookup, say, succeed, url};
+use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, say, succeed, url};
 use crate::restart::browse;
+use crate::stop::Stop;
 use serde_json::Value;
 use std::fs;
 use std::process::Stdio;

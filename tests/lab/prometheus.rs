@@ -12,8 +12,9 @@ use serde_json::Value;
 use crate::dispatcher::Dispatcher;
 use crate::echo::Echo;
 use crate::failover::checked;
-use crate::network::{ECHO, Lab, Stop, clients, eventually, lookup, succeed};
+use crate::network::{ECHO, Lab, clients, eventually, lookup, succeed};
 use crate::promtool::{check_metrics, installed};
+use crate::stop::Stop;
 
 /// Datagrams a second of all clients together.
 const RATE: f64 = 1000.0;

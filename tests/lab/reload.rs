@@ -1,9 +1,10 @@
 //! Another configuration while clients are served.
 
 use crate::dispatcher::Dispatcher;
-use crate::network::{CLUSTER, Lab, Stop, WEB, clients, eventually, lookup};
+use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup};
 use crate::operator::surf;
 use crate::restart::browse;
+use crate::stop::Stop;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::sync::atomic::AtomicBool;

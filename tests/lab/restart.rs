@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::dispatcher::{Dispatcher, is_attached};
 use crate::echo::{Echo, round_trip};
-use crate::network::{CLUSTER, Lab, Stop, WEB, clients, eventually, lookup, say, succeed, url};
+use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup, say, succeed, url};
+use crate::stop::Stop;
 
 /// Requests on one connection until told to stop: how many there were, and the server, which is the same for all.
 pub fn browse(lab: &Lab, family: usize, client: &str, stop: &AtomicBool) -> (usize, String) {

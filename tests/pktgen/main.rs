@@ -6,6 +6,8 @@ mod peer;
 mod senders;
 mod several;
 mod sink;
+#[path = "../stop/mod.rs"]
+mod stop;
 #[path = "../veth/mod.rs"]
 mod veth;
 mod wire;

@@ -1,5 +1,6 @@
 //! The other end of the cable: sends back what comes, on the queue it came on, but for what it is told to do to it.
 
+use super::stop::Stop;
 use super::veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable};
 use oneip::port::af_xdp::{AfXdp, Attached, Frame, open};
 use oneip::port::{Burst, Port};
@@ -39,12 +40,6 @@ pub fn during<T: Send>(
     deed: impl Fn(u64) -> Deed + Send,
     body: impl FnOnce() -> T + Send,
 ) -> (T, Account) {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let stop = &AtomicBool::new(false);
     let (ready, when_ready) = mpsc::channel();
     thread::scope(|scope| {
