@@ -199,7 +199,7 @@ done
 dut=''
 # Those that are worth more than 64-byte frames.
 size_duts=()
-for name in oneip reflector nftables; do if [[ " ${duts[*]} " == *" $name "* ]]; then size_duts+=("$name"); fi; done
+for name in oneip reflector testpmd-af_xdp nftables; do if [[ " ${duts[*]} " == *" $name "* ]]; then size_duts+=("$name"); fi; done
 
 for part in throughput latency loss cost growth memory change; do
     if [[ $part == throughput || " ${parts[*]} " == *" $part "* ]]; then "part_$part"; fi

@@ -171,14 +171,20 @@ impl Figures {
         self.latency.iter().find(|row| row.dut == dut && row.load == load && row.p50.is_some())
     }
 
-    /// The median, over the rounds, of what `dut` forwarded by what `other` did in the same round: 64-byte frames, IPv4.
-    pub fn ratio(&self, dut: &str, other: &str) -> Option<f64> {
-        let small: Vec<_> = self.throughput.iter().filter(|row| row.family == 4 && row.size == "64").collect();
-        let ratios = small.iter().filter(|row| row.dut == dut).filter_map(|ours| {
-            let theirs = small.iter().find(|row| row.dut == other && row.round == ours.round && row.pps > 0.0)?;
+    /// What `dut` forwarded by what `other` did, search by search: with the same frames, in the same round.
+    pub fn neighbours(&self, dut: &str, other: &str) -> Vec<(&Throughput, f64)> {
+        let ours = self.throughput.iter().filter(|row| row.dut == dut);
+        let ratio = |ours: &Throughput| {
+            let same = |row: &Throughput| (row.family, &*row.size, row.round) == (ours.family, &*ours.size, ours.round);
+            let theirs = self.throughput.iter().find(|row| row.dut == other && same(row) && row.pps > 0.0)?;
             Some(ours.pps / theirs.pps)
-        });
-        median(ratios.collect())
+        };
+        ours.filter_map(|row| Some((row, ratio(row)?))).collect()
+    }
+
+    /// Their median.
+    pub fn ratio(&self, dut: &str, other: &str) -> Option<f64> {
+        median(self.neighbours(dut, other).into_iter().map(|(_, ratio)| ratio).collect())
     }
 
     /// oneip's p99 by the reflector's at a load: the medians of the short trials of each.

@@ -43,6 +43,11 @@ fn us(ns: Option<f64>) -> String {
     }
 }
 
+/// The least and the most.
+fn range(values: &[f64]) -> (f64, f64) {
+    (values.iter().copied().fold(f64::MAX, f64::min), values.iter().copied().fold(0.0, f64::max))
+}
+
 // ---- the findings ----
 
 fn findings(figures: &Figures) -> String {
@@ -50,7 +55,7 @@ fn findings(figures: &Figures) -> String {
     let rate = |dut| median(figures.rounds(dut, 4, "64"));
     if let Some(ours) = rate("oneip") {
         let rounds = figures.rounds("oneip", 4, "64");
-        let (low, high) = (rounds.iter().copied().fold(f64::MAX, f64::min), rounds.iter().copied().fold(0.0, f64::max));
+        let (low, high) = range(&rounds);
         let bound = if figures.generator_bound("oneip", 4, "64") { "; the generator had no more" } else { "" };
         let _ = writeln!(
             text,
@@ -62,7 +67,10 @@ fn findings(figures: &Figures) -> String {
         );
     }
     for dut in figures.duts().into_iter().filter(|dut| *dut != "oneip") {
-        let Some(ratio) = figures.ratio("oneip", dut) else { continue };
+        let ratios: Vec<f64> = figures.neighbours("oneip", dut).into_iter().map(|(_, ratio)| ratio).collect();
+        let (low, high) = range(&ratios);
+        let count = ratios.len();
+        let Some(ratio) = median(ratios) else { continue };
         let aim = AIMS.iter().find(|(known, _)| *known == dut);
         let verdict = aim.map_or(String::new(), |(_, aim)| {
             format!("; the aim of {aim:.2} is {}", if ratio >= *aim { "reached" } else { "**not reached**" })
@@ -80,7 +88,7 @@ fn findings(figures: &Figures) -> String {
         };
         let _ = writeln!(
             text,
-            "- oneip to {dut}: **{ratio:.2}** x its throughput, the median of neighbouring rounds{verdict}.{wins}{bound}"
+            "- oneip to {dut}: **{ratio:.2}** x its throughput, the median of {count} pairs of neighbouring searches ({low:.2} to {high:.2}){verdict}.{wins}{bound}"
         );
     }
     text += &tail(figures);
@@ -168,10 +176,10 @@ fn throughput(figures: &Figures, plots: &[String]) -> String {
         let rounds: Vec<String> =
             rounds.map(|row| kpps(row.pps) + if row.limit == "generator" { "+" } else { "" }).collect();
         let middle = median(figures.rounds(dut, 4, "64")).map_or("-".to_owned(), kpps);
-        let ratio = if dut == "oneip" {
-            String::new()
-        } else {
-            figures.ratio("oneip", dut).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
+        let pairs = figures.neighbours("oneip", dut).into_iter().filter(|(row, _)| row.family == 4 && row.size == "64");
+        let ratio = match median(pairs.map(|(_, ratio)| ratio).collect()) {
+            Some(ratio) if dut != "oneip" => format!("{ratio:.2}"),
+            _ => String::new(),
         };
         let _ = writeln!(text, "| {dut} | {middle} | {} | {ratio} |", rounds.join(", "));
     }

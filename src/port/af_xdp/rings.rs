@@ -17,7 +17,7 @@ use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, So
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::device::{FRAME_OFFSET, STAMP_ROOM};
-use crate::limits::{BURST, QUEUE_FRAMES, RING};
+use crate::limits::{BURST, QUEUE_FRAMES, REFILL, RING};
 use crate::port::Burst;
 
 /// Descriptors that one system call sends in copy mode, `TX_BATCH_SIZE` in net/xdp/xsk.c, unless told otherwise.
@@ -66,6 +66,8 @@ pub(super) struct Rings {
     transfer: Transfer,
     /// System calls that send a burst for certain, if the device takes it.
     kicks: usize,
+    /// Frames received since the fill ring was last seen full.
+    taken: usize,
     scratch: [FrameDesc; BURST],
 }
 
@@ -94,8 +96,9 @@ impl Rings {
         };
         let whole_ring = transfer == Transfer::ZeroCopy || raise_budget(fd);
         let kicks = if whole_ring { 1 } else { BURST.div_ceil(COPY_MODE_KICK) };
-        let scratch = [FrameDesc::default(); BURST];
-        Ok((Rings { tx, rx, fill, completion, arena, transfer, kicks, scratch }, frames))
+        // The fill ring is empty.
+        let (taken, scratch) = (RING, [FrameDesc::default(); BURST]);
+        Ok((Rings { tx, rx, fill, completion, arena, transfer, kicks, taken, scratch }, frames))
     }
 
     pub(super) fn transfer(&self) -> Transfer {
@@ -113,6 +116,7 @@ impl Rings {
         // SAFETY: the descriptors are filled in by the call, with frames of this socket's memory.
         let count = unsafe { self.rx.consume(&mut self.scratch[..room]) };
         burst.extend(self.scratch[..count].iter().map(|desc| self.arena.own(*desc)));
+        self.taken += count;
         count
     }
 
@@ -163,17 +167,26 @@ impl Rings {
 
     /// Gives the kernel frames to receive into, in whole bursts, the last used first since their lines are in the cache still;
     /// how many. Wakes the driver if it had none left.
+    ///
+    /// Not before `REFILL` are missing: how much room there is stands in a line that the driver's core writes for each frame, and
+    /// has to be asked for.
     #[inline]
     pub(super) fn refill(&mut self, idle: &mut Vec<Frame>) -> usize {
         let mut filled = 0;
-        while idle.len() >= BURST && self.fill.nb_free(BURST as u32) as usize >= BURST {
-            for (slot, frame) in self.scratch.iter_mut().zip(idle.drain(idle.len() - BURST..)) {
-                *slot = self.arena.disown(frame);
+        if self.taken >= REFILL && idle.len() >= REFILL {
+            while idle.len() >= BURST {
+                if (self.fill.nb_free(BURST as u32) as usize) < BURST {
+                    self.taken = 0;
+                    break;
+                }
+                for (slot, frame) in self.scratch.iter_mut().zip(idle.drain(idle.len() - BURST..)) {
+                    *slot = self.arena.disown(frame);
+                }
+                // SAFETY: as in `send`.
+                let count = unsafe { self.fill.produce(&self.scratch) };
+                assert_eq!(count, BURST, "a ring has the room that it said it has");
+                filled += count;
             }
-            // SAFETY: as in `send`.
-            let count = unsafe { self.fill.produce(&self.scratch) };
-            assert_eq!(count, BURST, "a ring has the room that it said it has");
-            filled += count;
         }
         if self.fill.needs_wakeup() {
             // A poll that waits for nothing. It fails when the device is gone, and then nothing is received either.
