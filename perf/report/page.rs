@@ -43,6 +43,11 @@ fn us(ns: Option<f64>) -> String {
     }
 }
 
+/// As it is printed: what is no less in print is no less in the verdict.
+fn percent(ratio: f64) -> u64 {
+    (ratio * 100.0).round() as u64
+}
+
 /// The least and the most.
 fn range(values: &[f64]) -> (f64, f64) {
     (values.iter().copied().fold(f64::MAX, f64::min), values.iter().copied().fold(0.0, f64::max))
@@ -73,9 +78,12 @@ fn findings(figures: &Figures) -> String {
         let Some(ratio) = median(ratios) else { continue };
         let aim = AIMS.iter().find(|(known, _)| *known == dut);
         let verdict = aim.map_or(String::new(), |(_, aim)| {
-            format!("; the aim of {aim:.2} is {}", if ratio >= *aim { "reached" } else { "**not reached**" })
+            format!(
+                "; the aim of {aim:.2} is {}",
+                if percent(ratio) >= percent(*aim) { "reached" } else { "**not reached**" }
+            )
         });
-        let wins = if ratio < 1.0 { format!(" **{dut} is faster here.**") } else { String::new() };
+        let wins = if percent(ratio) < 100 { format!(" **{dut} is faster here.**") } else { String::new() };
         let bound = [("oneip", "oneip's"), (dut, "its")]
             .iter()
             .filter(|(dut, _)| figures.generator_bound(dut, 4, "64"))

@@ -5,8 +5,10 @@ use rustix::net::netlink::{GENERIC, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
 use std::iter;
 
-/// `NETDEV_XDP_ACT_NDO_XMIT` of `enum netdev_xdp_act`, include/uapi/linux/netdev.h: it sends what programs redirect to it.
+/// `NETDEV_XDP_ACT_NDO_XMIT` and `NETDEV_XDP_ACT_XSK_ZEROCOPY` of `enum netdev_xdp_act`, include/uapi/linux/netdev.h: it sends what
+/// programs redirect to it; it reads and writes the memory of AF_XDP sockets.
 const NDO_XMIT: u64 = 1 << 2;
+const XSK_ZEROCOPY: u64 = 1 << 3;
 
 /// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, `CTRL_ATTR_FAMILY_ID` and `CTRL_ATTR_FAMILY_NAME`, include/uapi/linux/genetlink.h.
 const CONTROL: u16 = 0x10;
@@ -25,9 +27,27 @@ const REQUEST: u16 = 1;
 /// Headers of a message, and of its family's part.
 const HEADERS: usize = 16 + 4;
 
-/// Whether the interface sends what XDP programs redirect to it. Taken for granted where the kernel cannot say (before 6.3).
-pub fn transmits(index: u32) -> bool {
-    features(index).is_none_or(|features| features & NDO_XMIT != 0)
+/// What the kernel says of an interface; before 6.3 nothing, and then all is taken for possible.
+pub struct Features(Option<u64>);
+
+impl Features {
+    pub fn of(index: u32) -> Features {
+        Features(features(index))
+    }
+
+    /// Whether the interface sends what XDP programs redirect to it.
+    pub fn transmits(&self) -> bool {
+        self.has(NDO_XMIT)
+    }
+
+    /// Whether AF_XDP sockets do without copies on it.
+    pub fn zero_copies(&self) -> bool {
+        self.has(XSK_ZEROCOPY)
+    }
+
+    fn has(&self, feature: u64) -> bool {
+        self.0.is_none_or(|features| features & feature != 0)
+    }
 }
 
 fn features(index: u32) -> Option<u64> {

@@ -7,7 +7,7 @@
 use super::af_xdp;
 use super::arguments::Method;
 use super::error::PktgenError;
-use super::features;
+use super::features::Features;
 use super::frames::Frames;
 use super::transmit::{Load, Sender, Sent, Share, Start};
 use super::xdp::{self, Progress};
@@ -46,8 +46,8 @@ impl Senders {
         load: Load,
         device: &Device,
     ) -> Result<Senders, PktgenError> {
-        let transmits = features::transmits(device.index);
-        let by_xdp = || match transmits {
+        let features = Features::of(device.index);
+        let by_xdp = || match features.transmits() {
             true => {
                 let load = |share| xdp::Generator::load(frames, load, share, device.index);
                 Ok(Senders::Xdp(Share::among(count).map(load).collect::<Result<_, _>>()?))
@@ -58,7 +58,9 @@ impl Senders {
         match method {
             Method::Xdp => by_xdp(),
             Method::AfXdp => Ok(Senders::AfXdp(by_socket()?)),
-            Method::Auto if !transmits => Ok(Senders::AfXdp(by_socket()?)),
+            Method::Auto if !features.transmits() => Ok(Senders::AfXdp(by_socket()?)),
+            // Not to see it: the kernel would release those sockets' memory while the load begins.
+            Method::Auto if !features.zero_copies() => by_xdp(),
             Method::Auto => match by_socket() {
                 Ok(senders) if senders.iter().all(|sender| sender.transfer() == Transfer::ZeroCopy) => {
                     Ok(Senders::AfXdp(senders))

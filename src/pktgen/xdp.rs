@@ -39,7 +39,7 @@ const BATCH_ON_SCHEDULE: u32 = 8;
 /// From this interval of a sender on, a frame is handed over by itself.
 const ONE_BY_ONE_NS: u64 = 2_000;
 
-/// The program, and what it is run on. Frames for an interface that does not send for XDP programs (`features::transmits`) are
+/// The program, and what it is run on. Frames for an interface that does not send for XDP programs (`Features::transmits`) are
 /// lost.
 pub struct Generator {
     program: Ebpf,

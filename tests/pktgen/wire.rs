@@ -2,7 +2,7 @@
 
 use super::peer::{self, Deed};
 use super::veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable, DEVICE, DEVICE_MAC};
-use oneip::pktgen::features;
+use oneip::pktgen::features::Features;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
@@ -184,7 +184,7 @@ fn a_peer_that_takes_no_xdp_frames_is_told_and_gone_around() {
         let device = cable.device_thread(scope, move || {
             let index: u32 =
                 fs::read_to_string(format!("/sys/class/net/{DEVICE}/ifindex")).unwrap().trim().parse().unwrap();
-            assert!(!features::transmits(index));
+            assert!(!Features::of(index).transmits());
             let refused = output("--method xdp");
             let said = String::from_utf8_lossy(&refused.stderr).into_owned();
             assert_eq!(refused.status.code(), Some(1));
@@ -207,7 +207,8 @@ fn a_peer_that_takes_no_xdp_frames_is_told_and_gone_around() {
         || {
             let index: u32 =
                 fs::read_to_string(format!("/sys/class/net/{DEVICE}/ifindex")).unwrap().trim().parse().unwrap();
-            assert!(features::transmits(index));
+            let features = Features::of(index);
+            assert!(features.transmits() && !features.zero_copies(), "a veth copies");
             report(&pktgen(&format!("--address {CLUSTER_V4} --count 10")).output().unwrap())
         },
     );
