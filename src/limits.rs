@@ -178,9 +178,6 @@ pub const RING: usize = 2048;
 /// Frames of an AF_XDP queue: a full ring waits to be received into while another waits to be sent.
 pub const QUEUE_FRAMES: usize = 2 * RING;
 
-/// Frames that an AF_XDP queue is given at a time to receive into.
-pub const REFILL: usize = 4 * BURST;
-
 /// Descriptors of a ring of a DPDK device that names none: 100 us of frames at 10 Mpps.
 pub const DESCRIPTORS: u16 = 1024;
 
@@ -243,7 +240,7 @@ const _: () = {
     assert!(MAX_CAPTURED < MAX_CAPTURE_BLOCK, "a block holds a frame");
 
     assert!(RING.is_power_of_two() && RING >= 2 * BURST, "rings are powers of two and take whole bursts");
-    assert!(QUEUE_FRAMES >= RING + REFILL + 3 * BURST, "with the transmit ring full, frames are left to receive into");
+    assert!(QUEUE_FRAMES >= RING + 3 * BURST, "with the transmit ring full, frames are left to receive into");
     assert!(QUEUE_FRAMES.is_multiple_of(BURST), "frames are handed over in whole bursts");
     assert!(KERNEL_LANE >= BURST, "a burst for the kernel has room");
     assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);

@@ -15,8 +15,9 @@ readonly DRY_ANSWER='{"sent":1,"received":1,"lost":0,"seconds":1,"offered_pps":1
 
 generate() { # RATE SECONDS: JSON
     local answer
-    answer=$("generate_$generator" "$@") || die "the generator failed: $answer"
-    echo "${answer:-$DRY_ANSWER}"
+    answer=$("generate_$generator" "$@") || die "the generator failed${answer:+: $answer}"
+    if [[ -n $dry_run ]]; then answer=$DRY_ANSWER; fi
+    echo "$answer"
 }
 
 generate_oneip() {
@@ -30,7 +31,7 @@ generate_oneip() {
     local log=$hlog
     if [[ -n $hlog && -n $interface ]]; then log=/tmp/oneip-bench.hlog; fi
     if [[ -n $log ]]; then options+=(--hlog "$log"); fi
-    at_tester "$tester_oneip" pktgen "${options[@]}"
+    at_tester "$tester_oneip" pktgen "${options[@]}" || return
     if [[ $log != "$hlog" ]]; then
         if [[ -n $dry_run ]]; then at_tester cat "$log"; else at_tester cat "$log" >"$hlog"; fi
     fi

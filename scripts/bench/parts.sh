@@ -66,15 +66,15 @@ part_latency() {
 # Short trials of oneip and the reflector by turns: what the host does to fewer than half of them does not reach their median. Each
 # begins every second turn, lest it is always the same that meets what the host does twice a second.
 tails() { # LOAD RATE
-    local round dut_ order=(oneip reflector)
+    local round dut_ pair=(oneip reflector)
     local -A tail
     for ((round = 1; round <= 3 * rounds; round++)); do
-        for dut_ in "${order[@]}"; do
+        for dut_ in "${pair[@]}"; do
             measure "$dut_"
             trial tail "$2" "$(awk -v s="$latency_seconds" 'BEGIN { print s / 10 }')"
             tail[$dut_]=$p99
         done
-        order=("${order[1]}" "${order[0]}")
+        pair=("${pair[1]}" "${pair[0]}")
         # A generator that sees no latency has none to compare.
         if [[ ${tail[oneip]}/${tail[reflector]} =~ ^[0-9.]+/[0-9.]+$ ]]; then row tail "$1,${tail[oneip]},${tail[reflector]}"; fi
     done

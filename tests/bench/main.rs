@@ -10,6 +10,8 @@ mod page;
 mod plots;
 mod report;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -23,9 +25,23 @@ fn built() -> PathBuf {
 }
 
 fn bench(arguments: &str) -> Output {
+    bench_of(&built(), "benchtest", arguments)
+}
+
+/// With the binaries of a folder, in namespaces of that name.
+fn bench_of(built: &Path, lab: &str, arguments: &str) -> Output {
     let mut command = Command::new("scripts/bench.sh");
-    command.current_dir(root()).env("ONEIP_BUILT", built()).env("ONEIP_LAB", "benchtest");
+    command.current_dir(root()).env("ONEIP_BUILT", built).env("ONEIP_LAB", lab);
     command.args(arguments.split_whitespace()).output().expect("bash is there")
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("id is there").stdout;
+    if id != b"0\n" {
+        assert!(std::env::var_os("CI").is_none(), "CI runs this as root");
+        println!("SKIPPED: network namespaces need root");
+    }
+    id == b"0\n"
 }
 
 fn texts(output: &Output) -> (Option<i32>, String, String) {
@@ -84,11 +100,28 @@ fn a_dry_run_of_a_real_box_asks_the_peer_by_ssh() {
 }
 
 #[test]
+fn a_generator_that_fails_ends_the_run() {
+    if !is_root() {
+        return;
+    }
+    let (folder, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (oneip, real) = (folder.path().join("oneip"), built().join("oneip"));
+    let script = format!(
+        "#!/bin/sh\n[ $1 != pktgen ] || {{ echo no frames today >&2; exit 1; }}\nexec {} \"$@\"\n",
+        real.display()
+    );
+    std::fs::write(&oneip, script).expect("a file");
+    std::fs::set_permissions(&oneip, Permissions::from_mode(0o755)).expect("a program");
+    let arguments = format!("--smoke --no-build --duts oneip --out {}", out.path().display());
+    let (code, _, err) = texts(&bench_of(folder.path(), "benchfail", &arguments));
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("no frames today") && err.contains("error: the generator failed"), "{err}");
+}
+
+#[test]
 fn a_run_of_seconds_writes_a_report() {
-    let id = Command::new("id").arg("-u").output().expect("id is there").stdout;
-    if id != b"0\n" {
-        assert!(std::env::var_os("CI").is_none(), "CI runs this as root");
-        return println!("SKIPPED: network namespaces need root");
+    if !is_root() {
+        return;
     }
     // As `cargo test` has done, unless this test alone was asked for.
     let mut cargo = Command::new(env!("CARGO"));

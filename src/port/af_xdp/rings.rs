@@ -17,7 +17,7 @@ use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, So
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::device::{FRAME_OFFSET, STAMP_ROOM};
-use crate::limits::{BURST, QUEUE_FRAMES, REFILL, RING};
+use crate::limits::{BURST, QUEUE_FRAMES, RING};
 use crate::port::Burst;
 
 /// Descriptors that one system call sends in copy mode, `TX_BATCH_SIZE` in net/xdp/xsk.c, unless told otherwise.
@@ -168,25 +168,23 @@ impl Rings {
     /// Gives the kernel frames to receive into, in whole bursts, the last used first since their lines are in the cache still;
     /// how many. Wakes the driver if it had none left.
     ///
-    /// Not before `REFILL` are missing: how much room there is stands in a line that the driver's core writes for each frame, and
-    /// has to be asked for.
+    /// Not before a burst was received: how much room there is stands in a line that the driver's core writes for each frame, and
+    /// has to be fetched from there.
     #[inline]
     pub(super) fn refill(&mut self, idle: &mut Vec<Frame>) -> usize {
         let mut filled = 0;
-        if self.taken >= REFILL && idle.len() >= REFILL {
-            while idle.len() >= BURST {
-                if (self.fill.nb_free(BURST as u32) as usize) < BURST {
-                    self.taken = 0;
-                    break;
-                }
-                for (slot, frame) in self.scratch.iter_mut().zip(idle.drain(idle.len() - BURST..)) {
-                    *slot = self.arena.disown(frame);
-                }
-                // SAFETY: as in `send`.
-                let count = unsafe { self.fill.produce(&self.scratch) };
-                assert_eq!(count, BURST, "a ring has the room that it said it has");
-                filled += count;
+        while self.taken >= BURST && idle.len() >= BURST {
+            if (self.fill.nb_free(BURST as u32) as usize) < BURST {
+                self.taken = 0;
+                break;
             }
+            for (slot, frame) in self.scratch.iter_mut().zip(idle.drain(idle.len() - BURST..)) {
+                *slot = self.arena.disown(frame);
+            }
+            // SAFETY: as in `send`.
+            let count = unsafe { self.fill.produce(&self.scratch) };
+            assert_eq!(count, BURST, "a ring has the room that it said it has");
+            filled += count;
         }
         if self.fill.needs_wakeup() {
             // A poll that waits for nothing. It fails when the device is gone, and then nothing is received either.
