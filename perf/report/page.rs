@@ -102,6 +102,7 @@ fn findings(figures: &Figures) -> String {
     text += &tail(figures);
     for row in &figures.change {
         let what = match row.what.as_str() {
+            "none" => "Nothing changed, for comparison,",
             "disable" => "A server taken out",
             "enable" => "taken in again",
             "reload" => "A reload that adds a server",
@@ -282,7 +283,7 @@ fn change(figures: &Figures) -> String {
     }
     let mut text = String::from(
         "## Changes under load\n\nThree seconds at half the throughput, the change in the second. The time is that of `oneip ctl`, process start included; after \
-        a kill, until the new process is ready. What a changed server's clients lose is not in it: no server answers here.\n\n",
+        a kill, until the new process is ready. What a changed server's clients lose is not in it: no server answers here. `none` is the same three seconds without a change: what the host takes.\n\n",
     );
     text += "| change | ms | lost | of sent | the loss in ms of the load | frames to the server after the answer |\n|---|--:|--:|--:|--:|--:|\n";
     for row in &figures.change {

@@ -230,6 +230,7 @@ part_memory() {
 # At half of the throughput, so that what is lost is lost to the change.
 part_change() {
     measure oneip
+    change none
     change disable
     change enable
     change reload
@@ -261,6 +262,8 @@ change() { # NAME
     row change "$1,$rate,$sent,$lost,$ms,$late"
 }
 
+# What the host takes.
+change_none() { :; }
 change_disable() { ctl disable server1; }
 change_enable() { ctl enable server1; }
 # A server more.

@@ -41,7 +41,10 @@ fn run(oneip: u32, kernel: &str) -> TempDir {
     );
     write("tail.csv", "load,oneip,reflector\n50,9600,8000\n50,7000,5000\n50,70000,50000\n90,4000,5000\n");
     write("instructions.csv", "scenario,stage,value\nipv4,receive,11.4\nipv4,turn,219.3\n");
-    write("change.csv", "what,rate,sent,lost,ms,late\ndisable,300000,900000,0,12,0\nkill,300000,900000,30000,95,\n");
+    write(
+        "change.csv",
+        "what,rate,sent,lost,ms,late\nnone,300000,900000,7,0,\ndisable,300000,900000,0,12,0\nkill,300000,900000,30000,95,\n",
+    );
     write("growth.csv", "what,n,pps,rss_kib\nservers,3,500000,40960\nservers,1000,490000,51200\n");
     write("memory.csv", "services,servers,rss_kib\n1,3,40960\n256,3,302080\n256,64,317696\n");
     write("cost.csv", "scenario,stage,value\nipv4,receive,1\nipv4,turn,13.25\nipv4,floor,3.5\n");
@@ -77,6 +80,7 @@ fn the_page_says_what_was_measured_and_who_won() {
         "| ipv4 | 11 | - | - | - | - | 219 |",
         "A server taken out under 300 kpps: 12 ms, 0 of 900000 frames lost; 0 frames reached the server after the answer.",
         "Killed (`kill -9`) and started again under 300 kpps: 95 ms, 30000 of 900000 frames lost.",
+        "- Nothing changed, for comparison, under 300 kpps: 0 ms, 7 of 900000 frames lost.",
         "| kill | 95 | 30000 | 900000 | 100.0 |",
         "there is no NIC here, and no zero copy",
         "| reflector | 600 | 600, 600+, 600 | 0.80 |",
