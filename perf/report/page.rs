@@ -244,8 +244,13 @@ fn latency(figures: &Figures, plots: &[String]) -> String {
     }
     text += "\n";
     if !figures.tail.is_empty() {
-        text += "Now and then the kernel's own threads, or a host beneath it, take a core for some ms, which is then the p99 of whoever it meets. So oneip and the reflector took turns in many short trials besides, of which those count in which the generator was in time (99 % of its frames left within 50 us of when they were due); p99 in us:\n\n\
-            | load | oneip | reflector | the medians |\n|---|---|---|--:|\n";
+        let _ = writeln!(
+            text,
+            "Now and then the kernel's own threads, or a host beneath it, take a core for some ms, which is then the p99 of whoever it meets. So oneip and the reflector took \
+             turns in many short trials besides, of which those count in which the generator was in time (99 % of its frames left within {} of when they were due); p99 in us:\n\n\
+             | load | oneip | reflector | the medians |\n|---|---|---|--:|",
+            figures.fact("in time")
+        );
         for load in LOADS {
             let Some(ratio) = figures.tail(load) else { continue };
             let of = |pick: fn(&Tail) -> f64| {
