@@ -92,8 +92,10 @@ pub struct Membership {
     neighbours: Option<Neighbours>,
     /// `None`: no service is checked.
     health: Option<Health>,
-    /// Until when a drained server keeps its connections, by name; and a removed one.
-    draining: HashMap<String, u64>,
+    /// Until when a drained server keeps its connections, by name, or `None`: they are the others' now. Its time ends in
+    /// `pass`, not on the clock: until the data path knows, the server has its connections, and is said to have them.
+    draining: HashMap<String, Option<u64>>,
+    /// Until when a removed one keeps them.
     leaving: HashMap<Name, u64>,
     /// New by a reload, and not known to serve yet.
     joining: HashSet<Name>,
@@ -139,7 +141,8 @@ impl Membership {
         let plan = Arc::new(reload::effective(&configured, &overrides, &[]));
         let now = clock::now_ns();
         let draining = overrides.iter().filter_map(|(name, set)| Some((name.clone(), set.drained_until?)));
-        let draining = draining.map(|(name, until)| (name, now + from_wall_time(until).as_nanos() as u64)).collect();
+        let until = |wall| Some(now + from_wall_time(wall).as_nanos() as u64).filter(|until| *until > now);
+        let draining = draining.map(|(name, wall)| (name, until(wall))).collect();
         let mut membership = Membership {
             side,
             interface: interface.to_owned(),
@@ -295,8 +298,7 @@ impl Membership {
 
     /// When something ends by itself.
     fn due(&self) -> Option<u64> {
-        let now = clock::now_ns();
-        let draining = self.draining.values().copied().filter(|until| *until > now);
+        let draining = self.draining.values().flatten().copied();
         draining.chain(self.leaving.values().copied()).chain(self.cluster.due()).min()
     }
 
@@ -305,6 +307,7 @@ impl Membership {
         let now = clock::now_ns();
         let gone: Vec<Name> =
             self.leaving.iter().filter(|(_, until)| **until <= now).map(|(name, _)| name.clone()).collect();
+        self.draining.values_mut().for_each(|until| *until = until.filter(|until| *until > now));
         let mut moved = self.cluster.expire(now);
         moved |= self.judge_all(now);
         if gone.is_empty() {

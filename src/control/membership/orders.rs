@@ -104,7 +104,7 @@ impl Membership {
         self.overrides = overrides;
         match (set, drained) {
             (Set::Undrain, _) => _ = self.draining.remove(name),
-            (_, Some(until)) => _ = self.draining.insert(name.to_owned(), until),
+            (_, Some(until)) => _ = self.draining.insert(name.to_owned(), Some(until).filter(|until| *until > now)),
             _ => {}
         }
         if reweighed {

@@ -74,10 +74,10 @@ impl Membership {
             return by_check.map_or(Judged::new(State::Leaving, left), |judged| Judged { may: false, ..judged });
         }
         if let Some(until) = self.draining.get(&it.name) {
-            if *until <= now {
+            let Some(until) = *until else {
                 return Judged::new(State::Drained, "by ctl drain; its time is over");
-            }
-            let left = format!("by ctl drain; keeps its connections for {} s more", seconds(*until));
+            };
+            let left = format!("by ctl drain; keeps its connections for {} s more", seconds(until));
             return by_check.map_or(Judged::new(State::Draining, left), |judged| Judged { may: false, ..judged });
         }
         let may = it.weight > 0;

@@ -1,0 +1,73 @@
+//! What is said of the servers is what the data path was told, whatever the clock says meanwhile.
+
+use oneip::control::admin::order::Answer;
+use oneip::control::admin::status::{ServiceStatus, State};
+use oneip::control::config;
+use oneip::control::membership::{Event, Membership, News, Set, Side};
+use std::future::Future;
+use std::thread;
+use std::time::Duration;
+
+const CONFIG: &str = r#"[cluster]
+hash_key = "8f3a1c5e7b9d2046a1b3c5d7e9f00112"
+
+[dispatcher]
+interface = "eth1"
+
+[[service]]
+name = "web"
+address = "203.0.113.80"
+ports = ["tcp/80"]
+
+[[service.server]]
+name = "web1"
+address = "192.0.2.11"
+mac = "02:00:00:00:00:11"
+
+[[service.server]]
+name = "web2"
+address = "192.0.2.12"
+mac = "02:00:00:00:00:12"
+"#;
+
+fn with_membership<F: Future<Output = ()>>(test: impl FnOnce(Membership) -> F) {
+    let plan = config::parse(CONFIG, "t.toml").unwrap().plan;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let membership = Membership::open(plan, (Side::Dispatcher, "eth1"), &[], None).await;
+        test(membership.unwrap()).await;
+    });
+}
+
+/// web2's state, whether its connections are its own still, and how many slots it has.
+fn web2(membership: &Membership) -> (State, bool, u32) {
+    let ServiceStatus { servers, moving, .. } = membership.services().remove(0);
+    let web2 = servers.into_iter().find(|server| server.name == "web2").unwrap();
+    (web2.state, moving > 0, web2.slots)
+}
+
+#[test]
+fn a_drain_is_over_when_the_data_path_hears_of_it_and_not_before() {
+    with_membership(|mut membership| async move {
+        let (answer, news) = membership.set("web2", Set::Drain(Some(1))).await;
+        assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Table))));
+        assert_eq!(web2(&membership), (State::Draining, true, 0));
+
+        thread::sleep(Duration::from_millis(1100));
+        assert_eq!(web2(&membership), (State::Draining, true, 0), "its connections are its own still");
+
+        let event = membership.next().await.unwrap();
+        assert!(matches!(event, Event::Due), "a drain that is overdue is due");
+        assert_eq!(membership.take(event).await.unwrap(), Some(News::Table));
+        assert_eq!(web2(&membership), (State::Drained, false, 0));
+    });
+}
+
+#[test]
+fn a_drain_without_time_is_over_at_once() {
+    with_membership(|mut membership| async move {
+        let (answer, news) = membership.set("web2", Set::Drain(Some(0))).await;
+        assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Table))));
+        assert_eq!(web2(&membership), (State::Drained, false, 0));
+    });
+}
