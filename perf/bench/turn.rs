@@ -134,8 +134,14 @@ impl Bench {
 
     #[inline(never)]
     fn turns(&mut self) -> Duration {
+        self.turns_of(BURST)
+    }
+
+    #[inline(always)]
+    fn turns_of(&mut self, burst: usize) -> Duration {
+        self.worker.port_mut().burst = burst;
         let start = Instant::now();
-        for _ in 0..FRAMES / BURST {
+        for _ in 0..FRAMES / burst {
             black_box(self.worker.turn());
         }
         start.elapsed()
@@ -300,6 +306,25 @@ fn ratio(scenario: &Scenario) {
     );
 }
 
+/// What a turn costs by itself, with none to 16 frames in it: what a frame that comes alone waits for.
+fn small_bursts(scenario: &Scenario) {
+    const ROUNDS: usize = 100;
+    let mut bench = Bench::new(scenario);
+    let times = [0, 1, 2, 4, 8, 16, BURST].map(|burst| {
+        let rounds = (0..ROUNDS).map(|_| {
+            bench.refill();
+            if burst > 0 {
+                return bench.turns_of(burst).as_nanos() as f64 / (FRAMES / burst) as f64;
+            }
+            bench.turns();
+            bench.turns().as_nanos() as f64 / (FRAMES / BURST) as f64
+        });
+        (burst, median(rounds.collect()))
+    });
+    let listed: Vec<String> = times.iter().map(|(burst, ns)| format!("{burst}: {ns:.0}")).collect();
+    println!("{:24} ns a turn with so many frames: {}", scenario.name, listed.join(", "));
+}
+
 fn turn(c: &mut Criterion) {
     if let Some(name) = std::env::args().find_map(|argument| argument.strip_prefix("counted=").map(str::to_owned)) {
         return counted(SCENARIOS.iter().find(|scenario| scenario.name == name).expect("a scenario of this bench"));
@@ -308,6 +333,8 @@ fn turn(c: &mut Criterion) {
     SCENARIOS.iter().for_each(ratio);
     println!("stage by stage:");
     SCENARIOS.iter().for_each(stages);
+    println!("small bursts:");
+    SCENARIOS.iter().for_each(small_bursts);
     let mut group = c.benchmark_group("turn");
     group.throughput(Throughput::Elements(FRAMES as u64));
     for scenario in &SCENARIOS {

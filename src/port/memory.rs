@@ -18,6 +18,8 @@ pub struct Memory {
     arrivals: Box<[u64]>,
     /// Clock, in nanoseconds: stands still unless a test moves it.
     pub now: u64,
+    /// How many frames `rx` finds at a time.
+    pub burst: usize,
     /// How many frames `tx` takes before it is full; refilled by `service`.
     pub tx_room: usize,
     /// How many frames `pass` takes at a time.
@@ -51,6 +53,7 @@ impl Memory {
             lens: frames.iter().map(|f| f.as_ref().len() as u16).collect(),
             arrivals: vec![0; frames.len()].into(),
             now: 0,
+            burst: usize::MAX,
             tx_room: usize::MAX,
             pass_room: usize::MAX,
             room_left: usize::MAX,
@@ -118,7 +121,7 @@ impl Port for Memory {
 
     #[inline]
     fn rx(&mut self, burst: &mut Burst<Frame>) {
-        let n = burst.remaining_capacity().min(self.lens.len() - self.next);
+        let n = burst.remaining_capacity().min(self.burst).min(self.lens.len() - self.next);
         let lens = &self.lens[self.next..][..n];
         burst.extend(lens.iter().zip(self.next as u32..).map(|(len, index)| Frame { index, len: *len }));
         self.next += n;
