@@ -137,6 +137,9 @@ pub const SIMULATED_PAIRS: usize = 496;
 /// A start begins to dispatch when no server has been resolved, or been found up or down, for so long.
 pub const QUIET: Duration = Duration::from_millis(250);
 
+/// How often the interface is looked at.
+pub const INTERFACE_LOOK: Duration = Duration::from_secs(1);
+
 /// How long a stop waits, after the program is detached, for frames that are on their way into the rings; and before a DPDK device is
 /// closed, for those on their way out.
 pub const DRAIN: Duration = Duration::from_millis(20);

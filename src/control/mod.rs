@@ -7,6 +7,7 @@ pub mod cores;
 pub mod differences;
 pub mod health;
 pub mod host;
+pub mod interface;
 pub mod membership;
 pub mod neighbours;
 mod netlink;

@@ -21,10 +21,11 @@ pub fn text(status: &Status) -> String {
 }
 
 fn process(status: &Status) -> String {
-    let Status { version, mode, pid, uptime_s, config, interface, generation, .. } = status;
+    let Status { version, mode, pid, uptime_s, config, interface, interface_up, generation, .. } = status;
     let table = if *generation == 0 { "no table yet".to_owned() } else { format!("table generation {generation}") };
+    let link = if *interface_up { "" } else { ", which is DOWN" };
     format!(
-        "oneip {version}, {mode} on {interface}, up {} (process {pid}), {table}\n  configuration {config}\n",
+        "oneip {version}, {mode} on {interface}{link}, up {} (process {pid}), {table}\n  configuration {config}\n",
         span(*uptime_s)
     )
 }

@@ -5,6 +5,7 @@ use super::follow::{DataPath, Desk, Followed, Signals};
 use super::tell;
 use crate::control::admin;
 use crate::control::admin::status::Status;
+use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, News, Side};
 use crate::control::operator::StateFile;
 use crate::control::privileges::{self, FILTER};
@@ -60,6 +61,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let mut followed = Followed { runtime, membership, signals };
     let (mut path, attachment) =
         Keeping::begin(&mut followed.membership, (&server, started), &interface, (xdp, &pins))?;
+    let watch = followed.runtime.block_on(InterfaceWatch::open(&interface.name))?;
     let kept: Vec<String> = privileges::keep(&FILTER)?.iter().map(ToString::to_string).collect();
     let mut text = greeting(followed.membership.plan(), &server, &interface, attachment);
     let _ = write!(text, "  keeps      {} (to make tables)", kept.join(", "));
@@ -68,14 +70,18 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let (backend, orders) = admin::channel(move |to| drop(to.send(counting.figures())));
     let admin = listeners.start(backend)?;
     say("ready", json);
-    followed.until_signal(&mut Desk { config, orders, started: started.into_std(), path: &mut path })?;
+    let mut desk = Desk { config, orders, started: started.into_std(), interface: watch, path: &mut path };
+    let ended = followed.until_signal(&mut desk);
     drop(admin);
-    let (name, file) = (&interface.name, file.display());
-    let stays = format!(
-        "the filter stays on {name} and goes on by its last table; `oneip filter -c {file} --detach` takes it off"
-    );
-    say(&stays, json);
-    tell(&path.counting.figures().summary, json)
+    if ended.is_ok() {
+        let (name, file) = (&interface.name, file.display());
+        let stays = format!(
+            "the filter stays on {name} and goes on by its last table; `oneip filter -c {file} --detach` takes it off"
+        );
+        say(&stays, json);
+    }
+    tell(&path.counting.figures().summary, json)?;
+    ended
 }
 
 /// Takes off the interface what a filter has left there.

@@ -6,6 +6,7 @@ use crate::control::admin::order::{Answer, Order, Trace, TracedFrame};
 use crate::control::admin::status::Status;
 use crate::control::clock;
 use crate::control::config::{self, Loaded};
+use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, News, Set};
 use crate::limits::{DRAIN, TRACE_MOST, TRACED_FRAMES};
 use crate::plan::Plan;
@@ -109,6 +110,7 @@ pub struct Desk<'a> {
     pub config: PathBuf,
     pub orders: mpsc::Receiver<Asked>,
     pub started: std::time::Instant,
+    pub interface: InterfaceWatch,
     pub path: &'a mut dyn DataPath,
 }
 
@@ -125,7 +127,7 @@ impl Followed {
     /// Publishes every change and answers every order, until a signal.
     ///
     /// # Errors
-    /// The servers cannot be followed any more.
+    /// The servers cannot be followed any more, or the interface is not the one that it was.
     pub fn until_signal(&mut self, desk: &mut Desk) -> Result<(), Failure> {
         let Followed { runtime, membership, signals } = self;
         runtime.block_on(async {
@@ -142,6 +144,10 @@ impl Followed {
                         if let Some(news) = membership.take(event?).await? {
                             desk.path.publish(membership, news);
                         }
+                    }
+                    looked = desk.interface.next() => {
+                        looked?;
+                        tell_link(&desk.interface);
                     }
                     Some((order, to)) = desk.orders.recv() => {
                         if !to.is_closed() {
@@ -251,7 +257,8 @@ impl Desk<'_> {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
             config: self.config.display().to_string(),
-            interface: membership.interface().to_owned(),
+            interface: self.interface.name().to_owned(),
+            interface_up: self.interface.is_up(),
             generation: membership.generation(),
             services: membership.services(),
             workers: Vec::new(),
@@ -332,6 +339,13 @@ impl Watching {
             Fate::Pass => {}
         }
         frame
+    }
+}
+
+fn tell_link(interface: &InterfaceWatch) {
+    match (interface.name(), interface.is_up()) {
+        (name, true) => tracing::info!("{name} is up"),
+        (name, false) => tracing::warn!("{name} is down: no frame comes, and none goes, until its link is back"),
     }
 }
 

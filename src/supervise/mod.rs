@@ -13,6 +13,7 @@ mod line;
 use self::line::{Device, Facts, Hold, Line};
 use crate::control::admin;
 use crate::control::admin::status::{Status, WorkerStatus};
+use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, News, Side};
 use crate::control::operator::StateFile;
 use crate::control::{cores, host, privileges};
@@ -97,6 +98,7 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let flows = dispatcher.flows as usize;
     let table = followed.membership.table();
     let crew = Crew::start(&plan, table, ports, (&cores, flows), outside, reports)?;
+    let interface = followed.runtime.block_on(InterfaceWatch::open(&facts.interface))?;
     let kept = privileges::keep(&privileges::CONTROL)?;
     let mut text = greeting(&plan, &facts, &cores, &engine);
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
@@ -108,13 +110,14 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let admin = listeners.start(backend)?;
     say("ready", options.json);
     let mut path = Workers { crew, hold, cores };
-    followed.until_signal(&mut Desk { config, orders, started, path: &mut path })?;
+    let ended = followed.until_signal(&mut Desk { config, orders, started, interface, path: &mut path });
     drop(admin);
     let Workers { crew, mut hold, .. } = path;
     hold.detach();
     // Frames that were redirected a moment ago are on their way into the rings still.
     thread::sleep(DRAIN);
-    tell(&crew.stop()?, options.json)
+    tell(&crew.stop()?, options.json)?;
+    ended
 }
 
 /// The figures of the run, on standard output.

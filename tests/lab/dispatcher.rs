@@ -85,6 +85,17 @@ impl<'l> Dispatcher<'l> {
         self.child.wait().unwrap();
         self.listener.join().unwrap();
     }
+
+    /// Waits until it ends by itself, with an error. What it said, and its account.
+    pub fn fail(self) -> (String, Value) {
+        let Dispatcher { mut child, said, listener, .. } = self;
+        eventually("it ends", || child.try_wait().unwrap().is_some());
+        let output = child.wait_with_output().unwrap();
+        listener.join().unwrap();
+        let said = said.lock().unwrap().join("\n");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        (said, serde_json::from_slice(&output.stdout).unwrap())
+    }
 }
 
 /// `oneip run` in the dispatcher's network.

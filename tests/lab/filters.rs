@@ -11,7 +11,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::network::{Lab, PATIENCE, SERVERS, succeed};
+use crate::network::{Lab, PATIENCE, SERVERS, eventually, succeed};
 
 /// What stands in the section of the filter besides the interface.
 pub const QUICK: &str = "hold_ms = 300\n";
@@ -124,6 +124,13 @@ impl<'l> Filter<'l> {
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits until it ends by itself, with an error. What it said.
+    pub fn fail(mut self) -> String {
+        eventually("it ends", || self.child.try_wait().unwrap().is_some());
+        assert_eq!(self.child.wait().unwrap().code(), Some(1), "{}", self.said());
+        self.said()
     }
 
     /// Its account, which balances.

@@ -18,12 +18,15 @@ pub fn healthy(figures: &Figures) -> Result<(), String> {
     verdict(each.flatten().collect())
 }
 
-/// Whether clients of every service find a server: a table is published, and each service that is meant to take clients has
-/// a server that does.
+/// Whether clients of every service find a server: the interface has its link, a table is published, and each service that is
+/// meant to take clients has a server that does.
 ///
 /// # Errors
-/// The services that have none.
+/// What is missing, or the services that have none.
 pub fn ready(status: &Status) -> Result<(), String> {
+    if !status.interface_up {
+        return Err(format!("{} is down\n", status.interface));
+    }
     if status.generation == 0 {
         return Err("no table is published yet\n".to_owned());
     }

@@ -17,6 +17,8 @@ pub struct Status {
     /// Where the configuration was read from.
     pub config: String,
     pub interface: String,
+    /// Whether its link is up.
+    pub interface_up: bool,
     /// Of the published table.
     pub generation: u64,
     pub services: Vec<ServiceStatus>,

@@ -10,6 +10,7 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 
 use crate::control::netlink::to_io;
 use crate::limits::MAX_VLAN_TAGS;
+use crate::plan::Mac;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::control) struct Link {
@@ -17,20 +18,22 @@ pub(in crate::control) struct Link {
     /// Administratively up, with carrier.
     pub up: bool,
     pub ethernet: bool,
+    pub mac: Option<Mac>,
     /// The device below, of a VLAN device.
     pub below: Option<u32>,
 }
 
 /// Reads the device out of a message: its index and what is said about it. `None`: the message is about something else,
 /// such as a port joining or leaving a bridge, which comes in the same shape with family `AF_BRIDGE`.
-pub(super) fn read(message: &LinkMessage) -> Option<(u32, Link)> {
+pub(in crate::control) fn read(message: &LinkMessage) -> Option<(u32, Link)> {
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
     }
-    let (mut name, mut below, mut vlan, mut elsewhere) = (None, None, false, false);
+    let (mut name, mut mac, mut below, mut vlan, mut elsewhere) = (None, None, None, false, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::LinkInfo(infos) => vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan)),
@@ -41,6 +44,7 @@ pub(super) fn read(message: &LinkMessage) -> Option<(u32, Link)> {
         name: name?,
         up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        mac,
         // The index of a lower device in another namespace means nothing in this one.
         below: below.filter(|_| vlan && !elsewhere),
     };
@@ -106,7 +110,7 @@ mod tests {
     use super::*;
 
     fn link(name: &str, below: Option<u32>) -> Link {
-        Link { name: name.into(), up: true, ethernet: true, below }
+        Link { name: name.into(), up: true, ethernet: true, mac: None, below }
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub fn draw(frame: &mut Frame, view: &mut View) {
 }
 
 fn title_line(status: &Status) -> Line<'static> {
-    let Status { version, mode, interface, uptime_s, generation, workers, .. } = status;
+    let Status { version, mode, interface, interface_up, uptime_s, generation, workers, .. } = status;
     let mut line =
         Line::from(format!(" oneip {version}  {mode} {interface}  up {}  table {generation}", span(*uptime_s)));
     let wrong: Vec<String> = workers
@@ -63,6 +63,9 @@ fn title_line(status: &Status) -> Line<'static> {
         .filter(|worker| !worker.turns || worker.stuck)
         .map(|worker| format!("{} {}", worker.worker, if worker.turns { "is stuck" } else { "does not turn" }))
         .collect();
+    if !interface_up {
+        line.push_span(format!("  {interface} is down").red().bold());
+    }
     line.push_span(match (&wrong[..], workers.len()) {
         ([], 0) => Span::raw(""),
         ([], 1) => Span::raw("  1 worker turns"),

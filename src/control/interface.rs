@@ -1,0 +1,98 @@
+//! The interface that frames come to: whether its link is up, and whether it still is the one that the data path was made for.
+
+use super::neighbours::links::{self, Link};
+use super::netlink::{self, is, to_io};
+use crate::limits::INTERFACE_LOOK;
+use crate::plan::Mac;
+use futures::TryStreamExt;
+use rtnetlink::Handle;
+use rustix::io::Errno;
+use std::io;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+/// Why the data path serves nobody any more.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    #[error("{interface} is gone, and with it the frames; when it is back, start oneip again")]
+    Gone { interface: String },
+    #[error(
+        "{interface} has another MAC address than at the start, {is} instead of {was}: frames to that are not taken; start \
+         oneip again, and they are"
+    )]
+    Readdressed { interface: String, was: Mac, is: Mac },
+    #[error("{interface}: cannot ask the kernel about it: {source}")]
+    Kernel { interface: String, source: io::Error },
+}
+
+/// An interface of this network namespace, as it was seen last.
+pub struct InterfaceWatch {
+    requests: Handle,
+    index: u32,
+    seen: Link,
+    looks: Interval,
+}
+
+impl InterfaceWatch {
+    /// Inside a runtime.
+    ///
+    /// # Errors
+    /// There is none of that name, or the kernel refuses.
+    pub async fn open(name: &str) -> Result<InterfaceWatch, InterfaceError> {
+        let failed = |source| InterfaceError::Kernel { interface: name.to_owned(), source };
+        let requests = netlink::requests().map_err(failed)?;
+        let all = links::all(&requests).await.map_err(failed)?;
+        let found = all.into_iter().find(|(_, link)| link.name == name);
+        let (index, seen) = found.ok_or_else(|| InterfaceError::Gone { interface: name.to_owned() })?;
+        let mut looks = interval(INTERFACE_LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(InterfaceWatch { requests, index, seen, looks })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.seen.name
+    }
+
+    /// Administratively up, with carrier.
+    pub fn is_up(&self) -> bool {
+        self.seen.up
+    }
+
+    /// Waits until its link comes or goes. Looks once a second, and so misses nothing that lasts, whatever becomes of
+    /// notifications. Cancel-safe.
+    ///
+    /// # Errors
+    /// It is another one now.
+    pub async fn next(&mut self) -> Result<(), InterfaceError> {
+        loop {
+            self.looks.tick().await;
+            let interface = self.seen.name.clone();
+            let link = match self.look().await {
+                Ok(Some(link)) => link,
+                Ok(None) => return Err(InterfaceError::Gone { interface }),
+                Err(error) => {
+                    tracing::warn!("{interface}: cannot ask the kernel about it, and will again: {error}");
+                    continue;
+                }
+            };
+            if let (Some(was), Some(is)) = (self.seen.mac, link.mac)
+                && was != is
+            {
+                return Err(InterfaceError::Readdressed { interface, was, is });
+            }
+            let was_up = self.seen.up;
+            self.seen = link;
+            if self.seen.up != was_up {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn look(&self) -> io::Result<Option<Link>> {
+        let mut answers = self.requests.link().get().match_index(self.index).execute().map_err(to_io);
+        match answers.try_next().await {
+            Ok(message) => Ok(message.and_then(|message| links::read(&message)).map(|(_, link)| link)),
+            Err(error) if is(&error, Errno::NODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
