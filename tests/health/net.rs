@@ -143,6 +143,14 @@ impl Net {
         shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
     }
 
+    /// RSTs that a server has sent: connections it has refused.
+    pub fn resets(&self, server: usize) -> u64 {
+        let counters = run("ip", &format!("netns exec {} cat /proc/net/snmp", self.servers[server]));
+        let mut tcp = counters.lines().filter(|line| line.starts_with("Tcp: ")).map(str::split_whitespace);
+        let mut columns = tcp.next().unwrap().zip(tcp.next().unwrap());
+        columns.find(|(name, _)| *name == "OutRsts").unwrap().1.parse().unwrap()
+    }
+
     /// A service of the servers, each with its MAC; `health` are the lines of `[service.health]`. It has a port of its own.
     pub fn service(&self, name: &str, cluster: &str, health: &str) -> String {
         static PORT: AtomicU32 = AtomicU32::new(1000);
