@@ -345,7 +345,7 @@ impl Watching {
 fn tell_link(interface: &InterfaceWatch) {
     match (interface.name(), interface.is_up()) {
         (name, true) => tracing::info!("{name} is up"),
-        (name, false) => tracing::warn!("{name} is down: no frame comes, and none goes, until its link is back"),
+        (name, false) => tracing::warn!("{name} is down: nothing comes or goes there until its link is back"),
     }
 }
 

@@ -24,7 +24,7 @@ fn a_link_that_goes_is_told_and_frames_come_again_with_it() {
     assert!(is_up(&serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap()));
 
     set_link(&lab, "dispatcher", "down");
-    dispatcher.hear("lan0 is down: no frame comes, and none goes, until its link is back");
+    dispatcher.hear("lan0 is down: nothing comes or goes there until its link is back");
     assert!(!is_up(&serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap()));
     assert!(lab.ctl(&["status"]).contains("dispatcher on lan0, which is DOWN"));
 
