@@ -46,8 +46,6 @@ wrong() { echo "error: $*; see scripts/bench.sh --help" >&2; exit 2; }
 
 readonly PARTS=(throughput latency loss cost growth memory change)
 readonly CLIENTS=100000 SERVERS=16
-# Nanoseconds after they were due, by which 99 % of the frames have left a generator that is in time.
-readonly IN_TIME=50000
 readonly LAB=${ONEIP_LAB:-bench}
 BUILT=$(realpath -m "${ONEIP_BUILT:-target/release}")
 readonly BUILT ONEIP=$BUILT/oneip ONEIP_DPDK=$BUILT/oneip-dpdk REFLECTOR=$BUILT/examples/reflector REPORT=$BUILT/examples/report

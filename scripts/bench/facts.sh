@@ -28,7 +28,6 @@ write_facts() {
         fact arguments "scripts/bench.sh $arguments"
         fact tolerance "$loss % of the frames sent"
         fact trial "$seconds s, of which one of up to $attempts at a rate must do so, since the host takes a core away now and then; latency $latency_seconds s"
-        fact in\ time "$((IN_TIME / 1000)) us"
         fact frames "$CLIENTS clients, order $order, UDP to one service of $SERVERS servers; sizes with FCS"
         for dut_ in "${ALL_DUTS[@]}"; do
             fact "dut $dut_" "$(if [[ -n ${left_out[$dut_]-} ]]; then echo "left out: ${left_out[$dut_]}"; else "unfair_${dut_//-/_}"; fi)"

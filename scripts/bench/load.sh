@@ -8,7 +8,7 @@ family=4 size=64 clients=$CLIENTS order=random ports=1
 hlog=''
 
 # Of the last trial. Without a latency, the percentiles are empty.
-sent=0 received=0 lost=0 sent_pps=0 received_pps=0 lag='' p50='' p99='' answer=''
+sent=0 received=0 lost=0 sent_pps=0 received_pps=0 p50='' p99='' answer=''
 
 # What has no figure in a dry run passes without loss.
 readonly DRY_ANSWER='{"sent":1,"received":1,"lost":0,"seconds":1,"offered_pps":1000000,"sent_pps":1000000,"received_pps":1000000}'
@@ -78,7 +78,7 @@ account() { # PART RATE ANSWER
     values=$(jq -r '[.sent, .received, .lost + (.corrupt // 0), .sent_pps, .received_pps, .duplicates, .reordered, .corrupt, .seconds, .lag_ns.p99,
         (.latency_ns | .count, .min, .mean, .p50, .p90, .p99, .p999, .p9999, .max)]
         | map(if type == "number" then . * 1000 | round / 1000 else . end) | join(",")' <<<"$answer") || die "not the generator's JSON: $answer"
-    IFS=, read -r sent received lost sent_pps received_pps _ _ _ _ lag _ _ _ p50 _ p99 _ <<<"$values"
+    IFS=, read -r sent received lost sent_pps received_pps _ _ _ _ _ _ _ _ p50 _ p99 _ <<<"$values"
     for name in sent_pps received_pps; do printf -v "$name" '%.0f' "${!name}"; done
     row trials "$1,$dut,$family,$size,$clients,$2,$values"
 }

@@ -21,7 +21,7 @@ fn run(oneip: u32, kernel: &str) -> TempDir {
     write(
         "facts.json",
         &format!(
-            r#"{{"cpu":"a CPU","kernel":"{kernel}","interface":"dut0 (veth); AF_XDP, copy mode","in time":"50 us","dut oneip":"it polls"}}"#
+            r#"{{"cpu":"a CPU","kernel":"{kernel}","interface":"dut0 (veth); AF_XDP, copy mode","dut oneip":"it polls"}}"#
         ),
     );
     write(
@@ -39,7 +39,7 @@ fn run(oneip: u32, kernel: &str) -> TempDir {
              reflector,50,1000,1000,0,1000,1000,1500,2000,3000,8000,9500,9900,9999\noneip,90,1000,0,0,,,,,,,,,\n"
         ),
     );
-    write("tail.csv", "load,oneip,reflector\n50,9600,8000\n50,7000,5000\n50,70000,50000\n90,4000,5000\n");
+    write("tail.csv", "load,oneip,reflector\n50,9600,8000\n50,7000,5000\n50,70000,35000\n90,4000,5000\n");
     write("instructions.csv", "scenario,stage,value\nipv4,receive,11.4\nipv4,turn,219.3\n");
     write(
         "change.csv",
@@ -75,9 +75,9 @@ fn the_page_says_what_was_measured_and_who_won() {
     for line in [
         "oneip forwards **480 kpps** of 64-byte frames without loss (480 to 480 in 3 rounds)",
         "oneip to reflector: **0.80** x its throughput, the median of 4 pairs of neighbouring searches (0.80 to 0.90); the aim of 0.95 is **not reached**. **reflector is faster here.** (the generator was its limit in some round)",
-        "by load: 50: 1.20, 90: 0.80; the aim of no worse (up to 1.05) is **reached at 1 of 2**",
-        "(99 % of its frames left within 50 us of when they were due); p99 in us:\n\n| load |",
-        "| 50 | 9.6, 7.0, 70.0 | 8.0, 5.0, 50.0 | 1.20 |",
+        "by load: 50: 1.40, 90: 0.80; the aim of no worse (up to 1.05) is **reached at 1 of 2**",
+        "the least of each are compared. p99 in us:\n\n| load |",
+        "| 50 | 9.6, 7.0, 70.0 | 8.0, 5.0, 35.0 | 1.40 |",
         "| ipv4 | 11 | - | - | - | - | 219 |",
         "A server taken out under 300 kpps: 12 ms, 0 of 900000 frames lost; 0 frames reached the server after the answer.",
         "Killed (`kill -9`) and started again under 300 kpps: 95 ms, 30000 of 900000 frames lost.",
