@@ -3,6 +3,7 @@
 mod stop;
 mod veth;
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Stdio};
@@ -93,6 +94,7 @@ fn settled(counters: &SteerCounters) -> SteerCounts {
 struct Outcome {
     mode: Mode,
     transfer: Transfer,
+    in_huge_pages: bool,
     counts: SteerCounts,
     received: Vec<u64>,
     sent: u64,
@@ -119,7 +121,8 @@ fn while_reflecting(cable: &Cable, interface: &str, client: impl FnOnce() + Send
             assert_eq!(counts.seen, counts.passed + counts.redirected + counts.no_socket);
             assert_eq!(counts.redirected, received.iter().sum::<u64>() + left + lost);
             let sent = work.iter().map(|(_, sent)| sent).sum();
-            Outcome { mode, transfer: ports[0].transfer(), counts, received, sent, lost }
+            let (transfer, in_huge_pages) = (ports[0].transfer(), ports[0].in_huge_pages());
+            Outcome { mode, transfer, in_huge_pages, counts, received, sent, lost }
         });
         let client = cable.client_thread(scope, move || {
             let _stop = Stop(stop);
@@ -187,6 +190,45 @@ fn frames_larger_than_half_a_page_come_back_too() {
             echo(&client_socket(CLUSTER_V4), length);
         }
     });
+}
+
+/// Huge pages for whoever asks, until this is dropped.
+struct HugePages(String);
+
+const NR_HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    /// `None`, said aloud: there is no such memory.
+    fn reserve(count: u64) -> Option<HugePages> {
+        let before = fs::read_to_string(NR_HUGE_PAGES).ok()?;
+        let wanted = before.trim().parse::<u64>().unwrap() + count;
+        let reserved = fs::write(NR_HUGE_PAGES, wanted.to_string()).is_ok()
+            && fs::read_to_string(NR_HUGE_PAGES).unwrap().trim() == wanted.to_string();
+        let pages = HugePages(before);
+        if !reserved {
+            eprintln!("SKIPPED: {count} huge pages cannot be reserved");
+        }
+        reserved.then_some(pages)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(NR_HUGE_PAGES, &self.0);
+    }
+}
+
+#[test]
+fn where_the_host_has_huge_pages_frames_are_in_them() {
+    let Some(cable) = Cable::lay(1500, 1) else { return };
+    // Tests beside this one may take some.
+    let Some(_pages) = HugePages::reserve(64) else { return };
+    let outcome = while_reflecting(&cable, DEVICE, || {
+        let socket = client_socket(CLUSTER_V4);
+        (18..=1472).step_by(7).for_each(|length| echo(&socket, length));
+    });
+    assert!(outcome.in_huge_pages);
+    assert_eq!(outcome.lost, 0);
 }
 
 #[test]

@@ -103,7 +103,8 @@ impl Device for af_xdp::Device {
                 |counts| Outside { seen: counts.seen, passed: counts.passed, lost: lost + counts.no_socket },
             )
         };
-        let engine = format!("AF_XDP, {} mode, {mode}", ports[0].transfer());
+        let pages = if ports.iter().all(AfXdp::in_huge_pages) { ", huge pages" } else { "" };
+        let engine = format!("AF_XDP, {} mode{pages}, {mode}", ports[0].transfer());
         Ok(Line { ports, engine, outside: Box::new(outside), hold: Hold::AfXdp(Box::new(steer)) })
     }
 }

@@ -72,7 +72,8 @@ fn for_people_it_says_what_it_does_and_at_the_end_what_came_of_it() {
     }
     for fact in [
         "interface  lan0 (veth), 02:00:00:00:00:02, MTU 1500",
-        "AF_XDP, copy mode, native XDP",
+        "AF_XDP, copy mode, ",
+        " native XDP",
         "queues     1, on core",
         "service web: 203.0.113.80 tcp/80; maglev over the source, 65537 slots, 3 servers",
         "table      generation 1",

@@ -79,6 +79,11 @@ impl AfXdp {
         self.rings.transfer()
     }
 
+    /// Whether its frames are in huge pages: where the host has some reserved (`vm.nr_hugepages`) that nobody has.
+    pub fn in_huge_pages(&self) -> bool {
+        self.rings.in_huge_pages()
+    }
+
     /// A reader of the frames that this queue loses.
     pub fn losses(&self) -> Losses {
         Losses { socket: Arc::downgrade(&self.socket), lost: Arc::clone(&self.lost) }

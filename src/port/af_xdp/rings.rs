@@ -105,6 +105,11 @@ impl Rings {
         self.transfer
     }
 
+    /// Whether the host had huge pages to spare for the frames.
+    pub(super) fn in_huge_pages(&self) -> bool {
+        self.arena.in_huge_pages
+    }
+
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         socket_of(&self.rx)
     }
@@ -222,6 +227,7 @@ struct Arena {
     /// Tells one queue's frames from another's.
     id: u32,
     memory: Umem,
+    in_huge_pages: bool,
 }
 
 impl Arena {
@@ -235,14 +241,20 @@ impl Arena {
             .comp_queue_size(ring_size())
             .build()
             .expect("a chunk is a power of two, with room for a frame");
-        let (memory, mut descs) = Umem::new(config, count, false).map_err(|error| cause(&error))?;
+        let size = QUEUE_FRAMES * chunk as usize;
+        // A frame comes into memory that was last touched thousands of frames ago: in small pages its first byte misses the TLB.
+        let huge =
+            huge_page().filter(|page| size.is_multiple_of(*page)).and_then(|_| Umem::new(config, count, true).ok());
+        let in_huge_pages = huge.is_some();
+        let (memory, mut descs) =
+            huge.map_or_else(|| Umem::new(config, count, false), Ok).map_err(|error| cause(&error))?;
         let first = &mut descs[0];
         assert_eq!(first.addr(), FRAME_OFFSET as usize, "xsk-rs and the kernel begin a frame at the same place");
         // SAFETY: a descriptor of this memory, which nobody but us has as yet.
         let data = unsafe { memory.data_mut(first) }.contents_mut().as_mut_ptr();
         let base = data.expose_provenance() - FRAME_OFFSET as usize;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let arena = Arena { base, size: QUEUE_FRAMES * chunk as usize, id, memory };
+        let arena = Arena { base, size, id, memory, in_huge_pages };
         let frames = descs.into_iter().map(|desc| arena.own(desc)).collect();
         Ok((arena, frames))
     }
@@ -314,6 +326,13 @@ impl Arena {
     fn at(&self, offset: usize) -> *mut u8 {
         std::ptr::with_exposed_provenance_mut(self.base + offset)
     }
+}
+
+/// The size of the huge pages that mmap(2) takes, in bytes; whether there are any, it says itself.
+fn huge_page() -> Option<usize> {
+    let facts = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = facts.lines().find_map(|line| line.strip_prefix("Hugepagesize:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<usize>().ok()? * 1024)
 }
 
 fn ring_size() -> QueueSize {
