@@ -50,7 +50,7 @@ readonly LAB=${ONEIP_LAB:-bench}
 BUILT=$(realpath -m "${ONEIP_BUILT:-target/release}")
 readonly BUILT ONEIP=$BUILT/oneip ONEIP_DPDK=$BUILT/oneip-dpdk REFLECTOR=$BUILT/examples/reflector REPORT=$BUILT/examples/report
 
-arguments=$* generator=oneip wanted_parts='' wanted_duts='' loss=0.1 seconds=0.25 latency_seconds=0.8 rounds=3 attempts=3 out=perf/reports
+arguments=$* generator=oneip wanted_parts='' wanted_duts='' loss=0.1 seconds=0.25 latency_seconds=0.7 rounds=3 attempts=3 out=perf/reports
 dry_run='' smoke='' full='' compare=() build=yes interface='' peer='' tester_interface='' receive_interface='' tester_oneip=oneip
 while (($# > 0)); do
     case $1 in

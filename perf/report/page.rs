@@ -178,7 +178,7 @@ fn upper(text: &str) -> String {
 
 fn throughput(figures: &Figures, plots: &[String]) -> String {
     let mut text = format!("## Throughput\n\n{}", plot(plots, "throughput"));
-    text += "64-byte frames over IPv4, kpps, round by round; every device has its turn in each. `+`: all that the generator had.\n\n";
+    text += "64-byte frames over IPv4, kpps, round by round; every device has its turn in each, as a new process. `+`: all that the generator had.\n\n";
     text += "| | median | rounds | oneip to it |\n|---|--:|---|--:|\n";
     for dut in figures.duts() {
         let rounds = figures.throughput.iter().filter(|row| row.dut == dut && row.family == 4 && row.size == "64");

@@ -12,6 +12,7 @@ part_throughput() {
     family=4 size=64
     for ((round = 1; round <= rounds; round++)); do
         for dut_ in "${duts[@]}"; do
+            if ((round > 1)); then measure_anew "$dut_"; fi
             throughput_of "$dut_" "$round" 6
             if [[ $dut_ == oneip ]]; then rates+=("$throughput") overloads+=("$overload"); fi
         done
@@ -63,14 +64,14 @@ part_latency() {
     done
 }
 
-# Short trials of oneip and the reflector by turns. Each begins every second turn, lest it is always the same that meets what the host
-# does twice a second.
+# Short trials of oneip and the reflector by turns, of some processes of each. Each begins every second turn, lest it is always the same
+# that meets what the host does twice a second.
 tails() { # LOAD RATE
     local round dut_ pair=(oneip reflector)
     local -A tail
-    for ((round = 1; round <= 5 * rounds; round++)); do
+    for ((round = 0; round < 4 * rounds; round++)); do
         for dut_ in "${pair[@]}"; do
-            measure "$dut_"
+            if ((round % 4 == 0)); then measure_anew "$dut_"; else measure "$dut_"; fi
             trial tail "$2" "$(awk -v s="$latency_seconds" 'BEGIN { print s / 10 }')"
             tail[$dut_]=$p99
         done
