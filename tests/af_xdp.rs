@@ -200,11 +200,10 @@ const NR_HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 impl HugePages {
     /// `None`, said aloud: there is no such memory.
     fn reserve(count: u64) -> Option<HugePages> {
-        let before = fs::read_to_string(NR_HUGE_PAGES).ok()?;
-        let wanted = before.trim().parse::<u64>().unwrap() + count;
-        let reserved = fs::write(NR_HUGE_PAGES, wanted.to_string()).is_ok()
-            && fs::read_to_string(NR_HUGE_PAGES).unwrap().trim() == wanted.to_string();
-        let pages = HugePages(before);
+        let now = || fs::read_to_string(NR_HUGE_PAGES).unwrap_or_else(|_| "0".to_owned());
+        let pages = HugePages(now());
+        let wanted = (pages.0.trim().parse::<u64>().unwrap() + count).to_string();
+        let reserved = fs::write(NR_HUGE_PAGES, &wanted).is_ok() && now().trim() == wanted;
         if !reserved {
             eprintln!("SKIPPED: {count} huge pages cannot be reserved");
         }

@@ -89,7 +89,7 @@ measure() { # DUT
 # As measure, of a new process: each keeps for as long as it lives what luck it had with memory, some 5 % of the throughput.
 measure_anew() { # DUT
     measure "$1"
-    # On a real box it is new.
+    # On a real box each of its turns is a new process.
     if [[ -z $interface && -n ${pid[$1]-} ]]; then
         stop "$1"
         "start_${1//-/_}"

@@ -24,20 +24,23 @@ pub enum InterfaceError {
     Kernel { interface: String, source: io::Error },
 }
 
-/// An interface of this network namespace, as it was seen last.
+/// An interface of this network namespace.
 pub struct InterfaceWatch {
     requests: Handle,
     index: u32,
+    /// What the data path was made for.
+    mac: Mac,
+    /// As it was seen last.
     seen: Link,
     looks: Interval,
 }
 
 impl InterfaceWatch {
-    /// Inside a runtime.
+    /// `mac` is the address that the data path takes frames to. Inside a runtime.
     ///
     /// # Errors
     /// There is none of that name, or the kernel refuses.
-    pub async fn open(name: &str) -> Result<InterfaceWatch, InterfaceError> {
+    pub async fn open(name: &str, mac: Mac) -> Result<InterfaceWatch, InterfaceError> {
         let failed = |source| InterfaceError::Kernel { interface: name.to_owned(), source };
         let requests = netlink::requests().map_err(failed)?;
         let all = links::all(&requests).await.map_err(failed)?;
@@ -45,7 +48,7 @@ impl InterfaceWatch {
         let (index, seen) = found.ok_or_else(|| InterfaceError::Gone { interface: name.to_owned() })?;
         let mut looks = interval(INTERFACE_LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(InterfaceWatch { requests, index, seen, looks })
+        Ok(InterfaceWatch { requests, index, mac, seen, looks })
     }
 
     pub fn name(&self) -> &str {
@@ -67,17 +70,15 @@ impl InterfaceWatch {
             self.looks.tick().await;
             let interface = self.seen.name.clone();
             let link = match self.look().await {
-                Ok(Some(link)) => link,
-                Ok(None) => return Err(InterfaceError::Gone { interface }),
+                Ok(link) => link,
+                Err(error) if is(&error, Errno::NODEV) => return Err(InterfaceError::Gone { interface }),
                 Err(error) => {
                     tracing::warn!("{interface}: cannot ask the kernel about it, and will again: {error}");
                     continue;
                 }
             };
-            if let (Some(was), Some(is)) = (self.seen.mac, link.mac)
-                && was != is
-            {
-                return Err(InterfaceError::Readdressed { interface, was, is });
+            if let Some(is) = link.mac.filter(|is| *is != self.mac) {
+                return Err(InterfaceError::Readdressed { interface, was: self.mac, is });
             }
             let was_up = self.seen.up;
             self.seen = link;
@@ -87,12 +88,11 @@ impl InterfaceWatch {
         }
     }
 
-    async fn look(&self) -> io::Result<Option<Link>> {
+    async fn look(&self) -> io::Result<Link> {
         let mut answers = self.requests.link().get().match_index(self.index).execute().map_err(to_io);
-        match answers.try_next().await {
-            Ok(message) => Ok(message.and_then(|message| links::read(&message)).map(|(_, link)| link)),
-            Err(error) if is(&error, Errno::NODEV) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let message = answers.try_next().await?;
+        let (_, link) =
+            message.and_then(|message| links::read(&message)).ok_or_else(|| io::Error::other("no answer"))?;
+        Ok(link)
     }
 }

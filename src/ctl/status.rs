@@ -23,7 +23,7 @@ pub fn text(status: &Status) -> String {
 fn process(status: &Status) -> String {
     let Status { version, mode, pid, uptime_s, config, interface, interface_up, generation, .. } = status;
     let table = if *generation == 0 { "no table yet".to_owned() } else { format!("table generation {generation}") };
-    let link = if *interface_up { "" } else { ", which is DOWN" };
+    let link = if *interface_up == Some(false) { ", which is DOWN" } else { "" };
     format!(
         "oneip {version}, {mode} on {interface}{link}, up {} (process {pid}), {table}\n  configuration {config}\n",
         span(*uptime_s)

@@ -52,6 +52,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     verbs::cluster(&plan, &down)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
+    let watch = runtime.block_on(InterfaceWatch::open(&interface.name, interface.mac))?;
     let listeners = admin::bind(&plan.admin)?;
     let config = fs::canonicalize(&file)?;
     let state = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
@@ -61,7 +62,6 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let mut followed = Followed { runtime, membership, signals };
     let (mut path, attachment) =
         Keeping::begin(&mut followed.membership, (&server, started), &interface, (xdp, &pins))?;
-    let watch = followed.runtime.block_on(InterfaceWatch::open(&interface.name))?;
     let kept: Vec<String> = privileges::keep(&FILTER)?.iter().map(ToString::to_string).collect();
     let mut text = greeting(followed.membership.plan(), &server, &interface, attachment);
     let _ = write!(text, "  keeps      {} (to make tables)", kept.join(", "));
@@ -70,7 +70,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let (backend, orders) = admin::channel(move |to| drop(to.send(counting.figures())));
     let admin = listeners.start(backend)?;
     say("ready", json);
-    let mut desk = Desk { config, orders, started: started.into_std(), interface: watch, path: &mut path };
+    let mut desk = Desk { config, orders, started: started.into_std(), watch: Some(watch), path: &mut path };
     let ended = followed.until_signal(&mut desk);
     drop(admin);
     if ended.is_ok() {

@@ -6,7 +6,7 @@ use crate::control::admin::order::{Answer, Order, Trace, TracedFrame};
 use crate::control::admin::status::Status;
 use crate::control::clock;
 use crate::control::config::{self, Loaded};
-use crate::control::interface::InterfaceWatch;
+use crate::control::interface::{InterfaceError, InterfaceWatch};
 use crate::control::membership::{Membership, News, Set};
 use crate::limits::{DRAIN, TRACE_MOST, TRACED_FRAMES};
 use crate::plan::Plan;
@@ -110,7 +110,8 @@ pub struct Desk<'a> {
     pub config: PathBuf,
     pub orders: mpsc::Receiver<Asked>,
     pub started: std::time::Instant,
-    pub interface: InterfaceWatch,
+    /// `None`: the frames do not come over an interface of the kernel's.
+    pub watch: Option<InterfaceWatch>,
     pub path: &'a mut dyn DataPath,
 }
 
@@ -145,10 +146,7 @@ impl Followed {
                             desk.path.publish(membership, news);
                         }
                     }
-                    looked = desk.interface.next() => {
-                        looked?;
-                        tell_link(&desk.interface);
-                    }
+                    link = next_link(&mut desk.watch) => tell_link(link?),
                     Some((order, to)) = desk.orders.recv() => {
                         if !to.is_closed() {
                             desk.carry_out(membership, order, to, &mut watching).await;
@@ -257,8 +255,8 @@ impl Desk<'_> {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
             config: self.config.display().to_string(),
-            interface: self.interface.name().to_owned(),
-            interface_up: self.interface.is_up(),
+            interface: membership.interface().to_owned(),
+            interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
             generation: membership.generation(),
             services: membership.services(),
             workers: Vec::new(),
@@ -339,6 +337,13 @@ impl Watching {
             Fate::Pass => {}
         }
         frame
+    }
+}
+
+async fn next_link(watch: &mut Option<InterfaceWatch>) -> Result<&InterfaceWatch, InterfaceError> {
+    match watch {
+        Some(watch) => watch.next().await.map(|()| &*watch),
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The device that frames come to, as far as `supervise` sees it, whichever engine drives it.
 
-use crate::plan::Dispatcher;
+use crate::plan::{Dispatcher, Mac};
 use crate::port::Port;
 use crate::port::af_xdp::{self, AfXdp, Steer};
 use crate::stats::collect::Outside;
@@ -23,6 +23,8 @@ pub trait Device: Sized {
 pub struct Facts {
     /// The kernel's, that has the dispatcher's own addresses.
     pub interface: String,
+    /// The address of that interface, if the frames come over it; a device that is DPDK's has them without.
+    pub mac: Option<Mac>,
     /// The device in a few words: driver, MAC, MTU.
     pub text: String,
     pub queues: usize,
@@ -84,6 +86,7 @@ impl Device for af_xdp::Device {
         let af_xdp::Device { interface, driver, mac, mtu, queues, near_cores, .. } = self;
         Facts {
             interface: interface.clone(),
+            mac: Some(*mac),
             text: format!("{interface} ({driver}), {mac}, MTU {mtu}"),
             queues: *queues as usize,
             near_cores: near_cores.clone(),
@@ -122,6 +125,7 @@ impl Device for crate::port::dpdk::Device {
         let crate::port::dpdk::Device { interface, port, driver, mac, mtu, queues, near_cores, .. } = self;
         Facts {
             interface: interface.clone(),
+            mac: None,
             text: format!("{interface}, for {port} ({driver}), {mac}, MTU {mtu}"),
             queues: usize::from(*queues),
             near_cores: near_cores.clone(),

@@ -75,6 +75,7 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let signals = runtime.block_on(async { Signals::catch() })?;
     let device = D::open(dispatcher, &available)?;
     let facts = device.facts();
+    let watch = facts.mac.map(|mac| runtime.block_on(InterfaceWatch::open(&facts.interface, mac))).transpose()?;
     let listed = dispatcher.cores.as_deref();
     let cores = cores::assign(&facts.interface, facts.queues, listed, &facts.near_cores, &available)?;
     let hlog = options.hlog.as_deref().map(open_log).transpose()?;
@@ -98,7 +99,6 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let flows = dispatcher.flows as usize;
     let table = followed.membership.table();
     let crew = Crew::start(&plan, table, ports, (&cores, flows), outside, reports)?;
-    let interface = followed.runtime.block_on(InterfaceWatch::open(&facts.interface))?;
     let kept = privileges::keep(&privileges::CONTROL)?;
     let mut text = greeting(&plan, &facts, &cores, &engine);
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
@@ -110,7 +110,7 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let admin = listeners.start(backend)?;
     say("ready", options.json);
     let mut path = Workers { crew, hold, cores };
-    let ended = followed.until_signal(&mut Desk { config, orders, started, interface, path: &mut path });
+    let ended = followed.until_signal(&mut Desk { config, orders, started, watch, path: &mut path });
     drop(admin);
     let Workers { crew, mut hold, .. } = path;
     hold.detach();

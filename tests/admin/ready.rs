@@ -38,7 +38,7 @@ fn it_is_ready_when_every_service_that_shall_take_clients_has_a_server_up() {
         status.services[service].servers.iter_mut().for_each(|server| server.state = state);
     };
     assert_eq!(readyz(|_| {}), (200, "ok\n".into()), "one of two is enough");
-    assert_eq!(readyz(|status| status.interface_up = false), (503, "eth1 is down\n".into()));
+    assert_eq!(readyz(|status| status.interface_up = Some(false)), (503, "eth1 is down\n".into()));
     assert_eq!(readyz(|status| status.generation = 0), (503, "no table is published yet\n".into()));
     let (status, body) = asked(
         "/readyz",

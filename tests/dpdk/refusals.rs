@@ -1,9 +1,10 @@
 //! Why it does not start, and what to do about it: by `oneip run`, each in a process of its own.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn config(interface: &str, dpdk: &str) -> String {
     format!(
@@ -113,4 +114,22 @@ fn check_tells_what_dpdk_would_make_of_it() {
     {
         assert!(plan.contains(fact), "{fact}: {plan}");
     }
+}
+
+/// What is refused to AF_XDP is nothing to a device that needs no interface of the kernel's.
+#[test]
+fn without_a_way_to_the_kernel_it_starts_without_the_interface() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("oneip.toml");
+    let dpdk = format!("port = \"net_null0\"\nexception = \"none\"\n{NO_HUGE}");
+    let admin = "[admin]\nsocket = \"oneip.sock\"\nstate = \"state.json\"\n";
+    fs::write(&file, config("not-there", &dpdk) + admin).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
+    let mut child = command.arg("run").arg("-c").arg(&file).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let ready = lines.any(|line| line == "ready");
+    // The device never runs out of frames, which a stop would wait for.
+    child.kill().expect("it is there");
+    child.wait().expect("it ends");
+    assert!(ready, "it does not become ready");
 }

@@ -70,7 +70,9 @@ impl Snapshot {
 
     fn frames(&self, page: &mut Page) -> fmt::Result {
         let summary = &self.figures.summary;
-        page.gauge("oneip_interface_up", "Whether the interface's link is up", u64::from(self.status.interface_up))?;
+        if let Some(up) = self.status.interface_up {
+            page.gauge("oneip_interface_up", "Whether the interface's link is up", u64::from(up))?;
+        }
         let help = "Frames that reached the interface: forwarded, dropped and passed, and those on their way";
         page.counter("oneip_interface_frames_total", help, summary.frames)?;
         let received = self.each_worker(|worker| worker.received);

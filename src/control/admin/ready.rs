@@ -24,7 +24,7 @@ pub fn healthy(figures: &Figures) -> Result<(), String> {
 /// # Errors
 /// What is missing, or the services that have none.
 pub fn ready(status: &Status) -> Result<(), String> {
-    if !status.interface_up {
+    if status.interface_up == Some(false) {
         return Err(format!("{} is down\n", status.interface));
     }
     if status.generation == 0 {

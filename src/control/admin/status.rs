@@ -17,8 +17,9 @@ pub struct Status {
     /// Where the configuration was read from.
     pub config: String,
     pub interface: String,
-    /// Whether its link is up.
-    pub interface_up: bool,
+    /// Whether its link is up; `None`: the frames do not come over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface_up: Option<bool>,
     /// Of the published table.
     pub generation: u64,
     pub services: Vec<ServiceStatus>,

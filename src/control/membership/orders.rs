@@ -170,6 +170,10 @@ impl Membership {
             .collect()
     }
 
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
     pub(super) fn configured_weight(&self, service: &str, server: &str) -> Option<u32> {
         let service = self.configured.services.iter().find(|known| known.name == service)?;
         Some(service.servers.iter().find(|known| known.name == server)?.weight)

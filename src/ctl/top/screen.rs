@@ -63,7 +63,7 @@ fn title_line(status: &Status) -> Line<'static> {
         .filter(|worker| !worker.turns || worker.stuck)
         .map(|worker| format!("{} {}", worker.worker, if worker.turns { "is stuck" } else { "does not turn" }))
         .collect();
-    if !interface_up {
+    if *interface_up == Some(false) {
         line.push_span(format!("  {interface} is down").red().bold());
     }
     line.push_span(match (&wrong[..], workers.len()) {
