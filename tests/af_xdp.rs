@@ -6,9 +6,9 @@ mod veth;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,12 @@ use veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable, DEVICE, DEVICE_MAC, DEVICE
 const PATIENCE: Duration = Duration::from_secs(10);
 const ECHO: u16 = 7;
 
+/// Held while a socket comes to be and while a process that outlives a test's patience is started: until libxdp's socket is told
+/// that it ends at an exec, a process that another test starts would inherit it and keep its queue.
+static FORK: Mutex<()> = Mutex::new(());
+
 fn attach(interface: &str) -> Result<Attached, AfXdpError> {
+    let _no_fork = FORK.lock().unwrap();
     let addresses: [IpAddr; 2] = [CLUSTER_V4.parse().unwrap(), CLUSTER_V6.parse().unwrap()];
     af_xdp::open(interface)?.attach(&addresses)
 }
@@ -438,6 +443,30 @@ fn dropping_detaches_and_a_queue_can_be_bound_again_at_once() {
     });
 }
 
+/// The child is in its own program when this returns (posix_spawn(3)).
+fn start(command: &mut Command) -> Child {
+    let _no_socket = FORK.lock().unwrap();
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_child_process_does_not_keep_the_queue() {
+    let Some(cable) = Cable::lay(1500, 1) else { return };
+    thread::scope(|scope| {
+        let device = cable.device_thread(scope, || {
+            let attached = attach(DEVICE).unwrap();
+            // It goes with its input.
+            let mut child = start(Command::new("cat").stdin(Stdio::piped()));
+            drop(attached);
+            let again = attach(DEVICE).map(drop);
+            drop(child.stdin.take());
+            child.wait().unwrap();
+            again.expect("the queue went with its owner");
+        });
+        device.join().unwrap();
+    });
+}
+
 #[test]
 fn steer_redirects_to_a_ring() {
     let Some(cable) = Cable::lay(1500, 1) else { return };
@@ -505,7 +534,8 @@ fn held(cable: &Cable, prefix: &str) -> (Child, String) {
     let program = std::env::current_exe().unwrap();
     let mut command = cable.device_command(prefix, &program);
     command.args(["--ignored", "--exact", "--nocapture", "hold_the_device"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = start(&mut command);
     let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     let outcome = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("outcome: ").map(String::from));
     (child, outcome.expect("the process says what came of it"))

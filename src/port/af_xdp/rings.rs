@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt;
 use rustix::net::xdp::XdpOptionsFlags;
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
@@ -90,6 +91,8 @@ impl Rings {
         let (tx, rx, pair) = socket.map_err(|error| BindFailure::Socket(cause(&error)))?;
         let (fill, completion) = pair.expect("the first socket of a memory gets its fill and completion rings");
         let fd = socket_of(&rx);
+        // libxdp does not ask for it (xsk.c): a process started by ours would keep the queue busy after us.
+        fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(|error| BindFailure::Socket(error.into()))?;
         let transfer = match sockopt::xdp_options(fd) {
             Ok(flags) if flags.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY) => Transfer::ZeroCopy,
             _ => Transfer::Copy,
