@@ -239,6 +239,12 @@ fn ask(crew: &Crew) -> Figures {
     answer.recv_timeout(PATIENCE).expect("the stats thread answers")
 }
 
+/// What the device counts.
+fn outside(truth: &Arc<Truth>) -> Box<dyn Fn() -> Outside + Send> {
+    let truth = Arc::clone(truth);
+    Box::new(move || Outside { seen: truth.received.load(Relaxed), passed: 0, lost: 0 })
+}
+
 /// The threads of `oneip run`, with everything that they report.
 #[test]
 fn a_crew_goes_on_through_changes_of_the_layout() {
@@ -248,10 +254,8 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
     let cores = core_affinity::get_core_ids().expect("cores");
     let cores = [cores[0].id, cores[cores.len() - 1].id];
     let ports = cores.map(|seed| Faulty::<Mill>::new(Mill::new(&truth).with_own_thread(), seed as u64)).into();
-    let seen = Arc::clone(&truth);
-    let outside = Box::new(move || Outside { seen: seen.received.load(Relaxed), passed: 0, lost: 0 });
     let table = layouts.cluster.compile();
-    let mut crew = Crew::start(&layouts.plan, table, ports, (&cores, 64), outside, reports).expect("threads");
+    let mut crew = Crew::start(&layouts.plan, table, ports, (&cores, 64), outside(&truth), reports).expect("threads");
     let stats = crew.stats();
     let mut last = Figures::default();
     // Over at least two harvests.
@@ -296,4 +300,22 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
     let (reply, answer) = mpsc::channel();
     stats.figures(move |figures| _ = reply.send(figures));
     assert!(answer.recv().is_err(), "after the end, questions are dropped");
+}
+
+/// A device that is not detached goes on receiving while its workers end.
+#[test]
+fn a_crew_ends_while_more_comes_in() {
+    let (mut layouts, truth) = (Layouts::new(3), Arc::new(Truth::default()));
+    let _ends = Raised(&truth.end);
+    let core = core_affinity::get_core_ids().expect("cores")[0].id;
+    let (ports, table) = (vec![Mill::new(&truth).with_own_thread()], layouts.cluster.compile());
+    let outside = outside(&truth);
+    let crew = Crew::start(&layouts.plan, table, ports, (&[core], 64), outside, Reports::default()).expect("threads");
+    while truth.received.load(Relaxed) == 0 {
+        thread::yield_now();
+    }
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || ended.send(crew.stop().expect("all threads end well")).expect("it is waited for"));
+    let summary = end.recv_timeout(PATIENCE).expect("it ends");
+    check(&summary, &truth);
 }
