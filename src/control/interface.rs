@@ -1,4 +1,5 @@
-//! The interface that frames come to: whether its link is up, and whether it still is the one that the data path was made for.
+//! The interface that frames come to: whether its link is up, and whether it still is as it was when the data path was made for
+//! it.
 
 use super::neighbours::links::{self, Link};
 use super::netlink::{self, is, to_io};
@@ -7,6 +8,7 @@ use crate::plan::Mac;
 use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rustix::io::Errno;
+use std::fs;
 use std::io;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -30,17 +32,22 @@ pub struct InterfaceWatch {
     index: u32,
     /// What the data path was made for.
     mac: Mac,
+    /// Receive queues that have a worker; `None` where no worker is needed.
+    queues: Option<usize>,
+    /// Whether there were more when it was looked last.
+    has_more_queues: bool,
     /// As it was seen last.
     seen: Link,
     looks: Interval,
 }
 
 impl InterfaceWatch {
-    /// `mac` is the address that the data path takes frames to. Inside a runtime.
+    /// `mac` is the address that the data path takes frames to, `queues` how many it takes them from, if that is a question.
+    /// Inside a runtime.
     ///
     /// # Errors
     /// There is none of that name, or the kernel refuses.
-    pub async fn open(name: &str, mac: Mac) -> Result<InterfaceWatch, InterfaceError> {
+    pub async fn open(name: &str, mac: Mac, queues: Option<usize>) -> Result<InterfaceWatch, InterfaceError> {
         let failed = |source| InterfaceError::Kernel { interface: name.to_owned(), source };
         let requests = netlink::requests().map_err(failed)?;
         let all = links::all(&requests).await.map_err(failed)?;
@@ -48,7 +55,7 @@ impl InterfaceWatch {
         let (index, seen) = found.ok_or_else(|| InterfaceError::Gone { interface: name.to_owned() })?;
         let mut looks = interval(INTERFACE_LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(InterfaceWatch { requests, index, mac, seen, looks })
+        Ok(InterfaceWatch { requests, index, mac, queues, has_more_queues: false, seen, looks })
     }
 
     pub fn name(&self) -> &str {
@@ -82,10 +89,24 @@ impl InterfaceWatch {
             }
             let was_up = self.seen.up;
             self.seen = link;
+            self.count_queues();
             if self.seen.up != was_up {
                 return Ok(());
             }
         }
+    }
+
+    /// A queue that came later (`ethtool -L`) has no socket: what is spread to it is lost, and those of its clients with it.
+    fn count_queues(&mut self) {
+        let (Some(taken), interface) = (self.queues, &self.seen.name) else { return };
+        let has_more = receive_queues(interface).is_ok_and(|now| now > taken);
+        if has_more && !self.has_more_queues {
+            tracing::warn!(
+                "{interface} has more receive queues than the {taken} that oneip took, and what comes to the others is lost: \
+                 start oneip again, or take them away: ethtool -L {interface}"
+            );
+        }
+        self.has_more_queues = has_more;
     }
 
     async fn look(&self) -> io::Result<Link> {
@@ -95,4 +116,9 @@ impl InterfaceWatch {
             message.and_then(|message| links::read(&message)).ok_or_else(|| io::Error::other("no answer"))?;
         Ok(link)
     }
+}
+
+fn receive_queues(interface: &str) -> io::Result<usize> {
+    let queues = fs::read_dir(format!("/sys/class/net/{interface}/queues"))?;
+    Ok(queues.flatten().filter(|queue| queue.file_name().as_encoded_bytes().starts_with(b"rx-")).count())
 }

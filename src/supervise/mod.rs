@@ -75,7 +75,8 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let signals = runtime.block_on(async { Signals::catch() })?;
     let device = D::open(dispatcher, &available)?;
     let facts = device.facts();
-    let watch = facts.mac.map(|mac| runtime.block_on(InterfaceWatch::open(&facts.interface, mac))).transpose()?;
+    let watch = |mac| runtime.block_on(InterfaceWatch::open(&facts.interface, mac, Some(facts.queues)));
+    let watch = facts.mac.map(watch).transpose()?;
     let listed = dispatcher.cores.as_deref();
     let cores = cores::assign(&facts.interface, facts.queues, listed, &facts.near_cores, &available)?;
     let hlog = options.hlog.as_deref().map(open_log).transpose()?;

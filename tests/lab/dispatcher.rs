@@ -113,8 +113,9 @@ pub fn is_attached(lab: &Lab) -> bool {
 /// Frames that came in while a program was attached, as the interface's driver counts them, since it was made.
 fn driver_count(lab: &Lab) -> u64 {
     let statistics = lab.sh("dispatcher", "ethtool -S lan0");
-    let line = statistics.lines().find(|line| line.contains("rx_queue_0_xdp_packets:")).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
+    let counts =
+        statistics.lines().filter_map(|line| line.trim().strip_prefix("rx_queue_")?.split_once("_xdp_packets: "));
+    counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum()
 }
 
 fn listen(stderr: ChildStderr, said: Arc<Mutex<Vec<String>>>) -> (JoinHandle<()>, Receiver<()>) {

@@ -61,6 +61,51 @@ fn an_interface_that_goes_ends_it() {
     assert!(account["forwarded"].as_u64().unwrap() > 0, "the figures are told all the same: {account}");
 }
 
+/// Gives the dispatcher's link to the LAN as many queues as wanted, of which one is in use.
+fn lay_with_queues(lab: &Lab, most: u32) {
+    lab.ip("dispatcher", "link del lan0");
+    let (queues, dispatcher) = (format!("numrxqueues {most} numtxqueues {most}"), lab.namespace("dispatcher"));
+    lab.ip(
+        "lan",
+        &format!(
+            "link add dispatcher {queues} type veth peer name lan0 netns {dispatcher} address 02:00:00:00:00:02 {queues}"
+        ),
+    );
+    use_queues(lab, 1);
+    lab.ip("lan", "link set dispatcher master br0 up");
+    lab.sh(
+        "dispatcher",
+        "ip link set lan0 up
+         ip address add 192.0.2.2/24 dev lan0
+         ip address add 2001:db8:2::2/64 dev lan0 nodad
+         ip route add default via 192.0.2.1
+         ip route add default via 2001:db8:2::1",
+    );
+}
+
+fn use_queues(lab: &Lab, count: u32) {
+    for (host, interface) in [("dispatcher", "lan0"), ("lan", "dispatcher")] {
+        lab.sh(host, &format!("ethtool -L {interface} rx {count} tx {count}"));
+    }
+}
+
+/// The frames themselves are nobody's here: veth has no program on a queue that comes later (veth_set_channels, drivers/net/veth.c).
+#[test]
+fn queues_that_are_added_are_told() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    lay_with_queues(&lab, 2);
+    let (clients, dispatcher) = (&clients(0)[..24], Dispatcher::start(&lab, &[]));
+    let told = || dispatcher.said().matches("lan0 has more receive queues than the 1 that oneip took").count();
+    assert_eq!((lab.ping(0, clients, 56), told()), (clients.len(), 0));
+    use_queues(&lab, 2);
+    eventually("it is told", || told() == 1);
+    // Not `stop`: the driver counts the frames of a queue without a program as well.
+    dispatcher.kill();
+    let again = Dispatcher::start(&lab, &[]);
+    assert_eq!(lab.ping(0, clients, 56), clients.len());
+    again.stop();
+}
+
 #[test]
 fn a_filter_ends_with_its_interface_and_with_the_address_that_it_was_made_for() {
     let Some(lab) = Lab::up(&["--broadcast"]) else { return };

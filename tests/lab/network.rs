@@ -72,16 +72,20 @@ impl Lab {
         self.file("test.toml")
     }
 
+    pub fn namespace(&self, host: &str) -> String {
+        format!("{}-{host}", self.name)
+    }
+
     /// A program to run in a host.
     pub fn command(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}-{host}", self.name)]).arg(program);
+        command.args(["netns", "exec", &self.namespace(host)]).arg(program);
         command
     }
 
     /// `ip ARGUMENTS` in a host.
     pub fn ip(&self, host: &str, arguments: &str) -> String {
-        succeed(Command::new("ip").args(["-n", &format!("{}-{host}", self.name)]).args(arguments.split_whitespace()))
+        succeed(Command::new("ip").args(["-n", &self.namespace(host)]).args(arguments.split_whitespace()))
     }
 
     /// A shell script in a host, every command of which succeeds.
@@ -91,7 +95,7 @@ impl Lab {
 
     /// Runs `work` on a thread in a host's network. Sockets that it makes stay there.
     pub fn inside<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/run/netns/{}-{host}", self.name)).unwrap();
+        let namespace = File::open(Path::new("/run/netns").join(self.namespace(host))).unwrap();
         let inside = || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             work()
