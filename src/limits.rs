@@ -211,6 +211,9 @@ pub const STEER_ADDRESSES: usize = 2 * MAX_SERVICES;
 /// How long a queue or an interface may stay taken after its last owner went: the kernel releases both in the background.
 pub const RELEASE: Duration = Duration::from_secs(2);
 
+/// How much longer servers that a reload removed stay, each time that the plan without them is refused.
+pub const LEAVE_AGAIN: Duration = Duration::from_secs(30);
+
 /// Largest frame of pktgen, without FCS. A page holds it beside what the kernel keeps there (`max_data_sz`, net/bpf/test_run.c). The
 /// twin of `MAX_FRAME` in src/bpf/pktgen.h.
 pub const PKTGEN_FRAME: usize = 3000;

@@ -4,7 +4,9 @@ use oneip::control::admin::order::Answer;
 use oneip::control::admin::status::{ServiceStatus, State};
 use oneip::control::config;
 use oneip::control::membership::{Event, Membership, News, Set, Side};
+use oneip::plan::Plan;
 use std::future::Future;
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
@@ -31,10 +33,13 @@ mac = "02:00:00:00:00:12"
 "#;
 
 fn with_membership<F: Future<Output = ()>>(test: impl FnOnce(Membership) -> F) {
-    let plan = config::parse(CONFIG, "t.toml").unwrap().plan;
+    with_membership_of(config::parse(CONFIG, "t.toml").unwrap().plan, "eth1", test);
+}
+
+fn with_membership_of<F: Future<Output = ()>>(plan: Plan, interface: &str, test: impl FnOnce(Membership) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let membership = Membership::open(plan, (Side::Dispatcher, "eth1"), &[], None).await;
+        let membership = Membership::open(plan, (Side::Dispatcher, interface), &[], None).await;
         test(membership.unwrap()).await;
     });
 }
@@ -60,6 +65,33 @@ fn a_drain_is_over_when_the_data_path_hears_of_it_and_not_before() {
         assert!(matches!(event, Event::Due), "a drain that is overdue is due");
         assert_eq!(membership.take(event).await.unwrap(), Some(News::Table));
         assert_eq!(web2(&membership), (State::Drained, false, 0));
+    });
+}
+
+/// Checks that begin anew, as when a weight is set, do not tell what waited to be told: here, what nobody takes in.
+#[test]
+fn a_verdict_that_was_not_taken_in_counts_after_a_server_of_another_service_is_reweighed() {
+    let answers = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = answers.local_addr().unwrap().port();
+    let goes = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    let health = format!(
+        "[service.health]\ntype = \"tcp\"\nport = {port}\nvia = \"primary\"\ninterval_ms = 100\ntimeout_ms = 90\nfall = 1\n"
+    );
+    let other = "[[service]]\nname = \"other\"\naddress = \"203.0.113.81\"\n[[service.server]]\nname = \"other1\"\n\
+                 address = \"192.0.2.13\"\nmac = \"02:00:00:00:00:13\"\n";
+    let text = CONFIG.replacen("[[service.server]]", &format!("{health}[[service.server]]"), 1) + other;
+    let mut plan = config::parse(&text, "t.toml").unwrap().plan;
+    plan.services[0].servers[0].address = "127.0.0.1".parse().unwrap();
+    plan.services[0].servers[1].address = "127.0.0.2".parse().unwrap();
+    with_membership_of(plan, "lo", |mut membership| async move {
+        assert!(web2(&membership).2 > 0);
+        drop(goes);
+        while !matches!(membership.next().await.unwrap(), Event::Verdicts(_)) {}
+        assert!(matches!(web2(&membership), (State::Down, _, 1..)), "nobody took it in");
+        let (answer, news) = membership.set("other1", Set::Weight(Some(2))).await;
+        assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Layout))));
+        assert_eq!(web2(&membership), (State::Down, false, 0));
+        membership.close().await;
     });
 }
 

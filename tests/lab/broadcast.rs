@@ -336,3 +336,34 @@ fn a_filter_that_dies_is_taken_over_without_a_gap_and_another_server_drained() {
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && said.starts_with("error: there is no filter on lan0"), "{said}");
 }
+
+/// What a filter may not do any more, when it is there, it does not need for its checks.
+#[test]
+fn checks_begin_with_a_reload_and_those_by_icmp_with_a_start() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    let plain = fs::read_to_string(lab.config()).unwrap();
+    let checked = |health: &str| {
+        fs::write(lab.config(), &plain).unwrap();
+        configure(lab, QUICK, health);
+    };
+    let icmp = "[service.health]\ntype = \"icmp\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 2\n\n";
+    checked("");
+    let web1 = Filter::start(lab, "web1");
+    checked(icmp);
+    let said = web1.ctl_refused(&["reload"]);
+    assert!(said.contains("start oneip again where a reload brings the first check"), "{said}");
+    checked(HEALTH);
+    web1.ctl(&["reload"]);
+    lab.ip("web2", "link set lan0 down");
+    eventually("web2 is down", || web1.state("web2") == "down");
+    web1.stop();
+    lab.ip("web2", "link set lan0 up");
+
+    checked(icmp);
+    let web1 = Filter::start(lab, "web1");
+    assert_eq!(web1.state("web2"), "up");
+    lab.ip("web2", "link set lan0 down");
+    eventually("web2 is down", || web1.state("web2") == "down");
+    assert!(!web1.said().contains("cannot be checked"), "{}", web1.said());
+    web1.stop();
+}

@@ -139,6 +139,7 @@ impl<'l> Filter<'l> {
         let output = self.child.wait_with_output().unwrap();
         let said = self.said.lock().unwrap().join("\n");
         assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(!said.contains("stay behind"), "{said}");
         let account: Value = serde_json::from_slice(&output.stdout).unwrap();
         let number = |value: &Value| value.as_u64().unwrap();
         let dropped: u64 = account["dropped"].as_object().unwrap().values().map(number).sum();

@@ -109,7 +109,8 @@ pub enum Error {
         routed: Option<String>,
     },
     #[error(
-        "type = \"icmp\" needs a raw socket, and none can be opened: {source}; run as root or with the capability CAP_NET_RAW"
+        "type = \"icmp\" needs a raw socket, and none can be opened: {source}; run as root or with the capability CAP_NET_RAW, \
+         and start oneip again where a reload brings the first check: it has given that up by then"
     )]
     RawSocket { source: io::Error },
     #[error("rtnetlink failed while trying to {task} for health checks on {interface}: {source}")]

@@ -37,6 +37,8 @@ pub(super) struct Echo {
 #[derive(Default)]
 struct Asked {
     next: u16,
+    /// The mark of each socket, IPv4 and IPv6.
+    marks: [u32; 2],
     /// Who is asked, and who waits, by sequence number.
     waiting: HashMap<u16, (IpAddr, oneshot::Sender<()>)>,
 }
@@ -67,7 +69,12 @@ impl Echo {
         let kind = if ipv4 { REQUEST_V4 } else { REQUEST_V6 };
         let packet = message(kind, self.identifier, sequence);
         let socket = SockRef::from(socket);
-        socket.set_mark(mark.unwrap_or(0))?;
+        let (mark, is) = (mark.unwrap_or(0), &mut asked.marks[usize::from(!ipv4)]);
+        // Needs a privilege, even for none (sock_setsockopt, net/core/sock.c), and a filter, which has given that up, sets none.
+        if mark != *is {
+            socket.set_mark(mark)?;
+            *is = mark;
+        }
         socket.send_to(&packet, &to.into())?;
         asked.next = asked.next.wrapping_add(1);
         if asked.waiting.len() >= 2 * HEALTH_PARALLEL {

@@ -179,10 +179,10 @@ pub(super) async fn sweep(handle: &Handle, is_ours: impl Fn(u32) -> bool) -> io:
 /// Removes the rules that lead to no server's any more.
 pub(super) async fn close(handle: &Handle) -> io::Result<()> {
     for ipv4 in [true, false] {
-        let Rules { numbers, groups } = rules(handle, ipv4).await?;
+        let Rules { numbers, groups, guarded } = rules(handle, ipv4).await?;
         let unused = groups.into_iter().filter(|group| numbers.iter().all(|number| number.group() != *group));
         let mut unused: Vec<RuleMessage> = unused.map(|group| find_group(group, ipv4)).collect();
-        if numbers.is_empty() {
+        if numbers.is_empty() && guarded {
             unused.extend(guards(ipv4).into_iter().rev());
         }
         for rule in unused {
@@ -314,12 +314,14 @@ struct Rules {
     /// Those of servers.
     numbers: Vec<Number>,
     groups: Vec<u32>,
+    /// Whether there are others: `guards`.
+    guarded: bool,
 }
 
 async fn rules(handle: &Handle, ipv4: bool) -> io::Result<Rules> {
     let version = if ipv4 { IpVersion::V4 } else { IpVersion::V6 };
     let all: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await.map_err(to_io)?;
-    let mut rules = Rules { numbers: Vec::new(), groups: Vec::new() };
+    let mut rules = Rules { numbers: Vec::new(), groups: Vec::new(), guarded: false };
     for rule in all {
         let (mut mark, mut preference, mut marked) = (0, 0, false);
         for attribute in &rule.attributes {
@@ -335,7 +337,7 @@ async fn rules(handle: &Handle, ipv4: bool) -> io::Result<Rules> {
             None if marked && preference == FIND_GROUP && mark & MARKS_MASK == MARKS => {
                 rules.groups.push((mark & !MARKS_MASK) >> GROUP_BITS);
             }
-            None => {}
+            None => rules.guarded |= marked && [PASS_BY, NOWHERE, LANDING].contains(&preference),
         }
     }
     Ok(rules)

@@ -17,7 +17,7 @@ use super::clock;
 use super::health::{self, Health, What};
 use super::neighbours::{self, Neighbours, What as Whereabouts};
 use super::operator::{Overrides, StateFile, from_wall_time};
-use crate::limits::QUIET;
+use crate::limits::{LEAVE_AGAIN, QUIET};
 use crate::plan::{Plan, Via};
 use crate::table::cluster::{Cluster, Standing};
 use crate::table::watch::Watch;
@@ -314,11 +314,23 @@ impl Membership {
             return Ok(moved.then_some(News::Table));
         }
         for name in &gone {
-            tracing::info!("server {} of service {} has left: its time is over", name.1, name.0);
             self.leaving.remove(name);
         }
         let plan = reload::effective(&self.configured, &self.overrides, &self.still_leaving());
-        self.follow(plan).await?;
+        // What a reload would be refused for ends no dispatcher that runs.
+        if let Err(error) = self.follow(plan).await {
+            tracing::warn!(
+                "servers whose time is over stay for {} s more, and go then: {error}",
+                LEAVE_AGAIN.as_secs()
+            );
+            let later = now + LEAVE_AGAIN.as_nanos() as u64;
+            self.leaving.extend(gone.into_iter().map(|name| (name, later)));
+            return Ok(moved.then_some(News::Table));
+        }
+        for (service, server) in gone {
+            tracing::info!("server {server} of service {service} has left: its time is over");
+        }
+        self.judge_all(now);
         Ok(Some(News::Layout))
     }
 

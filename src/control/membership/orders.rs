@@ -101,18 +101,24 @@ impl Membership {
         self.remember(&overrides)?;
         let reweighed =
             overrides.get(name).and_then(|set| set.weight) != self.overrides.get(name).and_then(|set| set.weight);
+        if reweighed {
+            let plan = reload::effective(&self.configured, &overrides, &self.still_leaving());
+            if let Err(error) = self.follow(plan).await {
+                let undone = self.file.as_ref().map_or(Ok(()), |file| file.save(&self.overrides));
+                return Err(undone.map_or_else(
+                    |why| format!("{error}\n{why}: the next start takes the weight"),
+                    |()| error.to_string(),
+                ));
+            }
+        }
         self.overrides = overrides;
         match (set, drained) {
             (Set::Undrain, _) => _ = self.draining.remove(name),
             (_, Some(until)) => _ = self.draining.insert(name.to_owned(), Some(until).filter(|until| *until > now)),
             _ => {}
         }
-        if reweighed {
-            let plan = reload::effective(&self.configured, &self.overrides, &self.still_leaving());
-            self.follow(plan).await.map_err(|error| error.to_string())?;
-        }
         let services: Vec<usize> = (0..self.plan.services.len())
-            .filter(|at| self.plan.services[*at].servers.iter().any(|server| server.name == name))
+            .filter(|at| reweighed || self.plan.services[*at].servers.iter().any(|server| server.name == name))
             .collect();
         let moved = services.into_iter().fold(reweighed, |moved, service| {
             if let Some(until) = drained {

@@ -108,7 +108,8 @@ impl Membership {
         leaving.filter(|(service, it)| self.leaving.contains_key(&(service.clone(), it.name.clone()))).collect()
     }
 
-    /// Follows the servers of another plan.
+    /// Follows the servers of another plan. Verdicts that were not told yet are not told any more: whoever calls this judges
+    /// every service after it.
     ///
     /// # Errors
     /// Those of the plan before are followed then.
@@ -116,7 +117,7 @@ impl Membership {
         let before = Arc::clone(&self.plan);
         if let Err(error) = self.watch(&plan).await {
             if let Err(error) = self.watch(&before).await {
-                tracing::error!(%error, "the servers of the running configuration cannot be followed any more");
+                tracing::error!(%error, "the running configuration would be refused now as well");
             }
             return Err(error);
         }
