@@ -11,7 +11,7 @@ use oneip::{ctl, pktgen, server, supervise};
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Makes a cluster of servers answer on one IP address.
@@ -214,16 +214,23 @@ fn is_broken_pipe(failure: &Failure) -> bool {
 
 fn run(arguments: Run) -> Result<(), Failure> {
     let Run { config, down, stats, hlog, json } = arguments;
-    let plan = verbs::load(&config.config)?;
-    supervise::run(plan, supervise::Options { config: config.config, down: down.down, stats, hlog, json })
+    let (config, plan) = load_for_long(&config.config)?;
+    supervise::run(plan, supervise::Options { config, down: down.down, stats, hlog, json })
+}
+
+/// For a process that reads it again: by the same name in full, which may be a link that leads elsewhere by then.
+fn load_for_long(file: &Path) -> Result<(PathBuf, Plan), Failure> {
+    let file = std::path::absolute(file)?;
+    let plan = verbs::load(&file)?;
+    Ok((file, plan))
 }
 
 fn filter(Filter { config, server, down, json, detach }: Filter) -> Result<(), Failure> {
-    let plan = verbs::load(&config.config)?;
+    let (config, plan) = load_for_long(&config.config)?;
     if detach {
         return supervise::filter::detach(&plan);
     }
-    let options = supervise::filter::Options { config: config.config, server, down: down.down, json };
+    let options = supervise::filter::Options { config, server, down: down.down, json };
     supervise::filter::run(plan, options)
 }
 

@@ -21,7 +21,6 @@ use crate::verbs::{self, Failure};
 use crate::verdict::Reason;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +44,7 @@ pub struct Options {
 /// # Errors
 /// Whatever keeps it from starting. What can be known beforehand is found before the program is attached; once it is, it stays.
 pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
-    let Options { config: file, server, down, json } = options;
+    let Options { config, server, down, json } = options;
     let started = Instant::now();
     let (interface, plan::Filter { xdp, pins, .. }) = settings(&plan)?;
     let server = server::name(&plan, server.as_deref())?;
@@ -54,7 +53,6 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let signals = runtime.block_on(async { Signals::catch() })?;
     let watch = runtime.block_on(InterfaceWatch::open(&interface.name, interface.mac, None))?;
     let listeners = admin::bind(&plan.admin)?;
-    let config = fs::canonicalize(&file)?;
     let state = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
     warn_of_settings(&plan, &server);
     let side = (Side::Server, interface.name.as_str());
@@ -70,11 +68,12 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let (backend, orders) = admin::channel(move |to| drop(to.send(counting.figures())));
     let admin = listeners.start(backend)?;
     say("ready", json);
-    let mut desk = Desk { config, orders, started: started.into_std(), watch: Some(watch), path: &mut path };
+    let mut desk =
+        Desk { config: config.clone(), orders, started: started.into_std(), watch: Some(watch), path: &mut path };
     let ended = followed.until_signal(&mut desk);
     drop(admin);
-    if ended.is_ok() {
-        let (name, file) = (&interface.name, file.display());
+    if ended.is_ok() && Filter::is_left(&interface, &pins)? {
+        let (name, file) = (&interface.name, config.display());
         let stays = format!(
             "the filter stays on {name} and goes on by its last table; `oneip filter -c {file} --detach` takes it off"
         );

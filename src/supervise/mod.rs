@@ -27,7 +27,7 @@ use crate::verbs::{self, Failure};
 use crew::Crew;
 use follow::{DataPath, Desk, Followed, Signals};
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ use std::time::Instant;
 
 /// What the command line adds to the configuration.
 pub struct Options {
-    /// The configuration file, to be read again at a reload.
+    /// The configuration file, to be read again at a reload; an absolute path.
     pub config: PathBuf,
     /// Servers to take as down.
     pub down: Vec<String>,
@@ -83,9 +83,8 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
     let listeners = admin::bind(&plan.admin)?;
-    let config = fs::canonicalize(&options.config)?;
     // Of two dispatchers with the default socket, what is remembered is the first one's.
-    let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
+    let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &options.config));
     cores::leave(&cores, &available);
     let membership =
         runtime.block_on(Membership::open(plan, (Side::Dispatcher, &facts.interface), &options.down, file))?;
@@ -111,7 +110,7 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let admin = listeners.start(backend)?;
     say("ready", options.json);
     let mut path = Workers { crew, hold, cores };
-    let ended = followed.until_signal(&mut Desk { config, orders, started, watch, path: &mut path });
+    let ended = followed.until_signal(&mut Desk { config: options.config, orders, started, watch, path: &mut path });
     drop(admin);
     let Workers { crew, mut hold, .. } = path;
     hold.detach();

@@ -1,12 +1,14 @@
 //! Another configuration while clients are served.
 
 use crate::dispatcher::Dispatcher;
+use crate::failover::checked;
 use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup};
 use crate::operator::surf;
 use crate::restart::browse;
 use crate::stop::Stop;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
@@ -104,4 +106,52 @@ impl Dispatcher<'_> {
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(self.child()), signal).unwrap();
     }
+}
+
+/// Such as a route that went: checks would not come back, and a reload would be refused. A weight is, and leaves nothing behind.
+#[test]
+fn what_a_reload_is_refused_for_does_not_end_a_dispatcher() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let config = checked(lab);
+    let text = fs::read_to_string(&config).unwrap().replace("[service.health]", "drain_s = 3\n[service.health]");
+    fs::write(&config, &text).unwrap();
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    fs::write(&config, without_web3(&text)).unwrap();
+    assert!(lab.ctl(&["reload"]).contains("web3 removed"));
+    lab.ip("dispatcher", "route del default");
+    dispatcher
+        .hear("servers whose time is over stay for 30 s more, and go then: the kernel would drop what servers answer");
+    let said = lab.ctl_refused(&["weight", "web1", "3"]);
+    assert!(said.contains("the kernel would drop what servers answer"), "{said}");
+    assert_eq!(lab.server("web", "web1")["weight"], 1);
+    let remembered = fs::read_to_string(lab.file("state.json")).unwrap();
+    assert!(!remembered.contains("weight"), "{remembered}");
+    lab.ip("dispatcher", "route add default via 192.0.2.1");
+    let (all, expected) = (&clients(0)[..24], lookup(&config, WEB[0], &clients(0)[..24], &[]));
+    eventually("everybody is served again", || lab.fetch(0, all) == expected);
+    dispatcher.stop();
+}
+
+/// By a relative path, of a link that leads to another file later.
+#[test]
+fn a_reload_reads_the_name_that_was_given_again() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let text = fs::read_to_string(lab.config()).unwrap();
+    let folder = lab.file("").display().to_string();
+    let relative = text.replace(&folder, "");
+    assert!(relative.contains("socket = \"oneip.sock\""), "{relative}");
+    fs::write(lab.file("old.toml"), &relative).unwrap();
+    fs::write(lab.file("new.toml"), without_web3(&relative)).unwrap();
+    let link = lab.file("link.toml");
+    let lead_to = |file: &str| {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(file, &link).unwrap();
+    };
+    lead_to("old.toml");
+    let up = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect::<PathBuf>();
+    let dispatcher = Dispatcher::start_with(lab, &up.join(link.strip_prefix("/").unwrap()), &[]);
+    assert!(lab.ctl(&["reload"]).contains("nothing has changed"));
+    lead_to("new.toml");
+    assert!(lab.ctl(&["reload"]).contains("web3 removed"));
+    dispatcher.stop();
 }
