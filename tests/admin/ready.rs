@@ -48,8 +48,18 @@ fn it_is_ready_when_every_service_that_shall_take_clients_has_a_server_up() {
         },
         |_| {},
     );
-    let expected = "service web has no server that is up\nservice dns has no server that is up\n";
+    let expected = "service web has no server that takes clients\nservice dns has no server that takes clients\n";
     assert_eq!((status, body.as_str()), (503, expected));
+    let unresolved = |status: &mut Status| {
+        status.services[0].servers.iter_mut().for_each(|server| server.mac = None);
+    };
+    let expected = "service web has no server that takes clients\n";
+    assert_eq!(asked("/readyz", unresolved, |_| {}), (503, expected.into()), "their clients' frames are dropped");
+    let at_home = readyz(|status| {
+        status.server = Some("web1".to_owned());
+        status.services[0].servers.iter_mut().for_each(|server| server.mac = None);
+    });
+    assert_eq!(at_home, (200, "ok\n".into()), "a filter needs none");
     let idle = readyz(|status| {
         status.services[0].servers.iter_mut().for_each(|server| {
             server.state = State::Down;

@@ -95,7 +95,7 @@ impl Snapshot {
         let each = |value: fn(&ServerStatus) -> u64| {
             self.each_server(Some).map(move |(labels, server)| (labels, value(server)))
         };
-        let up = each(|server| (server.state == State::Up).into());
+        let up = self.each_server(|server| Some(u64::from(self.status.takes_clients(server))));
         page.gauges("oneip_server_up", "Whether the server takes new clients", up)?;
         let states = self.each_server(Some).flat_map(|([service, name], server)| {
             let is = move |state: State| ([service, name, ("state", state.name())], u64::from(server.state == state));

@@ -1,6 +1,6 @@
 //! The verdicts of `/healthz` and `/readyz`: fine, or why not, a line a reason.
 
-use super::status::{State, Status};
+use super::status::Status;
 use crate::stats::figures::Figures;
 
 /// Whether every worker turns, and its rings move.
@@ -32,9 +32,9 @@ pub fn ready(status: &Status) -> Result<(), String> {
     }
     let closed = status.services.iter().filter(|service| {
         let mut meant = service.servers.iter().filter(|server| server.weight > 0).peekable();
-        meant.peek().is_some() && meant.all(|server| server.state != State::Up)
+        meant.peek().is_some() && meant.all(|server| !status.takes_clients(server))
     });
-    verdict(closed.map(|service| format!("service {} has no server that is up\n", service.name)).collect())
+    verdict(closed.map(|service| format!("service {} has no server that takes clients\n", service.name)).collect())
 }
 
 fn verdict(reasons: String) -> Result<(), String> {

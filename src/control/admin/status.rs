@@ -32,6 +32,14 @@ pub struct Status {
     pub dropped: std::collections::BTreeMap<String, u64>,
 }
 
+impl Status {
+    /// Whether new clients of the server reach it, as far as is known: it is up, has a weight, and a dispatcher has its MAC.
+    pub fn takes_clients(&self, server: &ServerStatus) -> bool {
+        let reached = self.server.is_some() || server.mac.is_some();
+        server.state == State::Up && server.weight > 0 && reached
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     pub name: String,
