@@ -82,10 +82,7 @@ impl<P: Port> Worker<P> {
         if selection.is_moving() {
             selection.follow(table, pins, now, |at| port.bytes(&received[at]));
         }
-        if let Some(watch) = &table.watch {
-            selection.note(watch, number, now, |at| port.bytes(&received[at]));
-        }
-        let mut left = 0;
+        let (mut left, mut pass_room) = (0, None);
         for (frame, outcome) in received.iter_mut().zip(selection.outcomes_mut()) {
             if !port.is_ours(frame) {
                 *outcome = Verdict::Pass.into();
@@ -97,6 +94,15 @@ impl<P: Port> Worker<P> {
             }
             if !outcome.is_forward() {
                 left += 1;
+                if outcome.verdict() == Verdict::Pass {
+                    let room = pass_room.get_or_insert_with(|| port.pass_room());
+                    match *room {
+                        // The kernel handed the frame over as one to a cluster address, and cannot take it back.
+                        _ if !P::PASSES => *outcome = Verdict::Drop(Reason::Stray).into(),
+                        0 => *outcome = Verdict::Drop(Reason::PassFull).into(),
+                        _ => *room -= 1,
+                    }
+                }
                 continue;
             }
             room -= 1;
@@ -111,6 +117,9 @@ impl<P: Port> Worker<P> {
             sent.bytes.add(bytes.len() as u64);
         }
         *kept = left;
+        if let Some(watch) = &table.watch {
+            selection.note(watch, number, now, |at| port.bytes(&received[at]));
+        }
         for outcome in selection.begins().map(|at| &selection.outcomes()[at]).filter(|outcome| outcome.is_forward()) {
             tally.sent(outcome.destination as usize).flows.add(1);
         }
@@ -123,31 +132,18 @@ impl<P: Port> Worker<P> {
             return;
         }
         let tally = &*self.tables.books().tally;
-        let mut pass_room = self.port.pass_room();
-        for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes_mut()) {
+        for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes()) {
             match outcome.verdict() {
-                Verdict::Forward { .. } => {
-                    self.forward.push(frame);
-                    continue;
+                Verdict::Forward { .. } => self.forward.push(frame),
+                Verdict::Drop(reason) => {
+                    tally.dropped(reason).add(1);
+                    self.gone.push(frame);
                 }
-                Verdict::Drop(reason) => tally.dropped(reason).add(1),
-                Verdict::Pass if P::PASSES && pass_room > 0 => {
-                    pass_room -= 1;
+                Verdict::Pass => {
                     tally.passed.add(1);
                     self.passed.push(frame);
-                    continue;
-                }
-                Verdict::Pass if P::PASSES => {
-                    *outcome = Verdict::Drop(Reason::PassFull).into();
-                    tally.dropped(Reason::PassFull).add(1);
-                }
-                // The kernel handed the frame over as one to a cluster address, and cannot take it back.
-                Verdict::Pass => {
-                    *outcome = Verdict::Drop(Reason::Stray).into();
-                    tally.dropped(Reason::Stray).add(1);
                 }
             }
-            self.gone.push(frame);
         }
         self.port.tx(&mut self.forward);
         self.port.free(&mut self.gone);

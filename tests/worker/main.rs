@@ -30,6 +30,7 @@ use oneip::table::Table;
 use oneip::table::cluster::Cluster;
 use oneip::table::pins::Pins;
 use oneip::table::publish::{self as tables, Publisher};
+use oneip::table::watch::{Fate, Watch};
 use oneip::verdict::{Reason, Verdict};
 use oneip::worker::Worker;
 use std::sync::Arc;
@@ -181,6 +182,32 @@ fn what_has_no_way_to_the_kernel_is_dropped_as_pass_full() {
         let memory = rig.worker.port();
         assert_eq!((memory.passed().len(), memory.freed().len()), (room, BURST - room));
     }
+}
+
+#[test]
+fn what_is_noted_of_a_client_is_what_became_of_its_frames() {
+    let client = std::net::Ipv4Addr::new(198, 51, 100, 7);
+    let mut elsewhere = query(client.into(), 5353);
+    elsewhere[33] ^= 1;
+    let frames = [vec![query(client.into(), 5353); BURST / 2], vec![elsewhere; BURST / 2]].concat();
+    let watch = Arc::new(Watch::new(client.into(), BURST));
+    let mut cluster = Cluster::new(&three());
+    cluster.set_watch(Some(Arc::clone(&watch)));
+    let mut rig = rig(Memory::new(&frames), cluster.compile());
+    (rig.worker.port_mut().tx_room, rig.worker.port_mut().pass_room) = (10, 20);
+    let verdicts = rig.turn();
+    let count = |wanted: fn(&Verdict) -> bool| verdicts.iter().filter(|verdict| wanted(verdict)).count();
+    assert_eq!(
+        (count(|verdict| matches!(verdict, Verdict::Forward { .. })), count(|verdict| *verdict == Verdict::Pass)),
+        (10, 20)
+    );
+    let fates = verdicts.iter().map(|verdict| match *verdict {
+        Verdict::Forward { service, server } => Fate::Forward(service, server),
+        Verdict::Drop(reason) => Fate::Drop(reason.name()),
+        Verdict::Pass => Fate::Pass,
+    });
+    let noted = std::iter::from_fn(|| watch.seen.pop()).map(|seen| seen.fate);
+    assert!(noted.eq(fates), "{verdicts:?}");
 }
 
 #[test]
