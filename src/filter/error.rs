@@ -33,8 +33,9 @@ pub enum FilterError {
     Pin { path: PathBuf, reason: String },
 
     #[error(
-        "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or: \
-         ip link set dev {interface} xdp off"
+        "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or take it off: \
+         oneip filter -c FILE --detach, where it is a filter kept by other `pins`; ip link set dev {interface} xdp off, where \
+         no program holds it"
     )]
     ProgramAttached { interface: String },
 

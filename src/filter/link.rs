@@ -41,6 +41,13 @@ pub fn attach(
         if path.exists()
             && let Some(link) = take_over(program, interface, &path)?
         {
+            if xdp.is_some_and(|xdp| (xdp == plan::Xdp::Native) != (mode == Mode::Native)) {
+                tracing::warn!(
+                    "the filter on {} goes on as {mode}, as which it was left, whatever `xdp` in [filter] says: for that, end it, \
+                     take it off (oneip filter --detach), and start it again",
+                    interface.name
+                );
+            }
             return Ok((link, Attachment { mode, taken_over: true }));
         }
     }

@@ -70,8 +70,9 @@ pub enum AfXdpError {
     TooManyAddresses { count: usize },
 
     #[error(
-        "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or: \
-         ip link set dev {interface} xdp off"
+        "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or take it off: \
+         oneip filter -c FILE --detach, where it is a filter of oneip; ip link set dev {interface} xdp off, where no program \
+         holds it"
     )]
     ProgramAttached { interface: String },
 
