@@ -170,6 +170,9 @@ if [[ -n $(git status --porcelain --untracked-files=no -- src build.rs Cargo.loc
 load_before=$(cut -d' ' -f1 /proc/loadavg)
 report=$out/$(date -u +%F)-$commit
 if grep -q 'QEMU TCG' /proc/cpuinfo; then report+=-guest; fi
+if [[ -n $smoke ]]; then report+=-smoke; fi
+# An earlier report of that name stays until there is a whole one.
+finished=$report report=$out/unfinished/${report##*/}
 come_first
 work=$(mktemp -d)
 : >"$work/commands.txt"
@@ -208,7 +211,10 @@ done
 write_facts
 say "measured; writing the report"
 "$REPORT" "$report"
-if [[ $out == perf/reports ]]; then
-    sed -i "s|^Newest: .*|Newest: [${report##*/}](reports/${report##*/}/report.md)|" perf/README.md
+rm -rf "$finished"
+mv "$report" "$finished"
+rmdir --ignore-fail-on-non-empty "$out/unfinished"
+if [[ $out == perf/reports && -z $smoke ]]; then
+    sed -i "s|^Newest: .*|Newest: [${finished##*/}](reports/${finished##*/}/report.md)|" perf/README.md
 fi
-say "done: $report/report.md"
+say "done: $finished/report.md"

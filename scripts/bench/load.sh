@@ -67,7 +67,8 @@ first_client() {
 # One trial.
 trial() { # PART RATE [SECONDS]
     local given
-    given=$(generate "$2" "${3:-$seconds}")
+    # Said here: where it is asked whether a rate holds, nothing ends by itself.
+    given=$(generate "$2" "${3:-$seconds}") || die "without an answer there is nothing to measure"
     account "$1" "$2" "$given"
 }
 
@@ -77,7 +78,7 @@ account() { # PART RATE ANSWER
     answer=$3
     values=$(jq -r '[.sent, .received, .lost + (.corrupt // 0), .sent_pps, .received_pps, .duplicates, .reordered, .corrupt, .seconds, .lag_ns.p99,
         (.latency_ns | .count, .min, .mean, .p50, .p90, .p99, .p999, .p9999, .max)]
-        | map(if type == "number" then . * 1000 | round / 1000 else . end) | join(",")' <<<"$answer") || die "not the generator's JSON: $answer"
+        | map(if type == "number" then . * 1000 | round / 1000 else . end) | join(",")' <<<"$answer") && [[ -n $values ]] || die "not the generator's JSON: '$answer'"
     IFS=, read -r sent received lost sent_pps received_pps _ _ _ _ _ _ _ _ p50 _ p99 _ <<<"$values"
     for name in sent_pps received_pps; do printf -v "$name" '%.0f' "${!name}"; done
     row trials "$1,$dut,$family,$size,$clients,$2,$values"

@@ -106,16 +106,21 @@ fn a_generator_that_fails_ends_the_run() {
     }
     let (folder, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let (oneip, real) = (folder.path().join("oneip"), built().join("oneip"));
-    let script = format!(
-        "#!/bin/sh\n[ $1 != pktgen ] || {{ echo no frames today >&2; exit 1; }}\nexec {} \"$@\"\n",
-        real.display()
-    );
-    std::fs::write(&oneip, script).expect("a file");
-    std::fs::set_permissions(&oneip, Permissions::from_mode(0o755)).expect("a program");
     let arguments = format!("--smoke --no-build --duts oneip --out {}", out.path().display());
-    let (code, _, err) = texts(&bench_of(folder.path(), "benchfail", &arguments));
-    assert_eq!(code, Some(1), "{err}");
-    assert!(err.contains("no frames today") && err.contains("error: the generator failed"), "{err}");
+    // At once; or when it is asked whether a rate holds, after a trial that seems to have lost everything.
+    for fails in ["*", "*' --rate '*"] {
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in\n'pktgen '{fails}) echo no frames today >&2; exit 1 ;;\n\
+             'pktgen '*) {0} \"$@\" | jq '.lost = .sent' ;;\n*) exec {0} \"$@\" ;;\nesac\n",
+            real.display()
+        );
+        std::fs::write(&oneip, script).expect("a file");
+        std::fs::set_permissions(&oneip, Permissions::from_mode(0o755)).expect("a program");
+        let (code, _, err) = texts(&bench_of(folder.path(), "benchfail", &arguments));
+        assert_eq!(code, Some(1), "{fails}: {err}");
+        assert!(err.contains("error: the generator failed"), "{fails}: {err}");
+        assert_eq!(err.matches("no frames today").count(), 1, "{fails}: {err}");
+    }
 }
 
 #[test]
