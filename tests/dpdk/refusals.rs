@@ -24,7 +24,9 @@ fn refusal_to(interface: &str, dpdk: &str, nobody: bool) -> String {
     if nobody {
         // Neither the build folder nor a temporary one may be nobody's to read.
         let program = folder.path().join("oneip");
-        fs::copy(env!("CARGO_BIN_EXE_oneip"), &program).expect("a copy");
+        // Not by this process: a child of another test, forked meanwhile, would have it open to write, and it could not be run.
+        let mut install = Command::new("install");
+        assert!(install.arg(env!("CARGO_BIN_EXE_oneip")).arg(&program).status().expect("it runs").success());
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("readable");
         command = Command::new(program);
         command.uid(65_534).gid(65_534);

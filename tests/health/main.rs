@@ -4,10 +4,10 @@ mod load;
 mod net;
 mod ways;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use net::{Net, V4, V6, accept, address, babble, down, during, hang_up, plan, run, until, up};
-use oneip::control::health::{Health, Verdict, What};
+use net::{Net, V4, V6, accept, address, babble, down, during, gather, hang_up, known, plan, run, until, up};
+use oneip::control::health::{Change, Health, Verdict, What};
 
 const QUICK: &str = "interval_ms = 100\ntimeout_ms = 80\nrise = 1\nfall = 2";
 
@@ -41,7 +41,7 @@ fn a_tcp_server_goes_down_with_its_daemon_and_comes_up_with_it() {
             up(&mut health, 0).await;
             let status = health.status(0, 0).unwrap();
             assert_eq!(status.verdict, Verdict::Up);
-            assert!(status.latency.unwrap() < Duration::from_millis(80));
+            assert!(status.latency.is_some());
             assert!(status.failure.unwrap().1.contains("refuses the connection"), "kept to be shown");
 
             drop(daemon);
@@ -63,9 +63,7 @@ fn a_server_without_the_alias_fails_on_the_data_path_and_not_at_its_primary_addr
             let data_path = net.service("data-path", cluster, &quick(&format!("type = 'tcp'\nport = {port}")));
             let primary = net.service("primary", cluster, &quick(&format!("type = 'tcp'\nport = {port}\nvia = 'primary'")));
             let mut health = Health::open(&plan(&(data_path + &primary)), "lan0").await.unwrap();
-            until(&mut health, |_| true).await;
-            during(&mut health, Duration::from_millis(300)).await;
-            assert_eq!(health.pending(), 0);
+            known(&mut health).await;
             assert_eq!([0, 1].map(|service| health.status(service, 0).unwrap().verdict), [Verdict::Up; 2]);
 
             net.remove_alias(0, cluster);
@@ -77,7 +75,8 @@ fn a_server_without_the_alias_fails_on_the_data_path_and_not_at_its_primary_addr
                      there tells"
                 )
             );
-            assert_eq!(during(&mut health, Duration::from_millis(500)).await, [], "the other one is content");
+            let changes = during(&mut health, Duration::from_millis(500)).await;
+            assert!(changes.iter().all(|change| change.service == 0), "the other one is content: {changes:#?}");
             assert_eq!(health.status(1, 0).unwrap().verdict, Verdict::Up);
 
             net.add_alias(0, cluster);
@@ -163,10 +162,7 @@ fn a_real_nginx_is_judged_by_its_status_over_http_and_https() {
             };
             let text: String = all.enumerate().map(service).collect();
             let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
-            let deadline = Instant::now() + Duration::from_secs(5);
-            while health.pending() > 0 && Instant::now() < deadline {
-                health.next().await;
-            }
+            known(&mut health).await;
             for (i, check) in good.iter().enumerate() {
                 let status = health.status(i, 0).unwrap();
                 assert_eq!(status.verdict, Verdict::Up, "{check}: {:?}", status.failure);
@@ -177,12 +173,11 @@ fn a_real_nginx_is_judged_by_its_status_over_http_and_https() {
             }
             if cluster == V6 {
                 nginx = None;
-                during(&mut health, Duration::from_millis(600)).await;
-                for service in [0, 3] {
+                let refused = |health: &Health, service| {
                     let status = health.status(service, 0).unwrap();
-                    assert_eq!(status.verdict, Verdict::Down);
-                    assert!(status.failure.unwrap().1.contains("refuses the connection"));
-                }
+                    status.verdict == Verdict::Down && status.failure.unwrap().1.contains("refuses the connection")
+                };
+                gather(&mut health, |health, _| refused(health, 0) && refused(health, 3)).await;
             }
             health.close().await.unwrap();
         });
@@ -218,11 +213,13 @@ fn servers_that_are_slow_or_speak_something_else_are_down_for_that_reason() {
         };
         let text: String = cases.iter().enumerate().map(service).collect();
         let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
-        during(&mut health, Duration::from_millis(900)).await;
-        for (i, (kind, port, reason)) in cases.iter().enumerate() {
-            let status = health.status(i, 0).unwrap();
-            assert_eq!(status.verdict, Verdict::Down, "{kind} {port}");
-            assert!(status.failure.unwrap().1.starts_with(reason), "{}", status.failure.unwrap().1);
+        for (i, (.., reason)) in cases.iter().enumerate() {
+            // One that was late, on a machine that stood still, may have had another reason.
+            let is_said = |health: &Health, _: &[Change]| {
+                let status = health.status(i, 0).unwrap();
+                status.verdict == Verdict::Down && status.failure.unwrap().1.starts_with(reason)
+            };
+            gather(&mut health, is_said).await;
         }
         health.close().await.unwrap();
     });
@@ -236,9 +233,7 @@ fn echo_requests_travel_the_data_path_too() {
             let data_path = net.service("data-path", cluster, &quick("type = 'icmp'"));
             let primary = net.service("primary", cluster, &quick("type = 'icmp'\nvia = 'primary'"));
             let mut health = Health::open(&plan(&(data_path + &primary)), "lan0").await.unwrap();
-            until(&mut health, |_| true).await;
-            during(&mut health, Duration::from_millis(300)).await;
-            assert_eq!(health.pending(), 0);
+            known(&mut health).await;
             net.remove_alias(1, cluster);
             assert!(down(&mut health, 0).await.starts_with(&format!("no answer from {cluster} within 80 ms")));
             assert_eq!(health.serving(0, &[true; 2]), [true, false]);
@@ -260,8 +255,7 @@ fn one_server_fails_alone_and_when_all_fail_it_is_said() {
         let serves = net.service("web6", V6, &quick("type = 'tcp'\nport = 80\nvia = 'primary'\nall_down = 'serve'"));
         let serves = serves.replace("fd09::1:", "10.9.1.");
         let mut health = Health::open(&plan(&(drops + &serves)), "lan0").await.unwrap();
-        during(&mut health, Duration::from_millis(300)).await;
-        assert_eq!(health.pending(), 0);
+        known(&mut health).await;
 
         daemons[0] = None;
         down(&mut health, 0).await;
@@ -269,12 +263,12 @@ fn one_server_fails_alone_and_when_all_fail_it_is_said() {
         assert_eq!((health.serving(0, &both), health.status(0, 1).unwrap().verdict), (vec![false, true], Verdict::Up));
 
         daemons[1] = None;
-        let changes = during(&mut health, Duration::from_millis(500)).await;
-        let said: Vec<String> = changes.iter().map(ToString::to_string).collect();
-        let all_down = |service: usize| {
+        let all_down = |changes: &[Change], service| {
             changes.iter().filter(|c| c.service == service && matches!(c.what, What::AllDown(_))).count()
         };
-        assert_eq!([all_down(0), all_down(1)], [1, 1], "{said:#?}");
+        let changes = gather(&mut health, |_, all| [0, 1].iter().all(|service| all_down(all, *service) > 0)).await;
+        let said: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!([all_down(&changes, 0), all_down(&changes, 1)], [1, 1], "{said:#?}");
         assert_eq!((health.serving(0, &both), health.serving(1, &both)), (vec![false; 2], vec![true; 2]));
         assert_eq!(health.serving(1, &[false, true]), [false, true], "not one that somebody has taken out");
         assert!(

@@ -232,7 +232,12 @@ impl Net {
         std::fs::write(&file, configuration).unwrap();
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.servers[server], "nginx", "-p"]).arg(directory).arg("-c").arg(file);
-        Nginx(command.spawn().expect("nginx (Debian: nginx-light)"))
+        let nginx = Nginx(command.spawn().expect("nginx (Debian: nginx-light)"));
+        let answers = "until (exec 3<>/dev/tcp/127.0.0.1/80) 2>/dev/null; do sleep 0.01; done";
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.servers[server], "timeout", "20", "bash", "-c", answers]);
+        assert!(command.status().unwrap().success(), "nginx does not answer");
+        nginx
     }
 }
 
@@ -307,16 +312,25 @@ pub fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// The changes until there are enough, or all else is as it should be.
+pub async fn gather(health: &mut Health, enough: impl Fn(&Health, &[Change]) -> bool) -> Vec<Change> {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let (give_up, mut all) = (Instant::now() + LIMIT, Vec::new());
+    while !enough(health, &all) {
+        assert!(Instant::now() < give_up, "not within {LIMIT:?}; changes until then: {all:#?}");
+        all.extend(during(health, Duration::from_millis(10)).await);
+    }
+    all
+}
+
+/// Waits until there is a verdict of every server.
+pub async fn known(health: &mut Health) {
+    gather(health, |health, _| health.pending() == 0).await;
+}
+
 /// The changes until one is as wanted, that one last.
 pub async fn until(health: &mut Health, wanted: impl Fn(&Change) -> bool) -> Vec<Change> {
-    const LIMIT: Duration = Duration::from_secs(5);
-    let (deadline, mut all) = (Instant::now() + LIMIT, Vec::<Change>::new());
-    while !all.iter().any(&wanted) {
-        match tokio::time::timeout_at(deadline.into(), health.next()).await {
-            Ok(changes) => all.extend(changes),
-            Err(_) => panic!("not within {LIMIT:?}; changes until then: {all:#?}"),
-        }
-    }
+    let mut all = gather(health, |_, all| all.iter().any(&wanted)).await;
     let last = all.iter().position(&wanted).unwrap();
     all.truncate(last + 1);
     all

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -14,10 +14,10 @@ use serde_json::Value;
 use crate::network::{Lab, PATIENCE, SERVERS, eventually, succeed};
 
 /// What stands in the section of the filter besides the interface.
-pub const QUICK: &str = "hold_ms = 300\n";
+pub const QUICK: &str = "hold_ms = 600\n";
 
 pub const HEALTH: &str =
-    "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 2\n\n";
+    "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 5\n\n";
 
 /// The lab's configuration, with `filter` in the section of the filter and `health` in each service, for every server.
 pub fn configure(lab: &Lab, filter: &str, health: &str) {
@@ -56,6 +56,7 @@ pub struct Filter<'l> {
     pub server: &'static str,
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
+    listener: JoinHandle<()>,
 }
 
 /// On every server.
@@ -76,7 +77,7 @@ impl<'l> Filter<'l> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));
         let (stderr, heard, (tell, ready)) = (child.stderr.take().unwrap(), Arc::clone(&said), mpsc::channel());
-        thread::spawn(move || {
+        let listener = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if line == "ready" {
                     let _ = tell.send(());
@@ -84,7 +85,7 @@ impl<'l> Filter<'l> {
                 heard.lock().unwrap().push(line);
             }
         });
-        (Filter { lab, server, child, said }, ready)
+        (Filter { lab, server, child, said, listener }, ready)
     }
 
     fn when(self, ready: &Receiver<()>) -> Filter<'l> {
@@ -129,14 +130,18 @@ impl<'l> Filter<'l> {
     /// Waits until it ends by itself, with an error. What it said.
     pub fn fail(mut self) -> String {
         eventually("it ends", || self.child.try_wait().unwrap().is_some());
-        assert_eq!(self.child.wait().unwrap().code(), Some(1), "{}", self.said());
-        self.said()
+        let code = self.child.wait().unwrap().code();
+        self.listener.join().unwrap();
+        let said = self.said.lock().unwrap().join("\n");
+        assert_eq!(code, Some(1), "{said}");
+        said
     }
 
     /// Its account, which balances.
     pub fn stop(self) -> Value {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let output = self.child.wait_with_output().unwrap();
+        self.listener.join().unwrap();
         let said = self.said.lock().unwrap().join("\n");
         assert_eq!(output.status.code(), Some(0), "{said}");
         assert!(!said.contains("stay behind"), "{said}");

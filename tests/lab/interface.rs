@@ -30,7 +30,7 @@ fn a_link_that_goes_is_told_and_frames_come_again_with_it() {
 
     set_link(&lab, "dispatcher", "up");
     dispatcher.hear("lan0 is up");
-    eventually("its frames come again", || lab.fetch(0, clients) == before);
+    eventually("its frames come again", || lab.fetch_within(2, 0, clients) == before);
     dispatcher.stop();
 }
 
@@ -81,6 +81,7 @@ fn lay_with_queues(lab: &Lab, most: u32) {
          ip route add default via 192.0.2.1
          ip route add default via 2001:db8:2::1",
     );
+    eventually("its link is up", || lab.ip("dispatcher", "link show lan0").contains("state UP"));
 }
 
 fn use_queues(lab: &Lab, count: u32) {

@@ -178,7 +178,7 @@ pub fn lookup(config: &Path, service: &str, clients: &[String], options: &[&str]
 impl Lab {
     /// Every client fetches the page over a connection of its own; with the server that it came from, empty where it did not.
     pub fn fetch(&self, family: usize, clients: &[String]) -> Pairs {
-        self.fetch_within(2, family, clients)
+        self.fetch_within(10, family, clients)
     }
 
     /// As `fetch`; a connection may take so many seconds to be made.
@@ -241,7 +241,7 @@ impl Lab {
     }
 
     pub fn ping(&self, family: usize, clients: &[String], payload: usize) -> usize {
-        self.ping_within(3, family, clients, payload)
+        self.ping_within(10, family, clients, payload)
     }
 
     /// A datagram socket of a client, connected to the echo service.
@@ -249,7 +249,7 @@ impl Lab {
         self.inside("client", || {
             let socket = UdpSocket::bind((client, 0)).unwrap();
             socket.connect((CLUSTER[family], ECHO_PORT)).unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             socket
         })
     }

@@ -70,7 +70,7 @@ fn a_real_prometheus_sees_what_was_sent() {
     let senders = lookup(&config, ECHO[0], &clients(0)[..50], &[]);
     let sockets: Vec<_> = senders.iter().map(|(client, _)| lab.datagrams(0, client)).collect();
     let stop = &AtomicBool::new(false);
-    let sent = thread::scope(|scope| {
+    let (sent, _sockets) = thread::scope(|scope| {
         let when_done = Stop(stop);
         // In turns, and however the machine falls behind, so many since the start.
         let sending = scope.spawn(move || {
@@ -82,7 +82,8 @@ fn a_real_prometheus_sees_what_was_sent() {
                 }
                 thread::sleep(Duration::from_millis(5));
             }
-            sent
+            // Open until all is counted: an echo to a closed port would come back as an ICMP error, which is counted too.
+            (sent, sockets)
         });
         let share =
             |server: &str| senders.iter().filter(|(_, has)| has == server).count() as f64 / senders.len() as f64;

@@ -72,6 +72,7 @@ fn what_it_lacks_is_said_with_what_to_do() {
     lab.ip("dispatcher", "link set lan0 down");
     refused(lan0, lan0, "interface lan0 is down: ip link set lan0 up");
     lab.ip("dispatcher", "link set lan0 up");
+    eventually("its link is back", || lab.ip("dispatcher", "link show lan0").contains("state UP"));
 
     let mut unprivileged = lab.command("dispatcher", "setpriv");
     unprivileged.args(["--inh-caps=-all", "--bounding-set=-all", env!("CARGO_BIN_EXE_oneip"), "run", "-c"]);

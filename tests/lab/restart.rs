@@ -99,7 +99,7 @@ fn kill_9_and_restart_break_no_connection() {
             let family = usize::from(client.contains(':'));
             let expected = lookup(&lab.config(), WEB[family], std::slice::from_ref(&client), &[]);
             assert_eq!(expected, [(client, server)]);
-            assert!(requests > 20, "requests went on: {requests}");
+            assert!(requests > 5, "requests went on: {requests}");
         }
         dispatcher.stop();
     });

@@ -6,12 +6,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use net::{Net, during, names, until};
+use net::{LIMIT, Net, during, names, until};
 use oneip::control::neighbours::{Change, Detour, Error, Neighbours, Upkeep, What, Why};
 
-const SOON: Duration = Duration::from_secs(3);
-/// Three probes a second apart and one wait between attempts fit in.
-const LATER: Duration = Duration::from_secs(15);
 const SHORT: Duration = Duration::from_millis(1500);
 
 fn last<'a>(changes: &'a [Change], address: &IpAddr) -> Option<&'a What> {
@@ -24,7 +21,7 @@ fn resolves_both_families_and_has_the_kernel_keep_them_fresh() {
     let (v4, v6) = (net.serve("10.9.0.11"), net.serve("fd09::11"));
     net.inside(async || {
         let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11", "fd09::11", "10.9.0.11"])).await.unwrap();
-        let batches = until(&mut neighbours, SOON, |_, all| all.len() == 2).await;
+        let batches = until(&mut neighbours, |_, all| all.len() == 2).await;
         let changes = batches.concat();
         assert_eq!(last(&changes, &v4), Some(&What::Resolved(net.mac())));
         assert_eq!(changes[0].to_string(), format!("server web1 10.9.0.11 is at {}", net.mac()));
@@ -57,16 +54,16 @@ fn an_absent_server_is_said_once_to_be_unresolved_and_found_when_it_comes_up() {
     net.inside(async || {
         let wanted = names(&["10.9.0.11", "fd09::11"]);
         let mut neighbours = Neighbours::open("v0", &wanted).await.unwrap();
-        let changes = until(&mut neighbours, LATER, |_, all| all.len() == 2).await.concat();
+        let changes = until(&mut neighbours, |_, all| all.len() == 2).await.concat();
         assert!(changes.iter().all(|change| change.what == What::Unresolved(Why::Unanswered)), "{changes:?}");
         assert_eq!(
             changes[0].to_string(),
             "server web1 10.9.0.11 has no known MAC: it does not answer ARP or neighbour discovery"
         );
-        assert_eq!(during(&mut neighbours, 3 * SOON).await, [], "the same is not said twice");
+        assert_eq!(during(&mut neighbours, Duration::from_secs(9)).await, [], "the same is not said twice");
 
         let (v4, v6) = (net.serve("10.9.0.11"), net.serve("fd09::11"));
-        until(&mut neighbours, LATER, |n, _| n.mac(v4).is_some() && n.mac(v6).is_some()).await;
+        until(&mut neighbours, |n, _| n.mac(v4).is_some() && n.mac(v6).is_some()).await;
         neighbours.close().await.unwrap();
     });
 }
@@ -77,7 +74,7 @@ fn a_mac_that_changes_is_followed_whether_announced_or_found_out_by_a_probe() {
     let (v4, v6) = (net.serve("10.9.0.11"), net.serve("fd09::11"));
     net.inside(async || {
         let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11", "fd09::11"])).await.unwrap();
-        until(&mut neighbours, SOON, |_, all| all.len() == 2).await;
+        until(&mut neighbours, |_, all| all.len() == 2).await;
         let from = net.mac();
 
         // The server moves, and then asks for us: its question carries its new MAC.
@@ -91,15 +88,14 @@ fn a_mac_that_changes_is_followed_whether_announced_or_found_out_by_a_probe() {
                 .output();
             assert!(ping.unwrap().status.success(), "{server} does not reach {us}");
         }
-        let changes =
-            until(&mut neighbours, SOON, |n, _| n.mac(v4) == Some(to) && n.mac(v6) == Some(to)).await.concat();
+        let changes = until(&mut neighbours, |n, _| n.mac(v4) == Some(to) && n.mac(v6) == Some(to)).await.concat();
         assert_eq!(last(&changes, &v4), Some(&What::Changed { from, to }));
         assert_eq!(last(&changes, &v6), Some(&What::Changed { from, to }));
 
         // It moves and is silent: the kernel's probes of the old MAC fail, and a new question finds it.
         net.there("link set v1 address 02:00:00:00:00:bb");
         net.here("neigh change 10.9.0.11 dev v0 nud probe");
-        let changes = until(&mut neighbours, LATER, |n, _| n.mac(v4) == Some(net.mac())).await.concat();
+        let changes = until(&mut neighbours, |n, _| n.mac(v4) == Some(net.mac())).await.concat();
         let lost = What::Lost { was: to, why: Why::Unanswered };
         assert!(changes.iter().any(|change| change.address == v4 && change.what == lost), "{changes:?}");
         assert_eq!(last(&changes, &v4), Some(&What::Resolved(net.mac())));
@@ -116,8 +112,9 @@ fn a_deleted_entry_is_made_anew_and_the_mac_stays_unless_nobody_answers() {
     net.serve("fd09::11");
     net.inside(async || {
         let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11", "fd09::11"])).await.unwrap();
-        until(&mut neighbours, SOON, |_, all| all.len() == 2).await;
+        until(&mut neighbours, |_, all| all.len() == 2).await;
 
+        tokio::time::sleep(SHORT).await; // so that it is asked for at once, and has a second to answer
         net.here("neigh del 10.9.0.11 dev v0");
         net.here("neigh flush dev v0");
         assert_eq!(during(&mut neighbours, 2 * SHORT).await, [], "servers that answer are not lost for a moment");
@@ -127,7 +124,7 @@ fn a_deleted_entry_is_made_anew_and_the_mac_stays_unless_nobody_answers() {
 
         net.there("addr del 10.9.0.11/16 dev v1");
         net.here("neigh del 10.9.0.11 dev v0");
-        let changes = until(&mut neighbours, SOON, |_, all| !all.is_empty()).await.concat();
+        let changes = until(&mut neighbours, |_, all| !all.is_empty()).await.concat();
         assert_eq!(last(&changes, &v4), Some(&What::Lost { was: net.mac(), why: Why::Deleted }));
         assert_eq!(neighbours.mac(v4), None);
         neighbours.close().await.unwrap();
@@ -186,12 +183,12 @@ fn servers_that_are_not_on_the_link_are_diagnosed_and_resolved_once_they_are() {
         assert_eq!(others, BTreeMap::from(expected));
         assert!(said.contains_key("web7"));
 
-        let changes = until(&mut neighbours, SOON, |_, all| all.len() == 7).await.concat();
+        let changes = until(&mut neighbours, |_, all| all.len() == 7).await.concat();
         let off_link = Why::OffLink(Detour::Gateway { via: "10.8.0.254".parse().unwrap(), device: "w0".into() });
         assert_eq!(last(&changes, &wanted[0].1), Some(&What::Unresolved(off_link)));
 
         net.here("addr add 10.7.0.1/24 dev v0");
-        until(&mut neighbours, LATER, |n, _| n.mac(server) == Some(net.mac())).await;
+        until(&mut neighbours, |n, _| n.mac(server) == Some(net.mac())).await;
         assert_eq!(neighbours.off_link().len(), 6);
         neighbours.close().await.unwrap();
     });
@@ -214,14 +211,14 @@ fn servers_on_a_vlan_of_the_interface_are_on_its_link() {
         let server = "10.100.0.11".parse().unwrap();
         let mut neighbours = Neighbours::open("v0", &names(&["10.100.0.11"])).await.unwrap();
         assert_eq!(neighbours.off_link(), []);
-        until(&mut neighbours, SOON, |_, all| last(all, &server) == Some(&What::Resolved(net.mac()))).await;
+        until(&mut neighbours, |_, all| last(all, &server) == Some(&What::Resolved(net.mac()))).await;
 
         net.here("link del v0.100");
-        let changes = until(&mut neighbours, SOON, |n, _| n.mac(server).is_none()).await.concat();
+        let changes = until(&mut neighbours, |n, _| n.mac(server).is_none()).await.concat();
         let gone = Why::LinkGone { device: "v0.100".into() };
         assert_eq!(last(&changes, &server), Some(&What::Lost { was: net.mac(), why: gone }));
         vlan(Net::here, "v0", "10.100.0.1");
-        until(&mut neighbours, LATER, |n, _| n.mac(server) == Some(net.mac())).await;
+        until(&mut neighbours, |n, _| n.mac(server) == Some(net.mac())).await;
         neighbours.close().await.unwrap();
 
         net.here("link add other type veth peer name other1");
@@ -245,19 +242,19 @@ fn more_servers_than_the_table_holds_by_default_come_in_seconds_and_in_few_batch
         let wanted = names(&all.iter().map(String::as_str).collect::<Vec<_>>());
         let began = Instant::now();
         let mut neighbours = Neighbours::open("v0", &wanted).await.unwrap();
-        let batches = until(&mut neighbours, LATER, |_, all| all.len() >= 1500).await;
+        let batches = until(&mut neighbours, |_, all| all.len() >= 1500).await;
         eprintln!("1500 addresses in {:?}, {} batches", began.elapsed(), batches.len());
         assert!(batches.len() <= 40, "{} batches", batches.len());
         assert!(batches.concat().iter().all(|change| matches!(change.what, What::Resolved(_))));
 
         // All of them lost at once, and back.
         net.there("link set v1 down");
-        let batches = until(&mut neighbours, SOON, |n, _| wanted.iter().all(|(_, a)| n.mac(*a).is_none())).await;
+        let batches = until(&mut neighbours, |n, _| wanted.iter().all(|(_, a)| n.mac(*a).is_none())).await;
         assert!(batches.len() <= 3, "{} batches", batches.len());
         net.there("link set v1 up");
         // The servers' IPv6 addresses went with their link; the others are still there.
         let v4 = &wanted[..1200];
-        until(&mut neighbours, LATER, |n, _| v4.iter().all(|(_, a)| n.mac(*a).is_some())).await;
+        until(&mut neighbours, |n, _| v4.iter().all(|(_, a)| n.mac(*a).is_some())).await;
         neighbours.close().await.unwrap();
         assert!(!net.here("-d neigh show").contains("managed"));
     });
@@ -271,7 +268,7 @@ fn dropping_next_at_any_moment_loses_and_repeats_nothing() {
     net.inside(async || {
         let wanted = names(&all.iter().map(String::as_str).collect::<Vec<_>>());
         let mut neighbours = Neighbours::open("v0", &wanted).await.unwrap();
-        let (deadline, mut told) = (Instant::now() + LATER, BTreeMap::<IpAddr, u32>::new());
+        let (deadline, mut told) = (Instant::now() + LIMIT, BTreeMap::<IpAddr, u32>::new());
         while told.len() < 300 && Instant::now() < deadline {
             let step = Duration::from_micros(100 + 37 * (told.len() as u64 % 50));
             if let Ok(changes) = tokio::time::timeout(step, neighbours.next()).await {
@@ -290,7 +287,7 @@ fn an_overrun_of_the_socket_misses_no_change() {
     let (stays, moves, goes) = (net.serve("10.9.0.11"), net.serve("10.9.0.12"), net.serve("10.9.0.13"));
     net.inside(async || {
         let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11", "10.9.0.12", "10.9.0.13"])).await.unwrap();
-        until(&mut neighbours, SOON, |_, all| all.len() == 3).await;
+        until(&mut neighbours, |_, all| all.len() == 3).await;
 
         // Nobody reads while more notifications come than the socket can hold, and the interesting ones come last.
         let flood = (0..20_000).map(|i| {
@@ -308,7 +305,7 @@ fn an_overrun_of_the_socket_misses_no_change() {
         );
 
         let moved = "02:00:00:00:00:cc".parse().unwrap();
-        until(&mut neighbours, SOON, |n, _| n.mac(moves) == Some(moved) && n.mac(goes).is_none()).await;
+        until(&mut neighbours, |n, _| n.mac(moves) == Some(moved) && n.mac(goes).is_none()).await;
         assert_eq!(neighbours.mac(stays), Some(net.mac()));
         neighbours.close().await.unwrap();
     });
@@ -321,28 +318,28 @@ fn the_link_going_down_and_up_and_away_and_coming_back_is_followed() {
     net.inside(async || {
         let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11"])).await.unwrap();
         let found = |all: &[Change]| last(all, &server) == Some(&What::Resolved(net.mac()));
-        until(&mut neighbours, SOON, |_, all| found(all)).await;
+        until(&mut neighbours, |_, all| found(all)).await;
 
         net.here("link set v0 down");
-        let changes = until(&mut neighbours, SOON, |n, _| n.mac(server).is_none()).await.concat();
+        let changes = until(&mut neighbours, |n, _| n.mac(server).is_none()).await.concat();
         let why = Why::LinkDown { device: "v0".into() };
         assert_eq!(last(&changes, &server), Some(&What::Lost { was: net.mac(), why }));
         assert_eq!(during(&mut neighbours, SHORT).await, []);
         net.here("link set v0 up");
-        until(&mut neighbours, SOON, |_, all| found(all)).await;
+        until(&mut neighbours, |_, all| found(all)).await;
         net.there("link set v1 down");
-        until(&mut neighbours, SOON, |n, _| n.mac(server).is_none()).await;
+        until(&mut neighbours, |n, _| n.mac(server).is_none()).await;
         net.there("link set v1 up");
-        until(&mut neighbours, SOON, |_, all| found(all)).await;
+        until(&mut neighbours, |_, all| found(all)).await;
 
         let was = net.mac();
         net.here("link del v0");
-        let changes = until(&mut neighbours, SOON, |n, _| n.mac(server).is_none()).await.concat();
+        let changes = until(&mut neighbours, |n, _| n.mac(server).is_none()).await.concat();
         let lost = changes.iter().find(|change| matches!(change.what, What::Lost { was: mac, .. } if mac == was));
         assert!(lost.is_some(), "{changes:?}");
         net.join();
         net.serve("10.9.0.11");
-        until(&mut neighbours, LATER, |_, all| found(all)).await;
+        until(&mut neighbours, |_, all| found(all)).await;
         neighbours.close().await.unwrap();
     });
 }
@@ -354,16 +351,17 @@ fn what_the_operator_made_permanent_is_used_and_left_alone() {
     net.here("neigh add 10.9.0.11 lladdr 02:00:00:00:00:99 dev v0 nud permanent");
     net.inside(async || {
         let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11"])).await.unwrap();
-        until(&mut neighbours, SOON, |_, all| last(all, &server) == Some(&What::Resolved(fixed))).await;
+        until(&mut neighbours, |_, all| last(all, &server) == Some(&What::Resolved(fixed))).await;
         assert!(net.entry("10.9.0.11").contains("PERMANENT"));
 
+        tokio::time::sleep(SHORT).await; // so that it is asked for at once, and has a second to answer
         net.here("neigh del 10.9.0.11 dev v0");
         let changed = What::Changed { from: fixed, to: net.mac() };
-        until(&mut neighbours, SOON, |_, all| last(all, &server) == Some(&changed)).await;
+        until(&mut neighbours, |_, all| last(all, &server) == Some(&changed)).await;
 
         net.here("neigh replace 10.9.0.11 lladdr 02:00:00:00:00:99 dev v0 nud permanent");
         let changed = What::Changed { from: net.mac(), to: fixed };
-        until(&mut neighbours, SOON, |_, all| last(all, &server) == Some(&changed)).await;
+        until(&mut neighbours, |_, all| last(all, &server) == Some(&changed)).await;
         assert_eq!(during(&mut neighbours, 2 * SHORT).await, []);
         neighbours.close().await.unwrap();
         assert!(net.entry("10.9.0.11").contains("PERMANENT"), "{}", net.entry("10.9.0.11"));
@@ -376,12 +374,12 @@ fn the_wanted_set_can_be_replaced_and_what_a_killed_process_left_is_cleared() {
     let servers = ["10.9.0.11", "10.9.0.12", "10.9.0.13"].map(|address| net.serve(address));
     net.inside(async || {
         let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11", "10.9.0.12"])).await.unwrap();
-        until(&mut neighbours, SOON, |_, all| all.len() == 2).await;
+        until(&mut neighbours, |_, all| all.len() == 2).await;
         neighbours.watch(&names(&["10.9.0.12", "10.9.0.13", "192.0.2.1"])).await.unwrap();
         assert_eq!(neighbours.mac(servers[0]), None);
         assert_eq!(neighbours.mac(servers[1]), Some(net.mac()), "it stayed");
         assert_eq!(neighbours.off_link().len(), 1);
-        let changes = until(&mut neighbours, SOON, |_, all| all.len() == 2).await.concat();
+        let changes = until(&mut neighbours, |_, all| all.len() == 2).await.concat();
         assert_eq!(last(&changes, &servers[2]), Some(&What::Resolved(net.mac())));
         assert_eq!(changes.iter().find(|change| change.address == servers[2]).unwrap().name, "web2");
         assert!(!net.entry("10.9.0.11").contains("managed"), "{}", net.entry("10.9.0.11"));
@@ -390,7 +388,7 @@ fn the_wanted_set_can_be_replaced_and_what_a_killed_process_left_is_cleared() {
 
         let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.13"])).await.unwrap();
         assert_eq!(neighbours.mac(servers[2]), Some(net.mac()), "known from the start");
-        assert_eq!(until(&mut neighbours, SOON, |_, all| !all.is_empty()).await.concat().len(), 1);
+        assert_eq!(until(&mut neighbours, |_, all| !all.is_empty()).await.concat().len(), 1);
         assert!(!net.entry("10.9.0.12").contains("managed"), "{}", net.entry("10.9.0.12"));
         assert!(net.entry("10.9.0.13").contains("managed"), "{}", net.entry("10.9.0.13"));
         neighbours.close().await.unwrap();
@@ -404,11 +402,11 @@ fn without_managed_entries_the_same_is_done_by_asking_again() {
     net.inside(async || {
         let wanted = names(&["10.9.0.11", "10.9.0.12"]);
         let mut neighbours = Neighbours::open_with("v0", &wanted, Upkeep::Ours).await.unwrap();
-        until(&mut neighbours, LATER, |_, all| all.len() == 2).await;
+        until(&mut neighbours, |_, all| all.len() == 2).await;
         assert_eq!(neighbours.mac(first), Some(net.mac()));
         assert!(!net.here("-d neigh show").contains("managed"));
         net.serve("10.9.0.12");
-        until(&mut neighbours, LATER, |_, all| last(all, &second) == Some(&What::Resolved(net.mac()))).await;
+        until(&mut neighbours, |_, all| last(all, &second) == Some(&What::Resolved(net.mac()))).await;
         net.here("neigh flush dev v0");
         assert_eq!(during(&mut neighbours, SHORT).await, []);
         assert!(net.entry("10.9.0.11").contains("extern_learn"));

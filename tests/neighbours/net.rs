@@ -145,13 +145,15 @@ pub fn names(addresses: &[&str]) -> Vec<(String, IpAddr)> {
     named.map(|(i, address)| (format!("web{}", i + 1), address.parse().unwrap())).collect()
 }
 
-/// The batches that arrive until `enough` holds, within `limit`.
+/// How long to wait for what must come: asked for three times a second apart, and again after a pause, or on a slow machine.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// The batches that arrive until `enough` holds.
 pub async fn until(
     neighbours: &mut Neighbours,
-    limit: Duration,
     mut enough: impl FnMut(&Neighbours, &[Change]) -> bool,
 ) -> Vec<Vec<Change>> {
-    let (deadline, mut batches, mut all) = (Instant::now() + limit, Vec::new(), Vec::new());
+    let (deadline, mut batches, mut all) = (Instant::now() + LIMIT, Vec::new(), Vec::new());
     while !enough(neighbours, &all) {
         match tokio::time::timeout_at(deadline.into(), neighbours.next()).await {
             Ok(changes) => {
@@ -160,7 +162,7 @@ pub async fn until(
                 all.extend(changes.iter().cloned());
                 batches.push(changes);
             }
-            Err(_) => panic!("not within {limit:?}; changes until then: {all:#?}"),
+            Err(_) => panic!("not within {LIMIT:?}; changes until then: {all:#?}"),
         }
     }
     batches

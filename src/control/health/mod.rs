@@ -160,6 +160,8 @@ impl Health {
     /// checked. Cancel-safe: nothing is lost when the future is dropped. Probes go on only while this is polled.
     pub async fn next(&mut self) -> Vec<Change> {
         loop {
+            // Before probes are found to be late: this process may have stood still, and the answers be here.
+            self.echo.receive().now_or_never();
             while let Some(Some(done)) = self.running.next().now_or_never() {
                 self.finish(done);
             }
