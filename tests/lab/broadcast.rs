@@ -346,7 +346,7 @@ fn checks_begin_with_a_reload_and_those_by_icmp_with_a_start() {
         fs::write(lab.config(), &plain).unwrap();
         configure(lab, QUICK, health);
     };
-    let icmp = "[service.health]\ntype = \"icmp\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 2\n\n";
+    let icmp = "[service.health]\ntype = \"icmp\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 5\n\n";
     checked("");
     let web1 = Filter::start(lab, "web1");
     checked(icmp);
@@ -361,7 +361,7 @@ fn checks_begin_with_a_reload_and_those_by_icmp_with_a_start() {
 
     checked(icmp);
     let web1 = Filter::start(lab, "web1");
-    assert_eq!(web1.state("web2"), "up");
+    eventually("web2 is up", || web1.state("web2") == "up");
     lab.ip("web2", "link set lan0 down");
     eventually("web2 is down", || web1.state("web2") == "down");
     assert!(!web1.said().contains("cannot be checked"), "{}", web1.said());
