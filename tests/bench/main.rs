@@ -132,7 +132,8 @@ fn a_run_of_seconds_writes_a_report() {
     let mut cargo = Command::new(env!("CARGO"));
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     // Of this package's, which a build script of a dependency would take for a change.
-    let of_package = |name: &str| name.starts_with("CARGO_MANIFEST") || name.starts_with("CARGO_PKG");
+    let of_package =
+        |name: &str| name == "OUT_DIR" || name.starts_with("CARGO_MANIFEST") || name.starts_with("CARGO_PKG");
     for (name, _) in std::env::vars().filter(|(name, _)| of_package(name)) {
         cargo.env_remove(name);
     }
