@@ -198,6 +198,35 @@ fn a_way_that_was_lost_is_laid_again_and_meanwhile_nobody_is_judged() {
     }
 }
 
+/// Two servers fail at once: of one of them it mostly has yet to be told when the checks begin anew.
+#[test]
+fn what_waits_to_be_told_is_told_after_a_reload_that_leaves_the_servers_where_they_are() {
+    let Some(net) = Net::new(2) else { return };
+    net.inside(async || {
+        let plan = plan(&net.service("web", V4, &quick(TCP)));
+        let mut health = Health::open(&plan, "lan0").await.unwrap();
+        let down = |all: &[Change]| all.iter().filter(|change| matches!(change.what, What::Down { .. })).count();
+        let are = |health: &Health, verdict| [0, 1].iter().all(|at| health.status(0, *at).unwrap().verdict == verdict);
+        for _ in 0..20 {
+            let daemons = [0, 1].map(|server| net.listen(server, "0.0.0.0:80", accept));
+            gather(&mut health, |health, _| are(health, Verdict::Up)).await;
+            during(&mut health, Duration::from_millis(100)).await;
+            drop(daemons);
+            let mut told = Vec::new();
+            while !are(&health, Verdict::Down) {
+                told.extend(during(&mut health, Duration::from_millis(1)).await);
+            }
+            if down(&told) < 2 {
+                health.watch(&plan).await.unwrap();
+                let later = gather(&mut health, |_, later| down(&told) + down(later) == 2).await;
+                assert!(later.iter().any(|change| matches!(change.what, What::AllDown(_))), "{later:#?}");
+                return health.close().await.unwrap();
+            }
+        }
+        panic!("both were always told at once");
+    });
+}
+
 #[test]
 fn a_reload_keeps_what_stays_and_takes_up_the_ways_that_went() {
     let Some(net) = Net::new(2) else { return };

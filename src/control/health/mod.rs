@@ -123,8 +123,8 @@ impl Health {
     }
 
     /// Checks the servers of this plan from now on. What stays the same service, cluster address, server and primary address
-    /// keeps its state; everything else begins anew. Changes that were not told yet are not told any more. On an error
-    /// everything stays as it was.
+    /// keeps its state; everything else begins anew. Changes that were not told yet are told still of services whose servers
+    /// are the same in the same places; whoever gives others judges all. On an error everything stays as it was.
     pub async fn watch(&mut self, plan: &Plan) -> Result<(), Error> {
         let with_echo = plan.services.iter().filter(|s| s.health.as_ref().is_some_and(|h| h.probe == Probe::Icmp));
         for (service, health) in with_echo.filter_map(|service| Some((service, service.health.as_ref()?))) {
@@ -139,15 +139,24 @@ impl Health {
         self.paths.watch(plan).await?;
         // Probes that are under way are given up with their connections.
         self.running = FuturesUnordered::new();
-        self.changes.clear();
+        let places = self.places();
         let mut before: Vec<Service> = std::mem::take(&mut self.services).into_iter().flatten().collect();
         self.services = plan.services.iter().map(|service| Service::new(service, &mut before)).collect();
+        let places_now = self.places();
+        self.changes.retain(|change| places.get(change.service) == places_now.get(change.service));
         let ids = self.services.iter().enumerate().flat_map(|(s, service)| {
             let checks = service.iter().flat_map(|service| &service.checks).enumerate();
             checks.map(move |(c, check)| Reverse((check.due, (s as u32, c as u32))))
         });
         self.agenda = ids.collect();
         Ok(())
+    }
+
+    /// The names of each checked service and its servers.
+    fn places(&self) -> Vec<Option<(String, Vec<String>)>> {
+        let servers = |service: &Service| service.checks.iter().map(|check| check.server.name.clone()).collect();
+        let services = self.services.iter().map(Option::as_ref);
+        services.map(|service| service.map(|service| (service.name.clone(), servers(service)))).collect()
     }
 
     /// The MAC that the data path uses for a server from now on; `None`: it has none, and checks of it by way of the

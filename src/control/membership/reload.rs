@@ -108,7 +108,7 @@ impl Membership {
         leaving.filter(|(service, it)| self.leaving.contains_key(&(service.clone(), it.name.clone()))).collect()
     }
 
-    /// Follows the servers of another plan. Verdicts that were not told yet are not told any more: whoever calls this judges
+    /// Follows the servers of another plan. Verdicts that were not told yet may not be told any more: whoever calls this judges
     /// every service after it.
     ///
     /// # Errors
