@@ -63,7 +63,7 @@ fn a_drain_is_over_when_the_data_path_hears_of_it_and_not_before() {
 
         let event = membership.next().await.unwrap();
         assert!(matches!(event, Event::Due), "a drain that is overdue is due");
-        assert_eq!(membership.take(event).await.unwrap(), Some(News::Table));
+        assert_eq!(membership.take(event).await, Some(News::Table));
         assert_eq!(web2(&membership), (State::Drained, false, 0));
     });
 }

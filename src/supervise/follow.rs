@@ -142,7 +142,7 @@ impl Followed {
                         Wish::Reload => _ = desk.reload(membership).await,
                     },
                     event = membership.next() => {
-                        if let Some(news) = membership.take(event?).await? {
+                        if let Some(news) = membership.take(event?).await {
                             desk.path.publish(membership, news);
                         }
                     }

@@ -266,10 +266,7 @@ impl Membership {
     }
 
     /// Takes in what has happened. Returns what the data path must know of it. Not to be cancelled.
-    ///
-    /// # Errors
-    /// As `next`.
-    pub async fn take(&mut self, event: Event) -> Result<Option<News>, MembershipError> {
+    pub async fn take(&mut self, event: Event) -> Option<News> {
         let moved = match event {
             Event::Neighbours(changes) => self.locate(&changes),
             Event::Verdicts(changes) => {
@@ -279,7 +276,7 @@ impl Membership {
             }
             Event::Due => return self.pass().await,
         };
-        Ok(moved.then_some(News::Table))
+        moved.then_some(News::Table)
     }
 
     fn locate(&mut self, changes: &[neighbours::Change]) -> bool {
@@ -303,35 +300,33 @@ impl Membership {
     }
 
     /// Ends what is over.
-    async fn pass(&mut self) -> Result<Option<News>, MembershipError> {
+    async fn pass(&mut self) -> Option<News> {
         let now = clock::now_ns();
-        let gone: Vec<Name> =
-            self.leaving.iter().filter(|(_, until)| **until <= now).map(|(name, _)| name.clone()).collect();
         self.draining.values_mut().for_each(|until| *until = until.filter(|until| *until > now));
-        let mut moved = self.cluster.expire(now);
-        moved |= self.judge_all(now);
+        let expired = self.cluster.expire(now);
+        let has_left = self.let_go(now).await;
+        let moved = self.judge_all(now) | expired;
+        if has_left { Some(News::Layout) } else { moved.then_some(News::Table) }
+    }
+
+    /// Takes out the removed servers whose time is over; whether there were any. What a reload would be refused for ends no
+    /// dispatcher that runs: they stay for a while then.
+    async fn let_go(&mut self, now: u64) -> bool {
+        let gone: Vec<Name> = self.leaving.extract_if(|_, until| *until <= now).map(|(name, _)| name).collect();
         if gone.is_empty() {
-            return Ok(moved.then_some(News::Table));
-        }
-        for name in &gone {
-            self.leaving.remove(name);
+            return false;
         }
         let plan = reload::effective(&self.configured, &self.overrides, &self.still_leaving());
-        // What a reload would be refused for ends no dispatcher that runs.
         if let Err(error) = self.follow(plan).await {
-            tracing::warn!(
-                "servers whose time is over stay for {} s more, and go then: {error}",
-                LEAVE_AGAIN.as_secs()
-            );
-            let later = now + LEAVE_AGAIN.as_nanos() as u64;
-            self.leaving.extend(gone.into_iter().map(|name| (name, later)));
-            return Ok(moved.then_some(News::Table));
+            let more = LEAVE_AGAIN.as_secs();
+            tracing::warn!("servers whose time is over stay for {more} s more, and go then: {error}");
+            self.leaving.extend(gone.into_iter().map(|name| (name, now + LEAVE_AGAIN.as_nanos() as u64)));
+            return false;
         }
         for (service, server) in gone {
             tracing::info!("server {server} of service {service} has left: its time is over");
         }
-        self.judge_all(now);
-        Ok(Some(News::Layout))
+        true
     }
 
     /// Judges every service. Connections stay for the service's time, if `now` is one.
