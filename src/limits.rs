@@ -97,6 +97,22 @@ pub const HEALTH_TICKS: u32 = 40;
 /// A probe whose timeout was noticed later than this proves nothing: it was this process that slept.
 pub const HEALTH_LATE: Duration = Duration::from_millis(100);
 
+/// While probes are under way, this process looks this often whether it goes on at all: when it stood still, what it missed
+/// proves nothing.
+pub const HEALTH_BEAT: Duration = Duration::from_millis(50);
+
+/// The pause after a probe that this host could not send or follow, if the interval is not shorter.
+pub const HEALTH_HERE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A service none of whose servers could be checked for so long is not ready.
+pub const UNCHECKED_MOST: Duration = Duration::from_secs(3);
+
+/// A lost probe route is put back within this time, whenever the next probe would be.
+pub const HEALTH_REPAIR: Duration = Duration::from_millis(500);
+
+/// While more than half of all servers are silent, it takes this many times `fall` failures to say that one is down.
+pub const HEALTH_MOST_SILENT: u32 = 2;
+
 /// Changes of verdicts are delivered at once, but not sooner than this after the delivery before.
 pub const HEALTH_GATHER: Duration = Duration::from_millis(50);
 

@@ -127,9 +127,10 @@ pub fn check(check: &CheckStatus) -> String {
 /// The reason of the state; where there is nothing to say of it, what else an operator should know.
 pub fn why(server: &ServerStatus) -> String {
     let check = server.check.as_ref();
-    if let Some(unchecked) = check.and_then(|check| check.unchecked.as_ref()) {
+    if let Some((check, unchecked)) = check.and_then(|check| Some((check, check.unchecked.as_ref()?))) {
         let why = if server.why.is_empty() { String::new() } else { format!("{}; ", server.why) };
-        return format!("{why}cannot be checked: {unchecked}");
+        let since = check.unchecked_s.map_or(String::new(), |seconds| format!(" since {} s", seconds as u64));
+        return format!("{why}unchecked{since}: {unchecked}");
     }
     if !server.why.is_empty() {
         return server.why.clone();

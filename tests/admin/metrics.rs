@@ -60,6 +60,7 @@ fn every_promised_name_is_there_with_its_labels() {
         ("oneip_server_slots{service=\"web\",server=\"web1\"}", 21_845.0),
         ("oneip_server_check_duration_seconds{service=\"web\",server=\"web1\"}", 0.00081),
         ("oneip_server_check_impossible{service=\"web\",server=\"web1\"}", 0.0),
+        ("oneip_server_unchecked_seconds{service=\"web\",server=\"web1\"}", 0.0),
         ("oneip_service_slots{service=\"dns\"}", 65_537.0),
         ("oneip_service_slots_moving{service=\"dns\"}", 1200.0),
         ("oneip_worker_turns{worker=\"0\"}", 1.0),
@@ -105,6 +106,7 @@ fn moments_are_seconds_since_1970_and_stand_still() {
         failure: Some("connection refused".into()),
         failure_age_s: Some(2.0),
         unchecked: Some("no route".into()),
+        unchecked_s: Some(4.5),
     });
     let status = Arc::clone(&script.status);
     let fake = Fake::with(script);
@@ -117,6 +119,7 @@ fn moments_are_seconds_since_1970_and_stand_still() {
     near(&format!("oneip_server_check_timestamp_seconds{web1}"), 2.0);
     near(&format!("oneip_server_check_failure_timestamp_seconds{web1}"), 2.0);
     assert_eq!(first[&format!("oneip_server_check_impossible{web1}")], 1.0);
+    assert_eq!(first[&format!("oneip_server_unchecked_seconds{web1}")], 4.5);
     assert!(!first.contains_key(&format!("oneip_server_check_duration_seconds{web1}")), "none has succeeded");
 
     std::thread::sleep(Duration::from_millis(50));
@@ -206,6 +209,7 @@ fn promtool_has_no_complaint() {
         failure: Some("no answer within 500 ms".into()),
         failure_age_s: Some(2.0),
         unchecked: None,
+        unchecked_s: None,
     });
     let empty = Script {
         status: Arc::new(Mutex::new({

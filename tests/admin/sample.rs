@@ -74,6 +74,7 @@ pub fn server(name: &str, at: usize) -> ServerStatus {
             failure: None,
             failure_age_s: None,
             unchecked: None,
+            unchecked_s: None,
         }),
     }
 }

@@ -23,6 +23,7 @@ fn busy() -> Status {
         failure: Some("no answer within 500 ms".to_owned()),
         failure_age_s: Some(0.5),
         unchecked: None,
+        unchecked_s: None,
     });
     servers[2].check.as_mut().unwrap().failure = Some("status 503".to_owned());
     servers[2].check.as_mut().unwrap().failure_age_s = Some(95.0);
@@ -72,15 +73,22 @@ fn a_status_says_what_is_missing() {
     status.workers[0].turns = false;
     let servers = &mut status.services[0].servers;
     servers[0].why = "its MAC address is not known".to_owned();
-    servers[1].check.as_mut().unwrap().unchecked = Some("fwmark routes cannot be made".to_owned());
-    servers[2].check =
-        Some(CheckStatus { age_s: None, latency_ms: None, failure: None, failure_age_s: None, unchecked: None });
+    let check = servers[1].check.as_mut().unwrap();
+    (check.unchecked, check.unchecked_s) = (Some("fwmark routes cannot be made".to_owned()), Some(12.7));
+    servers[2].check = Some(CheckStatus {
+        age_s: None,
+        latency_ms: None,
+        failure: None,
+        failure_age_s: None,
+        unchecked: None,
+        unchecked_s: None,
+    });
     let text = status::text(&status);
     for part in [
         "(process 812), no table yet\n",
         "worker 0 on core 2 DOES NOT TURN, received 0\n",
         "its MAC address is not known",
-        "cannot be checked: fwmark routes cannot be made",
+        "unchecked since 12 s: fwmark routes cannot be made",
         "not yet",
         "frames in 0 = forwarded 0 + dropped 0 + passed 0\n",
     ] {

@@ -2,7 +2,8 @@
 
 mod load;
 mod net;
-mod ways;
+mod observer;
+mod routes;
 
 use std::time::Duration;
 

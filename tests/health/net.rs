@@ -123,6 +123,13 @@ impl Net {
         run("ip", &format!("netns exec {} sysctl -qw {}", self.dispatcher, settings.join(" ")));
     }
 
+    /// The ports of the switch go down, or up: of `dispatcher`, `web1` ...
+    pub fn set_ports(&self, ports: &[&str], state: &str) {
+        for port in ports {
+            ip(&self.lan, &format!("link set {port} {state}"));
+        }
+    }
+
     /// `ip ARGUMENTS` on a server.
     pub fn at(&self, server: usize, arguments: &str) -> String {
         ip(&self.servers[server], arguments)

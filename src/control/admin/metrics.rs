@@ -113,6 +113,9 @@ impl Snapshot {
         let unchecked = self.each_check(|check| Some(u64::from(check.unchecked.is_some())));
         let help = "Whether the server cannot be checked, for a reason on this host's side";
         page.gauges("oneip_server_check_impossible", help, unchecked)?;
+        let unchecked = self.each_check(|check| Some(check.unchecked_s.unwrap_or(0.0)));
+        let help = "For how long the server could not be checked, for a reason on this host's side; 0 where it can";
+        page.gauges("oneip_server_unchecked_seconds", help, unchecked)?;
         // To the microsecond.
         let took = self.each_check(|check| check.latency_ms.map(|ms| (ms * 1000.0).round() / 1e6));
         page.gauges("oneip_server_check_duration_seconds", "How long the last check that succeeded took", took)?;

@@ -1,6 +1,7 @@
 //! The verdicts of `/healthz` and `/readyz`: fine, or why not, a line a reason.
 
-use super::status::Status;
+use super::status::{ServerStatus, Status};
+use crate::limits::UNCHECKED_MOST;
 use crate::stats::figures::Figures;
 
 /// Whether every worker turns, and its rings move.
@@ -30,11 +31,29 @@ pub fn ready(status: &Status) -> Result<(), String> {
     if status.generation == 0 {
         return Err("no table is published yet\n".to_owned());
     }
-    let closed = status.services.iter().filter(|service| {
-        let mut meant = service.servers.iter().filter(|server| server.weight > 0).peekable();
-        meant.peek().is_some() && meant.all(|server| !status.takes_clients(server))
+    let reasons = status.services.iter().filter_map(|service| {
+        let meant: Vec<&ServerStatus> = service.servers.iter().filter(|server| server.weight > 0).collect();
+        let mut takes = meant.iter().filter(|server| status.takes_clients(server)).peekable();
+        let name = &service.name;
+        if meant.is_empty() {
+            return None;
+        }
+        if takes.peek().is_none() {
+            return Some(format!("service {name} has no server that takes clients\n"));
+        }
+        // The one of them that was checked last.
+        let unchecked = takes.map(|server| unchecked(server)).min_by(|one, other| one.0.total_cmp(&other.0))?;
+        let (seconds, why) = unchecked;
+        let long = seconds > UNCHECKED_MOST.as_secs_f64();
+        long.then(|| format!("service {name} has no server that could be checked for {seconds:.0} s: {why}\n"))
     });
-    verdict(closed.map(|service| format!("service {} has no server that takes clients\n", service.name)).collect())
+    verdict(reasons.collect())
+}
+
+/// For how long a server could not be checked, in seconds, and why.
+fn unchecked(server: &ServerStatus) -> (f64, &str) {
+    let check = server.check.as_ref();
+    check.and_then(|check| Some((check.unchecked_s?, check.unchecked.as_deref()?))).unwrap_or_default()
 }
 
 fn verdict(reasons: String) -> Result<(), String> {

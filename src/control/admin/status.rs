@@ -144,9 +144,12 @@ pub struct CheckStatus {
     pub failure: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_age_s: Option<f64>,
-    /// Why it cannot be checked at all, for a reason on this host's side.
+    /// Why it cannot be checked, for a reason that is not the server's; its state stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unchecked: Option<String>,
+    /// For how long it has not been checked for such reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unchecked_s: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

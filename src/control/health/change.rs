@@ -30,6 +30,10 @@ pub enum What {
     Held { server: usize, hold: Duration },
     /// It cannot be checked, for a reason that is not the server's; its verdict stays. Told once a reason.
     Unchecked { server: usize, reason: String },
+    /// This host is cut off, and why: nobody is judged.
+    Isolated(String),
+    /// It is not any more.
+    NotIsolated,
     /// No server of the service is up or held any more (of those with a weight above 0).
     AllDown(AllDown),
     /// One is again.
@@ -38,6 +42,15 @@ pub enum What {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            What::Isolated(why) => {
+                return write!(f, "{why}: no server is judged, and all stay as they are, until one answers");
+            }
+            What::NotIsolated => {
+                return write!(f, "a server answers again: servers are judged from now on, not by what was");
+            }
+            _ => {}
+        }
         let (service, server) = &self.names;
         if let Some(server) = server {
             write!(f, "server {server} of ")?;
@@ -65,6 +78,7 @@ impl fmt::Display for Change {
                 f,
                 "has no server that is up: all of them serve (all_down). Is it this host that cannot reach them?"
             ),
+            What::Isolated(_) | What::NotIsolated => Ok(()),
             What::NotAllDown => write!(f, "has a server that is up again"),
         }
     }
@@ -84,8 +98,8 @@ pub struct Status<'h> {
     pub checked: Option<Instant>,
     /// How long the last success took.
     pub latency: Option<Duration>,
-    /// Why the last probe had no result.
-    pub unchecked: Option<&'h str>,
+    /// Since when no probe had a result, and why the last one had none.
+    pub unchecked: Option<(Instant, &'h str)>,
 }
 
 /// Why servers cannot be checked.

@@ -3,25 +3,31 @@
 //! With `via = "service"` a probe is addressed to the *cluster address* and delivered to one server's MAC, as a client's
 //! packet is by the data path: it fails when the server lacks the alias, when its daemon does not listen on the cluster
 //! address, when its MAC is wrong. No TCP stack of our own is needed for that, but a mark on the probe's socket that
-//! the kernel routes by (`kernel`). The server's answer comes from the cluster address to this host's own, so steer lets it
+//! the kernel routes by (`route`). The server's answer comes from the cluster address to this host's own, so steer lets it
 //! pass. With `via = "primary"` a probe is an ordinary connection to the primary address.
 //!
 //! ```text
-//! agenda -> path: the way to the server -> probe: tcp, http, https | echo: icmp -> state: verdict -> change
+//! agenda -> routes: the probe route -> probe: tcp, http, https | echo: icmp -> observer: does it count? -> state: verdict -> change
 //! ```
 //!
 //! Here is when probes begin, and what is done with their results. Every server is probed once an interval, counted from
 //! beginning to beginning and shortened at random by up to a tenth, so that probes do not fall into step and `fall`
 //! failures never take longer than `fall` intervals and a timeout. At most `HEALTH_PARALLEL` are under way. A server
 //! that there is no verdict of yet is probed every `HEALTH_FIRST_PAUSE`. Over https certificates are not verified
-//! (`tls` says why), and whole TLS handshakes make such a check four times as dear as one over http. What fails on this host's side (no route, no free
-//! descriptor, a process that stood still) is no result: it is told, and the verdict stays.
+//! (`tls` says why), and whole TLS handshakes make such a check four times as dear as one over http.
+//!
+//! **This host's own trouble is never judged as its servers'.** What fails on this side (no link, no probe route, no free
+//! descriptor, a process that stood still) is no result, and silence is one only beside another server that answers
+//! (`observer`). The server is *unchecked* since then; its verdict stays.
 
 mod change;
+mod check;
 mod echo;
-mod kernel;
-mod path;
+mod judging;
+mod observer;
 mod probe;
+mod route;
+mod routes;
 pub mod state;
 mod tls;
 
@@ -37,13 +43,13 @@ use futures::stream::{FuturesUnordered, StreamExt};
 pub use self::change::{Change, Error, Status, What};
 pub use self::state::Verdict;
 
+use self::check::{Check, Service};
 use self::echo::Echo;
-use self::kernel::Way;
-use self::path::{Pass, Paths};
+use self::observer::Observer;
 use self::probe::{Failure, Target, Trouble};
-use self::state::{Rules, State};
-use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_GATHER, HEALTH_JITTER, HEALTH_PARALLEL, HEALTH_RELAY, HEALTH_TICKS};
-use crate::plan::{self, Mac, Plan, Probe, Via};
+use self::routes::{Access, Installation, ProbeRoutes};
+use crate::limits::{HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
+use crate::plan::{Mac, Plan, Probe, Via};
 
 /// Checks the servers of a plan.
 ///
@@ -53,39 +59,20 @@ use crate::plan::{self, Mac, Plan, Probe, Via};
 pub struct Health {
     /// As in the plan; `None`: the servers count as up.
     services: Vec<Option<Service>>,
-    paths: Paths,
+    routes: ProbeRoutes,
     echo: Arc<Echo>,
-    index: u32,
+    observer: Observer,
     /// Probes under way.
     running: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// When each check that is not running falls due.
+    /// When checks fall due; an element that disagrees with its check is out of date and skipped.
     agenda: BinaryHeap<Reverse<(Instant, Id)>>,
+    /// Checks with a failure that has no witness yet.
+    doubtful: Vec<Id>,
     changes: Vec<Change>,
     /// Nothing is delivered before.
     hold: Instant,
-}
-
-struct Service {
-    name: String,
-    cluster: IpAddr,
-    health: Arc<plan::Health>,
-    rules: Rules,
-    /// As in the plan.
-    checks: Vec<Check>,
-    all_down: bool,
-}
-
-/// One server of one service.
-struct Check {
-    server: plan::Server,
-    state: State,
-    due: Instant,
-    /// Failures since the last success.
-    failures: u32,
-    failure: Option<(Instant, String)>,
-    checked: Option<Instant>,
-    latency: Option<Duration>,
-    unchecked: Option<String>,
+    /// Until when this process meant to sleep.
+    planned: Instant,
 }
 
 /// How long to sleep where nothing is to be done.
@@ -98,25 +85,29 @@ type Id = (u32, u32);
 struct Done {
     id: Id,
     began: Instant,
-    /// The way that was laid for it.
-    laid: Option<Way>,
+    /// The probe route that was installed for it.
+    installed: Option<Installation>,
     result: Result<Duration, Trouble>,
 }
 
 impl Health {
     /// Begins to check the servers of the plan, from `interface`; removes what a predecessor that was killed has left.
     pub async fn open(plan: &Plan, interface: &str) -> Result<Health, Error> {
-        let paths = Paths::open(interface).await?;
-        let index = paths.index();
+        let routes = ProbeRoutes::open(interface).await?;
+        let now = Instant::now();
+        let mut observer = Observer::new(now);
+        observer.set_link(routes.link_is_up(), now);
         let mut health = Health {
             services: Vec::new(),
-            paths,
+            routes,
             echo: Arc::new(Echo::open()),
-            index,
+            observer,
             running: FuturesUnordered::new(),
             agenda: BinaryHeap::new(),
+            doubtful: Vec::new(),
             changes: Vec::new(),
-            hold: Instant::now(),
+            hold: now,
+            planned: now,
         };
         health.watch(plan).await?;
         Ok(health)
@@ -136,7 +127,8 @@ impl Health {
                 .try_for_each(|address| self.echo.check(address.is_ipv4()))
                 .map_err(|source| Error::RawSocket { source })?;
         }
-        self.paths.watch(plan).await?;
+        self.routes.watch(plan).await?;
+        self.observer.set_local(self.routes.own_addresses().await?);
         // Probes that are under way are given up with their connections.
         self.running = FuturesUnordered::new();
         let places = self.places();
@@ -149,6 +141,13 @@ impl Health {
             checks.map(move |(c, check)| Reverse((check.due, (s as u32, c as u32))))
         });
         self.agenda = ids.collect();
+        self.doubtful.clear();
+        if !self.observer.has_link() {
+            self.lose_link(Instant::now());
+        }
+        if self.checks().all(|(_, check)| self.observer.is_local(check.server.address)) {
+            self.observer.is_alone();
+        }
         Ok(())
     }
 
@@ -162,13 +161,16 @@ impl Health {
     /// The MAC that the data path uses for a server from now on; `None`: it has none, and checks of it by way of the
     /// cluster address fail. Without this it is the one of the plan.
     pub fn set_mac(&mut self, server: IpAddr, mac: Option<Mac>) {
-        self.paths.set_mac(server, mac);
+        self.routes.set_mac(server, mac);
     }
 
     /// Waits for changes and returns all that are there, in their order. Never empty; waits for ever where nothing is
     /// checked. Cancel-safe: nothing is lost when the future is dropped. Probes go on only while this is polled.
     pub async fn next(&mut self) -> Vec<Change> {
         loop {
+            let now = Instant::now();
+            self.observer.go_on(self.planned, now);
+            self.hear(now);
             // Before probes are found to be late: this process may have stood still, and the answers be here.
             self.echo.receive().now_or_never();
             while let Some(Some(done)) = self.running.next().now_or_never() {
@@ -181,12 +183,24 @@ impl Health {
             }
             self.launch(now);
             let wake = self.wake(now);
-            tokio::select! {
-                Some(done) = self.running.next() => self.finish(done),
-                () = self.echo.receive() => {}
-                () = tokio::time::sleep_until(wake.into()) => {}
+            self.planned = wake;
+            let done = tokio::select! {
+                Some(done) = self.running.next() => Some(done),
+                told = self.routes.told() => { self.take_in(&told, Instant::now()); None }
+                () = self.echo.receive() => None,
+                () = tokio::time::sleep_until(wake.into()) => None,
+            };
+            if let Some(done) = done {
+                self.observer.go_on(self.planned, Instant::now());
+                self.finish(done);
             }
         }
+    }
+
+    /// Since when nobody is judged, because this host is cut off: it has no link, or no server answers at all. `None`: it is
+    /// not. Ends when a server answers.
+    pub fn isolated(&self) -> Option<Instant> {
+        self.observer.isolated()
     }
 
     /// How many servers there is no verdict of yet. They count as up; a start, or a reload that adds servers, does well to
@@ -216,23 +230,24 @@ impl Health {
             failure: failure.as_ref().map(|(at, reason)| (*at, reason.as_str())),
             checked: *checked,
             latency: *latency,
-            unchecked: unchecked.as_deref(),
+            unchecked: unchecked.as_ref().map(|(since, reason)| (*since, reason.as_str())),
         })
     }
 
     /// Ends all probes and leaves nothing behind in the kernel.
     pub async fn close(self) -> Result<(), Error> {
-        let Health { running, paths, .. } = self;
+        let Health { running, routes, .. } = self;
         drop(running);
-        paths.close().await
+        routes.close().await
     }
 }
 
 /// What is done.
 impl Health {
     fn launch(&mut self, now: Instant) {
-        while self.running.len() < HEALTH_PARALLEL
-            && let Some(&Reverse((due, id))) = self.agenda.peek()
+        while self.observer.has_link()
+            && self.running.len() < HEALTH_PARALLEL
+            && let Some((due, id)) = self.first_due()
             && due <= now + self.tick(id)
         {
             self.agenda.pop();
@@ -240,174 +255,87 @@ impl Health {
         }
     }
 
+    fn first_due(&mut self) -> Option<(Instant, Id)> {
+        while let Some(&Reverse((due, id))) = self.agenda.peek() {
+            if self.check(id).is_some_and(|check| check.due == due && !check.is_running) {
+                return Some((due, id));
+            }
+            self.agenda.pop();
+        }
+        None
+    }
+
+    fn check(&self, (service, server): Id) -> Option<&Check> {
+        self.services[service as usize].as_ref()?.checks.get(server as usize)
+    }
+
+    fn check_mut(&mut self, (service, server): Id) -> Option<&mut Check> {
+        self.services[service as usize].as_mut()?.checks.get_mut(server as usize)
+    }
+
+    /// All of them, by index.
+    fn checks(&self) -> impl Iterator<Item = (Id, &Check)> {
+        let services = self.services.iter().enumerate().filter_map(|(s, service)| Some((s as u32, service.as_ref()?)));
+        services.flat_map(|(s, service)| (0..).map(move |c| (s, c)).zip(&service.checks))
+    }
+
+    fn checks_mut(&mut self) -> impl Iterator<Item = (Id, &mut Check)> {
+        let services =
+            self.services.iter_mut().enumerate().filter_map(|(s, service)| Some((s as u32, service.as_mut()?)));
+        services.flat_map(|(s, service)| (0..).map(move |c| (s, c)).zip(&mut service.checks))
+    }
+
     /// What falls due within this is probed together with what is due.
     fn tick(&self, id: Id) -> Duration {
         self.services[id.0 as usize].as_ref().map_or(Duration::ZERO, |service| service.health.interval / HEALTH_TICKS)
     }
 
-    fn wake(&self, now: Instant) -> Instant {
-        let free = self.running.len() < HEALTH_PARALLEL;
-        let next = self.agenda.peek().map(|Reverse((due, _))| *due).filter(|_| free);
+    fn wake(&mut self, now: Instant) -> Instant {
+        let free = self.observer.has_link() && self.running.len() < HEALTH_PARALLEL;
+        let next = if free { self.first_due().map(|(due, _)| due) } else { None };
         let held = (!self.changes.is_empty()).then_some(self.hold);
-        next.into_iter().chain(held).min().unwrap_or(now + IDLE)
+        let beat = (!self.running.is_empty()).then_some(now + HEALTH_BEAT);
+        next.into_iter().chain(held).chain(beat).min().unwrap_or(now + IDLE)
     }
 
     fn begin(&mut self, id: Id, began: Instant) {
-        let Some(Service { cluster, health, checks, .. }) = self.services[id.0 as usize].as_ref() else { return };
-        let (primary, cluster, health) = (checks[id.1 as usize].server.address, *cluster, Arc::clone(health));
-        let pass = match health.via {
-            Via::Service => self.paths.pass(primary),
-            Via::Primary => Some(Pass::default()),
+        let Some(Service { cluster, health, checks, .. }) = self.services[id.0 as usize].as_mut() else { return };
+        let check = &mut checks[id.1 as usize];
+        check.is_running = true;
+        let (primary, cluster, health) = (check.server.address, *cluster, Arc::clone(health));
+        let access = match health.via {
+            Via::Service => self.routes.access(primary),
+            Via::Primary => Some(Access::default()),
         };
-        let Some(Pass { mark, work }) = pass else {
-            return self.finish(Done { id, began, laid: None, result: Err(Trouble::Server(Failure::Unresolved)) });
+        let Some(Access { mark, installation }) = access else {
+            return self.finish(Done { id, began, installed: None, result: Err(Trouble::Server(Failure::Unresolved)) });
         };
         let address = if health.via == Via::Service { cluster } else { primary };
-        let target = Target { address, scope: self.index, mark, cluster, health };
+        let target = Target { address, scope: self.routes.index(), mark, cluster, health };
         let echo = Arc::clone(&self.echo);
         self.running.push(
             async move {
-                let mut laid = None;
-                if let Some(work) = work {
-                    if let Err(error) = work.run().await {
-                        let result = Err(Trouble::Here(format!("the way to {address} cannot be laid: {error}")));
-                        return Done { id, began, laid, result };
-                    }
-                    laid = Some(work.way);
+                if let Some(Err(error)) = async { Some(installation.as_ref()?.run().await) }.await {
+                    let result = Err(Trouble::Here(format!("the probe route to {primary} is not in place: {error}")));
+                    return Done { id, began, installed: None, result };
                 }
                 let result = match &target.health.probe {
                     Probe::Tcp { port } => probe::connection(&target, *port, None).await,
                     Probe::Http(http) => probe::connection(&target, http.port, Some(http)).await,
                     Probe::Icmp => probe::echo(&target, &echo).await,
                 };
-                Done { id, began, laid, result }
+                Done { id, began, installed: installation, result }
             }
             .boxed(),
         );
     }
-}
 
-/// What is made of the results.
-impl Health {
-    fn finish(&mut self, Done { id, began, laid, result }: Done) {
-        let now = Instant::now();
-        let Some(service) = self.services[id.0 as usize].as_mut() else { return };
-        let (interval, server) = (service.health.interval, id.1 as usize);
-        if let Some(way) = laid {
-            self.paths.set_laid(&way);
+    /// Has a check probe at that time at the latest.
+    fn hasten(&mut self, id: Id, due: Instant) {
+        let later = self.check_mut(id).filter(|check| !check.is_running && check.due > due);
+        if let Some(check) = later {
+            check.due = due;
+            self.agenda.push(Reverse((due, id)));
         }
-        let check = &mut service.checks[server];
-        let unknown = check.state.verdict == Verdict::Unknown;
-        if check.needs_relay(&result) {
-            self.paths.doubt(check.server.address);
-        }
-        let here = matches!(result, Err(Trouble::Here(_)));
-        let what = check.take(result, &service.rules, server, now);
-        check.due = match (unknown, check.state.verdict) {
-            (true, Verdict::Unknown) if !here => now + interval.min(HEALTH_FIRST_PAUSE),
-            // All began at once; from here on they are spread.
-            (true, _) => now + interval.mul_f64(fastrand::f64()),
-            (false, _) => now.max(began + interval.mul_f64(1.0 - HEALTH_JITTER * fastrand::f64())),
-        };
-        self.agenda.push(Reverse((check.due, id)));
-        if let Some(what) = what {
-            let names = (service.name.clone(), Some(check.server.name.clone()));
-            self.changes.push(Change { service: id.0 as usize, what, names });
-            if let Some(what) = service.count() {
-                self.changes.push(Change { service: id.0 as usize, what, names: (service.name.clone(), None) });
-            }
-        }
-    }
-}
-
-impl Service {
-    /// What is in `before` keeps its state.
-    fn new(service: &plan::Service, before: &mut [Service]) -> Option<Service> {
-        let health = service.health.clone()?;
-        let now = Instant::now();
-        let interval = health.interval;
-        let old = before.iter_mut().find(|old| old.name == service.name && old.cluster == service.address);
-        let (mut checks, all_down) =
-            old.map_or_else(Default::default, |old| (std::mem::take(&mut old.checks), old.all_down));
-        let check = |server: &plan::Server| {
-            let same = |old: &Check| old.server.name == server.name && old.server.address == server.address;
-            match checks.iter().position(same).map(|at| checks.swap_remove(at)) {
-                Some(old) => Check { server: server.clone(), due: old.due.min(now + interval), ..old },
-                None => Check::new(server.clone(), now, interval),
-            }
-        };
-        let checks = service.servers.iter().map(check).collect();
-        let rules = Rules::from(&health);
-        let (name, cluster) = (service.name.clone(), service.address);
-        Some(Service { name, cluster, health: Arc::new(health), rules, checks, all_down })
-    }
-
-    /// Whether all servers that count are down, if that has changed.
-    fn count(&mut self) -> Option<What> {
-        let mut count = self.checks.iter().filter(|check| check.server.weight > 0).peekable();
-        let all_down = count.peek().is_some() && count.all(|check| check.state.verdict == Verdict::Down);
-        if all_down == self.all_down {
-            return None;
-        }
-        self.all_down = all_down;
-        Some(if all_down { What::AllDown(self.health.all_down) } else { What::NotAllDown })
-    }
-}
-
-impl Check {
-    fn new(server: plan::Server, now: Instant, interval: Duration) -> Check {
-        Check {
-            server,
-            state: State::new(now),
-            due: now + interval.min(HEALTH_FIRST_PAUSE).mul_f64(fastrand::f64()),
-            failures: 0,
-            failure: None,
-            checked: None,
-            latency: None,
-            unchecked: None,
-        }
-    }
-
-    /// Whether the way to the server may be what is wrong.
-    fn needs_relay(&self, result: &Result<Duration, Trouble>) -> bool {
-        match result {
-            Ok(_) => false,
-            Err(Trouble::Server(_)) => self.failures.is_multiple_of(HEALTH_RELAY),
-            Err(Trouble::Here(_)) => true,
-        }
-    }
-
-    /// Takes in a result. What is to be told of it.
-    fn take(&mut self, result: Result<Duration, Trouble>, rules: &Rules, server: usize, now: Instant) -> Option<What> {
-        let success = result.is_ok();
-        match result {
-            Ok(latency) => {
-                self.failures = 0;
-                self.latency = Some(latency);
-            }
-            Err(Trouble::Server(failure)) => {
-                self.failures += 1;
-                self.failure = Some((now, failure.to_string()));
-            }
-            Err(Trouble::Here(reason)) => {
-                let told = self.unchecked.as_ref() == Some(&reason);
-                self.unchecked = Some(reason.clone());
-                return (!told).then_some(What::Unchecked { server, reason });
-            }
-        }
-        self.checked = Some(now);
-        self.unchecked = None;
-        if !self.state.judge(success, rules, now) {
-            return None;
-        }
-        let hold = self.state.hold();
-        Some(match self.state.verdict {
-            Verdict::Unknown | Verdict::Up => What::Up { server, latency: self.latency.unwrap_or_default() },
-            Verdict::Held => What::Held { server, hold: hold.unwrap_or_default() },
-            Verdict::Down => {
-                let reason = self.failure.as_ref().map(|(_, reason)| reason.clone()).unwrap_or_default();
-                What::Down { server, reason, hold }
-            }
-        })
     }
 }

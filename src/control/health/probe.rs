@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConnection;
 
 use super::echo::Echo;
+use super::observer::Evidence;
 use super::tls;
 use crate::limits::HEALTH_LATE;
 use crate::plan::{Health, Http, Via};
@@ -58,6 +59,22 @@ pub(super) enum Failure {
     Status { status: u16, expect: Vec<RangeInclusive<u16>> },
     #[error("the connection to {address} fails: {reason}")]
     Connection { address: SocketAddr, reason: io::Error },
+}
+
+impl Failure {
+    /// What it says of this host.
+    pub fn evidence(&self) -> Evidence {
+        match self {
+            Failure::Unresolved | Failure::Silent { .. } | Failure::Unreachable(_) => Evidence::Silence,
+            Failure::Slow { .. } => Evidence::Stalls,
+            Failure::Refused { .. }
+            | Failure::Closed { .. }
+            | Failure::Tls { .. }
+            | Failure::Http { .. }
+            | Failure::Status { .. }
+            | Failure::Connection { .. } => Evidence::Answers,
+        }
+    }
 }
 
 fn hint(via: Via) -> &'static str {

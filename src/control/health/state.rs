@@ -75,6 +75,13 @@ impl State {
         self.hold
     }
 
+    /// Failures in a row begin anew.
+    pub fn forget_failures(&mut self) {
+        if matches!(self.verdict, Verdict::Unknown | Verdict::Up) {
+            self.streak = 0;
+        }
+    }
+
     /// Takes in the result of a probe. Whether the verdict changed.
     pub fn judge(&mut self, success: bool, rules: &Rules, now: Instant) -> bool {
         let verdict = match (self.verdict, success) {

@@ -251,6 +251,11 @@ impl Membership {
         &self.cluster
     }
 
+    /// Since when this host is cut off, so that no server is judged; see [`Health::isolated`].
+    pub fn isolated(&self) -> Option<Instant> {
+        self.health.as_ref().and_then(Health::isolated)
+    }
+
     /// Waits until something happens. Cancel-safe.
     ///
     /// # Errors
@@ -272,7 +277,10 @@ impl Membership {
             Event::Verdicts(changes) => {
                 changes.iter().for_each(tell);
                 let services: HashSet<usize> = changes.iter().map(|change| change.service).collect();
-                services.into_iter().fold(false, |moved, service| self.judge(service, None) | moved)
+                let moved = services.into_iter().fold(false, |moved, service| self.judge(service, None) | moved);
+                // What a server has by right depends on whether it was cut off.
+                let isolation = |change: &health::Change| matches!(change.what, What::Isolated(_) | What::NotIsolated);
+                moved | (self.side == Side::Server && changes.iter().any(isolation))
             }
             Event::Due => return self.pass().await,
         };
@@ -398,7 +406,7 @@ fn on_link(neighbours: &Neighbours) -> Result<(), MembershipError> {
 
 fn tell(change: &health::Change) {
     match change.what {
-        What::Up { .. } | What::NotAllDown => tracing::info!("{change}"),
+        What::Up { .. } | What::NotAllDown | What::NotIsolated => tracing::info!("{change}"),
         _ => tracing::warn!("{change}"),
     }
 }

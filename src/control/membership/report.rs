@@ -65,6 +65,7 @@ fn check(status: health::Status) -> CheckStatus {
         latency_ms: status.latency.map(|latency| latency.as_secs_f64() * 1e3),
         failure: status.failure.map(|(_, reason)| reason.to_owned()),
         failure_age_s: status.failure.map(|(at, _)| age(at)),
-        unchecked: status.unchecked.map(ToOwned::to_owned),
+        unchecked: status.unchecked.map(|(_, why)| why.to_owned()),
+        unchecked_s: status.unchecked.map(|(since, _)| age(since)),
     }
 }

@@ -10,10 +10,10 @@ use futures::stream::StreamExt;
 use rustix::io::Errno;
 
 use super::change::{Detour, Error, Why};
-use super::kernel::{self, Notice, Overrun, Route, Seen};
+use super::kernel::{self, Notice, Route, Seen};
 use super::links::Link;
 use super::{Done, Neighbours, Resync, Upkeep};
-use crate::control::netlink::is;
+use crate::control::netlink::{Overrun, is};
 
 impl Neighbours {
     /// Takes in all that is ready, without waiting.

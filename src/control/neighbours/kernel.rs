@@ -4,28 +4,19 @@ use std::io;
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia};
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
-use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 use super::change::Detour;
 use super::links::{self, Link};
-use crate::control::netlink::{PROTOCOL, exchange, family, is, to_io};
+use crate::control::netlink::{Notifications, Overrun, PROTOCOL, exchange, family, is, to_io};
 use crate::plan::Mac;
-
-/// Holds the largest message of the kernel (32 KiB since Linux 4.9).
-const RECEIVE_BUFFER: usize = 64 * 1024;
-
-/// What the socket for notifications may have waiting; the kernel cuts it to `net.core.rmem_max`. What does not fit is
-/// an overrun, which is recovered from.
-const SOCKET_BUFFER: i32 = 4 * 1024 * 1024;
 
 /// What the kernel knows of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,53 +65,19 @@ pub(super) enum Route {
     Nowhere(Detour),
 }
 
-/// Notifications about neighbours and devices. Read where they are used, without a task between: while nobody reads,
-/// they wait in the kernel's bounded buffer.
-pub(super) struct Notices {
-    socket: TokioSocket,
-    buffer: Vec<u8>,
-}
-
-/// Some notifications were lost.
-#[derive(Debug)]
-pub(super) struct Overrun;
+/// Notifications about neighbours and devices.
+pub(super) struct Notices(Notifications);
 
 impl Notices {
     pub fn open() -> io::Result<Notices> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        socket.socket_ref().set_rx_buf_sz(SOCKET_BUFFER)?;
-        socket.socket_mut().bind_auto()?;
-        for group in [MulticastGroup::Neigh, MulticastGroup::Link] {
-            socket.socket_mut().add_membership(group as u32)?;
-        }
-        Ok(Notices { socket, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
+        Notifications::open(&[MulticastGroup::Neigh, MulticastGroup::Link]).map(Notices)
     }
 
-    /// The next datagram's notices. Cancel-safe: a datagram is taken only when this completes.
+    /// The next notices. Cancel-safe.
     pub async fn receive(&mut self) -> io::Result<Result<Vec<Notice>, Overrun>> {
-        self.buffer.clear();
-        match self.socket.recv_from(&mut self.buffer).await {
-            Ok(sender) if sender.port_number() == 0 => Ok(Ok(notices(&self.buffer))),
-            Ok(_) => Ok(Ok(Vec::new())), // not from the kernel
-            Err(e) if e.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => Ok(Err(Overrun)),
-            Err(e) => Err(e),
-        }
+        let received = self.0.receive().await?;
+        Ok(received.map(|messages| messages.iter().filter_map(notice).collect()))
     }
-}
-
-fn notices(mut datagram: &[u8]) -> Vec<Notice> {
-    const ALIGNMENT: usize = 4; // NLMSG_ALIGNTO
-    let mut found = Vec::new();
-    while let Some(length) = datagram.first_chunk().map(|head| u32::from_ne_bytes(*head) as usize) {
-        let Some(message) = datagram.get(..length).filter(|message| !message.is_empty()) else { break };
-        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) =
-            NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
-        {
-            found.extend(notice(&inner));
-        }
-        datagram = &datagram[length.next_multiple_of(ALIGNMENT).min(datagram.len())..];
-    }
-    found
 }
 
 fn notice(message: &RouteNetlinkMessage) -> Option<Notice> {

@@ -1,12 +1,13 @@
-//! What is put into the kernel's tables so that packets with a mark reach one server's MAC, and how it is read back.
+//! Probe routes: what is put into the kernel's tables so that packets with a mark reach one server's MAC, and how it is read back.
 //!
 //! ```text
-//! ip rule   111: not fwmark 0x6f6e0000/0xffff0000 goto 999     everybody else's packets pass by at once
-//!           112: fwmark 0x6f6e0000/0xffffffc0 goto 200         one for each group of 64 servers
-//!           200: fwmark 0x6f6e0001 lookup 0x6f6e0001           one for each server
-//!           200: fwmark 0x6f6e0002 lookup 0x6f6e0002
-//!           998: unreachable                                   a probe never takes the ordinary way
-//!           999: nop
+//! ip rule      1: fwmark 0x6f6e0000/0xffff0000 goto 40000     probes leave the order of the rules; nobody else's packet does
+//!              ... the operator's rules, 32766 main, 32767 default ...
+//!          40000: nop
+//!          40001: fwmark 0x6f6e0000/0xffffffc0 goto 40100     one for each group of 64 servers
+//!          40100: fwmark 0x6f6e0001 lookup 0x6f6e0001         one for each server
+//!          40100: fwmark 0x6f6e0002 lookup 0x6f6e0002
+//!          40999: fwmark 0x6f6e0000/0xffff0000 unreachable    a probe never takes the ordinary way
 //! ip route  203.0.113.80 via 240.0.0.1 dev eth1 onlink table 0x6f6e0001
 //! ip neigh  240.0.0.1 dev eth1 lladdr 02:00:00:00:00:11 nud permanent
 //! ```
@@ -15,10 +16,11 @@
 //! whatever the kernel thinks of the server's primary address, and its family may be the other one. The class E address
 //! never leaves this host; for IPv6 it is `fe80::6f6e:1`.
 //!
-//! The kernel goes through its rules one by one, three times for a connection. Without groups, a thousand servers make each
+//! The kernel goes through its rules one by one, three times for a connection. Everybody else's packets meet one rule of
+//! ours, and behind `default` only those that no route takes meet the others. Without groups, a thousand servers make each
 //! probe over TCP a sixth dearer (by `tests/health/load.rs`: 5.4 instead of 4.6 % of a core).
 //!
-//! Marks and tables are 0x6f6e0001 to 0x6f6e3fff, preferences 111, 112 and 200 to 999, and everything says `proto 111`. A
+//! Marks and tables are 0x6f6e0001 to 0x6f6e3fff, preferences 1 and 40000 to 40999, and everything says `proto 111`. A
 //! rule comes before what it leads to and goes after it, so that where there is no rule, nothing else was left behind.
 
 use std::collections::BTreeSet;
@@ -27,11 +29,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType, RouteVia,
 };
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion};
 use rustix::io::Errno;
@@ -44,11 +46,13 @@ use crate::plan::Mac;
 const MARKS: u32 = 0x6f6e_0000;
 const MARKS_MASK: u32 = 0xffff_0000;
 
-const PASS_BY: u32 = 111;
-const FIND_GROUP: u32 = 112;
-const FIRST_GROUP: u32 = 200;
-const NOWHERE: u32 = 998;
-const LANDING: u32 = 999;
+/// Before every rule that an operator or another program is likely to have.
+const LEAVE: u32 = 1;
+/// Behind the kernel's own, 32766 and 32767.
+const LANDING: u32 = 40_000;
+const FIND_GROUP: u32 = 40_001;
+const FIRST_GROUP: u32 = 40_100;
+const NOWHERE: u32 = 40_999;
 
 /// The number of a group is that of its servers without these bits.
 const GROUP_BITS: u32 = 6;
@@ -90,7 +94,7 @@ impl Number {
 
 /// What the kernel needs to know to deliver to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct ProbeRoute {
     pub number: Number,
     /// Its primary address. Packets to the cluster address have the source that packets to this one have, so that the
     /// server answers straight.
@@ -101,35 +105,52 @@ pub(super) struct Way {
     pub clusters: BTreeSet<IpAddr>,
 }
 
-/// Puts a way into the tables, or back into them; what is there already is corrected.
-pub(super) async fn lay(handle: &Handle, way: &Way) -> io::Result<()> {
-    for ipv4 in families(&way.clusters) {
-        let [landing, pass_by, nowhere] = guards(ipv4);
-        for rule in [landing, pass_by, nowhere, find_group(way.number.group(), ipv4), rule(way.number, ipv4)] {
+/// Puts a probe route into the tables, or back into them; what is there already is corrected. Then asks the kernel whether
+/// packets with the mark take it: an operator's rule may come first.
+///
+/// # Errors
+/// The kernel refuses, or sends them elsewhere: nothing must be sent then.
+pub(super) async fn install(handle: &Handle, route: &ProbeRoute) -> io::Result<()> {
+    for ipv4 in families(&route.clusters) {
+        let [landing, nowhere, leave] = guards(ipv4);
+        let [group, server] = [find_group(route.number.group(), ipv4), rule(route.number, ipv4)];
+        for rule in [landing, nowhere, group, server, leave] {
             add(handle, rule).await?;
         }
-        let neighbour = RouteNetlinkMessage::NewNeighbour(neighbour(way.number, ipv4, way.device, Some(way.mac)));
+        let neighbour = RouteNetlinkMessage::NewNeighbour(neighbour(route.number, ipv4, route.device, Some(route.mac)));
         exchange(handle, neighbour, CREATE | NLM_F_REPLACE).await?;
     }
-    let course = course(handle, way.server).await?.filter(|course| course.straight && course.device == way.device);
-    let source = course.and_then(|course| course.source).filter(|source| !is_link_local(*source));
-    for cluster in &way.clusters {
+    let ordinary = path(handle, route.server, None).await?;
+    let ordinary = ordinary.filter(|path| path.gateway.is_none() && path.device == route.device);
+    let source = ordinary.and_then(|path| path.source).filter(|source| !is_link_local(*source));
+    for cluster in &route.clusters {
         let source = source.filter(|source| source.is_ipv4() == cluster.is_ipv4());
-        let route = RouteNetlinkMessage::NewRoute(route(way.number, *cluster, way.device, source));
-        exchange(handle, route, CREATE | NLM_F_REPLACE).await?;
+        let message = RouteNetlinkMessage::NewRoute(message(route.number, *cluster, route.device, source));
+        exchange(handle, message, CREATE | NLM_F_REPLACE).await?;
+    }
+    for cluster in &route.clusters {
+        let taken = path(handle, *cluster, Some(route.number.mark())).await?;
+        let hop = route.number.hop(cluster.is_ipv4());
+        if taken.is_none_or(|path| path.gateway != Some(hop) || path.device != route.device) {
+            return Err(io::Error::other(format!(
+                "a rule of this host takes packets with its mark elsewhere before ours at preference {LEAVE} does \
+                 (`ip rule` lists them, `ip route get {cluster} mark {:#x}` shows where): give that rule another preference",
+                route.number.mark()
+            )));
+        }
     }
     Ok(())
 }
 
-/// Takes a way out of the tables; what is not there does not matter.
-pub(super) async fn take_up(handle: &Handle, way: &Way) -> io::Result<()> {
-    for cluster in &way.clusters {
-        delete(handle, RouteNetlinkMessage::DelRoute(route(way.number, *cluster, way.device, None))).await?;
+/// Takes a probe route out of the tables; what is not there does not matter.
+pub(super) async fn remove(handle: &Handle, route: &ProbeRoute) -> io::Result<()> {
+    for cluster in &route.clusters {
+        delete(handle, RouteNetlinkMessage::DelRoute(message(route.number, *cluster, route.device, None))).await?;
     }
-    for ipv4 in families(&way.clusters) {
-        let neighbour = neighbour(way.number, ipv4, way.device, None);
+    for ipv4 in families(&route.clusters) {
+        let neighbour = neighbour(route.number, ipv4, route.device, None);
         delete(handle, RouteNetlinkMessage::DelNeighbour(neighbour)).await?;
-        delete(handle, RouteNetlinkMessage::DelRule(rule(way.number, ipv4))).await?;
+        delete(handle, RouteNetlinkMessage::DelRule(rule(route.number, ipv4))).await?;
     }
     Ok(())
 }
@@ -137,9 +158,14 @@ pub(super) async fn take_up(handle: &Handle, way: &Way) -> io::Result<()> {
 /// Removes what a process that was killed has left on devices for which `is_ours` holds, or on none. Returns the numbers
 /// that another dispatcher of this host uses on other devices.
 pub(super) async fn sweep(handle: &Handle, is_ours: impl Fn(u32) -> bool) -> io::Result<BTreeSet<Number>> {
-    let (v4, v6) = (rules(handle, true).await?.numbers, rules(handle, false).await?.numbers);
+    let (v4, v6) = (rules(handle, true).await?, rules(handle, false).await?);
+    let unknown: Vec<RuleMessage> = v4.unknown.into_iter().chain(v6.unknown).collect();
+    let (v4, v6) = (v4.numbers, v6.numbers);
     if v4.is_empty() && v6.is_empty() {
-        close(handle).await?;
+        for rule in unknown {
+            delete(handle, RouteNetlinkMessage::DelRule(rule)).await?;
+        }
+        remove_unused_rules(handle).await?;
         return Ok(BTreeSet::new());
     }
     let (mut stale, mut taken) = (Vec::new(), BTreeSet::new());
@@ -172,14 +198,14 @@ pub(super) async fn sweep(handle: &Handle, is_ours: impl Fn(u32) -> bool) -> io:
     for (number, ipv4) in all.filter(|(number, _)| !taken.contains(number)) {
         delete(handle, RouteNetlinkMessage::DelRule(rule(number, ipv4))).await?;
     }
-    close(handle).await?;
+    remove_unused_rules(handle).await?;
     Ok(taken)
 }
 
 /// Removes the rules that lead to no server's any more.
-pub(super) async fn close(handle: &Handle) -> io::Result<()> {
+pub(super) async fn remove_unused_rules(handle: &Handle) -> io::Result<()> {
     for ipv4 in [true, false] {
-        let Rules { numbers, groups, guarded } = rules(handle, ipv4).await?;
+        let Rules { numbers, groups, guarded, .. } = rules(handle, ipv4).await?;
         let unused = groups.into_iter().filter(|group| numbers.iter().all(|number| number.group() != *group));
         let mut unused: Vec<RuleMessage> = unused.map(|group| find_group(group, ipv4)).collect();
         if numbers.is_empty() && guarded {
@@ -194,19 +220,19 @@ pub(super) async fn close(handle: &Handle) -> io::Result<()> {
 
 /// Where the kernel sends packets to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Course {
+pub(super) struct Path {
     pub device: u32,
-    /// Without a gateway.
-    pub straight: bool,
+    pub gateway: Option<IpAddr>,
     pub source: Option<IpAddr>,
 }
 
-/// `None`: nowhere, or not to one machine elsewhere.
-pub(super) async fn course(handle: &Handle, address: IpAddr) -> io::Result<Option<Course>> {
+/// For packets with a mark, or without one. `None`: nowhere, or not to one machine elsewhere.
+pub(super) async fn path(handle: &Handle, address: IpAddr, mark: Option<u32>) -> io::Result<Option<Path>> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
     message.header.destination_prefix_length = full_length(address);
     message.attributes.push(RouteAttribute::Destination(address.into()));
+    message.attributes.extend(mark.map(RouteAttribute::Mark));
     let route = match exchange(handle, RouteNetlinkMessage::GetRoute(message), 0).await {
         Ok(Some(RouteNetlinkMessage::NewRoute(route))) if route.header.kind == RouteType::Unicast => route,
         Ok(_) => return Ok(None),
@@ -215,19 +241,22 @@ pub(super) async fn course(handle: &Handle, address: IpAddr) -> io::Result<Optio
         }
         Err(e) => return Err(e),
     };
-    let (mut device, mut straight, mut source) = (None, true, None);
+    let (mut device, mut gateway, mut source) = (None, None, None);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => device = Some(*index),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(RouteVia::Inet(_) | RouteVia::Inet6(_)) => {
-                straight = false
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) | RouteAttribute::Via(RouteVia::Inet(v4)) => {
+                gateway = Some(IpAddr::V4(*v4));
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) | RouteAttribute::Via(RouteVia::Inet6(v6)) => {
+                gateway = Some(IpAddr::V6(*v6));
             }
             RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
             RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(IpAddr::V6(*v6)),
             _ => {}
         }
     }
-    Ok(device.map(|device| Course { device, straight, source }))
+    Ok(device.map(|device| Path { device, gateway, source }))
 }
 
 /// Which families, as `is_ipv4`, the cluster addresses are of.
@@ -235,14 +264,13 @@ fn families(clusters: &BTreeSet<IpAddr>) -> impl Iterator<Item = bool> {
     [true, false].into_iter().filter(|ipv4| clusters.iter().any(|cluster| cluster.is_ipv4() == *ipv4))
 }
 
-/// In the order in which they are added: until the first one has its landing, it does nothing.
+/// In the order in which they are added: packets leave the order of the rules when there is a place to land.
 fn guards(ipv4: bool) -> [RuleMessage; 3] {
     let landing = blank_rule(ipv4, LANDING, RuleAction::Nop);
-    let mut pass_by = marked_rule(ipv4, PASS_BY, RuleAction::Goto, MARKS, MARKS_MASK);
-    pass_by.header.flags = RuleFlags::Invert;
-    pass_by.attributes.push(RuleAttribute::Goto(LANDING));
     let nowhere = marked_rule(ipv4, NOWHERE, RuleAction::Unreachable, MARKS, MARKS_MASK);
-    [landing, pass_by, nowhere]
+    let mut leave = marked_rule(ipv4, LEAVE, RuleAction::Goto, MARKS, MARKS_MASK);
+    leave.attributes.push(RuleAttribute::Goto(LANDING));
+    [landing, nowhere, leave]
 }
 
 fn find_group(group: u32, ipv4: bool) -> RuleMessage {
@@ -272,7 +300,7 @@ fn blank_rule(ipv4: bool, preference: u32, action: RuleAction) -> RuleMessage {
     rule
 }
 
-fn route(number: Number, cluster: IpAddr, device: u32, source: Option<IpAddr>) -> RouteMessage {
+fn message(number: Number, cluster: IpAddr, device: u32, source: Option<IpAddr>) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = family(cluster);
     route.header.destination_prefix_length = full_length(cluster);
@@ -316,31 +344,101 @@ struct Rules {
     groups: Vec<u32>,
     /// Whether there are others: `guards`.
     guarded: bool,
+    /// Marked as ours, but not as this version makes them.
+    unknown: Vec<RuleMessage>,
 }
 
 async fn rules(handle: &Handle, ipv4: bool) -> io::Result<Rules> {
     let version = if ipv4 { IpVersion::V4 } else { IpVersion::V6 };
     let all: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await.map_err(to_io)?;
-    let mut rules = Rules { numbers: Vec::new(), groups: Vec::new(), guarded: false };
+    let mut rules = Rules { numbers: Vec::new(), groups: Vec::new(), guarded: false, unknown: Vec::new() };
     for rule in all {
-        let (mut mark, mut preference, mut marked) = (0, 0, false);
-        for attribute in &rule.attributes {
-            match attribute {
-                RuleAttribute::FwMark(value) => mark = *value,
-                RuleAttribute::Priority(value) => preference = *value,
-                RuleAttribute::Protocol(by) => marked = *by == PROTOCOL,
-                _ => {}
-            }
-        }
-        match Number::of(mark).filter(|number| marked && preference == FIRST_GROUP + number.group()) {
-            Some(number) => rules.numbers.push(number),
-            None if marked && preference == FIND_GROUP && mark & MARKS_MASK == MARKS => {
-                rules.groups.push((mark & !MARKS_MASK) >> GROUP_BITS);
-            }
-            None => rules.guarded |= marked && [PASS_BY, NOWHERE, LANDING].contains(&preference),
+        match which(&rule) {
+            Some(RuleOf::Server(number)) => rules.numbers.push(number),
+            Some(RuleOf::Group(group)) => rules.groups.push(group),
+            Some(RuleOf::All) => rules.guarded = true,
+            None if rule.attributes.contains(&RuleAttribute::Protocol(PROTOCOL)) => rules.unknown.push(rule),
+            None => {}
         }
     }
     Ok(rules)
+}
+
+/// Whom a rule of ours is for.
+enum RuleOf {
+    Server(Number),
+    Group(u32),
+    All,
+}
+
+/// `None`: it is none of ours.
+fn which(rule: &RuleMessage) -> Option<RuleOf> {
+    let (mut mark, mut preference, mut marked) = (0, 0, false);
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::FwMark(value) => mark = *value,
+            RuleAttribute::Priority(value) => preference = *value,
+            RuleAttribute::Protocol(by) => marked = *by == PROTOCOL,
+            _ => {}
+        }
+    }
+    let server = Number::of(mark).filter(|number| preference == FIRST_GROUP + number.group());
+    marked.then_some(())?;
+    match (server, preference) {
+        (Some(number), _) => Some(RuleOf::Server(number)),
+        (None, FIND_GROUP) if mark & MARKS_MASK == MARKS => Some(RuleOf::Group((mark & !MARKS_MASK) >> GROUP_BITS)),
+        (None, LEAVE | LANDING | NOWHERE) => Some(RuleOf::All),
+        _ => None,
+    }
+}
+
+/// What a notification of the kernel's means for probe routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// One may be lost, or lead elsewhere.
+    One(Number),
+    /// The next hop of one has this permanent MAC now.
+    Hop(Number, Option<Mac>),
+    /// Those of a group of servers.
+    Group(u32),
+    All,
+}
+
+impl Loss {
+    /// `None`: nothing.
+    pub fn of(message: &RouteNetlinkMessage) -> Option<Loss> {
+        match message {
+            RouteNetlinkMessage::DelRule(rule) => which(rule).map(|of| match of {
+                RuleOf::Server(number) => Loss::One(number),
+                RuleOf::Group(group) => Loss::Group(group),
+                RuleOf::All => Loss::All,
+            }),
+            // Somebody's that comes before ours may take what is ours.
+            RouteNetlinkMessage::NewRule(rule) if which(rule).is_none() => {
+                let preference = rule.attributes.iter().find_map(|attribute| match attribute {
+                    RuleAttribute::Priority(value) => Some(*value),
+                    _ => None,
+                });
+                (preference.unwrap_or(0) <= LEAVE).then_some(Loss::All)
+            }
+            RouteNetlinkMessage::DelRoute(route) => ours(route).map(|(number, _)| Loss::One(number)),
+            RouteNetlinkMessage::DelNeighbour(neighbour) => hop_of(neighbour).map(Loss::One),
+            RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                Some(Loss::Hop(hop_of(neighbour)?, permanent_mac(neighbour)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is a loss for the route of that number to that MAC.
+    pub fn concerns(self, number: Number, mac: Option<Mac>) -> bool {
+        match self {
+            Loss::One(lost) => lost == number,
+            Loss::Hop(changed, is) => changed == number && is != mac,
+            Loss::Group(group) => number.group() == group,
+            Loss::All => true,
+        }
+    }
 }
 
 /// Whose a route is, and on which device, if it is one of these.
@@ -356,23 +454,32 @@ fn ours(route: &RouteMessage) -> Option<(Number, u32)> {
     (route.header.protocol == PROTOCOL).then_some((table.and_then(Number::of)?, device?))
 }
 
+/// Whether it is the next hop of a probe route, as we make it.
 fn is_hop(message: &NeighbourMessage) -> bool {
-    use rtnetlink::packet_route::neighbour::NeighbourAddress;
-    let (mut hop, mut marked) = (false, false);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
-                hop = Number::of(MARKS | (v4.to_bits() & !MARKS_MASK)).is_some_and(|n| n.hop(true) == IpAddr::V4(*v4));
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
-                let last = u32::from(v6.segments()[7]);
-                hop = Number::of(MARKS | last).is_some_and(|n| n.hop(false) == IpAddr::V6(*v6));
-            }
-            NeighbourAttribute::Protocol(by) => marked = *by == PROTOCOL,
-            _ => {}
+    let marked = message.attributes.contains(&NeighbourAttribute::Protocol(PROTOCOL));
+    marked && message.header.state == NeighbourState::Permanent && hop_of(message).is_some()
+}
+
+fn permanent_mac(message: &NeighbourMessage) -> Option<Mac> {
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac),
+        _ => None,
+    });
+    mac.filter(|_| message.header.state == NeighbourState::Permanent)
+}
+
+/// Whose next hop a neighbour is, whoever has made the entry.
+fn hop_of(message: &NeighbourMessage) -> Option<Number> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+            Number::of(MARKS | (v4.to_bits() & !MARKS_MASK)).filter(|number| number.hop(true) == IpAddr::V4(*v4))
         }
-    }
-    hop && marked && message.header.state == NeighbourState::Permanent
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+            let last = u32::from(v6.segments()[7]);
+            Number::of(MARKS | last).filter(|number| number.hop(false) == IpAddr::V6(*v6))
+        }
+        _ => None,
+    })
 }
 
 async fn add(handle: &Handle, rule: RuleMessage) -> io::Result<()> {

@@ -10,13 +10,13 @@ use oneip::control::privileges;
 const TCP: &str = "type = 'tcp'\nport = 80";
 
 #[test]
-fn ways_are_there_while_they_are_needed_and_nothing_else_is_touched() {
+fn probe_routes_are_there_while_they_are_needed_and_nothing_else_is_touched() {
     let Some(net) = Net::new(2) else { return };
     // The operator's own: a rule of each kind that is near ours, and a permanent neighbour.
     for rule in [
         "pref 200 fwmark 0x1 lookup 77",
         "pref 90 fwmark 0x6f6e0001 lookup 77 protocol 4",
-        "pref 998 to 10.7.0.0/16 lookup 77",
+        "pref 40100 to 10.7.0.0/16 lookup 77",
     ] {
         net.here(&format!("rule add {rule}"));
     }
@@ -40,12 +40,12 @@ fn ways_are_there_while_they_are_needed_and_nothing_else_is_touched() {
         }
         let left = net.left();
         for line in [
-            "111:\tnot from all fwmark 0x6f6e0000/0xffff0000 goto 999 proto 111\n",
-            "112:\tfrom all fwmark 0x6f6e0000/0xffffffc0 goto 200 proto 111\n",
-            "200:\tfrom all fwmark 0x6f6e0001 lookup 1869479937 proto 111\n",
-            "200:\tfrom all fwmark 0x6f6e0002 lookup 1869479938 proto 111\n",
-            "998:\tfrom all fwmark 0x6f6e0000/0xffff0000 unreachable proto 111\n",
-            "999:\tfrom all nop proto 111\n",
+            "1:\tfrom all fwmark 0x6f6e0000/0xffff0000 goto 40000 proto 111\n",
+            "40000:\tfrom all nop proto 111\n",
+            "40001:\tfrom all fwmark 0x6f6e0000/0xffffffc0 goto 40100 proto 111\n",
+            "40100:\tfrom all fwmark 0x6f6e0001 lookup 1869479937 proto 111\n",
+            "40100:\tfrom all fwmark 0x6f6e0002 lookup 1869479938 proto 111\n",
+            "40999:\tfrom all fwmark 0x6f6e0000/0xffff0000 unreachable proto 111\n",
         ] {
             assert_eq!(left.matches(line).count(), 2, "{line}in\n{left}");
         }
@@ -67,7 +67,7 @@ fn what_a_process_that_was_killed_has_left_is_removed_at_the_next_start() {
     net.here("link add other0 type veth peer name other1");
     net.here("link set other0 up");
     net.here("link set other1 up");
-    net.here("rule add pref 200 fwmark 0x6f6e0001 lookup 1869479937 protocol 111");
+    net.here("rule add pref 40100 fwmark 0x6f6e0001 lookup 1869479937 protocol 111");
     net.here("route add 203.0.113.99 via 240.0.0.1 dev other0 onlink table 1869479937 proto 111");
     let theirs = net.left();
     net.inside(async || {
@@ -114,13 +114,17 @@ fn a_server_is_reached_at_the_mac_of_the_data_path() {
         let text: String =
             text.lines().filter(|line| !line.starts_with("mac")).map(|line| format!("{line}\n")).collect();
         let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
-        assert_eq!(down(&mut health, 0).await, "its MAC is not known: it does not answer ARP or neighbour discovery");
-        while health.pending() > 0 {
-            health.next().await;
+        let why =
+            until(&mut health, |change| matches!(change.what, What::Isolated(_))).await.pop().unwrap().to_string();
+        assert!(why.starts_with("no server answers: this host may be cut off: no server is judged"), "{why}");
+        let status = health.status(0, 0).unwrap();
+        let failure = status.failure.unwrap().1;
+        assert_eq!(failure, "its MAC is not known: it does not answer ARP or neighbour discovery");
+        assert_eq!(status.verdict, Verdict::Unknown, "nobody has one");
+        for server in [0, 1] {
+            health.set_mac(address(&format!("10.9.1.{}", server + 1)), Some(net.mac(server)));
         }
-        health.set_mac(address("10.9.1.1"), Some(net.mac(0)));
-        up(&mut health, 0).await;
-        assert_eq!(health.serving(0, &[true; 2]), [true, false]);
+        gather(&mut health, |health, _| health.serving(0, &[true; 2]) == [true, true]).await;
 
         // It gets another one.
         net.at(0, "link set lan0 address 02:00:00:00:00:aa");
@@ -149,6 +153,8 @@ fn the_families_of_cluster_and_primary_address_may_differ() {
         for (service, cluster) in [V4, V6].into_iter().enumerate() {
             net.remove_alias(0, cluster);
             down(&mut health, service).await;
+            net.add_alias(0, cluster);
+            up(&mut health, service).await;
         }
         health.close().await.unwrap();
     });
@@ -156,7 +162,7 @@ fn the_families_of_cluster_and_primary_address_may_differ() {
 }
 
 #[test]
-fn a_way_that_was_lost_is_laid_again_and_meanwhile_nobody_is_judged() {
+fn without_a_link_nobody_is_judged_and_probe_routes_are_put_back() {
     let Some(net) = Net::new(1) else { return };
     let _daemon = net.listen(0, "[::]:80", accept);
     for cluster in [V4, V6] {
@@ -165,14 +171,13 @@ fn a_way_that_was_lost_is_laid_again_and_meanwhile_nobody_is_judged() {
             up(&mut health, 0).await;
 
             net.here("link set lan0 down");
-            let changes = until(&mut health, |change| matches!(change.what, What::Unchecked { .. })).await;
+            let changes = until(&mut health, |change| matches!(change.what, What::Isolated(_))).await;
             let said = changes.last().unwrap().to_string();
-            assert!(said.starts_with("server web1 of service web cannot be checked and stays as it is: "), "{said}");
-            let silent = during(&mut health, Duration::from_millis(400)).await;
-            assert!(silent.iter().all(|change| matches!(change.what, What::Unchecked { .. })), "{silent:#?}");
-            assert!(silent.len() < 3, "not at each probe: {silent:#?}");
+            assert_eq!(said, "lan0 is down: no server is judged, and all stay as they are, until one answers");
+            assert_eq!(during(&mut health, Duration::from_millis(400)).await, [], "told once");
             assert_eq!(health.status(0, 0).unwrap().verdict, Verdict::Up);
-            assert!(health.status(0, 0).unwrap().unchecked.is_some());
+            assert_eq!(health.status(0, 0).unwrap().unchecked.unwrap().1, "lan0 is down");
+            assert!(health.isolated().is_some());
 
             net.here("link set lan0 up");
             net.here("route add default via 10.9.255.254 dev lan0");
@@ -182,11 +187,13 @@ fn a_way_that_was_lost_is_laid_again_and_meanwhile_nobody_is_judged() {
             let is_checked = |health: &Health, _: &[Change]| health.status(0, 0).unwrap().unchecked.is_none();
             let changes = gather(&mut health, is_checked).await;
             assert!(changes.iter().all(|change| !matches!(change.what, What::Down { .. })), "{changes:#?}");
+            assert!(health.isolated().is_none());
 
             // Beyond `locktime`, in which the server's kernel refuses another MAC.
             during(&mut health, Duration::from_millis(1500)).await;
             // With its MAC an interface loses its neighbours, permanent ones too, but no routes.
             net.here("link set lan0 address 02:00:00:00:00:dd");
+            net.at(0, "neigh flush dev lan0");
             during(&mut health, Duration::from_millis(300)).await;
             let is_up = |health: &Health, all: &[Change]| {
                 is_checked(health, all) && health.status(0, 0).unwrap().verdict == Verdict::Up
@@ -196,6 +203,91 @@ fn a_way_that_was_lost_is_laid_again_and_meanwhile_nobody_is_judged() {
         });
         assert_eq!(net.left(), "");
     }
+}
+
+/// A probe that leaves by the ordinary routes comes to a router, and from there to any server that is well.
+#[test]
+fn no_probe_is_sent_by_the_ordinary_routes_whoever_changes_rules_and_routes() {
+    let Some(net) = Net::new(3) else { return };
+    // The third one stands for the router and all that is behind it.
+    net.at(2, "addr add 10.9.255.254/16 dev lan0");
+    net.at(2, "addr add fd09::ffff/64 dev lan0 nodad");
+    let _well = ["0.0.0.0:80", "[::]:81"].map(|at| [1, 2].map(|server| net.listen(server, at, accept)));
+    for (cluster, family, port) in [(V4, "-4", 80), (V6, "-6", 81)] {
+        net.inside(async || {
+            let text = net.service("web", cluster, &quick(&format!("type = 'tcp'\nport = {port}")));
+            let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+            assert!(down(&mut health, 0).await.contains("refuses the connection"));
+            let hop = if cluster == V4 { "240.0.0.1" } else { "fe80::6f6e:1" };
+            for lost in [
+                "rule del pref 1".to_owned(),
+                "rule del pref 40000".to_owned(),
+                "rule del pref 40001".to_owned(),
+                "rule del pref 40100 fwmark 0x6f6e0001".to_owned(),
+                "rule del pref 40999".to_owned(),
+                "route flush table 1869479937".to_owned(),
+                format!("neigh del {hop} dev lan0"),
+                format!("neigh replace {hop} lladdr {} dev lan0 nud permanent", net.mac(2)),
+                "rule flush; rule add pref 32766 lookup main; rule add pref 32767 lookup default".to_owned(),
+            ] {
+                for command in lost.split("; ") {
+                    net.here(&format!("{family} {command}"));
+                }
+                let before = net.resets(0);
+                let wrong =
+                    |change: &Change| matches!(change.what, What::Up { server: 0, .. } | What::Down { server: 1, .. });
+                while net.resets(0) < before + 3 {
+                    let changes = during(&mut health, Duration::from_millis(10)).await;
+                    assert!(!changes.iter().any(wrong), "{lost}: {changes:#?}");
+                }
+                let left = net.left();
+                assert!(left.contains("1:\tfrom all fwmark 0x6f6e0000/0xffff0000 goto 40000 "), "{lost}: {left}");
+            }
+            health.close().await.unwrap();
+        });
+    }
+    assert_eq!(net.left(), "");
+}
+
+#[test]
+fn an_operators_rules_are_skipped_by_no_packet_but_probes() {
+    let Some(net) = Net::new(2) else { return };
+    let _daemons = [0, 1].map(|server| net.listen(server, "0.0.0.0:80", accept));
+    net.here("route add default via 10.9.1.2 dev lan0 table 77");
+    for preference in [100, 112, 300, 998] {
+        net.here(
+            &format!("rule add pref {preference} to 10.{preference}.0.0/16 lookup 77")
+                .replace("10.300", "10.30")
+                .replace("10.998", "10.99"),
+        );
+    }
+    net.inside(async || {
+        let mut health = Health::open(&plan(&net.service("web", V4, &quick(TCP))), "lan0").await.unwrap();
+        gather(&mut health, |health, _| [0, 1].iter().all(|at| health.status(0, *at).unwrap().verdict == Verdict::Up))
+            .await;
+        for to in ["10.100.0.1", "10.112.0.1", "10.30.0.1", "10.99.0.1"] {
+            let route = net.here(&format!("route get {to}"));
+            assert!(route.contains("via 10.9.1.2 dev lan0 table 77"), "{to}: {route}");
+        }
+        // One that takes probes before our first is told, and nothing is sent.
+        net.here("rule add pref 0 to 203.0.113.80 lookup 77");
+        let changes = until(&mut health, |change| matches!(change.what, What::Unchecked { .. })).await;
+        let said = changes.last().unwrap().to_string();
+        assert!(
+            said.contains("a rule of this host takes packets with its mark elsewhere before ours at preference 1"),
+            "{said}"
+        );
+        assert!(said.contains("`ip route get 203.0.113.80 mark 0x6f6e000"), "{said}");
+        assert!(
+            health.status(0, 0).unwrap().unchecked.is_some_and(|(since, _)| since.elapsed() < Duration::from_secs(20))
+        );
+        net.here("rule del pref 0 to 203.0.113.80 lookup 77");
+        let checked = |health: &Health| [0, 1].iter().all(|at| health.status(0, *at).unwrap().unchecked.is_none());
+        gather(&mut health, |health, _| checked(health)).await;
+        assert_eq!(health.serving(0, &[true; 2]), [true, true]);
+        health.close().await.unwrap();
+    });
+    assert_eq!(net.left(), "");
 }
 
 /// Two servers fail at once: of one of them it mostly has yet to be told when the checks begin anew.

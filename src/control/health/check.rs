@@ -1,0 +1,144 @@
+//! What is known of one server of one service, and of all that are checked for it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::change::What;
+use super::observer::Evidence;
+use super::probe::{Failure, Trouble};
+use super::state::{Rules, State, Verdict};
+use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_RELAY};
+use crate::plan;
+
+pub(super) struct Service {
+    pub name: String,
+    pub cluster: IpAddr,
+    pub health: Arc<plan::Health>,
+    pub rules: Rules,
+    /// As in the plan.
+    pub checks: Vec<Check>,
+    pub all_down: bool,
+}
+
+/// One server of one service.
+pub(super) struct Check {
+    pub server: plan::Server,
+    pub state: State,
+    pub due: Instant,
+    pub is_running: bool,
+    /// Failures since the last success.
+    pub failures: u32,
+    pub failure: Option<(Instant, String)>,
+    pub checked: Option<Instant>,
+    pub latency: Option<Duration>,
+    /// When the last probe that succeeded began.
+    pub succeeded: Option<Instant>,
+    /// The last probe was not answered, or not to its end.
+    pub stalled: Option<Evidence>,
+    /// A failure that does not count yet, by when its probe began.
+    pub doubt: Option<(Instant, Evidence)>,
+    pub unchecked: Option<(Instant, String)>,
+}
+
+impl Service {
+    /// What is in `before` keeps its state.
+    pub fn new(service: &plan::Service, before: &mut [Service]) -> Option<Service> {
+        let health = service.health.clone()?;
+        let now = Instant::now();
+        let interval = health.interval;
+        let old = before.iter_mut().find(|old| old.name == service.name && old.cluster == service.address);
+        let (mut checks, all_down) =
+            old.map_or_else(Default::default, |old| (std::mem::take(&mut old.checks), old.all_down));
+        let check = |server: &plan::Server| {
+            let same = |old: &Check| old.server.name == server.name && old.server.address == server.address;
+            match checks.iter().position(same).map(|at| checks.swap_remove(at)) {
+                Some(old) => {
+                    let due = old.due.min(now + interval);
+                    Check { server: server.clone(), due, is_running: false, doubt: None, ..old }
+                }
+                None => Check::new(server.clone(), now, interval),
+            }
+        };
+        let checks = service.servers.iter().map(check).collect();
+        let rules = Rules::from(&health);
+        let (name, cluster) = (service.name.clone(), service.address);
+        Some(Service { name, cluster, health: Arc::new(health), rules, checks, all_down })
+    }
+
+    /// Whether all servers that count are down, if that has changed.
+    pub fn count(&mut self) -> Option<What> {
+        let mut count = self.checks.iter().filter(|check| check.server.weight > 0).peekable();
+        let all_down = count.peek().is_some() && count.all(|check| check.state.verdict == Verdict::Down);
+        if all_down == self.all_down {
+            return None;
+        }
+        self.all_down = all_down;
+        Some(if all_down { What::AllDown(self.health.all_down) } else { What::NotAllDown })
+    }
+}
+
+impl Check {
+    pub fn new(server: plan::Server, now: Instant, interval: Duration) -> Check {
+        Check {
+            server,
+            state: State::new(now),
+            due: now + interval.min(HEALTH_FIRST_PAUSE).mul_f64(fastrand::f64()),
+            is_running: false,
+            failures: 0,
+            failure: None,
+            checked: None,
+            latency: None,
+            succeeded: None,
+            stalled: None,
+            doubt: None,
+            unchecked: None,
+        }
+    }
+
+    /// Whether the probe route to the server may be what is wrong.
+    pub fn needs_relay(&self, result: &Result<Duration, Trouble>) -> bool {
+        match result {
+            Ok(_) => false,
+            Err(Trouble::Server(_)) => self.failures.is_multiple_of(HEALTH_RELAY),
+            Err(Trouble::Here(_)) => true,
+        }
+    }
+
+    pub fn succeed(&mut self, latency: Duration, began: Instant) {
+        self.failures = 0;
+        self.latency = Some(latency);
+        self.succeeded = Some(began);
+        (self.stalled, self.doubt) = (None, None);
+    }
+
+    pub fn fail(&mut self, failure: &Failure, now: Instant) {
+        self.failures += 1;
+        self.failure = Some((now, failure.to_string()));
+        self.stalled = Some(failure.evidence()).filter(|evidence| evidence.needs_witness());
+    }
+
+    /// Since when is counted from the first reason on, until there is a result again.
+    pub fn set_unchecked(&mut self, reason: &str, now: Instant) {
+        let since = self.unchecked.as_ref().map_or(now, |(since, _)| *since);
+        self.unchecked = Some((since, reason.to_owned()));
+    }
+
+    /// Takes in a result that counts. What is to be told of it.
+    pub fn judge(&mut self, success: bool, rules: &Rules, server: usize, now: Instant) -> Option<What> {
+        self.checked = Some(now);
+        (self.unchecked, self.doubt) = (None, None);
+        if !self.state.judge(success, rules, now) {
+            return None;
+        }
+        let hold = self.state.hold();
+        Some(match self.state.verdict {
+            Verdict::Unknown | Verdict::Up => What::Up { server, latency: self.latency.unwrap_or_default() },
+            Verdict::Held => What::Held { server, hold: hold.unwrap_or_default() },
+            Verdict::Down => {
+                let reason = self.failure.as_ref().map(|(_, reason)| reason.clone()).unwrap_or_default();
+                What::Down { server, reason, hold }
+            }
+        })
+    }
+}

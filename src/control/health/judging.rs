@@ -1,0 +1,249 @@
+//! What is made of what the kernel tells and of what probes come to: which results count, and what is told of them.
+
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+use super::change::{Change, What};
+use super::check::Check;
+use super::observer::Evidence;
+use super::probe::Trouble;
+use super::routes::Told;
+use super::state::{Rules, Verdict};
+use super::{Done, Health, Id};
+use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_HERE_PAUSE, HEALTH_JITTER, HEALTH_MOST_SILENT, HEALTH_REPAIR};
+use crate::plan::Via;
+
+/// Why a server that is silent stays as it is while nobody answers.
+const NOBODY_ANSWERS: &str = "no server answers: this host may be cut off";
+const NONE_OF_ITS_SERVICE: &str = "no server of its service answers in time: what they wait for may be elsewhere";
+
+/// What the kernel tells.
+impl Health {
+    pub(super) fn hear(&mut self, now: Instant) {
+        let told = self.routes.hear();
+        self.take_in(&told, now);
+    }
+
+    pub(super) fn take_in(&mut self, told: &[Told], now: Instant) {
+        if told.contains(&Told::Link) && self.observer.set_link(self.routes.link_is_up(), now) {
+            match self.observer.has_link() {
+                true => self.regain_link(now),
+                false => self.lose_link(now),
+            }
+        }
+        if told.contains(&Told::Lost) {
+            tracing::warn!(
+                "{}: somebody has changed rules, routes or neighbours that health checks go by; they are put back",
+                self.routes.interface()
+            );
+            let services = self.services.iter().enumerate();
+            let by_route = services
+                .filter(|(_, service)| service.as_ref().is_some_and(|service| service.health.via == Via::Service));
+            let by_route: Vec<u32> = by_route.map(|(at, _)| at as u32).collect();
+            let lost = |check: &Check| !self.routes.is_in_place(check.server.address);
+            let checks = self.checks().filter(|((service, _), check)| by_route.contains(service) && lost(check));
+            let ids: Vec<Id> = checks.map(|(id, _)| id).collect();
+            ids.into_iter().for_each(|id| self.hasten(id, now + HEALTH_REPAIR.mul_f64(fastrand::f64())));
+        }
+    }
+
+    pub(super) fn lose_link(&mut self, now: Instant) {
+        let reason = format!("{} is down", self.routes.interface());
+        self.checks_mut().for_each(|(_, check)| check.set_unchecked(&reason, now));
+        self.tell_isolation(0, Some(reason));
+    }
+
+    /// What was found meanwhile counts for nothing, and everybody is probed soon.
+    fn regain_link(&mut self, now: Instant) {
+        self.start_over();
+        if self.checks().all(|(_, check)| self.observer.is_local(check.server.address)) {
+            self.observer.is_alone();
+            self.tell_isolation(0, None);
+        }
+        let ids: Vec<Id> = self.checks().map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.hasten(id, now + HEALTH_FIRST_PAUSE.mul_f64(fastrand::f64())));
+    }
+
+    /// Failures in a row begin anew: what fails still, fails again.
+    fn start_over(&mut self) {
+        self.doubtful.clear();
+        self.checks_mut().for_each(|(_, check)| {
+            check.doubt = None;
+            check.state.forget_failures();
+        });
+    }
+
+    /// `Some`: why nobody is judged; `None`: they are again.
+    fn tell_isolation(&mut self, service: usize, why: Option<String>) {
+        let what = why.map_or(What::NotIsolated, What::Isolated);
+        self.changes.push(Change { service, what, names: Default::default() });
+    }
+}
+
+/// What is made of the results.
+impl Health {
+    pub(super) fn finish(&mut self, Done { id, began, installed, mut result }: Done) {
+        let now = Instant::now();
+        if let Some(installation) = installed {
+            self.routes.set_installed(&installation);
+        }
+        let Some(address) = self.check(id).map(|check| check.server.address) else { return };
+        let evidence = match &result {
+            Ok(_) => Some(Evidence::Serves),
+            Err(Trouble::Server(failure)) => Some(failure.evidence()),
+            Err(Trouble::Here(_)) => None,
+        };
+        if evidence.is_some_and(Evidence::needs_witness)
+            && let Some(why) = self.observer.excuse(began, self.routes.interface())
+        {
+            result = Err(Trouble::Here(why));
+        }
+        if evidence.is_some_and(|evidence| evidence != Evidence::Silence) && self.observer.hear(address, began) {
+            self.start_over();
+            self.tell_isolation(id.0 as usize, None);
+        }
+        self.take(id, began, result, now);
+        if evidence.is_some_and(|evidence| evidence != Evidence::Silence) {
+            self.settle_doubts(now);
+        }
+    }
+
+    fn take(&mut self, id: Id, began: Instant, result: Result<Duration, Trouble>, now: Instant) {
+        let Some(service) = self.services[id.0 as usize].as_mut() else { return };
+        let interval = service.health.interval;
+        let check = &mut service.checks[id.1 as usize];
+        check.is_running = false;
+        let unknown = check.state.verdict == Verdict::Unknown;
+        if check.needs_relay(&result) {
+            self.routes.doubt(check.server.address);
+        }
+        let here = matches!(result, Err(Trouble::Here(_)));
+        match result {
+            Ok(latency) => {
+                check.succeed(latency, began);
+                self.judge(id, true, now);
+            }
+            Err(Trouble::Here(reason)) => {
+                let told = check.unchecked.as_ref().is_some_and(|(_, told)| *told == reason);
+                check.set_unchecked(&reason, now);
+                if !told && self.observer.isolated().is_none() {
+                    self.tell(id, What::Unchecked { server: id.1 as usize, reason });
+                }
+            }
+            Err(Trouble::Server(failure)) => {
+                let evidence = failure.evidence();
+                check.fail(&failure, now);
+                match evidence.needs_witness() && self.has_others(id, evidence) {
+                    true => self.doubt(id, began, evidence, now),
+                    false => self.judge(id, false, now),
+                }
+            }
+        }
+        let Some(check) = self.check_mut(id) else { return };
+        check.due = match (unknown, check.state.verdict) {
+            (_, _) if here => now + interval.min(HEALTH_HERE_PAUSE).mul_f64(0.5 + 0.5 * fastrand::f64()),
+            (true, Verdict::Unknown) => now + interval.min(HEALTH_FIRST_PAUSE),
+            // All began at once; from here on they are spread.
+            (true, _) => now + interval.mul_f64(fastrand::f64()),
+            (false, _) => now.max(began + interval.mul_f64(1.0 - HEALTH_JITTER * fastrand::f64())),
+        };
+        let due = check.due;
+        self.agenda.push(Reverse((due, id)));
+    }
+
+    /// A failure that counts only beside others who do better. If they do not, nobody is judged.
+    fn doubt(&mut self, id: Id, began: Instant, evidence: Evidence, now: Instant) {
+        if self.has_witness(id, began, evidence) {
+            return self.judge(id, false, now);
+        }
+        if self.check_mut(id).is_some_and(|check| check.doubt.replace((began, evidence)).is_none()) {
+            self.doubtful.push(id);
+        }
+        let all_stall = {
+            let mut others = self.others(id, evidence).filter(|(_, check)| check.state.verdict != Verdict::Down);
+            others.all(|(_, check)| check.stalled.is_some())
+        };
+        if all_stall {
+            let reason = if evidence == Evidence::Silence { NOBODY_ANSWERS } else { NONE_OF_ITS_SERVICE };
+            if evidence == Evidence::Silence && self.observer.isolate(now) {
+                self.tell_isolation(id.0 as usize, Some(reason.to_owned()));
+            }
+            self.check_mut(id).into_iter().for_each(|check| check.set_unchecked(reason, now));
+        } else {
+            // One that was well the last time is asked now, rather than in its turn.
+            let witness = {
+                let well = self.others(id, evidence).filter(|(_, check)| check.stalled.is_none() && !check.is_running);
+                well.min_by_key(|(_, check)| check.due).map(|(witness, _)| witness)
+            };
+            witness.into_iter().for_each(|witness| self.hasten(witness, now));
+        }
+    }
+
+    /// Those whose answers say that a failure of this kind is the server's own: of silence all other servers that are not this
+    /// host, of stalling those of its service.
+    fn others(&self, id: Id, evidence: Evidence) -> impl Iterator<Item = (Id, &Check)> + Clone {
+        let address = self.check(id).map(|check| check.server.address);
+        let services = self.services.iter().enumerate().filter_map(|(s, service)| Some((s as u32, service.as_ref()?)));
+        let services = services.filter(move |(s, _)| evidence == Evidence::Silence || *s == id.0);
+        let checks = services.flat_map(|(s, service)| (0..).map(move |c| (s, c)).zip(&service.checks));
+        checks.filter(move |(_, check)| {
+            let other = check.server.address;
+            Some(other) != address && (evidence != Evidence::Silence || !self.observer.is_local(other))
+        })
+    }
+
+    fn has_others(&self, id: Id, evidence: Evidence) -> bool {
+        self.others(id, evidence).next().is_some()
+    }
+
+    fn has_witness(&self, id: Id, since: Instant, evidence: Evidence) -> bool {
+        match evidence {
+            Evidence::Silence => {
+                self.check(id).is_some_and(|check| self.observer.has_witness(check.server.address, since))
+            }
+            _ => self.others(id, evidence).any(|(_, other)| other.succeeded.is_some_and(|began| began >= since)),
+        }
+    }
+
+    /// Counts the failures that have a witness now.
+    fn settle_doubts(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.doubtful) {
+            let Some((began, evidence)) = self.check(id).and_then(|check| check.doubt) else { continue };
+            if self.has_witness(id, began, evidence) {
+                self.judge(id, false, now);
+            } else {
+                self.doubtful.push(id);
+            }
+        }
+    }
+
+    /// Takes in a result that counts.
+    fn judge(&mut self, id: Id, success: bool, now: Instant) {
+        let most_silent = !success && self.most_are_silent();
+        let Some(service) = self.services[id.0 as usize].as_mut() else { return };
+        let rules = service.rules;
+        let fall = if most_silent { rules.fall * HEALTH_MOST_SILENT } else { rules.fall };
+        let check = &mut service.checks[id.1 as usize];
+        let Some(what) = check.judge(success, &Rules { fall, ..rules }, id.1 as usize, now) else { return };
+        let name = service.name.clone();
+        let count = service.count();
+        self.tell(id, what);
+        self.changes.extend(count.map(|what| Change { service: id.0 as usize, what, names: (name, None) }));
+    }
+
+    fn most_are_silent(&self) -> bool {
+        let counted = self.checks().filter(|(_, check)| check.state.verdict != Verdict::Down);
+        let (mut all, mut silent) = (0, 0);
+        counted.for_each(|(_, check)| {
+            all += 1;
+            silent += usize::from(check.stalled == Some(Evidence::Silence));
+        });
+        all > 2 && 2 * silent > all
+    }
+
+    fn tell(&mut self, id: Id, what: What) {
+        let Some(service) = self.services[id.0 as usize].as_ref() else { return };
+        let names = (service.name.clone(), Some(service.checks[id.1 as usize].server.name.clone()));
+        self.changes.push(Change { service: id.0 as usize, what, names });
+    }
+}
