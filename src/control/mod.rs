@@ -8,6 +8,7 @@ pub mod differences;
 pub mod health;
 pub mod host;
 pub mod interface;
+pub mod lock;
 pub mod membership;
 pub mod neighbours;
 mod netlink;

@@ -6,6 +6,7 @@ use super::tell;
 use crate::control::admin;
 use crate::control::admin::status::Status;
 use crate::control::interface::InterfaceWatch;
+use crate::control::lock::InterfaceLock;
 use crate::control::membership::{Membership, News, Side};
 use crate::control::operator::StateFile;
 use crate::control::privileges::{self, FILTER};
@@ -47,6 +48,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let Options { config, server, down, json } = options;
     let started = Instant::now();
     let (interface, plan::Filter { xdp, pins, .. }) = settings(&plan)?;
+    let _alone = InterfaceLock::take(&interface.name)?;
     let server = server::name(&plan, server.as_deref())?;
     verbs::cluster(&plan, &down)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

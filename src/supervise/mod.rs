@@ -14,6 +14,7 @@ use self::line::{Device, Facts, Hold, Line};
 use crate::control::admin;
 use crate::control::admin::status::{Status, WorkerStatus};
 use crate::control::interface::InterfaceWatch;
+use crate::control::lock::InterfaceLock;
 use crate::control::membership::{Membership, News, Side};
 use crate::control::operator::StateFile;
 use crate::control::{cores, host, privileges};
@@ -75,6 +76,8 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let signals = runtime.block_on(async { Signals::catch() })?;
     let device = D::open(dispatcher, &available)?;
     let facts = device.facts();
+    // Before anything is asked of the kernel.
+    let _alone = InterfaceLock::take(&facts.interface)?;
     let watch = |mac| runtime.block_on(InterfaceWatch::open(&facts.interface, mac, Some(facts.queues)));
     let watch = facts.mac.map(watch).transpose()?;
     let listed = dispatcher.cores.as_deref();

@@ -6,7 +6,8 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, is_attached, run};
-use crate::network::{Lab, clients, eventually};
+use crate::failover::checked;
+use crate::network::{Lab, SERVERS, WEB, clients, eventually};
 
 /// Runs it to its end: the message of its failure.
 fn refusal(lab: &Lab, command: &mut Command) -> String {
@@ -86,23 +87,32 @@ fn what_it_lacks_is_said_with_what_to_do() {
 }
 
 #[test]
-fn a_second_one_on_the_interface_is_refused_and_the_first_goes_on() {
+fn a_second_one_on_the_interface_is_refused_and_touches_nothing_of_the_first() {
     let Some(lab) = Lab::up(&[]) else { return };
-    let dispatcher = Dispatcher::start(&lab, &[]);
+    let config = checked(&lab);
+    let dispatcher = Dispatcher::start_with(&lab, &config, &[]);
     let log = lab.file("older.hlog");
     fs::write(&log, "figures of another run").unwrap();
     let second = lab.file("second.toml");
-    fs::write(&second, fs::read_to_string(lab.config()).unwrap().replace("oneip.sock", "second.sock")).unwrap();
+    fs::write(&second, fs::read_to_string(&config).unwrap().replace("oneip.sock", "second.sock")).unwrap();
+    let all_checked = || SERVERS.iter().all(|server| lab.server(WEB[0], server)["check"]["age_s"].is_number());
+    eventually("the servers are checked", all_checked);
+    let of_ours = || (lab.ip("dispatcher", "rule"), managed(&lab).lines().count());
+    let before = of_ours();
     let output = run(&lab, &second).arg("--hlog").arg(&log).output().unwrap();
+    assert_eq!(of_ours(), before);
     assert_eq!(fs::read_to_string(&log).unwrap(), "figures of another run");
     assert!(!lab.file("second.sock").exists(), "nothing is left behind");
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.starts_with("error: queue 0 of lan0 is busy: another program holds an AF_XDP socket on it"), "{said}");
+    let pid = dispatcher.child().id();
+    assert!(said.starts_with(&format!("error: lan0 is taken: oneip, process {pid}, dispatches")), "{said}");
     assert!(is_attached(&lab));
-    // The second one has given the servers' entries back to the kernel, and the first one has taken them up again.
-    eventually("the servers are kept fresh", || managed(&lab).lines().count() == 6);
     assert_eq!(lab.ping(0, &clients(0)[..10], 56), 10);
+
+    // Its probes take their own routes still: a server that fails is found.
+    lab.ip("web2", "address del 203.0.113.80/32 dev lo");
+    dispatcher.hear("server web2 of service web is down");
     dispatcher.stop();
 }
 
