@@ -95,6 +95,87 @@ fn a_verdict_that_was_not_taken_in_counts_after_a_server_of_another_service_is_r
     });
 }
 
+/// Takes events in until it comes true.
+async fn follow(membership: &mut Membership, holds: impl Fn(&Membership) -> bool) {
+    while !holds(membership) {
+        let event = tokio::time::timeout(Duration::from_secs(20), membership.next()).await.expect("in time").unwrap();
+        membership.take(event).await;
+    }
+}
+
+fn states(membership: &Membership) -> Vec<(State, u32)> {
+    membership.services().remove(0).servers.iter().map(|server| (server.state, server.slots)).collect()
+}
+
+/// The two servers of the service on loopback addresses, checked there as often as can be.
+fn checked_on_loopback(port: u16, all_down: &str) -> Plan {
+    let health = format!(
+        "[service.health]\ntype = \"tcp\"\nport = {port}\nvia = \"primary\"\ninterval_ms = 50\ntimeout_ms = 40\nfall = 1\n\
+         rise = 1\nall_down = \"{all_down}\"\n"
+    );
+    let text = CONFIG.replacen("[[service.server]]", &format!("{health}[[service.server]]"), 1);
+    let mut plan = config::parse(&text, "t.toml").unwrap().plan;
+    for (server, address) in plan.services[0].servers.iter_mut().zip(["127.0.0.1", "127.0.0.2"]) {
+        server.address = address.parse().unwrap();
+    }
+    plan
+}
+
+/// A flapping server answers, so it serves while no other is up; what was begun there then stays there.
+#[test]
+fn a_held_server_that_served_keeps_its_connections_when_another_returns() {
+    let listen = |address: &str, port: u16| TcpListener::bind((address, port)).unwrap();
+    let mut first = Some(listen("127.0.0.1", 0));
+    let port = first.as_ref().unwrap().local_addr().unwrap().port();
+    with_membership_of(checked_on_loopback(port, "drop"), "lo", |mut membership| async move {
+        let is = |state| move |membership: &Membership| states(membership)[0].0 == state;
+        for _ in 0..4 {
+            follow(&mut membership, is(State::Up)).await;
+            drop(first.take());
+            follow(&mut membership, is(State::Down)).await;
+            first = Some(listen("127.0.0.1", port));
+            follow(&mut membership, |membership| states(membership)[0].0 != State::Down).await;
+        }
+        assert_eq!(
+            states(&membership),
+            [(State::Held, 65_537), (State::Down, 0)],
+            "it serves, since there is no other"
+        );
+        let other = listen("127.0.0.2", port);
+        follow(&mut membership, |membership| states(membership)[1].0 == State::Up).await;
+        assert_eq!(states(&membership), [(State::Held, 0), (State::Up, 65_537)]);
+        let keeps = |membership: &Membership| membership.trace("198.51.100.7".parse().unwrap())[0].keeps.clone();
+        assert_eq!(keeps(&membership).as_deref(), Some("web1"), "what it has stays with it");
+
+        // It fails: nothing stays.
+        drop(first);
+        follow(&mut membership, |membership| keeps(membership).is_none()).await;
+        assert_eq!(states(&membership)[0], (State::Down, 0));
+        drop(other);
+        membership.close().await;
+    });
+}
+
+/// Where checks are not believed when all fail, they are not when the first one passes.
+#[test]
+fn servers_that_served_because_all_were_down_keep_their_connections() {
+    let listen = |address: &str, port: u16| TcpListener::bind((address, port)).unwrap();
+    let free = listen("127.0.0.1", 0);
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    with_membership_of(checked_on_loopback(port, "serve"), "lo", |mut membership| async move {
+        follow(&mut membership, |membership| states(membership).iter().all(|(state, _)| *state == State::Down)).await;
+        assert!(states(&membership).iter().all(|(_, slots)| *slots > 32_000), "all serve");
+        let first = listen("127.0.0.1", port);
+        follow(&mut membership, |membership| states(membership)[0].0 == State::Up).await;
+        let (second, slots) = states(&membership)[1];
+        assert_eq!((second, slots), (State::Down, 0));
+        assert!(membership.services()[0].moving > 32_000, "what the second has stays with it");
+        drop(first);
+        membership.close().await;
+    });
+}
+
 #[test]
 fn a_drain_without_time_is_over_at_once() {
     with_membership(|mut membership| async move {

@@ -3,7 +3,7 @@
 //! - `network`: a lab, its hosts, and what the clients do
 //! - `dispatcher`: `oneip run` in it, and the account it gives at the end; `filters`: `oneip filter` on its servers
 //! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
-//!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `restart` (kill -9 under load), `figures` (what it prints and
+//!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `isolation` (the dispatcher is cut off), `restart` (kill -9 under load), `figures` (what it prints and
 //!   logs), `prometheus` (which scrapes it), `refusals` (why it does not start),
 //!   `broadcast` (no dispatcher, but filters)
 //!
@@ -19,6 +19,7 @@ mod filters;
 mod hlog;
 mod host;
 mod interface;
+mod isolation;
 mod network;
 mod operator;
 mod packets;

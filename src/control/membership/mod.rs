@@ -14,12 +14,12 @@ pub use reload::Refusal;
 
 use super::admin::status::State;
 use super::clock;
-use super::health::{self, Health, What};
+use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, What as Whereabouts};
 use super::operator::{Overrides, StateFile, from_wall_time};
 use crate::limits::{LEAVE_AGAIN, QUIET};
 use crate::plan::{Plan, Via};
-use crate::table::cluster::{Cluster, Standing};
+use crate::table::cluster::Cluster;
 use crate::table::watch::Watch;
 use crate::table::{ServiceId, Table};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -99,6 +99,9 @@ pub struct Membership {
     leaving: HashMap<Name, u64>,
     /// New by a reload, and not known to serve yet.
     joining: HashSet<Name>,
+    /// Not up, but serving since no other server of its service was; and what it was then. When others serve again, the
+    /// connections that it has stay with it.
+    standing_in: HashMap<Name, Verdict>,
     /// The state of each server, and since when.
     states: HashMap<Name, (State, Instant)>,
 }
@@ -157,6 +160,7 @@ impl Membership {
             draining,
             leaving: HashMap::new(),
             joining: HashSet::new(),
+            standing_in: HashMap::new(),
             states: HashMap::new(),
         };
         membership.tell_overrides();
@@ -354,11 +358,13 @@ impl Membership {
             Some(health) => health.serving(service, &may),
             None => may,
         };
-        let standings: Vec<Standing> = judged.iter().zip(takes).map(|(judged, takes)| judged.standing(takes)).collect();
         let plan = Arc::clone(&self.plan);
         let Plan { services, .. } = &*plan;
-        for (server, judged) in services[service].servers.iter().zip(&judged) {
+        let mut standings = Vec::with_capacity(judged.len());
+        for ((server, judged), takes) in services[service].servers.iter().zip(&judged).zip(takes) {
             let name = (services[service].name.clone(), server.name.clone());
+            let stood_in = self.stand_in(&name, judged.state, takes);
+            standings.push(judged.standing(takes, stood_in));
             if judged.state != State::Joining {
                 self.joining.remove(&name);
             }
@@ -369,6 +375,27 @@ impl Membership {
         }
         let until = until.unwrap_or(now + services[service].drain.as_nanos() as u64);
         self.cluster.set_standings(service as ServiceId, &standings, now, until)
+    }
+
+    /// Whether a server that does not take clients has stood in for those that are up, so that it keeps the connections that
+    /// it has. One that has failed since keeps none.
+    fn stand_in(&mut self, name: &Name, state: State, takes: bool) -> bool {
+        let verdict = match state {
+            State::Held => Verdict::Held,
+            State::Down => Verdict::Down,
+            _ => {
+                self.standing_in.remove(name);
+                return false;
+            }
+        };
+        if takes {
+            self.standing_in.insert(name.clone(), verdict);
+        }
+        let kept = self.standing_in.get(name).is_some_and(|then| *then == verdict || verdict == Verdict::Held);
+        if !kept {
+            self.standing_in.remove(name);
+        }
+        kept
     }
 
     /// Passes on what the neighbour table says of an address.

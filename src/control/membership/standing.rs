@@ -24,8 +24,9 @@ impl Judged {
         Judged { state, why: why.into(), may: false, keeps }
     }
 
-    pub fn standing(&self, takes: bool) -> Standing {
-        match (takes, self.keeps) {
+    /// `stood_in`: it took clients though it was not up.
+    pub fn standing(&self, takes: bool, stood_in: bool) -> Standing {
+        match (takes, self.keeps || stood_in) {
             (true, _) => Standing::Taking,
             (false, true) => Standing::Keeping,
             (false, false) => Standing::Out,

@@ -1,0 +1,78 @@
+//! The dispatcher's own trouble: nobody's connection is moved for it.
+
+use crate::dispatcher::Dispatcher;
+use crate::failover::checked;
+use crate::network::{Lab, SERVERS, WEB, clients, eventually, lookup, url};
+use crate::operator::connected;
+use std::fs;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+/// Downloads that go on while `trouble` comes and goes: all arrive whole, and nobody is taken to be down.
+fn downloads_survive(lab: &Lab, dispatcher: &Dispatcher, trouble: impl FnOnce()) {
+    let piece = fs::read(lab.file("big")).unwrap()[..2 << 20].to_vec();
+    let begun = &clients(0)[..60];
+    thread::scope(|scope| {
+        let downloads: Vec<_> = begun
+            .iter()
+            .map(|client| {
+                // At this rate, some seven seconds.
+                let slow = ["--limit-rate", "300K", "--range", "0-2097151"];
+                lab.curl(client, &slow)
+                    .arg(url(0, "/big"))
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .map(|child| scope.spawn(move || child.wait_with_output().unwrap()))
+            .collect();
+        connected(lab, begun);
+        trouble();
+        for download in downloads {
+            let done = download.join().unwrap();
+            assert!(done.status.success(), "{}\n{}", String::from_utf8_lossy(&done.stderr), dispatcher.said());
+            assert!(done.stdout == piece, "the download arrives whole");
+        }
+    });
+    for server in SERVERS {
+        let server = lab.server(WEB[0], server);
+        assert_eq!(server["state"], "up", "{server}");
+    }
+    let judged = |line: &str| line.contains(" of service ") && line.contains(" is down");
+    assert!(!dispatcher.said().lines().any(judged), "{}", dispatcher.said());
+}
+
+#[test]
+fn no_connection_breaks_when_the_dispatcher_loses_its_link_or_its_switch() {
+    for (all_down, cut, mend, said) in [
+        ("drop", "link set dispatcher down", "link set dispatcher up", "lan0 is down: no server is judged"),
+        (
+            "serve",
+            "link set dispatcher nomaster",
+            "link set dispatcher master br0",
+            "no server answers: this host may be cut off: no server is judged",
+        ),
+    ] {
+        let Some(lab) = &Lab::up(&[]) else { return };
+        let config = checked(lab);
+        let text = fs::read_to_string(&config).unwrap();
+        let all_down = format!("type = \"http\"\nall_down = \"{all_down}\"\n");
+        fs::write(&config, text.replace("type = \"http\"\n", &all_down)).unwrap();
+        let dispatcher = &Dispatcher::start_with(lab, &config, &[]);
+        let expected = lookup(&config, WEB[0], &clients(0), &[]);
+        assert_eq!(lab.fetch(0, &clients(0)), expected);
+        let unchecked = || lab.server(WEB[0], "web1")["check"]["unchecked_s"].is_number();
+        downloads_survive(lab, dispatcher, || {
+            lab.ip("lan", cut);
+            dispatcher.hear(said);
+            eventually("it is shown", unchecked);
+            // Many times as long as it takes to find one server down.
+            thread::sleep(Duration::from_secs(4));
+            lab.ip("lan", mend);
+        });
+        eventually("they are checked again", || !unchecked());
+        assert_eq!(lab.fetch(0, &clients(0)), expected, "everybody is where they were");
+    }
+}
