@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+pub use super::moves::Past;
 pub use super::service::Standing;
 
 /// Times are nanoseconds on the clock of the ports.
@@ -121,6 +122,16 @@ impl Cluster {
 
     pub fn standing(&self, service: ServiceId, server: usize) -> Standing {
         self.services[service as usize].standing(server)
+    }
+
+    /// What a process that comes after this one must know to go on with the changes of a service that are open.
+    pub fn open_changes(&self, service: ServiceId) -> Vec<Past> {
+        self.services[service as usize].open_changes().collect()
+    }
+
+    /// Goes on with changes of a service that were open in a process before this one, oldest first.
+    pub fn reopen(&mut self, service: ServiceId, pasts: &[Past], now: u64) {
+        self.services[service as usize].reopen(self.key, pasts, now);
     }
 
     /// When `expire` will find something.

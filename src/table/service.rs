@@ -1,7 +1,7 @@
 //! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
 
 use super::maglev::{self, Candidate, NOBODY};
-use super::moves::{Marked, Moves};
+use super::moves::{Marked, Moves, Past};
 use super::rendezvous::Rendezvous;
 use super::{Owners, Rule, ServiceTable};
 use crate::hash::Key;
@@ -26,6 +26,8 @@ pub struct ServiceState {
     pub address: u16,
     pub servers: Vec<ServerState>,
     ranking: Arc<Ranking>,
+    /// Whom `ranking` is of.
+    candidates: Arc<[(String, u32)]>,
     present: Owners,
     moves: Moves,
     /// While slots move: what the data path gets instead of `present`.
@@ -59,6 +61,17 @@ impl Ranking {
         }
     }
 
+    /// The owner of every slot: the first of its order that takes clients.
+    fn owners(&self, taking: &[bool]) -> Arc<[u16]> {
+        let mut election = self.rendezvous.among(taking);
+        let owner = |(slot, first): (usize, &u16)| match *first {
+            NOBODY => NOBODY,
+            first if taking[first as usize] => first,
+            _ => election.winner(slot as u32).unwrap_or(NOBODY),
+        };
+        self.first.iter().enumerate().map(owner).collect()
+    }
+
     /// The failover order of a slot: the first choice, then every other server of weight above 0.
     pub fn order(&self, slot: u32) -> Vec<u16> {
         let first = self.first[slot as usize];
@@ -83,12 +96,75 @@ impl ServiceState {
             servers: servers.collect(),
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
             ranking,
+            candidates: owned(&candidates(service)),
             moves: Moves::default(),
             marked: None,
             due: None,
         };
         state.present.remainders = state.remainders();
         state
+    }
+
+    /// What owners by the present rule follow from, for a process that comes after this one.
+    fn past(&self, taking: &[bool]) -> Past {
+        let Rule { slots, flow, modulo, .. } = self.present.rule;
+        let taking = self.candidates.iter().zip(taking).filter(|(_, taking)| **taking);
+        Past {
+            candidates: Arc::clone(&self.candidates),
+            slots,
+            flow,
+            modulo: modulo.is_some(),
+            taking: taking.map(|((name, _), _)| name.clone()).collect(),
+            failed: Vec::new(),
+            began: 0,
+            until: 0,
+        }
+    }
+
+    /// What a process that comes after this one must know to go on with the changes that are open.
+    pub fn open_changes(&self) -> impl Iterator<Item = Past> {
+        self.moves.past()
+    }
+
+    /// Goes on with changes that were open in a process before this one, oldest first. Connections that nobody remembers are
+    /// kept as there; which were begun during the changes is forgotten.
+    pub fn reopen(&mut self, key: Key, pasts: &[Past], now: u64) {
+        let before: Vec<Owners> = pasts.iter().map(|past| self.owners_of(key, past)).collect();
+        for (at, (past, owners)) in pasts.iter().zip(&before).enumerate() {
+            let after = before.get(at + 1).unwrap_or(&self.present).clone();
+            self.moves.expire(past.began);
+            self.marked = self.moves.mark(owners, self.marked.as_ref(), past.began);
+            let at = (past.began, past.until);
+            self.moves.open((owners.clone(), past.clone()), &after, self.marked.as_ref(), at);
+            past.failed.iter().for_each(|failed| self.moves.fail(failed));
+            self.marked = self.moves.mark(&after, self.marked.as_ref(), past.began);
+        }
+        self.moves.expire(now);
+        self.mark(now);
+    }
+
+    /// The owners of then, by the positions of now.
+    fn owners_of(&self, key: Key, past: &Past) -> Owners {
+        let candidates: Vec<Candidate> =
+            past.candidates.iter().map(|(name, weight)| Candidate { name, weight: *weight }).collect();
+        let ranking = Ranking::new(key, &candidates, past.slots);
+        let taking: Vec<bool> =
+            candidates.iter().map(|candidate| past.taking.iter().any(|name| name == candidate.name)).collect();
+        let modulo = past.modulo.then_some(candidates.len() as u16);
+        let like = Rule { key, flow: past.flow, slots: past.slots, modulo, number: self.present.rule.number };
+        let rule = if like == self.present.rule { like } else { Rule { number: like.number + 1, ..like } };
+        let mut owners = Owners {
+            rule,
+            slots: ranking.owners(&taking),
+            remainders: modulo.map(|_| remainders(&taking, &ranking.weights)),
+        };
+        let position = |server: u16| {
+            let name = &past.candidates[server as usize].0;
+            let known = self.servers.iter().position(|known| known.name == *name && known.keeps());
+            known.filter(|_| !past.failed.contains(name)).map_or(NOBODY, |at| at as u16)
+        };
+        owners.renumber(|owner| if owner == NOBODY { NOBODY } else { position(owner) });
+        owners
     }
 
     /// The same service by a new configuration. What stays the same server keeps its standing; others are out at first.
@@ -101,6 +177,7 @@ impl ServiceState {
         next_ident: &mut u32,
         (now, until): (u64, u64),
     ) -> ServiceState {
+        let past = self.past(&self.taking());
         let mut old: Vec<Option<ServerState>> = self.servers.into_iter().map(Some).collect();
         let mut new_positions = vec![NOBODY; old.len()];
         let mut servers = Vec::with_capacity(service.servers.len());
@@ -128,19 +205,20 @@ impl ServiceState {
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
             ranking,
+            candidates: owned(&candidates(service)),
             moves,
             marked,
             due: None,
         };
         state.elect();
-        state.moved(before, now, until);
+        state.moved(before, past, (now, until));
         state
     }
 
     /// Whether that changed anything. Connections stay with servers that go on, until `until`.
     pub fn set_standings(&mut self, standings: &[Standing], now: u64, until: u64) -> bool {
         assert_eq!(standings.len(), self.servers.len(), "one a server");
-        let mut before = self.present.clone();
+        let (mut before, taking) = (self.present.clone(), self.taking());
         let mut changed = false;
         for (at, standing) in standings.iter().enumerate() {
             let was = std::mem::replace(&mut self.servers[at].standing, *standing);
@@ -153,6 +231,7 @@ impl ServiceState {
                 let bury = |owner: u16| if owner == at { NOBODY } else { owner };
                 before.renumber(bury);
                 self.moves.renumber(bury);
+                self.moves.fail(&self.servers[at as usize].name);
                 self.marked.iter_mut().for_each(|marked| marked.renumber(bury));
             }
             match (was == Standing::Taking, *standing == Standing::Taking) {
@@ -163,7 +242,9 @@ impl ServiceState {
         }
         if changed {
             self.present.remainders = self.remainders();
-            self.moved(before, now, until);
+            let failed = self.servers.iter().filter(|server| !server.keeps()).map(|server| server.name.clone());
+            let past = Past { failed: failed.collect(), ..self.past(&taking) };
+            self.moved(before, past, (now, until));
         }
         changed
     }
@@ -221,8 +302,8 @@ impl ServiceState {
     }
 
     /// The slots were `before`'s. Whoever goes on and has lost some keeps its connections.
-    fn moved(&mut self, before: Owners, now: u64, until: u64) {
-        self.moves.open(before, &self.present, self.marked.as_ref(), (now, until));
+    fn moved(&mut self, before: Owners, past: Past, (now, until): (u64, u64)) {
+        self.moves.open((before, past), &self.present, self.marked.as_ref(), (now, until));
         self.moves.expire(now);
         self.mark(now);
     }
@@ -238,14 +319,7 @@ impl ServiceState {
 
     /// The owner of every slot: the first of its order that takes clients.
     fn elect(&mut self) {
-        let taking = self.taking();
-        let mut election = self.ranking.rendezvous.among(&taking);
-        let owner = |(slot, first): (usize, &u16)| match *first {
-            NOBODY => NOBODY,
-            first if taking[first as usize] => first,
-            _ => election.winner(slot as u32).unwrap_or(NOBODY),
-        };
-        self.present.slots = self.ranking.first.iter().enumerate().map(owner).collect();
+        self.present.slots = self.ranking.owners(&self.taking());
         self.present.remainders = self.remainders();
     }
 
@@ -277,12 +351,19 @@ impl ServiceState {
     }
 
     fn remainders(&self) -> Option<Arc<[u16]>> {
-        self.present.rule.modulo?;
-        let taking = self.taking().into_iter().zip(&self.ranking.weights);
-        let owner =
-            |(at, (taking, weight)): (usize, (bool, &u32))| if taking && *weight > 0 { at as u16 } else { NOBODY };
-        Some(taking.enumerate().map(owner).collect())
+        self.present.rule.modulo.map(|_| remainders(&self.taking(), &self.ranking.weights))
     }
+}
+
+/// With `modulo`: who has each remainder.
+fn remainders(taking: &[bool], weights: &[u32]) -> Arc<[u16]> {
+    let owner =
+        |(at, (taking, weight)): (usize, (&bool, &u32))| if *taking && *weight > 0 { at as u16 } else { NOBODY };
+    taking.iter().zip(weights).enumerate().map(owner).collect()
+}
+
+fn owned(candidates: &[Candidate]) -> Arc<[(String, u32)]> {
+    candidates.iter().map(|candidate| (candidate.name.to_owned(), candidate.weight)).collect()
 }
 
 impl ServerState {

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
-enum Event {
+pub enum Event {
     Set(usize, Standing, u64),
     Weigh(usize, u32, u64),
     Add(u32, u64),
@@ -31,7 +31,7 @@ struct Connection {
     until: Option<u64>,
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub fn event() -> impl Strategy<Value = Event> {
     let keep = || prop_oneof![Just(0u64), 1u64..40, 1u64..400];
     prop_oneof![
         6 => (0usize..8, select(&[Standing::Out, Standing::Keeping, Standing::Taking, Standing::Taking][..]), keep())
@@ -47,7 +47,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// For how long connections may stay; `None`: nothing happened to the cluster.
-fn apply(world: &mut World, event: &Event) -> Option<u64> {
+pub fn apply(world: &mut World, event: &Event) -> Option<u64> {
     let seconds = Duration::from_secs;
     match *event {
         Event::Set(at, standing, keep) => {

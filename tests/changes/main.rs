@@ -3,4 +3,5 @@
 mod cases;
 mod law;
 mod memory;
+mod restart;
 mod world;
