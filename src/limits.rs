@@ -157,6 +157,18 @@ pub const SIMULATED_PAIRS: usize = 496;
 /// A start begins to dispatch when no server has been resolved, or been found up or down, for so long.
 pub const QUIET: Duration = Duration::from_millis(250);
 
+/// A start waits at most so long for the first verdict of each server that there is none of from before.
+pub const START_MOST: Duration = Duration::from_secs(10);
+
+/// Verdicts of a process that ended longer ago count for nothing.
+pub const VERDICT_MOST: Duration = Duration::from_secs(3600);
+
+/// The state file is written again after this, though nothing has changed, so that it tells until when it was true.
+pub const STATE_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long an order, or a stop, waits for the state file.
+pub const STATE_MOST: Duration = Duration::from_secs(2);
+
 /// How often the interface is looked at.
 pub const INTERFACE_LOOK: Duration = Duration::from_secs(1);
 

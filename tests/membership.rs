@@ -4,9 +4,11 @@ use oneip::control::admin::order::Answer;
 use oneip::control::admin::status::{ServiceStatus, State};
 use oneip::control::config;
 use oneip::control::membership::{Event, Membership, News, Set, Side};
+use oneip::control::state_file::StateFile;
 use oneip::plan::Plan;
 use std::future::Future;
 use std::net::TcpListener;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -173,6 +175,107 @@ fn servers_that_served_because_all_were_down_keep_their_connections() {
         assert!(membership.services()[0].moving > 32_000, "what the second has stays with it");
         drop(first);
         membership.close().await;
+    });
+}
+
+/// A process that ends in whichever way, and one that comes after it.
+async fn opened(plan: &Plan, file: &StateFile) -> Membership {
+    Membership::open(plan.clone(), (Side::Dispatcher, "eth1"), &[], Some(file.clone())).await.unwrap()
+}
+
+/// Which server a client's new connections go to, and which one keeps its others.
+fn places(membership: &Membership) -> Vec<(Option<String>, Option<String>)> {
+    let clients = (0..64u32).map(|n| std::net::Ipv4Addr::from_bits(0xc633_6400 + n));
+    clients.map(|client| membership.trace(client.into()).remove(0)).map(|of| (of.server, of.keeps)).collect()
+}
+
+fn with_state_file<F: Future<Output = ()>>(test: impl FnOnce(StateFile) -> F) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = StateFile::new(&folder.path().join("state.json"), Path::new("/etc/oneip.toml"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(test(file));
+}
+
+#[test]
+fn a_restart_in_the_middle_of_changes_keeps_connections_where_they_are() {
+    with_state_file(|file| async move {
+        let plan = config::parse(CONFIG, "t.toml").unwrap().plan;
+        let mut first = opened(&plan, &file).await;
+        let _ = first.set("web2", Set::Drain(None)).await;
+        let draining = places(&first);
+        assert!(draining.iter().any(|(_, keeps)| keeps.as_deref() == Some("web2")), "{draining:?}");
+        first.close().await;
+
+        let mut second = opened(&plan, &file).await;
+        assert_eq!(places(&second), draining, "in the middle of a drain");
+        let _ = second.set("web2", Set::Undrain).await;
+        let undrained = places(&second);
+        second.close().await;
+
+        let mut third = opened(&plan, &file).await;
+        assert_eq!(places(&third), undrained, "two changes later");
+        let mut without = plan.clone();
+        without.services[0].servers.remove(1);
+        third.reload(without.clone()).await.unwrap();
+        let removed = places(&third);
+        assert!(removed.iter().any(|(_, keeps)| keeps.as_deref() == Some("web2")), "{removed:?}");
+        third.close().await;
+
+        let mut fourth = opened(&without, &file).await;
+        assert_eq!(places(&fourth), removed, "web2 is not configured, and keeps what it has");
+        assert_eq!(web2(&fourth).0, State::Leaving);
+        fourth.close().await;
+
+        // With another key the slots are others: nothing is known of them.
+        let mut other = without;
+        other.hash_key.0[0] ^= 1;
+        let mut fifth = opened(&other, &file).await;
+        assert!(places(&fifth).iter().all(|(_, keeps)| keeps.is_none()));
+        fifth.close().await;
+    });
+}
+
+/// It accepts connections and answers nobody: that takes its time to be found out.
+#[test]
+fn a_start_waits_for_first_verdicts_and_a_restart_knows_them() {
+    with_state_file(|file| async move {
+        let [good, hangs] = ["127.0.0.1", "127.0.0.2"].map(|address| TcpListener::bind((address, 0)).unwrap());
+        let port = good.local_addr().unwrap().port();
+        let hangs = TcpListener::bind(("127.0.0.2", port)).map(|same| (same, hangs)).unwrap();
+        let answer = thread::spawn(move || {
+            use std::io::{Read, Write};
+            for mut stream in good.incoming().map_while(Result::ok) {
+                let mut request = [0; 512];
+                let Ok(length) = stream.read(&mut request) else { continue };
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+                if request[..length].starts_with(b"END") {
+                    return;
+                }
+            }
+        });
+        let health = format!(
+            "[service.health]\ntype = \"http\"\nport = {port}\nvia = \"primary\"\ninterval_ms = 400\ntimeout_ms = 300\nfall = 3\n"
+        );
+        let text = CONFIG.replacen("[[service.server]]", &format!("{health}[[service.server]]"), 1);
+        let mut plan = config::parse(&text, "t.toml").unwrap().plan;
+        for (server, address) in plan.services[0].servers.iter_mut().zip(["127.0.0.1", "127.0.0.2"]) {
+            server.address = address.parse().unwrap();
+        }
+        let open = || Membership::open(plan.clone(), (Side::Dispatcher, "lo"), &[], Some(file.clone()));
+        let mut first = open().await.unwrap();
+        assert_eq!(states(&first), [(State::Up, 65_537), (State::Down, 0)], "nobody is sent to it");
+        first.close().await;
+
+        // The one that answered does not any more: it is not asked first.
+        let mut stop = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        std::io::Write::write_all(&mut stop, b"END").unwrap();
+        answer.join().unwrap();
+        let mut second = open().await.unwrap();
+        assert_eq!(states(&second), [(State::Up, 65_537), (State::Down, 0)], "as before, without a probe");
+        let age = second.services()[0].servers[1].check.as_ref().unwrap().age_s;
+        assert_eq!(age, None, "no probe has come to anything yet");
+        second.close().await;
+        drop(hangs);
     });
 }
 

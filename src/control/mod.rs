@@ -14,3 +14,4 @@ pub mod neighbours;
 mod netlink;
 pub mod operator;
 pub mod privileges;
+pub mod state_file;

@@ -16,7 +16,7 @@ use crate::control::admin::status::{Status, WorkerStatus};
 use crate::control::interface::InterfaceWatch;
 use crate::control::lock::InterfaceLock;
 use crate::control::membership::{Membership, News, Side};
-use crate::control::operator::StateFile;
+use crate::control::state_file::StateFile;
 use crate::control::{cores, host, privileges};
 use crate::hash::vector::Level;
 use crate::limits::DRAIN;

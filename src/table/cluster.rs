@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-pub use super::moves::Past;
+pub use super::moves::{Past, PastServer};
 pub use super::service::Standing;
 
 /// Times are nanoseconds on the clock of the ports.

@@ -9,6 +9,8 @@ use super::pins::is_since;
 use super::{MOVING, Owners, Rule, remainder, ticks};
 use crate::hash;
 use crate::limits::{FLOW_IDLE, MAX_CHANGES, MAX_PAST};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The open changes of one service, oldest first. Times are nanoseconds of the clock that the ports use.
@@ -20,20 +22,32 @@ pub struct Moves {
 }
 
 /// Who had the slots before a change, by what that follows from: another process computes the same of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Past {
-    /// Names and weights of the servers of then, in the order of the configuration.
-    pub candidates: Arc<[(String, u32)]>,
+    /// The servers of then, in the order of the configuration.
+    pub servers: Vec<PastServer>,
     pub slots: u32,
     /// Whether ports took part in the hash.
     pub flow: bool,
     pub modulo: bool,
-    /// Those of them that took clients.
-    pub taking: Vec<String>,
-    /// Those that have failed since, and keep nothing.
-    pub failed: Vec<String>,
+    /// On the clock of the ports.
     pub began: u64,
     pub until: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PastServer {
+    /// By which its slots follow.
+    pub name: String,
+    pub weight: u32,
+    /// By which it is known again.
+    pub address: IpAddr,
+    /// Whether it took clients.
+    pub taking: bool,
+    /// Whether it has failed since, and keeps nothing.
+    pub failed: bool,
 }
 
 struct Change {
@@ -121,13 +135,10 @@ impl Moves {
     }
 
     /// A server has failed: it keeps nothing.
-    pub fn fail(&mut self, server: &str) {
+    pub fn fail(&mut self, server: IpAddr) {
         let open = self.open.iter_mut().flat_map(|change| &mut change.past);
-        for past in open.chain(&mut self.over) {
-            if !past.failed.iter().any(|failed| failed == server) {
-                past.failed.push(server.to_owned());
-            }
-        }
+        let servers = open.chain(&mut self.over).flat_map(|past| &mut past.servers);
+        servers.filter(|known| known.address == server).for_each(|known| known.failed = true);
     }
 
     /// Lets no open change end before.

@@ -1,7 +1,7 @@
 //! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
 
 use super::maglev::{self, Candidate, NOBODY};
-use super::moves::{Marked, Moves, Past};
+use super::moves::{Marked, Moves, Past, PastServer};
 use super::rendezvous::Rendezvous;
 use super::{Owners, Rule, ServiceTable};
 use crate::hash::Key;
@@ -26,8 +26,6 @@ pub struct ServiceState {
     pub address: u16,
     pub servers: Vec<ServerState>,
     ranking: Arc<Ranking>,
-    /// Whom `ranking` is of.
-    candidates: Arc<[(String, u32)]>,
     present: Owners,
     moves: Moves,
     /// While slots move: what the data path gets instead of `present`.
@@ -96,7 +94,6 @@ impl ServiceState {
             servers: servers.collect(),
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
             ranking,
-            candidates: owned(&candidates(service)),
             moves: Moves::default(),
             marked: None,
             due: None,
@@ -108,17 +105,15 @@ impl ServiceState {
     /// What owners by the present rule follow from, for a process that comes after this one.
     fn past(&self, taking: &[bool]) -> Past {
         let Rule { slots, flow, modulo, .. } = self.present.rule;
-        let taking = self.candidates.iter().zip(taking).filter(|(_, taking)| **taking);
-        Past {
-            candidates: Arc::clone(&self.candidates),
-            slots,
-            flow,
-            modulo: modulo.is_some(),
-            taking: taking.map(|((name, _), _)| name.clone()).collect(),
-            failed: Vec::new(),
-            began: 0,
-            until: 0,
-        }
+        let servers = self.servers.iter().zip(&self.ranking.weights).zip(taking);
+        let server = |((server, weight), taking): ((&ServerState, &u32), &bool)| PastServer {
+            name: server.name.clone(),
+            weight: *weight,
+            address: server.address,
+            taking: *taking,
+            failed: !server.keeps(),
+        };
+        Past { servers: servers.map(server).collect(), slots, flow, modulo: modulo.is_some(), began: 0, until: 0 }
     }
 
     /// What a process that comes after this one must know to go on with the changes that are open.
@@ -136,7 +131,6 @@ impl ServiceState {
             self.marked = self.moves.mark(owners, self.marked.as_ref(), past.began);
             let at = (past.began, past.until);
             self.moves.open((owners.clone(), past.clone()), &after, self.marked.as_ref(), at);
-            past.failed.iter().for_each(|failed| self.moves.fail(failed));
             self.marked = self.moves.mark(&after, self.marked.as_ref(), past.began);
         }
         self.moves.expire(now);
@@ -145,11 +139,11 @@ impl ServiceState {
 
     /// The owners of then, by the positions of now.
     fn owners_of(&self, key: Key, past: &Past) -> Owners {
+        let servers = past.servers.iter();
         let candidates: Vec<Candidate> =
-            past.candidates.iter().map(|(name, weight)| Candidate { name, weight: *weight }).collect();
+            servers.map(|PastServer { name, weight, .. }| Candidate { name, weight: *weight }).collect();
         let ranking = Ranking::new(key, &candidates, past.slots);
-        let taking: Vec<bool> =
-            candidates.iter().map(|candidate| past.taking.iter().any(|name| name == candidate.name)).collect();
+        let taking: Vec<bool> = past.servers.iter().map(|server| server.taking).collect();
         let modulo = past.modulo.then_some(candidates.len() as u16);
         let like = Rule { key, flow: past.flow, slots: past.slots, modulo, number: self.present.rule.number };
         let rule = if like == self.present.rule { like } else { Rule { number: like.number + 1, ..like } };
@@ -159,9 +153,9 @@ impl ServiceState {
             remainders: modulo.map(|_| remainders(&taking, &ranking.weights)),
         };
         let position = |server: u16| {
-            let name = &past.candidates[server as usize].0;
-            let known = self.servers.iter().position(|known| known.name == *name && known.keeps());
-            known.filter(|_| !past.failed.contains(name)).map_or(NOBODY, |at| at as u16)
+            let past = &past.servers[server as usize];
+            let known = self.servers.iter().position(|known| known.address == past.address && known.keeps());
+            known.filter(|_| !past.failed).map_or(NOBODY, |at| at as u16)
         };
         owners.renumber(|owner| if owner == NOBODY { NOBODY } else { position(owner) });
         owners
@@ -205,7 +199,6 @@ impl ServiceState {
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
             ranking,
-            candidates: owned(&candidates(service)),
             moves,
             marked,
             due: None,
@@ -231,7 +224,7 @@ impl ServiceState {
                 let bury = |owner: u16| if owner == at { NOBODY } else { owner };
                 before.renumber(bury);
                 self.moves.renumber(bury);
-                self.moves.fail(&self.servers[at as usize].name);
+                self.moves.fail(self.servers[at as usize].address);
                 self.marked.iter_mut().for_each(|marked| marked.renumber(bury));
             }
             match (was == Standing::Taking, *standing == Standing::Taking) {
@@ -242,8 +235,7 @@ impl ServiceState {
         }
         if changed {
             self.present.remainders = self.remainders();
-            let failed = self.servers.iter().filter(|server| !server.keeps()).map(|server| server.name.clone());
-            let past = Past { failed: failed.collect(), ..self.past(&taking) };
+            let past = self.past(&taking);
             self.moved(before, past, (now, until));
         }
         changed
@@ -360,10 +352,6 @@ fn remainders(taking: &[bool], weights: &[u32]) -> Arc<[u16]> {
     let owner =
         |(at, (taking, weight)): (usize, (&bool, &u32))| if *taking && *weight > 0 { at as u16 } else { NOBODY };
     taking.iter().zip(weights).enumerate().map(owner).collect()
-}
-
-fn owned(candidates: &[Candidate]) -> Arc<[(String, u32)]> {
-    candidates.iter().map(|candidate| (candidate.name.to_owned(), candidate.weight)).collect()
 }
 
 impl ServerState {

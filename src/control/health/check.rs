@@ -1,8 +1,9 @@
 //! What is known of one server of one service, and of all that are checked for it.
 
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::change::What;
 use super::observer::Evidence;
@@ -21,10 +22,27 @@ pub(super) struct Service {
     pub all_down: bool,
 }
 
+/// A verdict, as it is remembered across a restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    pub service: String,
+    pub server: String,
+    pub address: IpAddr,
+    pub verdict: Verdict,
+    /// Seconds since 1970.
+    pub since: u64,
+    /// It flaps: how long it must go without a failure to come up, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_s: Option<u64>,
+}
+
 /// One server of one service.
 pub(super) struct Check {
     pub server: plan::Server,
     pub state: State,
+    /// Since when it has its verdict, in seconds since 1970.
+    pub since: u64,
     pub due: Instant,
     pub is_running: bool,
     /// Failures since the last success.
@@ -83,6 +101,7 @@ impl Check {
         Check {
             server,
             state: State::new(now),
+            since: since_1970(),
             due: now + interval.min(HEALTH_FIRST_PAUSE).mul_f64(fastrand::f64()),
             is_running: false,
             failures: 0,
@@ -131,6 +150,7 @@ impl Check {
         if !self.state.judge(success, rules, now) {
             return None;
         }
+        self.since = since_1970();
         let hold = self.state.hold();
         Some(match self.state.verdict {
             Verdict::Unknown | Verdict::Up => What::Up { server, latency: self.latency.unwrap_or_default() },
@@ -141,4 +161,9 @@ impl Check {
             }
         })
     }
+}
+
+/// Seconds.
+pub fn since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

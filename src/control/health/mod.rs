@@ -41,13 +41,15 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 pub use self::change::{Change, Error, Status, What};
+pub use self::check::Known;
 pub use self::state::Verdict;
 
-use self::check::{Check, Service};
+use self::check::{Check, Service, since_1970};
 use self::echo::Echo;
 use self::observer::Observer;
 use self::probe::{Failure, Target, Trouble};
 use self::routes::{Access, Installation, ProbeRoutes};
+use self::state::State;
 use crate::limits::{HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
 use crate::plan::{Mac, Plan, Probe, Via};
 
@@ -156,6 +158,48 @@ impl Health {
         let servers = |service: &Service| service.checks.iter().map(|check| check.server.name.clone()).collect();
         let services = self.services.iter().map(Option::as_ref);
         services.map(|service| service.map(|service| (service.name.clone(), servers(service)))).collect()
+    }
+
+    /// The verdicts of now, for a process that comes after this one.
+    pub fn known(&self) -> Vec<Known> {
+        let of = |service: &Service, check: &Check| Known {
+            service: service.name.clone(),
+            server: check.server.name.clone(),
+            address: check.server.address,
+            verdict: check.state.verdict,
+            since: check.since,
+            hold_s: check.state.hold().map(|hold| hold.as_secs()),
+        };
+        let services = self.services.iter().flatten();
+        let checked = |check: &&Check| check.state.verdict != Verdict::Unknown;
+        services
+            .flat_map(|service| service.checks.iter().filter(checked).map(move |check| of(service, check)))
+            .collect()
+    }
+
+    /// Begins with the verdicts of a process before this one, where there are none yet. A service all of whose servers were
+    /// down begins without: it is hardly so still, and nobody would be served until it is found out.
+    pub fn recall(&mut self, known: &[Known]) {
+        let now = Instant::now();
+        for service in self.services.iter_mut().flatten() {
+            let of = |check: &Check| {
+                let mut known = known.iter().filter(|known| known.service == service.name);
+                known.find(|known| known.server == check.server.name && known.address == check.server.address)
+            };
+            let found: Vec<Option<&Known>> = service.checks.iter().map(of).collect();
+            if found.iter().all(|known| known.is_some_and(|known| known.verdict == Verdict::Down)) {
+                continue;
+            }
+            let unknown = |check: &Check| check.state.verdict == Verdict::Unknown;
+            for (check, known) in service.checks.iter_mut().zip(found).filter(|(check, _)| unknown(check)) {
+                let Some(known) = known else { continue };
+                let ago = Duration::from_secs(since_1970().saturating_sub(known.since));
+                let since = now.checked_sub(ago).unwrap_or(now);
+                check.since = known.since;
+                let hold = known.hold_s.map(Duration::from_secs);
+                check.state = State::recalled(known.verdict, hold, since, now);
+            }
+        }
     }
 
     /// The MAC that the data path uses for a server from now on; `None`: it has none, and checks of it by way of the

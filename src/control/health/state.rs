@@ -21,9 +21,11 @@
 
 use crate::limits::{FLAP_CYCLES, FLAP_FALLS, FLAP_HOLD_FIRST, FLAP_HOLD_LAST, FLAP_WINDOW};
 use crate::plan::{AllDown, Health};
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Not known yet; counts as up.
     Unknown,
@@ -68,6 +70,12 @@ pub struct State {
 impl State {
     pub fn new(now: Instant) -> State {
         State { verdict: Verdict::Unknown, since: now, streak: 0, falls: Vec::new(), hold: None, good_since: None }
+    }
+
+    /// As a process before this one has found it.
+    pub fn recalled(verdict: Verdict, hold: Option<Duration>, since: Instant, now: Instant) -> State {
+        let good_since = (verdict == Verdict::Held).then_some(now);
+        State { verdict, since, hold, good_since, ..State::new(now) }
     }
 
     /// How long a flapping server must go without a failure to come up; `None`: it does not flap.

@@ -6,6 +6,7 @@
 
 mod orders;
 mod reload;
+mod remember;
 mod report;
 mod standing;
 
@@ -16,9 +17,10 @@ use super::admin::status::State;
 use super::clock;
 use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, What as Whereabouts};
-use super::operator::{Overrides, StateFile, from_wall_time};
-use crate::limits::{LEAVE_AGAIN, QUIET};
-use crate::plan::{Plan, Via};
+use super::operator::Overrides;
+use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
+use crate::limits::{LEAVE_AGAIN, QUIET, START_MOST, VERDICT_MOST};
+use crate::plan::{Plan, Server, Via};
 use crate::table::cluster::Cluster;
 use crate::table::watch::Watch;
 use crate::table::{ServiceId, Table};
@@ -26,7 +28,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 /// Why the servers cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +87,10 @@ pub struct Membership {
     cluster: Cluster,
     /// Servers that the command line takes as down.
     down: Vec<String>,
-    /// What the operator set, and the file that remembers it.
+    /// What the operator set.
     overrides: Overrides,
-    file: Option<StateFile>,
+    /// Writes the state file. `None`: nothing is remembered.
+    file: Option<StateWriter>,
     /// `None`: every MAC is in the configuration.
     neighbours: Option<Neighbours>,
     /// `None`: no service is checked.
@@ -124,9 +127,9 @@ pub enum News {
 }
 
 impl Membership {
-    /// Resolves the servers that have no `mac` in the configuration, begins to check those of services with health checks,
-    /// and waits for answers as long as they keep coming: after a restart, one server that is dead shall not keep all clients
-    /// waiting. What an operator has set holds again; `down` is taken as down.
+    /// Resolves the servers that have no `mac` in the configuration and begins to check those of services with health checks.
+    /// Goes on with what the state file remembers: what an operator has set, verdicts, and changes that were open. Waits for the
+    /// first verdict of each server that has none from before, for `START_MOST` at most. `down` is taken as down.
     ///
     /// # Errors
     /// A server is not on the interface's link, or the kernel refuses; the kernel has back then what was asked of it.
@@ -137,11 +140,12 @@ impl Membership {
         file: Option<StateFile>,
     ) -> Result<Membership, MembershipError> {
         let configured = side.adapted(configured);
-        let overrides = file.as_ref().map_or(Ok(Overrides::new()), StateFile::load).unwrap_or_else(|why| {
-            tracing::warn!("{why}; servers are as the configuration says");
-            Overrides::new()
-        });
-        let plan = Arc::new(reload::effective(&configured, &overrides, &[]));
+        let (file, remembered, age) = remember::load(file);
+        let leaving = remember::leaving(&remembered, &configured);
+        let servers: Vec<(String, Server)> =
+            leaving.iter().map(|left| (left.service.clone(), left.server.clone())).collect();
+        let overrides = remembered.servers.clone();
+        let plan = Arc::new(reload::effective(&configured, &overrides, &servers));
         let now = clock::now_ns();
         let draining = overrides.iter().filter_map(|(name, set)| Some((name.clone(), set.drained_until?)));
         let until = |wall| Some(now + from_wall_time(wall).as_nanos() as u64).filter(|until| *until > now);
@@ -158,19 +162,23 @@ impl Membership {
             neighbours: None,
             health: None,
             draining,
-            leaving: HashMap::new(),
+            leaving: remember::times(&leaving),
             joining: HashSet::new(),
             standing_in: HashMap::new(),
             states: HashMap::new(),
         };
         membership.tell_overrides();
-        let opened = membership.start().await;
+        let opened = membership.start(&remembered, age).await;
         if let Err(error) = opened {
+            // What stands in the file is for the next start.
+            membership.file = None;
             membership.close().await;
             return Err(error);
         }
-        // No connection is known to be anywhere else.
+        // Of connections that are elsewhere no more is known than what the file says.
         membership.judge_all(0);
+        membership.reopen(&remembered);
+        membership.note();
         Ok(membership)
     }
 
@@ -193,14 +201,18 @@ impl Membership {
         }
     }
 
-    async fn start(&mut self) -> Result<(), MembershipError> {
+    async fn start(&mut self, remembered: &Remembered, age: Duration) -> Result<(), MembershipError> {
         let wanted = self.side.unresolved(&self.plan);
         if !wanted.is_empty() {
             self.resolve(&wanted).await?;
         }
         if is_checked(&self.plan) {
             let plan = Arc::clone(&self.plan);
-            self.health = Some(Health::open(&plan, &self.interface).await?);
+            let mut health = Health::open(&plan, &self.interface).await?;
+            if age < VERDICT_MOST {
+                health.recall(&remembered.verdicts);
+            }
+            self.health = Some(health);
             wanted.iter().for_each(|(_, address)| self.tell_mac(*address));
             self.first_verdicts().await;
         }
@@ -227,10 +239,18 @@ impl Membership {
         Ok(())
     }
 
-    /// Waits for verdicts of checked servers as long as they keep coming: those without one count as up.
+    /// Waits for the first verdict of each checked server: one that accepts connections and does not answer takes `fall` timeouts
+    /// to be found, and until then its clients, which another server has had, would be sent to it.
     async fn first_verdicts(&mut self) {
+        let give_up = tokio::time::Instant::now() + START_MOST;
         while let Some(health) = self.health.as_mut().filter(|health| health.pending() > 0) {
-            let Ok(changes) = timeout(QUIET, health.next()).await else { break };
+            let Ok(changes) = timeout_at(give_up, health.next()).await else {
+                tracing::warn!(
+                    "{} servers have no verdict after {START_MOST:?}: they take clients until they are found to be down",
+                    health.pending()
+                );
+                return;
+            };
             changes.iter().for_each(tell);
         }
     }
@@ -276,6 +296,12 @@ impl Membership {
 
     /// Takes in what has happened. Returns what the data path must know of it. Not to be cancelled.
     pub async fn take(&mut self, event: Event) -> Option<News> {
+        let news = self.take_in(event).await;
+        self.note();
+        news
+    }
+
+    async fn take_in(&mut self, event: Event) -> Option<News> {
         let moved = match event {
             Event::Neighbours(changes) => self.locate(&changes),
             Event::Verdicts(changes) => {
@@ -407,8 +433,10 @@ impl Membership {
         }
     }
 
-    /// Gives the kernel back what was asked of it: neighbour entries, rules and routes.
+    /// Gives the kernel back what was asked of it: neighbour entries, rules and routes. What is known is remembered.
     pub async fn close(&mut self) {
+        self.note();
+        self.file.take().into_iter().for_each(StateWriter::close);
         if let Some(health) = self.health.take()
             && let Err(error) = health.close().await
         {

@@ -3,7 +3,8 @@
 use super::{Membership, News, reload};
 use crate::control::admin::order::{Answer, TracedService};
 use crate::control::clock;
-use crate::control::operator::{Override, Overrides, in_wall_time};
+use crate::control::operator::{Override, Overrides};
+use crate::control::state_file::in_wall_time;
 use crate::hash;
 use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT};
 use crate::plan::{Selection, Service};
@@ -27,7 +28,9 @@ pub enum Set {
 impl Membership {
     /// Carries it out, and remembers it across a restart. Nothing is changed where the answer is a refusal.
     pub async fn set(&mut self, server: &str, set: Set) -> (Answer, Option<News>) {
-        match self.try_set(server, set).await {
+        let result = self.try_set(server, set).await;
+        self.note();
+        match result {
             Ok((changes, news)) => {
                 changes.iter().for_each(|change| tracing::info!("operator: {change}"));
                 (Answer::Done { changes }, news)
@@ -104,7 +107,8 @@ impl Membership {
         if reweighed {
             let plan = reload::effective(&self.configured, &overrides, &self.still_leaving());
             if let Err(error) = self.follow(plan).await {
-                let undone = self.file.as_ref().map_or(Ok(()), |file| file.save(&self.overrides));
+                let before = self.remembered(self.overrides.clone());
+                let undone = self.file.as_mut().map_or(Ok(()), |file| file.confirm(before));
                 return Err(undone.map_or_else(
                     |why| format!("{error}\n{why}: the next start takes the weight"),
                     |()| error.to_string(),
@@ -134,9 +138,14 @@ impl Membership {
         Ok((vec![said], news))
     }
 
-    fn remember(&self, overrides: &Overrides) -> Result<(), String> {
-        let Some(file) = self.file.as_ref().filter(|_| *overrides != self.overrides) else { return Ok(()) };
-        file.save(overrides).map_err(|error| format!("{error}; nothing was changed, since a restart would forget it"))
+    fn remember(&mut self, overrides: &Overrides) -> Result<(), String> {
+        if self.file.is_none() || *overrides == self.overrides {
+            return Ok(());
+        }
+        let remembered = self.remembered(overrides.clone());
+        let file = self.file.as_mut().expect("it was looked");
+        file.confirm(remembered)
+            .map_err(|error| format!("{error}; nothing was changed, since a restart would forget it"))
     }
 
     /// Where a client address belongs, in every service of its family.

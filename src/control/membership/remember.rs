@@ -1,0 +1,96 @@
+//! What is remembered across a restart, and how a start goes on with it.
+
+use super::{Membership, Name};
+use crate::control::clock;
+use crate::control::operator::Overrides;
+use crate::control::state_file::{Leaving, OpenChange, Remembered, StateFile, StateWriter, fingerprint};
+use crate::plan::Plan;
+use crate::table::ServiceId;
+use crate::table::cluster::Past;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// The writer of the file, what stands in it, and for how long that has not been true.
+pub fn load(file: Option<StateFile>) -> (Option<StateWriter>, Remembered, Duration) {
+    let Some(file) = file else { return Default::default() };
+    let (remembered, age) = file.load().unwrap_or_else(|why| {
+        tracing::warn!("{why}; servers are as the configuration says");
+        Default::default()
+    });
+    match StateWriter::start(file, remembered.clone()) {
+        Ok(writer) => (Some(writer), remembered, age),
+        Err(error) => {
+            tracing::warn!("the state file is not written: {error}");
+            (None, remembered, age)
+        }
+    }
+}
+
+/// Those that were removed, and that nobody has configured again.
+pub fn leaving(remembered: &Remembered, configured: &Plan) -> Vec<Leaving> {
+    let still = |left: &&Leaving| {
+        let service = configured.services.iter().find(|service| service.name == left.service);
+        let known =
+            |server: &crate::plan::Server| server.name == left.server.name || server.address == left.server.address;
+        left.until > clock::now_ns() && service.is_some_and(|service| !service.servers.iter().any(known))
+    };
+    remembered.leaving.iter().filter(still).cloned().collect()
+}
+
+/// Until when each keeps its connections.
+pub fn times(leaving: &[Leaving]) -> HashMap<Name, u64> {
+    leaving.iter().map(|left| ((left.service.clone(), left.server.name.clone()), left.until)).collect()
+}
+
+impl Membership {
+    /// Has written down what has changed, without waiting.
+    pub(super) fn note(&mut self) {
+        if self.file.is_some() {
+            let remembered = self.remembered(self.overrides.clone());
+            self.file.as_mut().expect("it is there").note(remembered);
+        }
+    }
+
+    /// What a process that comes after this one needs.
+    pub(super) fn remembered(&self, servers: Overrides) -> Remembered {
+        let leaving = self.still_leaving().into_iter().filter_map(|(service, server)| {
+            let until = *self.leaving.get(&(service.clone(), server.name.clone()))?;
+            Some(Leaving { service, server, until })
+        });
+        let services = self.plan.services.iter().enumerate();
+        let changes = services.flat_map(|(at, service)| {
+            let pasts = self.cluster.open_changes(at as ServiceId);
+            pasts.into_iter().map(|past| OpenChange { service: service.name.clone(), past })
+        });
+        Remembered {
+            servers,
+            verdicts: self.health.as_ref().map(|health| health.known()).unwrap_or_default(),
+            leaving: leaving.collect(),
+            changes: changes.collect(),
+            key: fingerprint(self.plan.hash_key),
+        }
+    }
+
+    /// Goes on with the changes that were open.
+    pub(super) fn reopen(&mut self, remembered: &Remembered) {
+        if remembered.changes.is_empty() {
+            return;
+        }
+        if remembered.key != fingerprint(self.plan.hash_key) {
+            tracing::warn!(
+                "the hash key is another one than before the restart: connections that were to stay may break"
+            );
+            return;
+        }
+        let now = clock::now_ns();
+        for (at, service) in self.plan.services.iter().enumerate() {
+            let of = remembered.changes.iter().filter(|change| change.service == service.name);
+            let pasts: Vec<Past> = of.map(|change| change.past.clone()).collect();
+            if pasts.iter().any(|past| past.until > now) {
+                self.cluster.reopen(at as ServiceId, &pasts, now);
+                let moving = self.cluster.moving(at as ServiceId);
+                tracing::info!("service {}: {moving} slots are moving still, as before the restart", service.name);
+            }
+        }
+    }
+}

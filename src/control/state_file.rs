@@ -1,0 +1,392 @@
+//! The state file: what a restart needs to go on as before. What operators have set, the last verdicts, which servers are leaving,
+//! and which slots are moving, from whom and until when. A standby that has the file's content goes on likewise.
+//!
+//! It is written by a thread of its own, so that a disk that hangs keeps nobody waiting but an operator whose order must be
+//! remembered. A file is whole or not there. Times are of the wall clock: another boot has another monotonic one.
+
+use super::clock;
+use super::health::Known;
+use super::operator::Overrides;
+use super::privileges;
+use crate::hash::{Key, siphash};
+use crate::limits::{STATE_AGAIN, STATE_MOST};
+use crate::plan::{HashKey, Server};
+use crate::table::cluster::Past;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs, io, thread};
+use tempfile::NamedTempFile;
+
+/// What is remembered. Times of changes and of leaving are of the ports' clock here, and of the wall clock in the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// What operators have set.
+    pub servers: Overrides,
+    #[serde(default)]
+    pub verdicts: Vec<Known>,
+    #[serde(default)]
+    pub leaving: Vec<Leaving>,
+    #[serde(default)]
+    pub changes: Vec<OpenChange>,
+    /// Whose slots those are: a fingerprint of the hash key.
+    #[serde(default)]
+    pub key: String,
+}
+
+/// A server that a reload removed, and that keeps its connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaving {
+    pub service: String,
+    #[serde(with = "ServerFacts")]
+    pub server: Server,
+    /// Nanoseconds.
+    pub until: u64,
+}
+
+/// Slots that are moving.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenChange {
+    pub service: String,
+    pub past: Past,
+}
+
+impl Remembered {
+    /// With its times on another clock.
+    fn on_clock(mut self, to: impl Fn(u64) -> u64) -> Remembered {
+        self.leaving.iter_mut().for_each(|left| left.until = to(left.until));
+        for OpenChange { past, .. } in &mut self.changes {
+            (past.began, past.until) = (to(past.began), to(past.until));
+        }
+        self
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Server")]
+struct ServerFacts {
+    name: String,
+    address: std::net::IpAddr,
+    mac: Option<crate::plan::Mac>,
+    weight: u32,
+}
+
+/// Tells keys apart, and tells nothing of them.
+pub fn fingerprint(key: HashKey) -> String {
+    format!("{:016x}", siphash::bytes(Key::from(key), b"oneip state file"))
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    /// Whose it is: the path of the configuration.
+    config: PathBuf,
+    /// When it was written last, in seconds since 1970; each `STATE_AGAIN` at least, while the process lives.
+    #[serde(default)]
+    written: u64,
+    #[serde(flatten)]
+    remembered: Remembered,
+}
+
+/// Where it is, and whose.
+#[derive(Clone, Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    config: PathBuf,
+}
+
+impl StateFile {
+    /// Remembers for the process of that configuration.
+    pub fn new(path: &Path, config: &Path) -> StateFile {
+        StateFile { path: path.to_owned(), config: config.to_owned() }
+    }
+
+    /// What was remembered, and how long ago that was true. `Err`: why nothing is, in words; the configuration alone holds then.
+    pub fn load(&self) -> Result<(Remembered, Duration), String> {
+        let path = self.path.display();
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+            Err(error) => return Err(format!("the state file {path} cannot be read: {error}")),
+        };
+        let content: Content =
+            serde_json::from_str(&text).map_err(|error| format!("the state file {path} is damaged: {error}"))?;
+        if content.config != self.config {
+            let other = content.config.display();
+            return Err(format!("the state file {path} belongs to the configuration {other}"));
+        }
+        let written = Duration::from_secs(content.written);
+        Ok((content.remembered.on_clock(from_wall_ns), since_1970().saturating_sub(written)))
+    }
+
+    /// # Errors
+    /// In words; the file is as it was.
+    pub fn save(&self, remembered: &Remembered) -> Result<(), String> {
+        let remembered = remembered.clone().on_clock(to_wall_ns);
+        let content = Content { config: self.config.clone(), written: since_1970().as_secs(), remembered };
+        self.write(&content)
+            .map_err(|error| format!("the state file {} cannot be written: {error}", self.path.display()))
+    }
+
+    fn write(&self, content: &Content) -> io::Result<()> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(folder)?;
+        let mut file = NamedTempFile::new_in(folder)?;
+        serde_json::to_writer_pretty(&mut file, content)?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path)?;
+        fs::File::open(folder)?.sync_all()
+    }
+}
+
+/// Writes the file from a thread of its own.
+pub struct StateWriter {
+    requests: Sender<Request>,
+    done: Receiver<()>,
+    path: PathBuf,
+    last: Remembered,
+}
+
+struct Request {
+    remembered: Remembered,
+    /// Where what came of it goes, if somebody waits.
+    to: Option<Sender<Result<(), String>>>,
+}
+
+impl StateWriter {
+    /// `last` is what stands in the file.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start(file: StateFile, last: Remembered) -> io::Result<StateWriter> {
+        let ((requests, inbox), (end, done)) = (channel(), channel());
+        let path = file.path.clone();
+        let first = last.clone();
+        thread::Builder::new().name("oneip-state".into()).spawn(move || {
+            if let Err(error) = privileges::keep(&[]) {
+                tracing::warn!(%error, "the thread that writes the state file keeps privileges that it does not need");
+            }
+            write_all(&file, first, &inbox);
+            drop(end);
+        })?;
+        Ok(StateWriter { requests, done, path, last })
+    }
+
+    /// Has it written soon. Waits for nobody; what cannot be written is in the log.
+    pub fn note(&mut self, remembered: Remembered) {
+        if remembered != self.last {
+            self.last = remembered.clone();
+            let _ = self.requests.send(Request { remembered, to: None });
+        }
+    }
+
+    /// Has it written now.
+    ///
+    /// # Errors
+    /// In words; the file is as it was, or that is not known within `STATE_MOST`.
+    pub fn confirm(&mut self, remembered: Remembered) -> Result<(), String> {
+        let (to, answer) = channel();
+        let path = self.path.display();
+        let request = Request { remembered: remembered.clone(), to: Some(to) };
+        self.requests.send(request).map_err(|_| format!("the state file {path} cannot be written any more"))?;
+        answer
+            .recv_timeout(STATE_MOST)
+            .map_err(|_| format!("the state file {path} was not written within {STATE_MOST:?}: its disk hangs"))??;
+        self.last = remembered;
+        Ok(())
+    }
+
+    /// Waits until all is written; not for a disk that hangs.
+    pub fn close(self) {
+        let StateWriter { requests, done, path, .. } = self;
+        drop(requests);
+        if done.recv_timeout(STATE_MOST) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the state file {} was not written to the end: its disk hangs", path.display());
+        }
+    }
+}
+
+fn write_all(file: &StateFile, mut last: Remembered, inbox: &Receiver<Request>) {
+    let mut is_told = false;
+    loop {
+        let mut waiting = Vec::new();
+        match inbox.recv_timeout(STATE_AGAIN) {
+            Ok(request) => waiting.push(request),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // Of several that nobody waits for the last one is enough.
+        waiting.extend(inbox.try_iter());
+        while let Some(at) = waiting.iter().position(|request| request.to.is_some()).filter(|at| at + 1 < waiting.len())
+        {
+            let request = waiting.drain(..=at).next_back().expect("it is there");
+            let _ = answer(file, request);
+        }
+        if let Some(request) = waiting.pop() {
+            last = request.remembered.clone();
+            match answer(file, request) {
+                Err(error) if !is_told => {
+                    tracing::warn!("{error}: a restart will not go on as before");
+                    is_told = true;
+                }
+                Err(_) => {}
+                Ok(()) => is_told = false,
+            }
+        } else {
+            let _ = file.save(&last);
+        }
+    }
+}
+
+fn answer(file: &StateFile, Request { remembered, to }: Request) -> Result<(), String> {
+    let result = file.save(&remembered);
+    match to {
+        Some(to) => {
+            let _ = to.send(result);
+            Ok(())
+        }
+        None => result,
+    }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Seconds since 1970, `time` from now.
+pub fn in_wall_time(time: Duration) -> u64 {
+    (since_1970() + time).as_secs()
+}
+
+/// How long it is until then.
+pub fn from_wall_time(until: u64) -> Duration {
+    Duration::from_secs(until).saturating_sub(since_1970())
+}
+
+/// A time of the ports' clock in nanoseconds since 1970, and back. What is before this boot is its beginning.
+fn to_wall_ns(at: u64) -> u64 {
+    (since_1970().as_nanos() as u64).saturating_add(at).saturating_sub(clock::now_ns())
+}
+
+fn from_wall_ns(at: u64) -> u64 {
+    clock::now_ns().saturating_add(at).saturating_sub(since_1970().as_nanos() as u64)
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::health::Verdict;
+    use crate::control::operator::Override;
+    use crate::table::cluster::PastServer;
+
+    fn some() -> Remembered {
+        let drained = Override { drained_until: Some(1_800_000_000), ..Override::default() };
+        let other = Override { disabled: true, weight: Some(0), ..Override::default() };
+        let web3 = Server { name: "web3".into(), address: "192.0.2.13".parse().unwrap(), mac: None, weight: 0 };
+        let was = PastServer { name: "web3".into(), weight: 2, address: web3.address, taking: true, failed: false };
+        let past = Past {
+            servers: vec![was],
+            slots: 65_537,
+            flow: false,
+            modulo: false,
+            began: 1_000_000_000,
+            until: 9_000_000_000,
+        };
+        Remembered {
+            servers: Overrides::from([("web1".to_owned(), drained), ("web2".to_owned(), other)]),
+            verdicts: vec![Known {
+                service: "web".into(),
+                server: "web1".into(),
+                address: "192.0.2.11".parse().unwrap(),
+                verdict: Verdict::Held,
+                since: 1_790_000_000,
+                hold_s: Some(20),
+            }],
+            leaving: vec![Leaving { service: "web".into(), server: web3, until: 5_000_000_000 }],
+            changes: vec![OpenChange { service: "web".into(), past }],
+            key: fingerprint(HashKey([7; 16])),
+        }
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = StateFile::new(&folder.path().join("new/state.json"), Path::new("/etc/oneip.toml"));
+        assert_eq!(file.load(), Ok(Default::default()), "there is none yet");
+        file.save(&some()).expect("saved");
+        let (loaded, age) = file.load().expect("it is there");
+        let seconds = |remembered: Remembered| remembered.on_clock(|at| (at + 500_000_000) / 1_000_000_000);
+        assert_eq!(seconds(loaded), seconds(some()));
+        assert!(age < Duration::from_secs(60), "{age:?}");
+        file.save(&Remembered::default()).expect("saved");
+        assert_eq!(file.load().expect("it is there").0, Remembered::default());
+        let left = fs::read_dir(folder.path().join("new")).expect("a directory").count();
+        assert_eq!(left, 1, "no file of the making is left");
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_file_is_told_and_ignored() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("state.json");
+        let file = StateFile::new(&path, Path::new("/etc/oneip.toml"));
+        for text in
+            ["", "{", "{\"config\":\"/etc/oneip.toml\"}", "{\"config\":\"x\",\"servers\":{\"a\":{\"wieght\":1}}}"]
+        {
+            fs::write(&path, text).expect("written");
+            let error = file.load().expect_err(text);
+            assert!(error.contains("is damaged") && error.contains("state.json"), "{error}");
+        }
+        StateFile::new(&path, Path::new("/etc/other.toml")).save(&some()).expect("saved");
+        let error = file.load().expect_err("another's");
+        assert!(error.ends_with("belongs to the configuration /etc/other.toml"), "{error}");
+        fs::remove_file(&path).and_then(|()| fs::create_dir(&path)).expect("a directory in its place");
+        assert!(file.load().expect_err("a directory").contains("cannot be read"));
+        assert!(file.save(&some()).expect_err("a directory").contains("cannot be written"));
+    }
+
+    #[test]
+    fn what_an_earlier_version_has_written_is_read() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("state.json");
+        fs::write(&path, r#"{"config":"/etc/oneip.toml","servers":{"web1":{"disabled":true}}}"#).expect("written");
+        let (loaded, age) = StateFile::new(&path, Path::new("/etc/oneip.toml")).load().expect("it is whole");
+        assert!(loaded.servers["web1"].disabled && loaded.verdicts.is_empty());
+        assert!(age > Duration::from_secs(1_000_000_000), "nobody knows how old it is: {age:?}");
+    }
+
+    #[test]
+    fn a_writer_writes_the_last_of_what_it_is_told_and_says_whether_it_could() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = StateFile::new(&folder.path().join("sub/state.json"), Path::new("/etc/oneip.toml"));
+        let load = || file.load().expect("it is whole").0.on_clock(|at| (at + 500_000_000) / 1_000_000_000);
+        let some = || Remembered { changes: Vec::new(), leaving: Vec::new(), ..some() };
+        let mut writer = StateWriter::start(file.clone(), Remembered::default()).expect("a thread");
+        for key in 0..200 {
+            writer.note(Remembered { key: key.to_string(), ..Remembered::default() });
+        }
+        writer.confirm(some()).expect("it is written");
+        assert_eq!(load(), some());
+        let last = Remembered { key: "last".into(), ..some() };
+        writer.note(last.clone());
+        writer.close();
+        assert_eq!(load(), last);
+
+        let blocked = folder.path().join("file");
+        fs::write(&blocked, "no directory").expect("written");
+        let file = StateFile::new(&blocked.join("state.json"), Path::new("/etc/oneip.toml"));
+        let mut writer = StateWriter::start(file, Remembered::default()).expect("a thread");
+        let error = writer.confirm(some()).expect_err("there is no such directory");
+        assert!(error.contains("cannot be written"), "{error}");
+        writer.close();
+    }
+
+    #[test]
+    fn wall_clock_times_come_back() {
+        let at = clock::now_ns() + 5_000_000_000;
+        assert!(from_wall_ns(to_wall_ns(at)).abs_diff(at) < 100_000_000);
+        assert_eq!(from_wall_ns(1), 0, "long before this boot");
+    }
+}
