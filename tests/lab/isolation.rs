@@ -52,7 +52,7 @@ fn no_connection_breaks_when_the_dispatcher_loses_its_link_or_its_switch() {
             "serve",
             "link set dispatcher nomaster",
             "link set dispatcher master br0",
-            "no server answers: this host may be cut off: no server is judged",
+            "no server answers over IPv4: this host may be cut off: no server is judged",
         ),
     ] {
         let Some(lab) = &Lab::up(&[]) else { return };

@@ -10,7 +10,7 @@ use super::observer::Evidence;
 use super::probe::{Failure, Trouble};
 use super::state::{Rules, State, Verdict};
 use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_RELAY};
-use crate::plan;
+use crate::plan::{self, Via};
 
 pub(super) struct Service {
     pub name: String,
@@ -40,6 +40,8 @@ pub struct Known {
 /// One server of one service.
 pub(super) struct Check {
     pub server: plan::Server,
+    /// What it is asked at: the cluster address or its primary one.
+    pub asked: IpAddr,
     pub state: State,
     /// Since when it has its verdict, in seconds since 1970.
     pub since: u64,
@@ -68,14 +70,18 @@ impl Service {
         let old = before.iter_mut().find(|old| old.name == service.name && old.cluster == service.address);
         let (mut checks, all_down) =
             old.map_or_else(Default::default, |old| (std::mem::take(&mut old.checks), old.all_down));
+        let asked = |server: &plan::Server| match health.via {
+            Via::Service => service.address,
+            Via::Primary => server.address,
+        };
         let check = |server: &plan::Server| {
             let same = |old: &Check| old.server.name == server.name && old.server.address == server.address;
             match checks.iter().position(same).map(|at| checks.swap_remove(at)) {
                 Some(old) => {
                     let due = old.due.min(now + interval);
-                    Check { server: server.clone(), due, is_running: false, doubt: None, ..old }
+                    Check { server: server.clone(), asked: asked(server), due, is_running: false, doubt: None, ..old }
                 }
-                None => Check::new(server.clone(), now, interval),
+                None => Check::new(server.clone(), asked(server), now, interval),
             }
         };
         let checks = service.servers.iter().map(check).collect();
@@ -97,9 +103,10 @@ impl Service {
 }
 
 impl Check {
-    pub fn new(server: plan::Server, now: Instant, interval: Duration) -> Check {
+    pub fn new(server: plan::Server, asked: IpAddr, now: Instant, interval: Duration) -> Check {
         Check {
             server,
+            asked,
             state: State::new(now),
             since: since_1970(),
             due: now + interval.min(HEALTH_FIRST_PAUSE).mul_f64(fastrand::f64()),
@@ -113,6 +120,11 @@ impl Check {
             doubt: None,
             unchecked: None,
         }
+    }
+
+    /// Whether it is asked over IPv4, or over IPv6.
+    pub fn is_of(&self, ipv4: bool) -> bool {
+        self.asked.is_ipv4() == ipv4
     }
 
     /// Whether the probe route to the server may be what is wrong.

@@ -14,7 +14,8 @@ use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_HERE_PAUSE, HEALTH_JITTER, HEALTH
 use crate::plan::Via;
 
 /// Why a server that is silent stays as it is while nobody answers.
-const NOBODY_ANSWERS: &str = "no server answers: this host may be cut off";
+const NOBODY_ANSWERS: [&str; 2] =
+    ["no server answers over IPv6: this host may be cut off", "no server answers over IPv4: this host may be cut off"];
 const NONE_OF_ITS_SERVICE: &str = "no server of its service answers in time: what they wait for may be elsewhere";
 
 /// What the kernel tells.
@@ -55,19 +56,28 @@ impl Health {
 
     /// What was found meanwhile counts for nothing, and everybody is probed soon.
     fn regain_link(&mut self, now: Instant) {
-        self.start_over();
-        if self.checks().all(|(_, check)| self.observer.is_local(check.server.address)) {
-            self.observer.is_alone();
+        [true, false].into_iter().for_each(|ipv4| self.start_over(ipv4));
+        self.release_if_alone();
+        if self.observer.isolated().is_none() {
             self.tell_isolation(0, None);
         }
         let ids: Vec<Id> = self.checks().map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| self.hasten(id, now + HEALTH_FIRST_PAUSE.mul_f64(fastrand::f64())));
     }
 
+    /// Where there is nobody who could answer, nobody is waited for.
+    pub(super) fn release_if_alone(&mut self) {
+        for ipv4 in [true, false] {
+            let can_answer = |check: &Check| check.is_of(ipv4) && !self.observer.is_local(check.server.address);
+            if !self.checks().any(|(_, check)| can_answer(check)) {
+                self.observer.is_alone(ipv4);
+            }
+        }
+    }
+
     /// Failures in a row begin anew: what fails still, fails again.
-    fn start_over(&mut self) {
-        self.doubtful.clear();
-        self.checks_mut().for_each(|(_, check)| {
+    fn start_over(&mut self, ipv4: bool) {
+        self.checks_mut().filter(|(_, check)| check.is_of(ipv4)).for_each(|(_, check)| {
             check.doubt = None;
             check.state.forget_failures();
         });
@@ -87,7 +97,9 @@ impl Health {
         if let Some(installation) = installed {
             self.routes.set_installed(&installation);
         }
-        let Some(address) = self.check(id).map(|check| check.server.address) else { return };
+        let Some((address, ipv4)) = self.check(id).map(|check| (check.server.address, check.asked.is_ipv4())) else {
+            return;
+        };
         let evidence = match &result {
             Ok(_) => Some(Evidence::Serves),
             Err(Trouble::Server(failure)) => Some(failure.evidence()),
@@ -98,12 +110,13 @@ impl Health {
         {
             result = Err(Trouble::Here(why));
         }
-        if evidence.is_some_and(|evidence| evidence != Evidence::Silence) && self.observer.hear(address, began) {
-            self.start_over();
+        let answered = evidence.is_some_and(|evidence| evidence != Evidence::Silence);
+        if answered && self.observer.hear(address, ipv4, began) {
+            self.start_over(ipv4);
             self.tell_isolation(id.0 as usize, None);
         }
         self.take(id, began, result, now);
-        if evidence.is_some_and(|evidence| evidence != Evidence::Silence) {
+        if answered {
             self.settle_doubts(now);
         }
     }
@@ -164,8 +177,10 @@ impl Health {
             others.all(|(_, check)| check.stalled.is_some())
         };
         if all_stall {
-            let reason = if evidence == Evidence::Silence { NOBODY_ANSWERS } else { NONE_OF_ITS_SERVICE };
-            if evidence == Evidence::Silence && self.observer.isolate(now) {
+            let Some(ipv4) = self.check(id).map(|check| check.asked.is_ipv4()) else { return };
+            let is_silence = evidence == Evidence::Silence;
+            let reason = if is_silence { NOBODY_ANSWERS[usize::from(ipv4)] } else { NONE_OF_ITS_SERVICE };
+            if is_silence && self.observer.isolate(ipv4, now) {
                 self.tell_isolation(id.0 as usize, Some(reason.to_owned()));
             }
             self.check_mut(id).into_iter().for_each(|check| check.set_unchecked(reason, now));
@@ -179,16 +194,17 @@ impl Health {
         }
     }
 
-    /// Those whose answers say that a failure of this kind is the server's own: of silence all other servers that are not this
-    /// host, of stalling those of its service.
+    /// Those whose answers say that a failure of this kind is the server's own: of silence all other servers of the family that
+    /// are not this host, of stalling those of its service.
     fn others(&self, id: Id, evidence: Evidence) -> impl Iterator<Item = (Id, &Check)> + Clone {
-        let address = self.check(id).map(|check| check.server.address);
+        let check = self.check(id).map(|check| (check.server.address, check.asked.is_ipv4()));
         let services = self.services.iter().enumerate().filter_map(|(s, service)| Some((s as u32, service.as_ref()?)));
         let services = services.filter(move |(s, _)| evidence == Evidence::Silence || *s == id.0);
         let checks = services.flat_map(|(s, service)| (0..).map(move |c| (s, c)).zip(&service.checks));
-        checks.filter(move |(_, check)| {
-            let other = check.server.address;
-            Some(other) != address && (evidence != Evidence::Silence || !self.observer.is_local(other))
+        checks.filter(move |(_, other)| {
+            let address = other.server.address;
+            let can_witness = |ipv4| other.is_of(ipv4) && !self.observer.is_local(address);
+            check.is_some_and(|(own, ipv4)| own != address && (evidence != Evidence::Silence || can_witness(ipv4)))
         })
     }
 
@@ -199,7 +215,9 @@ impl Health {
     fn has_witness(&self, id: Id, since: Instant, evidence: Evidence) -> bool {
         match evidence {
             Evidence::Silence => {
-                self.check(id).is_some_and(|check| self.observer.has_witness(check.server.address, since))
+                let has_witness =
+                    |check: &Check| self.observer.has_witness(check.server.address, check.asked.is_ipv4(), since);
+                self.check(id).is_some_and(has_witness)
             }
             _ => self.others(id, evidence).any(|(_, other)| other.succeeded.is_some_and(|began| began >= since)),
         }
@@ -219,7 +237,8 @@ impl Health {
 
     /// Takes in a result that counts.
     fn judge(&mut self, id: Id, success: bool, now: Instant) {
-        let most_silent = !success && self.most_are_silent();
+        let ipv4 = self.check(id).is_some_and(|check| check.asked.is_ipv4());
+        let most_silent = !success && self.most_are_silent(ipv4);
         let Some(service) = self.services[id.0 as usize].as_mut() else { return };
         let rules = service.rules;
         let fall = if most_silent { rules.fall * HEALTH_MOST_SILENT } else { rules.fall };
@@ -231,8 +250,8 @@ impl Health {
         self.changes.extend(count.map(|what| Change { service: id.0 as usize, what, names: (name, None) }));
     }
 
-    fn most_are_silent(&self) -> bool {
-        let counted = self.checks().filter(|(_, check)| check.state.verdict != Verdict::Down);
+    fn most_are_silent(&self, ipv4: bool) -> bool {
+        let counted = self.checks().filter(|(_, check)| check.is_of(ipv4) && check.state.verdict != Verdict::Down);
         let (mut all, mut silent) = (0, 0);
         counted.for_each(|(_, check)| {
             all += 1;

@@ -147,9 +147,7 @@ impl Health {
         if !self.observer.has_link() {
             self.lose_link(Instant::now());
         }
-        if self.checks().all(|(_, check)| self.observer.is_local(check.server.address)) {
-            self.observer.is_alone();
-        }
+        self.release_if_alone();
         Ok(())
     }
 

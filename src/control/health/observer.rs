@@ -3,7 +3,8 @@
 //! A server that is silent and a host that hears nothing look the same from here. So silence counts as a failure only once
 //! *another* server has answered a probe that began later; a silence that is followed by the next one before that counts for
 //! nothing. An answer is anything that comes from the server, a refusal too. A server that takes the connection and then says
-//! nothing is measured by the others of its service: what they all wait for may be one database.
+//! nothing is measured by the others of its service: what they all wait for may be one database. IPv4 and IPv6 are looked at each
+//! by itself: a route or a rule that is wrong is of one of them.
 //!
 //! What a server on this host itself answers (in broadcast mode, the one of the filter) proves nothing.
 
@@ -33,9 +34,18 @@ impl Evidence {
     }
 }
 
-pub(super) struct Observer {
+/// What is seen over IPv4, or over IPv6.
+#[derive(Clone, Copy, Default)]
+struct View {
     /// The latest probes that were answered, by when they began: of two servers, so that each has another one's.
     answered: [Option<(IpAddr, Instant)>; 2],
+    /// Since when nobody answers, or could.
+    isolated: Option<Instant>,
+}
+
+pub(super) struct Observer {
+    ipv4: View,
+    ipv6: View,
     /// Addresses of this host.
     local: HashSet<IpAddr>,
     /// When this process was last seen to go on.
@@ -46,20 +56,18 @@ pub(super) struct Observer {
     without_link: Option<Instant>,
     /// When the link came the last time.
     linked: Option<Instant>,
-    /// Since when nobody answers, or could.
-    isolated: Option<Instant>,
 }
 
 impl Observer {
     pub fn new(now: Instant) -> Observer {
         Observer {
-            answered: [None; 2],
+            ipv4: View::default(),
+            ipv6: View::default(),
             local: HashSet::new(),
             alive: now,
             stood_still: None,
             without_link: None,
             linked: None,
-            isolated: None,
         }
     }
 
@@ -89,7 +97,7 @@ impl Observer {
             (self.without_link, self.linked) = (None, Some(now));
         } else {
             self.without_link = Some(now);
-            self.isolated.get_or_insert(now);
+            self.views().for_each(|view| _ = view.isolated.get_or_insert(now));
         }
         true
     }
@@ -107,12 +115,21 @@ impl Observer {
         still.then(|| "this process stood still for a while".to_owned())
     }
 
+    fn views(&mut self) -> impl Iterator<Item = &mut View> {
+        [&mut self.ipv4, &mut self.ipv6].into_iter()
+    }
+
+    fn view(&mut self, ipv4: bool) -> &mut View {
+        if ipv4 { &mut self.ipv4 } else { &mut self.ipv6 }
+    }
+
     /// A server answered a probe that began then. Whether that ends an isolation.
-    pub fn hear(&mut self, server: IpAddr, began: Instant) -> bool {
+    pub fn hear(&mut self, server: IpAddr, ipv4: bool, began: Instant) -> bool {
         if self.is_local(server) {
             return false;
         }
-        let [first, second] = &mut self.answered;
+        let has_link = self.has_link();
+        let View { answered: [first, second], isolated } = self.view(ipv4);
         let newer = |than: &Option<(IpAddr, Instant)>| than.is_none_or(|(_, at)| began >= at);
         if first.is_none_or(|(address, _)| address == server) {
             if newer(first) {
@@ -123,28 +140,31 @@ impl Observer {
         } else if newer(second) {
             *second = Some((server, began));
         }
-        self.has_link() && self.isolated.take().is_some()
+        has_link && isolated.take().is_some()
     }
 
     /// Whether another server has answered a probe that began then or later.
-    pub fn has_witness(&self, server: IpAddr, since: Instant) -> bool {
-        self.answered.iter().flatten().any(|(address, began)| *address != server && *began >= since)
+    pub fn has_witness(&self, server: IpAddr, ipv4: bool, since: Instant) -> bool {
+        let View { answered, .. } = if ipv4 { &self.ipv4 } else { &self.ipv6 };
+        answered.iter().flatten().any(|(address, began)| *address != server && *began >= since)
     }
 
     /// Nobody answers. Whether that is new.
-    pub fn isolate(&mut self, now: Instant) -> bool {
-        self.isolated.replace(self.isolated.unwrap_or(now)).is_none()
+    pub fn isolate(&mut self, ipv4: bool, now: Instant) -> bool {
+        let isolated = &mut self.view(ipv4).isolated;
+        isolated.replace(isolated.unwrap_or(now)).is_none()
     }
 
     /// There is nobody who could answer.
-    pub fn is_alone(&mut self) {
+    pub fn is_alone(&mut self, ipv4: bool) {
         if self.has_link() {
-            self.isolated = None;
+            self.view(ipv4).isolated = None;
         }
     }
 
+    /// Since when, over either of them.
     pub fn isolated(&self) -> Option<Instant> {
-        self.isolated
+        self.ipv4.isolated.into_iter().chain(self.ipv6.isolated).min()
     }
 }
 
@@ -189,9 +209,11 @@ mod tests {
         assert!(observer.excuse(later(150), "eth1").is_some() && observer.excuse(later(201), "eth1").is_none());
         assert_eq!(observer.isolated(), Some(later(100)), "until somebody answers");
         observer.set_local(HashSet::from([server(9)]));
-        assert!(!observer.hear(server(9), later(210)), "this host itself proves nothing");
-        assert!(observer.hear(server(1), later(220)) && observer.isolated().is_none());
-        assert!(!observer.hear(server(2), later(230)), "once");
+        assert!(!observer.hear(server(9), true, later(210)), "this host itself proves nothing");
+        assert!(observer.hear(server(1), true, later(220)) && observer.isolated().is_some(), "over IPv6 still");
+        observer.is_alone(false);
+        assert!(observer.isolated().is_none(), "there is nobody to be asked");
+        assert!(!observer.hear(server(2), true, later(230)), "once");
     }
 
     proptest! {
@@ -205,12 +227,13 @@ mod tests {
             let mut observer = Observer::new(begin);
             let mut latest: HashMap<u8, u64> = HashMap::new();
             for (number, at) in answers {
-                observer.hear(server(number), later(at));
+                observer.hear(server(number), true, later(at));
+                observer.hear(server(9), false, later(60));
                 let known = latest.entry(number).or_insert(at);
                 *known = at.max(*known);
             }
             let expected = latest.iter().any(|(number, at)| *number != asker && *at >= since);
-            prop_assert_eq!(observer.has_witness(server(asker), later(since)), expected);
+            prop_assert_eq!(observer.has_witness(server(asker), true, later(since)), expected);
         }
     }
 }
