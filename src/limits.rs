@@ -84,6 +84,13 @@ pub const HEALTH_PARALLEL: usize = 512;
 /// Servers that can be checked by way of the cluster address: each has a mark and a routing table of its own.
 pub const HEALTH_PATHS: usize = 0x3fff;
 
+/// The first and the last port of probes over TCP by way of the cluster address: above those that the kernel gives to others by
+/// default, and no further than a rule may say (`fib_rule_port_range_valid`, include/net/fib_rules.h).
+pub const HEALTH_PORTS: (u16, u16) = (61_000, 65_534);
+
+/// Ports that a probe tries; one may be another program's.
+pub const HEALTH_PORT_TRIES: u32 = 16;
+
 /// The pause between probes of a server that there is no verdict of yet, if the interval is not shorter.
 pub const HEALTH_FIRST_PAUSE: Duration = Duration::from_millis(100);
 

@@ -2,11 +2,11 @@
 //! paths strictly, and has a default route into the LAN, as one has whose router is there.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use oneip::control::config;
 use oneip::control::health::{Change, Health, What};
 use oneip::plan::{Mac, Plan};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub const V4: &str = "203.0.113.80";
 pub const V6: &str = "2001:db8:80::80";
@@ -148,6 +149,19 @@ impl Net {
     pub fn mac(&self, server: usize) -> Mac {
         let shown = self.at(server, "-o link show lan0");
         shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Captures what comes to a server, a line a packet, until what this returns is called.
+    pub fn capture(&self, server: usize, what: &str) -> impl FnOnce() -> String + use<> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.servers[server], "tcpdump", "-e", "-n", "-l", "-i", "lan0", what]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tcpdump");
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().starts_with("listening on")), "tcpdump listens");
+        move || {
+            kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+            String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+        }
     }
 
     /// RSTs that a server has sent: connections it has refused.

@@ -41,6 +41,7 @@ fn probe_routes_are_there_while_they_are_needed_and_nothing_else_is_touched() {
         let left = net.left();
         for line in [
             "1:\tfrom all fwmark 0x6f6e0000/0xffff0000 goto 40000 proto 111\n",
+            "2:\tfrom all iif lo ipproto tcp sport 61000-65534 lookup 1869479936 proto 111\n",
             "40000:\tfrom all nop proto 111\n",
             "40001:\tfrom all fwmark 0x6f6e0000/0xffffffc0 goto 40100 proto 111\n",
             "40100:\tfrom all fwmark 0x6f6e0001 lookup 1869479937 proto 111\n",
@@ -49,6 +50,8 @@ fn probe_routes_are_there_while_they_are_needed_and_nothing_else_is_touched() {
         ] {
             assert_eq!(left.matches(line).count(), 2, "{line}in\n{left}");
         }
+        assert!(left.contains("unreachable 203.0.113.80 table 1869479936 proto 111"), "{left}");
+        assert!(left.contains("unreachable 2001:db8:80::80 dev lo table 1869479936 proto 111"), "{left}");
         assert!(left.contains("203.0.113.80 via 240.0.0.1 dev lan0 table 1869479937"), "{left}");
         assert!(left.contains("2001:db8:80::80 via fe80::6f6e:2 dev lan0 table 1869479938"), "{left}");
         assert!(left.contains(&format!("240.0.0.2 dev lan0 lladdr {} PERMANENT proto 111", net.mac(1))), "{left}");
@@ -221,6 +224,7 @@ fn no_probe_is_sent_by_the_ordinary_routes_whoever_changes_rules_and_routes() {
             let hop = if cluster == V4 { "240.0.0.1" } else { "fe80::6f6e:1" };
             for lost in [
                 "rule del pref 1".to_owned(),
+                "rule del pref 2".to_owned(),
                 "rule del pref 40000".to_owned(),
                 "rule del pref 40001".to_owned(),
                 "rule del pref 40100 fwmark 0x6f6e0001".to_owned(),
@@ -425,4 +429,30 @@ fn answers_that_the_kernel_would_drop_are_foreseen() {
         health.close().await.unwrap();
         assert!(matches!(Health::open(&primary, "none0").await, Err(Error::NoInterface { .. })));
     });
+}
+
+/// A page that is longer than what a probe reads: what comes after it was closed is answered by the kernel.
+#[test]
+fn what_the_kernel_says_of_probes_that_are_over_does_not_leave() {
+    let Some(net) = Net::new(2) else { return };
+    // The second one stands for the router.
+    net.at(1, "addr add 10.9.255.254/16 dev lan0");
+    let long: fn(&mut std::net::TcpStream) = |stream| {
+        use std::io::{Read, Write};
+        let page = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n".to_vec(), vec![b'.'; 1_000_000]].concat();
+        _ = stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(&page));
+    };
+    let _daemon = net.listen(0, "0.0.0.0:80", long);
+    let seen = net.capture(1, "tcp[tcpflags] & tcp-rst != 0 and dst host 203.0.113.80");
+    net.inside(async || {
+        let http = "type = 'http'\nport = 80\ninterval_ms = 50\ntimeout_ms = 50\nrise = 1\nfall = 20";
+        let both = net.service("web", V4, http);
+        let (head, rest) = both.split_at(both.find("[[service.server]]\nname = 'web2'").unwrap());
+        let text = head.to_owned() + &rest[rest.find("[service.health]").unwrap()..];
+        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        up(&mut health, 0).await;
+        during(&mut health, Duration::from_secs(2)).await;
+        health.close().await.unwrap();
+    });
+    assert_eq!(seen().trim(), "");
 }

@@ -29,6 +29,7 @@ mod probe;
 mod route;
 mod routes;
 pub mod state;
+mod strays;
 mod tls;
 
 use std::cmp::Reverse;

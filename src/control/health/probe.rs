@@ -1,13 +1,13 @@
 //! One probe of one server: what is asked, what counts as an answer, and the words for what went wrong.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::ClientConnection;
 use super::echo::Echo;
 use super::observer::Evidence;
 use super::tls;
-use crate::limits::HEALTH_LATE;
+use crate::limits::{HEALTH_LATE, HEALTH_PORT_TRIES, HEALTH_PORTS};
 use crate::plan::{Health, Http, Via};
 
 /// Bytes of a response among which the status must be, interim responses included.
@@ -162,15 +162,33 @@ async fn by<T>(deadline: Instant, otherwise: Failure, work: impl Future<Output =
 /// The connection ends with a reset whenever it is dropped (`SO_LINGER` 0): a closed one would keep its port for a minute,
 /// and all the servers of a service share the ports towards one address. The last acknowledgement of the handshake waits for
 /// what comes next (`TCP_QUICKACK` off): it goes with the request, or gives way to the reset, and a daemon that is only
-/// asked whether it listens is not woken up.
+/// asked whether it listens is not woken up. With a mark it has a port of probes (`strays`).
 async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let Some(mark) = mark else { return socket(address)?.connect(address).await };
+    let (first, last) = HEALTH_PORTS;
+    for _ in 0..HEALTH_PORT_TRIES {
+        let socket = socket(address)?;
+        SockRef::from(&socket).set_mark(mark)?;
+        // Others of ours may have it, to other servers: what must differ is the pair of both ends, of which `connect` sees to it.
+        socket.set_reuseaddr(true)?;
+        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let tried = match socket.bind(SocketAddr::new(any, fastrand::u16(first..=last))) {
+            Ok(()) => socket.connect(address).await,
+            Err(error) => Err(error),
+        };
+        match tried {
+            Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {}
+            tried => return tried,
+        }
+    }
+    Err(Errno::ADDRNOTAVAIL.into())
+}
+
+fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_quickack(false)?;
-    if let Some(mark) = mark {
-        socket.set_mark(mark)?;
-    }
-    TcpSocket::from_std_stream(socket.into()).connect(address).await
+    Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
 fn not_connected(error: io::Error, address: SocketAddr, via: Via) -> Trouble {

@@ -20,7 +20,7 @@
 //! ours, and behind `default` only those that no route takes meet the others. Without groups, a thousand servers make each
 //! probe over TCP a sixth dearer (by `tests/health/load.rs`: 5.4 instead of 4.6 % of a core).
 //!
-//! Marks and tables are 0x6f6e0001 to 0x6f6e3fff, preferences 1 and 40000 to 40999, and everything says `proto 111`. A
+//! Marks and tables are 0x6f6e0001 to 0x6f6e3fff, preferences 1, 2 (`strays`) and 40000 to 40999, and everything says `proto 111`. A
 //! rule comes before what it leads to and goes after it, so that where there is no rule, nothing else was left behind.
 
 use std::collections::BTreeSet;
@@ -38,12 +38,13 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion};
 use rustix::io::Errno;
 
+use super::strays;
 use crate::control::netlink::{PROTOCOL, exchange, family, is, to_io};
 use crate::limits::HEALTH_PATHS;
 use crate::plan::Mac;
 
 /// The first mark, and table, less one.
-const MARKS: u32 = 0x6f6e_0000;
+pub(super) const MARKS: u32 = 0x6f6e_0000;
 const MARKS_MASK: u32 = 0xffff_0000;
 
 /// Before every rule that an operator or another program is likely to have.
@@ -112,9 +113,9 @@ pub(super) struct ProbeRoute {
 /// The kernel refuses, or sends them elsewhere: nothing must be sent then.
 pub(super) async fn install(handle: &Handle, route: &ProbeRoute) -> io::Result<()> {
     for ipv4 in families(&route.clusters) {
-        let [landing, nowhere, leave] = guards(ipv4);
+        let [landing, nowhere, strays, leave] = guards(ipv4);
         let [group, server] = [find_group(route.number.group(), ipv4), rule(route.number, ipv4)];
-        for rule in [landing, nowhere, group, server, leave] {
+        for rule in [landing, nowhere, strays, group, server, leave] {
             add(handle, rule).await?;
         }
         let neighbour = RouteNetlinkMessage::NewNeighbour(neighbour(route.number, ipv4, route.device, Some(route.mac)));
@@ -168,18 +169,25 @@ pub(super) async fn sweep(handle: &Handle, is_ours: impl Fn(u32) -> bool) -> io:
         remove_unused_rules(handle).await?;
         return Ok(BTreeSet::new());
     }
-    let (mut stale, mut taken) = (Vec::new(), BTreeSet::new());
+    let (mut stale, mut blocked, mut taken) = (Vec::new(), Vec::new(), BTreeSet::new());
     for version in [IpVersion::V4, IpVersion::V6] {
         let mut query = RouteMessage::default();
         query.header.address_family = if version == IpVersion::V4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let mut routes = Box::pin(handle.route().get(query).execute());
         while let Some(route) = routes.try_next().await.map_err(to_io)? {
+            if strays::is_ours(&route) {
+                blocked.push(route);
+                continue;
+            }
             let Some((number, device)) = ours(&route) else { continue };
             match is_ours(device) {
                 true => stale.push(route),
                 false => _ = taken.insert(number),
             }
         }
+    }
+    if taken.is_empty() {
+        stale.append(&mut blocked);
     }
     for route in stale {
         delete(handle, RouteNetlinkMessage::DelRoute(route)).await?;
@@ -265,12 +273,12 @@ fn families(clusters: &BTreeSet<IpAddr>) -> impl Iterator<Item = bool> {
 }
 
 /// In the order in which they are added: packets leave the order of the rules when there is a place to land.
-fn guards(ipv4: bool) -> [RuleMessage; 3] {
+fn guards(ipv4: bool) -> [RuleMessage; 4] {
     let landing = blank_rule(ipv4, LANDING, RuleAction::Nop);
     let nowhere = marked_rule(ipv4, NOWHERE, RuleAction::Unreachable, MARKS, MARKS_MASK);
     let mut leave = marked_rule(ipv4, LEAVE, RuleAction::Goto, MARKS, MARKS_MASK);
     leave.attributes.push(RuleAttribute::Goto(LANDING));
-    [landing, nowhere, leave]
+    [landing, nowhere, strays::rule(ipv4), leave]
 }
 
 fn find_group(group: u32, ipv4: bool) -> RuleMessage {
@@ -292,7 +300,7 @@ fn marked_rule(ipv4: bool, preference: u32, action: RuleAction, mark: u32, mask:
     rule
 }
 
-fn blank_rule(ipv4: bool, preference: u32, action: RuleAction) -> RuleMessage {
+pub(super) fn blank_rule(ipv4: bool, preference: u32, action: RuleAction) -> RuleMessage {
     let mut rule = RuleMessage::default();
     rule.header.family = if ipv4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
     rule.header.action = action;
@@ -333,7 +341,7 @@ fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-fn full_length(address: IpAddr) -> u8 {
+pub(super) fn full_length(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
@@ -387,7 +395,7 @@ fn which(rule: &RuleMessage) -> Option<RuleOf> {
     match (server, preference) {
         (Some(number), _) => Some(RuleOf::Server(number)),
         (None, FIND_GROUP) if mark & MARKS_MASK == MARKS => Some(RuleOf::Group((mark & !MARKS_MASK) >> GROUP_BITS)),
-        (None, LEAVE | LANDING | NOWHERE) => Some(RuleOf::All),
+        (None, LEAVE | LANDING | NOWHERE | strays::PREFERENCE) => Some(RuleOf::All),
         _ => None,
     }
 }
@@ -489,7 +497,7 @@ async fn add(handle: &Handle, rule: RuleMessage) -> io::Result<()> {
     }
 }
 
-async fn delete(handle: &Handle, message: RouteNetlinkMessage) -> io::Result<()> {
+pub(super) async fn delete(handle: &Handle, message: RouteNetlinkMessage) -> io::Result<()> {
     let gone = [Errno::NOENT, Errno::SRCH, Errno::NODEV, Errno::NXIO];
     match exchange(handle, message, NLM_F_ACK).await {
         Err(e) if !gone.iter().any(|no| is(&e, *no)) => Err(e),

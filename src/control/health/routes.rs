@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::change::Error;
 use super::route::{self, Loss, Number, ProbeRoute};
+use super::strays;
 use crate::control::neighbours::links::{self, Links};
 use crate::control::netlink::{self, Notifications, Overrun, REQUESTS};
 use crate::limits::HEALTH_PATHS;
@@ -51,6 +52,8 @@ pub(super) struct ProbeRoutes {
     entries: HashMap<IpAddr, Entry>,
     /// What has been installed, or begun to be, and must be removed.
     present: HashMap<Number, ProbeRoute>,
+    /// The cluster addresses that what strays has no route to.
+    blocked: BTreeSet<IpAddr>,
 }
 
 struct Entry {
@@ -126,6 +129,7 @@ impl ProbeRoutes {
             taken,
             entries: HashMap::new(),
             present: HashMap::new(),
+            blocked: BTreeSet::new(),
         })
     }
 
@@ -251,6 +255,8 @@ impl ProbeRoutes {
         let devices = self.devices(wanted.keys().copied()).await?;
         self.check_reverse_path(&wanted, &devices).await?;
 
+        let clusters = wanted.values().flat_map(|(clusters, _)| clusters.iter().copied()).collect();
+        self.block(clusters).await?;
         let mut before = std::mem::take(&mut self.entries);
         let kept: BTreeSet<Number> =
             wanted.keys().filter_map(|server| before.get(server)).map(|entry| entry.number).collect();
@@ -332,7 +338,22 @@ impl ProbeRoutes {
     pub async fn close(mut self) -> Result<(), Error> {
         let all = std::mem::take(&mut self.present).into_values().collect();
         self.remove(all).await?;
+        self.block(BTreeSet::new()).await?;
         route::remove_unused_rules(&self.requests).await.map_err(|source| self.failed("remove rules", source))
+    }
+
+    /// Leaves what strays no route to these cluster addresses, and has it again to others.
+    async fn block(&mut self, clusters: BTreeSet<IpAddr>) -> Result<(), Error> {
+        for gone in self.blocked.difference(&clusters) {
+            let done = strays::unblock(&self.requests, *gone).await;
+            done.map_err(|source| self.failed("remove routes", source))?;
+        }
+        for new in clusters.difference(&self.blocked) {
+            let done = strays::block(&self.requests, *new).await;
+            done.map_err(|source| self.failed("add routes", source))?;
+        }
+        self.blocked = clusters;
+        Ok(())
     }
 
     async fn remove(&self, routes: Vec<ProbeRoute>) -> Result<(), Error> {
