@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::dispatcher::{Dispatcher, is_attached};
 use crate::echo::{Echo, round_trip};
+use crate::failover::checked;
 use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup, say, succeed, url};
+use crate::operator::connected;
+use crate::reload::without_web3;
 use crate::stop::Stop;
 
 /// Requests on one connection until told to stop: how many there were, and the server, which is the same for all.
@@ -100,6 +103,77 @@ fn kill_9_and_restart_break_no_connection() {
             let expected = lookup(&lab.config(), WEB[family], std::slice::from_ref(&client), &[]);
             assert_eq!(expected, [(client, server)]);
             assert!(requests > 5, "requests went on: {requests}");
+        }
+        dispatcher.stop();
+    });
+}
+
+/// The state file says what is moving; how the process ends does not matter.
+#[test]
+fn a_restart_in_the_middle_of_a_drain_and_of_a_removal_breaks_no_connection() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let config = checked(lab);
+    let stop = &AtomicBool::new(false);
+    let all = clients(0);
+    let expected = lookup(&config, WEB[0], &all, &[]);
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let browsers: Vec<_> =
+            all[..40].iter().map(|client| scope.spawn(move || browse(lab, 0, client, stop))).collect();
+        connected(lab, &all[..40]);
+
+        lab.ctl(&["drain", "web1"]);
+        dispatcher.kill();
+        let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+        dispatcher.hear("service web: ");
+        assert!(dispatcher.said().contains("slots are moving still, as before the restart"), "{}", dispatcher.said());
+        assert_eq!(lab.server("web", "web1")["state"], "draining");
+        thread::sleep(Duration::from_millis(500));
+
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, without_web3(&text)).unwrap();
+        lab.ctl(&["reload"]);
+        dispatcher.stop();
+        let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+        assert_eq!(lab.server("web", "web3")["state"], "leaving");
+        thread::sleep(Duration::from_millis(500));
+        drop(when_done);
+        for (browser, expected) in browsers.into_iter().zip(&expected) {
+            let (requests, server) = browser.join().unwrap();
+            assert_eq!(server, expected.1);
+            assert!(requests > 5, "requests went on: {requests}");
+        }
+        dispatcher.stop();
+    });
+}
+
+#[test]
+fn a_restart_after_a_recovery_breaks_no_connection_that_was_begun_during_the_failure() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let config = checked(lab);
+    let stop = &AtomicBool::new(false);
+    let before = lookup(&config, WEB[0], &clients(0), &[]);
+    let of_web2: Vec<String> =
+        before.iter().filter(|(_, has)| has == "web2").map(|(client, _)| client.clone()).collect();
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        lab.ip("web2", "address del 203.0.113.80/32 dev lo");
+        eventually("it is found", || lab.server("web", "web2")["state"] == "down");
+        let browsers: Vec<_> =
+            of_web2[..20].iter().map(|client| scope.spawn(move || browse(lab, 0, client, stop))).collect();
+        connected(lab, &of_web2[..20]);
+        lab.ip("web2", "address add 203.0.113.80/32 dev lo");
+        eventually("it is back", || lab.server("web", "web2")["state"] == "up");
+        dispatcher.kill();
+        let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(lab.fetch(0, &of_web2), of_web2.iter().map(|c| (c.clone(), "web2".to_owned())).collect::<Vec<_>>());
+        drop(when_done);
+        for browser in browsers {
+            let (requests, server) = browser.join().unwrap();
+            assert!(server != "web2" && requests > 5, "{requests} of {server}");
         }
         dispatcher.stop();
     });
