@@ -1,0 +1,110 @@
+//! The soak: trouble of every kind, drawn from a seed, while clients download and browse; a model says which connections may
+//! break, and no other does.
+//!
+//! - `traffic`: the clients, and what becomes of their connections
+//! - `model`: which of them may break
+//! - `trouble`: what is done to the network, in the order that the seed gives
+//!
+//! A short one runs with the other tests. `scripts/soak.sh` runs a long one: `SOAK_SECONDS` and `SOAK_SEED` in the environment.
+
+// What the lab's tests have and these do not need.
+#[allow(dead_code)]
+#[path = "../lab/dispatcher.rs"]
+mod dispatcher;
+#[allow(dead_code)]
+#[path = "../lab/filters.rs"]
+mod filters;
+mod model;
+#[allow(dead_code)]
+#[path = "../lab/network.rs"]
+mod network;
+#[path = "../stop/mod.rs"]
+mod stop;
+mod traffic;
+mod trouble;
+
+use dispatcher::Dispatcher;
+use model::Model;
+use network::{Lab, eventually, say};
+use std::env;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+use stop::Stop;
+use traffic::Traffic;
+use trouble::{Broadcast, Dispatched, Trouble};
+
+const CHECKS: &str = "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 200\ntimeout_ms = 150\nrise = 2\nfall = 5\n\n";
+
+/// Long downloads at any time, and clients that fetch a page again and again.
+const DOWNLOADS: usize = 40;
+const BROWSERS: usize = 10;
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    env::var(name)
+        .map_or(otherwise, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number, not {value}")))
+}
+
+/// Whatever happens, until the time is over.
+fn soak(lab: &Lab, mut trouble: impl Trouble) {
+    let (seed, seconds) = (setting("SOAK_SEED", 13), setting("SOAK_SECONDS", 40));
+    let mut draw = fastrand::Rng::with_seed(seed);
+    let model = &Model::new();
+    let stop = &AtomicBool::new(false);
+    let traffic = &Traffic { lab, model, stop };
+    say(&format!("soak: seed {seed}, {seconds} s"));
+    let failures = thread::scope(|scope| {
+        let when_done = Stop(stop);
+        (0..DOWNLOADS).for_each(|n| drop(scope.spawn(move || traffic.download(n))));
+        (0..BROWSERS).for_each(|n| drop(scope.spawn(move || traffic.browse(DOWNLOADS + n))));
+        eventually("downloads run", || model.live() >= DOWNLOADS);
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end && model.failures().is_empty() {
+            trouble.strike(&mut draw, model);
+            // What was broken shows itself.
+            thread::sleep(Duration::from_millis(draw.u64(1000..3000)));
+        }
+        let failures = model.failures();
+        drop(when_done);
+        failures
+    });
+    say(&format!("soak: {}", model.account()));
+    assert!(failures.is_empty(), "seed {seed}:\n{}\n\n{}", failures.join("\n"), trouble.said());
+    assert!(model.fetched() > 0, "nobody fetched anything");
+}
+
+/// The lab's web services over both families, checked.
+fn configure(lab: &Lab) {
+    let plain = std::fs::read_to_string(lab.config()).unwrap();
+    let (head, _) = plain.split_once("[[service]]\nname = \"echo\"").expect("the echo services come last");
+    let text = head.replace("[[service]]", "\u{1}");
+    let text: String = text
+        .split('\u{1}')
+        .enumerate()
+        .map(|(at, part)| match at {
+            0 => part.to_owned(),
+            _ => {
+                format!("[[service]]{}", part.replacen("[[service.server]]", &format!("{CHECKS}[[service.server]]"), 1))
+            }
+        })
+        .collect();
+    std::fs::write(lab.config(), text).unwrap();
+}
+
+#[test]
+fn a_dispatcher_and_its_servers_in_trouble() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    configure(&lab);
+    let dispatcher = Dispatcher::start(&lab, &[]);
+    soak(&lab, Dispatched::new(&lab, dispatcher));
+}
+
+#[test]
+fn filters_in_trouble() {
+    let Some(lab) = Lab::up(&["--broadcast"]) else { return };
+    configure(&lab);
+    let text = std::fs::read_to_string(lab.config()).unwrap();
+    filters::publish(&lab, &text.replacen("[filter]\n", &format!("[filter]\n{}", filters::QUICK), 1));
+    let filters = filters::start(&lab);
+    soak(&lab, Broadcast::new(&lab, filters));
+}

@@ -1,0 +1,360 @@
+//! What is done to the network, one thing after the other, as the seed draws it.
+
+use crate::dispatcher::Dispatcher;
+use crate::filters::Filter;
+use crate::model::{Live, Model};
+use crate::network::{CLUSTER, Lab, SERVERS, WEB, lookup, succeed};
+use etherparse::PacketBuilder;
+use fastrand::Rng;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A server that flaps is held down for up to 160 s.
+const LONG: Duration = Duration::from_secs(240);
+
+pub trait Trouble {
+    /// One event, from its beginning to when all is as before.
+    fn strike(&mut self, draw: &mut Rng, model: &Model);
+
+    /// What the processes have said.
+    fn said(&self) -> String;
+}
+
+impl Lab {
+    fn sockets(&self) -> Vec<PathBuf> {
+        let all = SERVERS.iter().map(|server| format!("{server}.sock")).chain(["oneip.sock".to_owned()]);
+        all.map(|name| self.file(&name)).filter(|socket| socket.exists()).collect()
+    }
+
+    /// What each process answers that there is, as JSON.
+    pub fn ask_all(&self, arguments: &[&str]) -> Vec<Value> {
+        let ask = |socket: PathBuf| {
+            let mut ctl = self.command("lan", env!("CARGO_BIN_EXE_oneip"));
+            let answer = ctl.args(["ctl", "--socket"]).arg(socket).args(arguments).output().unwrap();
+            serde_json::from_slice(&answer.stdout).ok()
+        };
+        self.sockets().into_iter().filter_map(ask).collect()
+    }
+
+    fn order_all(&self, arguments: &[&str]) {
+        for socket in self.sockets() {
+            let mut ctl = self.command("lan", env!("CARGO_BIN_EXE_oneip"));
+            succeed(ctl.args(["ctl", "--socket"]).arg(socket).args(arguments));
+        }
+    }
+
+    /// Every process takes every server to be up, by checks that come to something.
+    fn all_up(&self) -> bool {
+        let statuses = self.ask_all(&["status", "--json"]);
+        let good = |server: &Value| server["state"] == "up" && server["check"]["unchecked"].is_null();
+        let services = |status: &Value| status["services"].as_array().cloned().unwrap_or_default();
+        let servers = |service: &Value| service["servers"].as_array().cloned().unwrap_or_default();
+        statuses.len() == self.sockets().len()
+            && statuses.iter().all(|status| services(status).iter().flat_map(servers).all(|server| good(&server)))
+    }
+
+    fn settle(&self) {
+        let begin = Instant::now();
+        while !self.all_up() {
+            assert!(begin.elapsed() < LONG, "not all are up: {:#?}", self.ask_all(&["status", "--json"]));
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The server that a client has by the configuration.
+    pub fn home(&self, client: &str) -> String {
+        let family = usize::from(client.contains(':'));
+        lookup(&self.config(), WEB[family], &[client.to_owned()], &[]).remove(0).1
+    }
+
+    /// A switch port goes, and comes again.
+    fn cut(&self, port: &str, by: Cut, time: Duration) {
+        let (off, on) = match by {
+            Cut::Link => (format!("link set {port} down"), format!("link set {port} up")),
+            Cut::Switch => (format!("link set {port} nomaster"), format!("link set {port} master br0")),
+        };
+        self.ip("lan", &off);
+        thread::sleep(time);
+        self.ip("lan", &on);
+    }
+
+    /// A server is cut off. What is there may break, and nothing else.
+    fn cut_server(&self, server: &'static str, by: Cut, time: Duration, model: &Model) {
+        model.note(&format!("{server} loses its {by:?} for {time:?}"));
+        model.out(server);
+        self.cut(server, by, time);
+        self.settle();
+        model.back(server);
+    }
+
+    fn kill_nginx(&self, server: &'static str, time: Duration, model: &Model) {
+        model.note(&format!("nginx of {server} is killed for {time:?}"));
+        model.out(server);
+        let at = self.file(server);
+        let nginx = fs::read_to_string(at.join("nginx.pid")).unwrap();
+        let nginx = nginx.trim();
+        self.sh(server, &format!("kill -9 {nginx} $(pgrep -P {nginx})"));
+        thread::sleep(time);
+        self.sh(server, &format!("nginx -e {0}/error.log -p {0} -c {0}/nginx.conf", at.display()));
+        self.settle();
+        model.back(server);
+    }
+
+    /// Segments of IPv4 connections that live, as a stranger makes them who knows addresses and ports, and no sequence number.
+    fn spoof(&self, lives: &[Live], draw: &mut Rng, model: &Model) {
+        let lives: Vec<&Live> = lives.iter().filter(|live| !live.client.contains(':')).collect();
+        model.note(&format!("600 forged segments of {} connections", lives.len()));
+        if lives.is_empty() {
+            return;
+        }
+        let socket = self.inside("client", || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap());
+        let to: Ipv4Addr = CLUSTER[0].parse().unwrap();
+        for _ in 0..200 {
+            let live = lives[draw.usize(..lives.len())];
+            let from: Ipv4Addr = live.client.parse().unwrap();
+            let (sequence, acknowledged) = (draw.u32(..), draw.u32(..));
+            let tcp = || PacketBuilder::ipv4(from.octets(), to.octets(), 64).tcp(live.port, 80, sequence, 1000);
+            for packet in [tcp().syn(), tcp().rst(), tcp().ack(acknowledged)] {
+                let mut bytes = Vec::new();
+                packet.write(&mut bytes, &[]).unwrap();
+                // While its link is away the host may refuse one.
+                let _ = socket.send_to(&bytes, &SockAddr::from(SocketAddr::from((to, 0))));
+            }
+        }
+    }
+}
+
+/// How a port goes.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    /// The other side sees it.
+    Link,
+    /// It does not.
+    Switch,
+}
+
+fn cut(draw: &mut Rng) -> Cut {
+    if draw.bool() { Cut::Link } else { Cut::Switch }
+}
+
+fn server(draw: &mut Rng) -> &'static str {
+    SERVERS[draw.usize(..SERVERS.len())]
+}
+
+/// Mostly short, and now and then long enough for every check to fail.
+fn while_(draw: &mut Rng) -> Duration {
+    Duration::from_millis(if draw.bool() { draw.u64(100..1000) } else { draw.u64(1000..6000) })
+}
+
+pub struct Dispatched<'l> {
+    lab: &'l Lab,
+    dispatcher: Option<Dispatcher<'l>>,
+    config: String,
+}
+
+impl<'l> Dispatched<'l> {
+    pub fn new(lab: &'l Lab, dispatcher: Dispatcher<'l>) -> Dispatched<'l> {
+        let config = fs::read_to_string(lab.config()).unwrap();
+        Dispatched { lab, dispatcher: Some(dispatcher), config }
+    }
+
+    /// Ends the process, and starts another one. It does not know which connections were begun during a change that is open.
+    fn restart(&mut self, kill: bool, pause: Duration, model: &Model) {
+        model.note(&format!(
+            "the dispatcher is {} and started after {pause:?}",
+            if kill { "killed" } else { "stopped" }
+        ));
+        for live in model.all() {
+            let traces = self.lab.ask_all(&["trace", &live.client, "--for", "0", "--json"]);
+            let service = &traces[0]["services"][0];
+            let kept = service["keeps"].as_str().or(service["server"].as_str());
+            if kept != Some(&live.server) {
+                model.excuse("begun during a change, before a restart", |other| {
+                    other.client == live.client && other.port == live.port
+                });
+            }
+        }
+        let dispatcher = self.dispatcher.take().unwrap();
+        if kill {
+            dispatcher.kill();
+        } else {
+            dispatcher.stop();
+        }
+        thread::sleep(pause);
+        self.dispatcher = Some(Dispatcher::start(self.lab, &[]));
+    }
+
+    /// Another program changes what the probes go by.
+    fn meddle(&self, draw: &mut Rng, model: &Model) {
+        let family = if draw.bool() { "-4" } else { "-6" };
+        let all = [
+            "rule del pref 1",
+            "rule del pref 40000",
+            "rule del pref 40001",
+            "rule flush; rule add pref 32766 lookup main; rule add pref 32767 lookup default",
+            "route flush table 1869479937",
+            "neigh flush dev lan0 nud permanent",
+        ];
+        let commands = all[draw.usize(..all.len())];
+        model.note(&format!("somebody does `ip {family} {commands}`"));
+        for command in commands.split("; ") {
+            let (namespace, arguments) = (self.lab.namespace("dispatcher"), command.split_whitespace());
+            // What is not there cannot be removed.
+            let _ = std::process::Command::new("ip").args(["-n", &namespace, family]).args(arguments).output();
+        }
+    }
+
+    fn reload(&self, text: &str) {
+        fs::write(self.lab.config(), text).unwrap();
+        self.lab.order_all(&["reload"]);
+    }
+
+    /// Somebody gives a server another MAC, and tells nobody.
+    fn readdress(&self, draw: &mut Rng, model: &Model) {
+        let server = server(draw);
+        let mac = format!("02:00:00:00:{:02x}:1{}", draw.u8(1..), &server[3..]);
+        model.note(&format!("{server} has {mac}"));
+        model.out(server);
+        self.lab.ip(server, &format!("link set lan0 address {mac}"));
+        let follows = || {
+            let status = self.lab.ask_all(&["status", "--json"]).remove(0);
+            let services = status["services"].as_array().unwrap().clone();
+            services.iter().all(|service| {
+                service["servers"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|known| known["name"] == server && known["mac"] == *mac)
+            })
+        };
+        let begin = Instant::now();
+        while !follows() {
+            assert!(begin.elapsed() < LONG, "{server} is at {mac}, and nobody knows");
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.lab.settle();
+        model.back(server);
+    }
+}
+
+impl Trouble for Dispatched<'_> {
+    fn strike(&mut self, draw: &mut Rng, model: &Model) {
+        let lab = self.lab;
+        match draw.u8(..14) {
+            0 | 1 => {
+                let (by, time) = (cut(draw), while_(draw));
+                model.note(&format!("the dispatcher loses its {by:?} for {time:?}"));
+                lab.cut("dispatcher", by, time);
+                lab.settle();
+            }
+            2 | 3 => lab.cut_server(server(draw), cut(draw), while_(draw), model),
+            4 => lab.kill_nginx(server(draw), while_(draw), model),
+            5 | 6 => {
+                let (kill, pause) = (draw.bool(), Duration::from_millis(draw.u64(..500)));
+                self.restart(kill, pause, model);
+            }
+            7 => self.readdress(draw, model),
+            8 | 9 => self.meddle(draw, model),
+            10 => {
+                let (server, weight) = (server(draw), draw.u8(1..4).to_string());
+                model.note(&format!("{server} has weight {weight} for a while"));
+                lab.order_all(&["weight", server, &weight]);
+                thread::sleep(while_(draw));
+                lab.order_all(&["weight", server, "default"]);
+            }
+            11 => {
+                let server = server(draw);
+                model.note(&format!("{server} is drained for a while"));
+                lab.order_all(&["drain", server]);
+                thread::sleep(while_(draw));
+                lab.order_all(&["undrain", server]);
+            }
+            12 => {
+                model.note("web3 is removed for a while, and reloads");
+                let without = self
+                    .config
+                    .split("[[service.server]]")
+                    .filter(|part| !part.contains("\"web3\"") || part.contains("[[service]]"));
+                let without: Vec<String> = without
+                    .map(|part| match part.split_once("[[service]]") {
+                        Some((last, next)) if last.contains("\"web3\"") => format!("\u{1}[[service]]{next}"),
+                        _ => part.to_owned(),
+                    })
+                    .collect();
+                self.reload(&without.join("[[service.server]]").replace("[[service.server]]\u{1}", ""));
+                thread::sleep(while_(draw));
+                self.reload(&self.config);
+            }
+            _ => lab.spoof(&model.all(), draw, model),
+        }
+        lab.settle();
+    }
+
+    fn said(&self) -> String {
+        self.dispatcher.as_ref().map(Dispatcher::said).unwrap_or_default()
+    }
+}
+
+pub struct Broadcast<'l> {
+    lab: &'l Lab,
+    filters: Vec<Filter<'l>>,
+}
+
+impl<'l> Broadcast<'l> {
+    pub fn new(lab: &'l Lab, filters: Vec<Filter<'l>>) -> Broadcast<'l> {
+        Broadcast { lab, filters }
+    }
+}
+
+impl Trouble for Broadcast<'_> {
+    fn strike(&mut self, draw: &mut Rng, model: &Model) {
+        let lab = self.lab;
+        match draw.u8(..10) {
+            0..=2 => lab.cut_server(server(draw), cut(draw), while_(draw), model),
+            3 => lab.kill_nginx(server(draw), while_(draw), model),
+            4 | 5 => {
+                let at = draw.usize(..self.filters.len());
+                let filter = self.filters.swap_remove(at);
+                let server = filter.server;
+                model.note(&format!("the filter of {server} is killed and started again"));
+                filter.kill();
+                thread::sleep(Duration::from_millis(draw.u64(..500)));
+                self.filters.push(Filter::start(lab, server));
+            }
+            6 => {
+                let filter = &self.filters[draw.usize(..self.filters.len())];
+                let time = while_(draw);
+                model.note(&format!("the filter of {} stands still for {time:?}", filter.server));
+                let pid = filter.status()["pid"].as_i64().unwrap();
+                let pid = Pid::from_raw(pid as i32).unwrap();
+                kill_process(pid, Signal::STOP).unwrap();
+                thread::sleep(time);
+                kill_process(pid, Signal::CONT).unwrap();
+            }
+            7 => {
+                model.note("all filters reload");
+                lab.order_all(&["reload"]);
+            }
+            8 => {
+                let server = server(draw);
+                model.note(&format!("{server} is drained for a while"));
+                lab.order_all(&["drain", server]);
+                thread::sleep(while_(draw));
+                lab.order_all(&["undrain", server]);
+            }
+            _ => lab.spoof(&model.all(), draw, model),
+        }
+        lab.settle();
+    }
+
+    fn said(&self) -> String {
+        let said = self.filters.iter().map(|filter| format!("filter of {}:\n{}", filter.server, filter.said()));
+        said.collect::<Vec<_>>().join("\n\n")
+    }
+}
