@@ -145,9 +145,9 @@ pub const FLOW_IDLE: Duration = Duration::from_secs(30);
 /// Changes of a service that are under way at once; with one more, the two oldest count as one.
 pub const MAX_CHANGES: usize = 8;
 
-/// Changes of a service that a process which comes after this one is told of: those that are under way, and what they were
-/// made of.
-pub const MAX_PAST: usize = 64;
+/// Steps that a service has gone through, of which a process that comes after this one is told; with one more, the first is
+/// forgotten.
+pub const MAX_HISTORY: usize = 64;
 
 /// Frames that one trace notes.
 pub const TRACED_FRAMES: usize = 1024;

@@ -11,7 +11,7 @@ use super::privileges;
 use crate::hash::{Key, siphash};
 use crate::limits::{STATE_AGAIN, STATE_MOST};
 use crate::plan::{HashKey, Server};
-use crate::table::cluster::Past;
+use crate::table::cluster::History;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -52,16 +52,15 @@ pub struct Leaving {
 #[serde(deny_unknown_fields)]
 pub struct OpenChange {
     pub service: String,
-    pub past: Past,
+    pub history: History,
 }
 
 impl Remembered {
     /// With its times on another clock.
     fn on_clock(mut self, to: impl Fn(u64) -> u64) -> Remembered {
         self.leaving.iter_mut().for_each(|left| left.until = to(left.until));
-        for OpenChange { past, .. } in &mut self.changes {
-            (past.began, past.until) = (to(past.began), to(past.until));
-        }
+        let on_clock = |OpenChange { service, history }| OpenChange { service, history: history.on_clock(&to) };
+        self.changes = self.changes.into_iter().map(on_clock).collect();
         self
     }
 }
@@ -280,21 +279,25 @@ mod tests {
     use super::*;
     use crate::control::health::Verdict;
     use crate::control::operator::Override;
-    use crate::table::cluster::PastServer;
 
     fn some() -> Remembered {
         let drained = Override { drained_until: Some(1_800_000_000), ..Override::default() };
         let other = Override { disabled: true, weight: Some(0), ..Override::default() };
         let web3 = Server { name: "web3".into(), address: "192.0.2.13".parse().unwrap(), mac: None, weight: 0 };
-        let was = PastServer { name: "web3".into(), weight: 2, address: web3.address, taking: true, failed: false };
-        let past = Past {
-            servers: vec![was],
-            slots: 65_537,
-            flow: false,
-            modulo: false,
-            began: 1_000_000_000,
-            until: 9_000_000_000,
-        };
+        let history = serde_json::json!({
+            "configurations": [{
+                "servers": [{ "name": "web3", "address": "192.0.2.13", "weight": 2 }],
+                "leaving": 0, "slots": 65_537, "flow": false, "modulo": false,
+            }],
+            "steps": [
+                { "configuration": 0, "standings": ["t"], "at": 1_000_000_000u64, "until": 9_000_000_000u64 },
+                {
+                    "configuration": 0, "standings": ["k"], "at": 2_000_000_000u64, "until": 9_000_000_000u64,
+                    "prolonged": 9_000_000_000u64,
+                },
+            ],
+        });
+        let history = serde_json::from_value(history).unwrap();
         Remembered {
             servers: Overrides::from([("web1".to_owned(), drained), ("web2".to_owned(), other)]),
             verdicts: vec![Known {
@@ -306,7 +309,7 @@ mod tests {
                 hold_s: Some(20),
             }],
             leaving: vec![Leaving { service: "web".into(), server: web3, until: 5_000_000_000 }],
-            changes: vec![OpenChange { service: "web".into(), past }],
+            changes: vec![OpenChange { service: "web".into(), history }],
             key: fingerprint(HashKey([7; 16])),
         }
     }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-pub use super::moves::{Past, PastServer};
+pub use super::history::History;
 pub use super::service::Standing;
 
 /// Times are nanoseconds on the clock of the ports.
@@ -116,8 +116,8 @@ impl Cluster {
     }
 
     /// Lets connections stay at least until then, where they stay already.
-    pub fn prolong(&mut self, service: ServiceId, until: u64) {
-        self.services[service as usize].prolong(until);
+    pub fn prolong(&mut self, service: ServiceId, until: u64, now: u64) {
+        self.services[service as usize].prolong(until, now);
     }
 
     pub fn standing(&self, service: ServiceId, server: usize) -> Standing {
@@ -125,13 +125,16 @@ impl Cluster {
     }
 
     /// What a process that comes after this one must know to go on with the changes of a service that are open.
-    pub fn open_changes(&self, service: ServiceId) -> Vec<Past> {
-        self.services[service as usize].open_changes().collect()
+    pub fn history(&self, service: ServiceId) -> Option<&History> {
+        self.services[service as usize].history()
     }
 
-    /// Goes on with changes of a service that were open in a process before this one, oldest first.
-    pub fn reopen(&mut self, service: ServiceId, pasts: &[Past], now: u64) {
-        self.services[service as usize].reopen(self.key, pasts, now);
+    /// Goes on with changes of a service that were open in a process before this one.
+    pub fn recall(&mut self, service: ServiceId, plan: &Plan, history: &History, now: u64) {
+        let of = &plan.services[service as usize];
+        let state = &self.services[service as usize];
+        let recalled = state.recalled(self.key, of, state.ranking(), &mut self.next_ident, (history, now));
+        self.services[service as usize] = recalled;
     }
 
     /// When `expire` will find something.

@@ -5,6 +5,7 @@
 //! whenever something changed, `publish` carries it to the workers. There `pins` remembers the flows begun during a change.
 
 pub mod cluster;
+mod history;
 pub mod index;
 pub mod maglev;
 pub mod moves;

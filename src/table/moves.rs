@@ -8,51 +8,16 @@ use super::maglev::NOBODY;
 use super::pins::is_since;
 use super::{MOVING, Owners, Rule, remainder, ticks};
 use crate::hash;
-use crate::limits::{FLOW_IDLE, MAX_CHANGES, MAX_PAST};
-use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use crate::limits::{FLOW_IDLE, MAX_CHANGES};
 use std::sync::Arc;
 
 /// The open changes of one service, oldest first. Times are nanoseconds of the clock that the ports use.
 #[derive(Default)]
 pub struct Moves {
     open: Vec<Change>,
-    /// Changes that are over, and that those which are open still follow from.
-    over: Vec<Past>,
-}
-
-/// Who had the slots before a change, by what that follows from: another process computes the same of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Past {
-    /// The servers of then, in the order of the configuration.
-    pub servers: Vec<PastServer>,
-    pub slots: u32,
-    /// Whether ports took part in the hash.
-    pub flow: bool,
-    pub modulo: bool,
-    /// On the clock of the ports.
-    pub began: u64,
-    pub until: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PastServer {
-    /// By which its slots follow.
-    pub name: String,
-    pub weight: u32,
-    /// By which it is known again.
-    pub address: IpAddr,
-    /// Whether it took clients.
-    pub taking: bool,
-    /// Whether it has failed since, and keeps nothing.
-    pub failed: bool,
 }
 
 struct Change {
-    /// What `before` follows from: one, or those that it was made of, oldest first.
-    past: Vec<Past>,
     /// Whose connections there were that nobody remembers; with the mark `MOVING` where the owner became another.
     before: Owners,
     began: u64,
@@ -97,48 +62,28 @@ pub struct Marked {
 impl Moves {
     /// From `now` on the slots are `present`'s; they were `before`'s, and connections stay until `until`. `marked` is what
     /// the data path has selected by up to now. Does nothing where nobody who goes on has lost a slot.
-    pub fn open(
-        &mut self,
-        (before, past): (Owners, Past),
-        present: &Owners,
-        marked: Option<&Marked>,
-        (now, until): (u64, u64),
-    ) {
+    pub fn open(&mut self, before: Owners, present: &Owners, marked: Option<&Marked>, (now, until): (u64, u64)) {
         // While others are open, what moves must be known in any case.
         let until = self.open.iter().map(|change| change.until).max().unwrap_or(0).max(until);
         if until <= now || !before.lost_to(present) {
             return;
         }
-
         if !self.is_by_slot(before.rule) {
             // What was before cannot be told slot by slot: it is told in full, until the last of it is over.
             self.prolong(until);
         }
         let before = before.marked_against(present).kept_through(marked);
-        self.open.push(Change { past: vec![Past { began: now, until, ..past }], before, began: now, until });
+        self.open.push(Change { before, began: now, until });
         if self.open.len() > MAX_CHANGES {
-            let mut first = self.open.remove(0);
+            let first = self.open.remove(0);
             let second = &mut self.open[0];
             let before = first.before.joined(&second.before);
-            first.past.append(&mut second.past);
-            first.past.drain(..first.past.len().saturating_sub(MAX_PAST));
-            *second = Change { past: first.past, before, began: first.began, until: second.until.max(first.until) };
+            *second = Change { before, began: first.began, until: second.until.max(first.until) };
         }
     }
 
-    /// What another process must know to go on with the open changes.
-    pub fn past(&self) -> impl Iterator<Item = Past> {
-        let mut all: Vec<Past> = self.over.clone();
-        all.extend(self.open.iter().flat_map(Change::past));
-        all.sort_by_key(|past| past.began);
-        all.into_iter()
-    }
-
-    /// A server has failed: it keeps nothing.
-    pub fn fail(&mut self, server: IpAddr) {
-        let open = self.open.iter_mut().flat_map(|change| &mut change.past);
-        let servers = open.chain(&mut self.over).flat_map(|past| &mut past.servers);
-        servers.filter(|known| known.address == server).for_each(|known| known.failed = true);
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
     }
 
     /// Lets no open change end before.
@@ -148,12 +93,7 @@ impl Moves {
 
     /// Ends the changes whose time is over.
     pub fn expire(&mut self, now: u64) {
-        let over = self.open.extract_if(.., |change| change.until <= now).flat_map(|change| change.past());
-        self.over.extend(over);
-        self.over.drain(..self.over.len().saturating_sub(MAX_PAST));
-        if self.open.is_empty() {
-            self.over.clear();
-        }
+        self.open.retain(|change| change.until > now);
     }
 
     /// When `mark` will say something else, if nothing happens until then.
@@ -215,10 +155,6 @@ impl Moves {
 }
 
 impl Change {
-    fn past(&self) -> Vec<Past> {
-        self.past.iter().map(|past| Past { until: self.until, ..past.clone() }).collect()
-    }
-
     /// When every flow without a beginning that was there has shown itself, or is over.
     fn learnt(&self) -> u64 {
         self.began + FLOW_IDLE.as_nanos() as u64
@@ -274,7 +210,7 @@ impl Owners {
         if self.rule != present.rule || self.rule.modulo.is_some() {
             return self.map(|owners| owners.iter().map(|owner| owner | MOVING).collect());
         }
-        self.zip(present, |mine, present| if mine == present || mine == NOBODY { mine } else { mine | MOVING })
+        self.zip(present, |mine, present| if mine == present { mine } else { mine | MOVING })
     }
 
     /// Two changes as one: this one, and a newer.

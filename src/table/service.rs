@@ -1,22 +1,27 @@
 //! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
 
+use super::history::History;
 use super::maglev::{self, Candidate, NOBODY};
-use super::moves::{Marked, Moves, Past, PastServer};
+use super::moves::{Marked, Moves};
 use super::rendezvous::Rendezvous;
 use super::{Owners, Rule, ServiceTable};
 use crate::hash::Key;
 use crate::plan::{HashInput, Mac, Selection, Server, Service};
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What a server is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// For nobody.
+    #[serde(rename = "o")]
     Out,
     /// For the connections that it has.
+    #[serde(rename = "k")]
     Keeping,
     /// For new clients too.
+    #[serde(rename = "t")]
     Taking,
 }
 
@@ -32,6 +37,7 @@ pub struct ServiceState {
     marked: Option<Marked>,
     /// When that must be looked at again.
     due: Option<u64>,
+    history: History,
 }
 
 pub struct ServerState {
@@ -57,17 +63,6 @@ impl Ranking {
             rendezvous: Rendezvous::new(key, candidates),
             weights: candidates.iter().map(|candidate| candidate.weight).collect(),
         }
-    }
-
-    /// The owner of every slot: the first of its order that takes clients.
-    fn owners(&self, taking: &[bool]) -> Arc<[u16]> {
-        let mut election = self.rendezvous.among(taking);
-        let owner = |(slot, first): (usize, &u16)| match *first {
-            NOBODY => NOBODY,
-            first if taking[first as usize] => first,
-            _ => election.winner(slot as u32).unwrap_or(NOBODY),
-        };
-        self.first.iter().enumerate().map(owner).collect()
     }
 
     /// The failover order of a slot: the first choice, then every other server of weight above 0.
@@ -97,68 +92,83 @@ impl ServiceState {
             moves: Moves::default(),
             marked: None,
             due: None,
+            history: History::new(service, vec![Standing::Taking; service.servers.len()]),
         };
         state.present.remainders = state.remainders();
         state
     }
 
-    /// What owners by the present rule follow from, for a process that comes after this one.
-    fn past(&self, taking: &[bool]) -> Past {
-        let Rule { slots, flow, modulo, .. } = self.present.rule;
-        let servers = self.servers.iter().zip(&self.ranking.weights).zip(taking);
-        let server = |((server, weight), taking): ((&ServerState, &u32), &bool)| PastServer {
-            name: server.name.clone(),
-            weight: *weight,
-            address: server.address,
-            taking: *taking,
-            failed: !server.keeps(),
-        };
-        Past { servers: servers.map(server).collect(), slots, flow, modulo: modulo.is_some(), began: 0, until: 0 }
-    }
-
-    /// What a process that comes after this one must know to go on with the changes that are open.
-    pub fn open_changes(&self) -> impl Iterator<Item = Past> {
-        self.moves.past()
-    }
-
-    /// Goes on with changes that were open in a process before this one, oldest first. Connections that nobody remembers are
-    /// kept as there; which were begun during the changes is forgotten.
-    pub fn reopen(&mut self, key: Key, pasts: &[Past], now: u64) {
-        let before: Vec<Owners> = pasts.iter().map(|past| self.owners_of(key, past)).collect();
-        for (at, (past, owners)) in pasts.iter().zip(&before).enumerate() {
-            let after = before.get(at + 1).unwrap_or(&self.present).clone();
-            self.moves.expire(past.began);
-            self.marked = self.moves.mark(owners, self.marked.as_ref(), past.began);
-            let at = (past.began, past.until);
-            self.moves.open((owners.clone(), past.clone()), &after, self.marked.as_ref(), at);
-            self.marked = self.moves.mark(&after, self.marked.as_ref(), past.began);
+    /// The same service after what it has gone through in a process before this one: connections that nobody remembers are kept as
+    /// there. Which were begun meanwhile is forgotten.
+    pub fn recalled(
+        &self,
+        key: Key,
+        service: &Service,
+        ranking: Arc<Ranking>,
+        next_ident: &mut u32,
+        (history, now): (&History, u64),
+    ) -> ServiceState {
+        let mut state: Option<ServiceState> = None;
+        for (configured, step) in history.steps(service) {
+            let (at, until) = (step.at, step.until);
+            let ranking = |of: &Service| Arc::new(Ranking::new(key, &candidates(of), of.slots));
+            let mut next = match (state.take(), configured) {
+                (Some(before), None) => before,
+                (Some(mut before), Some(configured)) => {
+                    before.expire(at);
+                    let ranking = ranking(&configured);
+                    before.renew(key, &configured, (self.address, ranking), next_ident, (at, until))
+                }
+                (None, Some(first)) => {
+                    // What everything began with moves nobody.
+                    let ranking = ranking(&first);
+                    let mut first = ServiceState::new(key, &first, self.address, ranking, next_ident);
+                    first.set_standings(&step.standings, 0, 0);
+                    first
+                }
+                (None, None) => break,
+            };
+            next.expire(at);
+            next.set_standings(&step.standings, at, until);
+            step.prolonged.into_iter().for_each(|until| next.prolong(until, at));
+            state = Some(next);
         }
-        self.moves.expire(now);
-        self.mark(now);
+        let until = now + service.drain.as_nanos() as u64;
+        let Some(mut state) = state else { return self.renewed(key, service, ranking, next_ident) };
+        state.expire(now);
+        if !history.ends_with(service) {
+            state = state.renew(key, service, (self.address, ranking), next_ident, (now, until));
+        }
+        // Where each is, and what it is there for now.
+        let standings: Vec<Standing> = self.servers.iter().map(|server| server.standing).collect();
+        state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.mac = is.mac);
+        state.set_standings(&standings, now, until);
+        state
     }
 
-    /// The owners of then, by the positions of now.
-    fn owners_of(&self, key: Key, past: &Past) -> Owners {
-        let servers = past.servers.iter();
-        let candidates: Vec<Candidate> =
-            servers.map(|PastServer { name, weight, .. }| Candidate { name, weight: *weight }).collect();
-        let ranking = Ranking::new(key, &candidates, past.slots);
-        let taking: Vec<bool> = past.servers.iter().map(|server| server.taking).collect();
-        let modulo = past.modulo.then_some(candidates.len() as u16);
-        let like = Rule { key, flow: past.flow, slots: past.slots, modulo, number: self.present.rule.number };
-        let rule = if like == self.present.rule { like } else { Rule { number: like.number + 1, ..like } };
-        let mut owners = Owners {
-            rule,
-            slots: ranking.owners(&taking),
-            remainders: modulo.map(|_| remainders(&taking, &ranking.weights)),
-        };
-        let position = |server: u16| {
-            let past = &past.servers[server as usize];
-            let known = self.servers.iter().position(|known| known.address == past.address && known.keeps());
-            known.filter(|_| !past.failed).map_or(NOBODY, |at| at as u16)
-        };
-        owners.renumber(|owner| if owner == NOBODY { NOBODY } else { position(owner) });
-        owners
+    fn renewed(&self, key: Key, service: &Service, ranking: Arc<Ranking>, next_ident: &mut u32) -> ServiceState {
+        let mut state = ServiceState::new(key, service, self.address, ranking, next_ident);
+        let standings: Vec<Standing> = self.servers.iter().map(|server| server.standing).collect();
+        state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.mac = is.mac);
+        state.set_standings(&standings, 0, 0);
+        state
+    }
+
+    pub fn ranking(&self) -> Arc<Ranking> {
+        Arc::clone(&self.ranking)
+    }
+
+    /// What a process that comes after this one must know to go on with the changes that are open; `None`: there are none.
+    pub fn history(&self) -> Option<&History> {
+        Some(&self.history).filter(|history| !history.is_settled())
+    }
+
+    /// Writes down what the servers are there for from now on, as long as that matters.
+    fn record(&mut self, times: (u64, u64), prolonged: Option<u64>) {
+        self.history.note(self.servers.iter().map(|server| server.standing).collect(), times, prolonged);
+        if !self.moves.is_open() {
+            self.history.settle();
+        }
     }
 
     /// The same service by a new configuration. What stays the same server keeps its standing; others are out at first.
@@ -171,7 +181,6 @@ impl ServiceState {
         next_ident: &mut u32,
         (now, until): (u64, u64),
     ) -> ServiceState {
-        let past = self.past(&self.taking());
         let mut old: Vec<Option<ServerState>> = self.servers.into_iter().map(Some).collect();
         let mut new_positions = vec![NOBODY; old.len()];
         let mut servers = Vec::with_capacity(service.servers.len());
@@ -202,16 +211,26 @@ impl ServiceState {
             moves,
             marked,
             due: None,
+            history: self.history,
         };
         state.elect();
-        state.moved(before, past, (now, until));
+        let has_key = rule.key == before.rule.key;
+        state.moved(before, now, until);
+        if has_key {
+            state.history.configure(service);
+            state.record((now, until), None);
+        } else {
+            // The other key is a secret that is not written down.
+            let standings = state.servers.iter().map(|server| server.standing).collect();
+            state.history = History::new(service, standings);
+        }
         state
     }
 
     /// Whether that changed anything. Connections stay with servers that go on, until `until`.
     pub fn set_standings(&mut self, standings: &[Standing], now: u64, until: u64) -> bool {
         assert_eq!(standings.len(), self.servers.len(), "one a server");
-        let (mut before, taking) = (self.present.clone(), self.taking());
+        let mut before = self.present.clone();
         let mut changed = false;
         for (at, standing) in standings.iter().enumerate() {
             let was = std::mem::replace(&mut self.servers[at].standing, *standing);
@@ -224,7 +243,6 @@ impl ServiceState {
                 let bury = |owner: u16| if owner == at { NOBODY } else { owner };
                 before.renumber(bury);
                 self.moves.renumber(bury);
-                self.moves.fail(self.servers[at as usize].address);
                 self.marked.iter_mut().for_each(|marked| marked.renumber(bury));
             }
             match (was == Standing::Taking, *standing == Standing::Taking) {
@@ -235,15 +253,16 @@ impl ServiceState {
         }
         if changed {
             self.present.remainders = self.remainders();
-            let past = self.past(&taking);
-            self.moved(before, past, (now, until));
+            self.moved(before, now, until);
+            self.record((now, until), None);
         }
         changed
     }
 
     /// Lets connections stay at least until then, where they stay already.
-    pub fn prolong(&mut self, until: u64) {
+    pub fn prolong(&mut self, until: u64, now: u64) {
         self.moves.prolong(until);
+        self.record((now, now), Some(until));
     }
 
     pub fn standing(&self, server: usize) -> Standing {
@@ -256,6 +275,9 @@ impl ServiceState {
         if due {
             self.moves.expire(now);
             self.mark(now);
+            if !self.moves.is_open() {
+                self.history.settle();
+            }
         }
         due
     }
@@ -294,8 +316,8 @@ impl ServiceState {
     }
 
     /// The slots were `before`'s. Whoever goes on and has lost some keeps its connections.
-    fn moved(&mut self, before: Owners, past: Past, (now, until): (u64, u64)) {
-        self.moves.open((before, past), &self.present, self.marked.as_ref(), (now, until));
+    fn moved(&mut self, before: Owners, now: u64, until: u64) {
+        self.moves.open(before, &self.present, self.marked.as_ref(), (now, until));
         self.moves.expire(now);
         self.mark(now);
     }
@@ -311,7 +333,14 @@ impl ServiceState {
 
     /// The owner of every slot: the first of its order that takes clients.
     fn elect(&mut self) {
-        self.present.slots = self.ranking.owners(&self.taking());
+        let taking = self.taking();
+        let mut election = self.ranking.rendezvous.among(&taking);
+        let owner = |(slot, first): (usize, &u16)| match *first {
+            NOBODY => NOBODY,
+            first if taking[first as usize] => first,
+            _ => election.winner(slot as u32).unwrap_or(NOBODY),
+        };
+        self.present.slots = self.ranking.first.iter().enumerate().map(owner).collect();
         self.present.remainders = self.remainders();
     }
 
@@ -343,15 +372,12 @@ impl ServiceState {
     }
 
     fn remainders(&self) -> Option<Arc<[u16]>> {
-        self.present.rule.modulo.map(|_| remainders(&self.taking(), &self.ranking.weights))
+        self.present.rule.modulo?;
+        let taking = self.taking().into_iter().zip(&self.ranking.weights);
+        let owner =
+            |(at, (taking, weight)): (usize, (bool, &u32))| if taking && *weight > 0 { at as u16 } else { NOBODY };
+        Some(taking.enumerate().map(owner).collect())
     }
-}
-
-/// With `modulo`: who has each remainder.
-fn remainders(taking: &[bool], weights: &[u32]) -> Arc<[u16]> {
-    let owner =
-        |(at, (taking, weight)): (usize, (&bool, &u32))| if *taking && *weight > 0 { at as u16 } else { NOBODY };
-    taking.iter().zip(weights).enumerate().map(owner).collect()
 }
 
 impl ServerState {

@@ -126,7 +126,7 @@ impl Membership {
             .collect();
         let moved = services.into_iter().fold(reweighed, |moved, service| {
             if let Some(until) = drained {
-                self.cluster.prolong(service as ServiceId, until);
+                self.cluster.prolong(service as ServiceId, until, now);
             }
             self.judge(service, drained) | moved
         });

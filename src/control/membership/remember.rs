@@ -6,7 +6,6 @@ use crate::control::operator::Overrides;
 use crate::control::state_file::{Leaving, OpenChange, Remembered, StateFile, StateWriter, fingerprint};
 use crate::plan::Plan;
 use crate::table::ServiceId;
-use crate::table::cluster::Past;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -58,9 +57,9 @@ impl Membership {
             Some(Leaving { service, server, until })
         });
         let services = self.plan.services.iter().enumerate();
-        let changes = services.flat_map(|(at, service)| {
-            let pasts = self.cluster.open_changes(at as ServiceId);
-            pasts.into_iter().map(|past| OpenChange { service: service.name.clone(), past })
+        let changes = services.filter_map(|(at, service)| {
+            let history = self.cluster.history(at as ServiceId)?.clone();
+            Some(OpenChange { service: service.name.clone(), history })
         });
         Remembered {
             servers,
@@ -82,13 +81,14 @@ impl Membership {
             );
             return;
         }
-        let now = clock::now_ns();
-        for (at, service) in self.plan.services.iter().enumerate() {
-            let of = remembered.changes.iter().filter(|change| change.service == service.name);
-            let pasts: Vec<Past> = of.map(|change| change.past.clone()).collect();
-            if pasts.iter().any(|past| past.until > now) {
-                self.cluster.reopen(at as ServiceId, &pasts, now);
-                let moving = self.cluster.moving(at as ServiceId);
+        let (now, plan) = (clock::now_ns(), self.plan_of());
+        for (at, service) in plan.services.iter().enumerate() {
+            let Some(change) = remembered.changes.iter().find(|change| change.service == service.name) else {
+                continue;
+            };
+            self.cluster.recall(at as ServiceId, &plan, &change.history, now);
+            let moving = self.cluster.moving(at as ServiceId);
+            if moving > 0 {
                 tracing::info!("service {}: {moving} slots are moving still, as before the restart", service.name);
             }
         }
