@@ -3,8 +3,7 @@
 
 use super::index::Index;
 use super::maglev::Candidate;
-use super::pins::is_since;
-use super::service::{Ranking, ServiceState, candidates};
+use super::service::{Idents, Ranking, ServiceState, candidates};
 use super::watch::Watch;
 use super::{
     Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, ServiceTable, Table, port_key, port_key_v4,
@@ -28,7 +27,7 @@ pub struct Cluster {
     directory: Arc<Directory>,
     services: Vec<ServiceState>,
     rankings: Rankings,
-    next_ident: u32,
+    idents: Idents,
     watch: Option<Arc<Watch>>,
 }
 
@@ -42,10 +41,10 @@ impl Cluster {
         let key = Key::from(plan.hash_key);
         let (directory, addresses) = directory(&plan.services);
         let (of_service, rankings) = rankings(key, &plan.services, &HashMap::new());
-        let mut next_ident = 1;
+        let mut idents = Idents::default();
         let services = plan.services.iter().zip(addresses).zip(of_service);
         let services = services
-            .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut next_ident))
+            .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut idents))
             .collect();
         Cluster {
             key,
@@ -54,7 +53,7 @@ impl Cluster {
             services,
             directory: Arc::new(directory),
             rankings,
-            next_ident,
+            idents,
             watch: None,
         }
     }
@@ -69,15 +68,16 @@ impl Cluster {
         let (of_service, rankings) = rankings(key, &plan.services, &known);
         let mut old: HashMap<String, ServiceState> =
             std::mem::take(&mut self.services).into_iter().map(|service| (service.name.clone(), service)).collect();
-        let next_ident = &mut self.next_ident;
+        let idents = &mut self.idents;
+        idents.keep(old.values().flat_map(|service| &service.servers).map(|server| server.ident));
         for ((service, address), ranking) in plan.services.iter().zip(addresses).zip(of_service) {
             self.services.push(match old.remove(&service.name) {
                 Some(known) => {
                     let until = now + service.drain.as_nanos() as u64;
-                    known.renew(key, service, (address, ranking), next_ident, (now, until))
+                    known.renew(key, service, (address, ranking), idents, (now, until))
                 }
                 None => {
-                    let mut new = ServiceState::new(key, service, address, ranking, next_ident);
+                    let mut new = ServiceState::new(key, service, address, ranking, idents);
                     new.set_standings(&vec![Standing::Out; service.servers.len()], now, now);
                     new
                 }
@@ -237,8 +237,7 @@ impl Cluster {
             services.push(table);
         }
         macs.push(PackedMac::UNRESOLVED);
-        let since = services.iter().filter_map(|service| Some(service.kept()?.horizon));
-        let horizon = since.reduce(|first, since| if is_since(first, since) { since } else { first }).unwrap_or(0);
+        let horizon = services.iter().filter_map(|service| Some(service.kept()?.horizon)).min().unwrap_or(0);
         Table {
             generation: self.generation,
             layout: self.layout,

@@ -2,13 +2,14 @@
 //!
 //! `maglev` gives every slot its first choice, `rendezvous` the order behind it, `service` says who of them owns it now,
 //! `moves` who keeps which connections while that changes, `cluster` holds all services and compiles a `Table` of them
-//! whenever something changed, `publish` carries it to the workers. There `pins` remembers the flows begun during a change.
+//! whenever something changed, `publish` carries it to the workers. There `flow_table` remembers
+//! the flows of slots that migrate.
 
 pub mod cluster;
+pub mod flow_table;
 pub mod index;
 pub mod maglev;
 pub mod moves;
-pub mod pins;
 pub mod publish;
 pub mod rendezvous;
 mod service;
@@ -26,11 +27,6 @@ use watch::Watch;
 /// In a slot, beside its owner: flows of the slot may be kept by others. Whoever looks up finds this or `NOBODY` by one
 /// comparison, `owner >= NOBODY`.
 pub const MOVING: u16 = 0x8000;
-
-/// A time in nanoseconds as the memory of flows keeps it: 2^20 ns (1.05 ms) each, turning over after 52 days.
-pub fn ticks(ns: u64) -> u32 {
-    (ns >> 20) as u32
-}
 
 /// A service's position in the plan.
 pub type ServiceId = u16;
@@ -50,7 +46,7 @@ pub struct Table {
     /// The servers' idents, by destination.
     idents: Box<[u32]>,
     /// While any slot moves: no flow is remembered for what was last seen before this tick.
-    pub horizon: u32,
+    pub horizon: u64,
     /// The servers' MACs, and (MAC, address) of those that must never send to that cluster address.
     own: Index<u64>,
     loops: Index<(u64, u32)>,

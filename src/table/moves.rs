@@ -4,9 +4,9 @@
 //!
 //! A server that dies keeps nothing: its slots move without a change being opened, and it vanishes from those that are open.
 
+use super::flow_table::ticks;
 use super::maglev::NOBODY;
-use super::pins::is_since;
-use super::{MOVING, Owners, Rule, remainder, ticks};
+use super::{MOVING, Owners, Rule, remainder};
 use crate::hash;
 use crate::limits::{FLOW_IDLE, MAX_CHANGES, MAX_PAST};
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ struct Change {
 pub struct Kept {
     way: Way,
     /// The tick since when the slot that has been moving for longest has.
-    pub horizon: u32,
+    pub horizon: u64,
 }
 
 enum Way {
@@ -74,16 +74,10 @@ enum Way {
     Chain(Vec<(Owners, bool)>),
 }
 
-/// Who keeps the flows of a slot that are not remembered.
+/// Who keeps the flows of a slot that are not remembered. One a slot, so it is one word: 16 bits of server or `NOBODY`, one that
+/// says `is_learning`, the rest of it ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keeper {
-    /// Server, or `NOBODY`.
-    server: u16,
-    /// Whether a flow of a protocol without a beginning may still be an old one.
-    pub learning: bool,
-    /// The tick since when the slot has been moving: what was last seen before was remembered for a change that is over.
-    pub since: u32,
-}
+pub struct Keeper(u64);
 
 /// What the data path selects by while changes are open: the present owners, with the mark `MOVING` where a flow must be
 /// looked at by itself.
@@ -181,7 +175,7 @@ impl Moves {
         }
         let laid = self.lay(&present.slots, marked.and_then(|marked| marked.by_slot(present.rule)), now);
         let moving = || laid.iter().filter(|(owner, _)| owner & MOVING != 0);
-        let horizon = moving().map(|(_, keeper)| keeper.since).reduce(|a, b| if is_since(a, b) { b } else { a })?;
+        let horizon = moving().map(|(_, keeper)| keeper.since()).min()?;
         let (slots, keepers): (Vec<u16>, Vec<Keeper>) = laid.iter().copied().unzip();
         let kept = Arc::new(Kept { way: Way::Slots { rule: present.rule, keepers: keepers.into() }, horizon });
         let owners = Owners { rule: present.rule, slots: slots.into(), remainders: None };
@@ -195,7 +189,7 @@ impl Moves {
 
     /// Marks the slots that moved in an open change. They are kept by who had them before the first.
     fn lay(&self, present: &[u16], marked: Option<(&[u16], &[Keeper])>, now: u64) -> Vec<(u16, Keeper)> {
-        let still = |owner: &u16| (*owner, Keeper { server: *owner, learning: false, since: ticks(now) });
+        let still = |owner: &u16| (*owner, Keeper::new(*owner, false, ticks(now)));
         let mut laid: Vec<(u16, Keeper)> = present.iter().map(still).collect();
         for change in &self.open {
             let moved = change.before.slots.iter().enumerate().filter(|(_, before)| **before & MOVING != 0);
@@ -206,8 +200,8 @@ impl Moves {
                 }
                 *owner |= MOVING;
                 let long = marked.filter(|(owners, _)| owners[slot] & MOVING != 0);
-                let since = long.map_or(ticks(change.began), |(_, keepers)| keepers[slot].since);
-                *keeper = Keeper { server: before & !MOVING, learning: now < change.learnt(), since };
+                let since = long.map_or(ticks(change.began), |(_, keepers)| keepers[slot].since());
+                *keeper = Keeper::new(before & !MOVING, now < change.learnt(), since);
             }
         }
         laid
@@ -262,7 +256,7 @@ impl Owners {
         if let Some((owners, keepers)) = marked.and_then(|marked| marked.by_slot(self.rule)) {
             let through = |(mine, (owner, keeper)): (&u16, (&u16, &Keeper))| match owner & mine & MOVING {
                 0 => *mine,
-                mark => keeper.server | mark,
+                mark => keeper.server_or_nobody() | mark,
             };
             self.slots = self.slots.iter().zip(owners.iter().zip(keepers)).map(through).collect();
         }
@@ -300,7 +294,7 @@ impl Marked {
         self.owners.renumber(new);
         let way = match &self.kept.way {
             Way::Slots { rule, keepers } => {
-                let renumber = |keeper: &Keeper| Keeper { server: new(keeper.server), ..*keeper };
+                let renumber = |keeper: &Keeper| keeper.kept_by(new(keeper.server_or_nobody()));
                 Way::Slots { rule: *rule, keepers: keepers.iter().map(renumber).collect() }
             }
             Way::Chain(chain) => {
@@ -332,14 +326,39 @@ impl Kept {
                     (owner & MOVING != 0 && owner != MOVING | NOBODY).then_some((owner & !MOVING, *learning))
                 });
                 let (server, learning) = first.unwrap_or((present.unwrap_or(NOBODY), false));
-                Keeper { server, learning, since: self.horizon }
+                Keeper::new(server, learning, self.horizon)
             }
         }
     }
 }
 
 impl Keeper {
+    const LEARNING: u64 = 1 << 16;
+    const SINCE: u32 = 17;
+
+    fn new(server: u16, is_learning: bool, since: u64) -> Keeper {
+        Keeper(u64::from(server) | if is_learning { Keeper::LEARNING } else { 0 } | since << Keeper::SINCE)
+    }
+
+    fn server_or_nobody(&self) -> u16 {
+        self.0 as u16
+    }
+
     pub fn server(&self) -> Option<u16> {
-        (self.server != NOBODY).then_some(self.server)
+        (self.server_or_nobody() != NOBODY).then_some(self.server_or_nobody())
+    }
+
+    /// Whether a flow of a protocol without a beginning may still be an old one.
+    pub fn is_learning(&self) -> bool {
+        self.0 & Keeper::LEARNING != 0
+    }
+
+    /// The tick since when the slot has been moving: what was last seen before was remembered for a change that is over.
+    pub fn since(&self) -> u64 {
+        self.0 >> Keeper::SINCE
+    }
+
+    fn kept_by(&self, server: u16) -> Keeper {
+        Keeper::new(server, self.is_learning(), self.since())
     }
 }

@@ -1,11 +1,13 @@
 //! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
 
+use super::flow_table::MAX_IDENT;
 use super::maglev::{self, Candidate, NOBODY};
 use super::moves::{Marked, Moves, Past, PastServer};
 use super::rendezvous::Rendezvous;
 use super::{Owners, Rule, ServiceTable};
 use crate::hash::Key;
 use crate::plan::{HashInput, Mac, Selection, Server, Service};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,9 +40,33 @@ pub struct ServerState {
     pub name: String,
     pub address: IpAddr,
     pub mac: Option<Mac>,
-    /// Names this server of this service for as long as it is configured; never 0, never used again.
+    /// Names this server of this service for as long as it is configured, see [`Idents`].
     pub ident: u32,
     standing: Standing,
+}
+
+/// Names servers in flow tables: by numbers from 1 to `MAX_IDENT`, in turn, so that none is used again before 16 million servers have
+/// come after it; what a flow table says of a change that is over counts no more, whoever it names.
+#[derive(Default)]
+pub struct Idents {
+    last: u32,
+    in_use: HashSet<u32>,
+}
+
+impl Idents {
+    /// Draws none of these from now on.
+    pub fn keep(&mut self, in_use: impl Iterator<Item = u32>) {
+        self.in_use = in_use.collect();
+    }
+
+    fn draw(&mut self) -> u32 {
+        loop {
+            self.last = self.last % MAX_IDENT + 1;
+            if !self.in_use.contains(&self.last) {
+                return self.last;
+            }
+        }
+    }
 }
 
 /// What depends on names, weights and slots alone; services that have the same share it.
@@ -86,8 +112,8 @@ pub fn candidates(service: &Service) -> Vec<Candidate<'_>> {
 
 impl ServiceState {
     /// Every server with a weight takes clients.
-    pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, next_ident: &mut u32) -> ServiceState {
-        let servers = service.servers.iter().map(|server| ServerState::new(server, Standing::Taking, next_ident));
+    pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
+        let servers = service.servers.iter().map(|server| ServerState::new(server, Standing::Taking, idents));
         let mut state = ServiceState {
             name: service.name.clone(),
             address,
@@ -168,7 +194,7 @@ impl ServiceState {
         key: Key,
         service: &Service,
         (address, ranking): (u16, Arc<Ranking>),
-        next_ident: &mut u32,
+        idents: &mut Idents,
         (now, until): (u64, u64),
     ) -> ServiceState {
         let past = self.past(&self.taking());
@@ -184,7 +210,7 @@ impl ServiceState {
                     let known = known.take().expect("it was found");
                     ServerState { mac: server.mac.or(known.mac), ..known }
                 }
-                None => ServerState::new(server, Standing::Out, next_ident),
+                None => ServerState::new(server, Standing::Out, idents),
             });
         }
         let renumber = |old: u16| if old == NOBODY { NOBODY } else { new_positions[old as usize] };
@@ -355,9 +381,8 @@ fn remainders(taking: &[bool], weights: &[u32]) -> Arc<[u16]> {
 }
 
 impl ServerState {
-    fn new(server: &Server, standing: Standing, next_ident: &mut u32) -> ServerState {
-        let ident = *next_ident;
-        *next_ident += 1;
+    fn new(server: &Server, standing: Standing, idents: &mut Idents) -> ServerState {
+        let ident = idents.draw();
         ServerState { name: server.name.clone(), address: server.address, mac: server.mac, ident, standing }
     }
 
@@ -384,5 +409,17 @@ fn rule(key: Key, service: &Service, before: Option<Rule>) -> Rule {
     match before {
         Some(before) if before != rule => Rule { number: rule.number + 1, ..rule },
         _ => rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idents_come_again_in_turn_but_for_those_in_use() {
+        let mut idents = Idents { last: MAX_IDENT - 2, in_use: HashSet::new() };
+        idents.keep([MAX_IDENT, 1, 3].into_iter());
+        assert_eq!([(); 3].map(|()| idents.draw()), [MAX_IDENT - 1, 2, 4]);
     }
 }

@@ -11,7 +11,7 @@ use proptest::sample::select;
 use std::net::Ipv4Addr;
 
 /// Who gets a client's new connections, and who keeps its others.
-fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<(Option<u16>, bool, u32)>) {
+fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<(Option<u16>, bool, u64)>) {
     let by = |rule: &Rule| match rule.flow {
         true => hash::flow(rule.key, client.into(), CLUSTER.into(), (4711, 80), 6),
         false => hash::source(rule.key, client.into()),
@@ -19,7 +19,7 @@ fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<(Option<
     let number = client.to_bits().into();
     let owner = table.select(by(&table.rule), number).1;
     let kept = table.kept().map(|kept| kept.keeper(owner, by, number));
-    (owner, kept.map(|keeper| (keeper.server(), keeper.learning, keeper.since)))
+    (owner, kept.map(|keeper| (keeper.server(), keeper.is_learning(), keeper.since())))
 }
 
 /// Another process, which knows the plan, what each server is there for now, and what the one before has written down.
@@ -63,7 +63,7 @@ proptest! {
                     continue;
                 }
                 // Where a client's slot does not move, it does not matter what stands there.
-                let keeper = |(owner, kept): (Option<u16>, Option<(Option<u16>, bool, u32)>)| {
+                let keeper = |(owner, kept): (Option<u16>, Option<(Option<u16>, bool, u64)>)| {
                     let (server, learning, since) = kept.unwrap_or((owner, false, 0));
                     (owner, server, learning && server != owner, if server == owner { 0 } else { since })
                 };
