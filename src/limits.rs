@@ -159,6 +159,13 @@ pub const FLOW_REOPEN: Duration = Duration::from_secs(5);
 /// `tcp_fin_timeout`.
 pub const FLOW_CLOSED: Duration = Duration::from_secs(60);
 
+/// With `drain = "until-closed"`: a connection is over when nothing was seen of it for so long. Linux sends the first keepalive after
+/// 2 h (`tcp_keepalive_time`), and gives up 11 min later.
+pub const FLOW_ESTABLISHED_IDLE: Duration = Duration::from_secs(9000);
+
+/// Workers go through their flow tables at most so often, while it must be known which servers have connections.
+pub const FLOW_CENSUS: Duration = Duration::from_secs(1);
+
 /// How far the sequence numbers of a client may be from where they were: they are believed to be its own. The answer to a SYN allows
 /// 65,535 bytes, since its window is never scaled (RFC 7323, section 2.2); later, so much lost in one piece is rare.
 pub const FLOW_SEQUENCE_WINDOW: u32 = 1 << 16;

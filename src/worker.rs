@@ -61,6 +61,9 @@ impl<P: Port> Worker<P> {
         // After `rx`: no frame is decided by a table older than itself, however long this thread was kept from running.
         self.tables.renew();
         self.tables.books_mut().latency.exchange(|| report(&self.port, &self.flow_table));
+        if self.tables.table().wants_census() {
+            self.flow_table.count(self.tables.table(), self.tables.number(), self.port.now());
+        }
         if self.received.is_empty() {
             return &[];
         }

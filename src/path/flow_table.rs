@@ -16,8 +16,8 @@ use super::lane::Bits;
 use super::parse::{self, Act, Segment, Upper, Whole};
 use super::select::{Outcome, Selection};
 use crate::hash;
-use crate::limits::{FLOW_IDLE, FLOW_REOPEN, FLOW_SYN_RETRY};
-use crate::table::flow_table::{At, Flow, FlowTable, Position, Stage, ticks};
+use crate::limits::{FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN, FLOW_SYN_RETRY};
+use crate::table::flow_table::{Flow, FlowTable, Position, Stage, ticks};
 use crate::table::{Rule, ServiceId, Table};
 use crate::verdict::{Reason, Verdict};
 use std::net::IpAddr;
@@ -55,23 +55,36 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     let keeper = kept.keeper(present, hash, client);
     let previous = keeper.server();
     let name = packet.name(flows.key());
-    let known = flows.find(name, keeper.since()).filter(|(flow, _)| table.keeper(flow.server).is_some());
-    let (stays, remembered) = match known {
-        Some((flow, at)) => seen(&packet, flow, at, flows, now),
-        None => (None, true),
-    };
-    if let Some(destination) = stays.and_then(|server| table.keeper(server)) {
-        return Outcome::to_server(service, table.server(service, destination), destination, table);
+    let lasts = |flow: &Flow| !keeper.is_settled() || !flow.is_silent(FLOW_ESTABLISHED_IDLE, now);
+    let known = flows.find(name, keeper.since()).filter(|(flow, _)| table.keeper(flow.server).is_some() && lasts(flow));
+    let mut remembers = !keeper.is_settled();
+    if let Some((flow, at)) = known {
+        match seen(&packet, flow, now) {
+            Seen::Now(next) => {
+                let destination = table.keeper(flow.server).expect("it was looked for");
+                let server = table.server(service, destination);
+                if keeper.is_settled() && present == Some(server) {
+                    // It would go there if it were forgotten.
+                    flows.forget(at);
+                } else if next != flow {
+                    flows.update(at, &next);
+                }
+                return Outcome::to_server(service, server, destination, table);
+            }
+            Seen::Over => flows.forget(at),
+            Seen::Not => remembers = false,
+        }
     }
+    let old = if kept.until_closed { Stage::Shown } else { Stage::Spare };
     let (server, stage) = match packet.act {
         Act::Begin => (present, Some(Stage::Begun)),
         Act::Datagram => (previous.filter(|_| keeper.is_learning()).or(present), Some(Stage::Begun)),
-        Act::Go => (previous.or(present), previous.filter(|previous| Some(*previous) != present).map(|_| Stage::Spare)),
+        Act::Go => (previous.or(present), previous.filter(|previous| Some(*previous) != present).map(|_| old)),
         Act::Close | Act::Abort | Act::Report | Act::Fragment => (previous.or(present), None),
     };
     let Some(server) = server else { return Verdict::Drop(Reason::NoServer).into() };
     let destination = table.destination(service, server) as u32;
-    if let Some(stage) = stage.filter(|_| remembered) {
+    if let Some(stage) = stage.filter(|_| remembers) {
         let position = position(&packet);
         let flow = Flow { server: table.ident(destination), stage, position, disputed: false, seen: now };
         flows.remember(name, &flow, table.horizon);
@@ -79,26 +92,26 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     Outcome::to_server(service, server, destination, table)
 }
 
-/// A packet of a flow that is known. Returns the ident of its server, or `None`: it is of another flow, with the same addresses and
-/// ports; and whether that one may take the place of the one that is known.
-fn seen(packet: &Whole, flow: Flow, at: At, flows: &mut FlowTable, now: u64) -> (Option<u32>, bool) {
-    let next = match packet.act {
-        Act::Report | Act::Fragment => Some(flow),
-        Act::Datagram if flow.is_silent(FLOW_IDLE, now) => return (None, true),
-        Act::Datagram => Some(Flow { stage: Stage::Datagrams, seen: now, ..flow }),
-        Act::Begin => match begin(flow, packet, now) {
-            Some(next) => Some(next),
-            None => return (None, true),
-        },
-        Act::Go | Act::Close | Act::Abort if flow.stage == Stage::Begun => first(flow, packet, now),
-        Act::Go | Act::Close | Act::Abort => Some(go_on(flow, packet, now)),
-    };
-    // Until then, whose SYN it was that is known will show.
-    let Some(next) = next else { return (None, flow.is_over(now)) };
-    if next != flow {
-        flows.update(at, &next);
+/// What a packet is for a flow that is known.
+enum Seen {
+    /// One of it. It is so now.
+    Now(Flow),
+    /// The first that follows it: it is over.
+    Over,
+    /// One of another flow with the same addresses and ports. Which of the two is a forged one will show.
+    Not,
+}
+
+fn seen(packet: &Whole, flow: Flow, now: u64) -> Seen {
+    match packet.act {
+        Act::Report | Act::Fragment => Seen::Now(flow),
+        Act::Datagram if flow.is_silent(FLOW_IDLE, now) => Seen::Over,
+        Act::Datagram => Seen::Now(Flow { stage: Stage::Datagrams, seen: now, ..flow }),
+        Act::Begin => begin(flow, packet, now).map_or(Seen::Over, Seen::Now),
+        Act::Go | Act::Close | Act::Abort if flow.stage != Stage::Begun => Seen::Now(go_on(flow, packet, now)),
+        Act::Go | Act::Close | Act::Abort if flow.is_over(now) => Seen::Over,
+        Act::Go | Act::Close | Act::Abort => first(flow, packet, now).map_or(Seen::Not, Seen::Now),
     }
-    (Some(flow.server), false)
 }
 
 /// A SYN for a flow that is known. `None`: that one is over, and another begins.
@@ -117,7 +130,7 @@ fn begin(flow: Flow, packet: &Whole, now: u64) -> Option<Flow> {
 
 /// The first segment after a SYN, if it follows that.
 fn first(flow: Flow, packet: &Whole, now: u64) -> Option<Flow> {
-    if flow.is_over(now) || !flow.position.is_followed_by(Position::of(packet.segment.sequence)) {
+    if !flow.position.is_followed_by(Position::of(packet.segment.sequence)) {
         return None;
     }
     let stage = if packet.act == Act::Go { Stage::Established } else { Stage::Closing };

@@ -1,6 +1,7 @@
 //! The control side of the tables: every service's first choices and failover orders, which servers are up, where they are;
 //! compiles a `Table` of it. Owned by one control thread.
 
+use super::census::Census;
 use super::index::Index;
 use super::maglev::Candidate;
 use super::service::{Idents, Ranking, ServiceState, candidates};
@@ -29,6 +30,9 @@ pub struct Cluster {
     rankings: Rankings,
     idents: Idents,
     watch: Option<Arc<Watch>>,
+    workers: usize,
+    /// What workers remember, of this layout.
+    census: Arc<Census>,
 }
 
 /// By what they depend on: names and weights, slots.
@@ -55,7 +59,20 @@ impl Cluster {
             rankings,
             idents,
             watch: None,
+            workers: 1,
+            census: Arc::new(Census::new(1, plan.services.iter().map(|service| service.servers.len()).sum())),
         }
+    }
+
+    /// How many workers remember flows; 1 until then.
+    pub fn set_workers(&mut self, workers: usize) {
+        self.workers = workers;
+        self.renew_census();
+    }
+
+    fn renew_census(&mut self) {
+        let destinations = self.services.iter().map(|service| service.servers.len()).sum();
+        self.census = Arc::new(Census::new(self.workers, destinations));
     }
 
     /// Goes over to another plan. Servers that are in both keep their standing and, through the change, their connections,
@@ -85,6 +102,7 @@ impl Cluster {
         }
         (self.key, self.directory, self.rankings) = (key, Arc::new(directory), rankings);
         self.layout += 1;
+        self.renew_census();
     }
 
     /// Takes a server in or out in every service that has it, with all its clients. Returns in how many its standing changed;
@@ -141,7 +159,24 @@ impl Cluster {
 
     /// Ends the changes whose time is over. Whether that changed anything.
     pub fn expire(&mut self, now: u64) -> bool {
-        self.services.iter_mut().fold(false, |changed, service| service.expire(now) | changed)
+        let mut base = 0;
+        self.services.iter_mut().fold(false, |changed, service| {
+            let first = base;
+            base += service.servers.len();
+            service.expire(now, (&self.census, first)) | changed
+        })
+    }
+
+    /// Whether workers may remember connections of a server that stay for as long as they last: in any service, or in one.
+    pub fn remembers(&self, service: Option<&str>, server: &str) -> bool {
+        let mut base = 0;
+        self.services.iter().any(|known| {
+            let first = base;
+            base += known.servers.len();
+            let at = known.servers.iter().position(|known| known.name == server);
+            let at = at.filter(|_| service.is_none_or(|service| service == known.name));
+            at.is_some_and(|at| known.remembers(first + at..first + at + 1, &self.census))
+        })
     }
 
     /// Notes the MAC of the servers with that primary address; `None`: not resolved.
@@ -251,6 +286,7 @@ impl Cluster {
             own: Index::new(own),
             loops: Index::new(loops),
             watch: self.watch.clone(),
+            census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),
         }
     }
 }

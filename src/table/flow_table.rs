@@ -9,14 +9,29 @@
 //!
 //! Times are 40 bits of ticks, which last 292 years: an old entry never looks new.
 
+use super::Table;
 use crate::hash::{Key, siphash};
-use crate::limits::{FLOW_CLOSED, FLOW_HALF_OPEN, FLOW_IDLE, FLOW_SEQUENCE_WINDOW, MAX_SERVERS, MAX_SERVICES};
+use crate::limits::{
+    FLOW_CENSUS, FLOW_CLOSED, FLOW_ESTABLISHED_IDLE, FLOW_HALF_OPEN, FLOW_IDLE, FLOW_SEQUENCE_WINDOW, MAX_SERVERS,
+    MAX_SERVICES,
+};
 use std::time::Duration;
 
 pub struct FlowTable {
     key: Key,
     buckets: Box<[Bucket]>,
     report: FlowTableReport,
+    round: Round,
+}
+
+/// Where the worker is in going through its flow table.
+#[derive(Default)]
+struct Round {
+    /// Of the table with which it began.
+    layout: u64,
+    began: u64,
+    next: usize,
+    is_over: bool,
 }
 
 /// What the flow table came to.
@@ -225,7 +240,7 @@ impl FlowTable {
         // Zeroes come from the kernel page by page, at the first write to each.
         buckets.iter_mut().for_each(|bucket| bucket.0[0].state = std::hint::black_box(1));
         let report = FlowTableReport { capacity: (buckets.len() * ENTRIES) as u64, ..FlowTableReport::default() };
-        FlowTable { key, buckets, report }
+        FlowTable { key, buckets, report, round: Round { is_over: true, ..Round::default() } }
     }
 
     /// What flows are hashed with.
@@ -290,6 +305,31 @@ impl FlowTable {
             at
         });
         *self.entry(at) = Entry::new(hash, flow);
+    }
+
+    /// Goes on to the next bucket, and notes of which servers there are flows in it, where the table wants to know.
+    #[cold]
+    #[inline(never)]
+    pub fn count(&mut self, table: &Table, worker: usize, now: u64) {
+        let (Some(census), now) = (&table.census, ticks(now)) else { return };
+        let round = &mut self.round;
+        if round.is_over || round.layout != table.layout {
+            if round.layout == table.layout && now < round.began + ticks_of(FLOW_CENSUS) {
+                return;
+            }
+            *round = Round { layout: table.layout, began: now, next: 0, is_over: false };
+        }
+        for flow in self.buckets.get(round.next).iter().flat_map(|bucket| &bucket.0).filter_map(Entry::flow) {
+            let lasts = flow.seen >= table.horizon && !flow.is_over(now) && !flow.is_silent(FLOW_ESTABLISHED_IDLE, now);
+            if let Some(destination) = table.keeper(flow.server).filter(|_| lasts) {
+                census.note(destination, round.began);
+            }
+        }
+        round.next += 1;
+        if round.next >= self.buckets.len() {
+            round.is_over = true;
+            census.complete(worker, round.began);
+        }
     }
 
     pub fn report(&self) -> FlowTableReport {

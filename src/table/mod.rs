@@ -3,8 +3,9 @@
 //! `maglev` gives every slot its first choice, `rendezvous` the order behind it, `service` says who of them owns it now,
 //! `moves` who keeps which connections while that changes, `cluster` holds all services and compiles a `Table` of them
 //! whenever something changed, `publish` carries it to the workers. There `flow_table` remembers
-//! the flows of slots that migrate.
+//! the flows of slots that migrate; by `census` the control side learns whose they are.
 
+pub mod census;
 pub mod cluster;
 pub mod flow_table;
 pub mod index;
@@ -17,6 +18,7 @@ pub mod watch;
 
 use crate::hash::{self, Key};
 use crate::plan::{Mac, Transport};
+use census::Census;
 use index::{Index, NONE, View};
 use maglev::NOBODY;
 use moves::Kept;
@@ -52,6 +54,8 @@ pub struct Table {
     loops: Index<(u64, u32)>,
     /// Whose frames an operator watches.
     pub watch: Option<Arc<Watch>>,
+    /// Where workers note of which servers they remember flows, while that must be known.
+    census: Option<Arc<Census>>,
 }
 
 /// Cluster addresses, and the services on them.
@@ -382,6 +386,12 @@ impl Table {
         let nowhere = self.macs.len() - 1;
         let destination = if owner >= NOBODY { nowhere } else { self.destination(service, owner) };
         Place { owner, destination: destination as u32 }
+    }
+
+    /// Whether it must be known of which servers workers remember flows.
+    #[inline(always)]
+    pub fn wants_census(&self) -> bool {
+        self.census.is_some()
     }
 
     /// The destination of a server that keeps its connections, by its ident.

@@ -19,6 +19,19 @@ pub struct Moves {
     open: Vec<Change>,
     /// Changes that are over, and that those which are open still follow from.
     over: Vec<Past>,
+    /// Whether connections that show themselves while a change is open stay for as long as they last.
+    until_closed: bool,
+    /// If so: what was open once.
+    settled: Option<Settled>,
+}
+
+/// Of changes whose time is over: what is not remembered of their slots is the present owner's, and what is remembered stays.
+struct Settled {
+    rule: Rule,
+    /// By slot, whether it was moving; `None`: flows cannot be told by slot, and any may be remembered.
+    slots: Option<Vec<bool>>,
+    /// Since when.
+    since: u64,
 }
 
 /// Who had the slots before a change, by what that follows from: another process computes the same of it.
@@ -64,6 +77,8 @@ pub struct Kept {
     way: Way,
     /// The tick since when the slot that has been moving for longest has.
     pub horizon: u64,
+    /// Whether flows that show themselves stay for as long as they last.
+    pub until_closed: bool,
 }
 
 enum Way {
@@ -75,7 +90,7 @@ enum Way {
 }
 
 /// Who keeps the flows of a slot that are not remembered. One a slot, so it is one word: 16 bits of server or `NOBODY`, one that
-/// says `is_learning`, the rest of it ticks.
+/// says `is_learning`, one that says `is_settled`, the rest of it ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keeper(u64);
 
@@ -140,10 +155,34 @@ impl Moves {
         self.open.iter_mut().for_each(|change| change.until = change.until.max(until));
     }
 
+    /// Whether connections stay for as long as they last, from now on.
+    pub fn set_until_closed(&mut self, until_closed: bool) {
+        self.until_closed = until_closed;
+        self.settled.take_if(|_| !until_closed);
+    }
+
+    /// Whether connections that show themselves now will stay for as long as they last.
+    pub fn is_learning(&self) -> bool {
+        self.until_closed && !self.open.is_empty()
+    }
+
+    /// Since when there is nothing to be learnt of changes of which flows are remembered.
+    pub fn settled_since(&self) -> Option<u64> {
+        self.settled.as_ref().map(|settled| settled.since)
+    }
+
+    /// Nothing is remembered any more of changes whose time is over.
+    pub fn close_settled(&mut self) {
+        self.settled = None;
+    }
+
     /// Ends the changes whose time is over.
     pub fn expire(&mut self, now: u64) {
-        let over = self.open.extract_if(.., |change| change.until <= now).flat_map(|change| change.past());
-        self.over.extend(over);
+        let over: Vec<Change> = self.open.extract_if(.., |change| change.until <= now).collect();
+        if self.until_closed {
+            over.iter().for_each(|change| change.settle(&mut self.settled, now));
+        }
+        self.over.extend(over.iter().flat_map(Change::past));
         self.over.drain(..self.over.len().saturating_sub(MAX_PAST));
         if self.open.is_empty() {
             self.over.clear();
@@ -164,27 +203,30 @@ impl Moves {
 
     /// `None`: no slot moves. `marked` is what this said before.
     pub fn mark(&self, present: &Owners, marked: Option<&Marked>, now: u64) -> Option<Marked> {
-        let first = self.open.first()?;
+        let began = self.open.first().map(|first| first.began).or(self.settled_since())?;
+        let until_closed = self.until_closed;
         if !self.is_by_slot(present.rule) {
             // Every flow must be looked at.
-            let horizon = marked.map_or(ticks(first.began), |marked| marked.kept.horizon);
+            let horizon = marked.map_or(ticks(began), |marked| marked.kept.horizon);
             let chain = self.open.iter().map(|change| (change.before.clone(), now < change.learnt())).collect();
             let owners = present.map(|owners| owners.iter().map(|owner| owner | MOVING).collect());
-            let kept = Arc::new(Kept { way: Way::Chain(chain), horizon });
+            let kept = Arc::new(Kept { way: Way::Chain(chain), horizon, until_closed });
             return Some(Marked { slots: present.rule.slots, owners, kept });
         }
         let laid = self.lay(&present.slots, marked.and_then(|marked| marked.by_slot(present.rule)), now);
         let moving = || laid.iter().filter(|(owner, _)| owner & MOVING != 0);
         let horizon = moving().map(|(_, keeper)| keeper.since()).min()?;
         let (slots, keepers): (Vec<u16>, Vec<Keeper>) = laid.iter().copied().unzip();
-        let kept = Arc::new(Kept { way: Way::Slots { rule: present.rule, keepers: keepers.into() }, horizon });
+        let kept =
+            Arc::new(Kept { way: Way::Slots { rule: present.rule, keepers: keepers.into() }, horizon, until_closed });
         let owners = Owners { rule: present.rule, slots: slots.into(), remainders: None };
         Some(Marked { slots: moving().count() as u32, owners, kept })
     }
 
     /// Whether the open changes can be told slot by slot: clients have one slot by that rule, and had no other.
     fn is_by_slot(&self, rule: Rule) -> bool {
-        rule.modulo.is_none() && self.open.iter().all(|change| change.before.rule == rule)
+        let settled = self.settled.as_ref().is_none_or(|settled| settled.rule == rule && settled.slots.is_some());
+        rule.modulo.is_none() && settled && self.open.iter().all(|change| change.before.rule == rule)
     }
 
     /// Marks the slots that moved in an open change. They are kept by who had them before the first.
@@ -204,6 +246,14 @@ impl Moves {
                 *keeper = Keeper::new(before & !MOVING, now < change.learnt(), since);
             }
         }
+        let settled = self.settled.iter().filter_map(|settled| settled.slots.as_ref()).flatten().zip(&mut laid);
+        for (slot, (_, (owner, keeper))) in
+            settled.enumerate().filter(|(_, (moved, (owner, _)))| **moved && owner & MOVING == 0)
+        {
+            let long = marked.filter(|(owners, _)| owners[slot] & MOVING != 0);
+            *keeper = long.map_or(*keeper, |(_, keepers)| keepers[slot]).kept_by(*owner).settled();
+            *owner |= MOVING;
+        }
         laid
     }
 }
@@ -211,6 +261,21 @@ impl Moves {
 impl Change {
     fn past(&self) -> Vec<Past> {
         self.past.iter().map(|past| Past { until: self.until, ..past.clone() }).collect()
+    }
+
+    /// Its time is over.
+    fn settle(&self, settled: &mut Option<Settled>, now: u64) {
+        let Owners { rule, slots, .. } = &self.before;
+        let moved: Vec<bool> = slots.iter().map(|owner| owner & MOVING != 0).collect();
+        let all = match settled.take() {
+            None if rule.modulo.is_none() => Some(moved),
+            Some(Settled { rule: known, slots: Some(mut slots), .. }) if known == *rule => {
+                slots.iter_mut().zip(moved).for_each(|(slot, moved)| *slot |= moved);
+                Some(slots)
+            }
+            _ => None,
+        };
+        *settled = Some(Settled { rule: *rule, slots: all, since: now });
     }
 
     /// When every flow without a beginning that was there has shown itself, or is over.
@@ -303,7 +368,8 @@ impl Marked {
                 Way::Chain(chain)
             }
         };
-        self.kept = Arc::new(Kept { way, horizon: self.kept.horizon });
+        let Kept { horizon, until_closed, .. } = *self.kept;
+        self.kept = Arc::new(Kept { way, horizon, until_closed });
     }
 }
 
@@ -326,7 +392,8 @@ impl Kept {
                     (owner & MOVING != 0 && owner != MOVING | NOBODY).then_some((owner & !MOVING, *learning))
                 });
                 let (server, learning) = first.unwrap_or((present.unwrap_or(NOBODY), false));
-                Keeper::new(server, learning, self.horizon)
+                let keeper = Keeper::new(server, learning, self.horizon);
+                if chain.is_empty() { keeper.settled() } else { keeper }
             }
         }
     }
@@ -334,7 +401,8 @@ impl Kept {
 
 impl Keeper {
     const LEARNING: u64 = 1 << 16;
-    const SINCE: u32 = 17;
+    const SETTLED: u64 = 1 << 17;
+    const SINCE: u32 = 18;
 
     fn new(server: u16, is_learning: bool, since: u64) -> Keeper {
         Keeper(u64::from(server) | if is_learning { Keeper::LEARNING } else { 0 } | since << Keeper::SINCE)
@@ -358,7 +426,16 @@ impl Keeper {
         self.0 >> Keeper::SINCE
     }
 
+    /// Whether what is not remembered is the present owner's, and so is all that begins: nothing more is remembered.
+    pub fn is_settled(&self) -> bool {
+        self.0 & Keeper::SETTLED != 0
+    }
+
     fn kept_by(&self, server: u16) -> Keeper {
-        Keeper::new(server, self.is_learning(), self.since())
+        Keeper(self.0 & !u64::from(u16::MAX) | u64::from(server))
+    }
+
+    fn settled(&self) -> Keeper {
+        Keeper(self.0 & !Keeper::LEARNING | Keeper::SETTLED)
     }
 }

@@ -1,14 +1,17 @@
 //! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
 
+use super::census::Census;
 use super::flow_table::MAX_IDENT;
 use super::maglev::{self, Candidate, NOBODY};
 use super::moves::{Marked, Moves, Past, PastServer};
 use super::rendezvous::Rendezvous;
 use super::{Owners, Rule, ServiceTable};
 use crate::hash::Key;
+use crate::limits::FLOW_CENSUS;
 use crate::plan::{HashInput, Mac, Selection, Server, Service};
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a server is there for.
@@ -34,6 +37,8 @@ pub struct ServiceState {
     marked: Option<Marked>,
     /// When that must be looked at again.
     due: Option<u64>,
+    /// When it is looked whether what is remembered of changes whose time is over still lasts.
+    look: Option<u64>,
 }
 
 pub struct ServerState {
@@ -123,7 +128,9 @@ impl ServiceState {
             moves: Moves::default(),
             marked: None,
             due: None,
+            look: None,
         };
+        state.moves.set_until_closed(service.until_closed);
         state.present.remainders = state.remainders();
         state
     }
@@ -228,7 +235,9 @@ impl ServiceState {
             moves,
             marked,
             due: None,
+            look: None,
         };
+        state.moves.set_until_closed(service.until_closed);
         state.elect();
         state.moved(before, past, (now, until));
         state
@@ -276,18 +285,38 @@ impl ServiceState {
         self.servers[server].standing
     }
 
-    /// Ends what is over. Whether that changed anything.
-    pub fn expire(&mut self, now: u64) -> bool {
+    /// Ends what is over. Whether that changed anything. `base` is the destination of the first server.
+    pub fn expire(&mut self, now: u64, (census, base): (&Census, usize)) -> bool {
         let due = self.due.is_some_and(|due| due <= now);
-        if due {
+        let closed = self.look.is_some_and(|look| look <= now)
+            && self.is_settled()
+            && !self.remembers(base..base + self.servers.len(), census);
+        if closed {
+            self.moves.close_settled();
+        }
+        if due || closed {
             self.moves.expire(now);
             self.mark(now);
         }
-        due
+        self.look = self.is_settled().then_some(now + FLOW_CENSUS.as_nanos() as u64);
+        due || closed
     }
 
     pub fn due(&self) -> Option<u64> {
-        self.due
+        self.due.into_iter().chain(self.look).min()
+    }
+
+    /// Whether nothing more is learnt of a change, while flows of it are remembered.
+    pub fn is_settled(&self) -> bool {
+        self.moves.settled_since().is_some()
+    }
+
+    /// Whether workers may remember flows of these destinations that stay for as long as they last.
+    pub fn remembers(&self, destinations: Range<usize>, census: &Census) -> bool {
+        // By then every worker has the table by which nothing more is remembered.
+        let since = self.moves.settled_since().map(|since| since + FLOW_CENSUS.as_nanos() as u64);
+        let settled = since.is_some_and(|since| census.may_know(destinations, since));
+        settled || self.moves.is_learning()
     }
 
     /// How many slots each server owns.
@@ -328,6 +357,7 @@ impl ServiceState {
 
     fn mark(&mut self, now: u64) {
         self.due = self.moves.next(now);
+        self.look = self.is_settled().then(|| self.look.unwrap_or(now));
         self.marked = self.moves.mark(&self.present, self.marked.as_ref(), now);
     }
 

@@ -1,7 +1,7 @@
 //! What each kind of packet does while its slot is moving.
 
 use crate::world::{Packet, World};
-use oneip::limits::{FLOW_IDLE, FLOW_REOPEN};
+use oneip::limits::{FLOW_CENSUS, FLOW_CLOSED, FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN};
 use oneip::plan::{HashInput, Selection};
 use oneip::table::cluster::Standing;
 use oneip::verdict::{Reason, Verdict};
@@ -176,4 +176,80 @@ fn more_changes_at_once_than_are_told_apart() {
         goes(&mut world, Packet::Ack, client, 1, "s0");
         at.iter().zip(100..).for_each(|(server, port)| goes(&mut world, Packet::Ack, client, port, server));
     }
+}
+
+/// Adopted by another server while its own was away, or on one that drains.
+fn until_closed() -> (World, Ipv4Addr) {
+    let mut world = World::of(&[1, 1], 1009, (Selection::Maglev, HashInput::Source), 4096, true);
+    let mut clients = (0..).map(Ipv4Addr::from_bits);
+    let client = clients.find(|client| world.owner(*client, 1).as_deref() == Some("s0")).expect("each has some");
+    world.set(0, Standing::Keeping, HOUR);
+    (world, client)
+}
+
+#[test]
+fn a_connection_that_has_shown_itself_stays_until_it_is_closed() {
+    let (mut world, client) = until_closed();
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    goes(&mut world, Packet::Syn, client, 2, "s1");
+    goes(&mut world, Packet::Ack, client, 2, "s1");
+    world.wait(HOUR);
+    // Whoever comes only now is the owner's, and takes no memory.
+    let remembered = world.report().remembered;
+    goes(&mut world, Packet::Ack, client, 3, "s1");
+    goes(&mut world, Packet::Syn, client, 4, "s1");
+    goes(&mut world, Packet::Udp, client, 5, "s1");
+    assert_eq!(world.report().remembered, remembered);
+    // What the owner has anyway need not be remembered any more.
+    goes(&mut world, Packet::Ack, client, 2, "s1");
+    assert_eq!(world.report().held, 1);
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    for _ in 0..48 {
+        world.wait(HOUR * 2);
+        goes(&mut world, Packet::Ack, client, 1, "s0");
+        assert!(world.cluster.remembers(None, "s0") && world.cluster.moving(0) > 0);
+    }
+    goes(&mut world, Packet::Fin, client, 1, "s0");
+    world.wait(FLOW_CLOSED + Duration::from_secs(1));
+    world.wait(Duration::from_secs(1));
+    assert!(!world.cluster.remembers(None, "s0"));
+    assert_eq!((world.cluster.moving(0), world.cluster.due()), (0, None));
+    goes(&mut world, Packet::Ack, client, 1, "s1");
+}
+
+#[test]
+fn a_connection_that_is_silent_for_too_long_is_over() {
+    let (mut world, client) = until_closed();
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    world.wait(HOUR);
+    world.wait(FLOW_ESTABLISHED_IDLE - HOUR - Duration::from_secs(1));
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    world.wait(FLOW_ESTABLISHED_IDLE - Duration::from_secs(1));
+    assert!(world.cluster.moving(0) > 0);
+    world.wait(Duration::from_secs(3));
+    assert_eq!(world.cluster.moving(0), 0);
+    goes(&mut world, Packet::Ack, client, 1, "s1");
+}
+
+#[test]
+fn a_server_that_fails_keeps_nothing_even_until_closed() {
+    let (mut world, client) = until_closed();
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    world.wait(HOUR);
+    goes(&mut world, Packet::Ack, client, 1, "s0");
+    world.set(0, Standing::Out, HOUR);
+    goes(&mut world, Packet::Ack, client, 1, "s1");
+    world.wait(Duration::from_secs(2));
+    world.wait(Duration::from_secs(2));
+    assert_eq!(world.cluster.moving(0), 0);
+}
+
+#[test]
+fn where_nothing_has_shown_itself_the_change_is_over() {
+    let (mut world, client) = until_closed();
+    world.wait(HOUR);
+    assert!(world.cluster.moving(0) > 0, "nobody has looked yet");
+    (0..2).for_each(|_| world.wait(FLOW_CENSUS * 2));
+    assert_eq!(world.cluster.moving(0), 0);
+    goes(&mut world, Packet::Ack, client, 1, "s1");
 }

@@ -39,6 +39,8 @@ struct Connection {
     sequence: u32,
     /// A stranger has forged segments of it.
     forged: bool,
+    /// It has shown itself while it might stay: where connections stay until they are closed, it does.
+    shown: bool,
 }
 
 impl Connection {
@@ -147,7 +149,8 @@ fn open(
     forged: Option<(Kind, u32)>,
 ) -> Result<Connection, TestCaseError> {
     let owner = world.owner(client, port);
-    let mut new = Connection { client, port, server: String::new(), until: None, sequence, forged: false };
+    let mut new =
+        Connection { client, port, server: String::new(), until: None, sequence, forged: false, shown: false };
     let server = new.send(world, Kind::Syn, 0);
     prop_assert_eq!(&server, &owner, "a new connection goes to the owner");
     let taking = owner.as_ref().map(|owner| world.standing(owner));
@@ -217,16 +220,18 @@ fn check(
     keep: Option<u64>,
     sends: impl Fn(u16) -> bool,
 ) -> Result<(), TestCaseError> {
+    let until_closed = world.plan.services[0].until_closed;
     for connection in connections.iter_mut().filter(|connection| !connection.server.is_empty()) {
         let Connection { client, port, server, until, .. } = connection;
         let at_home = world.owner(*client, *port).as_ref() == Some(server);
         if at_home {
-            *until = None;
+            (*until, connection.shown) = (None, false);
         } else if let Some(keep) = keep {
             *until = until.or(Some(world.now + keep * SECOND));
         }
         let gone = world.standing(server).is_none_or(|standing| standing == Standing::Out);
-        if gone || until.is_some_and(|until| until <= world.now) {
+        let stays = until_closed && connection.shown;
+        if gone || (!stays && until.is_some_and(|until| until <= world.now)) {
             server.clear();
             continue;
         }
@@ -234,6 +239,7 @@ fn check(
             continue;
         }
         let reached = connection.send(world, Kind::Ack, 700);
+        connection.shown = connection.until.is_some();
         let Connection { client, port, server, until, .. } = connection;
         prop_assert_eq!(reached.as_ref(), Some(&*server), "{}:{} at {}, until {:?}", client, port, world.now, until);
     }
@@ -260,8 +266,9 @@ proptest! {
             (Selection::Maglev, HashInput::Source), (Selection::Maglev, HashInput::Flow), (Selection::Modulo, HashInput::Source),
         ][..]),
         events in prop::collection::vec(event(), 1..40),
+        until_closed: bool,
     ) {
-        let mut world = World::new(&weights, 1009, kind.0, kind.1, 1 << 14);
+        let mut world = World::of(&weights, 1009, kind, 1 << 13, until_closed);
         let mut connections: Vec<Connection> = Vec::new();
         for (step, event) in events.into_iter().enumerate() {
             let keep = apply(&mut world, &event);

@@ -57,6 +57,16 @@ impl Packet {
 
 impl World {
     pub fn new(weights: &[u32], slots: u32, selection: Selection, hash: HashInput, flows: usize) -> World {
+        World::of(weights, slots, (selection, hash), flows, false)
+    }
+
+    pub fn of(
+        weights: &[u32],
+        slots: u32,
+        (selection, hash): (Selection, HashInput),
+        flows: usize,
+        until_closed: bool,
+    ) -> World {
         let service = Service {
             name: "web".into(),
             address: IpAddr::V4(CLUSTER),
@@ -65,6 +75,7 @@ impl World {
             selection,
             slots,
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
+            until_closed,
             leaving: 0,
             drain: Duration::ZERO,
             health: None,
@@ -111,8 +122,16 @@ impl World {
 
     pub fn wait(&mut self, time: Duration) {
         self.now += time.as_nanos() as u64;
+        self.count();
         self.cluster.expire(self.now);
         self.publish();
+    }
+
+    /// A worker goes through its flow table.
+    fn count(&mut self) {
+        if self.table.wants_census() {
+            (0..self.report().capacity / 4 + 1).for_each(|_| self.flow_table.count(&self.table, 0, self.now));
+        }
     }
 
     pub fn set(&mut self, at: usize, standing: Standing, keep: Duration) {
