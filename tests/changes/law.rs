@@ -172,7 +172,7 @@ fn begin(world: &mut World, connections: &mut Vec<Connection>, count: u8) -> Res
         let (client, port) = (Ipv4Addr::from_bits(0xc633_6400 + number * 7), 1024 + number as u16);
         let noise = number.wrapping_mul(0x9e37_79b9);
         let kind = [Kind::Syn, Kind::Ack, Kind::Fin, Kind::Rst][noise as usize >> 4 & 3];
-        let forged = (number % 2 == 0).then_some((kind, noise.wrapping_mul(77)));
+        let forged = number.is_multiple_of(2).then_some((kind, noise.wrapping_mul(77)));
         connections.push(open(world, (client, port, noise), forged)?);
     }
     Ok(())
