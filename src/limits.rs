@@ -142,6 +142,34 @@ pub const FLAP_HOLD_LAST: Duration = Duration::from_secs(160);
 /// A flow without a beginning and an end, such as UDP's, is over when nothing was seen of it for so long.
 pub const FLOW_IDLE: Duration = Duration::from_secs(30);
 
+/// A connection of which only the SYN was seen is over after this: Linux sends its SYN-ACK for the last time 31 s after the SYN, and
+/// gives up 32 s later (`tcp_synack_retries` 5).
+pub const FLOW_HALF_OPEN: Duration = Duration::from_secs(64);
+
+/// Another SYN of the same addresses and ports, with another sequence number, counts when the one before is older: who waits for an
+/// answer repeats the same SYN after 1 s at first (RFC 6298, section 2).
+pub const FLOW_SYN_RETRY: Duration = Duration::from_secs(1);
+
+/// A connection that was ended by the client, and of which nothing was seen for so long, may begin anew on another server. Until then
+/// the end may have been a stranger's: while the connection goes on, it is not silent. Short, so that a proxy that uses its ports again
+/// and again gets to the new owner: with the 28,232 ports of Linux at up to 5,600 connections a second.
+pub const FLOW_REOPEN: Duration = Duration::from_secs(5);
+
+/// A connection that was ended by the client is over when nothing was seen of it for so long: Linux's TIME-WAIT, and its
+/// `tcp_fin_timeout`.
+pub const FLOW_CLOSED: Duration = Duration::from_secs(60);
+
+/// With `drain = "until-closed"`: a connection is over when nothing was seen of it for so long. Linux sends the first keepalive after
+/// 2 h (`tcp_keepalive_time`), and gives up 11 min later.
+pub const FLOW_ESTABLISHED_IDLE: Duration = Duration::from_secs(9000);
+
+/// Workers go through their flow tables at most so often, while it must be known which servers have connections.
+pub const FLOW_CENSUS: Duration = Duration::from_secs(1);
+
+/// How far the sequence numbers of a client may be from where they were: they are believed to be its own. The answer to a SYN allows
+/// 65,535 bytes, since its window is never scaled (RFC 7323, section 2.2); later, so much lost in one piece is rare.
+pub const FLOW_SEQUENCE_WINDOW: u32 = 1 << 16;
+
 /// Changes of a service that are under way at once; with one more, the two oldest count as one.
 pub const MAX_CHANGES: usize = 8;
 

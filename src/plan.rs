@@ -167,6 +167,8 @@ pub struct Service {
     pub slots: u32,
     /// How long connections stay on their server through a change of the cluster.
     pub drain: Duration,
+    /// Whether those that show themselves by then stay for as long as they last.
+    pub until_closed: bool,
     /// In the order of the file, at least one.
     pub servers: Vec<Server>,
     /// How many of the last servers a reload has removed: they keep the connections that they have. None in a configuration.

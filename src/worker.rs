@@ -8,7 +8,7 @@ use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
 use crate::stats::books::Books;
 use crate::stats::figures::WorkerReport;
-use crate::table::pins::Pins;
+use crate::table::flow_table::FlowTable;
 use crate::table::publish::Reader;
 use crate::verdict::{Reason, Verdict};
 
@@ -16,7 +16,7 @@ pub struct Worker<P: Port> {
     port: P,
     tables: Reader<Books>,
     selection: Selection,
-    pins: Pins,
+    flow_table: FlowTable,
     received: Burst<P::Frame>,
     forward: Burst<P::Frame>,
     gone: Burst<P::Frame>,
@@ -26,13 +26,13 @@ pub struct Worker<P: Port> {
 }
 
 impl<P: Port> Worker<P> {
-    /// `pins` remembers flows while slots move.
-    pub fn new(port: P, tables: Reader<Books>, pins: Pins) -> Worker<P> {
+    /// `flow_table` remembers flows while slots move.
+    pub fn new(port: P, tables: Reader<Books>, flow_table: FlowTable) -> Worker<P> {
         Worker {
             port,
             tables,
             selection: Selection::default(),
-            pins,
+            flow_table,
             received: Burst::new(),
             forward: Burst::new(),
             gone: Burst::new(),
@@ -60,7 +60,10 @@ impl<P: Port> Worker<P> {
         self.port.rx(&mut self.received);
         // After `rx`: no frame is decided by a table older than itself, however long this thread was kept from running.
         self.tables.renew();
-        self.tables.books_mut().latency.exchange(|| report(&self.port, &self.pins));
+        self.tables.books_mut().latency.exchange(|| report(&self.port, &self.flow_table));
+        if self.tables.table().wants_census() {
+            self.flow_table.count(self.tables.table(), self.tables.number(), self.port.now());
+        }
         if self.received.is_empty() {
             return &[];
         }
@@ -71,7 +74,7 @@ impl<P: Port> Worker<P> {
 
     /// Decides every received frame, and rewrites and counts those that go to a server.
     fn dispatch(&mut self) {
-        let Worker { port, tables, selection, pins, received, kept, .. } = self;
+        let Worker { port, tables, selection, flow_table, received, kept, .. } = self;
         let number = tables.number();
         let (table, Books { tally, latency }) = tables.split();
         let tally = &**tally;
@@ -79,8 +82,8 @@ impl<P: Port> Worker<P> {
         selection.admit(received.len(), table, |at| port.bytes(&received[at]));
         selection.decide(table);
         let (mut room, now) = (port.room(), port.now());
-        if selection.is_moving() {
-            selection.follow(table, pins, now, |at| port.bytes(&received[at]));
+        if selection.is_migrating() {
+            selection.look_up_flows(table, flow_table, now, |at| port.bytes(&received[at]));
         }
         let (mut left, mut pass_room) = (0, None);
         for (frame, outcome) in received.iter_mut().zip(selection.outcomes_mut()) {
@@ -152,6 +155,6 @@ impl<P: Port> Worker<P> {
 }
 
 /// How it is with a worker, once a harvest.
-fn report(port: &impl Port, pins: &Pins) -> WorkerReport {
-    WorkerReport { ledger: port.ledger(), pins: pins.report() }
+fn report(port: &impl Port, flow_table: &FlowTable) -> WorkerReport {
+    WorkerReport { ledger: port.ledger(), pins: flow_table.report() }
 }

@@ -150,6 +150,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         slots: 65537,
         drain: Duration::from_secs(600),
         servers: vec![server],
+        until_closed: false,
         leaving: 0,
         health: None,
     };
@@ -245,6 +246,10 @@ fn the_admin_section_becomes_its_plan() {
 fn what_a_change_keeps_is_configured() {
     let plan = loaded(&VALID.replace("cores = [2, 3]", "flows = 0").replace("slots = 65537", "drain_s = 604800")).plan;
     assert_eq!((plan.dispatcher.unwrap().flows, plan.services[0].drain), (0, Duration::from_secs(604_800)));
+    for (drain, until_closed) in [("until-closed", true), ("time-limited", false)] {
+        let plan = loaded(&VALID.replace("slots = 65537", &format!("drain = \"{drain}\""))).plan;
+        assert_eq!((plan.services[0].until_closed, plan.services[0].drain), (until_closed, Duration::from_secs(600)));
+    }
 }
 
 #[test]

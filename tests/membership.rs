@@ -2,12 +2,21 @@
 
 use oneip::control::admin::order::Answer;
 use oneip::control::admin::status::{ServiceStatus, State};
+use oneip::control::clock;
 use oneip::control::config;
 use oneip::control::membership::{Event, Membership, News, Set, Side};
 use oneip::control::state_file::StateFile;
+use oneip::hash::Key;
+use oneip::limits::FLOW_CLOSED;
 use oneip::plan::Plan;
+use oneip::port::memory::Memory;
+use oneip::stats::books;
+use oneip::table::flow_table::FlowTable;
+use oneip::table::publish;
+use oneip::verdict::Verdict;
+use oneip::worker::Worker;
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -66,6 +75,62 @@ fn a_drain_is_over_when_the_data_path_hears_of_it_and_not_before() {
         let event = membership.next().await.unwrap();
         assert!(matches!(event, Event::Due), "a drain that is overdue is due");
         assert_eq!(membership.take(event).await, Some(News::Table));
+        assert_eq!(web2(&membership), (State::Drained, false, 0));
+    });
+}
+
+/// The frames are a client's, whose connection is on web2. A worker says when the last of its connections is closed.
+#[test]
+fn a_drain_until_closed_is_over_when_the_last_connection_is() {
+    let text = CONFIG.replacen("[[service]]", "[[service]]\ndrain = \"until-closed\"", 1);
+    with_membership_of(config::parse(&text, "t.toml").unwrap().plan, "eth1", |mut membership| async move {
+        let on_web2 = |client: &Ipv4Addr| membership.trace((*client).into())[0].server.as_deref() == Some("web2");
+        let client = (1..).map(Ipv4Addr::from_bits).find(on_web2).unwrap();
+        let segment = |is_last: bool| {
+            let packet =
+                etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(client.octets(), [203, 0, 113, 80], 64);
+            let packet = packet.tcp(1000, 80, 7, 1024).ack(1);
+            let mut frame = Vec::new();
+            if is_last { packet.rst() } else { packet }.write(&mut frame, &[]).unwrap();
+            frame
+        };
+        let _ = membership.set("web2", Set::Drain(Some(1))).await;
+        let table = membership.table();
+        let (books, _view) = books::open(&table);
+        let (mut tables, mut readers) = publish::channel(table, vec![books]);
+        let flow_table = FlowTable::new(1024, Key::new(1, 2));
+        let mut worker = Worker::new(Memory::new(&[segment(false), segment(true)]), readers.remove(0), flow_table);
+        worker.port_mut().burst = 1;
+        let turn = |worker: &mut Worker<Memory>, later: Duration| {
+            worker.port_mut().now = clock::now_ns() + later.as_nanos() as u64;
+            worker.turn().iter().map(|outcome| outcome.verdict()).collect::<Vec<_>>()
+        };
+        let went = turn(&mut worker, Duration::ZERO);
+        assert_eq!(went, [Verdict::Forward { service: 0, server: 1 }], "to the server that drains");
+
+        // Its time is over, and it is looked twice whether its connection is.
+        worker.port_mut().burst = 0;
+        for round in 0..4 {
+            let event = membership.next().await.unwrap();
+            let news = membership.take(event).await;
+            assert_eq!((news, web2(&membership)), ((round == 0).then_some(News::Table), (State::Draining, true, 0)));
+            tables.publish(membership.table());
+            (0..1024).for_each(|_| _ = turn(&mut worker, Duration::ZERO));
+        }
+        let why = membership.services().remove(0).servers.remove(1).why;
+        assert!(
+            why.ends_with("keeps those of its connections that have shown themselves until they are closed"),
+            "{why}"
+        );
+
+        worker.port_mut().burst = 1;
+        let went = turn(&mut worker, Duration::ZERO);
+        assert_eq!(went, [Verdict::Forward { service: 0, server: 1 }], "the last segment too");
+        while web2(&membership).0 == State::Draining {
+            (0..1024).for_each(|_| _ = turn(&mut worker, FLOW_CLOSED + Duration::from_secs(1)));
+            let event = membership.next().await.unwrap();
+            membership.take(event).await;
+        }
         assert_eq!(web2(&membership), (State::Drained, false, 0));
     });
 }

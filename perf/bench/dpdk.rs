@@ -23,7 +23,7 @@ use oneip::port::dpdk::{self, Dpdk, Frame};
 use oneip::port::{Burst, Ledger, Port};
 use oneip::stats::books::{self, View};
 use oneip::table::cluster::Cluster;
-use oneip::table::pins::Pins;
+use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::worker::Worker;
 use plans::{cluster_address, plan};
@@ -157,10 +157,10 @@ fn rate(mut turn: impl FnMut() -> usize) -> f64 {
 /// A worker's turns; the same port with nothing between receiving and sending; and without packets in its frames.
 fn ours(port: Filled) -> ([f64; 3], Filled) {
     let table = Cluster::new(&plan(SERVICES, 64, false)).compile();
-    let pins = Pins::new(0, table.key);
+    let flow_table = FlowTable::new(0, table.key);
     let (books, View { tally, harvest: _harvest }) = books::open(&table);
     let (_publisher, mut readers) = publish::channel(table, vec![books]);
-    let mut worker = Worker::new(port, readers.remove(0), pins);
+    let mut worker = Worker::new(port, readers.remove(0), flow_table);
     let turns = rate(|| worker.turn().len());
     assert_eq!(tally.received.get(), tally.forwarded(), "every frame was forwarded");
     let mut port = worker.into_port();

@@ -21,7 +21,7 @@ use oneip::port::{Burst, Port};
 use oneip::stats::{books, tally::Tally};
 use oneip::table::Table;
 use oneip::table::cluster::Cluster;
-use oneip::table::pins::Pins;
+use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::worker::Worker;
 use plans::{cluster_address, plan};
@@ -87,10 +87,10 @@ impl Bench {
             port.set_arrivals(1_000_000 - 12_345);
         }
         let (owners, macs) = (owners.collect(), macs.collect());
-        let pins = Pins::new(DEFAULT_FLOWS as usize, table.key);
+        let flow_table = FlowTable::new(DEFAULT_FLOWS as usize, table.key);
         let (books, view) = books::open(&table);
         let (_, mut readers) = publish::channel(table, vec![books]);
-        let worker = Worker::new(port, readers.remove(0), pins);
+        let worker = Worker::new(port, readers.remove(0), flow_table);
         Bench {
             worker,
             tally: view.tally,

@@ -84,6 +84,10 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
     if old.slots != new.slots {
         changed("slots", &old.slots, &new.slots);
     }
+    if old.until_closed != new.until_closed {
+        let name = |until_closed| if until_closed { "until-closed" } else { "time-limited" };
+        changed("drain", &name(old.until_closed), &name(new.until_closed));
+    }
     if old.drain != new.drain {
         changed("drain_s", &old.drain.as_secs(), &new.drain.as_secs());
     }

@@ -2,10 +2,10 @@
 //!
 //! `plain` reads the headers of the frames that nearly all are, a burst at a time; `parse` any frame's, down to the flow that
 //! decides. `select` matches the flow with a service, sorts it into a `lane`, hashes a whole burst and looks the servers up.
-//! `follow` decides the few whose slot is moving, `watch` notes those of a client that an operator watches. `rewrite` writes
-//! the two MAC addresses.
+//! `flow_table` decides the few whose slot is migrating, `watch` notes those of a client that an operator watches. `rewrite`
+//! writes the two MAC addresses.
 
-mod follow;
+mod flow_table;
 pub mod lane;
 pub mod parse;
 pub mod plain;

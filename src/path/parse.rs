@@ -95,6 +95,28 @@ pub struct Whole {
     /// The protocol of the flow; 0 where that is not known.
     pub protocol: u8,
     pub act: Act,
+    /// Where `act` says that it is one.
+    pub segment: Segment,
+}
+
+/// What a segment says of the client's side of its TCP connection (RFC 9293, section 3.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// The sequence number of its first byte.
+    pub sequence: u32,
+    /// That of what comes after it.
+    pub next: u32,
+    pub has_data: bool,
+}
+
+impl Segment {
+    /// Of a TCP header that is whole, and what follows it.
+    fn read(tcp: &[u8]) -> Option<Segment> {
+        let sequence = u32::from_be_bytes(*tcp.get(4..)?.first_chunk()?);
+        let data = tcp.len().checked_sub((tcp.get(12)? >> 4) as usize * 4)? as u32;
+        let marks = (tcp.get(13)? & (transport::SYN | transport::FIN)).count_ones();
+        Some(Segment { sequence, next: sequence.wrapping_add(data + marks), has_data: data > 0 })
+    }
 }
 
 /// Reads a frame to a cluster address in full. `None`: there is no flow in it.
@@ -125,13 +147,17 @@ pub fn whole(frame: &[u8]) -> Option<Whole> {
         Upper::FirstFragment(Transport::Tcp, _) | Upper::LaterFragment(Transport::Tcp) => Act::Fragment,
         _ => Act::Datagram,
     };
+    let segment = match act {
+        Act::Begin | Act::Go | Act::Close | Act::Abort => Segment::read(payload)?,
+        Act::Report | Act::Fragment | Act::Datagram => Segment::default(),
+    };
     let transport = match flow.upper {
         Upper::Ports(transport, _) | Upper::FirstFragment(transport, _) | Upper::LaterFragment(transport) => {
             Some(transport.protocol())
         }
         Upper::Address | Upper::Other | Upper::Foreign => None,
     };
-    Some(Whole { flow, protocol: transport.unwrap_or(protocol), act })
+    Some(Whole { flow, protocol: transport.unwrap_or(protocol), act, segment })
 }
 
 /// Whether a frame begins a TCP connection, found the long way.

@@ -23,8 +23,8 @@ pub struct Selection {
     pub(super) outcomes: [Outcome; BURST],
     /// The frames, a bit each, that begin a TCP connection.
     begins: u64,
-    /// Those whose slot is moving: `decide` leaves them to `follow`.
-    pub(super) moving: u64,
+    /// Those whose slot is migrating: `decide` leaves them to `look_up_flows`.
+    pub(super) migrating: u64,
     plain: Plain,
     flow_v4: Lane<{ hash::FLOW_V4 }>,
     flow_v6: Lane<{ hash::FLOW_V6 }>,
@@ -88,14 +88,14 @@ impl Selection {
             len: 0,
             outcomes: [Outcome::kept(PASS); BURST],
             begins: 0,
-            moving: 0,
+            migrating: 0,
             plain: Plain::default(),
             flow_v4: Lane::default(),
             flow_v6: Lane::default(),
         }
     }
 
-    /// One a frame, in order of admission. Final after `decide` and `follow`.
+    /// One a frame, in order of admission. Final after `decide` and `look_up_flows`.
     #[inline]
     pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes[..self.len]
@@ -111,10 +111,10 @@ impl Selection {
         Bits(self.begins)
     }
 
-    /// Whether there is something to `follow`.
+    /// Whether there is something to `look_up_flows`.
     #[inline]
-    pub fn is_moving(&self) -> bool {
-        self.moving != 0
+    pub fn is_migrating(&self) -> bool {
+        self.migrating != 0
     }
 
     /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position.
@@ -123,7 +123,7 @@ impl Selection {
     pub fn admit<'a>(&mut self, len: usize, table: &Table, bytes: impl Fn(usize) -> &'a [u8]) {
         assert!(len <= BURST);
         self.len = len;
-        self.moving = 0;
+        self.migrating = 0;
         let ports = table.ports();
         let (mut odd, mut at) = (0, 0);
         while at < len {
@@ -166,7 +166,9 @@ impl Selection {
                             hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v4.push(at, service, blocks);
                     }
-                    Input::Settled(place) => self.outcomes[at] = outcome(at, service, place, table, &mut self.moving),
+                    Input::Settled(place) => {
+                        self.outcomes[at] = outcome(at, service, place, table, &mut self.migrating)
+                    }
                 }
             }
             Outer::V6(packet) => {
@@ -182,7 +184,9 @@ impl Selection {
                             hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
                         self.flow_v6.push(at, service, blocks);
                     }
-                    Input::Settled(place) => self.outcomes[at] = outcome(at, service, place, table, &mut self.moving),
+                    Input::Settled(place) => {
+                        self.outcomes[at] = outcome(at, service, place, table, &mut self.migrating)
+                    }
                 }
             }
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed)),
@@ -194,11 +198,11 @@ impl Selection {
     /// Hashes and looks up whatever `admit` left open. Returns one outcome a frame.
     #[inline(always)]
     pub fn decide(&mut self, table: &Table) -> &mut [Outcome] {
-        let Selection { level, outcomes, moving, plain, flow_v4, flow_v6, .. } = self;
-        plain.v4.lane.decide(*level, table, outcomes, moving);
-        plain.v6.lane.decide(*level, table, outcomes, moving);
-        flow_v4.decide(*level, table, outcomes, moving);
-        flow_v6.decide(*level, table, outcomes, moving);
+        let Selection { level, outcomes, migrating, plain, flow_v4, flow_v6, .. } = self;
+        plain.v4.lane.decide(*level, table, outcomes, migrating);
+        plain.v6.lane.decide(*level, table, outcomes, migrating);
+        flow_v4.decide(*level, table, outcomes, migrating);
+        flow_v6.decide(*level, table, outcomes, migrating);
         &mut self.outcomes[..self.len]
     }
 }
@@ -207,7 +211,7 @@ impl<const B: usize> Lane<B> {
     /// Empties the lane. The slots of all its frames are read before the first is used: these reads miss the caches, and so
     /// they wait together.
     #[inline(never)]
-    fn decide(&mut self, level: Level, table: &Table, outcomes: &mut [Outcome; BURST], moving: &mut u64) {
+    fn decide(&mut self, level: Level, table: &Table, outcomes: &mut [Outcome; BURST], migrating: &mut u64) {
         let len = std::mem::take(&mut self.len).min(BURST);
         if len == 0 {
             return;
@@ -220,20 +224,20 @@ impl<const B: usize> Lane<B> {
         }
         for (place, frame) in places.iter().zip(frames) {
             let at = frame.position();
-            outcomes[at] = outcome(at, frame.service(), *place, table, moving);
+            outcomes[at] = outcome(at, frame.service(), *place, table, migrating);
         }
     }
 }
 
 #[inline(always)]
-fn outcome(at: usize, service: ServiceId, place: Place, table: &Table, moving: &mut u64) -> Outcome {
+fn outcome(at: usize, service: ServiceId, place: Place, table: &Table, migrating: &mut u64) -> Outcome {
     let Place { owner, destination } = place;
     let mac = table.mac(destination as usize);
     if mac.is_resolved() {
         return Outcome { mac, destination, service, server: owner };
     }
     if owner & MOVING != 0 {
-        *moving |= 1 << at;
+        *migrating |= 1 << at;
         return Outcome { service, ..Outcome::kept(PASS) };
     }
     Verdict::Drop(if owner == NOBODY { Reason::NoServer } else { Reason::Unresolved }).into()

@@ -6,7 +6,7 @@ use crate::port::Ledger;
 
 use hdrhistogram::Histogram;
 
-pub use crate::table::pins::PinsReport;
+pub use crate::table::flow_table::FlowTableReport;
 
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
@@ -34,5 +34,5 @@ pub struct WorkerFigures {
 pub struct WorkerReport {
     /// Where the port's frames are.
     pub ledger: Ledger,
-    pub pins: PinsReport,
+    pub pins: FlowTableReport,
 }

@@ -8,7 +8,7 @@ use crate::stats::books::{self, Books, View};
 use crate::stats::collect::{self, Collector, Outside, Reports, Sources, Stats};
 use crate::stats::summary::Summary;
 use crate::table::Table;
-use crate::table::pins::Pins;
+use crate::table::flow_table::FlowTable;
 use crate::table::publish::{self, Publisher};
 use crate::verbs::Failure;
 use crate::worker::Worker;
@@ -53,7 +53,7 @@ impl Crew {
             workers.push(thread.spawn(move || {
                 pin(core);
                 // Here, so that its memory is near the core.
-                work(Worker::new(port, reader, Pins::new(flows, key)), &stop)
+                work(Worker::new(port, reader, FlowTable::new(flows, key)), &stop)
             })?);
         }
         let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {

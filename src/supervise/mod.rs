@@ -100,6 +100,7 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     }
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
     let flows = dispatcher.flows as usize;
+    followed.membership.set_workers(ports.len());
     let table = followed.membership.table();
     let crew = Crew::start(&plan, table, ports, (&cores, flows), outside, reports)?;
     let kept = privileges::keep(&privileges::CONTROL)?;

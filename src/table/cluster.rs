@@ -1,10 +1,10 @@
 //! The control side of the tables: every service's first choices and failover orders, which servers are up, where they are;
 //! compiles a `Table` of it. Owned by one control thread.
 
+use super::census::Census;
 use super::index::Index;
 use super::maglev::Candidate;
-use super::pins::is_since;
-use super::service::{Ranking, ServiceState, candidates};
+use super::service::{Idents, Ranking, ServiceState, candidates};
 use super::watch::Watch;
 use super::{
     Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, ServiceTable, Table, port_key, port_key_v4,
@@ -28,8 +28,11 @@ pub struct Cluster {
     directory: Arc<Directory>,
     services: Vec<ServiceState>,
     rankings: Rankings,
-    next_ident: u32,
+    idents: Idents,
     watch: Option<Arc<Watch>>,
+    workers: usize,
+    /// What workers remember, of this layout.
+    census: Arc<Census>,
 }
 
 /// By what they depend on: names and weights, slots.
@@ -42,10 +45,10 @@ impl Cluster {
         let key = Key::from(plan.hash_key);
         let (directory, addresses) = directory(&plan.services);
         let (of_service, rankings) = rankings(key, &plan.services, &HashMap::new());
-        let mut next_ident = 1;
+        let mut idents = Idents::default();
         let services = plan.services.iter().zip(addresses).zip(of_service);
         let services = services
-            .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut next_ident))
+            .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut idents))
             .collect();
         Cluster {
             key,
@@ -54,9 +57,22 @@ impl Cluster {
             services,
             directory: Arc::new(directory),
             rankings,
-            next_ident,
+            idents,
             watch: None,
+            workers: 1,
+            census: Arc::new(Census::new(1, plan.services.iter().map(|service| service.servers.len()).sum())),
         }
+    }
+
+    /// How many workers remember flows; 1 until then.
+    pub fn set_workers(&mut self, workers: usize) {
+        self.workers = workers;
+        self.renew_census();
+    }
+
+    fn renew_census(&mut self) {
+        let destinations = self.services.iter().map(|service| service.servers.len()).sum();
+        self.census = Arc::new(Census::new(self.workers, destinations));
     }
 
     /// Goes over to another plan. Servers that are in both keep their standing and, through the change, their connections,
@@ -69,15 +85,16 @@ impl Cluster {
         let (of_service, rankings) = rankings(key, &plan.services, &known);
         let mut old: HashMap<String, ServiceState> =
             std::mem::take(&mut self.services).into_iter().map(|service| (service.name.clone(), service)).collect();
-        let next_ident = &mut self.next_ident;
+        let idents = &mut self.idents;
+        idents.keep(old.values().flat_map(|service| &service.servers).map(|server| server.ident));
         for ((service, address), ranking) in plan.services.iter().zip(addresses).zip(of_service) {
             self.services.push(match old.remove(&service.name) {
                 Some(known) => {
                     let until = now + service.drain.as_nanos() as u64;
-                    known.renew(key, service, (address, ranking), next_ident, (now, until))
+                    known.renew(key, service, (address, ranking), idents, (now, until))
                 }
                 None => {
-                    let mut new = ServiceState::new(key, service, address, ranking, next_ident);
+                    let mut new = ServiceState::new(key, service, address, ranking, idents);
                     new.set_standings(&vec![Standing::Out; service.servers.len()], now, now);
                     new
                 }
@@ -85,6 +102,7 @@ impl Cluster {
         }
         (self.key, self.directory, self.rankings) = (key, Arc::new(directory), rankings);
         self.layout += 1;
+        self.renew_census();
     }
 
     /// Takes a server in or out in every service that has it, with all its clients. Returns in how many its standing changed;
@@ -133,7 +151,7 @@ impl Cluster {
     pub fn recall(&mut self, service: ServiceId, plan: &Plan, history: &History, now: u64) {
         let of = &plan.services[service as usize];
         let state = &self.services[service as usize];
-        let recalled = state.recalled(self.key, of, state.ranking(), &mut self.next_ident, (history, now));
+        let recalled = state.recalled(self.key, of, state.ranking(), &mut self.idents, (history, now));
         self.services[service as usize] = recalled;
     }
 
@@ -144,7 +162,24 @@ impl Cluster {
 
     /// Ends the changes whose time is over. Whether that changed anything.
     pub fn expire(&mut self, now: u64) -> bool {
-        self.services.iter_mut().fold(false, |changed, service| service.expire(now) | changed)
+        let mut base = 0;
+        self.services.iter_mut().fold(false, |changed, service| {
+            let first = base;
+            base += service.servers.len();
+            service.expire(now, (&self.census, first)) | changed
+        })
+    }
+
+    /// Whether workers may remember connections of a server that stay for as long as they last: in any service, or in one.
+    pub fn remembers(&self, service: Option<&str>, server: &str) -> bool {
+        let mut base = 0;
+        self.services.iter().any(|known| {
+            let first = base;
+            base += known.servers.len();
+            let at = known.servers.iter().position(|known| known.name == server);
+            let at = at.filter(|_| service.is_none_or(|service| service == known.name));
+            at.is_some_and(|at| known.remembers(first + at..first + at + 1, &self.census))
+        })
     }
 
     /// Notes the MAC of the servers with that primary address; `None`: not resolved.
@@ -240,8 +275,7 @@ impl Cluster {
             services.push(table);
         }
         macs.push(PackedMac::UNRESOLVED);
-        let since = services.iter().filter_map(|service| Some(service.kept()?.horizon));
-        let horizon = since.reduce(|first, since| if is_since(first, since) { since } else { first }).unwrap_or(0);
+        let horizon = services.iter().filter_map(|service| Some(service.kept()?.horizon)).min().unwrap_or(0);
         Table {
             generation: self.generation,
             layout: self.layout,
@@ -255,6 +289,7 @@ impl Cluster {
             own: Index::new(own),
             loops: Index::new(loops),
             watch: self.watch.clone(),
+            census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),
         }
     }
 }

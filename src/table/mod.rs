@@ -2,14 +2,16 @@
 //!
 //! `maglev` gives every slot its first choice, `rendezvous` the order behind it, `service` says who of them owns it now,
 //! `moves` who keeps which connections while that changes, `cluster` holds all services and compiles a `Table` of them
-//! whenever something changed, `publish` carries it to the workers. There `pins` remembers the flows begun during a change.
+//! whenever something changed, `publish` carries it to the workers. There `flow_table` remembers
+//! the flows of slots that migrate; by `census` the control side learns whose they are.
 
+pub mod census;
 pub mod cluster;
+pub mod flow_table;
 mod history;
 pub mod index;
 pub mod maglev;
 pub mod moves;
-pub mod pins;
 pub mod publish;
 pub mod rendezvous;
 mod service;
@@ -17,6 +19,7 @@ pub mod watch;
 
 use crate::hash::{self, Key};
 use crate::plan::{Mac, Transport};
+use census::Census;
 use index::{Index, NONE, View};
 use maglev::NOBODY;
 use moves::Kept;
@@ -27,11 +30,6 @@ use watch::Watch;
 /// In a slot, beside its owner: flows of the slot may be kept by others. Whoever looks up finds this or `NOBODY` by one
 /// comparison, `owner >= NOBODY`.
 pub const MOVING: u16 = 0x8000;
-
-/// A time in nanoseconds as the memory of flows keeps it: 2^20 ns (1.05 ms) each, turning over after 52 days.
-pub fn ticks(ns: u64) -> u32 {
-    (ns >> 20) as u32
-}
 
 /// A service's position in the plan.
 pub type ServiceId = u16;
@@ -51,12 +49,14 @@ pub struct Table {
     /// The servers' idents, by destination.
     idents: Box<[u32]>,
     /// While any slot moves: no flow is remembered for what was last seen before this tick.
-    pub horizon: u32,
+    pub horizon: u64,
     /// The servers' MACs, and (MAC, address) of those that must never send to that cluster address.
     own: Index<u64>,
     loops: Index<(u64, u32)>,
     /// Whose frames an operator watches.
     pub watch: Option<Arc<Watch>>,
+    /// Where workers note of which servers they remember flows, while that must be known.
+    census: Option<Arc<Census>>,
 }
 
 /// Cluster addresses, and the services on them.
@@ -387,6 +387,12 @@ impl Table {
         let nowhere = self.macs.len() - 1;
         let destination = if owner >= NOBODY { nowhere } else { self.destination(service, owner) };
         Place { owner, destination: destination as u32 }
+    }
+
+    /// Whether it must be known of which servers workers remember flows.
+    #[inline(always)]
+    pub fn wants_census(&self) -> bool {
+        self.census.is_some()
     }
 
     /// The destination of a server that keeps its connections, by its ident.

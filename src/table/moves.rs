@@ -4,9 +4,9 @@
 //!
 //! A server that dies keeps nothing: its slots move without a change being opened, and it vanishes from those that are open.
 
+use super::flow_table::ticks;
 use super::maglev::NOBODY;
-use super::pins::is_since;
-use super::{MOVING, Owners, Rule, remainder, ticks};
+use super::{MOVING, Owners, Rule, remainder};
 use crate::hash;
 use crate::limits::{FLOW_IDLE, MAX_CHANGES};
 use std::sync::Arc;
@@ -15,6 +15,19 @@ use std::sync::Arc;
 #[derive(Default)]
 pub struct Moves {
     open: Vec<Change>,
+    /// Whether connections that show themselves while a change is open stay for as long as they last.
+    until_closed: bool,
+    /// If so: what was open once.
+    settled: Option<Settled>,
+}
+
+/// Of changes whose time is over: what is not remembered of their slots is the present owner's, and what is remembered stays.
+struct Settled {
+    rule: Rule,
+    /// By slot, whether it was moving; `None`: flows cannot be told by slot, and any may be remembered.
+    slots: Option<Vec<bool>>,
+    /// Since when.
+    since: u64,
 }
 
 struct Change {
@@ -28,7 +41,9 @@ struct Change {
 pub struct Kept {
     way: Way,
     /// The tick since when the slot that has been moving for longest has.
-    pub horizon: u32,
+    pub horizon: u64,
+    /// Whether flows that show themselves stay for as long as they last.
+    pub until_closed: bool,
 }
 
 enum Way {
@@ -39,16 +54,10 @@ enum Way {
     Chain(Vec<(Owners, bool)>),
 }
 
-/// Who keeps the flows of a slot that are not remembered.
+/// Who keeps the flows of a slot that are not remembered. One a slot, so it is one word: 16 bits of server or `NOBODY`, one that
+/// says `is_learning`, one that says `is_settled`, the rest of it ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keeper {
-    /// Server, or `NOBODY`.
-    server: u16,
-    /// Whether a flow of a protocol without a beginning may still be an old one.
-    pub learning: bool,
-    /// The tick since when the slot has been moving: what was last seen before was remembered for a change that is over.
-    pub since: u32,
-}
+pub struct Keeper(u64);
 
 /// What the data path selects by while changes are open: the present owners, with the mark `MOVING` where a flow must be
 /// looked at by itself.
@@ -91,9 +100,33 @@ impl Moves {
         self.open.iter_mut().for_each(|change| change.until = change.until.max(until));
     }
 
+    /// Whether connections stay for as long as they last, from now on.
+    pub fn set_until_closed(&mut self, until_closed: bool) {
+        self.until_closed = until_closed;
+        self.settled.take_if(|_| !until_closed);
+    }
+
+    /// Whether connections that show themselves now will stay for as long as they last.
+    pub fn is_learning(&self) -> bool {
+        self.until_closed && !self.open.is_empty()
+    }
+
+    /// Since when there is nothing to be learnt of changes of which flows are remembered.
+    pub fn settled_since(&self) -> Option<u64> {
+        self.settled.as_ref().map(|settled| settled.since)
+    }
+
+    /// Nothing is remembered any more of changes whose time is over.
+    pub fn close_settled(&mut self) {
+        self.settled = None;
+    }
+
     /// Ends the changes whose time is over.
     pub fn expire(&mut self, now: u64) {
-        self.open.retain(|change| change.until > now);
+        let over: Vec<Change> = self.open.extract_if(.., |change| change.until <= now).collect();
+        if self.until_closed {
+            over.iter().for_each(|change| change.settle(&mut self.settled, now));
+        }
     }
 
     /// When `mark` will say something else, if nothing happens until then.
@@ -110,32 +143,35 @@ impl Moves {
 
     /// `None`: no slot moves. `marked` is what this said before.
     pub fn mark(&self, present: &Owners, marked: Option<&Marked>, now: u64) -> Option<Marked> {
-        let first = self.open.first()?;
+        let began = self.open.first().map(|first| first.began).or(self.settled_since())?;
+        let until_closed = self.until_closed;
         if !self.is_by_slot(present.rule) {
             // Every flow must be looked at.
-            let horizon = marked.map_or(ticks(first.began), |marked| marked.kept.horizon);
+            let horizon = marked.map_or(ticks(began), |marked| marked.kept.horizon);
             let chain = self.open.iter().map(|change| (change.before.clone(), now < change.learnt())).collect();
             let owners = present.map(|owners| owners.iter().map(|owner| owner | MOVING).collect());
-            let kept = Arc::new(Kept { way: Way::Chain(chain), horizon });
+            let kept = Arc::new(Kept { way: Way::Chain(chain), horizon, until_closed });
             return Some(Marked { slots: present.rule.slots, owners, kept });
         }
         let laid = self.lay(&present.slots, marked.and_then(|marked| marked.by_slot(present.rule)), now);
         let moving = || laid.iter().filter(|(owner, _)| owner & MOVING != 0);
-        let horizon = moving().map(|(_, keeper)| keeper.since).reduce(|a, b| if is_since(a, b) { b } else { a })?;
+        let horizon = moving().map(|(_, keeper)| keeper.since()).min()?;
         let (slots, keepers): (Vec<u16>, Vec<Keeper>) = laid.iter().copied().unzip();
-        let kept = Arc::new(Kept { way: Way::Slots { rule: present.rule, keepers: keepers.into() }, horizon });
+        let kept =
+            Arc::new(Kept { way: Way::Slots { rule: present.rule, keepers: keepers.into() }, horizon, until_closed });
         let owners = Owners { rule: present.rule, slots: slots.into(), remainders: None };
         Some(Marked { slots: moving().count() as u32, owners, kept })
     }
 
     /// Whether the open changes can be told slot by slot: clients have one slot by that rule, and had no other.
     fn is_by_slot(&self, rule: Rule) -> bool {
-        rule.modulo.is_none() && self.open.iter().all(|change| change.before.rule == rule)
+        let settled = self.settled.as_ref().is_none_or(|settled| settled.rule == rule && settled.slots.is_some());
+        rule.modulo.is_none() && settled && self.open.iter().all(|change| change.before.rule == rule)
     }
 
     /// Marks the slots that moved in an open change. They are kept by who had them before the first.
     fn lay(&self, present: &[u16], marked: Option<(&[u16], &[Keeper])>, now: u64) -> Vec<(u16, Keeper)> {
-        let still = |owner: &u16| (*owner, Keeper { server: *owner, learning: false, since: ticks(now) });
+        let still = |owner: &u16| (*owner, Keeper::new(*owner, false, ticks(now)));
         let mut laid: Vec<(u16, Keeper)> = present.iter().map(still).collect();
         for change in &self.open {
             let moved = change.before.slots.iter().enumerate().filter(|(_, before)| **before & MOVING != 0);
@@ -146,15 +182,38 @@ impl Moves {
                 }
                 *owner |= MOVING;
                 let long = marked.filter(|(owners, _)| owners[slot] & MOVING != 0);
-                let since = long.map_or(ticks(change.began), |(_, keepers)| keepers[slot].since);
-                *keeper = Keeper { server: before & !MOVING, learning: now < change.learnt(), since };
+                let since = long.map_or(ticks(change.began), |(_, keepers)| keepers[slot].since());
+                *keeper = Keeper::new(before & !MOVING, now < change.learnt(), since);
             }
+        }
+        let settled = self.settled.iter().filter_map(|settled| settled.slots.as_ref()).flatten().zip(&mut laid);
+        for (slot, (_, (owner, keeper))) in
+            settled.enumerate().filter(|(_, (moved, (owner, _)))| **moved && owner & MOVING == 0)
+        {
+            let long = marked.filter(|(owners, _)| owners[slot] & MOVING != 0);
+            *keeper = long.map_or(*keeper, |(_, keepers)| keepers[slot]).kept_by(*owner).settled();
+            *owner |= MOVING;
         }
         laid
     }
 }
 
 impl Change {
+    /// Its time is over.
+    fn settle(&self, settled: &mut Option<Settled>, now: u64) {
+        let Owners { rule, slots, .. } = &self.before;
+        let moved: Vec<bool> = slots.iter().map(|owner| owner & MOVING != 0).collect();
+        let all = match settled.take() {
+            None if rule.modulo.is_none() => Some(moved),
+            Some(Settled { rule: known, slots: Some(mut slots), .. }) if known == *rule => {
+                slots.iter_mut().zip(moved).for_each(|(slot, moved)| *slot |= moved);
+                Some(slots)
+            }
+            _ => None,
+        };
+        *settled = Some(Settled { rule: *rule, slots: all, since: now });
+    }
+
     /// When every flow without a beginning that was there has shown itself, or is over.
     fn learnt(&self) -> u64 {
         self.began + FLOW_IDLE.as_nanos() as u64
@@ -198,7 +257,7 @@ impl Owners {
         if let Some((owners, keepers)) = marked.and_then(|marked| marked.by_slot(self.rule)) {
             let through = |(mine, (owner, keeper)): (&u16, (&u16, &Keeper))| match owner & mine & MOVING {
                 0 => *mine,
-                mark => keeper.server | mark,
+                mark => keeper.server_or_nobody() | mark,
             };
             self.slots = self.slots.iter().zip(owners.iter().zip(keepers)).map(through).collect();
         }
@@ -236,7 +295,7 @@ impl Marked {
         self.owners.renumber(new);
         let way = match &self.kept.way {
             Way::Slots { rule, keepers } => {
-                let renumber = |keeper: &Keeper| Keeper { server: new(keeper.server), ..*keeper };
+                let renumber = |keeper: &Keeper| keeper.kept_by(new(keeper.server_or_nobody()));
                 Way::Slots { rule: *rule, keepers: keepers.iter().map(renumber).collect() }
             }
             Way::Chain(chain) => {
@@ -245,7 +304,8 @@ impl Marked {
                 Way::Chain(chain)
             }
         };
-        self.kept = Arc::new(Kept { way, horizon: self.kept.horizon });
+        let Kept { horizon, until_closed, .. } = *self.kept;
+        self.kept = Arc::new(Kept { way, horizon, until_closed });
     }
 }
 
@@ -268,14 +328,50 @@ impl Kept {
                     (owner & MOVING != 0 && owner != MOVING | NOBODY).then_some((owner & !MOVING, *learning))
                 });
                 let (server, learning) = first.unwrap_or((present.unwrap_or(NOBODY), false));
-                Keeper { server, learning, since: self.horizon }
+                let keeper = Keeper::new(server, learning, self.horizon);
+                if chain.is_empty() { keeper.settled() } else { keeper }
             }
         }
     }
 }
 
 impl Keeper {
+    const LEARNING: u64 = 1 << 16;
+    const SETTLED: u64 = 1 << 17;
+    const SINCE: u32 = 18;
+
+    fn new(server: u16, is_learning: bool, since: u64) -> Keeper {
+        Keeper(u64::from(server) | if is_learning { Keeper::LEARNING } else { 0 } | since << Keeper::SINCE)
+    }
+
+    fn server_or_nobody(&self) -> u16 {
+        self.0 as u16
+    }
+
     pub fn server(&self) -> Option<u16> {
-        (self.server != NOBODY).then_some(self.server)
+        (self.server_or_nobody() != NOBODY).then_some(self.server_or_nobody())
+    }
+
+    /// Whether a flow of a protocol without a beginning may still be an old one.
+    pub fn is_learning(&self) -> bool {
+        self.0 & Keeper::LEARNING != 0
+    }
+
+    /// The tick since when the slot has been moving: what was last seen before was remembered for a change that is over.
+    pub fn since(&self) -> u64 {
+        self.0 >> Keeper::SINCE
+    }
+
+    /// Whether what is not remembered is the present owner's, and so is all that begins: nothing more is remembered.
+    pub fn is_settled(&self) -> bool {
+        self.0 & Keeper::SETTLED != 0
+    }
+
+    fn kept_by(&self, server: u16) -> Keeper {
+        Keeper(self.0 & !u64::from(u16::MAX) | u64::from(server))
+    }
+
+    fn settled(&self) -> Keeper {
+        Keeper(self.0 & !Keeper::LEARNING | Keeper::SETTLED)
     }
 }

@@ -1,14 +1,19 @@
 //! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
 
+use super::census::Census;
+use super::flow_table::MAX_IDENT;
 use super::history::History;
 use super::maglev::{self, Candidate, NOBODY};
 use super::moves::{Marked, Moves};
 use super::rendezvous::Rendezvous;
 use super::{Owners, Rule, ServiceTable};
 use crate::hash::Key;
+use crate::limits::FLOW_CENSUS;
 use crate::plan::{HashInput, Mac, Selection, Server, Service};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a server is there for.
@@ -38,15 +43,41 @@ pub struct ServiceState {
     /// When that must be looked at again.
     due: Option<u64>,
     history: History,
+    /// When it is looked whether what is remembered of changes whose time is over still lasts.
+    look: Option<u64>,
 }
 
 pub struct ServerState {
     pub name: String,
     pub address: IpAddr,
     pub mac: Option<Mac>,
-    /// Names this server of this service for as long as it is configured; never 0, never used again.
+    /// Names this server of this service for as long as it is configured, see [`Idents`].
     pub ident: u32,
     standing: Standing,
+}
+
+/// Names servers in flow tables: by numbers from 1 to `MAX_IDENT`, in turn, so that none is used again before 16 million servers have
+/// come after it; what a flow table says of a change that is over counts no more, whoever it names.
+#[derive(Default)]
+pub struct Idents {
+    last: u32,
+    in_use: HashSet<u32>,
+}
+
+impl Idents {
+    /// Draws none of these from now on.
+    pub fn keep(&mut self, in_use: impl Iterator<Item = u32>) {
+        self.in_use = in_use.collect();
+    }
+
+    fn draw(&mut self) -> u32 {
+        loop {
+            self.last = self.last % MAX_IDENT + 1;
+            if !self.in_use.contains(&self.last) {
+                return self.last;
+            }
+        }
+    }
 }
 
 /// What depends on names, weights and slots alone; services that have the same share it.
@@ -81,8 +112,8 @@ pub fn candidates(service: &Service) -> Vec<Candidate<'_>> {
 
 impl ServiceState {
     /// Every server with a weight takes clients.
-    pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, next_ident: &mut u32) -> ServiceState {
-        let servers = service.servers.iter().map(|server| ServerState::new(server, Standing::Taking, next_ident));
+    pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
+        let servers = service.servers.iter().map(|server| ServerState::new(server, Standing::Taking, idents));
         let mut state = ServiceState {
             name: service.name.clone(),
             address,
@@ -93,7 +124,9 @@ impl ServiceState {
             marked: None,
             due: None,
             history: History::new(service, vec![Standing::Taking; service.servers.len()]),
+            look: None,
         };
+        state.moves.set_until_closed(service.until_closed);
         state.present.remainders = state.remainders();
         state
     }
@@ -105,7 +138,7 @@ impl ServiceState {
         key: Key,
         service: &Service,
         ranking: Arc<Ranking>,
-        next_ident: &mut u32,
+        idents: &mut Idents,
         (history, now): (&History, u64),
     ) -> ServiceState {
         let mut state: Option<ServiceState> = None;
@@ -115,29 +148,29 @@ impl ServiceState {
             let mut next = match (state.take(), configured) {
                 (Some(before), None) => before,
                 (Some(mut before), Some(configured)) => {
-                    before.expire(at);
+                    before.end_changes(at);
                     let ranking = ranking(&configured);
-                    before.renew(key, &configured, (self.address, ranking), next_ident, (at, until))
+                    before.renew(key, &configured, (self.address, ranking), idents, (at, until))
                 }
                 (None, Some(first)) => {
                     // What everything began with moves nobody.
                     let ranking = ranking(&first);
-                    let mut first = ServiceState::new(key, &first, self.address, ranking, next_ident);
+                    let mut first = ServiceState::new(key, &first, self.address, ranking, idents);
                     first.set_standings(&step.standings, 0, 0);
                     first
                 }
                 (None, None) => break,
             };
-            next.expire(at);
+            next.end_changes(at);
             next.set_standings(&step.standings, at, until);
             step.prolonged.into_iter().for_each(|until| next.prolong(until, at));
             state = Some(next);
         }
         let until = now + service.drain.as_nanos() as u64;
-        let Some(mut state) = state else { return self.renewed(key, service, ranking, next_ident) };
-        state.expire(now);
+        let Some(mut state) = state else { return self.renewed(key, service, ranking, idents) };
+        state.end_changes(now);
         if !history.ends_with(service) {
-            state = state.renew(key, service, (self.address, ranking), next_ident, (now, until));
+            state = state.renew(key, service, (self.address, ranking), idents, (now, until));
         }
         // Where each is, and what it is there for now.
         let standings: Vec<Standing> = self.servers.iter().map(|server| server.standing).collect();
@@ -146,8 +179,8 @@ impl ServiceState {
         state
     }
 
-    fn renewed(&self, key: Key, service: &Service, ranking: Arc<Ranking>, next_ident: &mut u32) -> ServiceState {
-        let mut state = ServiceState::new(key, service, self.address, ranking, next_ident);
+    fn renewed(&self, key: Key, service: &Service, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
+        let mut state = ServiceState::new(key, service, self.address, ranking, idents);
         let standings: Vec<Standing> = self.servers.iter().map(|server| server.standing).collect();
         state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.mac = is.mac);
         state.set_standings(&standings, 0, 0);
@@ -178,7 +211,7 @@ impl ServiceState {
         key: Key,
         service: &Service,
         (address, ranking): (u16, Arc<Ranking>),
-        next_ident: &mut u32,
+        idents: &mut Idents,
         (now, until): (u64, u64),
     ) -> ServiceState {
         let mut old: Vec<Option<ServerState>> = self.servers.into_iter().map(Some).collect();
@@ -193,7 +226,7 @@ impl ServiceState {
                     let known = known.take().expect("it was found");
                     ServerState { mac: server.mac.or(known.mac), ..known }
                 }
-                None => ServerState::new(server, Standing::Out, next_ident),
+                None => ServerState::new(server, Standing::Out, idents),
             });
         }
         let renumber = |old: u16| if old == NOBODY { NOBODY } else { new_positions[old as usize] };
@@ -212,7 +245,9 @@ impl ServiceState {
             marked,
             due: None,
             history: self.history,
+            look: None,
         };
+        state.moves.set_until_closed(service.until_closed);
         state.elect();
         let has_key = rule.key == before.rule.key;
         state.moved(before, now, until);
@@ -269,21 +304,45 @@ impl ServiceState {
         self.servers[server].standing
     }
 
-    /// Ends what is over. Whether that changed anything.
-    pub fn expire(&mut self, now: u64) -> bool {
+    /// Ends what is over. Whether that changed anything. `base` is the destination of the first server.
+    pub fn expire(&mut self, now: u64, (census, base): (&Census, usize)) -> bool {
         let due = self.due.is_some_and(|due| due <= now);
-        if due {
-            self.moves.expire(now);
-            self.mark(now);
-            if !self.moves.is_open() {
-                self.history.settle();
-            }
+        let closed = self.look.is_some_and(|look| look <= now)
+            && self.is_settled()
+            && !self.remembers(base..base + self.servers.len(), census);
+        if closed {
+            self.moves.close_settled();
         }
-        due
+        if due || closed {
+            self.end_changes(now);
+        }
+        self.look = self.is_settled().then_some(now + FLOW_CENSUS.as_nanos() as u64);
+        due || closed
+    }
+
+    fn end_changes(&mut self, now: u64) {
+        self.moves.expire(now);
+        self.mark(now);
+        if !self.moves.is_open() {
+            self.history.settle();
+        }
     }
 
     pub fn due(&self) -> Option<u64> {
-        self.due
+        self.due.into_iter().chain(self.look).min()
+    }
+
+    /// Whether nothing more is learnt of a change, while flows of it are remembered.
+    pub fn is_settled(&self) -> bool {
+        self.moves.settled_since().is_some()
+    }
+
+    /// Whether workers may remember flows of these destinations that stay for as long as they last.
+    pub fn remembers(&self, destinations: Range<usize>, census: &Census) -> bool {
+        // By then every worker has the table by which nothing more is remembered.
+        let since = self.moves.settled_since().map(|since| since + FLOW_CENSUS.as_nanos() as u64);
+        let settled = since.is_some_and(|since| census.may_know(destinations, since));
+        settled || self.moves.is_learning()
     }
 
     /// How many slots each server owns.
@@ -324,6 +383,7 @@ impl ServiceState {
 
     fn mark(&mut self, now: u64) {
         self.due = self.moves.next(now);
+        self.look = self.is_settled().then(|| self.look.unwrap_or(now));
         self.marked = self.moves.mark(&self.present, self.marked.as_ref(), now);
     }
 
@@ -381,9 +441,8 @@ impl ServiceState {
 }
 
 impl ServerState {
-    fn new(server: &Server, standing: Standing, next_ident: &mut u32) -> ServerState {
-        let ident = *next_ident;
-        *next_ident += 1;
+    fn new(server: &Server, standing: Standing, idents: &mut Idents) -> ServerState {
+        let ident = idents.draw();
         ServerState { name: server.name.clone(), address: server.address, mac: server.mac, ident, standing }
     }
 
@@ -410,5 +469,17 @@ fn rule(key: Key, service: &Service, before: Option<Rule>) -> Rule {
     match before {
         Some(before) if before != rule => Rule { number: rule.number + 1, ..rule },
         _ => rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idents_come_again_in_turn_but_for_those_in_use() {
+        let mut idents = Idents { last: MAX_IDENT - 2, in_use: HashSet::new() };
+        idents.keep([MAX_IDENT, 1, 3].into_iter());
+        assert_eq!([(); 3].map(|()| idents.draw()), [MAX_IDENT - 1, 2, 4]);
     }
 }

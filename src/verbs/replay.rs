@@ -10,7 +10,7 @@ use crate::stats::summary::Summary;
 use crate::stats::tally::Tally;
 use crate::table::Table;
 use crate::table::cluster::Cluster;
-use crate::table::pins::Pins;
+use crate::table::flow_table::FlowTable;
 use crate::table::publish::{self, Publisher};
 use crate::verdict::Verdict;
 use crate::worker::Worker;
@@ -94,11 +94,11 @@ struct Replayer {
 impl Replayer {
     fn new(plan: &Plan, table: Table, port: Pcap) -> Replayer {
         let flows = plan.dispatcher.as_ref().map_or(DEFAULT_FLOWS, |dispatcher| dispatcher.flows) as usize;
-        let pins = Pins::new(flows, table.key);
+        let flow_table = FlowTable::new(flows, table.key);
         let (books, view) = books::open(&table);
         let (tables, mut readers) = publish::channel(table, vec![books]);
         let reader = readers.pop().expect("one was asked for");
-        Replayer { worker: Worker::new(port, reader, pins), tables, tally: view.tally }
+        Replayer { worker: Worker::new(port, reader, flow_table), tables, tally: view.tally }
     }
 }
 

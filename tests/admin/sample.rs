@@ -5,7 +5,7 @@ use oneip::control::admin::order::{Trace, TracedFrame, TracedService};
 use oneip::control::admin::status::{CheckStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
 use oneip::port::Ledger;
 use oneip::stats::buckets::{DIGITS, MAX_NS};
-use oneip::stats::figures::{Figures, PinsReport, WorkerFigures, WorkerReport};
+use oneip::stats::figures::{Figures, FlowTableReport, WorkerFigures, WorkerReport};
 use oneip::stats::summary::{ServerSummary, Summary};
 use oneip::verdict::Reason;
 use std::collections::BTreeMap;
@@ -99,7 +99,7 @@ pub fn figures() -> Figures {
         stuck: false,
         report: WorkerReport {
             ledger: Ledger { total: 4096, idle: 1000, lent: 96, in_device: 3000, sending: 0, left: 0 },
-            pins: PinsReport { capacity: 1 << 20, held: received / 100, remembered: received / 10, evicted: 5 },
+            pins: FlowTableReport { capacity: 1 << 20, held: received / 100, remembered: received / 10, evicted: 5 },
         },
     };
     Figures {

@@ -1,7 +1,9 @@
 //! Whatever happens to the cluster: a connection stays on its server until that server is gone, or the time is over for
-//! which a change lets it stay; and a new one goes to whoever owns its slot.
+//! which a change lets it stay; and a new one goes to whoever owns its slot. Strangers who forge segments change nothing of it, if
+//! they do not know where the client is in its sequence numbers.
 
-use crate::world::{Packet, SECOND, World};
+use crate::world::{Kind, Packet, SECOND, World};
+use oneip::limits::{FLOW_REOPEN, FLOW_SEQUENCE_WINDOW};
 use oneip::plan::{HashInput, Selection};
 use oneip::table::cluster::{Cluster, Standing};
 use proptest::prelude::*;
@@ -21,6 +23,10 @@ pub enum Event {
     Turn(usize, u64),
     Wait(u64),
     Begin(u8),
+    /// A stranger forges a segment of this sequence number, in the name of a client who has a connection, or of one who has none.
+    Forge(Kind, u16, u32, u16),
+    /// The client ends a connection, and uses its port again.
+    Again(u16, bool, u32),
 }
 
 struct Connection {
@@ -29,6 +35,27 @@ struct Connection {
     server: String,
     /// Another owns its slot; it may stay until then.
     until: Option<u64>,
+    /// Of the client's next byte.
+    sequence: u32,
+    /// A stranger has forged segments of it.
+    forged: bool,
+    /// It has shown itself while it might stay: where connections stay until they are closed, it does.
+    shown: bool,
+}
+
+impl Connection {
+    /// Sends a segment. Returns where it went.
+    fn send(&mut self, world: &mut World, kind: Kind, data: u16) -> Option<String> {
+        let to = world.deliver(Packet::Tcp(kind, self.sequence, data), self.client, self.port);
+        let mark = u32::from(matches!(kind, Kind::Syn | Kind::Fin));
+        self.sequence = self.sequence.wrapping_add(u32::from(data) + mark);
+        to
+    }
+
+    /// Whether a stranger would have to know where the client is to send this.
+    fn is_near(&self, sequence: u32) -> bool {
+        (sequence.wrapping_sub(self.sequence) as i32).unsigned_abs() < 2 * FLOW_SEQUENCE_WINDOW
+    }
 }
 
 pub fn event() -> impl Strategy<Value = Event> {
@@ -43,7 +70,13 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => (0usize..8, keep()).prop_map(|(by, keep)| Event::Turn(by, keep)),
         3 => (0u64..60).prop_map(Event::Wait),
         4 => (1u8..40).prop_map(Event::Begin),
+        6 => (kind(), any::<(u16, u32)>(), 0u16..1400).prop_map(|(kind, (whose, number), data)| Event::Forge(kind, whose, number, data)),
+        2 => any::<(u16, bool, u32)>().prop_map(|(which, reset, number)| Event::Again(which, reset, number)),
     ]
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    select(&[Kind::Syn, Kind::Ack, Kind::Fin, Kind::Rst][..])
 }
 
 /// For how long connections may stay; `None`: nothing happened to the cluster.
@@ -105,23 +138,78 @@ pub fn apply(world: &mut World, event: &Event) -> Option<u64> {
             world.wait(seconds(time));
             None
         }
-        Event::Begin(_) => None,
+        Event::Begin(_) | Event::Forge(..) | Event::Again(..) => None,
     }
+}
+
+/// A new connection: its SYN goes to the owner, and what follows it to the same server. Strangers forge `forged` meanwhile.
+fn open(
+    world: &mut World,
+    (client, port, sequence): (Ipv4Addr, u16, u32),
+    forged: Option<(Kind, u32)>,
+) -> Result<Connection, TestCaseError> {
+    let owner = world.owner(client, port);
+    let mut new =
+        Connection { client, port, server: String::new(), until: None, sequence, forged: false, shown: false };
+    let server = new.send(world, Kind::Syn, 0);
+    prop_assert_eq!(&server, &owner, "a new connection goes to the owner");
+    let taking = owner.as_ref().map(|owner| world.standing(owner));
+    prop_assert!(taking.is_none_or(|standing| standing == Some(Standing::Taking)));
+    // What nobody takes is no connection; its number is used up.
+    let Some(server) = server else { return Ok(new) };
+    if let Some((kind, number)) = forged.filter(|(_, number)| !new.is_near(*number)) {
+        world.deliver(Packet::Tcp(kind, number, 0), client, port);
+    }
+    let then = new.send(world, Kind::Ack, 0);
+    prop_assert_eq!(then.as_ref(), Some(&server), "what follows a SYN");
+    new.server = server;
+    Ok(new)
 }
 
 fn begin(world: &mut World, connections: &mut Vec<Connection>, count: u8) -> Result<(), TestCaseError> {
     for _ in 0..count {
         let number = connections.len() as u32;
         let (client, port) = (Ipv4Addr::from_bits(0xc633_6400 + number * 7), 1024 + number as u16);
-        let owner = world.owner(client, port);
-        let server = world.deliver(Packet::Syn, client, port);
-        prop_assert_eq!(&server, &owner, "a new connection goes to the owner");
-        let taking = owner.as_ref().map(|owner| world.standing(owner));
-        prop_assert!(taking.is_none_or(|standing| standing == Some(Standing::Taking)));
-        // What nobody takes is no connection; its number is used up.
-        let server = server.unwrap_or_default();
-        connections.push(Connection { client, port, server, until: None });
+        let noise = number.wrapping_mul(0x9e37_79b9);
+        let kind = [Kind::Syn, Kind::Ack, Kind::Fin, Kind::Rst][noise as usize >> 4 & 3];
+        let forged = number.is_multiple_of(2).then_some((kind, noise.wrapping_mul(77)));
+        connections.push(open(world, (client, port, noise), forged)?);
     }
+    Ok(())
+}
+
+fn forge(world: &mut World, connections: &mut [Connection], (kind, whose, number, data): (Kind, u16, u32, u16)) {
+    let packet = Packet::Tcp(kind, number, data);
+    let of = connections.len() + 1;
+    match connections.get_mut(usize::from(whose) % of) {
+        Some(connection) if !connection.is_near(number) => {
+            connection.forged = true;
+            world.deliver(packet, connection.client, connection.port);
+        }
+        Some(_) => {}
+        None => _ = world.deliver(packet, Ipv4Addr::from_bits(0x0a01_0000 + u32::from(whose)), 9),
+    }
+}
+
+/// The client ends a connection and, a while later, uses the port again.
+fn again(
+    world: &mut World,
+    connections: &mut [Connection],
+    (which, reset, number): (u16, bool, u32),
+) -> Result<(), TestCaseError> {
+    let of = connections.len().max(1);
+    let Some(old) = connections.get_mut(usize::from(which) % of).filter(|old| !old.server.is_empty()) else {
+        return Ok(());
+    };
+    let to = old.send(world, if reset { Kind::Rst } else { Kind::Fin }, 0);
+    prop_assert_eq!(to.as_ref(), Some(&old.server));
+    world.wait(FLOW_REOPEN + Duration::from_secs(1));
+    if old.forged || old.is_near(number) {
+        // It may stay with its server: that serves it as well.
+        old.server.clear();
+        return Ok(());
+    }
+    *old = open(world, (old.client, old.port, number), None)?;
     Ok(())
 }
 
@@ -132,23 +220,28 @@ fn check(
     keep: Option<u64>,
     sends: impl Fn(u16) -> bool,
 ) -> Result<(), TestCaseError> {
+    let until_closed = world.plan.services[0].until_closed;
     for connection in connections.iter_mut().filter(|connection| !connection.server.is_empty()) {
-        let Connection { client, port, server, until } = connection;
+        let Connection { client, port, server, until, .. } = connection;
         let at_home = world.owner(*client, *port).as_ref() == Some(server);
         if at_home {
-            *until = None;
+            (*until, connection.shown) = (None, false);
         } else if let Some(keep) = keep {
             *until = until.or(Some(world.now + keep * SECOND));
         }
         let gone = world.standing(server).is_none_or(|standing| standing == Standing::Out);
-        if gone || until.is_some_and(|until| until <= world.now) {
+        // Of one whose ports a forged SYN has, what shows itself is not remembered while that is.
+        let stays = until_closed && connection.shown && !connection.forged;
+        if gone || (!stays && until.is_some_and(|until| until <= world.now)) {
             server.clear();
             continue;
         }
         if !sends(*port) {
             continue;
         }
-        let reached = world.deliver(Packet::Ack, *client, *port);
+        let reached = connection.send(world, Kind::Ack, 700);
+        connection.shown = connection.until.is_some();
+        let Connection { client, port, server, until, .. } = connection;
         prop_assert_eq!(reached.as_ref(), Some(&*server), "{}:{} at {}, until {:?}", client, port, world.now, until);
     }
     Ok(())
@@ -174,19 +267,23 @@ proptest! {
             (Selection::Maglev, HashInput::Source), (Selection::Maglev, HashInput::Flow), (Selection::Modulo, HashInput::Source),
         ][..]),
         events in prop::collection::vec(event(), 1..40),
+        until_closed: bool,
     ) {
-        let mut world = World::new(&weights, 1009, kind.0, kind.1, 1 << 14);
+        let mut world = World::of(&weights, 1009, kind, 1 << 13, until_closed);
         let mut connections: Vec<Connection> = Vec::new();
         for (step, event) in events.into_iter().enumerate() {
             let keep = apply(&mut world, &event);
-            if let Event::Begin(count) = event {
-                begin(&mut world, &mut connections, count)?;
+            match event {
+                Event::Begin(count) => begin(&mut world, &mut connections, count)?,
+                Event::Forge(kind, whose, number, data) => forge(&mut world, &mut connections, (kind, whose, number, data)),
+                Event::Again(which, reset, number) => again(&mut world, &mut connections, (which, reset, number))?,
+                _ => {}
             }
             // A third of them send at every step, a third now and then, a third never.
             check(&mut world, &mut connections, keep, |port| port % 3 == 0 || (port % 3 == 1 && (port as usize + step).is_multiple_of(7)))?;
         }
         check(&mut world, &mut connections, None, |_| true)?;
         no_history(&world)?;
-        prop_assert_eq!(world.pins.report().evicted, 0);
+        prop_assert_eq!(world.report().evicted, 0);
     }
 }

@@ -4,4 +4,5 @@ mod cases;
 mod law;
 mod memory;
 mod restart;
+mod spoofed;
 mod world;

@@ -1,123 +1,157 @@
-//! The memory of flows: what it finds, and what goes first when it is full.
+//! The flow table: what it finds, and what goes first when it is full.
 
 use oneip::hash::{Key, siphash};
-use oneip::table::pins::{Pins, Stage};
+use oneip::limits::{FLOW_CLOSED, FLOW_HALF_OPEN};
+use oneip::table::flow_table::{Flow, FlowTable, Position, Stage, ticks};
 use proptest::prelude::*;
+use proptest::sample::select;
 use std::collections::HashMap;
 
-fn pins(flows: usize) -> Pins {
-    Pins::new(flows, Key::new(1, 2))
+fn table(flows: usize) -> FlowTable {
+    FlowTable::new(flows, Key::new(1, 2))
 }
 
 /// Flows are known by a keyed hash.
-fn flow(number: u64) -> u64 {
+fn name(number: u64) -> u64 {
     siphash::blocks(Key::new(3, 4), [number])
 }
 
+fn flow(server: u32, stage: Stage, seen: u64) -> Flow {
+    Flow { server, stage, position: Position::of(0), disputed: false, seen }
+}
+
+fn is_there(flows: &FlowTable, number: u64) -> bool {
+    flows.find(name(number), 0).is_some()
+}
+
+const DAY: u64 = 86_400_000_000_000;
+
 proptest! {
+    /// Against a map that knows everything in full; days and years pass, of which 32 bits of any tick would turn over many times.
     #[test]
     fn is_a_map_as_long_as_there_is_room(
-        steps in prop::collection::vec((0u64..200, 1u32..1000, 0usize..4), 1..600), start: u32,
+        steps in prop::collection::vec(
+            (0u64..200, 1u32..1000, 0usize..4, select(&[0, 1_000_000_000, DAY, 26 * DAY, 52 * DAY, 4000 * DAY][..]), any::<(u32, bool)>()),
+            1..400,
+        ),
+        start in 0..1u64 << 62,
     ) {
-        let mut pins = pins(4096);
-        let mut naive = HashMap::new();
-        for (step, (number, server, what)) in steps.into_iter().enumerate() {
-            let (flow, now) = (flow(number), start.wrapping_add(step as u32));
-            let found = pins.find(flow, start).map(|pin| (pin.server, pin.stage, pin.seen));
-            prop_assert_eq!(found, naive.get(&number).copied());
-            match (what, pins.find(flow, start)) {
-                (0, Some(pin)) => {
-                    pins.forget(&pin);
+        let mut flows = table(4096);
+        let mut naive: HashMap<u64, (Flow, u64)> = HashMap::new();
+        let (mut ns, mut since) = (start, start);
+        for (number, server, what, passes, (sequence, disputed)) in steps {
+            ns = (ns + passes).min(i64::MAX as u64);
+            if passes == 26 * DAY {
+                since = ns;
+            }
+            let (hash, now) = (name(number), ticks(ns));
+            let expected = naive.get(&number).filter(|(_, at)| ticks(*at) >= ticks(since)).map(|(flow, _)| *flow);
+            let found = flows.find(hash, ticks(since));
+            prop_assert_eq!(found.map(|(flow, _)| flow), expected);
+            let position = Position::of(sequence);
+            match (what, found) {
+                (0, Some((_, at))) => {
+                    flows.forget(at);
                     naive.remove(&number);
                 }
-                (1, Some(pin)) => {
-                    pins.touch(&pin, Stage::Closing, now);
-                    naive.insert(number, (pin.server, Stage::Closing, now));
+                (1, Some((known, at))) => {
+                    let next = Flow { stage: Stage::Closing, position, disputed, seen: now, ..known };
+                    flows.update(at, &next);
+                    naive.insert(number, (next, ns));
                 }
                 _ => {
-                    pins.remember(flow, server, Stage::Begun, now, start);
-                    naive.insert(number, (server, Stage::Begun, now));
+                    let new = Flow { position, disputed, ..flow(server, Stage::Established, now) };
+                    flows.remember(hash, &new, ticks(since));
+                    naive.insert(number, (new, ns));
                 }
             }
-            prop_assert_eq!(pins.report().held as usize, naive.len());
+            prop_assert_eq!(flows.report().held as usize, naive.len());
         }
-        prop_assert_eq!(pins.report().evicted, 0);
+        prop_assert_eq!(flows.report().evicted, 0);
+    }
+
+    #[test]
+    fn positions_turn_over(sequence: u32, by in 0u32..0x7fff_0000) {
+        let (from, to) = (Position::of(sequence), Position::of(sequence.wrapping_add(by)));
+        prop_assert!(from.is_near(from) && from.is_followed_by(from));
+        // In steps of 4 KiB.
+        let (within, beyond) = (by <= 0xf000, by >= 0x1_2000);
+        prop_assert!(from.is_near(to) || !within);
+        prop_assert!(!(from.is_near(to) || to.is_near(from) || from.is_followed_by(to)) || !beyond);
+        prop_assert!(!to.is_followed_by(from) || by < 0x1000);
+        prop_assert_eq!(from.furthest(to), to);
+        prop_assert_eq!(to.furthest(from), to);
     }
 }
 
 #[test]
 fn a_flood_of_beginnings_displaces_beginnings() {
-    let mut pins = pins(4096);
-    let established: Vec<u64> = (0..1000).map(flow).collect();
-    for flow in &established {
-        pins.remember(*flow, 1, Stage::Begun, 10, 0);
-        let pin = pins.find(*flow, 0).expect("just remembered");
-        pins.touch(&pin, Stage::Established, 10);
-    }
+    let mut flows = table(4096);
+    (0..1000).for_each(|number| flows.remember(name(number), &flow(1, Stage::Established, 10), 0));
     for number in 0..100_000 {
-        pins.remember(flow(1_000_000 + number), 2, Stage::Begun, 11 + number as u32, 0);
+        flows.remember(name(1_000_000 + number), &flow(2, Stage::Begun, 11 + number / 100), 0);
     }
-    let kept = established.iter().filter(|flow| pins.find(**flow, 0).is_some()).count();
-    assert_eq!(kept, established.len());
-    assert_eq!(pins.report().held, pins.report().capacity, "the flood fills what is left");
+    let kept = (0..1000).filter(|number| is_there(&flows, *number)).count();
+    assert_eq!(kept, 1000);
+    assert_eq!(flows.report().held, flows.report().capacity, "the flood fills what is left");
     // The newest beginnings are there: a client has time to answer.
-    let newest = (99_500..100_000).filter(|number| pins.find(flow(1_000_000 + number), 0).is_some()).count();
+    let newest = (99_500..100_000).filter(|number| is_there(&flows, 1_000_000 + number)).count();
     assert!(newest > 490, "{newest} of 500");
+}
+
+/// What is remembered for safety alone is lost to anything else, and is no loss.
+#[test]
+fn spare_entries_go_first() {
+    let mut flows = table(4096);
+    (0..8192).for_each(|number| flows.remember(name(number), &flow(1, Stage::Spare, 10), 0));
+    for stage in [Stage::Shown, Stage::Begun, Stage::Closing] {
+        let first = 10_000 * (stage as u64 + 1);
+        (first..first + 200).for_each(|number| flows.remember(name(number), &flow(2, stage, 5), 0));
+        assert!((first..first + 200).all(|number| is_there(&flows, number)), "{stage:?}");
+    }
+    assert_eq!(flows.report().evicted, 0);
 }
 
 #[test]
 fn of_established_flows_the_most_silent_goes_first() {
-    let mut pins = pins(1024);
-    for round in 0..3 {
-        for number in 0..1024 {
-            let flow = flow(number + round * 1024);
-            let now = (round * 1024 + number) as u32;
-            pins.remember(flow, 1, Stage::Begun, now, 0);
-            let pin = pins.find(flow, 0).expect("just remembered");
-            pins.touch(&pin, Stage::Established, now);
-        }
+    let mut flows = table(1024);
+    for number in 0..3 * 1024 {
+        flows.remember(name(number), &flow(1, Stage::Established, number), 0);
     }
-    let held = |round: u64| (0..1024).filter(|number| pins.find(flow(number + round * 1024), 0).is_some()).count();
+    let held = |round: u64| (0..1024).filter(|number| is_there(&flows, number + round * 1024)).count();
     assert!(held(0) < 20 && held(2) > 800, "{} {} {}", held(0), held(1), held(2));
-    let report = pins.report();
+    let report = flows.report();
     assert_eq!((report.remembered - report.evicted, report.held), (report.held, report.capacity));
 }
 
-/// Two choices: of a memory that is three quarters full, next to nothing has been displaced.
+/// Two choices: of a table that is three quarters full, next to nothing has been displaced.
 #[test]
 fn it_fills_evenly() {
-    let mut pins = pins(1 << 16);
-    (0..3 << 14).for_each(|number| pins.remember(flow(number), 1, Stage::Begun, 1, 0));
-    let report = pins.report();
+    let mut flows = table(1 << 16);
+    (0..3 << 14).for_each(|number| flows.remember(name(number), &flow(1, Stage::Begun, 1), 0));
+    let report = flows.report();
     assert!(report.evicted < report.remembered / 100, "{report:?}");
 }
 
 #[test]
 fn what_is_over_gives_way() {
-    let mut pins = pins(4);
-    for number in 0..4 {
-        pins.remember(flow(number), 1, Stage::Established, 100, 0);
-    }
-    // Before the horizon: no loss.
-    pins.remember(flow(9), 1, Stage::Begun, 200, 150);
-    assert_eq!((pins.report().evicted, pins.report().held), (0, 4));
-    assert!(pins.find(flow(9), 150).is_some() && pins.find(flow(0), 150).is_none());
+    let over = |stage, seen: u64, now: u64, horizon| {
+        let mut flows = table(4);
+        (0..4).for_each(|number| flows.remember(name(number), &flow(1, stage, seen), 0));
+        flows.remember(name(9), &flow(1, Stage::Established, now), horizon);
+        assert!(flows.report().held == 4 && flows.find(name(9), horizon).is_some());
+        flows.report().evicted == 0
+    };
+    let after = |time: std::time::Duration| ticks(time.as_nanos() as u64) + 2;
+    assert!(over(Stage::Established, 100, 200, 150), "before the horizon");
+    assert!(!over(Stage::Established, 100, 200, 100));
+    assert!(over(Stage::Begun, 0, after(FLOW_HALF_OPEN), 0) && !over(Stage::Begun, 10, after(FLOW_HALF_OPEN), 0));
+    assert!(over(Stage::Closing, 0, after(FLOW_CLOSED), 0) && !over(Stage::Closing, 10, after(FLOW_CLOSED), 0));
 }
 
 #[test]
 fn without_room_nothing_is_remembered() {
-    let mut pins = pins(0);
-    pins.remember(flow(1), 1, Stage::Begun, 1, 0);
-    assert_eq!(pins.find(flow(1), 0), None);
-    assert_eq!(pins.report().capacity, 0);
-}
-
-#[test]
-fn ticks_turn_over() {
-    let mut pins = pins(64);
-    pins.remember(flow(1), 1, Stage::Begun, u32::MAX, u32::MAX - 5);
-    assert!(pins.find(flow(1), u32::MAX - 5).is_some());
-    assert!(pins.find(flow(1), 3).is_none(), "3 is after the turn");
-    pins.remember(flow(2), 1, Stage::Begun, 4, u32::MAX - 5);
-    assert!(pins.find(flow(2), u32::MAX - 5).is_some());
+    let mut flows = table(0);
+    flows.remember(name(1), &flow(1, Stage::Begun, 1), 0);
+    assert_eq!((flows.find(name(1), 0), flows.report().capacity), (None, 0));
 }

@@ -11,7 +11,7 @@ use proptest::sample::select;
 use std::net::Ipv4Addr;
 
 /// Who gets a client's new connections, and who keeps its others, by the ports' clock since when.
-fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<(Option<u16>, bool, u32)>) {
+fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<(Option<u16>, bool, u64)>) {
     let by = |rule: &Rule| match rule.flow {
         true => hash::flow(rule.key, client.into(), CLUSTER.into(), (4711, 80), 6),
         false => hash::source(rule.key, client.into()),
@@ -20,7 +20,7 @@ fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<(Option<
     let owner = table.select(by(&table.rule), number).1;
     // Where the slot does not move, it does not matter what else stands there.
     let kept = table.kept().map(|kept| kept.keeper(owner, by, number)).filter(|keeper| keeper.server() != owner);
-    (owner, kept.map(|keeper| (keeper.server(), keeper.learning, keeper.since)))
+    (owner, kept.map(|keeper| (keeper.server(), keeper.is_learning(), keeper.since())))
 }
 
 /// Another process, which knows the plan, what each server is there for now, and what the one before has written down.

@@ -5,7 +5,7 @@ use oneip::path::select::Selection as Pipeline;
 use oneip::plan::{Admin, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::table::Table;
 use oneip::table::cluster::{Cluster, Standing};
-use oneip::table::pins::Pins;
+use oneip::table::flow_table::{FlowTable, FlowTableReport};
 use oneip::verdict::{Reason, Verdict};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct World {
     pub plan: Plan,
     pub cluster: Cluster,
     pub table: Table,
-    pub pins: Pins,
+    flow_table: FlowTable,
     pipeline: Pipeline,
     /// Nanoseconds.
     pub now: u64,
@@ -37,10 +37,36 @@ pub enum Packet {
     Error,
     /// The second fragment of a TCP segment.
     Fragment,
+    /// Sequence number and bytes of data.
+    Tcp(Kind, u32, u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Syn,
+    Ack,
+    Fin,
+    Rst,
+}
+
+impl Packet {
+    fn begins(self) -> bool {
+        matches!(self, Packet::Syn | Packet::Tcp(Kind::Syn, ..))
+    }
 }
 
 impl World {
     pub fn new(weights: &[u32], slots: u32, selection: Selection, hash: HashInput, flows: usize) -> World {
+        World::of(weights, slots, (selection, hash), flows, false)
+    }
+
+    pub fn of(
+        weights: &[u32],
+        slots: u32,
+        (selection, hash): (Selection, HashInput),
+        flows: usize,
+        until_closed: bool,
+    ) -> World {
         let service = Service {
             name: "web".into(),
             address: IpAddr::V4(CLUSTER),
@@ -49,6 +75,7 @@ impl World {
             selection,
             slots,
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
+            until_closed,
             leaving: 0,
             drain: Duration::ZERO,
             health: None,
@@ -62,9 +89,9 @@ impl World {
         };
         let mut cluster = Cluster::new(&plan);
         let table = cluster.compile();
-        let pins = Pins::new(flows, table.key);
+        let flow_table = FlowTable::new(flows, table.key);
         let made = weights.len();
-        World { plan, cluster, table, pins, pipeline: Pipeline::default(), now: 1000 * SECOND, made }
+        World { plan, cluster, table, flow_table, pipeline: Pipeline::default(), now: 1000 * SECOND, made }
     }
 
     /// Plain: equal weights, maglev over the source.
@@ -95,8 +122,16 @@ impl World {
 
     pub fn wait(&mut self, time: Duration) {
         self.now += time.as_nanos() as u64;
+        self.count();
         self.cluster.expire(self.now);
         self.publish();
+    }
+
+    /// A worker goes through its flow table.
+    fn count(&mut self) {
+        if self.table.wants_census() {
+            (0..self.report().capacity / 4 + 1).for_each(|_| self.flow_table.count(&self.table, 0, self.now));
+        }
     }
 
     pub fn set(&mut self, at: usize, standing: Standing, keep: Duration) {
@@ -146,12 +181,16 @@ impl World {
         let frame = frame(packet, client, port);
         self.pipeline.admit(1, &self.table, |_| &frame);
         self.pipeline.decide(&self.table);
-        if self.pipeline.is_moving() {
-            self.pipeline.follow(&self.table, &mut self.pins, self.now, |_| &frame);
+        if self.pipeline.is_migrating() {
+            self.pipeline.look_up_flows(&self.table, &mut self.flow_table, self.now, |_| &frame);
         }
-        assert!(!self.pipeline.is_moving());
-        assert_eq!(self.pipeline.begins().count(), usize::from(matches!(packet, Packet::Syn)));
+        assert!(!self.pipeline.is_migrating());
+        assert_eq!(self.pipeline.begins().count(), usize::from(packet.begins()));
         self.pipeline.outcomes()[0].verdict()
+    }
+
+    pub fn report(&self) -> FlowTableReport {
+        self.flow_table.report()
     }
 
     /// The server's name; `None`: none is up.
@@ -206,6 +245,16 @@ pub fn frame(packet: Packet, client: Ipv4Addr, port: u16) -> Vec<u8> {
             let ethernet = PacketBuilder::ethernet2(ROUTER, OURS).ipv4(router.octets(), CLUSTER.octets(), 64);
             // Destination unreachable, fragmentation needed.
             ethernet.icmpv4_raw(3, 4, [0, 0, 5, 0]).write(&mut frame, &quoted)
+        }
+        Packet::Tcp(kind, sequence, data) => {
+            let segment = ethernet().tcp(port, 80, sequence, 1000);
+            let segment = match kind {
+                Kind::Syn => segment.syn(),
+                Kind::Ack => segment.ack(1),
+                Kind::Fin => segment.fin().ack(1),
+                Kind::Rst => segment.rst(),
+            };
+            segment.write(&mut frame, &vec![0; data.into()])
         }
         Packet::Fragment => tcp().ack(1).write(&mut frame, &[0; 40]),
     };

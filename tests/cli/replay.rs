@@ -123,6 +123,27 @@ fn servers_taken_as_down_get_nothing() {
     assert_eq!((&summary["forwarded"], &summary["dropped"]), (&json!(0), &json!({"no_server": 99})));
 }
 
+/// With `drain = "until-closed"`, what has shown itself in time stays on the server that is drained, whatever comes then.
+#[test]
+fn a_drain_until_connections_are_closed() {
+    let folder = Folder::new();
+    let config = CONFIG.replace("[[service]]", "[[service]]\ndrain_s = 1\ndrain = \"until-closed\"");
+    fs::write(folder.path("oneip.toml"), config).unwrap();
+    let old: Vec<u8> = (1..=60).filter(|client| server(&folder, *client, "") == 1).collect();
+    let (shown, late) = old.split_at(old.len() / 2);
+    // A millisecond a frame: those that show themselves, others for two seconds, and then all.
+    let other = (61..=255).find(|client| server(&folder, *client, "") != 1).unwrap();
+    let rest = std::iter::repeat_with(|| web(other)).take(2000);
+    let input: Vec<Vec<u8>> = shown.iter().map(|c| web(*c)).chain(rest).chain(old.iter().map(|c| web(*c))).collect();
+    fs::write(folder.path("in.pcap"), capture(&input)).unwrap();
+    crate::program::ended(folder.command("replay", "in.pcap out.pcap").args(["--change", "0 drain web1"]), "").done();
+    let sent: Vec<u8> =
+        frames(&fs::read(folder.path("out.pcap")).unwrap()).iter().map(|(_, bytes)| bytes[5] - 0x10).collect();
+    let (then, tail) = (&sent[..shown.len()], &sent[sent.len() - old.len()..]);
+    assert!(then.iter().chain(&tail[..shown.len()]).all(|server| *server == 1));
+    assert!(!late.is_empty() && tail[shown.len()..].iter().all(|server| *server != 1));
+}
+
 /// Connections of 60 clients each: the old ones are in the first frames, then web1 is drained, and new ones begin.
 #[test]
 fn a_drain_in_the_middle_keeps_connections() {

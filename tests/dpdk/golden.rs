@@ -5,7 +5,7 @@ use crate::{attach, settings, turn};
 use oneip::port::dpdk::Attached;
 use oneip::stats::books;
 use oneip::table::cluster::Cluster;
-use oneip::table::pins::Pins;
+use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::verdict::{Reason, Verdict};
 use oneip::worker::Worker;
@@ -75,13 +75,13 @@ fn golden_frames_come_out_as_replay_has_them() {
     let mut cluster = Cluster::new(&golden.plan);
     golden.down.iter().for_each(|name| _ = cluster.set_up(name, false));
     let table = cluster.compile();
-    let pins = Pins::new(0, table.key);
+    let flow_table = FlowTable::new(0, table.key);
     let (books, _view) = books::open(&table);
     let (_publisher, mut readers) = publish::channel(table, vec![books]);
     let (attached, has) = attach(&settings(&port));
     assert_eq!(has, mac);
     let Attached { mut ports, service, statistics } = attached;
-    let mut worker = Worker::new(ports.remove(0), readers.remove(0), pins);
+    let mut worker = Worker::new(ports.remove(0), readers.remove(0), flow_table);
     let mut verdicts = Vec::new();
     while verdicts.len() < sent.len() {
         let outcomes = worker.turn();

@@ -57,6 +57,7 @@ impl One {
             hash: self.hash,
             selection: self.selection,
             slots: self.slots,
+            until_closed: false,
             leaving: 0,
             drain: Duration::from_secs(600),
             health: None,

@@ -8,7 +8,7 @@ use oneip::stats::books;
 use oneip::stats::tally::Tally;
 use oneip::table::Table;
 use oneip::table::cluster::Cluster;
-use oneip::table::pins::Pins;
+use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::verdict::{Reason, Verdict};
 use oneip::worker::Worker;
@@ -45,12 +45,12 @@ impl Bench {
     /// For plans that the model cannot populate.
     pub fn without_model(plan: &Plan, down: &[String]) -> Bench {
         let table = table(plan, down);
-        let pins = Pins::new(1024, table.key);
+        let flow_table = FlowTable::new(1024, table.key);
         let (books, view) = books::open(&table);
         let (_, mut readers) = publish::channel(table, vec![books]);
         let reader = readers.pop().expect("one reader");
         let none: [&[u8]; 0] = [];
-        let worker = Worker::new(Memory::new(&none), reader, pins);
+        let worker = Worker::new(Memory::new(&none), reader, flow_table);
         Bench { worker, tally: view.tally, plan: plan.clone(), model: None }
     }
 

@@ -159,6 +159,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         slots: 65_537,
         drain: Duration::from_secs(600),
         servers: servers.collect(),
+        until_closed: false,
         leaving: 0,
         health: None,
     }

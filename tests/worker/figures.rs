@@ -2,7 +2,7 @@
 
 use crate::model::plans::{One, query};
 use crate::model::turn::table;
-use crate::no_pins;
+use crate::no_flows;
 use crate::three;
 use oneip::plan::Plan;
 use oneip::port::memory::{Frame, Memory};
@@ -74,7 +74,7 @@ fn worker(plan: &Plan, accounts: &mut Accounts) -> (Worker<Told>, Publisher<Book
     accounts.open(plan, vec![view]);
     let (publisher, mut readers) = publish::channel(table, vec![books]);
     let memory = Memory::new(&[query("192.0.2.1".parse().expect("an address"), 5353)]);
-    (Worker::new(Told { memory, sending: 0, left: 0 }, readers.remove(0), no_pins()), publisher)
+    (Worker::new(Told { memory, sending: 0, left: 0 }, readers.remove(0), no_flows()), publisher)
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::counting;
 use crate::hlog::intervals;
 use crate::mill::{Mill, Truth, any_plan, told};
 use crate::model::Random;
-use crate::no_pins;
+use crate::no_flows;
 use oneip::plan::Plan;
 use oneip::port::faulty::Faulty;
 use oneip::stats::accounts::Accounts;
@@ -94,7 +94,7 @@ fn whatever_comes_between_every_frame_is_counted_and_timed_once() {
         let (books, views) = open(&table, 1);
         accounts.open(&layouts.plan, views);
         let (mut publisher, mut readers) = publish::channel(table, books);
-        let (spent, mut worker) = (publisher.spent(), Worker::new(Mill::new(&truth), readers.remove(0), no_pins()));
+        let (spent, mut worker) = (publisher.spent(), Worker::new(Mill::new(&truth), readers.remove(0), no_flows()));
         let (mut sums, mut unseen) = (BTreeMap::new(), 0);
         let turn = |worker: &mut Worker<Mill>| {
             let calls = counting::calls();
@@ -186,7 +186,7 @@ fn hundreds_of_layouts_change_under_threads_that_turn() {
             .zip(readers)
             .map(|(seed, reader)| {
                 let port = Faulty::<Mill>::new(Mill::new(&truth).with_own_thread(), seed);
-                let mut worker = Worker::new(port, reader, no_pins());
+                let mut worker = Worker::new(port, reader, no_flows());
                 scope.spawn(move || {
                     while !stop.load(Relaxed) {
                         worker.turn();

@@ -28,7 +28,7 @@ use oneip::stats::latency::{Answer, Harvest};
 use oneip::stats::tally::Tally;
 use oneip::table::Table;
 use oneip::table::cluster::Cluster;
-use oneip::table::pins::Pins;
+use oneip::table::flow_table::FlowTable;
 use oneip::table::publish::{self as tables, Publisher};
 use oneip::table::watch::{Fate, Watch};
 use oneip::verdict::{Reason, Verdict};
@@ -39,8 +39,8 @@ use std::sync::Arc;
 static ALLOCATOR: Counting = Counting;
 
 /// For tests in which no slot moves.
-fn no_pins() -> Pins {
-    Pins::new(0, oneip::hash::Key::new(0, 0))
+fn no_flows() -> FlowTable {
+    FlowTable::new(0, oneip::hash::Key::new(0, 0))
 }
 
 struct Rig<P: Port> {
@@ -51,10 +51,10 @@ struct Rig<P: Port> {
 }
 
 fn rig<P: Port>(port: P, table: Table) -> Rig<P> {
-    let pins = Pins::new(1024, table.key);
+    let flow_table = FlowTable::new(1024, table.key);
     let (books, view) = books::open(&table);
     let (publisher, mut readers) = tables::channel(table, vec![books]);
-    let worker = Worker::new(port, readers.pop().expect("one reader"), pins);
+    let worker = Worker::new(port, readers.pop().expect("one reader"), flow_table);
     Rig { worker, tally: view.tally, publisher, harvest: view.harvest }
 }
 

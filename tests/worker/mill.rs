@@ -42,6 +42,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         hash: HashInput::Source,
         selection: Selection::Maglev,
         slots: 1009,
+        until_closed: false,
         leaving: 0,
         drain: Duration::ZERO,
         health: None,

@@ -22,6 +22,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
                 weight: 1,
             })
             .collect(),
+        until_closed: false,
         leaving: 0,
         health: None,
     };

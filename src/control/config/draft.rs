@@ -53,6 +53,7 @@ pub struct ServiceDraft {
     pub selection: Selection,
     pub slots: Option<At<u32>>,
     drain_s: u32,
+    until_closed: bool,
     pub servers: Vec<ServerDraft>,
     pub health: Option<HealthDraft>,
 }
@@ -173,6 +174,7 @@ impl ServiceDraft {
     fn read(section: &Section, report: &mut Report) -> ServiceDraft {
         let inputs = [("source", HashInput::Source), ("flow", HashInput::Flow)];
         let selections = [("maglev", Selection::Maglev), ("modulo", Selection::Modulo)];
+        let ends = [("time-limited", false), ("until-closed", true)];
         let selection = section.text("selection", report, value::choice("selection", selections));
         let no_ports = "`ports` is empty; leave the key out to take every protocol and port";
         let form = "a transport and port, like \"tcp/80\"";
@@ -186,6 +188,7 @@ impl ServiceDraft {
             selection: selection.map_or(Selection::Maglev, |selection| selection.value),
             slots: section.integer("slots", 1..=MAX_SLOTS, report),
             drain_s: section.integer("drain_s", 0..=MAX_DRAIN_S, report).map_or(DEFAULT_DRAIN_S, |s| s.value),
+            until_closed: section.text("drain", report, value::choice("drain", ends)).is_some_and(|end| end.value),
             servers: section
                 .tables("server", MAX_SERVERS, &schema::SERVER, report)
                 .iter()
@@ -217,6 +220,7 @@ impl ServiceDraft {
             selection: self.selection,
             slots,
             drain: Duration::from_secs(self.drain_s.into()),
+            until_closed: self.until_closed,
             servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
             leaving: 0,
             health,

@@ -94,6 +94,7 @@ pub static SERVICE: Schema = Schema {
         optional("selection", "selection = \"maglev\""),
         optional("slots", "slots = 65537"),
         optional("drain_s", "drain_s = 600"),
+        optional("drain", "drain = \"until-closed\""),
         required("server", "[[service.server]] with double brackets, once for each server"),
         optional("health", "[service.health] with type = \"http\""),
     ],

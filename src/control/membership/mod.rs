@@ -19,7 +19,7 @@ use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, What as Whereabouts};
 use super::operator::Overrides;
 use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
-use crate::limits::{LEAVE_AGAIN, QUIET, START_MOST, VERDICT_MOST};
+use crate::limits::{FLOW_CENSUS, LEAVE_AGAIN, QUIET, START_MOST, VERDICT_MOST};
 use crate::plan::{Plan, Server, Via};
 use crate::table::cluster::Cluster;
 use crate::table::watch::Watch;
@@ -60,6 +60,8 @@ impl Side {
     fn adapted(self, mut plan: Plan) -> Plan {
         if self == Side::Server {
             plan.services.iter_mut().filter_map(|service| service.health.as_mut()).for_each(|h| h.via = Via::Primary);
+            // Connections are where their sockets are; nothing says when the last of them is closed.
+            plan.services.iter_mut().for_each(|service| service.until_closed = false);
         }
         plan
     }
@@ -100,6 +102,8 @@ pub struct Membership {
     draining: HashMap<String, Option<u64>>,
     /// Until when a removed one keeps them.
     leaving: HashMap<Name, u64>,
+    /// When it was last looked what is over. Servers whose time was over then stay while workers remember connections of theirs.
+    passed: u64,
     /// New by a reload, and not known to serve yet.
     joining: HashSet<Name>,
     /// Not up, but serving since no other server of its service was; and what it was then. When others serve again, the
@@ -163,6 +167,7 @@ impl Membership {
             health: None,
             draining,
             leaving: remember::times(&leaving),
+            passed: 0,
             joining: HashSet::new(),
             standing_in: HashMap::new(),
             states: HashMap::new(),
@@ -264,6 +269,11 @@ impl Membership {
         self.cluster.set_watch(watch);
     }
 
+    /// How many workers remember flows.
+    pub fn set_workers(&mut self, workers: usize) {
+        self.cluster.set_workers(workers);
+    }
+
     /// The table of the present state, one generation on.
     pub fn table(&mut self) -> Table {
         self.cluster.compile()
@@ -333,15 +343,19 @@ impl Membership {
 
     /// When something ends by itself.
     fn due(&self) -> Option<u64> {
-        let draining = self.draining.values().flatten().copied();
-        draining.chain(self.leaving.values().copied()).chain(self.cluster.due()).min()
+        let times = self.draining.values().flatten().chain(self.leaving.values()).copied();
+        let again = self.passed + FLOW_CENSUS.as_nanos() as u64;
+        times.map(|until| if until <= self.passed { again } else { until }).chain(self.cluster.due()).min()
     }
 
     /// Ends what is over.
     async fn pass(&mut self) -> Option<News> {
         let now = clock::now_ns();
-        self.draining.values_mut().for_each(|until| *until = until.filter(|until| *until > now));
         let expired = self.cluster.expire(now);
+        for (name, until) in &mut self.draining {
+            *until = until.filter(|until| *until > now || self.cluster.remembers(None, name));
+        }
+        self.passed = now;
         let has_left = self.let_go(now).await;
         let moved = self.judge_all(now) | expired;
         if has_left { Some(News::Layout) } else { moved.then_some(News::Table) }
@@ -350,7 +364,11 @@ impl Membership {
     /// Takes out the removed servers whose time is over; whether there were any. What a reload would be refused for ends no
     /// dispatcher that runs: they stay for a while then.
     async fn let_go(&mut self, now: u64) -> bool {
-        let gone: Vec<Name> = self.leaving.extract_if(|_, until| *until <= now).map(|(name, _)| name).collect();
+        let gone: Vec<Name> = {
+            let over =
+                |(service, name): &Name, until: u64| until <= now && !self.cluster.remembers(Some(service), name);
+            self.leaving.extract_if(|name, until| over(name, *until)).map(|(name, _)| name).collect()
+        };
         if gone.is_empty() {
             return false;
         }

@@ -64,10 +64,13 @@ impl Membership {
                 let time = time.map_or(longest, Duration::from_secs);
                 one.drained_until = Some(in_wall_time(time));
                 drained = Some(now + time.as_nanos() as u64);
-                format!(
-                    "drains: no new clients; the connections it has stay until they end, or for {} s",
-                    time.as_secs()
-                )
+                let seconds = time.as_secs();
+                let until_closed = of.iter().any(|service| service.until_closed);
+                let then = match until_closed {
+                    true => format!("; those that show themselves in the first {seconds} s stay until they end"),
+                    false => format!(" until they end, or for {seconds} s"),
+                };
+                format!("drains: no new clients; the connections it has stay{then}")
             }
             Set::Undrain if one.drained_until.is_none() => "is not drained".to_owned(),
             Set::Undrain => {

@@ -60,7 +60,10 @@ impl Membership {
         }
         let now = clock::now_ns();
         let failure = || status.and_then(|status| status.failure).map_or("", |(_, reason)| reason).to_owned();
-        let seconds = |until: u64| until.saturating_sub(now).div_ceil(1_000_000_000);
+        let keeps = |until: u64| match until.saturating_sub(now).div_ceil(1_000_000_000) {
+            0 => "keeps those of its connections that have shown themselves until they are closed".to_owned(),
+            seconds => format!("keeps its connections for {seconds} s more"),
+        };
         let by_check = match verdict {
             Verdict::Down => Some(Judged { may: true, ..Judged::new(State::Down, failure()) }),
             Verdict::Held => {
@@ -71,14 +74,14 @@ impl Membership {
             Verdict::Up | Verdict::Unknown => None,
         };
         if let Some(until) = self.leaving.get(&name) {
-            let left = format!("removed from the configuration; keeps its connections for {} s more", seconds(*until));
+            let left = format!("removed from the configuration; {}", keeps(*until));
             return by_check.map_or(Judged::new(State::Leaving, left), |judged| Judged { may: false, ..judged });
         }
         if let Some(until) = self.draining.get(&it.name) {
             let Some(until) = *until else {
                 return Judged::new(State::Drained, "by ctl drain; its time is over");
             };
-            let left = format!("by ctl drain; keeps its connections for {} s more", seconds(until));
+            let left = format!("by ctl drain; {}", keeps(until));
             return by_check.map_or(Judged::new(State::Draining, left), |judged| Judged { may: false, ..judged });
         }
         let may = it.weight > 0;
