@@ -50,7 +50,7 @@ impl Traffic<'_> {
         while !self.is_over() {
             let Some((mut stream, id, mut body)) = self.ask(&client, family, "/big") else { continue };
             let mut at = 0;
-            let end = loop {
+            loop {
                 if self.is_over() {
                     break self.model.leave(id);
                 }
@@ -68,8 +68,7 @@ impl Traffic<'_> {
                     Err(error) => break self.model.break_(id, &format!("{error} after {at} bytes")),
                 }
                 thread::sleep(PAUSE);
-            };
-            drop((stream, end));
+            }
         }
     }
 

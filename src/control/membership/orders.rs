@@ -142,13 +142,10 @@ impl Membership {
     }
 
     fn remember(&mut self, overrides: &Overrides) -> Result<(), String> {
-        if self.file.is_none() || *overrides == self.overrides {
-            return Ok(());
-        }
-        let remembered = self.remembered(overrides.clone());
-        let file = self.file.as_mut().expect("it was looked");
-        file.confirm(remembered)
-            .map_err(|error| format!("{error}; nothing was changed, since a restart would forget it"))
+        let Some(mut file) = self.file.take_if(|_| *overrides != self.overrides) else { return Ok(()) };
+        let confirmed = file.confirm(self.remembered(overrides.clone()));
+        self.file = Some(file);
+        confirmed.map_err(|error| format!("{error}; nothing was changed, since a restart would forget it"))
     }
 
     /// Where a client address belongs, in every service of its family.

@@ -44,9 +44,9 @@ pub fn times(leaving: &[Leaving]) -> HashMap<Name, u64> {
 impl Membership {
     /// Has written down what has changed, without waiting.
     pub(super) fn note(&mut self) {
-        if self.file.is_some() {
-            let remembered = self.remembered(self.overrides.clone());
-            self.file.as_mut().expect("it is there").note(remembered);
+        if let Some(mut file) = self.file.take() {
+            file.note(self.remembered(self.overrides.clone()));
+            self.file = Some(file);
         }
     }
 
