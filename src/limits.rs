@@ -275,7 +275,8 @@ pub const TSC_FIRST_STEP: Duration = Duration::from_millis(10);
 /// Cluster addresses of one family that steer holds: while they change, the new ones stand beside the old.
 pub const STEER_ADDRESSES: usize = 2 * MAX_SERVICES;
 
-/// How long a queue or an interface may stay taken after its last owner went: the kernel releases both in the background.
+/// How long a queue, an interface or the admin socket may stay taken after its last owner went: the kernel releases them in the
+/// background.
 pub const RELEASE: Duration = Duration::from_secs(2);
 
 /// How much longer servers that a reload removed stay, each time that the plan without them is refused.

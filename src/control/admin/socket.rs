@@ -1,12 +1,13 @@
 //! Where clients come in: a Unix socket, whose file's mode says who may, and, where it is configured, a TCP listener.
 
+use crate::limits::RELEASE;
 use crate::plan::Admin;
 use socket2::{Domain, SockAddr, Type};
 use std::fs::{self, DirBuilder, File, Metadata, Permissions, TryLockError};
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ const DIRECTORY_MODE: u32 = 0o755;
 
 /// Connections that wait while as many as can be are served.
 const BACKLOG: i32 = 128;
+
+/// The pause between two looks at what is in the way.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// Why a start is refused.
 #[derive(Debug, thiserror::Error)]
@@ -111,14 +115,41 @@ fn listen(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
     let failed = |error| Error::Socket { path: path.to_owned(), error };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make(directory).map_err(failed)?;
-    let _alone = alone_in(directory);
-    match found(path).map_err(failed)? {
-        Found::Nothing => {}
-        Found::Other => return Err(Error::NoSocket { path: path.to_owned() }),
-        Found::Alive(owner) => return Err(Error::Taken { path: path.to_owned(), owner }),
-        Found::Dead => fs::remove_file(path).map_err(failed)?,
+    let give_up = Instant::now() + RELEASE;
+    loop {
+        let alone = alone_in(directory);
+        let (connection, owner) = match found(path).map_err(failed)? {
+            Found::Nothing => return bind_to(path).map_err(failed),
+            Found::Dead => {
+                fs::remove_file(path).map_err(failed)?;
+                return bind_to(path).map_err(failed);
+            }
+            Found::Other => return Err(Error::NoSocket { path: path.to_owned() }),
+            Found::Accepting(connection, owner) => (Some(connection), owner),
+            Found::Full => (None, "a process that hangs".to_owned()),
+        };
+        drop(alone);
+        let lives = connection.is_some_and(|connection| answers(&connection, give_up));
+        if lives || Instant::now() >= give_up {
+            return Err(Error::Taken { path: path.to_owned(), owner });
+        }
+        thread::sleep(RETRY);
     }
-    bind_to(path).map_err(failed)
+}
+
+/// Whether a process answers, or keeps the connection until `give_up`. The socket of one that was killed accepts connections
+/// until the process has ended, which takes a moment; the kernel hangs up then.
+fn answers(mut connection: &UnixStream, give_up: Instant) -> bool {
+    let patience = give_up.saturating_duration_since(Instant::now()).max(RETRY);
+    let asked = connection
+        .set_nonblocking(false)
+        .and_then(|()| connection.set_read_timeout(Some(patience)))
+        .and_then(|()| connection.set_write_timeout(Some(patience)))
+        .and_then(|()| connection.write_all(b"GET /healthz HTTP/1.1\r\nHost: oneip\r\nConnection: close\r\n\r\n"));
+    match asked.and_then(|()| connection.read(&mut [0])) {
+        Ok(length) => length > 0,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
 fn bind_to(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
@@ -149,7 +180,7 @@ fn alone_in(directory: &Path) -> Option<File> {
     loop {
         match directory.try_lock() {
             Ok(()) => return Some(directory),
-            Err(TryLockError::WouldBlock) if Instant::now() < give_up => thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => thread::sleep(RETRY),
             Err(_) => return None,
         }
     }
@@ -160,8 +191,10 @@ enum Found {
     Nothing,
     /// A socket that nobody listens on.
     Dead,
-    /// One that is answered, and by whom.
-    Alive(String),
+    /// One that takes connections, this one too, and whose it is.
+    Accepting(UnixStream, String),
+    /// One on which as many connections wait as can.
+    Full,
     /// No socket at all.
     Other,
 }
@@ -177,11 +210,14 @@ fn found(path: &Path) -> io::Result<Found> {
     // Blocking, it would wait for room in the queue of a process that hangs.
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
-        Ok(()) => Ok(Found::Alive(match rustix::net::sockopt::socket_peercred(&socket) {
-            Ok(credentials) => format!("process {}", credentials.pid),
-            Err(_) => "another process".to_owned(),
-        })),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Found::Alive("a process that hangs".to_owned())),
+        Ok(()) => {
+            let owner = match rustix::net::sockopt::socket_peercred(&socket) {
+                Ok(credentials) => format!("process {}", credentials.pid),
+                Err(_) => "another process".to_owned(),
+            };
+            Ok(Found::Accepting(UnixStream::from(std::os::fd::OwnedFd::from(socket)), owner))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Found::Full),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Found::Dead),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
         Err(error) => Err(error),
