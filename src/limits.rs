@@ -64,12 +64,15 @@ pub const NEIGHBOURS_PER_ROUND: usize = 64;
 pub const NEIGHBOUR_ROUND: Duration = Duration::from_millis(50);
 
 /// Wait before a server that does not answer is asked for again; doubled each time up to `NEIGHBOUR_RETRY_LAST`. Also how
-/// long a MAC outlives the deletion of its neighbour entry while the kernel asks anew.
+/// long a MAC counts as confirmed when its neighbour entry was deleted, or is verified, while the kernel asks anew.
 pub const NEIGHBOUR_RETRY_FIRST: Duration = Duration::from_secs(1);
 
 pub const NEIGHBOUR_RETRY_LAST: Duration = Duration::from_secs(8);
 
-/// A neighbour that fails is lost after this, unless the failure turns out to be the first half of a deletion.
+/// Neighbours that are doubted and not asked for yet; a doubt that finds no room comes again with the next failures of its check.
+pub const NEIGHBOUR_DOUBTS: usize = MAX_SERVERS;
+
+/// A neighbour that fails is unconfirmed after this, unless the failure turns out to be the first half of a deletion.
 pub const NEIGHBOUR_FAILURE_SETTLES: Duration = Duration::from_millis(20);
 
 /// How often a resolved neighbour is verified where the kernel does not do it by itself (before Linux 5.16), +-25 %.

@@ -72,8 +72,8 @@ fn a_server_without_the_alias_fails_on_the_data_path_and_not_at_its_primary_addr
             assert_eq!(
                 reason,
                 format!(
-                    "no answer from {cluster} within 80 ms; does the server have the cluster address? `oneip server check` \
-                     there tells"
+                    "no answer from {cluster} within 80 ms; is the server at its last known MAC, and does it have the cluster \
+                     address? `oneip server check` there tells"
                 )
             );
             let changes = during(&mut health, Duration::from_millis(500)).await;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::dispatcher::{Dispatcher, is_attached};
 use crate::echo::{Echo, round_trip};
 use crate::failover::checked;
@@ -177,4 +179,16 @@ fn a_restart_after_a_recovery_breaks_no_connection_that_was_begun_during_the_fai
         }
         dispatcher.stop();
     });
+}
+
+#[test]
+fn a_start_right_after_kill_9_is_not_refused() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let mut running = Dispatcher::start(lab, &[]);
+    for _ in 0..4 {
+        kill_process(Pid::from_child(running.child()), Signal::KILL).unwrap();
+        let next = Dispatcher::start(lab, &[]);
+        std::mem::replace(&mut running, next).kill();
+    }
+    running.kill();
 }

@@ -1,6 +1,7 @@
 //! Servers that are not there yet, come, and move.
 
 use crate::dispatcher::Dispatcher;
+use crate::failover::checked;
 use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, one_each};
 
 /// Whether each server answers an echo request of its client.
@@ -48,4 +49,35 @@ fn with_every_server_down_frames_are_dropped_for_that() {
     assert_eq!(lab.ping_within(1, 0, &clients(0)[..4], 56) + lab.ping_within(1, 1, &clients(1)[..4], 56), 0);
     let account = dispatcher.stop();
     assert_eq!((account.dropped("no_server"), account.dropped_total()), (8, 8), "{}", account.json);
+}
+
+/// Gives a server's interface another MAC address. Nobody is told.
+fn move_silently(lab: &Lab, server: &str, mac: &str) {
+    lab.ip(server, &format!("link set lan0 address {mac}"));
+}
+
+#[test]
+fn a_mac_that_changes_silently_is_followed_when_a_check_fails_and_so_are_two_that_are_swapped() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let config = checked(&lab);
+    let all: [Pairs; 2] = [0, 1].map(|family| lookup(&config, WEB[family], &clients(family)[..40], &[]));
+    let clients = [0, 1].map(|family| clients(family)[..40].to_vec());
+    let dispatcher = Dispatcher::start_with(&lab, &config, &[]);
+    let served = |what: &str| {
+        for family in [0, 1] {
+            eventually(what, || lab.fetch_within(2, family, &clients[family]) == all[family]);
+        }
+    };
+    served("all are served");
+
+    move_silently(&lab, "web3", "02:00:00:00:00:99");
+    dispatcher.hear("server web3 192.0.2.13 moved from 02:00:00:00:00:13 to 02:00:00:00:00:99");
+    served("web3 is followed");
+
+    move_silently(&lab, "web1", "02:00:00:00:00:12");
+    move_silently(&lab, "web2", "02:00:00:00:00:11");
+    dispatcher.hear("server web1 192.0.2.11 moved from 02:00:00:00:00:11 to 02:00:00:00:00:12");
+    dispatcher.hear("server web2 192.0.2.12 moved from 02:00:00:00:00:12 to 02:00:00:00:00:11");
+    served("each has its clients");
+    dispatcher.stop();
 }

@@ -96,11 +96,68 @@ fn a_mac_that_changes_is_followed_whether_announced_or_found_out_by_a_probe() {
         net.there("link set v1 address 02:00:00:00:00:bb");
         net.here("neigh change 10.9.0.11 dev v0 nud probe");
         let changes = until(&mut neighbours, |n, _| n.mac(v4) == Some(net.mac())).await.concat();
-        let lost = What::Lost { was: to, why: Why::Unanswered };
-        assert!(changes.iter().any(|change| change.address == v4 && change.what == lost), "{changes:?}");
-        assert_eq!(last(&changes, &v4), Some(&What::Resolved(net.mac())));
+        let lapsed = What::Unconfirmed { mac: to, why: Why::Unanswered };
+        assert!(changes.iter().any(|change| change.address == v4 && change.what == lapsed), "{changes:?}");
+        assert_eq!(last(&changes, &v4), Some(&What::Changed { from: to, to: net.mac() }));
         during(&mut neighbours, SHORT).await;
         assert!(net.entry("10.9.0.11").contains("managed"), "managed again: {}", net.entry("10.9.0.11"));
+        neighbours.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_doubted_mac_is_found_at_once_though_the_kernel_takes_the_old_one_for_good() {
+    let Some(net) = Net::new() else { return };
+    let servers = [net.serve("10.9.0.11"), net.serve("fd09::11")];
+    net.inside(async || {
+        let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11", "fd09::11"])).await.unwrap();
+        until(&mut neighbours, |_, all| all.len() == 2).await;
+        let (doubts, from) = (neighbours.doubts(), net.mac());
+
+        // Nothing has changed: nothing is told.
+        servers.iter().for_each(|server| doubts.try_send(*server).unwrap());
+        assert_eq!(during(&mut neighbours, 2 * SHORT).await, []);
+        assert!(net.entry("10.9.0.11").contains("managed extern_learn REACHABLE"), "{}", net.entry("10.9.0.11"));
+
+        // The server's MAC changes, and it says nothing.
+        net.there("link set v1 address 02:00:00:00:00:bb");
+        let to = net.mac();
+        servers.iter().for_each(|server| doubts.try_send(*server).unwrap());
+        let changes =
+            until(&mut neighbours, |n, _| servers.iter().all(|server| n.mac(*server) == Some(to))).await.concat();
+        for server in &servers {
+            let changed = What::Changed { from, to };
+            let its: Vec<_> =
+                changes.iter().filter(|change| change.address == *server).map(|change| &change.what).collect();
+            assert_eq!(its, [&changed], "by one question, not after the kernel's have failed");
+        }
+        assert!(net.entry("10.9.0.11").contains("managed extern_learn"), "{}", net.entry("10.9.0.11"));
+
+        // Not wanted, or made permanent by the operator: left alone.
+        net.here("neigh replace 10.9.0.11 lladdr 02:00:00:00:00:99 dev v0 nud permanent");
+        until(&mut neighbours, |n, _| n.mac(servers[0]) != Some(to)).await;
+        doubts.try_send(servers[0]).unwrap();
+        doubts.try_send("10.9.0.77".parse().unwrap()).unwrap();
+        assert_eq!(during(&mut neighbours, SHORT).await, []);
+        assert!(net.entry("10.9.0.11").contains("PERMANENT"), "{}", net.entry("10.9.0.11"));
+        assert_eq!(net.entry("10.9.0.77"), "");
+        neighbours.close().await.unwrap();
+    });
+}
+
+#[test]
+fn who_shares_a_mac_with_one_that_moved_is_verified_with_it() {
+    let Some(net) = Net::new() else { return };
+    let servers = [net.serve("10.9.0.11"), net.serve("10.9.0.12")];
+    net.inside(async || {
+        let mut neighbours = Neighbours::open("v0", &names(&["10.9.0.11", "10.9.0.12"])).await.unwrap();
+        until(&mut neighbours, |_, all| all.len() == 2).await;
+        net.there("link set v1 address 02:00:00:00:00:bb");
+        neighbours.doubts().try_send(servers[0]).unwrap();
+        let changes =
+            until(&mut neighbours, |n, _| servers.iter().all(|server| n.mac(*server) == Some(net.mac()))).await;
+        let changed = |change: &Change| matches!(change.what, What::Changed { .. });
+        assert!(changes.concat().iter().all(changed), "neither by the kernel's failing: {changes:?}");
         neighbours.close().await.unwrap();
     });
 }
@@ -125,8 +182,15 @@ fn a_deleted_entry_is_made_anew_and_the_mac_stays_unless_nobody_answers() {
         net.there("addr del 10.9.0.11/16 dev v1");
         net.here("neigh del 10.9.0.11 dev v0");
         let changes = until(&mut neighbours, |_, all| !all.is_empty()).await.concat();
-        assert_eq!(last(&changes, &v4), Some(&What::Lost { was: net.mac(), why: Why::Deleted }));
-        assert_eq!(neighbours.mac(v4), None);
+        assert_eq!(last(&changes, &v4), Some(&What::Unconfirmed { mac: net.mac(), why: Why::Deleted }));
+        assert_eq!(neighbours.mac(v4), Some(net.mac()), "the last one that is known");
+        let text = changes.last().unwrap().to_string();
+        let expected = format!(
+            "server web1 10.9.0.11 is not confirmed at {} any more: its neighbour entry was deleted; frames go there until \
+             another MAC is found",
+            net.mac()
+        );
+        assert_eq!(text, expected);
         neighbours.close().await.unwrap();
         assert_eq!(net.entry("10.9.0.11"), "", "an entry without a MAC is not left behind");
     });
@@ -214,11 +278,11 @@ fn servers_on_a_vlan_of_the_interface_are_on_its_link() {
         until(&mut neighbours, |_, all| last(all, &server) == Some(&What::Resolved(net.mac()))).await;
 
         net.here("link del v0.100");
-        let changes = until(&mut neighbours, |n, _| n.mac(server).is_none()).await.concat();
+        let changes = until(&mut neighbours, |n, _| n.why(server).is_some()).await.concat();
         let gone = Why::LinkGone { device: "v0.100".into() };
-        assert_eq!(last(&changes, &server), Some(&What::Lost { was: net.mac(), why: gone }));
+        assert_eq!(last(&changes, &server), Some(&What::Unconfirmed { mac: net.mac(), why: gone }));
         vlan(Net::here, "v0", "10.100.0.1");
-        until(&mut neighbours, |n, _| n.mac(server) == Some(net.mac())).await;
+        until(&mut neighbours, |n, _| n.why(server).is_none()).await;
         neighbours.close().await.unwrap();
 
         net.here("link add other type veth peer name other1");
@@ -247,14 +311,15 @@ fn more_servers_than_the_table_holds_by_default_come_in_seconds_and_in_few_batch
         assert!(batches.len() <= 40, "{} batches", batches.len());
         assert!(batches.concat().iter().all(|change| matches!(change.what, What::Resolved(_))));
 
-        // All of them lost at once, and back.
+        // All of them unconfirmed at once, and back.
         net.there("link set v1 down");
-        let batches = until(&mut neighbours, |n, _| wanted.iter().all(|(_, a)| n.mac(*a).is_none())).await;
+        let batches = until(&mut neighbours, |n, _| wanted.iter().all(|(_, a)| n.why(*a).is_some())).await;
         assert!(batches.len() <= 3, "{} batches", batches.len());
         net.there("link set v1 up");
         // The servers' IPv6 addresses went with their link; the others are still there.
         let v4 = &wanted[..1200];
-        until(&mut neighbours, |n, _| v4.iter().all(|(_, a)| n.mac(*a).is_some())).await;
+        until(&mut neighbours, |n, _| v4.iter().all(|(_, a)| n.why(*a).is_none())).await;
+        assert!(wanted.iter().all(|(_, a)| neighbours.mac(*a) == Some(net.mac())), "nobody's MAC was forgotten");
         neighbours.close().await.unwrap();
         assert!(!net.here("-d neigh show").contains("managed"));
     });
@@ -305,7 +370,7 @@ fn an_overrun_of_the_socket_misses_no_change() {
         );
 
         let moved = "02:00:00:00:00:cc".parse().unwrap();
-        until(&mut neighbours, |n, _| n.mac(moves) == Some(moved) && n.mac(goes).is_none()).await;
+        until(&mut neighbours, |n, _| n.mac(moves) == Some(moved) && n.why(goes).is_some()).await;
         assert_eq!(neighbours.mac(stays), Some(net.mac()));
         neighbours.close().await.unwrap();
     });
@@ -321,25 +386,27 @@ fn the_link_going_down_and_up_and_away_and_coming_back_is_followed() {
         until(&mut neighbours, |_, all| found(all)).await;
 
         net.here("link set v0 down");
-        let changes = until(&mut neighbours, |n, _| n.mac(server).is_none()).await.concat();
+        let changes = until(&mut neighbours, |n, _| n.why(server).is_some()).await.concat();
         let why = Why::LinkDown { device: "v0".into() };
-        assert_eq!(last(&changes, &server), Some(&What::Lost { was: net.mac(), why }));
+        assert_eq!(last(&changes, &server), Some(&What::Unconfirmed { mac: net.mac(), why }));
+        assert_eq!(neighbours.mac(server), Some(net.mac()), "it was not the server's link");
         assert_eq!(during(&mut neighbours, SHORT).await, []);
         net.here("link set v0 up");
         until(&mut neighbours, |_, all| found(all)).await;
         net.there("link set v1 down");
-        until(&mut neighbours, |n, _| n.mac(server).is_none()).await;
+        until(&mut neighbours, |n, _| n.why(server).is_some()).await;
         net.there("link set v1 up");
         until(&mut neighbours, |_, all| found(all)).await;
 
         let was = net.mac();
         net.here("link del v0");
-        let changes = until(&mut neighbours, |n, _| n.mac(server).is_none()).await.concat();
-        let lost = changes.iter().find(|change| matches!(change.what, What::Lost { was: mac, .. } if mac == was));
-        assert!(lost.is_some(), "{changes:?}");
+        let changes = until(&mut neighbours, |n, _| n.why(server).is_some()).await.concat();
+        let lapsed = changes.iter().find(|change| matches!(change.what, What::Unconfirmed { mac, .. } if mac == was));
+        assert!(lapsed.is_some(), "{changes:?}");
         net.join();
         net.serve("10.9.0.11");
-        until(&mut neighbours, |_, all| found(all)).await;
+        let changed = What::Changed { from: was, to: net.mac() };
+        until(&mut neighbours, |_, all| last(all, &server) == Some(&changed)).await;
         neighbours.close().await.unwrap();
     });
 }

@@ -129,6 +129,9 @@ impl Health {
         let unknown = check.state.verdict == Verdict::Unknown;
         if check.needs_relay(&result) {
             self.routes.doubt(check.server.address);
+            if let (Some(doubts), Err(Trouble::Server(_))) = (&self.doubts, &result) {
+                let _ = doubts.try_send(check.server.address);
+            }
         }
         let here = matches!(result, Err(Trouble::Here(_)));
         match result {

@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
 
 pub use self::change::{Change, Error, Status, What};
 pub use self::check::Known;
@@ -65,6 +66,8 @@ pub struct Health {
     routes: ProbeRoutes,
     echo: Arc<Echo>,
     observer: Observer,
+    /// Who verifies the MAC of a server that does not answer.
+    doubts: Option<mpsc::Sender<IpAddr>>,
     /// Probes under way.
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     /// When checks fall due; an element that disagrees with its check is out of date and skipped.
@@ -105,6 +108,7 @@ impl Health {
             routes,
             echo: Arc::new(Echo::open()),
             observer,
+            doubts: None,
             running: FuturesUnordered::new(),
             agenda: BinaryHeap::new(),
             doubtful: Vec::new(),
@@ -205,6 +209,11 @@ impl Health {
     /// cluster address fail. Without this it is the one of the plan.
     pub fn set_mac(&mut self, server: IpAddr, mac: Option<Mac>) {
         self.routes.set_mac(server, mac);
+    }
+
+    /// Servers that begin to fail, or go on failing, are sent there.
+    pub fn send_doubts(&mut self, to: mpsc::Sender<IpAddr>) {
+        self.doubts = Some(to);
     }
 
     /// Waits for changes and returns all that are there, in their order. Never empty; waits for ever where nothing is

@@ -79,7 +79,9 @@ impl Failure {
 
 fn hint(via: Via) -> &'static str {
     match via {
-        Via::Service => "; does the server have the cluster address? `oneip server check` there tells",
+        Via::Service => {
+            "; is the server at its last known MAC, and does it have the cluster address? `oneip server check` there tells"
+        }
         Via::Primary => "",
     }
 }

@@ -218,6 +218,7 @@ impl Membership {
                 health.recall(&remembered.verdicts);
             }
             self.health = Some(health);
+            self.verify_what_fails();
             wanted.iter().for_each(|(_, address)| self.tell_mac(*address));
             self.first_verdicts().await;
         }
@@ -440,6 +441,13 @@ impl Membership {
             self.standing_in.remove(name);
         }
         kept
+    }
+
+    /// Has the MAC of a server that fails its checks verified.
+    fn verify_what_fails(&mut self) {
+        if let (Some(neighbours), Some(health)) = (&self.neighbours, &mut self.health) {
+            health.send_doubts(neighbours.doubts());
+        }
     }
 
     /// Passes on what the neighbour table says of an address.

@@ -143,6 +143,7 @@ impl Membership {
             None if is_checked(plan) => self.health = Some(Health::open(plan, &self.interface).await?),
             None => {}
         }
+        self.verify_what_fails();
         if let (Some(neighbours), Some(health)) = (&self.neighbours, &mut self.health) {
             wanted.iter().for_each(|(_, address)| health.set_mac(*address, neighbours.mac(*address)));
         }

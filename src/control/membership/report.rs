@@ -5,6 +5,7 @@ use crate::control::admin::status::{CheckStatus, ServerStatus, ServiceStatus};
 use crate::control::health;
 use crate::plan::Service;
 use crate::table::ServiceId;
+use std::net::IpAddr;
 use std::time::Instant;
 
 impl Membership {
@@ -31,6 +32,15 @@ impl Membership {
             servers: (0..service.servers.len()).map(|server| self.server(at, server, &shares)).collect(),
             latency_ns: None,
         }
+    }
+
+    /// What is to be said of a MAC that the kernel does not know any more; else empty.
+    pub(super) fn unconfirmed(&self, server: IpAddr) -> String {
+        let why = self.neighbours.as_ref().and_then(|neighbours| neighbours.why(server));
+        why.map_or_else(String::new, |(why, since)| {
+            let seconds = since.elapsed().as_secs();
+            format!("its neighbour entry failed {seconds} s ago: {why}; the last known MAC is used")
+        })
     }
 
     fn server(&self, service: usize, server: usize, shares: &[u32]) -> ServerStatus {

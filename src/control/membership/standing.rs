@@ -89,9 +89,9 @@ impl Membership {
             return Judged { may, ..judged };
         }
         let why = match (resolved, may) {
-            (false, _) => "its MAC address is not known: its clients' frames are dropped",
-            (true, false) => "weight 0: takes no clients",
-            (true, true) => "",
+            (false, _) => "its MAC address is not known: its clients' frames are dropped".to_owned(),
+            (true, false) => "weight 0: takes no clients".to_owned(),
+            (true, true) => self.unconfirmed(it.address),
         };
         Judged { may, ..Judged::new(State::Up, why) }
     }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::plan::Mac;
 
-/// A server's MAC became known, another one, or unknown. `Display` is a line for the log.
+/// A server's MAC became known, another one, or doubtful. `Display` is a line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The name the address was given with.
@@ -19,12 +19,13 @@ pub struct Change {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// It had no MAC and has one now.
+    /// It has this MAC: there was none before, or it was unconfirmed.
     Resolved(Mac),
     /// It has another MAC than before.
     Changed { from: Mac, to: Mac },
-    /// It had a MAC and has none now.
-    Lost { was: Mac, why: Why },
+    /// The kernel no longer knows its MAC, and this is (now) the reason. Told once a reason. The last one is used until there is
+    /// another: whether the server is there is for its checks to say.
+    Unconfirmed { mac: Mac, why: Why },
     /// It still has no MAC, and this is (now) the reason. Told once a reason; no table depends on it.
     Unresolved(Why),
 }
@@ -35,13 +36,16 @@ impl fmt::Display for Change {
         match what {
             What::Resolved(mac) => write!(f, "server {name} {address} is at {mac}"),
             What::Changed { from, to } => write!(f, "server {name} {address} moved from {from} to {to}"),
-            What::Lost { was, why } => write!(f, "server {name} {address} is no longer at {was}: {why}"),
+            What::Unconfirmed { mac, why } => write!(
+                f,
+                "server {name} {address} is not confirmed at {mac} any more: {why}; frames go there until another MAC is found"
+            ),
             What::Unresolved(why) => write!(f, "server {name} {address} has no known MAC: {why}"),
         }
     }
 }
 
-/// Why an address has no MAC.
+/// Why an address has no MAC, or an unconfirmed one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// The kernel asked, by ARP or neighbour discovery, and nobody answered.

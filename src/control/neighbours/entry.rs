@@ -20,11 +20,17 @@ pub(super) struct Entry {
     /// When to ask the kernel next. `None`: only when something happens.
     pub due: Option<Instant>,
     pub asking: bool,
+    /// The last one that was heard of.
     mac: Option<Mac>,
-    why: Option<Why>,
+    /// Why the kernel does not know the MAC, and since when.
+    why: Option<(Why, Instant)>,
     told: (Option<Mac>, Option<Why>),
-    /// The entry failed or was deleted: the MAC stays until then, and is then lost for that reason.
+    /// The entry failed, was deleted, or is verified: the MAC is confirmed until then, and then not, for that reason.
     lapses: Option<(Instant, Why)>,
+    /// The operator or another program maintains the kernel's entry.
+    foreign: bool,
+    /// The next question makes the kernel forget what it knows.
+    doubted: bool,
     asked: Option<Instant>,
     /// How long to wait after the next question before the one after it.
     wait: Duration,
@@ -41,6 +47,8 @@ impl Entry {
             why: None,
             told: (None, None),
             lapses: None,
+            foreign: false,
+            doubted: false,
             asked: None,
             wait: NEIGHBOUR_RETRY_FIRST,
         }
@@ -52,15 +60,46 @@ impl Entry {
 
     pub fn detour(&self) -> Option<&Detour> {
         match &self.why {
-            Some(Why::OffLink(detour)) => Some(detour),
+            Some((Why::OffLink(detour), _)) => Some(detour),
             _ => None,
         }
+    }
+
+    /// Why the kernel does not know its MAC, and since when.
+    pub fn why(&self) -> Option<(&Why, Instant)> {
+        self.why.as_ref().map(|(why, since)| (why, *since))
+    }
+
+    /// Whether the kernel is known to know its MAC.
+    pub fn is_confirmed(&self) -> bool {
+        self.mac.is_some() && self.why.is_none()
+    }
+
+    /// Somebody has reason to believe that the MAC is not right. The kernel is asked anew, unless it is asked already or the
+    /// operator has said which it is.
+    pub fn doubt(&mut self, now: Instant) {
+        if self.is_confirmed() && self.lapses.is_none() && !self.foreign && self.device.is_some() {
+            self.doubted = true;
+            self.hasten(now);
+        }
+    }
+
+    /// Whether the question that is put now shall make the kernel forget what it knows: its next question goes to everybody on
+    /// the link, not to the MAC that is in doubt.
+    pub fn take_doubt(&mut self, now: Instant) -> bool {
+        let doubted = std::mem::take(&mut self.doubted) && self.is_confirmed() && !self.foreign;
+        if doubted {
+            self.wait = NEIGHBOUR_RETRY_FIRST;
+            self.lapses = Some((now + NEIGHBOUR_RETRY_FIRST, Why::Unanswered));
+            self.due = self.lapses.as_ref().map(|(at, _)| *at);
+        }
+        doubted
     }
 
     /// The kernel is being asked now. Asks again after a wait, doubled each time, unless something is heard.
     pub fn ask(&mut self, now: Instant) {
         if let Some((_, why)) = self.lapses.take_if(|(at, _)| *at <= now) {
-            self.lose(why);
+            self.miss(why, now);
         }
         self.asking = true;
         self.asked = Some(now);
@@ -71,14 +110,18 @@ impl Entry {
         self.wait = (self.wait * 2).min(NEIGHBOUR_RETRY_LAST);
     }
 
-    fn lose(&mut self, why: Why) {
-        self.mac = None;
-        self.why = Some(why);
+    /// The kernel does not know the MAC. The last one stays: an entry fails for reasons that are not the server's, and frames
+    /// to a MAC that is not there any more harm nobody.
+    fn miss(&mut self, why: Why, now: Instant) {
+        if self.why.as_ref().is_none_or(|(before, _)| *before != why) {
+            self.why = Some((why, now));
+        }
         self.lapses = None;
     }
 
     /// The kernel's entry is, or has become, this.
     pub fn hear(&mut self, seen: &Seen, upkeep: Upkeep, now: Instant) {
+        self.foreign = seen.foreign;
         match seen.standing {
             Standing::Usable(mac) => {
                 self.mac = Some(mac);
@@ -93,7 +136,7 @@ impl Entry {
                 };
             }
             // A deletion by the operator comes as a failure and then, at once, a deletion (`neigh_delete`): tell them apart.
-            Standing::Failed if self.mac.is_some() => {
+            Standing::Failed if self.is_confirmed() => {
                 let at = now + NEIGHBOUR_FAILURE_SETTLES;
                 if self.lapses.is_none() {
                     self.lapses = Some((at, Why::Unanswered));
@@ -101,7 +144,7 @@ impl Entry {
                 }
             }
             Standing::Failed => {
-                self.why = Some(Why::Unanswered);
+                self.miss(Why::Unanswered, now);
                 self.due.get_or_insert(now + self.wait);
             }
             Standing::Asking => {
@@ -112,29 +155,30 @@ impl Entry {
 
     /// The kernel's entry is gone: it is asked for again at once.
     pub fn vanish(&mut self, now: Instant) {
-        if self.mac.is_some() && !matches!(self.lapses, Some((_, Why::Deleted))) {
+        if self.is_confirmed() && !matches!(self.lapses, Some((_, Why::Deleted))) {
             self.lapses = Some((now + NEIGHBOUR_RETRY_FIRST, Why::Deleted));
         }
+        self.foreign = false;
         self.wait = NEIGHBOUR_RETRY_FIRST;
         self.hasten(now);
     }
 
     /// The kernel would not take the question. What is known stays, as long as there was no reason to ask.
-    pub fn refuse(&mut self, why: Why) {
-        if self.mac.is_none() || self.lapses.is_some() {
-            self.lose(why);
+    pub fn refuse(&mut self, why: Why, now: Instant) {
+        if !self.is_confirmed() || self.lapses.is_some() {
+            self.miss(why, now);
         }
     }
 
     /// The address is not on the link. The route is looked up again now and then.
-    pub fn detach(&mut self, detour: Detour) {
+    pub fn detach(&mut self, detour: Detour, now: Instant) {
         self.device = None;
-        self.lose(Why::OffLink(detour));
+        self.miss(Why::OffLink(detour), now);
     }
 
     /// The device went down or away. Nothing is asked until `hasten`.
-    pub fn cut(&mut self, why: Why) {
-        self.lose(why);
+    pub fn cut(&mut self, why: Why, now: Instant) {
+        self.miss(why, now);
         self.due = None;
         self.wait = NEIGHBOUR_RETRY_FIRST;
     }
@@ -150,12 +194,13 @@ impl Entry {
 
     /// What has changed since the last call, if anything.
     pub fn tell(&mut self) -> Option<What> {
-        let told = std::mem::replace(&mut self.told, (self.mac, self.why.clone()));
-        match (told, (self.mac, &self.why)) {
-            ((None, _), (Some(mac), _)) => Some(What::Resolved(mac)),
-            ((Some(from), _), (Some(to), _)) if from != to => Some(What::Changed { from, to }),
-            ((Some(was), _), (None, Some(why))) => Some(What::Lost { was, why: why.clone() }),
-            ((None, before), (None, Some(why))) if before.as_ref() != Some(why) => Some(What::Unresolved(why.clone())),
+        let why = self.why().map(|(why, _)| why.clone());
+        let (mac_before, before) = std::mem::replace(&mut self.told, (self.mac, why.clone()));
+        match (mac_before, self.mac, why) {
+            (Some(from), Some(to), _) if from != to => Some(What::Changed { from, to }),
+            (_, Some(mac), None) if mac_before.is_none() || before.is_some() => Some(What::Resolved(mac)),
+            (_, Some(mac), Some(why)) if before.as_ref() != Some(&why) => Some(What::Unconfirmed { mac, why }),
+            (_, None, Some(why)) if before.as_ref() != Some(&why) => Some(What::Unresolved(why)),
             _ => None,
         }
     }
@@ -209,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_lost_a_moment_later_and_asked_again_at_once() {
+    fn a_failure_is_told_a_moment_later_and_asked_again_at_once_and_the_mac_stays() {
         let now = Instant::now();
         let mut entry = resolved(now);
         entry.hear(&FAILED, Upkeep::Kernel, now);
@@ -217,12 +262,68 @@ mod tests {
         let due = entry.due.unwrap();
         assert_eq!(due, now + NEIGHBOUR_FAILURE_SETTLES);
         entry.ask(due);
-        assert_eq!(entry.tell(), Some(What::Lost { was: A, why: Why::Unanswered }));
+        assert_eq!(entry.tell(), Some(What::Unconfirmed { mac: A, why: Why::Unanswered }));
         assert_eq!(entry.due, Some(due + SECOND));
+        entry.hear(&FAILED, Upkeep::Kernel, due + SECOND);
+        assert_eq!((entry.tell(), entry.mac()), (None, Some(A)), "said once");
+        assert_eq!(entry.why(), Some((&Why::Unanswered, due)), "since the first time");
+
+        entry.hear(&usable(A), Upkeep::Kernel, due + 2 * SECOND);
+        assert_eq!(entry.tell(), Some(What::Resolved(A)), "and so is its end");
+        assert!(entry.is_confirmed());
     }
 
     #[test]
-    fn a_deleted_entry_keeps_its_mac_for_the_time_of_one_retry() {
+    fn a_doubted_mac_is_asked_for_anew_and_no_more_than_once_a_second() {
+        let asked = Instant::now();
+        let now = asked + 10 * SECOND;
+        let mut entry = resolved(asked);
+        entry.device = Some(1);
+        assert!(!entry.take_doubt(now), "nobody doubts");
+        entry.doubt(now);
+        assert_eq!(entry.due, Some(now));
+        entry.ask(now);
+        assert!(entry.take_doubt(now));
+        // What the kernel says while it forgets and asks is no news.
+        entry.hear(&FAILED, Upkeep::Kernel, now);
+        entry.hear(&ASKING, Upkeep::Kernel, now);
+        assert_eq!((entry.tell(), entry.mac()), (None, Some(A)));
+        let mut answered = resolved(asked);
+        answered.hear(&usable(B), Upkeep::Kernel, now);
+        assert_eq!(answered.tell(), Some(What::Changed { from: A, to: B }));
+
+        entry.doubt(now);
+        assert_eq!(entry.due, Some(now + SECOND), "it is asked already");
+        entry.hear(&usable(A), Upkeep::Kernel, now);
+        entry.doubt(now);
+        assert_eq!((entry.tell(), entry.due), (None, Some(now + SECOND)));
+    }
+
+    #[test]
+    fn a_doubt_that_nobody_answers_leaves_the_mac_unconfirmed() {
+        let now = Instant::now();
+        let mut entry = resolved(now);
+        entry.device = Some(1);
+        entry.doubt(now);
+        assert!(entry.take_doubt(now));
+        entry.ask(now + SECOND);
+        assert_eq!(entry.tell(), Some(What::Unconfirmed { mac: A, why: Why::Unanswered }));
+        entry.doubt(now + 2 * SECOND);
+        assert!(!entry.take_doubt(now + 2 * SECOND), "it is asked for now and then, as all that do not answer");
+    }
+
+    #[test]
+    fn what_the_operator_made_permanent_is_not_doubted() {
+        let now = Instant::now();
+        let mut entry = resolved(now);
+        entry.device = Some(1);
+        entry.hear(&Seen { managed: false, foreign: true, ..usable(A) }, Upkeep::Kernel, now);
+        entry.doubt(now);
+        assert_eq!((entry.due, entry.take_doubt(now)), (None, false));
+    }
+
+    #[test]
+    fn a_deleted_entry_is_confirmed_for_the_time_of_one_retry() {
         let asked = Instant::now();
         let now = asked + 10 * SECOND;
         for failure_first in [false, true] {
@@ -242,7 +343,7 @@ mod tests {
             assert_eq!(answered.tell(), Some(What::Changed { from: A, to: B }));
 
             entry.ask(now + SECOND);
-            assert_eq!(entry.tell(), Some(What::Lost { was: A, why: Why::Deleted }));
+            assert_eq!(entry.tell(), Some(What::Unconfirmed { mac: A, why: Why::Deleted }));
         }
     }
 
@@ -272,11 +373,11 @@ mod tests {
     fn a_refusal_takes_no_mac_that_is_known_to_be_good() {
         let now = Instant::now();
         let mut entry = resolved(now);
-        entry.refuse(Why::TableFull { ipv6: false });
+        entry.refuse(Why::TableFull { ipv6: false }, now);
         assert_eq!(entry.tell(), None);
         entry.vanish(now);
-        entry.refuse(Why::TableFull { ipv6: false });
-        let Some(What::Lost { why, .. }) = entry.tell() else { panic!() };
+        entry.refuse(Why::TableFull { ipv6: false }, now);
+        let Some(What::Unconfirmed { mac: A, why }) = entry.tell() else { panic!() };
         assert!(why.to_string().contains("net.ipv4.neigh.default.gc_thresh3"), "{why}");
     }
 
@@ -284,7 +385,7 @@ mod tests {
     fn what_comes_and_goes_between_two_tellings_is_not_told() {
         let now = Instant::now();
         let mut entry = resolved(now);
-        entry.cut(Why::LinkDown { device: "lan0".into() });
+        entry.cut(Why::LinkDown { device: "lan0".into() }, now);
         assert_eq!(entry.due, None);
         entry.hear(&usable(A), Upkeep::Kernel, now);
         assert_eq!(entry.tell(), None);

@@ -18,6 +18,9 @@ use crate::control::netlink::{Overrun, is};
 impl Neighbours {
     /// Takes in all that is ready, without waiting.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
+        while let Ok(address) = self.doubts.1.try_recv() {
+            self.verify(address);
+        }
         loop {
             if let Some(received) = self.notices.receive().now_or_never() {
                 self.notice(received)?;
@@ -64,10 +67,14 @@ impl Neighbours {
             Done::Routed(address, route) => {
                 self.with(address, |entry| entry.asking = false);
                 if let Some(device) = self.place(address, route)? {
-                    self.with(address, |entry| entry.asking = true);
+                    let mut doubted = false;
+                    self.with(address, |entry| {
+                        entry.asking = true;
+                        doubted = entry.take_doubt(Instant::now());
+                    });
                     let (requests, manage) = (self.requests.clone(), self.upkeep == Upkeep::Kernel);
                     let asked = async move {
-                        let answer = kernel::ask(&requests, device, address, manage).await;
+                        let answer = kernel::ask(&requests, device, address, manage, doubted).await;
                         Done::Asked { address, device, manage, answer }
                     };
                     self.running.push(asked.boxed());
@@ -128,7 +135,7 @@ impl Neighbours {
                     return Ok(Some(device));
                 }
                 let why = Why::LinkDown { device: self.links.name(device) };
-                self.with(address, |entry| entry.cut(why));
+                self.with(address, |entry| entry.cut(why, Instant::now()));
                 return Ok(None);
             }
             Ok(Route::Straight { device }) => Detour::Device { device: self.links.name(device) },
@@ -139,7 +146,7 @@ impl Neighbours {
                 return Ok(None);
             }
         };
-        self.with(address, |entry| entry.detach(detour));
+        self.with(address, |entry| entry.detach(detour, Instant::now()));
         Ok(None)
     }
 
@@ -150,7 +157,7 @@ impl Neighbours {
             Some(errno) if errno == Errno::NOBUFS.raw_os_error() => Why::TableFull { ipv6: address.is_ipv6() },
             Some(errno) => Why::Refused(errno),
         };
-        self.with(address, |entry| entry.refuse(why));
+        self.with(address, |entry| entry.refuse(why, Instant::now()));
         Ok(())
     }
 
@@ -188,10 +195,10 @@ impl Neighbours {
         }
         if was_up && !up {
             for address in self.addresses(|entry| entry.device == Some(index)) {
-                self.with(address, |entry| entry.cut(Why::LinkDown { device: name.clone() }));
+                self.with(address, |entry| entry.cut(Why::LinkDown { device: name.clone() }, now));
             }
         } else if up && !was_up && self.links.leads_to(index, self.index) {
-            for address in self.addresses(|entry| entry.device == Some(index) || entry.mac().is_none()) {
+            for address in self.addresses(|entry| entry.device == Some(index) || !entry.is_confirmed()) {
                 self.with(address, |entry| entry.hasten(now));
             }
         }
@@ -203,7 +210,7 @@ impl Neighbours {
         for address in self.addresses(|entry| entry.device == Some(index)) {
             self.with(address, |entry| {
                 entry.device = None;
-                entry.cut(Why::LinkGone { device: link.name.clone() });
+                entry.cut(Why::LinkGone { device: link.name.clone() }, now);
                 if interface_left {
                     entry.hasten(now);
                 }

@@ -205,10 +205,26 @@ fn entry(device: u32, address: IpAddr) -> NeighbourMessage {
 ///
 /// `NTF_EXT_LEARNED` exempts the entry from garbage collection and from the limit `gc_thresh3` (`neigh_alloc` in
 /// net/core/neighbour.c); without it the kernel deletes managed entries too, from 512 on, and refuses new ones at 1,024.
-pub(super) async fn ask(handle: &Handle, device: u32, address: IpAddr, manage: bool) -> io::Result<Option<Seen>> {
+///
+/// With `forget`, the entry fails first. The question goes to everybody then: of an entry that it knows the kernel asks the MAC
+/// that it knows, three times a second apart, before it asks anybody else (`arp_solicit` in net/ipv4/arp.c).
+pub(super) async fn ask(
+    handle: &Handle,
+    device: u32,
+    address: IpAddr,
+    manage: bool,
+    forget: bool,
+) -> io::Result<Option<Seen>> {
     let before = look(handle, device, address).await?;
     if before.is_some_and(|seen| seen.foreign) {
         return Ok(before);
+    }
+    if forget && before.is_some() {
+        let mut message = entry(device, address);
+        message.header.state = NeighbourState::Failed;
+        message.header.flags = NeighbourFlags::ExtLearned;
+        message.attributes.push(NeighbourAttribute::Protocol(PROTOCOL));
+        exchange(handle, RouteNetlinkMessage::NewNeighbour(message), NLM_F_ACK).await?;
     }
     let mut message = entry(device, address);
     message.header.flags = NeighbourFlags::Use | NeighbourFlags::ExtLearned;

@@ -8,9 +8,14 @@
 //! as they are. `ip -d neigh` shows ours as `managed extern_learn proto 111`.
 //!
 //! ```text
-//! open/watch -> route: on the link? -> ask -> Resolved ... Changed ... Lost -> ask after 1, 2, 4, 8, 8, ... s
-//!                                      ^ deleted, link up again, routes mended
+//! open/watch -> route: on the link? -> ask -> Resolved ... Changed ... Unconfirmed -> ask after 1, 2, 4, 8, 8, ... s
+//!                                      ^ deleted, link up again, routes mended, a check failed
 //! ```
+//!
+//! A MAC that is known stays known until there is another. The kernel's entry fails for reasons that are not the server's (this
+//! host's link, its routes, a lost packet), and a server that is gone is for its checks to find out. What fails a check is doubted
+//! ([`Neighbours::doubts`]): the kernel asks everybody on the link anew, so that a MAC that changed silently is found at once, not
+//! when the kernel happens to verify it, half a minute later.
 //!
 //! Here is what is done and when; `heard` has what follows from the kernel's messages, `entry` what an event does to one
 //! address, `kernel` what is said over netlink.
@@ -22,13 +27,14 @@ mod kernel;
 pub(super) mod links;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
 
 pub use self::change::{Change, Detour, Error, OffLink, What, Why};
 
@@ -36,7 +42,7 @@ use self::entry::Entry;
 use self::kernel::{Notices, Route, Seen, Table};
 use self::links::Links;
 use crate::control::netlink;
-use crate::limits::{NEIGHBOUR_GATHER, NEIGHBOUR_REFRESH, NEIGHBOUR_ROUND, NEIGHBOURS_PER_ROUND};
+use crate::limits::{NEIGHBOUR_DOUBTS, NEIGHBOUR_GATHER, NEIGHBOUR_REFRESH, NEIGHBOUR_ROUND, NEIGHBOURS_PER_ROUND};
 use crate::plan::Mac;
 
 /// Who has resolved neighbours verified again.
@@ -70,6 +76,8 @@ pub struct Neighbours {
     round: Round,
     /// Entries that may have something to tell.
     stirred: BTreeSet<IpAddr>,
+    /// Addresses whose MAC somebody doubts.
+    doubts: (mpsc::Sender<IpAddr>, mpsc::Receiver<IpAddr>),
     /// Nothing is delivered before.
     hold: Instant,
 }
@@ -128,6 +136,7 @@ impl Neighbours {
             agenda: BinaryHeap::new(),
             round: Round { began: now, asked: 0 },
             stirred: BTreeSet::new(),
+            doubts: mpsc::channel(NEIGHBOUR_DOUBTS),
             hold: now,
         };
         neighbours.watch(wanted).await?;
@@ -155,6 +164,21 @@ impl Neighbours {
         self.entries.get(&address)?.mac()
     }
 
+    /// Why the kernel does not know the MAC of a wanted address, and since when; `None`: it does.
+    pub fn why(&self, address: IpAddr) -> Option<(&Why, Instant)> {
+        self.entries.get(&address)?.why()
+    }
+
+    /// For those who notice that a server does not answer: the address they send here is verified at once, at most once a second.
+    /// What finds no room need not be sent again.
+    pub fn doubts(&self) -> mpsc::Sender<IpAddr> {
+        self.doubts.0.clone()
+    }
+
+    fn verify(&mut self, address: IpAddr) {
+        self.with(address, |entry| entry.doubt(Instant::now()));
+    }
+
     /// Who keeps resolved neighbours fresh, as far as is known: found out with the first answer.
     pub fn upkeep(&self) -> Upkeep {
         self.upkeep
@@ -178,6 +202,7 @@ impl Neighbours {
             tokio::select! {
                 received = self.notices.receive() => self.notice(received)?,
                 Some(done) = self.running.next() => self.finish(done)?,
+                Some(address) = self.doubts.1.recv() => self.verify(address),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
@@ -261,7 +286,7 @@ impl Neighbours {
         let busy = self.entries.get(&address).is_some_and(|entry| entry.asking);
         if let Some(device) = link_down {
             let why = Why::LinkDown { device: self.links.name(device) };
-            return self.with(address, |entry| entry.cut(why));
+            return self.with(address, |entry| entry.cut(why, now));
         }
         self.with(address, |entry| entry.ask(now));
         if !busy {
@@ -309,7 +334,22 @@ impl Neighbours {
             let entry = self.entries.get_mut(&address)?;
             Some(Change { what: entry.tell()?, name: entry.name.clone(), address })
         });
-        changes.collect()
+        let changes: Vec<Change> = changes.collect();
+        self.verify_others(&changes);
+        changes
+    }
+
+    /// Of a host with several addresses the others have moved as well; and whoever had the MAC that one has now has another. By a
+    /// check it may not be found: two servers that swapped their MACs answer for each other.
+    fn verify_others(&mut self, changes: &[Change]) {
+        let moved = changes.iter().filter_map(|change| match change.what {
+            What::Changed { from, to } => Some((change.address, [from, to])),
+            _ => None,
+        });
+        let (followed, macs): (BTreeSet<IpAddr>, Vec<[Mac; 2]>) = moved.unzip();
+        let macs: HashSet<Mac> = macs.into_iter().flatten().collect();
+        let others = self.addresses(|entry| entry.mac().is_some_and(|mac| macs.contains(&mac)));
+        others.into_iter().filter(|address| !followed.contains(address)).for_each(|address| self.verify(address));
     }
 }
 
