@@ -271,7 +271,7 @@ END
     in_host "$name" nginx -e "$dir/error.log" -p "$dir" -c "$dir/nginx.conf"
     # A host has one socket and one state file: here the hosts share their files.
     [[ -z $broadcast ]] ||
-        sed "s|^\[admin\]|&\nsocket = \"$dir.sock\"\nstate = \"$dir.state.json\"|" "$RUN/oneip.toml" >"$dir.toml"
+        sed "s|^\[admin\]|&\nsocket = \"$dir.sock\"\nstate = \"$dir.state.json\"|" "$RUN/oneip.toml" | install -m 600 /dev/stdin "$dir.toml"
     local way=()
     case $broadcast in
         '') ;;
@@ -330,7 +330,7 @@ up() {
     make_hosts
     make_links
     make_addresses
-    write_configuration >"$RUN/oneip.toml"
+    (umask 077 && write_configuration >"$RUN/oneip.toml")
     for name in "${SERVERS[@]}"; do start_server "$name"; done
     wait_until_ready
     built=yes

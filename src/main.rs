@@ -1,6 +1,7 @@
 //! The verbs. The only place that exits.
 
 use clap::{Args, Parser, Subcommand};
+use oneip::control::privileges;
 use oneip::pktgen::arguments::Arguments as Pktgen;
 use oneip::plan::{Mac, Plan};
 use oneip::server::Dispatch;
@@ -8,11 +9,18 @@ use oneip::verbs::script::Change;
 use oneip::verbs::simulate::{self, Added};
 use oneip::verbs::{self, Failure};
 use oneip::{ctl, pktgen, server, supervise};
+use std::env;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// What is logged where nobody says otherwise. The netlink library warns of answers that nobody waits for any more: those of
+/// requests that were given up.
+const LOG: &str = "info,netlink_proto=error";
 
 /// Makes a cluster of servers answer on one IP address.
 #[derive(Parser)]
@@ -179,7 +187,13 @@ struct Server {
 }
 
 fn main() -> ExitCode {
-    let level = tracing_subscriber::EnvFilter::try_from_env("ONEIP_LOG").unwrap_or_else(|_| "info".into());
+    let level = match log_level() {
+        Ok(level) => level,
+        Err(wrong) => {
+            let _ = writeln!(io::stderr(), "error: {wrong}");
+            return ExitCode::from(2);
+        }
+    };
     // No time and no colour: journald adds the one, and cannot use the other. And when nobody reads any more, the library
     // shall not tell of that by `eprintln!`, which panics.
     let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(io::stderr);
@@ -208,6 +222,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// What `ONEIP_LOG` says, or that.
+fn log_level() -> Result<EnvFilter, String> {
+    let said = match env::var_os("ONEIP_LOG").map(OsString::into_string) {
+        None => String::new(),
+        Some(Ok(said)) => said,
+        Some(Err(said)) => said.to_string_lossy().into_owned(),
+    };
+    let is_level =
+        |text: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&text.to_lowercase().as_str());
+    // By itself the parser takes any word for the name of a module.
+    let is_directive = |part: &str| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level));
+    let wrong = || {
+        format!("ONEIP_LOG=\"{said}\" is no level; write off, error, warn, info, debug or trace, or MODULE=LEVEL,...")
+    };
+    let said = said.trim();
+    if said.is_empty() {
+        return Ok(EnvFilter::new(LOG));
+    }
+    match said.split(',').all(|part| is_directive(part.trim())) {
+        // The last directive of a module counts.
+        true => EnvFilter::try_new(format!("{LOG},{said}")).map_err(|_| wrong()),
+        false => Err(wrong()),
+    }
+}
+
 fn is_broken_pipe(failure: &Failure) -> bool {
     failure.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -218,8 +257,10 @@ fn run(arguments: Run) -> Result<(), Failure> {
     supervise::run(plan, supervise::Options { config, down: down.down, stats, hlog, json })
 }
 
-/// For a process that reads it again: by the same name in full, which may be a link that leads elsewhere by then.
+/// For a process that reads it again: by the same name in full, which may be a link that leads elsewhere by then. And one that
+/// crashes some day with the key in its memory.
 fn load_for_long(file: &Path) -> Result<(PathBuf, Plan), Failure> {
+    privileges::hide_memory();
     let file = std::path::absolute(file)?;
     let plan = verbs::load(&file)?;
     Ok((file, plan))
@@ -237,6 +278,9 @@ fn filter(Filter { config, server, down, json, detach }: Filter) -> Result<(), F
 fn check(Config { config }: &Config) -> Result<(), Failure> {
     let plan = verbs::load(config)?;
     let cluster = verbs::cluster(&plan, &[])?;
+    for warning in verbs::check::warnings(&plan) {
+        eprintln!("warning: {warning}");
+    }
     print(verbs::check::plan(&plan, &cluster).trim_end())
 }
 
@@ -244,7 +288,8 @@ fn replay(arguments: &Replay) -> Result<(), Failure> {
     let Replay { config, input, output, down, json, verdicts, change } = arguments;
     let plan = verbs::load(&config.config)?;
     let cluster = verbs::cluster(&plan, &down.down)?;
-    let summary = verbs::replay::run(&plan, cluster, (input, output), verdicts.as_deref(), change.clone())?;
+    let summary =
+        verbs::replay::run(&plan, cluster, &config.config, (input, output), verdicts.as_deref(), change.clone())?;
     if *json { print(summary.json()) } else { print(summary) }
 }
 

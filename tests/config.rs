@@ -432,6 +432,27 @@ fn the_hash_key_may_stand_in_a_file_of_its_own() {
 }
 
 #[test]
+fn a_key_in_a_configuration_that_everybody_can_read_is_warned_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t.toml");
+    fs::write(&path, VALID).unwrap();
+    let said = |mode| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let warnings = config::load(&path).unwrap().warnings;
+        warnings
+            .iter()
+            .map(|warning| warning.to_string().replace(&path.display().to_string(), "FILE"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(said(0o640), [""; 0]);
+    assert_eq!(
+        said(0o644),
+        ["FILE:2:12: every user of this machine can read the hash key here; run `chmod o-rwx FILE`, or keep it in a \
+             `hash_key_file`"]
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_read_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("t.toml");

@@ -9,6 +9,15 @@ pub const CONTROL: [Capability; 1] = [Capability::CAP_NET_ADMIN];
 /// Makes new tables for the filter.
 pub const FILTER: [Capability; 1] = [Capability::CAP_BPF];
 
+/// The memory of this process, in which the hash key is, is in no core dump from now on, and no other process of the same user may
+/// look at it. (Root still may.)
+pub fn hide_memory() {
+    let none = rustix::process::DumpableBehavior::NotDumpable;
+    if let Err(error) = rustix::process::set_dumpable_behavior(none) {
+        tracing::warn!(%error, "the hash key may be in a core dump of this process");
+    }
+}
+
 /// Keeps only `keep` of the capabilities that this thread has, and rules out that a program it might start gains any.
 /// Returns what was kept.
 ///

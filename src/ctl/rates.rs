@@ -48,7 +48,8 @@ impl ServiceRates {
 
 impl Rates {
     pub fn dropped_total(&self) -> f64 {
-        self.dropped.iter().map(|(_, rate)| rate).sum()
+        // `sum` of nothing is -0.
+        self.dropped.iter().fold(0.0, |sum, (_, rate)| sum + rate)
     }
 }
 

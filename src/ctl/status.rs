@@ -136,7 +136,10 @@ pub fn why(server: &ServerStatus) -> String {
         return server.why.clone();
     }
     match check {
-        Some(CheckStatus { failure: Some(failure), failure_age_s: Some(age), .. }) => {
+        // Where the last check succeeded, it is over.
+        Some(CheckStatus { failure: Some(failure), failure_age_s: Some(age), age_s: Some(last), .. })
+            if age <= last =>
+        {
             format!("a check failed {} ago: {failure}", span(*age))
         }
         _ => String::new(),

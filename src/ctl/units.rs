@@ -29,8 +29,14 @@ pub fn count(value: u64) -> String {
 
 /// `1.23 GB`
 pub fn bytes(value: u64) -> String {
-    let text = si(value as f64);
-    if value < 1000 { format!("{text} B") } else { format!("{text}B") }
+    with_unit(value as f64, "B")
+}
+
+/// `1.23 Gbit`, `12 bit`
+pub fn with_unit(value: f64, unit: &str) -> String {
+    let text = si(value);
+    let space = if text.contains(' ') { "" } else { " " };
+    format!("{text}{space}{unit}")
 }
 
 /// The two largest units: `3 d 4 h`.
@@ -78,6 +84,8 @@ mod tests {
         ];
         assert_eq!(shown.map(si), expected);
         assert_eq!([0, 99_999, 100_000, 1_234_567].map(count), ["0", "99999", "100 k", "1.23 M"]);
+        let bits = [0.0, 0.5, 999.0, 999.9, 3e8].map(|value| with_unit(value, "bit"));
+        assert_eq!(bits, ["0 bit", "0.50 bit", "999 bit", "1.00 kbit", "300 Mbit"]);
         assert_eq!([0, 999, 1000, 5_000_000_000].map(bytes), ["0 B", "999 B", "1.00 kB", "5.00 GB"]);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::control::cores;
 use crate::filter::succession;
-use crate::plan::{Admin, Dispatcher, Engine, HashInput, Plan, Selection, Service};
+use crate::plan::{Admin, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
 use crate::port::af_xdp::Device;
 use crate::table::ServiceId;
 use crate::table::cluster::Cluster;
@@ -16,7 +16,10 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
     for (id, service) in plan.services.iter().enumerate() {
         let _ = writeln!(text, "{}\n{}\n", heading(service), servers(service, &cluster.shares(id as ServiceId)));
         if let Some(health) = &service.health {
-            let _ = writeln!(text, "  health: {health}");
+            // From a server the cluster address is this very host: a filter probes the primary ones.
+            let from_server = plan.filter.is_some() && plan.dispatcher.is_none();
+            let via = if from_server { Via::Primary } else { health.via };
+            let _ = writeln!(text, "  health: {}", Health { via, ..health.clone() });
         }
         let _ = writeln!(text, "  a change keeps connections where they are for {} s\n", service.drain.as_secs());
     }
@@ -34,6 +37,18 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
         );
     }
     text + &plan.dispatcher.as_ref().map_or(String::new(), queues)
+}
+
+/// What is legal, but not on this machine.
+pub fn warnings(plan: &Plan) -> Vec<String> {
+    let listed = plan.dispatcher.iter().filter_map(|dispatcher| dispatcher.cores.as_ref()).flatten();
+    let available = cores::available();
+    let missing: Vec<usize> = listed.copied().filter(|core| !available.contains(core)).collect();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let (missing, available) = (cores::list(&missing), cores::list(&available));
+    vec![format!("`cores` lists {missing}; on this machine `run` would be refused: it may use {available}")]
 }
 
 fn admin(Admin { socket, metrics, state, .. }: &Admin) -> String {

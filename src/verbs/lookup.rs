@@ -18,7 +18,13 @@ struct Answer<'a> {
     /// For `modulo` the address mod the number of servers.
     slot: u32,
     server: Option<&'a str>,
+    /// Why nobody has it, where that is not because nobody is up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
 }
+
+/// The service never sees such a client.
+const OTHER_FAMILY: &str = "the families of client and service differ";
 
 /// The addresses of a text, one a line; empty lines do not count.
 ///
@@ -91,8 +97,12 @@ pub fn run(
             out.write_all(if at == 0 { b"\n" } else { b",\n" })?;
             serde_json::to_writer(&mut out, &answer)?;
         } else {
-            let Answer { slot, server, .. } = answer;
-            writeln!(out, "{client:<39} {:<20} slot {slot}", server.unwrap_or("(no server is up)"))?;
+            match answer {
+                Answer { reason: Some(reason), .. } => writeln!(out, "{client:<39} (none: {reason})")?,
+                Answer { slot, server, .. } => {
+                    writeln!(out, "{client:<39} {:<20} slot {slot}", server.unwrap_or("(no server is up)"))?;
+                }
+            }
         }
     }
     if json {
@@ -108,6 +118,8 @@ fn answer<'a>(table: &Table, id: ServiceId, service: &'a Service, client: IpAddr
         IpAddr::V6(client) => client.to_bits(),
     };
     let (slot, server) = table.service(id).select(hash, number);
+    let reason = (client.is_ipv4() != service.address.is_ipv4()).then_some(OTHER_FAMILY);
+    let server = server.filter(|_| reason.is_none());
     let server = server.map(|server| service.servers[server as usize].name.as_str());
-    Answer { client, service: &service.name, hash: format!("{hash:#018x}"), slot, server }
+    Answer { client, service: &service.name, hash: format!("{hash:#018x}"), slot, server, reason }
 }

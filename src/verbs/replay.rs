@@ -4,7 +4,7 @@ use super::Failure;
 use super::script::{Change, Script};
 use crate::limits::DEFAULT_FLOWS;
 use crate::plan::Plan;
-use crate::port::pcap::Pcap;
+use crate::port::pcap::{Output, Pcap};
 use crate::stats::books::{self, Books};
 use crate::stats::summary::Summary;
 use crate::stats::tally::Tally;
@@ -15,10 +15,12 @@ use crate::table::publish::{self, Publisher};
 use crate::verdict::Verdict;
 use crate::worker::Worker;
 use serde::Serialize;
+use std::ffi::OsString;
+use std::fs;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use tempfile::NamedTempFile;
 
 /// A line of the verdicts file.
 #[derive(Serialize)]
@@ -35,18 +37,20 @@ struct Line<'a> {
 }
 
 /// Replays `input` into `output`, and writes each frame's verdict to `verdicts`, while `changes` happen to the cluster. Both
-/// files appear only when all went well.
+/// files appear only when all went well. `config` is where the plan is from.
 ///
 /// # Errors
-/// A server without `mac`, a change of a server that there is not, or whatever is wrong with a file.
+/// A server without `mac`, a change of a server that there is not, one file for two things, or whatever is wrong with a file.
 pub fn run(
     plan: &Plan,
     mut cluster: Cluster,
+    config: &Path,
     (input, output): (&Path, &Path),
     verdicts: Option<&Path>,
     changes: Vec<Change>,
 ) -> Result<Summary, Failure> {
     require_macs(plan)?;
+    require_distinct(config, (input, output), verdicts)?;
     let mut port = Pcap::open(input, output)?;
     let mut log = verdicts.map(Verdicts::create).transpose()?;
     let table = cluster.compile();
@@ -122,19 +126,40 @@ fn require_macs(plan: &Plan) -> Result<(), Failure> {
     .into())
 }
 
+/// Refuses to write over what is read, or two things into one file.
+fn require_distinct(config: &Path, (input, output): (&Path, &Path), verdicts: Option<&Path>) -> Result<(), Failure> {
+    let (config, input) = (("the configuration", config), ("the capture that is read", input));
+    let mut others = vec![config, input];
+    for (what, file) in [("the output", Some(output)), ("--verdicts", verdicts)] {
+        let Some((file, identity)) = file.and_then(|file| Some((file, identity(file)?))) else { continue };
+        if let Some((other, _)) = others.iter().find(|(_, other)| self::identity(other) == Some(identity.clone())) {
+            return Err(format!("{}: {what} and {other} are the same file; name another one", file.display()).into());
+        }
+        others.push((what, file));
+    }
+    Ok(())
+}
+
+/// Device and inode of a file, by whichever of its names; of one that there is not yet, those of its folder, and its name there.
+/// `None`: it is a pipe or a device, which holds nothing, or cannot be a file at all.
+fn identity(file: &Path) -> Option<(u64, u64, Option<OsString>)> {
+    if let Ok(facts) = fs::metadata(file) {
+        return facts.is_file().then(|| (facts.dev(), facts.ino(), None));
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let facts = fs::metadata(folder).ok()?;
+    Some((facts.dev(), facts.ino(), Some(file.file_name()?.to_owned())))
+}
+
 /// The verdicts file, in the making.
 struct Verdicts {
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<Output>,
     path: std::path::PathBuf,
 }
 
 impl Verdicts {
     fn create(path: &Path) -> Result<Verdicts, Failure> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(folder)
-            .map_err(|error| format!("{}: cannot be written: {error}", path.display()))?;
+        let file = Output::open(path).map_err(|error| format!("{}: cannot be written: {error}", path.display()))?;
         Ok(Verdicts { file: BufWriter::new(file), path: path.to_owned() })
     }
 
@@ -163,8 +188,7 @@ impl Verdicts {
         let Verdicts { file, path } = self;
         let failed = |error: &dyn std::fmt::Display| format!("{}: cannot be written: {error}", path.display());
         let file = file.into_inner().map_err(|error| failed(error.error()))?;
-        file.persist(&path).map_err(|error| failed(&error.error))?;
-        Ok(())
+        Ok(file.finish().map_err(|error| failed(&error))?)
     }
 
     fn failed(&self, error: &std::io::Error) -> Failure {

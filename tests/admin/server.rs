@@ -78,6 +78,13 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
             400,
             "a trace watches for at most 60s, not for 60001 ms",
         ),
+        (
+            r#"{"order":"drain","server":"web1","timeout":5}"#,
+            400,
+            "this is no order: unknown field `timeout`, expected `order`, `server`, `timeout_s`; write one like",
+        ),
+        (r#"{"order":"status","verbose":true}"#, 400, "this is no order: unknown field `verbose`, expected `order`; "),
+        (r#"["reload"]"#, 400, "this is no order: "),
         (&too_long, 413, "an order has at most 65536 bytes; nothing was done"),
     ] {
         let reply = unix(&fake.socket, "POST", "/order", body);

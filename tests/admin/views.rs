@@ -26,7 +26,8 @@ fn busy() -> Status {
         unchecked_s: None,
     });
     servers[2].check.as_mut().unwrap().failure = Some("status 503".to_owned());
-    servers[2].check.as_mut().unwrap().failure_age_s = Some(95.0);
+    servers[2].check.as_mut().unwrap().failure_age_s = Some(0.4);
+    servers[2].check.as_mut().unwrap().age_s = Some(0.4);
     status.workers[0].received = 12_000_000;
     (status.workers[0].turns, status.workers[0].pins, status.workers[0].pins_most) = (true, 1500, 1 << 20);
     (status.workers[1].turns, status.workers[1].stuck) = (true, true);
@@ -55,7 +56,7 @@ service web: 203.0.113.80 tcp/80 tcp/443; maglev over the source, 65537 slots
   server  address     state       since  weight  slots    share  frames    bytes  new flows    check
   web1    192.0.2.11  up     1 h 10 min       1  21845  33.33 %  12.0 M  3.46 GB       1234  0.81 ms
   web2    192.0.2.12  down   1 h 10 min       1  21845  33.33 %       0      0 B          0  failing  no answer within 500 ms
-  web3    192.0.2.13  up     1 h 10 min       1  21845  33.33 %       0      0 B          0  0.81 ms  a check failed 1 min 35 s ago: status 503
+  web3    192.0.2.13  up     1 h 10 min       1  21845  33.33 %       0      0 B          0  0.81 ms  a check failed 0.4 s ago: status 503
 
 service dns: 203.0.113.53 tcp/80 tcp/443; maglev over the source, 65537 slots, 1200 of them moving: their connections stay where they are
   server  address     state          since     weight  slots    share  frames  bytes  new flows  check
@@ -64,6 +65,23 @@ service dns: 203.0.113.53 tcp/80 tcp/443; maglev over the source, 65537 slots, 1
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(lines(&status::text(&busy())), lines(&expected));
+}
+
+#[test]
+fn a_failure_is_shown_until_a_check_succeeds() {
+    let mut status = busy();
+    assert!(status::text(&status).contains("a check failed"));
+    status.services[0].servers[2].check.as_mut().unwrap().failure_age_s = Some(41.0);
+    assert!(!status::text(&status).contains("a check failed"), "it is over");
+}
+
+#[test]
+fn where_nothing_is_dropped_the_rate_is_0() {
+    let status = sample::status();
+    let rates = rates::between(&status, &status, Duration::from_secs(1)).unwrap();
+    assert!(rates.dropped.is_empty());
+    let text = stats::text(&rates);
+    assert!(text.starts_with("in 0/s  forwarded 0/s  dropped 0/s  passed 0/s\n"), "{text}");
 }
 
 #[test]

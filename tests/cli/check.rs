@@ -49,6 +49,25 @@ fn the_plan_says_what_a_change_keeps_and_where_the_dispatcher_is_asked() {
 }
 
 #[test]
+fn cores_that_this_machine_has_not_are_warned_of() {
+    let config = format!("{CONFIG}\n[dispatcher]\ninterface = \"nonesuch0\"\ncores = [0, 9001, 9002]\n");
+    let said = Folder::with(&config).run("check", "");
+    assert_eq!(said.code, Some(0), "the file may be for another machine");
+    let expected = "warning: `cores` lists 9001-9002; on this machine `run` would be refused: it may use ";
+    assert!(said.err.starts_with(expected), "{}", said.err);
+}
+
+#[test]
+fn a_filters_checks_are_of_the_primary_address() {
+    let health = "[service.health]\ntype = \"tcp\"\nport = 80\n\n[[service.server]]";
+    let config = CONFIG.replacen("[[service.server]]", health, 1);
+    let plan = |mode: &str| Folder::with(&format!("[{mode}]\ninterface = \"lo\"\n{config}")).run("check", "").done();
+    assert!(plan("dispatcher").contains("health: tcp connection to port 80, at the cluster address, "));
+    let plan = plan("filter");
+    assert!(plan.contains("health: tcp connection to port 80, at the primary address, "), "{plan}");
+}
+
+#[test]
 fn all_that_is_wrong_is_said_at_once_by_line_and_column() {
     let config = CONFIG.replace("192.0.2.12\"\nmac", "192.0.2.300\"\nmac").replace("\nslots = 1009", "\nslotz = 1009");
     let said = Folder::with(&config).run("check", "").failed();

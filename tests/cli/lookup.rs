@@ -132,7 +132,13 @@ fn what_an_answer_cannot_mean_is_warned_of() {
         warned.err,
         "warning: 2001:db8::1 cannot be a client of service web on 203.0.113.80: the families differ\n"
     );
-    serde_json::from_str::<Value>(&warned.out).expect("standard output is the document alone");
+    let answers: Value = serde_json::from_str(&warned.out).expect("standard output is the document alone");
+    assert_eq!(answers[0]["server"], Value::Null);
+    assert_eq!(answers[0]["reason"], "the families of client and service differ");
+    let warned = folder.run("lookup", "2001:db8::1 198.51.100.7");
+    let lines: Vec<&str> = warned.out.lines().collect();
+    assert_eq!(lines[0].split_once(' ').unwrap().1.trim(), "(none: the families of client and service differ)");
+    assert!(lines[1].contains(" web") && lines[1].contains(" slot "), "{}", warned.out);
     let flow = Folder::with(&crate::program::CONFIG.replacen("ports =", "hash = \"flow\"\nports =", 1));
     let warned = flow.run("lookup", "--json 198.51.100.7");
     assert!(warned.code == Some(0) && warned.err.starts_with("warning: service web hashes flows"), "{}", warned.err);

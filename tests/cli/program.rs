@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -98,6 +99,8 @@ impl Folder {
     pub fn with(config: &str) -> Folder {
         let folder = Folder(tempfile::tempdir().unwrap());
         fs::write(folder.path("oneip.toml"), config).unwrap();
+        // There is a key in it.
+        fs::set_permissions(folder.path("oneip.toml"), fs::Permissions::from_mode(0o600)).unwrap();
         folder
     }
 

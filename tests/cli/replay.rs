@@ -212,7 +212,7 @@ fn what_fails_leaves_the_output_as_it_was() {
     ] {
         let mut command = folder.command("replay", &format!("{input} out.pcap --verdicts verdicts"));
         if config == "bare" {
-            fs::copy(folder.path("bare.toml"), folder.path("oneip.toml")).unwrap();
+            fs::write(folder.path("oneip.toml"), fs::read(folder.path("bare.toml")).unwrap()).unwrap();
         }
         let said = crate::program::ended(&mut command, "").failed();
         assert!(said.starts_with(expected), "{expected}: {said}");
@@ -235,4 +235,61 @@ fn a_million_frames() {
         fs::metadata(folder.path("out.pcap")).unwrap().len(),
         fs::metadata(folder.path("in.pcap")).unwrap().len()
     );
+}
+
+#[test]
+fn no_file_is_written_over_that_is_read_and_none_stands_for_two_things() {
+    let folder = Folder::new();
+    let input = capture(&mixed());
+    fs::write(folder.path("in.pcap"), &input).unwrap();
+    std::os::unix::fs::symlink("in.pcap", folder.path("link.pcap")).unwrap();
+    fs::hard_link(folder.path("in.pcap"), folder.path("hard.pcap")).unwrap();
+    std::os::unix::fs::symlink(".", folder.path("here")).unwrap();
+    let before = folder.files();
+    for (arguments, said) in [
+        ("in.pcap in.pcap", "in.pcap: the output and the capture that is read are the same file; name another one\n"),
+        (
+            "in.pcap link.pcap",
+            "link.pcap: the output and the capture that is read are the same file; name another one\n",
+        ),
+        (
+            "link.pcap hard.pcap",
+            "hard.pcap: the output and the capture that is read are the same file; name another one\n",
+        ),
+        ("in.pcap oneip.toml", "oneip.toml: the output and the configuration are the same file; name another one\n"),
+        (
+            "in.pcap out.pcap --verdicts here/out.pcap",
+            "here/out.pcap: --verdicts and the output are the same file; name another one\n",
+        ),
+        (
+            "in.pcap out.pcap --verdicts ./in.pcap",
+            "./in.pcap: --verdicts and the capture that is read are the same file; name another one\n",
+        ),
+        (
+            "in.pcap out.pcap --verdicts oneip.toml",
+            "oneip.toml: --verdicts and the configuration are the same file; name another one\n",
+        ),
+    ] {
+        assert_eq!(folder.run("replay", arguments).failed(), said, "{arguments}");
+        assert_eq!(fs::read(folder.path("in.pcap")).unwrap(), input, "{arguments}");
+        assert_eq!(fs::read_to_string(folder.path("oneip.toml")).unwrap(), CONFIG, "{arguments}");
+        assert_eq!(folder.files(), before, "{arguments}");
+    }
+}
+
+#[test]
+fn verdicts_go_into_a_pipe_or_device_without_replacing_it() {
+    let folder = Folder::new();
+    fs::write(folder.path("in.pcap"), capture(&mixed())).unwrap();
+    let fifo = folder.path("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read_to_string(fifo).unwrap()
+    });
+    folder.run("replay", "in.pcap out.pcap --verdicts fifo").done();
+    let verdicts = reader.join().unwrap();
+    assert_eq!(verdicts.lines().count(), mixed().len());
+    assert!(!fs::metadata(&fifo).unwrap().is_file());
+    folder.run("replay", "in.pcap /dev/null --verdicts /dev/null").done();
 }

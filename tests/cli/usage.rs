@@ -33,6 +33,23 @@ fn wrong_usage_exits_2_and_says_what_is_right() {
 }
 
 #[test]
+fn a_log_level_that_there_is_not_is_refused() {
+    let said = |level: &str| ended(oneip("check -c oneip.toml").env("ONEIP_LOG", level), "");
+    for wrong in ["loud", "7", "oneip=loud", "info,warm", "=", "oneip"] {
+        let said = said(wrong);
+        assert_eq!(said.code, Some(2), "{wrong}");
+        let expected = format!(
+            "error: ONEIP_LOG=\"{wrong}\" is no level; write off, error, warn, info, debug or trace, or MODULE=LEVEL,...\n"
+        );
+        assert_eq!(said.err, expected);
+    }
+    for right in ["", "off", "DEBUG", "oneip=trace", "warn,oneip::control=debug"] {
+        let said = said(right);
+        assert_eq!(said.code, Some(1), "{right}: it is the configuration that is missing: {}", said.err);
+    }
+}
+
+#[test]
 fn help_and_version_exit_0() {
     assert_eq!(ended(&mut oneip("--version"), "").done(), format!("oneip {}\n", env!("CARGO_PKG_VERSION")));
     for verb in ["", "run", "check", "replay", "lookup", "simulate", "ctl", "ctl drain", "server", "server add"] {

@@ -12,7 +12,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::LengthLimitError;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::error::Error;
+use std::fmt::Display;
 use tokio::time::timeout;
 
 /// What anybody may read.
@@ -95,15 +97,30 @@ async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
         }
         _ => (StatusCode::BAD_REQUEST, format!("the order cannot be read: {error}; nothing was done")),
     })?;
-    let order = serde_json::from_slice(&body).map_err(|error| {
+    let no_order = |error: &dyn Display| {
         let example = r#"{"order":"drain","server":"web1"}"#;
         (StatusCode::BAD_REQUEST, format!("this is no order: {error}; write one like {example}"))
-    })?;
+    };
+    let order: Order = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
+    let given: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
+    let known = keys(&order);
+    if let Some(key) = given.keys().find(|key| !known.contains_key(*key)) {
+        let known: Vec<String> = known.keys().map(|key| format!("`{key}`")).collect();
+        return Err(no_order(&format!("unknown field `{key}`, expected {}", known.join(", "))));
+    }
     match order {
         Order::Trace { watch_ms, .. } if u128::from(watch_ms) > TRACE_MOST.as_millis() => {
             Err((StatusCode::BAD_REQUEST, format!("a trace watches for at most {TRACE_MOST:?}, not for {watch_ms} ms")))
         }
         order => Ok(order),
+    }
+}
+
+/// The fields that an order has. serde looks for unknown ones only where the tag does not say which fields there are.
+fn keys(order: &Order) -> Map<String, Value> {
+    match serde_json::to_value(order) {
+        Ok(Value::Object(keys)) => keys,
+        _ => unreachable!("an order is an object with text keys"),
     }
 }
 

@@ -181,7 +181,7 @@ impl ServiceDraft {
         ServiceDraft {
             at: section.at,
             name: section.text("name", report, value::name),
-            address: section.text("address", report, value::address),
+            address: section.text("address", report, value::cluster_address),
             ports: section
                 .list("ports", report, no_ports, |port, report| text_element(port, report, form, value::port)),
             hash: section.text("hash", report, value::choice("hash", inputs)),
@@ -231,7 +231,7 @@ impl ServiceDraft {
 impl ServerDraft {
     fn read(section: &Section, report: &mut Report) -> ServerDraft {
         ServerDraft {
-            name: section.text("name", report, value::name),
+            name: section.text("name", report, value::server_name),
             address: section.text("address", report, value::address),
             mac: section.text("mac", report, value::mac),
             weight: section.integer("weight", 0..=MAX_WEIGHT, report),

@@ -3,7 +3,7 @@
 use super::report::Report;
 use super::section::Section;
 use crate::plan::HashKey;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,6 +12,9 @@ const ADVICE: &str = "32 are needed, for example from `openssl rand -hex 16`";
 
 /// A key file longer than this (bytes) is some other file.
 const MAX_FILE: u64 = 1024;
+
+/// The permission bit.
+const OTHERS_READ: u32 = 0o004;
 
 /// The key of the documentation's example.
 const EXAMPLE: [u8; 16] = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff";
@@ -31,19 +34,31 @@ pub fn read(cluster: &Section, base: &Path, report: &mut Report) -> Option<HashK
         _ => {}
     }
     let inline = cluster.text("hash_key", report, |text| from_hex(text.as_bytes(), "`hash_key`"));
-    let mut warning = None;
+    let mut warning = inline.is_some().then(|| exposed(report.file())).flatten();
     let in_file = cluster.text("hash_key_file", report, |path| from_file(path, base, &mut warning));
     let key = inline.or(in_file)?;
-    if let Some(warning) = warning {
+    let known = key.0 == EXAMPLE || key.0 == [0; 16];
+    if let Some(warning) = warning.filter(|_| !known) {
         report.warn(key.at, warning);
     }
-    if key.0 == EXAMPLE || key.0 == [0; 16] {
+    if known {
         report.warn(
             key.at,
             "this hash key is no secret, so clients can aim at one server; make one with `openssl rand -hex 16`",
         );
     }
     Some(key.value)
+}
+
+/// What is to be said of a configuration file with a key in it that others can read.
+fn exposed(file: &str) -> Option<String> {
+    let mode = fs::metadata(file).ok()?.permissions().mode();
+    let command = format!("chmod o-rwx {file}");
+    (mode & OTHERS_READ != 0).then(|| {
+        format!(
+            "every user of this machine can read the hash key here; run `{command}`, or keep it in a `hash_key_file`"
+        )
+    })
 }
 
 /// `what` names the place in messages.
@@ -78,7 +93,7 @@ fn from_file(path: &str, base: &Path, warning: &mut Option<String>) -> Result<Ha
         ));
     }
     let key = from_hex(text.trim_ascii(), &format!("the key file {path:?}"))?;
-    if mode & 0o004 != 0 {
+    if mode & OTHERS_READ != 0 {
         *warning = Some(format!("every user of this machine can read the key file {path:?}; run `chmod o-rwx` on it"));
     }
     Ok(key)

@@ -82,6 +82,11 @@ impl<'t> Report<'t> {
         }
     }
 
+    /// The file's name in messages.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     pub fn error(&mut self, at: usize, message: impl Into<String>) {
         let diagnostic = self.diagnostic(at, message.into());
         self.errors.push(diagnostic);

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 const MAX_NAME: usize = 64;
 
+/// What an operator writes for what the configuration says.
+const DEFAULT: &str = "default";
+
 /// The kernel's `IFNAMSIZ` without the terminating zero.
 const MAX_INTERFACE: usize = 15;
 
@@ -27,6 +30,17 @@ pub fn name(text: &str) -> Result<String, String> {
     }
     let name = quoted(text, '"');
     Err(format!("{name} is not a name; use 1 to {MAX_NAME} letters, digits, dots, hyphens and underscores"))
+}
+
+/// The name of a server.
+pub fn server_name(text: &str) -> Result<String, String> {
+    match text {
+        DEFAULT => Err(format!(
+            "a server cannot be called \"{DEFAULT}\": the word stands for the configuration's weight in `oneip ctl weight`; give it \
+             another name"
+        )),
+        _ => name(text),
+    }
 }
 
 /// A name that the kernel would accept, see `dev_valid_name` in net/core/dev.c.
@@ -53,9 +67,29 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
         _ if address.is_loopback() => "a loopback address",
         _ if address.is_multicast() => "a multicast address",
         IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "an address of no host (RFC 1122, 3.2.1.3)",
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => {
+            "a reserved address (RFC 1112, section 4), which hosts and routers drop"
+        }
         _ => return Ok(address),
     };
     Err(format!("{quote} is {kind}; write a unicast address, like \"203.0.113.80\""))
+}
+
+/// An address that a router can have a route for.
+pub fn cluster_address(text: &str) -> Result<IpAddr, String> {
+    let cluster = address(text)?;
+    let is_link_local = match cluster {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    match is_link_local {
+        true => Err(format!(
+            "{} is a link-local address, to which no router forwards; write another one, like \"203.0.113.80\"",
+            quoted(text, '"')
+        )),
+        false => Ok(cluster),
+    }
 }
 
 fn not_an_address(text: &str) -> String {

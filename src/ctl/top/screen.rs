@@ -4,7 +4,7 @@ use super::view::View;
 use crate::control::admin::status::{LatencyStatus, ServerStatus, ServiceStatus, State, Status};
 use crate::ctl::rates::{Rates, Sent, ServiceRates};
 use crate::ctl::status::{check, why};
-use crate::ctl::units::{count, percent, si, span};
+use crate::ctl::units::{count, percent, si, span, with_unit};
 use crate::stats::summary::microseconds;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -89,7 +89,7 @@ fn totals_line(view: &View, width: usize) -> Line<'static> {
         "  passed ".dim(),
         format!("{}/s", si(rates.passed)).bold(),
         "  ".into(),
-        format!("{}bit/s", si(8.0 * sent.bytes)).bold(),
+        format!("{}/s", with_unit(8.0 * sent.bytes, "bit")).bold(),
     ]);
     let new = Line::from(vec!["  new ".dim(), format!("{}/s", si(sent.flows)).bold()]);
     if line.width() + new.width() <= width {

@@ -1,15 +1,17 @@
 //! A port over capture files: receives the frames of one, and transmits into another. For `replay`, without a NIC or root.
 //!
 //! `read` knows pcap (micro- and nanoseconds, both byte orders) and, by `ng`, pcapng, and cuts both from `input`; `write`
-//! writes pcap, as a new file that takes its place only when the run has succeeded; `error` says what can be wrong.
+//! writes pcap, into an `output` that takes its place only when the run has succeeded; `error` says what can be wrong.
 
 mod error;
 mod input;
 mod ng;
+mod output;
 mod read;
 mod write;
 
 pub use error::CaptureError;
+pub use output::Output;
 pub use read::Reader;
 
 use super::{Burst, Ledger, Port};
@@ -67,7 +69,7 @@ pub struct Pcap {
 }
 
 impl Pcap {
-    /// Opens the capture `input` and prepares `output`, which may be the same file. The output has microseconds if the input is
+    /// Opens the capture `input` and prepares `output`. The output has microseconds if the input is
     /// a pcap with microseconds, else nanoseconds.
     ///
     /// # Errors

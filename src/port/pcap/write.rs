@@ -1,19 +1,16 @@
 //! Frames into a pcap file, which appears all at once or not at all.
 
-use super::{CaptureError, Frame};
+use super::{CaptureError, Frame, Output};
 use crate::limits::MAX_CAPTURED;
 use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 use std::borrow::Cow;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 pub struct Writer {
     file: PathBuf,
-    pcap: PcapWriter<BufWriter<Sink>>,
+    pcap: PcapWriter<BufWriter<Output>>,
 }
 
 impl Writer {
@@ -25,9 +22,9 @@ impl Writer {
             endianness: Endianness::Little,
             ..PcapHeader::default()
         };
-        let pcap = Sink::open(file)
+        let pcap = Output::open(file)
             .map_err(PcapError::IoError)
-            .and_then(|sink| PcapWriter::with_header(BufWriter::with_capacity(1 << 20, sink), header))
+            .and_then(|output| PcapWriter::with_header(BufWriter::with_capacity(1 << 20, output), header))
             .map_err(|error| failed(file, error))?;
         Ok(Writer { file: file.to_owned(), pcap })
     }
@@ -44,8 +41,8 @@ impl Writer {
     }
 
     pub fn finish(self) -> Result<(), CaptureError> {
-        let sink = self.pcap.into_writer().into_inner().map_err(|e| e.into_error());
-        sink.and_then(Sink::finish).map_err(|source| CaptureError::Write { file: self.file, source })
+        let output = self.pcap.into_writer().into_inner().map_err(|e| e.into_error());
+        output.and_then(Output::finish).map_err(|source| CaptureError::Write { file: self.file, source })
     }
 }
 
@@ -55,55 +52,4 @@ fn failed(file: &Path, error: PcapError) -> CaptureError {
         other => io::Error::other(other),
     };
     CaptureError::Write { file: file.to_owned(), source }
-}
-
-enum Sink {
-    /// A file beside its destination, which it replaces in the end.
-    Beside(NamedTempFile, PathBuf),
-    /// A pipe or device, which cannot be replaced and has no content to be kept.
-    Straight(File),
-}
-
-impl Sink {
-    fn open(file: &Path) -> io::Result<Sink> {
-        // The process's umask is taken off the permissions of a new file.
-        let (destination, permissions) = match fs::metadata(file) {
-            Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            Ok(metadata) if !metadata.is_file() => {
-                return Ok(Sink::Straight(OpenOptions::new().write(true).open(file)?));
-            }
-            Ok(metadata) => (fs::canonicalize(file)?, metadata.permissions()),
-            Err(_) => (file.to_owned(), Permissions::from_mode(0o666)),
-        };
-        let directory = match destination.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let temporary = tempfile::Builder::new().permissions(permissions).tempfile_in(directory);
-        // The error's text names the temporary file, which the user does not know.
-        Ok(Sink::Beside(temporary.map_err(|e| e.kind())?, destination))
-    }
-
-    fn finish(self) -> io::Result<()> {
-        match self {
-            Sink::Beside(temporary, destination) => temporary.persist(destination).map(drop).map_err(|e| e.error),
-            Sink::Straight(_) => Ok(()),
-        }
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Sink::Beside(file, _) => file.write(bytes),
-            Sink::Straight(file) => file.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Sink::Beside(file, _) => file.flush(),
-            Sink::Straight(file) => file.flush(),
-        }
-    }
 }
