@@ -64,7 +64,9 @@ impl Reason {
             Reason::Ttl => "TTL or hop limit 0",
             Reason::NoServer => "no server of the service is up",
             Reason::Unresolved => "the server's MAC address is not known yet",
-            Reason::TxFull => "the transmit ring was full: the link or the kernel takes frames slower than they come",
+            Reason::TxFull => {
+                "the transmit ring was full: the link is down, or it or the kernel takes frames slower than they come"
+            }
             Reason::RxFull => "the receive ring was full: the worker takes frames slower than they come",
             Reason::Stray => "to an address that stopped being a cluster address while the frame waited in the ring",
             Reason::PassFull => "for the kernel, and the way there (DPDK only) was full, or there is none",

@@ -87,7 +87,7 @@ pub struct Ledger {
     pub lent: usize,
     /// In a ring of the device: to be received into, received, to be sent, or sent and not reaped.
     pub in_device: usize,
-    /// Of those in the device, the ones that were handed over to be sent and are not known to have left.
+    /// Of those in the device, the ones that were handed over to be sent, can be, and are not known to have left.
     pub sending: usize,
     /// Frames that have left since the port was made.
     pub left: u64,

@@ -49,7 +49,7 @@ oneip {}, dispatcher on eth1, up 3 d 4 h (process 812), table generation 17
   worker 1 on core 3 turns, but its transmit ring is STUCK, received 0
   frames in 12.3 M = forwarded 12.3 M + dropped 78 + passed 600
     dropped no_service       70  to a cluster address, but no service has that protocol and port
-    dropped tx_full           8  the transmit ring was full: the link or the kernel takes frames slower than they come
+    dropped tx_full           8  the transmit ring was full: the link is down, or it or the kernel takes frames slower than they come
 
 service web: 203.0.113.80 tcp/80 tcp/443; maglev over the source, 65537 slots
   latency p50 3.10 us, p90 5.20 us, p99 12.3 us, p99.9 90.1 us, max 1235 us (12.0 M frames)

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -80,10 +80,16 @@ impl<'l> Dispatcher<'l> {
     }
 
     /// kill -9
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub fn kill(self) {
+        self.crash(Signal::KILL);
+    }
+
+    /// Ends it by a signal that it does not catch.
+    pub fn crash(mut self, signal: Signal) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let status = self.child.wait().unwrap();
         self.listener.join().unwrap();
+        status
     }
 
     /// Waits until it ends by itself, with an error. What it said, and its account.

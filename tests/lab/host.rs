@@ -3,13 +3,17 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::dispatcher::Dispatcher;
 use crate::echo::Echo;
-use crate::network::{Lab, WEB, clients, eventually, lookup, one_each};
+use crate::network::{Lab, WEB, clients, eventually, lookup, one_each, succeed};
 use crate::stop::Stop;
 
 const OWN: [&str; 2] = ["192.0.2.2:22", "[2001:db8:2::2]:22"];
@@ -107,4 +111,14 @@ fn without_native_xdp_it_warns_and_works() {
         lab.transfer(family, client, server);
     }
     assert_eq!(dispatcher.stop().dropped_total(), 0);
+}
+
+#[test]
+fn a_crash_leaves_no_core_dump_with_the_key_in_it() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let dispatcher = Dispatcher::start(&lab, &[]);
+    let unlimited = ["--core=unlimited:unlimited", "--pid"];
+    succeed(Command::new("prlimit").args(unlimited).arg(dispatcher.child().id().to_string()));
+    let status = dispatcher.crash(Signal::ABORT);
+    assert_eq!((status.signal(), status.core_dumped()), (Some(Signal::ABORT.as_raw()), false));
 }

@@ -1,6 +1,6 @@
 //! What the kernel says about an interface, and whether frames can be taken from it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -56,6 +56,11 @@ pub struct Device {
 }
 
 impl Device {
+    /// The file in which the kernel says whether it has a carrier.
+    pub(super) fn carrier(&self) -> Option<File> {
+        File::open(Path::new(SYSFS).join(&self.interface).join("carrier")).ok()
+    }
+
     /// Reads the facts from sysfs and the driver.
     ///
     /// # Errors

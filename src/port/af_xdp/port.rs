@@ -1,11 +1,12 @@
 //! One queue as a `Port`: keeps account of where the frames are, and moves them between the rings.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 use rustix::net::sockopt;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -26,6 +27,10 @@ pub struct AfXdp {
     receiving: usize,
     sending: usize,
     left: u64,
+    /// Says whether the device has a carrier, if the kernel does.
+    carrier: Option<File>,
+    /// It has none, and would lose what it is given: until it has one again, nothing is.
+    link_down: bool,
     socket: Arc<OwnedFd>,
     lost: Arc<AtomicU64>,
 }
@@ -51,6 +56,8 @@ impl AfXdp {
             receiving: 0,
             sending: 0,
             left: 0,
+            carrier: device.carrier(),
+            link_down: false,
             socket: Arc::new(socket),
             lost: Arc::new(AtomicU64::new(0)),
         };
@@ -92,6 +99,22 @@ impl AfXdp {
     pub(super) fn socket(&self) -> &OwnedFd {
         &self.socket
     }
+
+    #[inline]
+    fn kick(&mut self) {
+        if self.rings.kick() {
+            self.link_down = !self.has_carrier();
+        }
+    }
+
+    /// By a system call: only where a frame was lost already, or nothing can be sent.
+    #[cold]
+    fn has_carrier(&self) -> bool {
+        let mut said = [0];
+        let read = self.carrier.as_ref().map(|carrier| pread(carrier, &mut said, 0));
+        // Of a device that is down the kernel does not say, and loses nothing.
+        !matches!(read, Some(Ok(1))) || said != *b"0"
+    }
 }
 
 impl Drop for AfXdp {
@@ -111,8 +134,11 @@ impl Port for AfXdp {
         self.sending -= reaped;
         self.left += reaped as u64;
         self.receiving += self.rings.refill(&mut self.idle);
-        if self.sending > 0 {
-            self.rings.kick();
+        if self.link_down {
+            self.link_down = !self.has_carrier();
+        }
+        if self.sending > 0 && !self.link_down {
+            self.kick();
         }
     }
 
@@ -148,7 +174,7 @@ impl Port for AfXdp {
 
     #[inline]
     fn room(&mut self) -> usize {
-        self.rings.room()
+        if self.link_down { 0 } else { self.rings.room() }
     }
 
     #[inline]
@@ -159,7 +185,7 @@ impl Port for AfXdp {
         self.lent -= burst.len();
         self.sending += burst.len();
         self.rings.send(burst);
-        self.rings.kick();
+        self.kick();
     }
 
     #[inline]
@@ -174,7 +200,8 @@ impl Port for AfXdp {
             idle: self.idle.len(),
             lent: self.lent,
             in_device: self.receiving + self.sending,
-            sending: self.sending,
+            // While the link is down nothing can leave, and nothing is stuck.
+            sending: if self.link_down { 0 } else { self.sending },
             left: self.left,
         }
     }

@@ -11,9 +11,9 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::sockopt;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::xdp::XdpOptionsFlags;
+use rustix::net::{SendFlags, send, sockopt};
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -146,16 +146,24 @@ impl Rings {
         assert_eq!(sent, count, "a ring has the room that it said it has");
     }
 
-    /// Has the kernel send what is in the transmit ring. What it cannot take now (EAGAIN, ENOBUFS, EBUSY) stays in the ring
-    /// for the next kick, and so does everything when the device is gone.
+    /// Has the kernel send what is in the transmit ring. What it cannot take now (EAGAIN, ENOBUFS) stays in the ring for the next
+    /// kick, and so does everything when the device is down (ENETDOWN) or gone.
+    ///
+    /// Whether the kernel took a frame, dropped it, and let the rest wait: in copy mode that is EBUSY (`NET_XMIT_DROP` in
+    /// `__xsk_generic_xmit`, net/xdp/xsk.c). The device has no carrier then (`__dev_direct_xmit`, net/core/dev.c), or had no room.
     #[inline]
-    pub(super) fn kick(&mut self) {
+    pub(super) fn kick(&mut self) -> bool {
         for _ in 0..self.kicks {
             if !self.tx.needs_wakeup() || self.tx.nb_free_exact() as usize == RING {
-                return;
+                return false;
             }
-            let _ = self.tx.wakeup();
+            // xsk-rs's own `wakeup` does not tell the errors apart.
+            let sent = send(socket_of(&self.rx), &[], SendFlags::DONTWAIT);
+            if sent == Err(Errno::BUSY) && self.transfer == Transfer::Copy {
+                return true;
+            }
         }
+        false
     }
 
     /// Takes back what was sent; how many.
