@@ -69,7 +69,7 @@ impl Reason {
             }
             Reason::RxFull => "the receive ring was full: the worker takes frames slower than they come",
             Reason::Stray => "to an address that stopped being a cluster address while the frame waited in the ring",
-            Reason::PassFull => "for the kernel, and the way there (DPDK only) was full, or there is none",
+            Reason::PassFull => "for the kernel, and the way there (DPDK only) was full, is down, or there is none",
             Reason::OtherServer => "on a server, by its filter: another server has the client",
         }
     }

@@ -12,6 +12,7 @@ use crate::verdict::Reason;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, LineWriter, Write};
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Outside {
     pub seen: u64,
     /// Left to the kernel.
     pub passed: u64,
+    /// Passed by a worker, and then not taken by the kernel.
+    pub refused: u64,
     /// Meant for a worker, but its ring was full.
     pub lost: u64,
 }
@@ -134,6 +137,8 @@ pub struct Collector {
     accounts: Accounts,
     spent: Spent<Books>,
     outside: Box<dyn Fn() -> Outside + Send>,
+    /// The passed frames of the summary before.
+    passed: Cell<u64>,
     started: Instant,
     /// Start of the present interval.
     since: Instant,
@@ -154,7 +159,16 @@ impl Collector {
         let Sources { workers, spent, outside } = sources;
         let now = Instant::now();
         let accounts = Accounts::new(workers);
-        Collector { accounts, spent, outside, started: now, since: now, before: Summary::default(), stopping: false }
+        Collector {
+            accounts,
+            spent,
+            outside,
+            passed: Cell::new(0),
+            started: now,
+            since: now,
+            before: Summary::default(),
+            stopping: false,
+        }
     }
 
     /// Does what it is asked, until the interval is over. Whether that was the last.
@@ -231,12 +245,22 @@ impl Collector {
         summary.frames = outside.seen;
         summary.passed += outside.passed;
         summary.dropped[Reason::RxFull as usize] += outside.lost;
+        self.passed.set(refuse(&mut summary, outside.refused, self.passed.get()));
         summary
     }
 
     pub fn figures(&self) -> Figures {
         Figures { summary: self.summary(), workers: self.accounts.workers(), latency: self.accounts.latency() }
     }
+}
+
+/// Counts what the kernel refused as dropped, not as passed; how many are passed then. A frame counts as passed until its refusal is
+/// counted, and no count goes back: `before` is how many there were.
+fn refuse(summary: &mut Summary, refused: u64, before: u64) -> u64 {
+    let passed = summary.passed.saturating_sub(refused).max(before);
+    summary.dropped[Reason::PassFull as usize] += summary.passed - passed;
+    summary.passed = passed;
+    passed
 }
 
 impl Interval {
@@ -253,5 +277,36 @@ impl Interval {
         let mut all = accounts::empty();
         self.services.iter().for_each(|(_, service)| accounts::add(&mut all, service));
         Percentiles::of(&all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// However late refusals are counted, the two counts are of all frames, neither goes back, and in the end they are right.
+        #[test]
+        fn refused_frames_are_dropped_and_no_count_goes_back(steps in prop::collection::vec((0u64..50, 0u64..50), 1..40)) {
+            const FULL: usize = Reason::PassFull as usize;
+            let (mut handed, mut refused, mut last) = (0, 0, Summary::default());
+            let mut look = |handed: u64, refused: u64| {
+                let mut summary = Summary { passed: handed, ..Summary::default() };
+                refuse(&mut summary, refused, last.passed);
+                assert_eq!(summary.passed + summary.dropped[FULL], handed);
+                assert!(summary.passed >= last.passed && summary.dropped[FULL] >= last.dropped[FULL]);
+                last = summary.clone();
+                summary
+            };
+            for (more, late) in steps {
+                handed += more;
+                refused = (refused + late).min(handed);
+                look(handed, refused);
+            }
+            // Some more that are not refused make up for what was counted too early.
+            let settled = look(handed + refused, refused);
+            prop_assert_eq!(settled.passed, handed);
+        }
     }
 }

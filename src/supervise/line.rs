@@ -103,7 +103,12 @@ impl Device for af_xdp::Device {
                     tracing::warn!(%error, "the device's counters cannot be read");
                     Outside::default()
                 },
-                |counts| Outside { seen: counts.seen, passed: counts.passed, lost: lost + counts.no_socket },
+                |counts| Outside {
+                    seen: counts.seen,
+                    passed: counts.passed,
+                    refused: 0,
+                    lost: lost + counts.no_socket,
+                },
             )
         };
         let pages = if ports.iter().all(AfXdp::in_huge_pages) { ", huge pages" } else { "" };
@@ -138,7 +143,7 @@ impl Device for crate::port::dpdk::Device {
         // The workers count what they pass themselves.
         let outside = move || {
             let lost = statistics.lost();
-            Outside { seen: statistics.received() + lost, passed: 0, lost }
+            Outside { seen: statistics.received() + lost, passed: 0, refused: statistics.refused(), lost }
         };
         Ok(Line { ports, engine, outside: Box::new(outside), hold: Hold::Dpdk { _service: service } })
     }

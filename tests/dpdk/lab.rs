@@ -67,6 +67,24 @@ fn dispatches(lab: &Lab, dispatcher: &Dispatcher, config: &Path, fragments: [boo
     }
 }
 
+/// Of the process's threads; also of those that DPDK starts.
+fn only_the_devices_thread_and_control_have_privileges(dispatcher: &Dispatcher) {
+    let folder = format!("/proc/{}/task", dispatcher.child().id());
+    let privileged = || -> Vec<String> {
+        let threads = fs::read_dir(&folder).unwrap().map(|thread| thread.unwrap().path());
+        let privileged = threads.filter(|thread| {
+            let status = fs::read_to_string(thread.join("status")).unwrap();
+            let held = |set: &str| status.lines().find_map(|line| line.strip_prefix(set)).unwrap().trim().to_owned();
+            held("CapEff:") != "0000000000000000" || held("CapPrm:") != "0000000000000000"
+        });
+        let name = |thread: PathBuf| fs::read_to_string(thread.join("comm")).unwrap().trim().to_owned();
+        let mut names: Vec<String> = privileged.map(name).collect();
+        names.sort();
+        names
+    };
+    eventually("all others give theirs up", || privileged() == ["oneip", "oneip-dpdk"]);
+}
+
 #[test]
 fn over_net_af_packet_beside_the_kernel() {
     let Some(lab) = Lab::up(&[]) else { return };
@@ -93,6 +111,7 @@ fn over_net_af_xdp_with_a_tap_for_the_kernel() {
     let dispatcher = Dispatcher::start_with(&lab, &config, &[]);
     say(&dispatcher.said());
     dispatches(&lab, &dispatcher, &config, [true, true]);
+    only_the_devices_thread_and_control_have_privileges(&dispatcher);
     // Health checks take the clients' way, out through the tap and the device, and so do their failures.
     lab.ip("web2", "address del 203.0.113.80/32 dev lo");
     dispatcher.hear("server web2 of service web is down");
@@ -102,6 +121,22 @@ fn over_net_af_xdp_with_a_tap_for_the_kernel() {
     dispatcher.hear("server web2 of service web is up");
     let account = dispatcher.stop();
     assert_eq!(account.dropped_total(), 0, "{}", account.json);
+
+    // What the kernel refuses has not been passed.
+    let dispatcher = Dispatcher::start_with(&lab, &config, &[]);
+    lab.ip("router", "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev lan0 nud permanent");
+    lab.ip("dispatcher", "link set oneip0 down");
+    lab.sh("router", "ping -c20 -i0.01 -W1 -q 192.0.2.2 >/dev/null || true");
+    lab.ip("dispatcher", "link set oneip0 up");
+    let account = dispatcher.stop();
+    assert!(account.dropped("pass_full") >= 20, "{}", account.json);
+    assert_eq!(account.dropped_total(), account.dropped("pass_full"), "{}", account.json);
+    lab.sh("router", "ip neigh del 192.0.2.2 dev lan0");
+    lab.sh(
+        "dispatcher",
+        "ip address replace 2001:db8:2::2/64 dev oneip0 nodad; ip route replace default via 192.0.2.1",
+    );
+    lab.sh("dispatcher", "ip route replace default via 2001:db8:2::1");
 
     // A second process, after one that was killed.
     Dispatcher::start_with(&lab, &config, &[]).kill();

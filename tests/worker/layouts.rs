@@ -242,7 +242,7 @@ fn ask(crew: &Crew) -> Figures {
 /// What the device counts.
 fn outside(truth: &Arc<Truth>) -> Box<dyn Fn() -> Outside + Send> {
     let truth = Arc::clone(truth);
-    Box::new(move || Outside { seen: truth.received.load(Relaxed), passed: 0, lost: 0 })
+    Box::new(move || Outside { seen: truth.received.load(Relaxed), passed: 0, refused: 0, lost: 0 })
 }
 
 /// The threads of `oneip run`, with everything that they report.

@@ -39,6 +39,9 @@ pub(super) fn start(arguments: Vec<String>) -> Result<(), DpdkError> {
         Ok(()) => {
             tracing::debug!("{} started with {}", ethdev::version(), arguments.join(" "));
             *started = Some(arguments);
+            if let Err(reason) = ethdev::drop_interrupt_privileges() {
+                tracing::warn!("DPDK's interrupt thread keeps privileges that it does not need: {reason}");
+            }
             Ok(())
         }
         Err(reason) if reason.is_permission() => {

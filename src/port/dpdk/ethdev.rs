@@ -2,12 +2,14 @@
 //! What is done with frames is in `frames`.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::slice;
 use std::sync::OnceLock;
+
+use caps::CapSet;
 
 use super::frames::Pool;
 use super::sys;
@@ -92,6 +94,21 @@ pub(super) fn start_eal(arguments: &[String]) -> Result<(), Refusal> {
     list.push(ptr::null_mut());
     // SAFETY: `count` terminated texts and a null behind them, as of main(), which are never freed.
     checked(unsafe { sys::rte_eal_init(count, list.as_mut_ptr()) })
+}
+
+unsafe extern "C" fn give_up(_: *mut c_void) {
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        if let Err(error) = caps::clear(None, set) {
+            tracing::warn!(%error, "a thread of DPDK's keeps privileges that it does not need");
+        }
+    }
+}
+
+/// Has DPDK's interrupt thread, which has the capabilities of the one that started it, give them up: alarms go off on it
+/// (`rte_eal_alarm_set`), and no other thread can do it.
+pub(super) fn drop_interrupt_privileges() -> Result<(), Refusal> {
+    // SAFETY: the function stays, and looks at no argument.
+    checked(unsafe { sys::rte_eal_alarm_set(1, Some(give_up), ptr::null_mut()) })
 }
 
 /// A device of DPDK's that has been found or made.

@@ -8,7 +8,7 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -82,6 +82,7 @@ pub(super) struct End {
     to_kernel: Arc<Lane>,
     from_kernel: Option<Arc<Lane>>,
     bell: Arc<Bell>,
+    refused: Arc<AtomicU64>,
 }
 
 impl End {
@@ -90,12 +91,15 @@ impl End {
         self.to_kernel.empty.len()
     }
 
-    /// A frame for the kernel; lost if it is longer than the tap's MTU allows or there is no room.
+    /// A frame for the kernel; refused if it is longer than the tap's MTU allows or there is no room.
     pub(super) fn send(&self, frame: &[u8]) {
-        self.to_kernel.send(|room| {
+        let sent = self.to_kernel.send(|room| {
             room.get_mut(..frame.len())?.copy_from_slice(frame);
             Some(frame.len())
         });
+        if !sent {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// After some frames.
@@ -114,6 +118,7 @@ impl End {
 
 /// The thread between. Ends when dropped.
 pub(super) struct Way {
+    refused: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
@@ -126,18 +131,26 @@ impl Way {
         let event = event.map_err(|reason| DpdkError::Thread(reason.into()))?;
         let bell = Arc::new(Bell { asleep: AtomicBool::new(false), event });
         let from_kernel = Arc::new(Lane::new(room));
+        let refused = Arc::new(AtomicU64::new(0));
         let lanes: Vec<Arc<Lane>> = (0..workers).map(|_| Arc::new(Lane::new(room))).collect();
         let ends = lanes.iter().enumerate().map(|(worker, lane)| End {
             to_kernel: Arc::clone(lane),
             from_kernel: (worker == 0).then(|| Arc::clone(&from_kernel)),
             bell: Arc::clone(&bell),
+            refused: Arc::clone(&refused),
         });
         let ends = ends.collect();
         let stop = Arc::new(AtomicBool::new(false));
-        let between = Between { tap, lanes, from_kernel, bell: Arc::clone(&bell), stop: Arc::clone(&stop) };
+        let (bell_of, refused_by, stopped) = (Arc::clone(&bell), Arc::clone(&refused), Arc::clone(&stop));
+        let between = Between { tap, lanes, from_kernel, bell: bell_of, refused: refused_by, stop: stopped };
         let thread = thread::Builder::new().name("oneip-kernel".into()).spawn(move || between.run());
         let thread = thread.map_err(DpdkError::Thread)?;
-        Ok((Way { stop, bell, thread: Some(thread) }, ends))
+        Ok((Way { refused, stop, bell, thread: Some(thread) }, ends))
+    }
+
+    /// A count of the frames from the workers that did not reach the kernel, for any thread to read.
+    pub(super) fn refused(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.refused)
     }
 }
 
@@ -157,6 +170,7 @@ struct Between {
     lanes: Vec<Arc<Lane>>,
     from_kernel: Arc<Lane>,
     bell: Arc<Bell>,
+    refused: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -183,6 +197,8 @@ impl Between {
                 let Some(written) = lane.receive(|frame| self.tap.write(frame)) else { break };
                 any = true;
                 if let Err(error) = written {
+                    // It is down (EIO), for one.
+                    self.refused.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(%error, "the kernel takes a frame not");
                 }
             }

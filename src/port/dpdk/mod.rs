@@ -166,10 +166,10 @@ impl Device {
             missed: AtomicU64::new(0),
             warned: AtomicBool::new(false),
             received: ports.iter().map(|port| port.received()).collect(),
+            refused: self.way.as_ref().map(Way::refused),
         };
-        for count in &statistics.received {
-            count.store(0, Ordering::Relaxed);
-        }
+        let begin = statistics.refused.iter().chain(&statistics.received);
+        begin.for_each(|count| count.store(0, Ordering::Relaxed));
         Attached { ports, statistics, service: InService { _way: self.way, _keeper: self.keeper } }
     }
 }
@@ -181,12 +181,19 @@ pub struct Statistics {
     missed: AtomicU64,
     warned: AtomicBool,
     received: Vec<Arc<AtomicU64>>,
+    /// `None`: nothing is handed to the kernel.
+    refused: Option<Arc<AtomicU64>>,
 }
 
 impl Statistics {
     /// Frames that the workers have been given.
     pub fn received(&self) -> u64 {
         self.received.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Frames that the workers passed, and the kernel did not take.
+    pub fn refused(&self) -> u64 {
+        self.refused.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// Frames that the device dropped because its ring was full, as far as its driver counts them (`imissed`).
