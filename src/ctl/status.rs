@@ -136,10 +136,7 @@ pub fn why(server: &ServerStatus) -> String {
         return server.why.clone();
     }
     match check {
-        // Where the last check succeeded, it is over.
-        Some(CheckStatus { failure: Some(failure), failure_age_s: Some(age), age_s: Some(last), .. })
-            if age <= last =>
-        {
+        Some(CheckStatus { failing: true, failure: Some(failure), failure_age_s: Some(age), .. }) => {
             format!("a check failed {} ago: {failure}", span(*age))
         }
         _ => String::new(),

@@ -103,6 +103,7 @@ fn moments_are_seconds_since_1970_and_stand_still() {
     script.status.lock().unwrap().services[0].servers[0].check = Some(CheckStatus {
         age_s: Some(2.0),
         latency_ms: None,
+        failing: true,
         failure: Some("connection refused".into()),
         failure_age_s: Some(2.0),
         unchecked: Some("no route".into()),
@@ -206,6 +207,7 @@ fn promtool_has_no_complaint() {
     failing.services[0].servers[0].check = Some(CheckStatus {
         age_s: Some(2.0),
         latency_ms: Some(1.0),
+        failing: true,
         failure: Some("no answer within 500 ms".into()),
         failure_age_s: Some(2.0),
         unchecked: None,

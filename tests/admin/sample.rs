@@ -71,6 +71,7 @@ pub fn server(name: &str, at: usize) -> ServerStatus {
         check: Some(CheckStatus {
             age_s: Some(0.25),
             latency_ms: Some(0.81),
+            failing: false,
             failure: None,
             failure_age_s: None,
             unchecked: None,

@@ -139,6 +139,9 @@ pub struct CheckStatus {
     pub age_s: Option<f64>,
     /// Of the last success.
     pub latency_ms: Option<f64>,
+    /// The last check failed.
+    #[serde(default)]
+    pub failing: bool,
     /// The last failure, and how long ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,

@@ -92,6 +92,8 @@ pub struct Status<'h> {
     pub since: Instant,
     /// It flaps: how long it must go without a failure to come up.
     pub hold: Option<Duration>,
+    /// Whether the last result was a failure.
+    pub failing: bool,
     /// The last failure and its reason, for as long as the server is checked.
     pub failure: Option<(Instant, &'h str)>,
     /// When it was last probed, to a result.

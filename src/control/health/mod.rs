@@ -273,12 +273,13 @@ impl Health {
 
     /// What is known of a server, by indices into the plan. `None`: its service is not checked.
     pub fn status(&self, service: usize, server: usize) -> Option<Status<'_>> {
-        let Check { state, failure, checked, latency, unchecked, .. } =
+        let Check { state, failures, failure, checked, latency, unchecked, .. } =
             self.services[service].as_ref()?.checks.get(server)?;
         Some(Status {
             verdict: state.verdict,
             since: state.since,
             hold: state.hold(),
+            failing: *failures > 0,
             failure: failure.as_ref().map(|(at, reason)| (*at, reason.as_str())),
             checked: *checked,
             latency: *latency,

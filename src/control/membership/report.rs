@@ -69,12 +69,11 @@ impl Membership {
 }
 
 fn check(status: health::Status) -> CheckStatus {
-    // Of a check that failed, both ages are the same.
-    let now = Instant::now();
-    let age = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
+    let age = |at: Instant| at.elapsed().as_secs_f64();
     CheckStatus {
         age_s: status.checked.map(age),
         latency_ms: status.latency.map(|latency| latency.as_micros() as f64 / 1e3),
+        failing: status.failing,
         failure: status.failure.map(|(_, reason)| reason.to_owned()),
         failure_age_s: status.failure.map(|(at, _)| age(at)),
         unchecked: status.unchecked.map(|(_, why)| why.to_owned()),
