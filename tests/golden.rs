@@ -132,7 +132,7 @@ const ELSEWHERE: [(Reason, &str, &str); 5] = [
         "tests/filter/succession.rs",
         "frames_are_counted_by_service_and_what_is_anothers_as_other_server",
     ),
-    (Reason::RxFull, "tests/af_xdp.rs", "every_frame_is_accounted_for_under_overload"),
+    (Reason::RxFull, "tests/af_xdp/main.rs", "every_frame_is_accounted_for_under_overload"),
 ];
 
 #[test]

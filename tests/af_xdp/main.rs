@@ -1,6 +1,9 @@
 //! The AF_XDP port on a real interface: frames through it, the accounts of them, and what can be in the way of setting it up.
 
+mod carrier;
+#[path = "../stop/mod.rs"]
 mod stop;
+#[path = "../veth/mod.rs"]
 mod veth;
 
 use std::fs;
@@ -301,64 +304,6 @@ fn a_full_burst_is_sent_at_once() {
             }
         });
         client.join().expect("all come back, in order");
-    });
-}
-
-#[test]
-fn without_a_carrier_nothing_is_given_to_the_kernel_to_lose() {
-    let Some(cable) = Cable::lay(1500, 1) else { return };
-    let (tell_device, device_hears) = mpsc::channel();
-    let (tell_client, client_hears) = mpsc::channel();
-    thread::scope(|scope| {
-        let cable = &cable;
-        cable.device_thread(scope, move || {
-            let mut attached = attach(DEVICE).unwrap();
-            let (counters, port) = (attached.steer.counters(), &mut attached.ports[0]);
-            let wait = |what: &str, port: &mut AfXdp, holds: &dyn Fn(&AfXdp) -> bool| {
-                let give_up = Instant::now() + PATIENCE;
-                while !holds(port) {
-                    assert!(Instant::now() < give_up, "{what}: {:?}", port.ledger());
-                    port.service();
-                }
-            };
-            tell_client.send(()).unwrap();
-            wait("frames come", port, &|_| counters.read().unwrap().redirected >= BURST as u64);
-            let mut burst = Burst::new();
-            port.rx(&mut burst);
-            assert!(burst.is_full());
-            burst.iter_mut().for_each(|frame| turn_back(port.bytes_mut(frame)));
-
-            device_hears.recv().unwrap();
-            assert!(cable.at_device(&format!("link show {DEVICE}")).contains("NO-CARRIER"));
-            port.tx(&mut burst);
-            for _ in 0..1000 {
-                port.service();
-            }
-            let ledger = port.ledger();
-            assert!(ledger.balanced() && ledger.left <= 1, "one frame tells that there is no carrier: {ledger:?}");
-            assert_eq!((ledger.sending, port.room()), (0, 0), "nothing can leave");
-
-            tell_client.send(()).unwrap();
-            wait("the others leave", port, &|port| port.ledger().left == BURST as u64);
-            assert!(port.room() >= BURST);
-        });
-        let client = cable.client_thread(scope, move || {
-            let link = |state: &str| {
-                assert!(Command::new("ip").args(["link", "set", "c0", state]).status().unwrap().success());
-            };
-            client_hears.recv().unwrap();
-            let socket = client_socket(CLUSTER_V4);
-            (0..BURST as u8).for_each(|number| assert_eq!(socket.send(&[number]).unwrap(), 1));
-            link("down");
-            tell_device.send(()).unwrap();
-            client_hears.recv().unwrap();
-            link("up");
-            for number in 1..BURST as u8 {
-                let mut received = [0; 2];
-                assert_eq!((socket.recv(&mut received).unwrap(), received[0]), (1, number));
-            }
-        });
-        client.join().expect("all but one come back, in order");
     });
 }
 
