@@ -2,7 +2,7 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::echo::{Echo, round_trip};
-use crate::network::{ECHO, Lab, WEB, clients, eventually, lookup, one_each, say};
+use crate::network::{ECHO, Lab, WEB, clients, eventually, lookup, one_each, say, write_config};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ fn config(lab: &Lab, interface: &str, dpdk: &str) -> PathBuf {
     let section = format!(
         "interface = \"{interface}\"\nengine = \"dpdk\"\n\n[dpdk]\neal = [\"--no-huge\", \"-m\", \"64\"]\n{dpdk}\n"
     );
-    fs::write(&file, text.replace("interface = \"lan0\"\n", &section)).unwrap();
+    write_config(&file, &text.replace("interface = \"lan0\"\n", &section));
     file
 }
 

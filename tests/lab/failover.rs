@@ -1,7 +1,7 @@
 //! A server that fails, as its health checks see it, loses exactly its clients; when it returns, exactly they come back.
 
 use crate::dispatcher::Dispatcher;
-use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup};
+use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, write_config};
 use std::fs;
 
 /// The lab's configuration with health checks, as fast as suits a test: a server is down after 5 x 200 ms and 150 ms, so that one
@@ -18,7 +18,7 @@ pub fn checked(lab: &Lab) -> std::path::PathBuf {
         text += if at == 0 { "" } else { "[[service]]" };
         text += &service;
     }
-    fs::write(&path, text).expect("a file of the lab's");
+    write_config(&path, &text);
     path
 }
 

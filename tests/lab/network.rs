@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -54,7 +55,7 @@ impl Lab {
         let lab = Lab { name, keeper, _turn: turn };
         lab.script("up", options);
         let config = fs::read_to_string(lab.file("oneip.toml")).unwrap();
-        fs::write(lab.config(), with_echo_services(&config)).unwrap();
+        write_config(&lab.config(), &with_echo_services(&config));
         Some(lab)
     }
 
@@ -124,6 +125,12 @@ fn with_echo_services(config: &str) -> String {
     let services = format!("[[service]]{services}");
     let echo = services.replace("tcp/80", "udp/9000").replace("\"web\"", "\"echo\"").replace("\"web6\"", "\"echo6\"");
     format!("{head}{services}\n{echo}")
+}
+
+/// Writes a configuration. There is a key in it, which is nobody else's to read.
+pub fn write_config(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Runs a program to its end and returns what it says.

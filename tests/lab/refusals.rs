@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, is_attached, run};
 use crate::failover::checked;
-use crate::network::{Lab, SERVERS, WEB, clients, eventually};
+use crate::network::{Lab, SERVERS, WEB, clients, eventually, write_config};
 
 /// Runs it to its end: the message of its failure.
 fn refusal(lab: &Lab, command: &mut Command) -> String {
@@ -39,7 +39,7 @@ fn what_it_lacks_is_said_with_what_to_do() {
     let refused = |old: &str, new: &str, expected: &str| {
         assert!(config.contains(old), "{old}");
         let file = lab.file("refused.toml");
-        fs::write(&file, config.replace(old, new)).unwrap();
+        write_config(&file, &config.replace(old, new));
         let said = refusal(&lab, &mut run(&lab, &file));
         assert!(said.contains(expected), "{expected}: {said}");
     };
@@ -94,7 +94,7 @@ fn a_second_one_on_the_interface_is_refused_and_touches_nothing_of_the_first() {
     let log = lab.file("older.hlog");
     fs::write(&log, "figures of another run").unwrap();
     let second = lab.file("second.toml");
-    fs::write(&second, fs::read_to_string(&config).unwrap().replace("oneip.sock", "second.sock")).unwrap();
+    write_config(&second, &fs::read_to_string(&config).unwrap().replace("oneip.sock", "second.sock"));
     let all_checked = || SERVERS.iter().all(|server| lab.server(WEB[0], server)["check"]["age_s"].is_number());
     eventually("the servers are checked", all_checked);
     let of_ours = || (lab.ip("dispatcher", "rule"), managed(&lab).lines().count());
