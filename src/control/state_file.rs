@@ -148,6 +148,8 @@ pub struct StateWriter {
     done: Receiver<()>,
     path: PathBuf,
     last: Remembered,
+    /// Whether `last` may not be written yet.
+    is_pending: bool,
 }
 
 struct Request {
@@ -172,13 +174,14 @@ impl StateWriter {
             write_all(&file, first, &inbox);
             drop(end);
         })?;
-        Ok(StateWriter { requests, done, path, last })
+        Ok(StateWriter { requests, done, path, last, is_pending: false })
     }
 
     /// Has it written soon. Waits for nobody; what cannot be written is in the log.
     pub fn note(&mut self, remembered: Remembered) {
         if remembered != self.last {
             self.last = remembered.clone();
+            self.is_pending = true;
             let _ = self.requests.send(Request { remembered, to: None });
         }
     }
@@ -188,6 +191,9 @@ impl StateWriter {
     /// # Errors
     /// In words; the file is as it was, or that is not known within `STATE_MOST`.
     pub fn confirm(&mut self, remembered: Remembered) -> Result<(), String> {
+        if remembered == self.last && !self.is_pending {
+            return Ok(());
+        }
         let (to, answer) = channel();
         let path = self.path.display();
         let request = Request { remembered: remembered.clone(), to: Some(to) };
@@ -195,7 +201,7 @@ impl StateWriter {
         answer
             .recv_timeout(STATE_MOST)
             .map_err(|_| format!("the state file {path} was not written within {STATE_MOST:?}: its disk hangs"))??;
-        self.last = remembered;
+        (self.last, self.is_pending) = (remembered, false);
         Ok(())
     }
 

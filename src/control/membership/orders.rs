@@ -29,7 +29,7 @@ impl Membership {
     /// Carries it out, and remembers it across a restart. Nothing is changed where the answer is a refusal.
     pub async fn set(&mut self, server: &str, set: Set) -> (Answer, Option<News>) {
         let result = self.try_set(server, set).await;
-        self.note();
+        self.confirm();
         match result {
             Ok((changes, news)) => {
                 changes.iter().for_each(|change| tracing::info!("operator: {change}"));

@@ -75,7 +75,7 @@ impl Membership {
         self.joining.retain(|name| present.contains(name));
         self.states.retain(|name, _| present.contains(name));
         self.judge_all(now);
-        self.note();
+        self.confirm();
         Ok((changes, Some(News::Layout)))
     }
 

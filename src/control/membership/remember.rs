@@ -50,6 +50,15 @@ impl Membership {
         }
     }
 
+    /// Has it written before somebody is told that it is done: a restart that follows at once goes on with it.
+    pub(super) fn confirm(&mut self) {
+        if let Some(mut file) = self.file.take() {
+            let confirmed = file.confirm(self.remembered(self.overrides.clone()));
+            self.file = Some(file);
+            confirmed.unwrap_or_else(|error| tracing::warn!("{error}: a restart will not go on as before"));
+        }
+    }
+
     /// What a process that comes after this one needs.
     pub(super) fn remembered(&self, servers: Overrides) -> Remembered {
         let leaving = self.still_leaving().into_iter().filter_map(|(service, server)| {
