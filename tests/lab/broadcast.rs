@@ -3,11 +3,10 @@
 
 use crate::echo::{Echo, round_trip};
 use crate::filters::{self, Filter, QUICK, configure, publish};
-use crate::network::{
-    ECHO, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, one_each, say, without_web3,
-};
+use crate::network::{ECHO, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, one_each, say};
 use crate::operator::{connected, surf_within};
 use crate::packets::learnt;
+use crate::reload::without_web3;
 use crate::restart::browse;
 use crate::stop::Stop;
 use etherparse::{LaxSlicedPacket, TransportSlice};

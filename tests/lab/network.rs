@@ -146,17 +146,6 @@ pub fn with_health(config: &str, health: &str) -> String {
     services.collect::<Vec<_>>().join("[[service]]")
 }
 
-/// Without the server `web3` of every service.
-pub fn without_web3(config: &str) -> String {
-    let mut servers = config.split("[[service.server]]");
-    let head = servers.next().unwrap().to_owned();
-    servers.fold(head, |text, server| match server.split_once("[[service]]") {
-        _ if !server.contains("\"web3\"") => format!("{text}[[service.server]]{server}"),
-        Some((_, rest)) => format!("{text}[[service]]{rest}"),
-        None => text,
-    })
-}
-
 /// Runs a program to its end and returns what it says.
 pub fn succeed(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));

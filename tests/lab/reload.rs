@@ -2,7 +2,7 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
-use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup, without_web3};
+use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup};
 use crate::operator::surf;
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -13,6 +13,17 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
+
+/// Without the server `web3` of every service.
+pub fn without_web3(config: &str) -> String {
+    let mut servers = config.split("[[service.server]]");
+    let head = servers.next().unwrap().to_owned();
+    servers.fold(head, |text, server| match server.split_once("[[service]]") {
+        _ if !server.contains("\"web3\"") => format!("{text}[[service.server]]{server}"),
+        Some((_, rest)) => format!("{text}[[service]]{rest}"),
+        None => text,
+    })
+}
 
 #[test]
 fn fifty_reloads_under_load_break_nothing() {
