@@ -3,37 +3,92 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# These tests have networks of their own (as root), and mostly wait: they run beside the others.
+readonly NETWORKS=(health lab neighbours server_verb soak)
+# These load the kernel or take a core, or build: --quick leaves them out too.
+readonly MACHINES=(af_xdp bench filter pktgen steer)
+# With feature dpdk only.
+readonly DPDK=dpdk
+
 usage() {
-    cat <<'END'
-usage: scripts/test.sh [--help]
+    cat <<END
+usage: scripts/test.sh [--quick] [--help]
 
 Installs what is missing (scripts/setup.sh --dpdk), then checks the format, the lints and runs every test.
 Exit 0 only if all of it passed. As root it runs the tests on real networks too; without root these say that they were skipped.
+
+  --quick  only what needs no network and no kernel's help: it leaves out ${NETWORKS[*]}
+           ${MACHINES[*]} $DPDK; and the lints of these, of the benchmarks and of feature dpdk
 END
 }
 
+quick=''
 case ${1-} in
     '') ;;
+    --quick) quick=yes ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
 esac
 
 summary=()
 failed=0
+note() { summary+=("$(printf '%-8s %-7s %4d s' "$1" "$2" $((SECONDS - $3)))"); }
 step() {
     local name=$1 start=$SECONDS verdict=ok
     shift
     printf '\n== %s: %s\n' "$name" "$*"
     "$@" || { verdict=FAILED; failed=1; }
-    summary+=("$(printf '%-8s %-7s %4d s' "$name" "$verdict" $((SECONDS - start)))")
+    note "$name" "$verdict" "$start"
+}
+
+# `--test NAME` for each of the arguments.
+named() { printf -- '--test %s ' "$@"; }
+
+# All other tests, those of modules first.
+others() {
+    local file name
+    printf -- '--lib --bins '
+    for file in tests/*.rs tests/*/main.rs; do
+        name=${file#tests/} name=${name%.rs} name=${name%/main}
+        [[ " ${NETWORKS[*]} $DPDK $* " == *" $name "* ]] || named "$name"
+    done
+}
+
+# Tests wait more than they work: four at a time.
+run_tests() { cargo test --no-fail-fast "$@" -- --test-threads=4; }
+
+# The networks' tests, in the background: what they say comes at the end.
+both() {
+    local said start=$SECONDS verdict=ok networks
+    said=$(mktemp)
+    # shellcheck disable=SC2046
+    run_tests $(named "${NETWORKS[@]}") >"$said" 2>&1 &
+    networks=$!
+    trap 'kill $networks 2>/dev/null; rm -f "$said"' EXIT
+    # shellcheck disable=SC2046
+    step tests run_tests $(others)
+    wait $networks || { verdict=FAILED; failed=1; }
+    printf '\n== networks: %s\n' "${NETWORKS[*]}"
+    cat "$said"
+    note networks "$verdict" "$start"
+    rm -f "$said"
+    trap - EXIT
 }
 
 scripts/setup.sh --dpdk
 step format cargo fmt --check
-step lints cargo clippy --all-targets --features dpdk -- -D warnings
-# Without the feature, as most will build it; and then what only that port has. Tests wait more than they work: four at a time.
-step tests cargo test --no-fail-fast -- --test-threads=4
-step dpdk cargo test --no-fail-fast --features dpdk --test dpdk
+if [[ -n $quick ]]; then
+    # shellcheck disable=SC2046
+    step lints cargo clippy $(others "${MACHINES[@]}") -- -D warnings
+    # shellcheck disable=SC2046
+    step tests run_tests $(others "${MACHINES[@]}")
+else
+    step lints cargo clippy --all-targets --features dpdk -- -D warnings
+    # Without the feature, as most will build it; and then what only that port has.
+    step build cargo test --no-run
+    both
+    step dpdk run_tests --features dpdk --test dpdk
+fi
 
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -2,7 +2,7 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::echo::{Echo, round_trip};
-use crate::network::{ECHO, Lab, WEB, clients, eventually, lookup, one_each, say, write_config};
+use crate::network::{ECHO, HEALTH, Lab, WEB, clients, eventually, lookup, one_each, say, write_config};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,9 +22,7 @@ fn config(lab: &Lab, interface: &str, dpdk: &str) -> PathBuf {
 /// Has the servers of the first service checked at the cluster address.
 fn check_health(config: &Path) {
     let text = fs::read_to_string(config).unwrap();
-    let health =
-        "ports = [\"tcp/80\"]\n[service.health]\ntype = \"http\"\ninterval_ms = 200\ntimeout_ms = 150\nrise = 1\n";
-    fs::write(config, text.replacen("ports = [\"tcp/80\"]\n", health, 1)).unwrap();
+    fs::write(config, text.replacen("[[service.server]]", &format!("{HEALTH}[[service.server]]"), 1)).unwrap();
 }
 
 /// The dispatcher's own addresses go from its interface to a tap.

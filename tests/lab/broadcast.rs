@@ -2,8 +2,8 @@
 //! dispatcher would choose.
 
 use crate::echo::{Echo, round_trip};
-use crate::filters::{self, Filter, HEALTH, QUICK, configure, publish};
-use crate::network::{ECHO, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, one_each, say};
+use crate::filters::{self, Filter, QUICK, configure, publish};
+use crate::network::{ECHO, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, one_each, say};
 use crate::operator::{connected, surf_within};
 use crate::packets::learnt;
 use crate::reload::without_web3;
@@ -205,7 +205,7 @@ fn a_server_that_fails_loses_its_clients_and_gets_them_back() {
         lab.sh("web2", &format!("kill -9 {nginx} $(pgrep -P {nginx})"));
         let killed = Instant::now();
         eventually("its clients are served by others", || !lab.fetch_within(2, 0, &of_web2[..1])[0].1.is_empty());
-        // 5 x 200 ms for the checks, 600 ms until they are taken over; then a request that had no answer until then is sent anew.
+        // 4 x 400 ms for the checks, 900 ms until they are taken over; then a request that had no answer until then is sent anew.
         say(&format!("broadcast, nginx killed: its clients are served after {:.0?}", killed.elapsed()));
         eventually("all see it", || filters.iter().all(|filter| filter.state("web2") == "down"));
         eventually("each client has its next server", || lab.fetch_within(2, 0, &clients(0)) == without);
@@ -346,7 +346,7 @@ fn checks_begin_with_a_reload_and_those_by_icmp_with_a_start() {
         fs::write(lab.config(), &plain).unwrap();
         configure(lab, QUICK, health);
     };
-    let icmp = "[service.health]\ntype = \"icmp\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 5\n\n";
+    let icmp = "[service.health]\ntype = \"icmp\"\ninterval_ms = 400\ntimeout_ms = 400\nfall = 4\n\n";
     checked("");
     let web1 = Filter::start(lab, "web1");
     checked(icmp);

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -15,7 +16,7 @@ use crate::network::{Lab, PATIENCE, eventually};
 pub struct Dispatcher<'l> {
     lab: &'l Lab,
     child: Child,
-    said: Arc<Mutex<Vec<String>>>,
+    said: Heard,
     listener: JoinHandle<()>,
     counted: u64,
 }
@@ -31,8 +32,8 @@ impl<'l> Dispatcher<'l> {
         let mut command = run(lab, config);
         let mut child =
             command.arg("--json").args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let (listener, ready) = listen(child.stderr.take().unwrap(), Arc::clone(&said));
+        let said = Heard::default();
+        let (listener, ready) = listen(child.stderr.take().unwrap(), Arc::clone(&said.0));
         let started = ready.recv_timeout(PATIENCE);
         let dispatcher = Dispatcher { lab, child, said, listener, counted };
         assert!(started.is_ok(), "it does not become ready: {}", dispatcher.said());
@@ -45,7 +46,7 @@ impl<'l> Dispatcher<'l> {
 
     /// Its standard error up to now.
     pub fn said(&self) -> String {
-        self.said.lock().unwrap().join("\n")
+        self.said.text()
     }
 
     /// Waits until it says this.
@@ -65,7 +66,7 @@ impl<'l> Dispatcher<'l> {
         child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let status = child.wait().unwrap();
         listener.join().unwrap();
-        let said = said.lock().unwrap().join("\n");
+        let said = said.text();
         assert_eq!(status.code(), Some(0), "{said}");
         assert!(!is_attached(lab), "the program is detached when the process has ended");
         let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}: {stdout}"));
@@ -98,7 +99,7 @@ impl<'l> Dispatcher<'l> {
         eventually("it ends", || child.try_wait().unwrap().is_some());
         let output = child.wait_with_output().unwrap();
         listener.join().unwrap();
-        let said = said.lock().unwrap().join("\n");
+        let said = said.text();
         assert_eq!(output.status.code(), Some(1), "{said}");
         (said, serde_json::from_slice(&output.stdout).unwrap())
     }
@@ -124,12 +125,31 @@ fn driver_count(lab: &Lab) -> u64 {
     counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum()
 }
 
-fn listen(stderr: ChildStderr, said: Arc<Mutex<Vec<String>>>) -> (JoinHandle<()>, Receiver<()>) {
+/// What a process has said up to now: with the time of each line, where the test fails while it runs.
+#[derive(Default)]
+pub struct Heard(Arc<Mutex<Vec<(SystemTime, String)>>>);
+
+impl Heard {
+    fn text(&self) -> String {
+        self.0.lock().unwrap().iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
+    }
+}
+impl Drop for Heard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for (at, line) in self.0.lock().unwrap().iter() {
+                eprintln!("{:.3} it said: {line}", at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64());
+            }
+        }
+    }
+}
+
+fn listen(stderr: ChildStderr, said: Arc<Mutex<Vec<(SystemTime, String)>>>) -> (JoinHandle<()>, Receiver<()>) {
     let (tell, ready) = mpsc::channel();
     let listener = thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             let is_ready = line == "ready";
-            said.lock().unwrap().push(line);
+            said.lock().unwrap().push((SystemTime::now(), line));
             if is_ready {
                 let _ = tell.send(());
             }

@@ -1,24 +1,14 @@
 //! A server that fails, as its health checks see it, loses exactly its clients; when it returns, exactly they come back.
 
 use crate::dispatcher::Dispatcher;
-use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, write_config};
+use crate::network::{HEALTH, Lab, Pairs, WEB, clients, eventually, lookup, with_health, write_config};
 use std::fs;
 
-/// The lab's configuration with health checks, as fast as suits a test: a server is down after 5 x 200 ms and 150 ms, so that one
-/// which this machine kept from running for a moment is not.
+/// The lab's configuration with health checks.
 pub fn checked(lab: &Lab) -> std::path::PathBuf {
-    let health =
-        "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 5\n\n";
     let plain = fs::read_to_string(lab.config()).expect("the lab wrote it");
     let path = lab.file("checked.toml");
-    // Before the first server of each service.
-    let mut text = String::new();
-    for (at, service) in plain.split("[[service]]").enumerate() {
-        let service = service.replacen("[[service.server]]", &format!("{health}[[service.server]]"), 1);
-        text += if at == 0 { "" } else { "[[service]]" };
-        text += &service;
-    }
-    write_config(&path, &text);
+    write_config(&path, &with_health(&plain, HEALTH));
     path
 }
 

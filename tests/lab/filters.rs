@@ -11,23 +11,16 @@ use std::thread::{self, JoinHandle};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::network::{Lab, PATIENCE, SERVERS, eventually, succeed};
+use crate::network::{Lab, PATIENCE, SERVERS, eventually, succeed, with_health};
 
 /// What stands in the section of the filter besides the interface.
-pub const QUICK: &str = "hold_ms = 600\n";
-
-pub const HEALTH: &str =
-    "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 200\ntimeout_ms = 150\nfall = 5\n\n";
+pub const QUICK: &str = "hold_ms = 900\n";
 
 /// The lab's configuration, with `filter` in the section of the filter and `health` in each service, for every server.
 pub fn configure(lab: &Lab, filter: &str, health: &str) {
     let plain = fs::read_to_string(lab.config()).unwrap();
     let plain = plain.replacen("[filter]\n", &format!("[filter]\n{filter}"), 1);
-    let services = plain.split("[[service]]");
-    let text: Vec<String> = services
-        .map(|service| service.replacen("[[service.server]]", &format!("{health}[[service.server]]"), 1))
-        .collect();
-    publish(lab, &text.join("[[service]]"));
+    publish(lab, &with_health(&plain, health));
 }
 
 /// A configuration for every server: each has a socket and a state of its own.
@@ -121,6 +114,11 @@ impl<'l> Filter<'l> {
         servers.iter().find(|known| known["name"] == server).unwrap()["state"].as_str().unwrap().to_owned()
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// kill -9
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -129,7 +127,7 @@ impl<'l> Filter<'l> {
 
     /// Waits until it ends by itself, with an error. What it said.
     pub fn fail(mut self) -> String {
-        eventually("it ends", || self.child.try_wait().unwrap().is_some());
+        eventually("it ends", || self.has_ended());
         let code = self.child.wait().unwrap().code();
         self.listener.join().unwrap();
         let said = self.said.lock().unwrap().join("\n");

@@ -68,7 +68,7 @@ fn no_connection_breaks_when_the_dispatcher_loses_its_link_or_its_switch() {
             lab.ip("lan", cut);
             dispatcher.hear(said);
             eventually("it is shown", unchecked);
-            // Many times as long as it takes to find one server down.
+            // Longer than it takes to find all servers down, one by one.
             thread::sleep(Duration::from_secs(4));
             lab.ip("lan", mend);
         });

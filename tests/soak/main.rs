@@ -25,7 +25,7 @@ mod trouble;
 
 use dispatcher::Dispatcher;
 use model::Model;
-use network::{Lab, eventually, say};
+use network::{HEALTH, Lab, eventually, say, with_health};
 use std::env;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -33,8 +33,6 @@ use std::time::{Duration, Instant};
 use stop::Stop;
 use traffic::Traffic;
 use trouble::{Broadcast, Dispatched, Trouble};
-
-const CHECKS: &str = "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 200\ntimeout_ms = 150\nrise = 2\nfall = 5\n\n";
 
 /// Long downloads at any time, and clients that fetch a page again and again.
 const DOWNLOADS: usize = 40;
@@ -77,18 +75,7 @@ fn soak(lab: &Lab, mut trouble: impl Trouble) {
 fn configure(lab: &Lab) {
     let plain = std::fs::read_to_string(lab.config()).unwrap();
     let (head, _) = plain.split_once("[[service]]\nname = \"echo\"").expect("the echo services come last");
-    let text = head.replace("[[service]]", "\u{1}");
-    let text: String = text
-        .split('\u{1}')
-        .enumerate()
-        .map(|(at, part)| match at {
-            0 => part.to_owned(),
-            _ => {
-                format!("[[service]]{}", part.replacen("[[service.server]]", &format!("{CHECKS}[[service.server]]"), 1))
-            }
-        })
-        .collect();
-    std::fs::write(lab.config(), text).unwrap();
+    std::fs::write(lab.config(), with_health(head, HEALTH)).unwrap();
 }
 
 #[test]
