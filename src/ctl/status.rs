@@ -2,7 +2,7 @@
 
 use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
-use crate::control::admin::status::{CheckStatus, LatencyStatus, ServerStatus, ServiceStatus, Status, WorkerStatus};
+use crate::control::admin::status::{CheckStatus, LatencyStatus, PeerStatus, ServerStatus, ServiceStatus, Status, WorkerStatus};
 use crate::stats::summary::microseconds;
 use crate::verdict::Reason;
 use std::fmt::Write;
@@ -13,6 +13,7 @@ pub fn text(status: &Status) -> String {
     for worker in &status.workers {
         let _ = writeln!(text, "  {}", of_worker(worker));
     }
+    status.peers.iter().for_each(|peer| _ = writeln!(text, "  {}", of_peer(peer)));
     text += &frames(status);
     for service in &status.services {
         let _ = write!(text, "\n{}\n{}\n", heading(service), servers(service));
@@ -42,6 +43,15 @@ fn of_worker(worker: &WorkerStatus) -> String {
         pins => format!(", remembers {} of {} flows", count(*pins), count(*pins_most)),
     };
     format!("worker {worker} on core {core} {state}, received {}{pins}", count(*received))
+}
+
+fn of_peer(peer: &PeerStatus) -> String {
+    match (peer.trouble(), peer.heard, peer.heard_s) {
+        (Some(trouble), ..) => format!("NOTE: {trouble}"),
+        (None, true, _) => format!("the filter of {} is heard, and agrees", peer.server),
+        (None, false, Some(age)) => format!("the filter of {} is NOT HEARD: its last message came {} ago", peer.server, span(age)),
+        (None, false, None) => format!("the filter of {} is NOT HEARD", peer.server),
+    }
 }
 
 fn frames(status: &Status) -> String {

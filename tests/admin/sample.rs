@@ -28,6 +28,7 @@ pub fn status() -> Status {
         uptime_s: 273_912.5,
         config: "/etc/oneip/cluster.toml".to_owned(),
         interface: "eth1".to_owned(),
+        peers: Vec::new(),
         interface_up: Some(true),
         generation: 17,
         services: vec![service("web", "203.0.113.80", web, 0), service("dns", "203.0.113.53", dns, 1200)],
