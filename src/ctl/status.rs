@@ -2,7 +2,9 @@
 
 use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
-use crate::control::admin::status::{CheckStatus, LatencyStatus, PeerStatus, ServerStatus, ServiceStatus, Status, WorkerStatus};
+use crate::control::admin::status::{
+    CheckStatus, LatencyStatus, PeerStatus, ServerStatus, ServiceStatus, Status, WorkerStatus,
+};
 use crate::stats::summary::microseconds;
 use crate::verdict::Reason;
 use std::fmt::Write;
@@ -49,7 +51,9 @@ fn of_peer(peer: &PeerStatus) -> String {
     match (peer.trouble(), peer.heard, peer.heard_s) {
         (Some(trouble), ..) => format!("NOTE: {trouble}"),
         (None, true, _) => format!("the filter of {} is heard, and agrees", peer.server),
-        (None, false, Some(age)) => format!("the filter of {} is NOT HEARD: its last message came {} ago", peer.server, span(age)),
+        (None, false, Some(age)) => {
+            format!("the filter of {} is NOT HEARD: its last message came {} ago", peer.server, span(age))
+        }
         (None, false, None) => format!("the filter of {} is NOT HEARD", peer.server),
     }
 }

@@ -169,7 +169,6 @@ fn read(mut rest: &[u8]) -> Option<(Report, Number)> {
     let server = String::from_utf8(name.to_vec()).ok()?;
     let unheard = (0..u16::from_le_bytes(take(rest)?)).map(|_| word(rest)).collect::<Option<_>>()?;
 
-
     let remarks = (0..u16::from_le_bytes(take(rest)?)).map(|_| Some((word(rest)?, Remark(take::<1>(rest)?[0]))));
     let remarks = remarks.collect::<Option<_>>()?;
     rest.is_empty().then_some((Report { server, digests, unheard, remarks }, number))

@@ -26,9 +26,7 @@ use super::beacon::{Cipher, Id, Number, Remark, Report, Stranger};
 use super::digest::Digests;
 use crate::control::admin::status::PeerStatus;
 use crate::control::membership::peers::{Hearsay, Hearsays, Seen};
-use crate::limits::{
-    BEACON_LEAST, BEACON_MOST, BEACON_SERVER, PEER_DIFFERS, PEER_LEASE, PEER_SILENCE, SILENT_BEACONS,
-};
+use crate::limits::{BEACON_LEAST, BEACON_MOST, BEACON_SERVER, PEER_DIFFERS, PEER_LEASE, PEER_SILENCE, SILENT_BEACONS};
 
 /// The times that the filters of a cluster keep.
 #[derive(Clone, Copy, Debug)]
@@ -194,9 +192,8 @@ impl Peers {
             });
         }
         let mut others = self.others.keys().filter(|other| *other != name);
-        let witness = others.find(|other| {
-            self.agreeing(other, times, now).is_some_and(|report| !report.remark(id).has(Remark::RESTS))
-        });
+        let witness = others
+            .find(|other| self.agreeing(other, times, now).is_some_and(|report| !report.remark(id).has(Remark::RESTS)));
         witness.map(|witness| Hearsay::Serves(format!("{witness} says that it serves")))
     }
 
@@ -254,7 +251,8 @@ impl Peers {
         };
         let since = *self.counted_out.entry(service.to_owned()).or_insert(now);
         let is_long = now >= since + 2 * times.beacon;
-        is_long.then(|| format!("{name} does not hear this filter (UDP), takes this server for down and has its clients"))
+        is_long
+            .then(|| format!("{name} does not hear this filter (UDP), takes this server for down and has its clients"))
     }
 
     /// The same: most others find by their checks that it has failed.

@@ -42,19 +42,22 @@ impl Answers {
         kill_process(Pid::from_child(&self.tcpdump), Signal::INT).unwrap();
         self.tcpdump.wait().unwrap();
         let mut capture = PcapReader::new(File::open(&self.file).unwrap()).unwrap();
-        let mut servers: BTreeMap<(IpAddr, u16), BTreeSet<[u8; 6]>> = BTreeMap::new();
+        let mut servers: BTreeMap<(IpAddr, u16, u32), BTreeSet<[u8; 6]>> = BTreeMap::new();
         while let Some(packet) = capture.next_packet() {
             let packet = packet.unwrap();
             let frame = LaxSlicedPacket::from_ethernet(&packet.data).unwrap();
-            let (Some(LinkSlice::Ethernet2(link)), Some(TransportSlice::Tcp(tcp))) = (&frame.link, &frame.transport) else {
+            let (Some(LinkSlice::Ethernet2(link)), Some(TransportSlice::Tcp(tcp))) = (&frame.link, &frame.transport)
+            else {
                 panic!("tcpdump selects TCP")
             };
             let Some(LaxNetSlice::Ipv4(ip)) = &frame.net else { panic!("tcpdump selects IPv4") };
-            let client = (ip.header().destination_addr().into(), tcp.destination_port());
+            // A client may have the same port again, but not for the same SYN.
+            let client = ip.header().destination_addr().into();
+            let client = (client, tcp.destination_port(), tcp.acknowledgment_number());
             servers.entry(client).or_default().insert(link.source());
         }
         let by_two = servers.iter().filter(|(_, servers)| servers.len() > 1);
-        let by_two = by_two.map(|((client, port), servers)| format!("{client}:{port} by {servers:02x?}"));
+        let by_two = by_two.map(|((client, port, _), servers)| format!("{client}:{port} by {servers:02x?}"));
         (servers.len(), by_two.collect())
     }
 }
@@ -131,7 +134,10 @@ fn a_server_whose_link_flaps_takes_nobody_from_the_others() {
 
 /// What web1 would get from web2 is lost, whatever it is.
 fn make_deaf(lab: &Lab) {
-    lab.sh("web1", "nft 'table ip deaf { chain input { type filter hook input priority 0; ip saddr 192.0.2.12 drop; }; }'");
+    lab.sh(
+        "web1",
+        "nft 'table ip deaf { chain input { type filter hook input priority 0; ip saddr 192.0.2.12 drop; }; }'",
+    );
 }
 
 fn make_hear(lab: &Lab) {
@@ -246,7 +252,11 @@ fn another_key_and_other_servers_are_noticed() {
     eventually("the key", || ready(web1).contains("the filter of web2 has another hash_key"));
     eventually("the servers", || ready(web1).contains("the filter of web3 has another configuration"));
     eventually("it is logged", || web1.said().contains("WARN") && web1.said().contains("web2 has another hash_key"));
-    assert!(web1.ctl(&["status"]).contains("NOTE: the filter of web2 has another hash_key"), "{}", web1.ctl(&["status"]));
+    assert!(
+        web1.ctl(&["status"]).contains("NOTE: the filter of web2 has another hash_key"),
+        "{}",
+        web1.ctl(&["status"])
+    );
     let metrics = web1.ctl(&["metrics"]);
     assert!(metrics.contains("oneip_filter_peer_agrees{server=\"web2\"} 0"), "{metrics}");
     assert!(metrics.contains("oneip_filter_peer_heard{server=\"web2\"} 0"), "{metrics}");
