@@ -47,15 +47,17 @@ fn of_worker(worker: &WorkerStatus) -> String {
     format!("worker {worker} on core {core} {state}, received {}{pins}", count(*received))
 }
 
+/// How the filter of another server stands to this one.
 fn of_peer(peer: &PeerStatus) -> String {
-    match (peer.trouble(), peer.heard, peer.heard_s) {
-        (Some(trouble), ..) => format!("NOTE: {trouble}"),
-        (None, true, _) => format!("the filter of {} is heard, and agrees", peer.server),
-        (None, false, Some(age)) => {
-            format!("the filter of {} is NOT HEARD: its last message came {} ago", peer.server, span(age))
-        }
-        (None, false, None) => format!("the filter of {} is NOT HEARD", peer.server),
-    }
+    let PeerStatus { server, heard, heard_s, differs } = peer;
+    let heard = match (heard, heard_s) {
+        (true, _) => "is heard".to_owned(),
+        (false, Some(age)) => format!("is NOT HEARD: its last message came {} ago", span(*age)),
+        (false, None) => "is NOT HEARD".to_owned(),
+    };
+    let troubles = peer.troubles().map(|trouble| format!("\n  NOTE: {trouble}"));
+    let agrees = if peer.heard && differs.is_empty() { ", and agrees" } else { "" };
+    format!("the filter of {server} {heard}{agrees}{}", troubles.collect::<String>())
 }
 
 fn frames(status: &Status) -> String {

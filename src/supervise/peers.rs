@@ -170,9 +170,9 @@ impl Speaker {
             let server = &agreement.server;
             let before = before.iter().find(|before| before.server == *server);
             if before.is_some_and(|before| before.differs != agreement.differs) {
-                match PeerStatus::from(agreement).trouble() {
-                    Some(trouble) => tracing::warn!("{trouble}"),
-                    None => tracing::info!("the filter of {server} agrees with this one again"),
+                PeerStatus::from(agreement).troubles().for_each(|trouble| tracing::warn!("{trouble}"));
+                if agreement.differs.is_empty() {
+                    tracing::info!("the filter of {server} agrees with this one again");
                 }
             }
             let serves = seen.iter().any(|one| one.server == *server && one.serves);

@@ -7,6 +7,11 @@ use crate::reload::without_web3;
 use crate::restart::browse;
 use crate::stop::Stop;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use oneip::control::config;
+use oneip::filter::{Generation, Interface};
+use oneip::table::cluster::Cluster;
 use pcap_file::pcap::PcapReader;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet};
@@ -267,8 +272,48 @@ fn another_key_and_other_servers_are_noticed() {
     filters[1..].iter().for_each(|filter| drop(filter.ctl(&["reload"])));
     eventually("they agree", || ready(web1) == "ok\n");
     web1.ctl(&["weight", "web3", "2"]);
-    eventually("orders differ", || ready(web1).contains("the filter of web2 has other orders of an operator"));
+    eventually("orders differ", || ready(web1).contains("the filter of web2 has other orders"));
     filters[1..].iter().for_each(|filter| drop(filter.ctl(&["weight", "web3", "2"])));
     eventually("they agree", || ready(web1) == "ok\n");
+    stop(filters);
+}
+
+/// The program of another process, which has no clients at all, in the place of the one on a server.
+fn replace_program(lab: &Lab, server: &str) {
+    lab.inside(server, || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        umount2("/sys", MntFlags::MNT_DETACH).unwrap();
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
+        let interface = Interface::read("lan0").unwrap();
+        let plan = config::load(&lab.config()).unwrap().plan;
+        let mut other = oneip::filter::Filter::load(interface.mac).unwrap();
+        other.publish(&Generation::compile(&Cluster::new(&plan), "stranger")).unwrap();
+        assert!(other.attach(&interface, (None, &lab.file("bpf"))).unwrap().taken_over);
+    });
+}
+
+#[test]
+fn a_filter_that_is_not_on_its_interface_any_more_says_so_and_others_take_its_clients() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    configure(lab, QUICK, HEALTH);
+    let mut filters = filters::start(lab);
+    let before = settled(lab);
+    let without = lookup(&lab.config(), WEB[0], &clients(0), &["--down", "web1"]);
+    assert_eq!(filters[0].get("/healthz"), "ok\n");
+    replace_program(lab, "web1");
+    eventually("it is noticed", || filters[0].get("/healthz") != "ok\n");
+    let said = filters[0].get("/healthz");
+    assert!(said.starts_with("somebody has taken the filter off lan0, and XDP program "), "{said}");
+    assert!(said.contains("is there: this server has no clients; start `oneip filter` again"), "{said}");
+    eventually("others have its clients", || lab.fetch_within(2, 0, &clients(0)) == without);
+    let logged = filters[0].said().matches("somebody has taken the filter off lan0").count();
+    assert_eq!(logged, 1, "{}", filters[0].said());
+
+    filters.remove(0).stop();
+    filters.insert(0, Filter::start(lab, "web1"));
+    eventually("it has its clients again", || lab.fetch_within(2, 0, &clients(0)) == before);
+    assert_eq!(filters[0].get("/healthz"), "ok\n");
     stop(filters);
 }

@@ -1,6 +1,6 @@
 //! The verdicts of `/healthz` and `/readyz`: fine, or why not, a line a reason.
 
-use super::status::{ServerStatus, Status};
+use super::status::{PeerStatus, ServerStatus, Status};
 use crate::limits::UNCHECKED_MOST;
 use crate::stats::figures::Figures;
 
@@ -49,7 +49,7 @@ pub fn ready(status: &Status) -> Result<(), String> {
         long.then(|| format!("service {name} has no server that could be checked for {seconds:.0} s: {why}\n"))
     });
     // A start anew does not mend it, so it is not `healthy`'s.
-    let differing = status.peers.iter().filter_map(|peer| Some(peer.trouble()? + "\n"));
+    let differing = status.peers.iter().flat_map(PeerStatus::troubles).map(|trouble| trouble + "\n");
     verdict(reasons.chain(differing).collect())
 }
 

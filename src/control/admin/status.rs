@@ -58,16 +58,20 @@ pub struct PeerStatus {
 
 impl PeerStatus {
     /// What is wrong between the two, and what to do.
-    pub fn trouble(&self) -> Option<String> {
-        let each = self.differs.iter().map(|differs| match differs.as_str() {
-            "configuration" => "another configuration (services, servers or weights): give both the same, and reload",
-            "orders" => "other orders of an operator: give both the same by `oneip ctl`",
-            "key" => "another hash_key: give both the same, and reload",
-            _ => "another version of oneip: update one of them",
-        });
-        let each: Vec<&str> = each.collect();
-        let than = "than this one, so that two servers may answer a client, or none";
-        (!each.is_empty()).then(|| format!("the filter of {} has {} ({than})", self.server, each.join("; and ")))
+    pub fn troubles(&self) -> impl Iterator<Item = String> {
+        self.differs.iter().map(|differs| {
+            let (what, then) = match differs.as_str() {
+                "configuration" => (
+                    "another configuration than this one",
+                    "give both the same services, servers and weights, and reload",
+                ),
+                "orders" => ("other orders than this one", "give both the same by oneip ctl"),
+                "key" => ("another hash_key than this one", "give both the same, and reload"),
+                _ => ("another version of oneip than this one", "update one of them"),
+            };
+            let server = &self.server;
+            format!("the filter of {server} has {what}, so that two servers may answer a client, or none: {then}")
+        })
     }
 }
 
