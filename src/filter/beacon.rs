@@ -183,3 +183,37 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 fn word(rest: &mut &[u8]) -> Option<u64> {
     take(rest).map(u64::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whoever has the key may be another version.
+        #[test]
+        fn whatever_is_in_a_message_it_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            read(&bytes);
+            let mut whole = bytes;
+            if let Some(len) = whole.get_mut(32) {
+                *len %= 8;
+            }
+            read(&whole);
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_left_out() {
+        let cipher = Cipher::new(HashKey([7; 16]));
+        let report = Report {
+            server: "s".repeat(63),
+            unheard: (0..10_000).collect(),
+            remarks: (0..10_000).map(|id| (id, Remark::OUT)).collect(),
+            ..Report::default()
+        };
+        let message = cipher.seal(&report, Number { run: 1, count: 1 });
+        assert!(message.len() <= BEACON_BYTES, "{}", message.len());
+        let (read, _) = cipher.open(&message).expect("it is whole");
+        assert!(read.unheard.len() > 3000 && read.remarks.len() > 3000 && read.server == report.server);
+    }
+}

@@ -85,7 +85,9 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     if ended.is_ok() && Filter::is_left(&interface, &pins)? {
         let (name, file) = (&interface.name, config.display());
         let stays = format!(
-            "the filter stays on {name} and goes on by its last table; `oneip filter -c {file} --detach` takes it off"
+            "the filter stays on {name} and goes on by its last table; what it has for other servers it lets go after {} s; \
+             `oneip filter -c {file} --detach` takes it off",
+            FILTER_LEASE.as_secs()
         );
         say(&stays, json);
     }
@@ -135,6 +137,8 @@ fn greeting(plan: &Plan, server: &str, interface: &Interface, attachment: Attach
     let how = if taken_over { ", taken over from the process before" } else { "" };
     let mut text = format!("oneip {}\n  interface  {name}, {mac}, {mode}{how}\n", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(text, "  filter     keeps the clients of server {server}");
+    let port = plan.filter.as_ref().map_or(plan::Filter::PORT, |filter| filter.port);
+    let _ = writeln!(text, "  filters    speak to each other on UDP port {port} of the servers' primary addresses");
     text += &super::services(plan);
     let hold = succession::hold(plan).as_millis();
     let _ = writeln!(text, "  table      generation 1; takes over what others give up {hold} ms later");

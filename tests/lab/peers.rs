@@ -137,6 +137,42 @@ fn a_server_whose_link_flaps_takes_nobody_from_the_others() {
     stop(filters);
 }
 
+/// Its carrier stays, but nothing comes or goes. It cannot know whether it or all others are gone, and keeps its own clients, which
+/// the others take over; nobody else's are touched, while the port is closed nor when it is open again.
+#[test]
+fn a_server_whose_port_on_the_bridge_is_closed_and_opened_takes_nobody_from_the_others() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    configure(lab, QUICK, HEALTH);
+    let filters = filters::start(lab);
+    let before = settled(lab);
+    let without = lookup(&lab.config(), WEB[0], &clients(0), &["--down", "web2"]);
+    let answers = Answers::record(lab);
+    let stop_ = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let when_done = Stop(stop_);
+        let others = of(&before, "web1", 20).into_iter().chain(of(&before, "web3", 20));
+        let browsers: Vec<_> = others.map(|client| scope.spawn(move || browse(lab, 0, &client, stop_))).collect();
+        let others =
+            before.iter().filter(|(_, has)| has != "web2").map(|(client, _)| client.clone()).collect::<Vec<_>>();
+        let caller = scope.spawn(move || call(lab, &others, stop_));
+        for _ in 0..2 {
+            lab.sh("lan", "bridge link set dev web2 state 0");
+            eventually("its clients have others", || lab.fetch_within(2, 0, &clients(0)) == without);
+            eventually("it is cut off", || filters[1].said().contains("no server answers"));
+            lab.sh("lan", "bridge link set dev web2 state 3");
+            eventually("it has its clients again", || lab.fetch_within(2, 0, &clients(0)) == before);
+        }
+        drop(when_done);
+        assert!(browsers.into_iter().all(|browser| browser.join().unwrap().0 > 20), "nobody else's connection breaks");
+        assert!(caller.join().unwrap() > 100);
+    });
+    let (answered, by_two) = answers.stop();
+    let of_web2 = of(&before, "web2", usize::MAX);
+    let touched = by_two.iter().filter(|by| !of_web2.iter().any(|client| by.starts_with(&format!("{client}:"))));
+    assert!(answered > 300 && touched.clone().count() == 0, "{:#?}", touched.collect::<Vec<_>>());
+    stop(filters);
+}
+
 /// What web1 would get from web2 is lost, whatever it is.
 fn make_deaf(lab: &Lab) {
     lab.sh(
