@@ -60,7 +60,9 @@ impl Membership {
         }
         self.hearsays = hearsays;
         let services = 0..self.plan.services.len();
-        services.fold(false, |moved, service| self.judge(service, None) | moved).then_some(News::Table)
+        let moved = services.fold(false, |moved, service| self.judge(service, None) | moved);
+        self.note();
+        moved.then_some(News::Table)
     }
 
     /// All servers but those that are leaving, as they are seen from `me`.
