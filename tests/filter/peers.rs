@@ -218,28 +218,27 @@ impl World {
     }
 }
 
-/// Two that answer one client do so for no longer than it takes to learn of it, where one of them can.
+/// Two that answer one client do so for no longer than the hold, where one of them can know.
 fn never_two(servers: usize, seed: u64) -> (usize, usize) {
     let mut random = Random(seed);
     let mut world = World::new(servers);
-    let mut both: Vec<Vec<Duration>> = vec![vec![Duration::ZERO; servers]; servers];
+    let pairs: Vec<(usize, usize)> = (0..servers * servers)
+        .map(|pair| (pair / servers, pair % servers))
+        .filter(|(one, other)| one != other)
+        .collect();
+    let mut both = vec![Duration::ZERO; pairs.len()];
     let (mut taken, mut blind) = (0, 0);
     for _ in 0..60 {
         world.change(&mut random);
         for _ in 0..50 + random.word() % 400 {
             world.step(&mut random);
-            for one in 0..servers {
-                for other in (0..servers).filter(|other| *other != one) {
-                    taken += usize::from(world.has_of(one, other));
-                    let two = world.has_of(one, other) && world.answers(other);
-                    blind += usize::from(two && !world.may_know(one, other));
-                    let time = &mut both[one][other];
-                    *time = if two && world.may_know(one, other) { *time + STEP } else { Duration::ZERO };
-                    assert!(
-                        *time <= HOLD,
-                        "seed {seed}: {one} has clients of {other}, which answers too, for {time:?}"
-                    );
-                }
+            for ((one, other), time) in pairs.iter().zip(&mut both) {
+                let (has, may_know) = (world.has_of(*one, *other), world.may_know(*one, *other));
+                let two = has && world.answers(*other);
+                taken += usize::from(has);
+                blind += usize::from(two && !may_know);
+                *time = if two && may_know { *time + STEP } else { Duration::ZERO };
+                assert!(*time <= HOLD, "seed {seed}: {one} has clients of {other}, which answers too, for {time:?}");
             }
         }
     }
@@ -248,7 +247,7 @@ fn never_two(servers: usize, seed: u64) -> (usize, usize) {
 
 #[test]
 fn two_never_answer_for_longer_than_it_takes_to_learn_of_it() {
-    let sums = (0..120).map(|seed| never_two(2 + seed as usize % 4, seed + 1));
+    let sums = (0..60).map(|seed| never_two(2 + seed as usize % 4, seed + 1));
     let (taken, blind) = sums.fold((0, 0), |(taken, blind), (t, b)| (taken + t, blind + b));
     assert!(
         taken > 10_000 && blind > 100,
@@ -330,7 +329,7 @@ fn two_that_count_each_other_in_never_have_the_same_client() {
         for _ in 0..200 {
             let owners: Vec<(Vec<bool>, Vec<Option<u16>>)> = (0..2)
                 .map(|_| {
-                    let up: Vec<bool> = (0..SERVERS).map(|_| random.word() % 2 == 0).collect();
+                    let up: Vec<bool> = (0..SERVERS).map(|_| random.word().is_multiple_of(2)).collect();
                     let mut cluster = Cluster::new(&plan);
                     up.iter().enumerate().for_each(|(at, up)| _ = cluster.set_up(&name(at), *up));
                     let table = cluster.service(0);
