@@ -48,6 +48,34 @@ pub const MAX_HOLDS: usize = 8;
 /// A filter's table that could not be published is tried again after this.
 pub const FILTER_RETRY: Duration = Duration::from_secs(1);
 
+/// How often a filter tells the others how it is: an eighth of `hold_ms` within these bounds, and longer by `BEACON_SERVER` for each
+/// of them.
+pub const BEACON_LEAST: Duration = Duration::from_millis(50);
+
+pub const BEACON_MOST: Duration = Duration::from_millis(500);
+
+pub const BEACON_SERVER: Duration = Duration::from_millis(1);
+
+/// A filter that says nothing for so many times as long, and at least `PEER_SILENCE`, is not heard any more.
+pub const SILENT_BEACONS: u32 = 4;
+
+pub const PEER_SILENCE: Duration = Duration::from_secs(1);
+
+/// How long the program of a filter keeps clients that are other servers' by first choice, without its process. Restarts are shorter.
+pub const FILTER_LEASE: Duration = Duration::from_secs(8);
+
+/// How long a filter waits for one that it does not hear: by then those clients have lapsed.
+pub const PEER_LEASE: Duration = Duration::from_secs(10);
+
+/// What two filters differ in for so long is told. A reload of all servers, one after another, is shorter.
+pub const PEER_DIFFERS: Duration = Duration::from_secs(10);
+
+/// Messages of filters that are read before anything else is done.
+pub const PEER_MESSAGES: usize = 64;
+
+/// Largest message from filter to filter. Fragmented, it has room for what is to be said of 6,000 servers of services.
+pub const BEACON_BYTES: usize = 60_000;
+
 /// Services that a filter counts frames of, those that a reload removed included.
 pub const FILTER_ACCOUNTS: u32 = 2 * MAX_SERVICES as u32;
 
@@ -327,6 +355,9 @@ const _: () = {
     assert!(
         METRICS_EXCHANGE.as_secs() > (3 * ADMIN_PATIENCE.as_secs()) + ORDER_MOST.as_secs() + FIGURES_MOST.as_secs()
     );
+    assert!(FILTER_LEASE.as_millis() > PEER_SILENCE.as_millis());
+    assert!(PEER_LEASE.as_millis() >= FILTER_LEASE.as_millis() + BEACON_MOST.as_millis() + 1000, "1,000 servers");
+    assert!(BEACON_BYTES < 65_507, "a message is one datagram");
     assert!(FLAP_HOLD_FIRST.as_millis() <= FLAP_HOLD_LAST.as_millis());
     assert!(NEIGHBOUR_RETRY_FIRST.as_millis() <= NEIGHBOUR_RETRY_LAST.as_millis());
     assert!(NEIGHBOUR_RETRY_LAST.as_millis() < NEIGHBOUR_REFRESH.as_millis());

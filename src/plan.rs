@@ -60,6 +60,8 @@ pub struct Filter {
     pub xdp: Option<Xdp>,
     /// A folder on a BPF file system, in which the program is kept when the process has ended.
     pub pins: PathBuf,
+    /// The UDP port on which the filters of the servers speak to each other.
+    pub port: u16,
 }
 
 /// Where an XDP program runs.
@@ -73,6 +75,7 @@ pub enum Xdp {
 
 impl Filter {
     pub const PINS: &str = "/sys/fs/bpf/oneip";
+    pub const PORT: u16 = 7480;
 }
 
 /// How a running dispatcher or filter is asked and watched.

@@ -90,8 +90,11 @@ struct service {
 /* Every client moves. */
 #define ALL_MOVE 2
 
-/* Whose a slot is. Where clients move: who has their connections, and NOBODY where none move. */
-enum owner { NOBODY, MINE, THEIRS };
+/*
+ * Whose a slot is. LENT: this server's, but the first choice of another one, which may come back: it is this server's as
+ * long as the lease is renewed. Where clients move: who has their connections, and NOBODY where none move.
+ */
+enum owner { NOBODY, MINE, THEIRS, LENT };
 
 struct cells {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -109,6 +112,14 @@ struct {
 	__uint(value_size, sizeof(__u32));
 	__array(values, struct cells);
 } table SEC(".maps");
+
+/* Until when slots that are LENT are this server's, by bpf_ktime_get_ns. A process that hangs does not renew it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} lease SEC(".maps");
 
 /* Bounds and numbers of src/wire; <linux/in.h> and <linux/icmp.h> include what this target does not have. */
 #define MAX_EXTENSION_HEADERS 8
@@ -589,6 +600,13 @@ INLINE __u32 follow(struct xdp_md *ctx, const struct packet *packet, const struc
 	return owner == MINE ? THEIRS : owner;
 }
 
+INLINE int is_leased(void)
+{
+	__u32 zero = 0;
+	__u64 *until = bpf_map_lookup_elem(&lease, &zero);
+	return until && bpf_ktime_get_ns() < *until;
+}
+
 /* path::select::input, and who gets the client. */
 INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, const struct service *service,
 		    const struct packet *packet, const struct flow *flow)
@@ -603,6 +621,12 @@ INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, cons
 		owner = at_slot(map, service->owners, slot);
 		if (service->moves)
 			keeper = at_slot(map, service->moves, slot);
+	}
+	if (owner == LENT) {
+		owner = MINE;
+		/* Whose they are may be back. What was begun here stays while its socket does. */
+		if (!is_leased())
+			owner = keeper = THEIRS;
 	}
 	if (service->flags & ALL_MOVE)
 		keeper = owner;

@@ -9,10 +9,12 @@ use std::time::Duration;
 pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
     let mut keys = Vec::new();
     let mut differ = |differ: bool, key: &'static str| keys.extend(differ.then_some(key));
-    let place =
-        |plan: &Plan| plan.filter.as_ref().map(|filter| (filter.interface.clone(), filter.xdp, filter.pins.clone()));
+    let place = |plan: &Plan| {
+        let filter = plan.filter.as_ref();
+        filter.map(|filter| (filter.interface.clone(), filter.xdp, filter.pins.clone(), filter.port))
+    };
     match (&old.dispatcher, &new.dispatcher) {
-        _ if side == Side::Server => differ(place(old) != place(new), "[filter] interface, xdp or pins"),
+        _ if side == Side::Server => differ(place(old) != place(new), "[filter] interface, xdp, pins or port"),
         (Some(old), Some(new)) => {
             differ(old.interface != new.interface, "[dispatcher] interface");
             differ(old.engine != new.engine, "[dispatcher] engine");

@@ -7,6 +7,7 @@ use crate::limits::INTERFACE_LOOK;
 use crate::plan::Mac;
 use futures::TryStreamExt;
 use rtnetlink::Handle;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use rustix::io::Errno;
 use std::fs;
 use std::io;
@@ -38,6 +39,7 @@ pub struct InterfaceWatch {
     has_more_queues: bool,
     /// As it was seen last.
     seen: Link,
+    program: Option<u32>,
     looks: Interval,
 }
 
@@ -55,7 +57,7 @@ impl InterfaceWatch {
         let (index, seen) = found.ok_or_else(|| InterfaceError::Gone { interface: name.to_owned() })?;
         let mut looks = interval(INTERFACE_LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(InterfaceWatch { requests, index, mac, queues, has_more_queues: false, seen, looks })
+        Ok(InterfaceWatch { requests, index, mac, queues, has_more_queues: false, seen, program: None, looks })
     }
 
     pub fn name(&self) -> &str {
@@ -67,7 +69,12 @@ impl InterfaceWatch {
         self.seen.up
     }
 
-    /// Waits until its link comes or goes. Looks once a second, and so misses nothing that lasts, whatever becomes of
+    /// The number of the XDP program that was attached when it was looked last.
+    pub fn program(&self) -> Option<u32> {
+        self.program
+    }
+
+    /// Waits until its link comes or goes, or another XDP program is attached. Looks once a second, and so misses nothing that lasts, whatever becomes of
     /// notifications. Cancel-safe.
     ///
     /// # Errors
@@ -76,7 +83,7 @@ impl InterfaceWatch {
         loop {
             self.looks.tick().await;
             let interface = self.seen.name.clone();
-            let link = match self.look().await {
+            let (link, program) = match self.look().await {
                 Ok(link) => link,
                 Err(error) if is(&error, Errno::NODEV) => return Err(InterfaceError::Gone { interface }),
                 Err(error) => {
@@ -87,10 +94,10 @@ impl InterfaceWatch {
             if let Some(is) = link.mac.filter(|is| *is != self.mac) {
                 return Err(InterfaceError::Readdressed { interface, was: self.mac, is });
             }
-            let was_up = self.seen.up;
-            self.seen = link;
+            let was = (self.seen.up, self.program);
+            (self.seen, self.program) = (link, program);
             self.count_queues();
-            if self.seen.up != was_up {
+            if (self.seen.up, self.program) != was {
                 return Ok(());
             }
         }
@@ -109,13 +116,22 @@ impl InterfaceWatch {
         self.has_more_queues = has_more;
     }
 
-    async fn look(&self) -> io::Result<Link> {
+    async fn look(&self) -> io::Result<(Link, Option<u32>)> {
         let mut answers = self.requests.link().get().match_index(self.index).execute().map_err(to_io);
-        let message = answers.try_next().await?;
-        let (_, link) =
-            message.and_then(|message| links::read(&message)).ok_or_else(|| io::Error::other("no answer"))?;
-        Ok(link)
+        let message = answers.try_next().await?.ok_or_else(|| io::Error::other("no answer"))?;
+        let (_, link) = links::read(&message).ok_or_else(|| io::Error::other("no answer"))?;
+        Ok((link, program(&message)))
     }
+}
+
+fn program(message: &LinkMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(facts) => facts.iter().find_map(|fact| match fact {
+            LinkXdp::ProgId(number) => Some(*number),
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 fn receive_queues(interface: &str) -> io::Result<usize> {

@@ -2,7 +2,9 @@
 
 use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
-use crate::control::admin::status::{CheckStatus, LatencyStatus, ServerStatus, ServiceStatus, Status, WorkerStatus};
+use crate::control::admin::status::{
+    CheckStatus, LatencyStatus, PeerStatus, ServerStatus, ServiceStatus, Status, WorkerStatus,
+};
 use crate::stats::summary::microseconds;
 use crate::verdict::Reason;
 use std::fmt::Write;
@@ -13,6 +15,7 @@ pub fn text(status: &Status) -> String {
     for worker in &status.workers {
         let _ = writeln!(text, "  {}", of_worker(worker));
     }
+    status.peers.iter().for_each(|peer| _ = writeln!(text, "  {}", of_peer(peer)));
     text += &frames(status);
     for service in &status.services {
         let _ = write!(text, "\n{}\n{}\n", heading(service), servers(service));
@@ -42,6 +45,19 @@ fn of_worker(worker: &WorkerStatus) -> String {
         pins => format!(", remembers {} of {} flows", count(*pins), count(*pins_most)),
     };
     format!("worker {worker} on core {core} {state}, received {}{pins}", count(*received))
+}
+
+/// How the filter of another server stands to this one.
+fn of_peer(peer: &PeerStatus) -> String {
+    let PeerStatus { server, heard, heard_s, differs } = peer;
+    let heard = match (heard, heard_s) {
+        (true, _) => "is heard".to_owned(),
+        (false, Some(age)) => format!("is NOT HEARD: its last message came {} ago", span(*age)),
+        (false, None) => "is NOT HEARD".to_owned(),
+    };
+    let troubles = peer.troubles().map(|trouble| format!("\n  NOTE: {trouble}"));
+    let agrees = if peer.heard && differs.is_empty() { ", and agrees" } else { "" };
+    format!("the filter of {server} {heard}{agrees}{}", troubles.collect::<String>())
 }
 
 fn frames(status: &Status) -> String {

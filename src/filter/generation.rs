@@ -31,6 +31,8 @@ enum Owner {
     Nobody = 0,
     Mine = 1,
     Theirs = 2,
+    /// This server's as long as the lease is renewed, because it is the first choice of another one.
+    Lent = 3,
 }
 
 /// A complete table for one server.
@@ -91,8 +93,12 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: 
     };
     let had: Vec<Option<&Places>> = terms.had.iter().map(|view| view.places(name, &table)).collect();
     let had_all = |has: &dyn Fn(&Places) -> bool| had.iter().all(|places| places.is_some_and(has));
+    // By remainder it is not the slot that says whose a client is while all are up.
+    let firsts = cluster.first_choices(id);
+    let is_lent = |slot: usize| table.remainders().is_some() || Some(firsts[slot]) != me;
     let by_slot = |(slot, owner): (usize, &u16)| match whose(owner) {
         Owner::Mine if !had_all(&|places| places.has_slot(slot)) => Owner::Theirs,
+        Owner::Mine if is_lent(slot) => Owner::Lent,
         owner => owner,
     };
     let owners = slots.add(table.owners().iter().enumerate().map(by_slot));

@@ -7,14 +7,19 @@
 //! - `generation`: what the program decides by, compiled of a `table::cluster::Cluster` for one server; (`directory`: the
 //!   part of it that finds the service)
 //! - `succession`: when the server takes over what it gets by a change (`view`: and what that is)
+//! - `peers`: who takes clients, by what the filters of all servers tell each other (`beacon`: their messages; `digest`: whether
+//!   they decide by the same)
 //! - `link`: the program on the interface, where it stays when this process is gone
 //! - `error`: what can be in the way, and what to do about it
 
+pub mod beacon;
+pub mod digest;
 mod directory;
 mod error;
 mod generation;
 mod interface;
 mod link;
+pub mod peers;
 pub mod succession;
 mod view;
 
@@ -46,6 +51,7 @@ const IS_XDP: &str = "it is an XDP program";
 const TABLE: &str = "table";
 const COUNTERS: &str = "counters";
 const KEPT: &str = "kept";
+const LEASE: &str = "lease";
 
 /// `BPF_F_INNER_MAP`, include/uapi/linux/bpf.h: tables may differ in size.
 const ANY_SIZE: u32 = 1 << 12;
@@ -61,6 +67,7 @@ pub struct Filter {
     table: Mutex<Table>,
     counters: PerCpuArray<MapData, u64>,
     kept: PerCpuArray<MapData, Words>,
+    lease: Mutex<Array<MapData, u64>>,
 }
 
 type Table = ArrayOfMaps<MapData, Array<MapData, Cell>>;
@@ -132,7 +139,20 @@ impl Filter {
         let table = ArrayOfMaps::try_from(map(TABLE)).map_err(failed(TABLE))?;
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
         let kept = PerCpuArray::try_from(map(KEPT)).map_err(failed(KEPT))?;
-        Ok(Filter { link: None, table: Mutex::new(table), counters, kept, program })
+        let mut lease = Array::try_from(map(LEASE)).map_err(failed(LEASE))?;
+        lease.set(0, u64::MAX, 0).map_err(failed(LEASE))?;
+        Ok(Filter { link: None, table: Mutex::new(table), counters, kept, lease: Mutex::new(lease), program })
+    }
+
+    /// Until when, in nanoseconds of `CLOCK_MONOTONIC`, the program keeps clients that other servers have while all are up.
+    /// Without a call there is no end. This server's own clients it always keeps.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn lease(&self, until: u64) -> Result<(), FilterError> {
+        let mut lease = self.lease.lock().expect("nobody panics with it");
+        lease.set(0, until, 0).map_err(failed(LEASE))
     }
 
     /// Has the program decide by this table. A frame is decided by one table from beginning to end; when this returns, none
@@ -173,6 +193,16 @@ impl Filter {
         let (link, attachment) = link::attach(xdp(&mut self.program), interface, at)?;
         self.link = Some(link);
         Ok(attachment)
+    }
+
+    /// The number of the program, by which the kernel tells it from others.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say.
+    pub fn program(&mut self) -> Result<u32, FilterError> {
+        let info = xdp(&mut self.program).info();
+        info.map(|info| info.id()).map_err(|error| FilterError::Load { reason: with_causes(&error) })
     }
 
     /// Takes the program off the interface: every frame is the kernel's again.

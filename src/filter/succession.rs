@@ -33,6 +33,11 @@ impl Succession {
         Succession { server: server.to_owned(), started: now, view: View::default(), held: Vec::new(), due: None }
     }
 
+    /// From now on this server is as one that has just started: whatever it had, others may have.
+    pub fn come_again(&mut self, now: Instant) {
+        *self = Succession::new(&self.server, now);
+    }
+
     pub fn server(&self) -> &str {
         &self.server
     }

@@ -250,7 +250,8 @@ impl Collector {
     }
 
     pub fn figures(&self) -> Figures {
-        Figures { summary: self.summary(), workers: self.accounts.workers(), latency: self.accounts.latency() }
+        let (summary, workers, latency) = (self.summary(), self.accounts.workers(), self.accounts.latency());
+        Figures { summary, workers, latency, troubles: Vec::new() }
     }
 }
 

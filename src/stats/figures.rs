@@ -15,6 +15,8 @@ pub struct Figures {
     pub workers: Vec<WorkerFigures>,
     /// Nanoseconds from arrival to hand-over up to the last harvest, by service.
     pub latency: Vec<(String, Histogram<u64>)>,
+    /// What is wrong with the data path, in words.
+    pub troubles: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]

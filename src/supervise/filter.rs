@@ -2,9 +2,11 @@
 //! stays on the interface after that, and goes on by its last table; the next process takes it over without a gap.
 
 use super::follow::{DataPath, Desk, Followed, Signals};
+use super::peers::{Speaker, Turn};
 use super::tell;
 use crate::control::admin;
 use crate::control::admin::status::Status;
+use crate::control::clock;
 use crate::control::interface::InterfaceWatch;
 use crate::control::lock::InterfaceLock;
 use crate::control::membership::{Membership, News, Side};
@@ -12,7 +14,7 @@ use crate::control::privileges::{self, FILTER};
 use crate::control::state_file::StateFile;
 use crate::filter::succession::{self, Succession};
 use crate::filter::{Attachment, Filter, FilterError, Interface};
-use crate::limits::{FILTER_ACCOUNTS, FILTER_RETRY};
+use crate::limits::{FILTER_ACCOUNTS, FILTER_LEASE, FILTER_RETRY};
 use crate::plan::{self, Plan};
 use crate::server::{self, Dispatch, Grade, Held};
 use crate::stats::collect::say;
@@ -25,7 +27,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::thread;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// What the command line adds to the configuration.
@@ -58,10 +62,14 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let state = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
     warn_of_settings(&plan, &server);
     let side = (Side::Server, interface.name.as_str());
+    let left = Filter::is_left(&interface, &pins)?;
+    let speaker = runtime.block_on(async { Speaker::open(&plan, &server, &interface.name, left) })?;
     let membership = runtime.block_on(Membership::open(plan, side, &down, state))?;
     let mut followed = Followed { runtime, membership, signals };
+    let inside = followed.runtime.enter();
     let (mut path, attachment) =
-        Keeping::begin(&mut followed.membership, (&server, started), &interface, (xdp, &pins))?;
+        Keeping::begin(&mut followed.membership, (&server, started), &interface, (xdp, &pins, left), speaker)?;
+    drop(inside);
     let kept: Vec<String> = privileges::keep(&FILTER)?.iter().map(ToString::to_string).collect();
     let mut text = greeting(followed.membership.plan(), &server, &interface, attachment);
     let _ = write!(text, "  keeps      {} (to make tables)", kept.join(", "));
@@ -77,7 +85,9 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     if ended.is_ok() && Filter::is_left(&interface, &pins)? {
         let (name, file) = (&interface.name, config.display());
         let stays = format!(
-            "the filter stays on {name} and goes on by its last table; `oneip filter -c {file} --detach` takes it off"
+            "the filter stays on {name} and goes on by its last table; what it has for other servers it lets go after {} s; \
+             `oneip filter -c {file} --detach` takes it off",
+            FILTER_LEASE.as_secs()
         );
         say(&stays, json);
     }
@@ -127,6 +137,8 @@ fn greeting(plan: &Plan, server: &str, interface: &Interface, attachment: Attach
     let how = if taken_over { ", taken over from the process before" } else { "" };
     let mut text = format!("oneip {}\n  interface  {name}, {mac}, {mode}{how}\n", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(text, "  filter     keeps the clients of server {server}");
+    let port = plan.filter.as_ref().map_or(plan::Filter::PORT, |filter| filter.port);
+    let _ = writeln!(text, "  filters    speak to each other on UDP port {port} of the servers' primary addresses");
     text += &super::services(plan);
     let hold = succession::hold(plan).as_millis();
     let _ = writeln!(text, "  table      generation 1; takes over what others give up {hold} ms later");
@@ -137,40 +149,52 @@ fn greeting(plan: &Plan, server: &str, interface: &Interface, attachment: Attach
 struct Keeping {
     succession: Succession,
     counting: Counting,
+    speaker: Speaker,
+    /// The number of the program, and the interface that it is on.
+    program: u32,
+    interface: String,
     /// The last table could not be published; when to try again.
     retry: Option<Instant>,
 }
 
 impl Keeping {
-    /// Attaches the program, with a table. Where none was attached before, the server has no clients at first, since others
-    /// have them yet.
+    /// Attaches the program, with a table. Where none was attached before (`left`), the server has no clients at first, since
+    /// others have them yet.
     fn begin(
         membership: &mut Membership,
         (server, started): (&str, Instant),
         interface: &Interface,
-        (xdp, pins): (Option<plan::Xdp>, &Path),
+        (xdp, pins, left): (Option<plan::Xdp>, &Path, bool),
+        mut speaker: Speaker,
     ) -> Result<(Keeping, Attachment), FilterError> {
         let mut filter = Filter::load(interface.mac)?;
         let book = Arc::new(Mutex::new(Book::new(server)));
         let mut succession = Succession::new(server, started);
         let plan = Arc::clone(membership.plan());
-        let cluster = membership.state();
-        let mut next = |hold| {
-            let account = |service: &str| lock(&book).account(service);
-            succession.next((&plan, cluster), Instant::now(), hold, &account)
-        };
-        let first = succession::first_hold(&plan);
-        let left = Filter::is_left(interface, pins)?;
-        filter.publish(&next(if left { Default::default() } else { first }))?;
+        speaker.turn(membership, server);
+        let hold = if left { Duration::ZERO } else { succession::hold(&plan) };
+        let account = |service: &str| lock(&book).account(service);
+        filter.publish(&succession.next((&plan, membership.state()), Instant::now(), hold, &account))?;
+        filter.lease(clock::now_ns() + FILTER_LEASE.as_nanos() as u64)?;
         let attachment = filter.attach(interface, (xdp, pins))?;
-        let counting = Counting { filter: Arc::new(filter), book };
-        Ok((Keeping { succession, counting, retry: None }, attachment))
+        speaker.renew();
+        let program = filter.program()?;
+        let (counting, interface) = (Counting { filter: Arc::new(filter), book }, interface.name.clone());
+        speaker.is_due = true;
+        Ok((Keeping { succession, counting, speaker, program, interface, retry: None }, attachment))
+    }
+
+    fn renew(&mut self) {
+        let until = self.speaker.renew() - Instant::now();
+        if let Err(error) = self.counting.filter.lease(clock::now_ns() + until.as_nanos() as u64) {
+            tracing::error!("clients that this server has for others are let go in a moment: {error}");
+        }
     }
 }
 
 impl DataPath for Keeping {
     fn publish(&mut self, membership: &mut Membership, _news: News) {
-        let Keeping { succession, counting: Counting { filter, book }, retry } = self;
+        let Keeping { succession, counting: Counting { filter, book }, retry, speaker, .. } = self;
         let plan = Arc::clone(membership.plan());
         let account = |service: &str| lock(book).account(service);
         let now = Instant::now();
@@ -179,6 +203,49 @@ impl DataPath for Keeping {
             tracing::error!("the filter goes on by the table that it has: {error}");
             now + FILTER_RETRY
         });
+        // The others are told.
+        speaker.is_due = true;
+    }
+
+    fn poll_work(&mut self, context: &mut Context) -> Poll<()> {
+        self.speaker.poll(context)
+    }
+
+    fn work(&mut self, membership: &mut Membership) {
+        let server = self.succession.server().to_owned();
+        let Turn { comes_again, news, lease } = self.speaker.turn(membership, &server);
+        if comes_again {
+            self.succession.come_again(Instant::now());
+        }
+        if comes_again || news.is_some() {
+            self.publish(membership, news.unwrap_or(News::Table));
+        }
+        // Not before a table of which it may be renewed.
+        if lease {
+            self.renew();
+        }
+        let fails = lock(&self.counting.book).trouble.is_some();
+        self.speaker.speak(membership, &server, fails);
+    }
+
+    fn see(&mut self, interface: &InterfaceWatch) {
+        let found = interface.program();
+        let trouble = (found != Some(self.program)).then(|| {
+            let name = &self.interface;
+            let what = found.map_or("nothing is in its place".to_owned(), |found| format!("XDP program {found} is there"));
+            format!(
+                "somebody has taken the filter off {name}, and {what}: this server has no clients; start `oneip filter` again"
+            )
+        });
+        let known = &mut lock(&self.counting.book).trouble;
+        if *known != trouble {
+            match &trouble {
+                Some(trouble) => tracing::error!("{trouble}"),
+                None => tracing::info!("the filter is on {} again", self.interface),
+            }
+            *known = trouble;
+            self.speaker.is_due = true;
+        }
     }
 
     fn due(&self) -> Option<Instant> {
@@ -204,6 +271,7 @@ impl DataPath for Keeping {
     fn describe(&self, status: &mut Status) {
         status.mode = "filter".to_owned();
         status.server = Some(self.succession.server().to_owned());
+        status.peers = self.speaker.status();
     }
 
     fn can_watch(&self) -> Result<(), String> {
@@ -229,6 +297,8 @@ struct Counting {
 struct Book {
     server: String,
     accounts: HashMap<String, u32>,
+    /// Why this server answers nobody.
+    trouble: Option<String>,
 }
 
 fn lock(book: &Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
@@ -237,7 +307,7 @@ fn lock(book: &Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
 
 impl Book {
     fn new(server: &str) -> Book {
-        Book { server: server.to_owned(), accounts: HashMap::new() }
+        Book { server: server.to_owned(), accounts: HashMap::new(), trouble: None }
     }
 
     /// When all are given, further services share the last.
@@ -254,13 +324,14 @@ impl Counting {
             tracing::warn!("the filter's counters cannot be read: {error}");
             Summary::default()
         });
-        Figures { summary, workers: Vec::new(), latency: Vec::new() }
+        let troubles = lock(&self.book).trouble.iter().cloned().collect();
+        Figures { summary, workers: Vec::new(), latency: Vec::new(), troubles }
     }
 
     fn summary(&self) -> Result<Summary, FilterError> {
         let counts = self.filter.counts()?;
         let dropped = Reason::ALL.map(|reason| counts.dropped(reason));
-        let Book { server, accounts } = &*lock(&self.book);
+        let Book { server, accounts, .. } = &*lock(&self.book);
         let mut accounts: Vec<(&String, &u32)> = accounts.iter().collect();
         accounts.sort_unstable_by_key(|(_, account)| **account);
         let servers = accounts.into_iter().map(|(service, account)| {

@@ -13,10 +13,12 @@ use crate::plan::Plan;
 use crate::table::watch::{Fate, Seen, Watch, protocol_name};
 use crate::verbs::Failure;
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -78,6 +80,17 @@ pub trait DataPath {
         None
     }
 
+    /// Takes note of how the interface is.
+    fn see(&mut self, _interface: &InterfaceWatch) {}
+
+    /// Whether there is something to be done that is not for the membership to tell. As a future is polled.
+    fn poll_work(&mut self, _context: &mut Context) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// Does it.
+    fn work(&mut self, _membership: &mut Membership) {}
+
     /// Takes the frames to these cluster addresses, and to no others.
     ///
     /// # Errors
@@ -133,6 +146,7 @@ impl Followed {
         let Followed { runtime, membership, signals } = self;
         runtime.block_on(async {
             let mut watching: Option<Watching> = None;
+            let mut was_up = desk.watch.as_ref().is_none_or(InterfaceWatch::is_up);
             loop {
                 let watched = watching.as_ref().map(|watching| watching.end);
                 let due = desk.path.due();
@@ -146,7 +160,15 @@ impl Followed {
                             desk.path.publish(membership, news);
                         }
                     }
-                    link = next_link(&mut desk.watch) => tell_link(link?),
+                    link = next_link(&mut desk.watch) => {
+                        let link = link?;
+                        if link.is_up() != was_up {
+                            was_up = link.is_up();
+                            tell_link(link);
+                        }
+                        desk.path.see(link);
+                    }
+                    () = poll_fn(|context| desk.path.poll_work(context)) => desk.path.work(membership),
                     Some((order, to)) = desk.orders.recv() => {
                         if !to.is_closed() {
                             desk.carry_out(membership, order, to, &mut watching).await;
@@ -256,6 +278,7 @@ impl Desk<'_> {
             uptime_s: self.started.elapsed().as_secs_f64(),
             config: self.config.display().to_string(),
             interface: membership.interface().to_owned(),
+            peers: Vec::new(),
             interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
             generation: membership.generation(),
             services: membership.services(),

@@ -9,6 +9,7 @@ pub mod crew;
 pub mod filter;
 mod follow;
 mod line;
+mod peers;
 
 use self::line::{Device, Facts, Hold, Line};
 use crate::control::admin;

@@ -226,6 +226,11 @@ impl Cluster {
         self.services[service as usize].table(0)
     }
 
+    /// Which server of a service each slot has while all are up, by position, or `NOBODY`.
+    pub fn first_choices(&self, service: ServiceId) -> &[u16] {
+        self.services[service as usize].first_choices()
+    }
+
     /// How many slots of a service each server owns now.
     pub fn shares(&self, service: ServiceId) -> Vec<u32> {
         self.services[service as usize].shares()

@@ -345,6 +345,11 @@ impl ServiceState {
         settled || self.moves.is_learning()
     }
 
+    /// Each slot's first choice, or `NOBODY`.
+    pub fn first_choices(&self) -> &[u16] {
+        &self.ranking.first
+    }
+
     /// How many slots each server owns.
     pub fn shares(&self) -> Vec<u32> {
         let mut shares = vec![0; self.servers.len()];

@@ -246,3 +246,14 @@ fn every_family_has_one_help_and_one_type_and_stands_in_one_piece() {
     }
     assert!(seen.len() > 25, "{seen:?}");
 }
+
+#[test]
+fn a_filter_s_page_says_how_the_others_stand_to_it() {
+    let script = Script::default();
+    script.status.lock().unwrap().peers = sample::peers();
+    let samples = samples(&tcp(&Fake::with(script), "GET", "/metrics").body);
+    let each =
+        |name: &str| ["web2", "web3", "web4", "web5"].map(|server| samples[&format!("{name}{{server=\"{server}\"}}")]);
+    assert_eq!(each("oneip_filter_peer_heard"), [1.0, 1.0, 0.0, 0.0]);
+    assert_eq!(each("oneip_filter_peer_agrees"), [1.0, 0.0, 1.0, 0.0]);
+}

@@ -2,7 +2,9 @@
 
 use hdrhistogram::Histogram;
 use oneip::control::admin::order::{Trace, TracedFrame, TracedService};
-use oneip::control::admin::status::{CheckStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
+use oneip::control::admin::status::{
+    CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus,
+};
 use oneip::port::Ledger;
 use oneip::stats::buckets::{DIGITS, MAX_NS};
 use oneip::stats::figures::{Figures, FlowTableReport, WorkerFigures, WorkerReport};
@@ -28,6 +30,7 @@ pub fn status() -> Status {
         uptime_s: 273_912.5,
         config: "/etc/oneip/cluster.toml".to_owned(),
         interface: "eth1".to_owned(),
+        peers: Vec::new(),
         interface_up: Some(true),
         generation: 17,
         services: vec![service("web", "203.0.113.80", web, 0), service("dns", "203.0.113.53", dns, 1200)],
@@ -37,6 +40,22 @@ pub fn status() -> Status {
         passed: 0,
         dropped: BTreeMap::new(),
     }
+}
+
+/// The filters of web2, which agrees, web3, which does not, and web4, which is not heard.
+pub fn peers() -> Vec<PeerStatus> {
+    let peer = |server: &str, heard_s: Option<f64>, differs: &[&str]| PeerStatus {
+        server: server.to_owned(),
+        heard: heard_s.is_some_and(|age| age < 1.0),
+        heard_s,
+        differs: differs.iter().map(|what| (*what).to_owned()).collect(),
+    };
+    vec![
+        peer("web2", Some(0.2), &[]),
+        peer("web3", Some(0.1), &["configuration", "orders"]),
+        peer("web4", Some(75.0), &[]),
+        peer("web5", None, &["key"]),
+    ]
 }
 
 fn service(name: &str, address: &str, servers: Vec<ServerStatus>, moving: u32) -> ServiceStatus {
@@ -117,6 +136,7 @@ pub fn figures() -> Figures {
             ("web".to_owned(), histogram(&[2_000, 3_100, 3_100, 40_000])),
             ("dns".to_owned(), histogram(&[])),
         ],
+        troubles: Vec::new(),
     }
 }
 

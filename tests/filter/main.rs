@@ -6,6 +6,7 @@ mod frames;
 mod link;
 #[path = "../model/mod.rs"]
 mod model;
+mod peers;
 mod publish;
 #[path = "../stop/mod.rs"]
 mod stop;

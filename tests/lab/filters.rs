@@ -119,6 +119,16 @@ impl<'l> Filter<'l> {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// What it says to a GET request on its socket.
+    pub fn get(&self, path: &str) -> String {
+        let socket = self.lab.file(&format!("{}.sock", self.server));
+        succeed(Command::new("curl").args(["-s", "--unix-socket"]).arg(socket).arg(format!("http://localhost{path}")))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// kill -9
     pub fn kill(mut self) {
         self.child.kill().unwrap();

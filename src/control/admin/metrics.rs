@@ -2,7 +2,7 @@
 //! scrape costs the workers nothing.
 
 use super::backend::Snapshot;
-use super::status::{CheckStatus, ServerStatus, State};
+use super::status::{CheckStatus, PeerStatus, ServerStatus, State};
 use crate::stats::buckets::MAX_NS;
 use crate::stats::figures::WorkerFigures;
 use crate::verdict::Reason;
@@ -51,6 +51,7 @@ impl Collector for Snapshot {
         self.frames(&mut page)?;
         self.servers(&mut page)?;
         self.checks(&mut page)?;
+        self.peers(&mut page)?;
         self.services(&mut page)?;
         self.workers(&mut page)
     }
@@ -125,6 +126,17 @@ impl Snapshot {
         let failed = self.each_check(|check| check.failure_age_s.map(|age| self.moment(age)));
         let help = "When a check of the server failed last, in seconds since 1970; absent where none has";
         page.gauges("oneip_server_check_failure_timestamp_seconds", help, failed)
+    }
+
+    fn peers(&self, page: &mut Page) -> fmt::Result {
+        let each = |value: fn(&PeerStatus) -> bool| {
+            let peers = self.status.peers.iter();
+            peers.map(move |peer| ([("server", peer.server.as_str())], u64::from(value(peer))))
+        };
+        let help = "Whether the messages of that server's filter come to this one";
+        page.gauges("oneip_filter_peer_heard", help, each(|peer| peer.heard))?;
+        let help = "0: for a while that server's filter has had another configuration, key or orders than this one";
+        page.gauges("oneip_filter_peer_agrees", help, each(|peer| peer.differs.is_empty()))
     }
 
     fn services(&self, page: &mut Page) -> fmt::Result {

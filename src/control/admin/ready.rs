@@ -1,13 +1,13 @@
 //! The verdicts of `/healthz` and `/readyz`: fine, or why not, a line a reason.
 
-use super::status::{ServerStatus, Status};
+use super::status::{PeerStatus, ServerStatus, Status};
 use crate::limits::UNCHECKED_MOST;
 use crate::stats::figures::Figures;
 
-/// Whether every worker turns, and its rings move.
+/// Whether every worker turns, and its rings move; or a filter is attached.
 ///
 /// # Errors
-/// The workers that do not.
+/// The workers that do not, and what else is wrong.
 pub fn healthy(figures: &Figures) -> Result<(), String> {
     let each = figures.workers.iter().enumerate().flat_map(|(worker, figures)| {
         let still = (!figures.turns).then(|| format!("worker {worker} does not turn: it missed the last harvest\n"));
@@ -16,11 +16,12 @@ pub fn healthy(figures: &Figures) -> Result<(), String> {
         });
         [still, stuck]
     });
-    verdict(each.flatten().collect())
+    let troubles = figures.troubles.iter().map(|trouble| format!("{trouble}\n"));
+    verdict(each.flatten().chain(troubles).collect())
 }
 
 /// Whether clients of every service find a server: the interface has its link, a table is published, and each service that is
-/// meant to take clients has a server that does.
+/// meant to take clients has a server that does; and all filters decide by the same.
 ///
 /// # Errors
 /// What is missing, or the services that have none.
@@ -47,7 +48,9 @@ pub fn ready(status: &Status) -> Result<(), String> {
         let long = seconds > UNCHECKED_MOST.as_secs_f64();
         long.then(|| format!("service {name} has no server that could be checked for {seconds:.0} s: {why}\n"))
     });
-    verdict(reasons.collect())
+    // A start anew does not mend it, so it is not `healthy`'s.
+    let differing = status.peers.iter().flat_map(PeerStatus::troubles).map(|trouble| trouble + "\n");
+    verdict(reasons.chain(differing).collect())
 }
 
 /// For how long a server could not be checked, in seconds, and why.

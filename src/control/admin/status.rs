@@ -20,6 +20,9 @@ pub struct Status {
     /// Whether its link is up; `None`: the frames do not come over it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface_up: Option<bool>,
+    /// A filter's: how those of the other servers stand to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerStatus>,
     /// Of the published table.
     pub generation: u64,
     pub services: Vec<ServiceStatus>,
@@ -37,6 +40,38 @@ impl Status {
     pub fn takes_clients(&self, server: &ServerStatus) -> bool {
         let reached = self.server.is_some() || server.mac.is_some();
         server.state == State::Up && server.weight > 0 && reached
+    }
+}
+
+/// The filter of another server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub server: String,
+    /// Whether its messages come.
+    pub heard: bool,
+    /// Since the last one; `None`: none has come.
+    pub heard_s: Option<f64>,
+    /// What it has other than this one, for longer than a reload of all takes: `configuration`, `orders`, `key`, `version`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differs: Vec<String>,
+}
+
+impl PeerStatus {
+    /// What is wrong between the two, and what to do.
+    pub fn troubles(&self) -> impl Iterator<Item = String> {
+        self.differs.iter().map(|differs| {
+            let (what, then) = match differs.as_str() {
+                "configuration" => (
+                    "another configuration than this one",
+                    "give both the same services, servers and weights, and reload",
+                ),
+                "orders" => ("other orders than this one", "give both the same by oneip ctl"),
+                "key" => ("another hash_key than this one", "give both the same, and reload"),
+                _ => ("another version of oneip than this one", "update one of them"),
+            };
+            let server = &self.server;
+            format!("the filter of {server} has {what}, so that two servers may answer a client, or none: {then}")
+        })
     }
 }
 

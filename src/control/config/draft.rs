@@ -40,6 +40,7 @@ struct FilterDraft {
     hold: Option<Duration>,
     xdp: Option<Xdp>,
     pins: PathBuf,
+    port: u16,
 }
 
 pub struct ServiceDraft {
@@ -93,8 +94,8 @@ impl Draft {
                 None => None,
             },
             filter: match self.filter {
-                Some(FilterDraft { interface, hold, xdp, pins }) => {
-                    Some(Filter { interface: interface?, hold, xdp, pins })
+                Some(FilterDraft { interface, hold, xdp, pins, port }) => {
+                    Some(Filter { interface: interface?, hold, xdp, pins, port })
                 }
                 None => None,
             },
@@ -136,6 +137,7 @@ impl FilterDraft {
         FilterDraft {
             xdp: section.text("xdp", report, value::choice("xdp", places)).map(|xdp| xdp.value),
             pins: pins.map_or_else(|| Filter::PINS.into(), |pins| pins.value),
+            port: section.integer("port", 1..=65_535, report).map_or(Filter::PORT, |port| port.value as u16),
             interface: section.text("interface", report, value::interface).map(|name| name.value),
             hold: section
                 .integer("hold_ms", 0..=MAX_HOLD_MS, report)

@@ -59,6 +59,7 @@ pub static FILTER: Schema = Schema {
         optional("hold_ms", "hold_ms = 1500"),
         optional("xdp", "xdp = \"native\""),
         optional("pins", "pins = \"/sys/fs/bpf/oneip\""),
+        optional("port", "port = 7480"),
     ],
 };
 

@@ -5,12 +5,14 @@
 //! operator asks for, `reload` goes over to another configuration, `report` says how everything is.
 
 mod orders;
+pub mod peers;
 mod reload;
 mod remember;
 mod report;
 mod standing;
 
 pub use orders::Set;
+use peers::{Hearsay, Hearsays};
 pub use reload::Refusal;
 
 use super::admin::status::State;
@@ -109,6 +111,8 @@ pub struct Membership {
     /// Not up, but serving since no other server of its service was; and what it was then. When others serve again, the
     /// connections that it has stay with it.
     standing_in: HashMap<Name, Verdict>,
+    /// What the filters of the other servers say.
+    hearsays: Hearsays,
     /// The state of each server, and since when.
     states: HashMap<Name, (State, Instant)>,
 }
@@ -170,6 +174,7 @@ impl Membership {
             passed: 0,
             joining: HashSet::new(),
             standing_in: HashMap::new(),
+            hearsays: Hearsays::new(),
             states: HashMap::new(),
         };
         membership.tell_overrides();
@@ -399,10 +404,13 @@ impl Membership {
         let judged: Vec<standing::Judged> =
             (0..self.plan.services[service].servers.len()).map(|server| self.judged(service, server)).collect();
         let may: Vec<bool> = judged.iter().map(|judged| judged.may).collect();
-        let takes = match &self.health {
+        let mut takes = match &self.health {
             Some(health) => health.serving(service, &may),
             None => may,
         };
+        for (server, takes) in takes.iter_mut().enumerate() {
+            *takes |= matches!(self.hearsay(service, server), Some(Hearsay::Serves(_)));
+        }
         let plan = Arc::clone(&self.plan);
         let Plan { services, .. } = &*plan;
         let mut standings = Vec::with_capacity(judged.len());

@@ -15,11 +15,11 @@ pub struct Judged {
     /// Whether it may take clients, if a check does not say otherwise.
     pub may: bool,
     /// Whether the connections that it has stay with it.
-    keeps: bool,
+    pub keeps: bool,
 }
 
 impl Judged {
-    fn new(state: State, why: impl Into<String>) -> Judged {
+    pub fn new(state: State, why: impl Into<String>) -> Judged {
         let keeps = matches!(state, State::Up | State::Draining | State::Leaving);
         Judged { state, why: why.into(), may: false, keeps }
     }
@@ -37,6 +37,11 @@ impl Judged {
 impl Membership {
     /// By indices into the plan.
     pub(super) fn judged(&self, service: usize, server: usize) -> Judged {
+        self.judged_here(service, server).with(self.hearsay(service, server))
+    }
+
+    /// The same, whatever other filters say.
+    pub(super) fn judged_here(&self, service: usize, server: usize) -> Judged {
         let of = &self.plan.services[service];
         let it = &of.servers[server];
         let set = self.overrides.get(&it.name);
