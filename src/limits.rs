@@ -21,6 +21,16 @@ pub const DEFAULT_SLOTS: u32 = 65_537;
 /// 1.6 % of itself.
 pub const SLOTS_PER_SERVER: u32 = 64;
 
+/// Clients that a reload is tried on before it is put to work.
+pub const COST_CLIENTS: usize = 8192;
+
+/// A reload that moves a greater part of a service's clients for nothing must be forced: half of them, and what chance does
+/// to `COST_CLIENTS`.
+pub const MOVED_MOST: f64 = 0.55;
+
+/// A part that is told.
+pub const MOVED_TOLD: f64 = 0.01;
+
 /// Largest configuration file, in bytes: some 400,000 servers.
 pub const MAX_CONFIG: u64 = 32 << 20;
 
@@ -218,6 +228,18 @@ pub const DRAIN: Duration = Duration::from_millis(20);
 
 /// How often workers' histograms are harvested and reports written.
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is shown of the figures is at most this old, unless it takes long to put them together: a `FIGURES_PART` of the stats
+/// thread's time is spent on it.
+pub const FIGURES_EVERY: Duration = Duration::from_millis(250);
+
+pub const FIGURES_PART: u32 = 20;
+
+/// What is shown of the servers is at most this old: checks come to results without anything changing for the data path.
+pub const OVERVIEW_EVERY: Duration = Duration::from_millis(250);
+
+/// A control thread that has put nothing down for so long hangs.
+pub const OVERVIEW_MOST: Duration = Duration::from_secs(5);
 
 /// Connections to the admin socket that are served at once, and as many to the listener of the metrics, so that neither keeps
 /// the other waiting. More wait in the kernel's queue.

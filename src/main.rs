@@ -237,7 +237,8 @@ fn filter(Filter { config, server, down, json, detach }: Filter) -> Result<(), F
 fn check(Config { config }: &Config) -> Result<(), Failure> {
     let plan = verbs::load(config)?;
     let cluster = verbs::cluster(&plan, &[])?;
-    print(verbs::check::plan(&plan, &cluster).trim_end())
+    print(verbs::check::plan(&plan, &cluster).trim_end())?;
+    verbs::check::against_running(&plan, config).map_or(Ok(()), |text| print(text.trim_end()))
 }
 
 fn replay(arguments: &Replay) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// What is in the file, and what the kernel says of it. A file that is longer than `most` bytes is refused before it is read.
@@ -11,12 +11,11 @@ use std::path::Path;
 /// Why it cannot be read, to stand behind the name of the file, with what to do about it.
 pub fn read(path: &Path, most: u64) -> Result<(Vec<u8>, Metadata), String> {
     let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-    // A device may do something when it is opened.
+    // A device may do something when it is opened, and a pipe waits for whoever writes.
     regular(&path.metadata().map_err(unreadable)?)?;
-    // What is there by now may be another: without the flag, a pipe would be waited for.
-    let open = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = open.map_err(unreadable)?;
+    let file = File::open(path).map_err(unreadable)?;
     let facts = file.metadata().map_err(unreadable)?;
+    // What is there by now may be another.
     regular(&facts)?;
     let too_long = || Err(format!("is longer than {most} bytes, the most that is read; is it the right file?"));
     if facts.len() > most {
