@@ -13,11 +13,26 @@ pub const MAX_SERVICES: usize = 4096;
 /// Servers in one service.
 pub const MAX_SERVERS: usize = 1024;
 
-/// Slots of a service that names none (prime).
+/// Slots of a service that names none (prime), whatever the number of its servers: with a default that grew, a server more would
+/// move nearly every client.
 pub const DEFAULT_SLOTS: u32 = 65_537;
 
-/// A service needs at least this many slots per server, so that shares come out within 1 % of the weights.
-pub const SLOTS_PER_SERVER: u32 = 100;
+/// A service needs at least this many slots per server. A share is whole slots, so with equal weights it comes out within
+/// 1.6 % of itself.
+pub const SLOTS_PER_SERVER: u32 = 64;
+
+/// Clients that a reload is tried on before it is put to work.
+pub const COST_CLIENTS: usize = 8192;
+
+/// A reload that moves a greater part of a service's clients for nothing must be forced: half of them, and what chance does
+/// to `COST_CLIENTS`.
+pub const MOVED_MOST: f64 = 0.55;
+
+/// A part that is told.
+pub const MOVED_TOLD: f64 = 0.01;
+
+/// Largest configuration file, in bytes: some 400,000 servers.
+pub const MAX_CONFIG: u64 = 32 << 20;
 
 /// Most slots a service may have: the largest prime below 2^24 (32 MiB of table).
 pub const MAX_SLOTS: u32 = 16_777_213;
@@ -245,6 +260,18 @@ pub const DRAIN: Duration = Duration::from_millis(20);
 /// How often workers' histograms are harvested and reports written.
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What is shown of the figures is at most this old, unless it takes long to put them together: a `FIGURES_PART` of the stats
+/// thread's time is spent on it.
+pub const FIGURES_EVERY: Duration = Duration::from_millis(250);
+
+pub const FIGURES_PART: u32 = 20;
+
+/// What is shown of the servers is at most this old: checks come to results without anything changing for the data path.
+pub const OVERVIEW_EVERY: Duration = Duration::from_millis(250);
+
+/// A control thread that has put nothing down for so long hangs.
+pub const OVERVIEW_MOST: Duration = Duration::from_secs(5);
+
 /// Connections to the admin socket that are served at once, and as many to the listener of the metrics, so that neither keeps
 /// the other waiting. More wait in the kernel's queue.
 pub const ADMIN_CONNECTIONS: usize = 64;
@@ -348,7 +375,11 @@ const _: () = {
     assert!(QUEUE_FRAMES >= RING + 3 * BURST, "with the transmit ring full, frames are left to receive into");
     assert!(QUEUE_FRAMES.is_multiple_of(BURST), "frames are handed over in whole bursts");
     assert!(KERNEL_LANE >= BURST, "a burst for the kernel has room");
-    assert!((MAX_SERVERS as u32) * SLOTS_PER_SERVER <= MAX_SLOTS);
+    assert!(
+        (MAX_SERVERS as u32) * SLOTS_PER_SERVER <= DEFAULT_SLOTS,
+        "the default is enough for as many as there can be"
+    );
+    assert!(DEFAULT_SLOTS <= MAX_SLOTS);
     assert!((MAX_SERVERS as u64) * (MAX_WEIGHT as u64) < u32::MAX as u64, "a sum of weights is 32 bits");
     assert!(FIGURES_MOST.as_millis() > STATS_INTERVAL.as_millis(), "the stats thread is asked between two harvests");
     assert!(ADMIN_EXCHANGE.as_secs() >= METRICS_EXCHANGE.as_secs() + TRACE_MOST.as_secs());

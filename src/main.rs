@@ -281,7 +281,8 @@ fn check(Config { config }: &Config) -> Result<(), Failure> {
     for warning in verbs::check::warnings(&plan) {
         eprintln!("warning: {warning}");
     }
-    print(verbs::check::plan(&plan, &cluster).trim_end())
+    print(verbs::check::plan(&plan, &cluster).trim_end())?;
+    verbs::check::against_running(&plan, config).map_or(Ok(()), |text| print(text.trim_end()))
 }
 
 fn replay(arguments: &Replay) -> Result<(), Failure> {

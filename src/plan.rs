@@ -1,5 +1,7 @@
 //! The checked configuration: what the data path is built from. A leaf: `control::config` makes it, everything reads it.
 
+pub mod identity;
+
 use crate::limits::{BURST, MBUF_CACHE};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

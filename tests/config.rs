@@ -341,7 +341,7 @@ fn the_numbers_of_services_and_servers_are_bounded() {
     let cluster = "[cluster]\nhash_key = '8F3A1C5E7B9D2046A1B3C5D7E9F00112'\n";
     let with_servers = |count| format!("{cluster}{}{}", service(0), (0..count).map(server).collect::<String>());
     assert_eq!(loaded(&with_servers(655)).plan.services[0].slots, 65537);
-    assert_eq!(loaded(&with_servers(1024)).plan.services[0].slots, 102_407);
+    assert_eq!(loaded(&with_servers(1024)).plan.services[0].slots, 65537, "a server more never changes it");
     assert_eq!(said_of(&with_servers(1025)), ["t.toml:3078:1: 1025 of [[service.server]]; at most 1024 are possible"]);
     let with_services = |count| format!("{cluster}{}", (0..count).map(|i| service(i) + &server(i)).collect::<String>());
     assert_eq!(loaded(&with_services(4096)).plan.services.len(), 4096);
@@ -423,12 +423,12 @@ fn the_hash_key_may_stand_in_a_file_of_its_own() {
     );
     assert_eq!(
         said(&[b'0'; 2000], 0o600),
-        format!("{file} is longer than 1024 bytes; it must hold 32 hex digits and nothing else")
+        format!("{file} is longer than 1024 bytes, the most that is read; is it the right file?")
     );
     fs::remove_file(&key).unwrap();
     fs::create_dir(&key).unwrap();
     let error = config::load(&config).unwrap_err().to_string();
-    assert!(error.ends_with("cannot be read: Is a directory (os error 21)"), "{error}");
+    assert!(error.ends_with("is a directory; name a regular file"), "{error}");
 }
 
 #[test]

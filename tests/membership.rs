@@ -65,7 +65,7 @@ fn web2(membership: &Membership) -> (State, bool, u32) {
 #[test]
 fn a_drain_is_over_when_the_data_path_hears_of_it_and_not_before() {
     with_membership(|mut membership| async move {
-        let (answer, news) = membership.set("web2", Set::Drain(Some(1))).await;
+        let (answer, news) = membership.set("web2", Set::Drain(Some(1)), false).await;
         assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Table))));
         assert_eq!(web2(&membership), (State::Draining, true, 0));
 
@@ -94,7 +94,7 @@ fn a_drain_until_closed_is_over_when_the_last_connection_is() {
             if is_last { packet.rst() } else { packet }.write(&mut frame, &[]).unwrap();
             frame
         };
-        let _ = membership.set("web2", Set::Drain(Some(1))).await;
+        let _ = membership.set("web2", Set::Drain(Some(1)), false).await;
         let table = membership.table();
         let (books, _view) = books::open(&table);
         let (mut tables, mut readers) = publish::channel(table, vec![books]);
@@ -155,7 +155,7 @@ fn a_verdict_that_was_not_taken_in_counts_after_a_server_of_another_service_is_r
         drop(goes);
         while !matches!(membership.next().await.unwrap(), Event::Verdicts(_)) {}
         assert!(matches!(web2(&membership), (State::Down, _, 1..)), "nobody took it in");
-        let (answer, news) = membership.set("other1", Set::Weight(Some(2))).await;
+        let (answer, news) = membership.set("other1", Set::Weight(Some(2)), false).await;
         assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Layout))));
         assert_eq!(web2(&membership), (State::Down, false, 0));
         membership.close().await;
@@ -266,14 +266,14 @@ fn a_restart_in_the_middle_of_changes_keeps_connections_where_they_are() {
     with_state_file(|file| async move {
         let plan = config::parse(CONFIG, "t.toml").unwrap().plan;
         let mut first = opened(&plan, &file).await;
-        let _ = first.set("web2", Set::Drain(None)).await;
+        let _ = first.set("web2", Set::Drain(None), false).await;
         let draining = places(&first);
         assert!(draining.iter().any(|(_, keeps)| keeps.as_deref() == Some("web2")), "{draining:?}");
         first.close().await;
 
         let mut second = opened(&plan, &file).await;
         assert_eq!(places(&second), draining, "in the middle of a drain");
-        let _ = second.set("web2", Set::Undrain).await;
+        let _ = second.set("web2", Set::Undrain, false).await;
         let undrained = places(&second);
         second.close().await;
 
@@ -281,7 +281,8 @@ fn a_restart_in_the_middle_of_changes_keeps_connections_where_they_are() {
         assert_eq!(places(&third), undrained, "two changes later");
         let mut without = plan.clone();
         without.services[0].servers.remove(1);
-        third.reload(without.clone()).await.unwrap();
+        let prepared = third.base().prepare(without.clone()).unwrap();
+        third.reload(prepared).await.unwrap();
         let removed = places(&third);
         assert!(removed.iter().any(|(_, keeps)| keeps.as_deref() == Some("web2")), "{removed:?}");
         third.close().await;
@@ -347,7 +348,7 @@ fn a_start_waits_for_first_verdicts_and_a_restart_knows_them() {
 #[test]
 fn a_drain_without_time_is_over_at_once() {
     with_membership(|mut membership| async move {
-        let (answer, news) = membership.set("web2", Set::Drain(Some(0))).await;
+        let (answer, news) = membership.set("web2", Set::Drain(Some(0)), false).await;
         assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Table))));
         assert_eq!(web2(&membership), (State::Drained, false, 0));
     });

@@ -7,6 +7,7 @@ use model::turn::Bench;
 use model::{Random, owners, turn};
 use oneip::hash;
 use oneip::hash::Key;
+use oneip::limits::DEFAULT_SLOTS;
 use oneip::plan::{HashInput, HashKey, Selection};
 use oneip::table::cluster::Cluster;
 use oneip::table::maglev::{self, Candidate, NOBODY};
@@ -380,11 +381,11 @@ fn the_key_decides_everything() {
     assert_ne!(hash::source(HashKey(KEY).into(), client), hash::source(HashKey(other).into(), client));
 }
 
-/// With 1,024 servers of a thousand different weights, in a table of the size that the configuration demands.
+/// With 1,024 servers of a thousand different weights, in the table that every configuration has.
 #[test]
 fn shares_are_exact_at_the_limits() {
     let weights: Vec<u32> = (0..1024).map(|i| i * 64 + 1).collect();
-    let slots = 102_407;
+    let slots = DEFAULT_SLOTS;
     let one = One { hash: HashInput::Flow, ..One::weights(&weights, slots) };
     let shares = Cluster::new(&one.plan()).shares(0);
     let total: u64 = weights.iter().map(|w| *w as u64).sum();

@@ -1,8 +1,10 @@
 //! What a new configuration changes, in words; and what of it a running process cannot take over.
 
 use super::membership::Side;
+use crate::plan::identity::continued_services;
 use crate::plan::{Plan, Server, Service};
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The keys that differ and need a restart, as they are written.
@@ -41,11 +43,12 @@ pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     if old.hash_key != new.hash_key {
         lines.push("[cluster] hash_key: another one; nearly every client gets another server".to_owned());
     }
-    for gone in old.services.iter().filter(|old| find(&new.services, &old.name).is_none()) {
+    let continued = continued_services(&old.services, &new.services);
+    for (_, gone) in old.services.iter().enumerate().filter(|(at, _)| !continued.contains(&Some(*at))) {
         lines.push(format!("service {} removed ({})", gone.name, gone.address));
     }
-    for service in &new.services {
-        match find(&old.services, &service.name) {
+    for (service, of) in new.services.iter().zip(&continued) {
+        match of.map(|at| &old.services[at]) {
             None => lines.push(format!(
                 "service {} added ({}, {})",
                 service.name,
@@ -58,22 +61,18 @@ pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     lines
 }
 
-fn find<'a>(services: &'a [Service], name: &str) -> Option<&'a Service> {
-    services.iter().find(|service| service.name == name)
-}
-
 fn some(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
     let name = &new.name;
+    if old.name != *name {
+        lines.push(format!("service {} renamed to {name}", old.name));
+    }
     let mut changed = |key: &str, old: &dyn Display, new: &dyn Display| {
         lines.push(format!("service {name}: {key} {old} -> {new}"));
     };
-    if old.address != new.address {
-        changed("address", &old.address, &new.address);
-    }
     if old.ports != new.ports {
         changed("ports", &ports(old), &ports(new));
     }
@@ -97,11 +96,11 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
         let health = |service: &Service| service.health.as_ref().map_or("none".to_owned(), ToString::to_string);
         changed("health", &health(old), &health(new));
     }
-    for gone in old.servers.iter().filter(|old| !new.servers.iter().any(|new| is_same(old, new))) {
+    for gone in old.servers.iter().filter(|old| !new.servers.iter().any(|new| new.is_same(old))) {
         lines.push(format!("service {name}: server {} removed ({})", gone.name, gone.address));
     }
     for server in &new.servers {
-        match old.servers.iter().find(|old| is_same(old, server)) {
+        match old.servers.iter().find(|old| old.is_same(server)) {
             None => lines.push(format!(
                 "service {name}: server {} added ({}, weight {})",
                 server.name, server.address, server.weight
@@ -109,22 +108,23 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
             Some(before) => of_server(name, before, server, lines),
         }
     }
-    let order = |service: &Service, other: &Service| -> Vec<String> {
-        let kept = |server: &&Server| other.servers.iter().any(|other| is_same(server, other));
-        service.servers.iter().filter(kept).map(|server| server.name.clone()).collect()
+    let order = |service: &Service, other: &Service| -> Vec<IpAddr> {
+        let kept = |server: &&Server| other.servers.iter().any(|other| other.is_same(server));
+        service.servers.iter().filter(kept).map(|server| server.address).collect()
     };
     if order(old, new) != order(new, old) {
         lines.push(format!("service {name}: the servers in another order"));
     }
 }
 
-/// A server is the same as long as it has its name and its primary address.
-fn is_same(a: &Server, b: &Server) -> bool {
-    a.name == b.name && a.address == b.address
-}
-
 fn of_server(service: &str, old: &Server, new: &Server, lines: &mut Vec<String>) {
     let name = &new.name;
+    if old.name != *name {
+        lines.push(format!(
+            "service {service}: server {} renamed to {name}; slots go by name, so some of its clients get another server",
+            old.name
+        ));
+    }
     if old.weight != new.weight {
         lines.push(format!("service {service}: server {name}: weight {} -> {}", old.weight, new.weight));
     }

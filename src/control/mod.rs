@@ -4,6 +4,7 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod cores;
+pub mod cost;
 pub mod differences;
 pub mod health;
 pub mod host;

@@ -13,7 +13,8 @@ pub mod trace;
 pub mod units;
 
 use crate::control::admin::order::{Answer, Order};
-use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST};
+use crate::control::admin::status::Status;
+use crate::limits::{FIGURES_MOST, MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST};
 use crate::plan::Admin;
 use crate::verbs::Failure;
 use clap::{Args, Subcommand};
@@ -84,6 +85,9 @@ enum Verb {
         /// End its connections after so many seconds; default: the service's `drain_s`
         #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(..=u64::from(MAX_DRAIN_S)))]
         timeout: Option<u64>,
+        /// Though a service is left without any server that takes clients
+        #[arg(long)]
+        force: bool,
     },
     /// New clients again to a server that was drained
     Undrain {
@@ -97,11 +101,17 @@ enum Verb {
         /// 0 to 65535; `default`: the configuration's again
         #[arg(value_name = "N|default", value_parser = weight)]
         weight: Weight,
+        /// Though a service is left without any server that takes clients
+        #[arg(long)]
+        force: bool,
     },
     /// Take a server out at once, with all its connections
     Disable {
         #[arg(value_name = "NAME")]
         server: String,
+        /// Though a service is left without any server that takes clients
+        #[arg(long)]
+        force: bool,
     },
     /// Let a server in again that was disabled
     Enable {
@@ -109,7 +119,14 @@ enum Verb {
         server: String,
     },
     /// Read the configuration again, and put it to work if it is right
-    Reload,
+    Reload {
+        /// Though it gives most clients of a service another server for nothing
+        #[arg(long)]
+        force: bool,
+        /// Show what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// What Prometheus gets
     Metrics,
 }
@@ -160,12 +177,16 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
             let found = client.order(&Order::Trace { client: address, watch_ms })?;
             if json { print(document(found)) } else { print(trace::text(&client::read(found)?, watch)) }
         }
-        Verb::Drain { server, timeout } => carry_out(&client, &Order::Drain { server, timeout_s: timeout }),
+        Verb::Drain { server, timeout, force } => {
+            carry_out(&client, &Order::Drain { server, timeout_s: timeout, force })
+        }
         Verb::Undrain { server } => carry_out(&client, &Order::Undrain { server }),
-        Verb::Weight { server, weight: Weight(weight) } => carry_out(&client, &Order::Weight { server, weight }),
-        Verb::Disable { server } => carry_out(&client, &Order::Disable { server }),
+        Verb::Weight { server, weight: Weight(weight), force } => {
+            carry_out(&client, &Order::Weight { server, weight, force })
+        }
+        Verb::Disable { server, force } => carry_out(&client, &Order::Disable { server, force }),
         Verb::Enable { server } => carry_out(&client, &Order::Enable { server }),
-        Verb::Reload => carry_out(&client, &Order::Reload),
+        Verb::Reload { force, dry_run } => carry_out(&client, &Order::Reload { force, dry_run }),
         Verb::Metrics => print(client.metrics()?.trim_end()),
     }
 }
@@ -179,15 +200,23 @@ fn carry_out(client: &Client, order: &Order) -> Result<(), Failure> {
     }
 }
 
+/// How long to wait for new counters.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// A table an interval, on a clock of its own, so that slow answers do not add up.
 fn show_rates(client: &Client, interval: Duration, count: Option<u64>) -> Result<(), Failure> {
-    let look = || -> Result<_, client::Error> { Ok((client::read(client.status()?)?, Instant::now())) };
+    let look = || -> Result<(Status, Instant), client::Error> { Ok((client::read(client.status()?)?, Instant::now())) };
     let (mut before, mut then) = look()?;
     let mut due = then;
     for _ in 0..count.unwrap_or(u64::MAX) {
         due += interval;
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        let (status, now) = look()?;
+        let (mut status, mut now) = look()?;
+        // Counters are put down a few times a second.
+        while status.counted_s.is_some() && status.counted_s == before.counted_s && now < due + FIGURES_MOST {
+            thread::sleep(LOOK_AGAIN);
+            (status, now) = look()?;
+        }
         match rates::between(&before, &status, now - then) {
             Some(rates) => print(stats::text(&rates))?,
             None => print("the process was started again; its counters begin at 0")?,

@@ -58,7 +58,9 @@ pub fn between(before: &Status, now: &Status, passed: Duration) -> Option<Rates>
     if before.pid != now.pid || now.uptime_s < before.uptime_s {
         return None;
     }
-    let seconds = passed.as_secs_f64().max(1e-3);
+    // What is counted is not counted when it is asked for.
+    let counted = before.counted_s.zip(now.counted_s).map(|(before, now)| now - before);
+    let seconds = counted.unwrap_or(passed.as_secs_f64()).max(1e-3);
     let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds;
     let dropped = now
         .dropped

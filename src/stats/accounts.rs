@@ -8,7 +8,8 @@ use super::buckets::{DIGITS, MAX_NS};
 use super::figures::{WorkerFigures, WorkerReport};
 use super::latency::{Answer, Latencies};
 use super::summary::{Percentiles, ServerSummary, Summary};
-use crate::plan::Plan;
+use crate::plan::identity::continued_services;
+use crate::plan::{self, Plan};
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub struct Accounts {
     server_at: HashMap<(usize, String), usize>,
     /// Where the services and servers of the newest layout stand.
     present: Arc<Places>,
+    /// The services of that layout.
+    plan: Vec<plan::Service>,
     workers: Vec<Account>,
     /// Between `ask` and `end_interval`.
     asking: bool,
@@ -78,6 +81,7 @@ impl Accounts {
             service_at: HashMap::new(),
             server_at: HashMap::new(),
             present: Arc::default(),
+            plan: Vec::new(),
             workers: (0..workers).map(|_| account()).collect(),
             asking: false,
             total: empty(),
@@ -88,6 +92,8 @@ impl Accounts {
     /// order.
     pub fn open(&mut self, plan: &Plan, views: Vec<View>) {
         assert_eq!(views.len(), self.workers.len(), "one a worker");
+        self.rename(plan);
+        self.plan.clone_from(&plan.services);
         self.present = Arc::new(self.places(plan));
         for (account, mut view) in self.workers.iter_mut().zip(views) {
             // The worker may be past the books in which it was asked.
@@ -95,6 +101,50 @@ impl Accounts {
                 view.harvest.request();
             }
             account.open.push((Arc::clone(&self.present), view));
+        }
+    }
+
+    /// What was counted for a service or a server goes on under its new name, if nothing else was counted under that.
+    fn rename(&mut self, plan: &Plan) {
+        let before = std::mem::take(&mut self.plan);
+        let pairs = continued_services(&before, &plan.services);
+        let pairs = plan.services.iter().zip(pairs).filter_map(|(new, at)| Some((&before[at?], new)));
+        // All are taken away first: two may have changed names.
+        let known: Vec<(usize, &plan::Service, &plan::Service)> =
+            pairs.filter_map(|(old, new)| Some((*self.service_at.get(&old.name)?, old, new))).collect();
+        for (_, old, new) in known.iter().filter(|(_, old, new)| old.name != new.name) {
+            debug_assert!(old.address == new.address, "they are at one address");
+            self.service_at.remove(&old.name);
+        }
+        for (at, old, new) in known {
+            let is_free = old.name != new.name && !self.service_at.contains_key(&new.name);
+            if is_free {
+                self.service_at.insert(new.name.clone(), at);
+                self.services[at].name.clone_from(&new.name);
+            } else if old.name != new.name {
+                self.service_at.entry(old.name.clone()).or_insert(at);
+                continue;
+            }
+            self.rename_servers(at, old, new);
+        }
+    }
+
+    fn rename_servers(&mut self, service: usize, old: &plan::Service, new: &plan::Service) {
+        let names = old.servers.iter().filter_map(|was| {
+            let is = new.servers.iter().find(|is| is.is_same(was))?;
+            (is.name != was.name).then_some((&was.name, &is.name))
+        });
+        let moved: Vec<(usize, &String, &String)> =
+            names.filter_map(|(was, is)| Some((self.server_at.remove(&(service, was.clone()))?, was, is))).collect();
+        for (at, was, is) in moved {
+            let taken = self.server_at.contains_key(&(service, is.clone()));
+            let name = if taken { was } else { is };
+            self.server_at.entry((service, name.clone())).or_insert(at);
+            self.closed.servers[at].server.clone_from(name);
+        }
+        if old.name != new.name {
+            let of = self.server_at.iter().filter(|((of, _), _)| *of == service);
+            of.for_each(|(_, at)| self.closed.servers[*at].service.clone_from(&new.name));
         }
     }
 

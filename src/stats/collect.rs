@@ -4,8 +4,9 @@
 use super::accounts::{self, Accounts, Long};
 use super::books::{Books, View};
 use super::figures::Figures;
+use super::latest::Latest;
 use super::summary::{Percentiles, Summary, microseconds};
-use crate::limits::STATS_INTERVAL;
+use crate::limits::{FIGURES_EVERY, FIGURES_PART, STATS_INTERVAL};
 use crate::plan::Plan;
 use crate::table::publish::Spent;
 use crate::verdict::Reason;
@@ -53,7 +54,16 @@ pub struct Reports {
 
 /// The way to the stats thread. Sending never waits.
 #[derive(Clone)]
-pub struct Stats(Sender<Message>);
+pub struct Stats {
+    inbox: Sender<Message>,
+    latest: Latest<Figures>,
+}
+
+/// The stats thread's end.
+pub struct Inbox {
+    messages: Receiver<Message>,
+    latest: Latest<Figures>,
+}
 
 pub enum Message {
     Layout(Arc<Plan>, Vec<View>),
@@ -61,9 +71,9 @@ pub enum Message {
     Stop,
 }
 
-pub fn channel() -> (Stats, Receiver<Message>) {
-    let (sender, receiver) = channel::unbounded();
-    (Stats(sender), receiver)
+pub fn channel() -> (Stats, Inbox) {
+    let ((inbox, messages), latest) = (channel::unbounded(), Latest::default());
+    (Stats { inbox, latest: latest.clone() }, Inbox { messages, latest })
 }
 
 impl Stats {
@@ -78,6 +88,11 @@ impl Stats {
         self.send(Message::Query(Box::new(reply)));
     }
 
+    /// The figures that it has put down last, a few times a second: without asking it. `None`: none yet.
+    pub fn latest(&self) -> Option<(Arc<Figures>, Duration)> {
+        self.latest.get()
+    }
+
     /// Lets the thread end, after a last harvest.
     pub fn stop(&self) {
         self.send(Message::Stop);
@@ -85,13 +100,13 @@ impl Stats {
 
     fn send(&self, message: Message) {
         // Without the stats thread frames are dispatched all the same; who waits for an answer sees the question dropped.
-        let _ = self.0.send(message);
+        let _ = self.inbox.send(message);
     }
 }
 
 /// Collects until it is stopped, and once more then. Returns itself, for the figures of the whole run. An interval log
 /// that cannot be written is given up, with a warning: the figures go on.
-pub fn run(sources: Sources, reports: Reports, inbox: &Receiver<Message>) -> Collector {
+pub fn run(sources: Sources, reports: Reports, inbox: &Inbox) -> Collector {
     let mut serializer = V2DeflateSerializer::new();
     // Line by line: what has been logged survives however the process ends.
     let mut file = reports.hlog.map(LineWriter::new);
@@ -144,6 +159,8 @@ pub struct Collector {
     since: Instant,
     /// The figures in the line before.
     before: Summary,
+    /// When the figures are put down for others next.
+    show: Instant,
     stopping: bool,
 }
 
@@ -167,18 +184,25 @@ impl Collector {
             started: now,
             since: now,
             before: Summary::default(),
+            show: now,
             stopping: false,
         }
     }
 
     /// Does what it is asked, until the interval is over. Whether that was the last.
-    fn wait(&mut self, inbox: &Receiver<Message>) -> bool {
+    fn wait(&mut self, inbox: &Inbox) -> bool {
         let end = self.since + STATS_INTERVAL;
         // However many ask, the interval ends.
         while !self.stopping && Instant::now() < end {
-            match inbox.recv_deadline(end) {
+            let now = Instant::now();
+            if now >= self.show {
+                inbox.latest.put(self.figures());
+                let part = (FIGURES_PART * now.elapsed()).clamp(FIGURES_EVERY, STATS_INTERVAL);
+                self.show = now + part;
+            }
+            match inbox.messages.recv_deadline(end.min(self.show)) {
                 Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.stopping = true,
             }
         }
@@ -194,13 +218,13 @@ impl Collector {
     }
 
     /// Asks every worker for its histograms and waits until they have come: a turn each, unless a worker is stuck.
-    fn harvest(&mut self, inbox: &Receiver<Message>) -> Interval {
+    fn harvest(&mut self, inbox: &Inbox) -> Interval {
         let give_up = Instant::now() + STATS_INTERVAL / 4;
         self.accounts.ask();
         loop {
             // A worker may come to another layout in the meantime.
             self.spent.clear();
-            inbox.try_iter().for_each(|message| self.take(message));
+            inbox.messages.try_iter().for_each(|message| self.take(message));
             if self.accounts.gather() || Instant::now() >= give_up {
                 break;
             }

@@ -6,5 +6,6 @@ pub mod buckets;
 pub mod collect;
 pub mod figures;
 pub mod latency;
+pub mod latest;
 pub mod summary;
 pub mod tally;

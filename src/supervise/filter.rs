@@ -1,11 +1,11 @@
 //! `oneip filter`: the filter of one server, its table kept up with the cluster until a signal ends the process. The program
 //! stays on the interface after that, and goes on by its last table; the next process takes it over without a gap.
 
-use super::follow::{DataPath, Desk, Followed, Signals};
+use super::follow::{DataPath, Desk, Followed, HostCheck, Signals};
 use super::peers::{Speaker, Turn};
 use super::tell;
-use crate::control::admin;
 use crate::control::admin::status::Status;
+use crate::control::admin::{self, Watched};
 use crate::control::clock;
 use crate::control::interface::InterfaceWatch;
 use crate::control::lock::InterfaceLock;
@@ -19,6 +19,7 @@ use crate::plan::{self, Plan};
 use crate::server::{self, Dispatch, Grade, Held};
 use crate::stats::collect::say;
 use crate::stats::figures::Figures;
+use crate::stats::latest::Latest;
 use crate::stats::summary::{ServerSummary, Summary};
 use crate::verbs::{self, Failure};
 use crate::verdict::Reason;
@@ -28,7 +29,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::thread;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -75,11 +75,21 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let _ = write!(text, "  keeps      {} (to make tables)", kept.join(", "));
     say(&text, json);
     let counting = path.counting.clone();
-    let (backend, orders) = admin::channel(move |to| drop(to.send(counting.figures())));
+    let (now, overview) = (path.counting.clone(), Latest::default());
+    // The kernel counts: it is read on the spot.
+    let figures = Box::new(move || Some((Arc::new(now.figures()), Duration::ZERO)));
+    let watched = Watched { overview: overview.clone(), figures };
+    let (backend, orders) = admin::channel(watched, move |to| drop(to.send(counting.figures())));
     let admin = listeners.start(backend)?;
     say("ready", json);
-    let mut desk =
-        Desk { config: config.clone(), orders, started: started.into_std(), watch: Some(watch), path: &mut path };
+    let mut desk = Desk {
+        config: config.clone(),
+        orders,
+        started: started.into_std(),
+        watch: Some(watch),
+        overview,
+        path: &mut path,
+    };
     let ended = followed.until_signal(&mut desk);
     drop(admin);
     if ended.is_ok() && Filter::is_left(&interface, &pins)? {
@@ -257,15 +267,17 @@ impl DataPath for Keeping {
         Ok(())
     }
 
-    fn check_host(&self, new: &[IpAddr]) -> Result<(), Failure> {
-        // It has a runtime of its own.
-        let held =
-            thread::scope(|scope| scope.spawn(server::held).join()).map_err(|_| "the host cannot be checked")??;
-        let has = |address: &IpAddr| held.iter().any(|Held { address: held, .. }| held == address);
-        for address in new.iter().filter(|address| !has(address)) {
-            tracing::warn!("this host does not have the cluster address {address}; `oneip server add` gives it one");
+    fn host_check(&self) -> HostCheck {
+        |new| {
+            let held = server::held()?;
+            let has = |address: &IpAddr| held.iter().any(|Held { address: held, .. }| held == address);
+            for address in new.iter().filter(|address| !has(address)) {
+                tracing::warn!(
+                    "this host does not have the cluster address {address}; `oneip server add` gives it one"
+                );
+            }
+            Ok(())
         }
-        Ok(())
     }
 
     fn describe(&self, status: &mut Status) {

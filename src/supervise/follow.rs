@@ -1,18 +1,19 @@
 //! The control thread once everything runs: it follows the servers, carries out what operators ask for, and has the data path
 //! follow both, until a signal ends it. It does not know whether that is workers or a filter.
 
-use crate::control::admin::Asked;
+use super::reload::{Made, Reloading, Request, Source, addresses, made};
 use crate::control::admin::order::{Answer, Order, Trace, TracedFrame};
 use crate::control::admin::status::Status;
+use crate::control::admin::{Asked, Overview};
 use crate::control::clock;
-use crate::control::config::{self, Loaded};
 use crate::control::interface::{InterfaceError, InterfaceWatch};
-use crate::control::membership::{Membership, News, Set};
-use crate::limits::{DRAIN, TRACE_MOST, TRACED_FRAMES};
+use crate::control::membership::{Membership, News, Reloaded, Set};
+use crate::limits::{DRAIN, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
 use crate::plan::Plan;
+use crate::stats::latest::Latest;
 use crate::table::watch::{Fate, Seen, Watch, protocol_name};
 use crate::verbs::Failure;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -70,6 +71,9 @@ enum Wish {
     Reload,
 }
 
+/// What is wrong with this host for new cluster addresses. Outside of any runtime.
+pub type HostCheck = fn(&[IpAddr]) -> Result<(), Failure>;
+
 /// What frames are decided by, as far as the control thread changes it.
 pub trait DataPath {
     /// Has frames decided by what the membership says now.
@@ -97,11 +101,8 @@ pub trait DataPath {
     /// The kernel refuses.
     fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure>;
 
-    /// Whether this host is fit for new cluster addresses.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    fn check_host(&self, new: &[IpAddr]) -> Result<(), Failure>;
+    /// Says whether this host is fit for new cluster addresses, on another thread.
+    fn host_check(&self) -> HostCheck;
 
     /// What it is called in the status, and its workers.
     fn describe(&self, status: &mut Status);
@@ -125,7 +126,16 @@ pub struct Desk<'a> {
     pub started: std::time::Instant,
     /// `None`: the frames do not come over an interface of the kernel's.
     pub watch: Option<InterfaceWatch>,
+    /// Where it puts down how things are.
+    pub overview: Latest<Overview>,
     pub path: &'a mut dyn DataPath,
+}
+
+/// What goes on beside the servers.
+#[derive(Default)]
+struct Tasks {
+    watching: Option<Watching>,
+    reloading: Option<Reloading>,
 }
 
 /// An operator watches the frames of a client.
@@ -145,19 +155,23 @@ impl Followed {
     pub fn until_signal(&mut self, desk: &mut Desk) -> Result<(), Failure> {
         let Followed { runtime, membership, signals } = self;
         runtime.block_on(async {
-            let mut watching: Option<Watching> = None;
             let mut was_up = desk.watch.as_ref().is_none_or(InterfaceWatch::is_up);
+            let mut tasks = Tasks::default();
+            desk.show(membership);
+            let mut look = Instant::now() + OVERVIEW_EVERY;
             loop {
-                let watched = watching.as_ref().map(|watching| watching.end);
+                let watched = tasks.watching.as_ref().map(|watching| watching.end);
                 let due = desk.path.due();
                 tokio::select! {
                     wish = signals.any() => match wish {
                         Wish::Stop => return Ok(()),
-                        Wish::Reload => _ = desk.reload(membership).await,
+                        Wish::Reload => desk.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloading),
                     },
+                    made = made(&mut tasks.reloading) => desk.end_reload(membership, made, &mut tasks.reloading).await,
                     event = membership.next() => {
                         if let Some(news) = membership.take(event?).await {
                             desk.path.publish(membership, news);
+                            desk.show(membership);
                         }
                     }
                     link = next_link(&mut desk.watch) => {
@@ -167,18 +181,23 @@ impl Followed {
                             tell_link(link);
                         }
                         desk.path.see(link);
+                        desk.show(membership);
+                    }
+                    () = tokio::time::sleep_until(look) => {
+                        desk.show(membership);
+                        look = Instant::now() + OVERVIEW_EVERY;
                     }
                     () = poll_fn(|context| desk.path.poll_work(context)) => desk.path.work(membership),
                     Some((order, to)) = desk.orders.recv() => {
                         if !to.is_closed() {
-                            desk.carry_out(membership, order, to, &mut watching).await;
+                            desk.carry_out(membership, order, to, &mut tasks).await;
                         }
                     }
                     () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                         desk.path.publish(membership, News::Table);
                     }
                     () = tokio::time::sleep_until(watched.unwrap_or_else(Instant::now)), if watched.is_some() => {
-                        let seen = watching.take().expect("somebody watches");
+                        let seen = tasks.watching.take().expect("somebody watches");
                         membership.set_watch(None);
                         desk.path.publish(membership, News::Table);
                         let frames = seen.frames(membership.plan());
@@ -196,59 +215,137 @@ impl Desk<'_> {
         membership: &mut Membership,
         order: Order,
         to: oneshot::Sender<Answer>,
-        watching: &mut Option<Watching>,
+        tasks: &mut Tasks,
     ) {
-        let (server, set) = match order {
+        let (server, set, force) = match order {
             Order::Status => return drop(to.send(Answer::Status(Box::new(self.status(membership))))),
-            Order::Trace { client, watch_ms } => return self.trace(membership, client, watch_ms, to, watching),
-            Order::Reload => {
-                let answer = match self.reload(membership).await {
-                    Ok(mut changes) => {
-                        changes.extend(self.path.remark());
-                        Answer::Done { changes }
-                    }
-                    Err(error) => Answer::Refused { error },
-                };
-                return drop(to.send(answer));
+            Order::Trace { client, watch_ms } => {
+                return self.trace(membership, client, watch_ms, to, &mut tasks.watching);
             }
-            Order::Drain { server, timeout_s } => (server, Set::Drain(timeout_s)),
-            Order::Undrain { server } => (server, Set::Undrain),
-            Order::Weight { server, weight } => (server, Set::Weight(weight)),
-            Order::Disable { server } => (server, Set::Disable),
-            Order::Enable { server } => (server, Set::Enable),
+            Order::Reload { force, dry_run } => {
+                let request = Request { force, dry_run, to: Some(to) };
+                return self.begin_reload(membership, request, &mut tasks.reloading);
+            }
+            Order::Drain { server, timeout_s, force } => (server, Set::Drain(timeout_s), force),
+            Order::Undrain { server } => (server, Set::Undrain, false),
+            Order::Weight { server, weight, force } => (server, Set::Weight(weight), force),
+            Order::Disable { server, force } => (server, Set::Disable, force),
+            Order::Enable { server } => (server, Set::Enable, false),
         };
-        let (mut answer, news) = membership.set(&server, set).await;
+        let (mut answer, news) = membership.set(&server, set, force).await;
         if let Answer::Done { changes } = &mut answer {
             changes.extend(self.path.remark());
         }
         news.into_iter().for_each(|news| self.path.publish(membership, news));
+        // Whoever hears of it and looks sees it.
+        self.show(membership);
         let _ = to.send(answer);
     }
 
-    /// Goes over to what the configuration file says now, and logs what comes of it. Returns what changed, a line each.
-    ///
-    /// # Errors
-    /// In words; nothing was changed.
-    async fn reload(&mut self, membership: &mut Membership) -> Result<Vec<String>, String> {
-        let result = self.try_reload(membership).await;
+    /// Puts down how things are.
+    fn show(&self, membership: &mut Membership) {
+        let services = membership.look();
+        self.overview.put(Overview { head: self.head(membership), at: std::time::Instant::now(), services });
+    }
+
+    /// Has the configuration file read, unless that is being done.
+    fn begin_reload(&self, membership: &Membership, request: Request, reloading: &mut Option<Reloading>) {
+        if let Some(other) = reloading {
+            let error = other.busy();
+            match request.to {
+                Some(to) => drop(to.send(Answer::Refused { error })),
+                None => {
+                    tracing::warn!("reload: {error}; the file is read once more then");
+                    other.again = true;
+                }
+            }
+            return;
+        }
+        *reloading = self.start_reload(membership, request, Source::File(self.config.clone()));
+    }
+
+    fn start_reload(&self, membership: &Membership, request: Request, source: Source) -> Option<Reloading> {
+        let host = (addresses(membership.plan()), self.path.host_check());
+        match Reloading::start(request, source, membership.base(), host) {
+            Ok(reloading) => Some(reloading),
+            Err((request, error)) => {
+                self.answer(request, Err(error));
+                None
+            }
+        }
+    }
+
+    /// Goes over to what was read, and says what comes of it.
+    async fn end_reload(
+        &mut self,
+        membership: &mut Membership,
+        made: Result<Made, String>,
+        reloading: &mut Option<Reloading>,
+    ) {
+        let Reloading { request, again, .. } = reloading.take().expect("it made this");
+        let result = match made {
+            Ok(made) => self.take_over(membership, made, &request).await,
+            Err(error) => Err(error),
+        };
+        let answer = match result {
+            Ok(Ok(changes)) => Ok(changes),
+            Err(error) => Err(error),
+            Ok(Err(source)) => {
+                *reloading = self.start_reload(membership, request, source);
+                reloading.iter_mut().for_each(|reloading| reloading.again = again);
+                return;
+            }
+        };
+        self.show(membership);
+        self.answer(request, answer);
+        if again {
+            self.begin_reload(membership, Request::BY_SIGNAL, reloading);
+        }
+    }
+
+    fn answer(&self, request: Request, result: Result<Vec<String>, String>) {
         match &result {
+            _ if request.dry_run => {}
             Ok(changes) => changes.iter().for_each(|change| tracing::info!("reload: {change}")),
             Err(error) => tracing::error!("reload: nothing was changed: {error}"),
         }
-        result
+        let Some(to) = request.to else { return };
+        let _ = to.send(match result {
+            Ok(mut changes) => {
+                changes.extend(self.path.remark());
+                Answer::Done { changes }
+            }
+            Err(error) => Answer::Refused { error },
+        });
     }
 
-    async fn try_reload(&mut self, membership: &mut Membership) -> Result<Vec<String>, String> {
-        let Loaded { plan, warnings } = config::load(&self.config).map_err(|errors| errors.to_string())?;
+    /// Returns what changed, a line each, or what must be worked out again.
+    async fn take_over(
+        &mut self,
+        membership: &mut Membership,
+        made: Made,
+        request: &Request,
+    ) -> Result<Result<Vec<String>, Source>, String> {
+        let Made { prepared, warnings, addresses: after } = made;
+        if !request.force {
+            prepared.confirm().map_err(|error| error.to_string())?;
+        }
+        let warned = warnings.iter().map(|warning| format!("warning: {warning}"));
+        if request.dry_run {
+            let mut changes = prepared.changes();
+            changes.extend(warned);
+            changes.push("nothing was changed: this was to see what a reload would".to_owned());
+            return Ok(Ok(changes));
+        }
         let before = addresses(membership.plan());
-        let after = addresses(&plan);
-        let new: Vec<IpAddr> = after.difference(&before).copied().collect();
-        self.path.check_host(&new).map_err(|error| error.to_string())?;
-        let (mut changes, news) = membership.reload(plan).await.map_err(|error| error.to_string())?;
-        changes.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
+        let (mut changes, news) = match membership.reload(prepared).await.map_err(|error| error.to_string())? {
+            Reloaded::Done(changes, news) => (changes, news),
+            Reloaded::Outdated(plan) => return Ok(Err(Source::Read(plan, warnings))),
+        };
+        changes.extend(warned);
         let Some(news) = news else {
             changes.push("nothing has changed".to_owned());
-            return Ok(changes);
+            return Ok(Ok(changes));
         };
         // What goes is the kernel's before workers lose sight of it, and what comes is theirs before it is taken.
         let staying: Vec<IpAddr> = before.intersection(&after).copied().collect();
@@ -257,10 +354,10 @@ impl Desk<'_> {
             tokio::time::sleep(DRAIN).await;
         }
         self.path.publish(membership, news);
-        if !new.is_empty() {
+        if staying.len() < after.len() {
             self.take(&after.into_iter().collect::<Vec<_>>())?;
         }
-        Ok(changes)
+        Ok(Ok(changes))
     }
 
     fn take(&mut self, addresses: &[IpAddr]) -> Result<(), String> {
@@ -270,6 +367,11 @@ impl Desk<'_> {
     }
 
     fn status(&self, membership: &Membership) -> Status {
+        Status { services: membership.services(), ..self.head(membership) }
+    }
+
+    /// The status without services.
+    fn head(&self, membership: &Membership) -> Status {
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: String::new(),
@@ -281,8 +383,9 @@ impl Desk<'_> {
             peers: Vec::new(),
             interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
             generation: membership.generation(),
-            services: membership.services(),
+            services: Vec::new(),
             workers: Vec::new(),
+            counted_s: None,
             frames: 0,
             forwarded: 0,
             passed: 0,
@@ -375,8 +478,4 @@ fn tell_link(interface: &InterfaceWatch) {
         (name, true) => tracing::info!("{name} is up"),
         (name, false) => tracing::warn!("{name} is down: nothing comes or goes there until its link is back"),
     }
-}
-
-fn addresses(plan: &Plan) -> BTreeSet<IpAddr> {
-    plan.services.iter().map(|service| service.address).collect()
 }

@@ -10,10 +10,11 @@ pub mod filter;
 mod follow;
 mod line;
 mod peers;
+mod reload;
 
 use self::line::{Device, Facts, Hold, Line};
-use crate::control::admin;
 use crate::control::admin::status::{Status, WorkerStatus};
+use crate::control::admin::{self, Watched};
 use crate::control::interface::InterfaceWatch;
 use crate::control::lock::InterfaceLock;
 use crate::control::membership::{Membership, News, Side};
@@ -24,10 +25,11 @@ use crate::limits::DRAIN;
 use crate::plan::{Dispatcher, Engine, Plan};
 use crate::port::af_xdp;
 use crate::stats::collect::{Reports, say};
+use crate::stats::latest::Latest;
 use crate::stats::summary::Summary;
 use crate::verbs::{self, Failure};
 use crew::Crew;
-use follow::{DataPath, Desk, Followed, Signals};
+use follow::{DataPath, Desk, Followed, HostCheck, Signals};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -110,12 +112,14 @@ fn dispatch<D: Device>(plan: Plan, dispatcher: &Dispatcher, options: Options) ->
     let _ = write!(text, "  table      generation 1, hashed with {}\n  keeps      ", Level::detect().name());
     let _ = write!(text, "{} (to resolve and check servers); workers keep no capability", kept.join(", "));
     say(&text, options.json);
-    let stats = crew.stats();
-    let (backend, orders) = admin::channel(move |to| stats.figures(|figures| drop(to.send(figures))));
+    let (stats, latest, overview) = (crew.stats(), crew.stats(), Latest::default());
+    let watched = Watched { overview: overview.clone(), figures: Box::new(move || latest.latest()) };
+    let (backend, orders) = admin::channel(watched, move |to| stats.figures(|figures| drop(to.send(figures))));
     let admin = listeners.start(backend)?;
     say("ready", options.json);
     let mut path = Workers { crew, hold, cores };
-    let ended = followed.until_signal(&mut Desk { config: options.config, orders, started, watch, path: &mut path });
+    let ended =
+        followed.until_signal(&mut Desk { config: options.config, orders, started, watch, overview, path: &mut path });
     drop(admin);
     let Workers { crew, mut hold, .. } = path;
     hold.detach();
@@ -151,10 +155,8 @@ impl DataPath for Workers {
         self.hold.take_addresses(addresses)
     }
 
-    fn check_host(&self, new: &[IpAddr]) -> Result<(), Failure> {
-        // It has a runtime of its own.
-        let checked = thread::scope(|scope| scope.spawn(|| host::check(new)).join());
-        Ok(checked.map_err(|_| "the host cannot be checked")??)
+    fn host_check(&self) -> HostCheck {
+        |new| Ok(host::check(new)?)
     }
 
     fn describe(&self, status: &mut Status) {

@@ -4,12 +4,13 @@
 use super::census::Census;
 use super::index::Index;
 use super::maglev::Candidate;
-use super::service::{Idents, Ranking, ServiceState, candidates};
+use super::service::{Idents, Ranking, ServerState, ServiceState, candidates};
 use super::watch::Watch;
 use super::{
     Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, ServiceTable, Table, port_key, port_key_v4,
 };
 use crate::hash::Key;
+use crate::plan::identity::{Identity, continued};
 use crate::plan::{HashInput, Mac, Plan, Selection, Service};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,14 +21,15 @@ use std::thread;
 pub use super::history::History;
 pub use super::service::Standing;
 
-/// Times are nanoseconds on the clock of the ports.
+/// Times are nanoseconds on the clock of the ports. A copy shares what is large.
+#[derive(Clone)]
 pub struct Cluster {
     key: Key,
     generation: u64,
     layout: u64,
     directory: Arc<Directory>,
     services: Vec<ServiceState>,
-    rankings: Rankings,
+    rankings: Arc<Rankings>,
     idents: Idents,
     watch: Option<Arc<Watch>>,
     workers: usize,
@@ -39,12 +41,32 @@ pub struct Cluster {
 type Rankings = HashMap<RankingKey, Arc<Ranking>>;
 type RankingKey = (Vec<(String, u32)>, u32);
 
+/// A cluster by another plan, in the making: all that takes long. Servers may go on to come and go meanwhile.
+pub struct Renewal {
+    key: Key,
+    directory: Directory,
+    rankings: Rankings,
+    services: Vec<Renewed>,
+    idents: Idents,
+    /// The layout that it follows.
+    layout: u64,
+    began: u64,
+}
+
+struct Renewed {
+    state: ServiceState,
+    /// The service that it continues, and the version of that.
+    of: Option<(usize, u64)>,
+    address: u16,
+    ranking: Arc<Ranking>,
+}
+
 impl Cluster {
     /// All servers take clients, MACs as configured.
     pub fn new(plan: &Plan) -> Cluster {
         let key = Key::from(plan.hash_key);
         let (directory, addresses) = directory(&plan.services);
-        let (of_service, rankings) = rankings(key, &plan.services, &HashMap::new());
+        let (of_service, rankings) = rankings(key, &plan.services, &Rankings::new());
         let mut idents = Idents::default();
         let services = plan.services.iter().zip(addresses).zip(of_service);
         let services = services
@@ -56,7 +78,7 @@ impl Cluster {
             layout: 0,
             services,
             directory: Arc::new(directory),
-            rankings,
+            rankings: Arc::new(rankings),
             idents,
             watch: None,
             workers: 1,
@@ -79,29 +101,70 @@ impl Cluster {
     /// for their service's `drain`; new ones are out at first. What must not lose its connections at once though the
     /// configuration dropped it stands in the plan as leaving.
     pub fn renew(&mut self, plan: &Plan, now: u64) {
+        let renewal = self.renewal(plan, now);
+        self.adopt(renewal, plan, now);
+    }
+
+    /// What it takes to go over to another plan.
+    pub fn renewal(&self, plan: &Plan, now: u64) -> Renewal {
         let key = Key::from(plan.hash_key);
         let (directory, addresses) = directory(&plan.services);
-        let known = if key == self.key { std::mem::take(&mut self.rankings) } else { HashMap::new() };
-        let (of_service, rankings) = rankings(key, &plan.services, &known);
-        let mut old: HashMap<String, ServiceState> =
-            std::mem::take(&mut self.services).into_iter().map(|service| (service.name.clone(), service)).collect();
-        let idents = &mut self.idents;
-        idents.keep(old.values().flat_map(|service| &service.servers).map(|server| server.ident));
-        for ((service, address), ranking) in plan.services.iter().zip(addresses).zip(of_service) {
-            self.services.push(match old.remove(&service.name) {
+        let none = Rankings::new();
+        let known = if key == self.key { &*self.rankings } else { &none };
+        let (of_service, rankings) = rankings(key, &plan.services, known);
+        let old: Vec<Identity> = self.services.iter().map(|service| service.identity.clone()).collect();
+        let new: Vec<Identity> = plan.services.iter().map(Identity::of).collect();
+        let mut idents = self.idents.clone();
+        idents.keep(self.services.iter().flat_map(|service| &service.servers).map(|server| server.ident));
+        let mut services = Vec::with_capacity(plan.services.len());
+        let made = plan.services.iter().zip(addresses).zip(of_service).zip(continued(&old, &new));
+        for (((service, address), ranking), of) in made {
+            let place = (address, Arc::clone(&ranking));
+            let state = match of.map(|at| self.services[at].clone()) {
                 Some(known) => {
                     let until = now + service.drain.as_nanos() as u64;
-                    known.renew(key, service, (address, ranking), idents, (now, until))
+                    known.renew(key, service, place, &mut idents, (now, until))
                 }
                 None => {
-                    let mut new = ServiceState::new(key, service, address, ranking, idents);
+                    let mut new = ServiceState::new(key, service, address, place.1, &mut idents);
                     new.set_standings(&vec![Standing::Out; service.servers.len()], now, now);
                     new
                 }
-            });
+            };
+            let of = of.map(|at| (at, self.services[at].version()));
+            services.push(Renewed { state, of, address, ranking });
         }
-        (self.key, self.directory, self.rankings) = (key, Arc::new(directory), rankings);
+        Renewal { key, directory, rankings, services, idents, layout: self.layout, began: now }
+    }
+
+    /// Whether that is for the plan that is in use.
+    pub fn can_adopt(&self, renewal: &Renewal) -> bool {
+        renewal.layout == self.layout
+    }
+
+    /// Goes over to the plan. What has changed in the meantime is gone through again.
+    pub fn adopt(&mut self, renewal: Renewal, plan: &Plan, now: u64) {
+        assert!(self.can_adopt(&renewal), "the services are those that it was made for");
+        let Renewal { key, directory, rankings, services, mut idents, began, .. } = renewal;
+        let renewed = services.into_iter().zip(&plan.services).map(|(renewed, service)| {
+            let Renewed { mut state, of, address, ranking } = renewed;
+            let until = now + service.drain.as_nanos() as u64;
+            match of {
+                Some((at, version)) if self.services[at].version() != version => {
+                    let known = self.services[at].clone();
+                    known.renew(key, service, (address, ranking), &mut idents, (now, until))
+                }
+                _ => {
+                    state.postpone(began, (now, until));
+                    state
+                }
+            }
+        });
+        self.services = renewed.collect();
+        (self.key, self.directory, self.rankings) = (key, Arc::new(directory), Arc::new(rankings));
+        self.idents = idents;
         self.layout += 1;
+        self.renew_census();
         self.renew_census();
     }
 
@@ -177,7 +240,7 @@ impl Cluster {
             let first = base;
             base += known.servers.len();
             let at = known.servers.iter().position(|known| known.name == server);
-            let at = at.filter(|_| service.is_none_or(|service| service == known.name));
+            let at = at.filter(|_| service.is_none_or(|service| service == known.identity.name));
             at.is_some_and(|at| known.remembers(first + at..first + at + 1, &self.census))
         })
     }
@@ -212,7 +275,7 @@ impl Cluster {
     }
 
     pub fn name(&self, service: ServiceId) -> &str {
-        &self.services[service as usize].name
+        &self.services[service as usize].identity.name
     }
 
     /// A server's position in a service.
@@ -232,8 +295,18 @@ impl Cluster {
     }
 
     /// How many slots of a service each server owns now.
-    pub fn shares(&self, service: ServiceId) -> Vec<u32> {
-        self.services[service as usize].shares()
+    pub fn shares(&self, service: ServiceId) -> Arc<[u32]> {
+        Arc::clone(self.services[service as usize].shares())
+    }
+
+    /// How often what is known of a service here has changed, MACs apart.
+    pub fn version(&self, service: ServiceId) -> u64 {
+        self.services[service as usize].version()
+    }
+
+    /// Which list of services and servers this is.
+    pub fn layout(&self) -> u64 {
+        self.layout
     }
 
     /// How many slots of a service are moving: their connections stay with one server while new ones go to another.
@@ -296,6 +369,22 @@ impl Cluster {
             watch: self.watch.clone(),
             census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),
         }
+    }
+}
+
+impl Renewal {
+    /// For each service of the plan, the one that it continues.
+    pub fn continues(&self, service: ServiceId) -> Option<ServiceId> {
+        self.services[service as usize].of.map(|(at, _)| at as ServiceId)
+    }
+
+    /// What clients of a service will be selected by when the servers that are new take clients as well. `None`: by the
+    /// same as now.
+    pub fn promised(&self, service: ServiceId, now: &Cluster) -> Option<ServiceTable> {
+        let Renewed { state, of, .. } = &self.services[service as usize];
+        let old = &now.services[of.as_ref()?.0];
+        let is_new = |server: &ServerState| old.servers.iter().all(|old| old.address != server.address);
+        (!state.selects_like(old)).then(|| state.promised(is_new))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::limits::{FLOW_IDLE, MAX_CHANGES};
 use std::sync::Arc;
 
 /// The open changes of one service, oldest first. Times are nanoseconds of the clock that the ports use.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Moves {
     open: Vec<Change>,
     /// Whether connections that show themselves while a change is open stay for as long as they last.
@@ -22,6 +22,7 @@ pub struct Moves {
 }
 
 /// Of changes whose time is over: what is not remembered of their slots is the present owner's, and what is remembered stays.
+#[derive(Clone)]
 struct Settled {
     rule: Rule,
     /// By slot, whether it was moving; `None`: flows cannot be told by slot, and any may be remembered.
@@ -30,6 +31,7 @@ struct Settled {
     since: u64,
 }
 
+#[derive(Clone)]
 struct Change {
     /// Whose connections there were that nobody remembers; with the mark `MOVING` where the owner became another.
     before: Owners,
@@ -61,6 +63,7 @@ pub struct Keeper(u64);
 
 /// What the data path selects by while changes are open: the present owners, with the mark `MOVING` where a flow must be
 /// looked at by itself.
+#[derive(Clone)]
 pub struct Marked {
     pub owners: Owners,
     pub kept: Arc<Kept>,
@@ -93,6 +96,11 @@ impl Moves {
 
     pub fn is_open(&self) -> bool {
         !self.open.is_empty()
+    }
+
+    /// When the change began that was opened last.
+    pub fn began_last(&self) -> Option<u64> {
+        self.open.last().map(|change| change.began)
     }
 
     /// Lets no open change end before.

@@ -9,6 +9,7 @@ use super::rendezvous::Rendezvous;
 use super::{Owners, Rule, ServiceTable};
 use crate::hash::Key;
 use crate::limits::FLOW_CENSUS;
+use crate::plan::identity::Identity;
 use crate::plan::{HashInput, Mac, Selection, Server, Service};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -30,8 +31,11 @@ pub enum Standing {
     Taking,
 }
 
+#[derive(Clone)]
 pub struct ServiceState {
-    pub name: String,
+    pub identity: Identity,
+    /// How often its servers' standings, its slots or what is kept has changed.
+    version: u64,
     /// Index into the directory's addresses.
     pub address: u16,
     pub servers: Vec<ServerState>,
@@ -45,8 +49,11 @@ pub struct ServiceState {
     history: History,
     /// When it is looked whether what is remembered of changes whose time is over still lasts.
     look: Option<u64>,
+    /// How many slots each server owns.
+    shares: Arc<[u32]>,
 }
 
+#[derive(Clone)]
 pub struct ServerState {
     pub name: String,
     pub address: IpAddr,
@@ -58,7 +65,7 @@ pub struct ServerState {
 
 /// Names servers in flow tables: by numbers from 1 to `MAX_IDENT`, in turn, so that none is used again before 16 million servers have
 /// come after it; what a flow table says of a change that is over counts no more, whoever it names.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Idents {
     last: u32,
     in_use: HashSet<u32>,
@@ -115,7 +122,8 @@ impl ServiceState {
     pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
         let servers = service.servers.iter().map(|server| ServerState::new(server, Standing::Taking, idents));
         let mut state = ServiceState {
-            name: service.name.clone(),
+            identity: Identity::of(service),
+            version: 0,
             address,
             servers: servers.collect(),
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
@@ -125,9 +133,11 @@ impl ServiceState {
             due: None,
             history: History::new(service, vec![Standing::Taking; service.servers.len()]),
             look: None,
+            shares: Arc::default(),
         };
         state.moves.set_until_closed(service.until_closed);
         state.present.remainders = state.remainders();
+        state.count();
         state
     }
 
@@ -214,29 +224,43 @@ impl ServiceState {
         idents: &mut Idents,
         (now, until): (u64, u64),
     ) -> ServiceState {
+        let known_ranking = Arc::ptr_eq(&self.ranking, &ranking);
         let mut old: Vec<Option<ServerState>> = self.servers.into_iter().map(Some).collect();
         let mut new_positions = vec![NOBODY; old.len()];
         let mut servers = Vec::with_capacity(service.servers.len());
         for (new, server) in service.servers.iter().enumerate() {
-            let same = |known: &&mut Option<ServerState>| known.as_ref().is_some_and(|known| known.is(server));
+            let same = |known: &&mut Option<ServerState>| known.as_ref().is_some_and(|it| it.address == server.address);
             let known = old.iter_mut().enumerate().find_map(|(at, known)| Some(at).zip(Some(known).filter(same)));
             servers.push(match known {
                 Some((at, known)) => {
                     new_positions[at] = new as u16;
                     let known = known.take().expect("it was found");
-                    ServerState { mac: server.mac.or(known.mac), ..known }
+                    ServerState { name: server.name.clone(), mac: server.mac.or(known.mac), ..known }
                 }
                 None => ServerState::new(server, Standing::Out, idents),
             });
+        }
+        let rule = rule(key, service, Some(self.present.rule));
+        let version = self.version + 1;
+        let in_place = new_positions.iter().enumerate().all(|(at, new)| usize::from(*new) == at);
+        if known_ranking && rule == self.present.rule && in_place && servers.len() == new_positions.len() {
+            // Nothing that slots depend on: of thousands of services, a reload changes few.
+            let mut state = ServiceState { identity: Identity::of(service), version, address, servers, ..self };
+            state.moves.set_until_closed(service.until_closed);
+            state.moves.expire(now);
+            state.mark(now);
+            state.history.configure(service);
+            state.record((now, until), None);
+            return state;
         }
         let renumber = |old: u16| if old == NOBODY { NOBODY } else { new_positions[old as usize] };
         let (mut before, mut moves, mut marked) = (self.present, self.moves, self.marked);
         before.renumber(renumber);
         moves.renumber(renumber);
         marked.iter_mut().for_each(|marked| marked.renumber(renumber));
-        let rule = rule(key, service, Some(before.rule));
         let mut state = ServiceState {
-            name: self.name,
+            identity: Identity::of(service),
+            version,
             address,
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
@@ -246,9 +270,11 @@ impl ServiceState {
             due: None,
             history: self.history,
             look: None,
+            shares: Arc::default(),
         };
         state.moves.set_until_closed(service.until_closed);
         state.elect();
+        state.count();
         let has_key = rule.key == before.rule.key;
         state.moved(before, now, until);
         if has_key {
@@ -287,7 +313,9 @@ impl ServiceState {
             }
         }
         if changed {
+            self.version += 1;
             self.present.remainders = self.remainders();
+            self.count();
             self.moved(before, now, until);
             self.record((now, until), None);
         }
@@ -296,8 +324,36 @@ impl ServiceState {
 
     /// Lets connections stay at least until then, where they stay already.
     pub fn prolong(&mut self, until: u64, now: u64) {
+        self.version += 1;
         self.moves.prolong(until);
+        self.due = self.moves.next(now);
         self.record((now, now), Some(until));
+    }
+
+    /// What was opened at `began` begins to count now: nothing of it ends before `until`.
+    pub fn postpone(&mut self, began: u64, (now, until): (u64, u64)) {
+        if now > began && self.moves.began_last() == Some(began) {
+            self.prolong(until, now);
+        }
+    }
+
+    /// Whether slots are given by the same rule to the same candidates.
+    pub fn selects_like(&self, other: &ServiceState) -> bool {
+        Arc::ptr_eq(&self.ranking, &other.ranking) && self.present.rule == other.present.rule
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What clients will be selected by when servers that are new here take clients as well.
+    pub fn promised(&self, is_new: impl Fn(&ServerState) -> bool) -> ServiceTable {
+        let mut then = self.clone();
+        let new = then.servers.iter_mut().filter(|server| is_new(server));
+        new.for_each(|server| server.standing = Standing::Taking);
+        then.elect();
+        then.marked = None;
+        then.table(0)
     }
 
     pub fn standing(&self, server: usize) -> Standing {
@@ -314,6 +370,7 @@ impl ServiceState {
             self.moves.close_settled();
         }
         if due || closed {
+            self.version += 1;
             self.end_changes(now);
         }
         self.look = self.is_settled().then_some(now + FLOW_CENSUS.as_nanos() as u64);
@@ -351,12 +408,16 @@ impl ServiceState {
     }
 
     /// How many slots each server owns.
-    pub fn shares(&self) -> Vec<u32> {
+    pub fn shares(&self) -> &Arc<[u32]> {
+        &self.shares
+    }
+
+    fn count(&mut self) {
         let mut shares = vec![0; self.servers.len()];
         for owner in self.present.slots.iter().filter(|owner| **owner != NOBODY) {
             shares[*owner as usize] += 1;
         }
-        shares
+        self.shares = shares.into();
     }
 
     /// How many slots are moving.
@@ -449,12 +510,6 @@ impl ServerState {
     fn new(server: &Server, standing: Standing, idents: &mut Idents) -> ServerState {
         let ident = idents.draw();
         ServerState { name: server.name.clone(), address: server.address, mac: server.mac, ident, standing }
-    }
-
-    fn is(&self, server: &Server) -> bool {
-        let replaced = || server.name.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('@'));
-        let named = self.name == server.name || replaced().is_some_and(|at| at == self.address.to_string());
-        named && self.address == server.address
     }
 
     /// Whether its connections stay with it.

@@ -1,6 +1,9 @@
 //! `oneip check`: the plan that a configuration comes to.
 
+use crate::control::admin::order::{Answer, Order};
+use crate::control::admin::status::Status;
 use crate::control::cores;
+use crate::ctl::client::{self, Client};
 use crate::filter::succession;
 use crate::plan::{Admin, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
 use crate::port::af_xdp::Device;
@@ -9,6 +12,7 @@ use crate::table::cluster::Cluster;
 use comfy_table::presets;
 use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
+use std::path::{self, Path};
 
 /// Services, servers, shares, and which queue goes to which core.
 pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
@@ -49,6 +53,23 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
     }
     let (missing, available) = (cores::list(&missing), cores::list(&available));
     vec![format!("`cores` lists {missing}; on this machine `run` would be refused: it may use {available}")]
+}
+
+/// What a reload would change in the process that runs by this file. `None`: there is none here that would tell us.
+pub fn against_running(plan: &Plan, config: &Path) -> Option<String> {
+    let client = Client::new(plan.admin.socket.clone()).ok()?;
+    let status: Status = client::read(client.status().ok()?).ok()?;
+    if path::absolute(config).ok()? != Path::new(&status.config) {
+        return None;
+    }
+    let order = Order::Reload { force: false, dry_run: true };
+    let lines = match client.order(&order).map(client::read) {
+        Ok(Ok(Answer::Done { changes })) => changes,
+        Ok(_) => return None,
+        Err(error) => vec![format!("a reload would be refused: {error}")],
+    };
+    let lines: String = lines.iter().flat_map(|text| text.lines()).map(|line| format!("  {line}\n")).collect();
+    Some(format!("compared with process {}, which runs by this file:\n{lines}", status.pid))
 }
 
 fn admin(Admin { socket, metrics, state, .. }: &Admin) -> String {

@@ -50,12 +50,13 @@ fn orders_are_what_was_typed() {
     let fake = Fake::start();
     let server = |name: &str| name.to_owned();
     for (arguments, order) in [
-        ("drain web1", Order::Drain { server: server("web1"), timeout_s: None }),
-        ("drain web1 --timeout 30", Order::Drain { server: server("web1"), timeout_s: Some(30) }),
+        ("drain web1", Order::Drain { server: server("web1"), timeout_s: None, force: false }),
+        ("drain web1 --timeout 30", Order::Drain { server: server("web1"), timeout_s: Some(30), force: false }),
         ("undrain web1", Order::Undrain { server: server("web1") }),
-        ("weight web1 0", Order::Weight { server: server("web1"), weight: Some(0) }),
-        ("weight web1 default", Order::Weight { server: server("web1"), weight: None }),
-        ("disable web1", Order::Disable { server: server("web1") }),
+        ("weight web1 0", Order::Weight { server: server("web1"), weight: Some(0), force: false }),
+        ("weight web1 default", Order::Weight { server: server("web1"), weight: None, force: false }),
+        ("disable web1", Order::Disable { server: server("web1"), force: false }),
+        ("disable web1 --force", Order::Disable { server: server("web1"), force: true }),
         ("enable web1", Order::Enable { server: server("web1") }),
     ] {
         let said = done(&fake, arguments);
@@ -63,7 +64,11 @@ fn orders_are_what_was_typed() {
         assert_eq!(fake.orders().last(), Some(&order), "{arguments}");
     }
     assert_eq!(done(&fake, "reload"), "service web: server web4 is new\ngeneration 18\n");
-    assert_eq!(fake.orders().last(), Some(&Order::Reload));
+    assert_eq!(fake.orders().last(), Some(&Order::Reload { force: false, dry_run: false }));
+    for (arguments, force, dry_run) in [("reload --force", true, false), ("reload --dry-run", false, true)] {
+        done(&fake, arguments);
+        assert_eq!(fake.orders().last(), Some(&Order::Reload { force, dry_run }), "{arguments}");
+    }
     assert_eq!(done(&fake, "enable still"), "nothing to change\n");
     let refused = "error: there is no server nobody; there are ns1, ns2, web1, web2, web3\n";
     assert_eq!(failed(&fake.socket, "drain nobody"), refused);
@@ -263,11 +268,12 @@ fn who_may_not_connect_is_told_who_may() {
 fn threads_that_have_ended_are_the_error() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Admin { socket: folder.path().join("s.sock"), socket_given: true, ..Admin::default() };
-    let (backend, asked) = admin::channel(drop);
+    let (backend, asked) = admin::channel(crate::fake::nothing(), drop);
     drop(asked);
     let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
-    for verb in ["status", "reload", "metrics"] {
-        let words = "error: the thread that was asked has ended: this process is about to stop\n";
+    let ended = "error: the thread that was asked has ended: this process is about to stop\n";
+    let nothing = "error: the control thread has not begun to follow the servers yet\n";
+    for (verb, words) in [("status", nothing), ("reload", ended), ("metrics", nothing)] {
         assert_eq!(failed(&plan.socket, verb), words, "{verb}");
     }
 }

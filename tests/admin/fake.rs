@@ -1,16 +1,18 @@
 //! The real server, in front of two threads that answer what the test wants.
 
 use crate::sample;
+use crossbeam::channel::{RecvTimeoutError, Sender};
 use oneip::control::admin::order::{Answer, Order};
 use oneip::control::admin::status::Status;
-use oneip::control::admin::{self, Server};
+use oneip::control::admin::{self, Overview, Seen, Server, Watched};
 use oneip::plan::Admin;
 use oneip::stats::figures::Figures;
+use oneip::stats::latest::Latest;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -21,6 +23,7 @@ pub struct Fake {
     /// Every order that arrived, those for a status left out.
     pub orders: Arc<Mutex<Vec<Order>>>,
     pub server: Server,
+    _stop: Sender<()>,
     _folder: TempDir,
 }
 
@@ -47,18 +50,26 @@ impl Default for Script {
     }
 }
 
+/// How soon what the script says is put down.
+pub const LOOK: Duration = Duration::from_millis(2);
+
+pub fn overview_of(mut status: Status, at: Instant) -> Overview {
+    let services = status.services.drain(..).map(|service| Arc::new(Seen { service, at })).collect();
+    Overview { head: status, at, services }
+}
+
 /// Does what it is told, except to a server called `nobody`.
 fn done(order: &Order) -> Option<Answer> {
     Some(match order {
         Order::Status => unreachable!("answered from the script"),
         Order::Trace { watch_ms, .. } => Answer::Trace(sample::trace(*watch_ms > 0)),
-        Order::Reload => {
+        Order::Reload { .. } => {
             Answer::Done { changes: vec!["service web: server web4 is new".into(), "generation 18".into()] }
         }
         Order::Drain { server, .. }
         | Order::Undrain { server }
         | Order::Weight { server, .. }
-        | Order::Disable { server }
+        | Order::Disable { server, .. }
         | Order::Enable { server } => match server.as_str() {
             "nobody" => {
                 Answer::Refused { error: "there is no server nobody; there are ns1, ns2, web1, web2, web3".into() }
@@ -85,7 +96,24 @@ impl Fake {
         let listeners = admin::bind(&admin).unwrap();
         let metrics = listeners.metrics().unwrap();
         let (ask, wanted) = crossbeam::channel::unbounded();
-        let (backend, mut asked) = admin::channel(move |to| drop(ask.send(to)));
+        let overview = Latest::default();
+        let counted = Arc::clone(&script.figures);
+        let counted = move || Some((Arc::new(counted.lock().unwrap().clone()?), Duration::ZERO));
+        let watched = Watched { overview: overview.clone(), figures: Box::new(counted) };
+        let (backend, mut asked) = admin::channel(watched, move |to| drop(ask.send(to)));
+        // Until the server ends, which has the other end.
+        let status = Arc::clone(&script.status);
+        let (stop, stopped) = crossbeam::channel::bounded::<()>(0);
+        thread::spawn(move || {
+            // Since then everything has become older.
+            let began = Instant::now();
+            loop {
+                overview.put(overview_of(status.lock().unwrap().clone(), began));
+                if stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected) {
+                    return;
+                }
+            }
+        });
         let orders = Arc::new(Mutex::new(Vec::new()));
         let (log, figures) = (Arc::clone(&orders), Arc::clone(&script.figures));
         thread::spawn(move || {
@@ -118,10 +146,15 @@ impl Fake {
             }
         });
         let server = listeners.start(backend).unwrap();
-        Fake { socket: admin.socket, metrics, orders, server, _folder: folder }
+        Fake { socket: admin.socket, metrics, orders, server, _stop: stop, _folder: folder }
     }
 
     pub fn orders(&self) -> Vec<Order> {
         self.orders.lock().unwrap().clone()
     }
+}
+
+/// Nobody has put anything down.
+pub fn nothing() -> Watched {
+    Watched { overview: Latest::default(), figures: Box::new(|| None) }
 }

@@ -120,7 +120,7 @@ fn moments_are_seconds_since_1970_and_stand_still() {
     near(&format!("oneip_server_check_timestamp_seconds{web1}"), 2.0);
     near(&format!("oneip_server_check_failure_timestamp_seconds{web1}"), 2.0);
     assert_eq!(first[&format!("oneip_server_check_impossible{web1}")], 1.0);
-    assert_eq!(first[&format!("oneip_server_unchecked_seconds{web1}")], 4.5);
+    assert!((4.5..6.0).contains(&first[&format!("oneip_server_unchecked_seconds{web1}")]), "{first:?}");
     assert!(!first.contains_key(&format!("oneip_server_check_duration_seconds{web1}")), "none has succeeded");
 
     std::thread::sleep(Duration::from_millis(50));

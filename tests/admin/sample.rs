@@ -35,6 +35,7 @@ pub fn status() -> Status {
         generation: 17,
         services: vec![service("web", "203.0.113.80", web, 0), service("dns", "203.0.113.53", dns, 1200)],
         workers: (0..2).map(|worker| WorkerStatus { worker, core: worker + 2, ..WorkerStatus::default() }).collect(),
+        counted_s: None,
         frames: 0,
         forwarded: 0,
         passed: 0,

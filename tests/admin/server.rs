@@ -1,14 +1,18 @@
 //! Requests, right and wrong, and clients that are slow or many.
 
-use crate::fake::{Fake, Script};
+use crate::fake::{self, Fake, Script};
 use crate::http::{self, exchange, request, tcp, unix};
+use crate::sample;
 use oneip::control::admin::order::{Answer, Order};
 use oneip::control::admin::status::Status;
-use oneip::limits::{ADMIN_BODY, ADMIN_CONNECTIONS, ADMIN_PATIENCE, ORDER_MOST};
+use oneip::control::admin::{self, Watched};
+use oneip::limits::{ADMIN_BODY, ADMIN_CONNECTIONS, ADMIN_PATIENCE, FIGURES_MOST, ORDER_MOST, OVERVIEW_MOST};
+use oneip::stats::latest::Latest;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,10 +34,77 @@ fn a_status_has_the_figures_by_name() {
     let worker = &status.workers[1];
     assert_eq!((worker.worker, worker.core, worker.received, worker.turns, worker.pins), (1, 3, 2062, true, 20));
 
+    assert!((status.counted_s.unwrap() - status.uptime_s).abs() < 1e-3, "counted on the spot");
+    let server = &status.services[0].servers[0];
+    assert!((4242.0..4252.0).contains(&server.since_s), "as old as it is when it is asked for: {}", server.since_s);
+    let age = server.check.as_ref().unwrap().age_s.unwrap();
+    assert!((age - 0.25 - (server.since_s - 4242.0)).abs() < 1e-6, "all by one clock: {age}");
+
     let order = unix(&fake.socket, "POST", "/order", r#"{"order":"status"}"#).json();
-    let mut tagged = reply.json();
-    tagged["answer"] = "status".into();
-    assert_eq!(order, tagged, "an order for it gives the same document");
+    assert_eq!(order["answer"], "status");
+    let ordered: Status = serde_json::from_value(order).unwrap();
+    assert_eq!(ordered, as_before(status), "an order for it gives the same document");
+}
+
+/// Without the time that has passed since it was put down.
+fn as_before(mut status: Status) -> Status {
+    let passed = status.uptime_s - sample::status().uptime_s;
+    (status.uptime_s, status.counted_s) = (status.uptime_s - passed, None);
+    for server in status.services.iter_mut().flat_map(|service| &mut service.servers) {
+        server.since_s = (server.since_s - passed).round();
+        let check = server.check.iter_mut();
+        check.flat_map(|check| &mut check.age_s).for_each(|age| *age = ((*age - passed) * 1000.0).round() / 1000.0);
+    }
+    status
+}
+
+/// However many look: the control thread has put down what they want to know, and so has the stats thread.
+#[test]
+fn who_only_looks_asks_no_thread() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s.sock");
+    let plan = oneip::plan::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
+    let overview = Latest::default();
+    overview.put(fake::overview_of(sample::status(), Instant::now()));
+    let figures = Arc::new(sample::figures());
+    let counted = move || Some((Arc::clone(&figures), Duration::ZERO));
+    let watched = Watched { overview, figures: Box::new(counted) };
+    let (backend, mut asked) = admin::channel(watched, |_| panic!("the stats thread is asked"));
+    let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
+    for path in ["/metrics", "/readyz", "/healthz", "/status"] {
+        for _ in 0..50 {
+            assert_eq!(unix(&socket, "GET", path, "").status, 200, "{path}");
+        }
+    }
+    assert!(asked.try_recv().is_err(), "the control thread was asked");
+}
+
+/// What was put down long ago is no answer of a process that works.
+#[test]
+fn threads_that_put_down_nothing_hang() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s.sock");
+    let plan = oneip::plan::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
+    let (overview, age) = (Latest::default(), Arc::new(Mutex::new(FIGURES_MOST + Duration::from_millis(100))));
+    let figures = Arc::new(sample::figures());
+    let old = Arc::clone(&age);
+    let counted = move || Some((Arc::clone(&figures), *old.lock().unwrap()));
+    let watched = Watched { overview: overview.clone(), figures: Box::new(counted) };
+    let (backend, _asked) = admin::channel(watched, drop);
+    let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
+    overview.put(fake::overview_of(sample::status(), Instant::now()));
+    let reply = unix(&socket, "GET", "/healthz", "");
+    assert_eq!(
+        (reply.status, reply.body.as_str()),
+        (503, "the stats thread hangs: it has put down no figures for 2.1s\n")
+    );
+    *age.lock().unwrap() = Duration::ZERO;
+    assert_eq!(unix(&socket, "GET", "/healthz", "").status, 200);
+    thread::sleep(OVERVIEW_MOST);
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let reply = unix(&socket, "GET", path, "");
+        assert!(reply.status == 503 && reply.body.starts_with("the control thread hangs: "), "{path}: {reply:?}");
+    }
 }
 
 #[test]
@@ -48,9 +119,9 @@ fn orders_are_passed_on_and_answers_come_back() {
     assert_eq!(reply.status, 409);
     assert_eq!(reply.refused(), "there is no server nobody; there are ns1, ns2, web1, web2, web3");
     let expected = [
-        Order::Drain { server: "web1".into(), timeout_s: Some(30) },
-        Order::Drain { server: "web2".into(), timeout_s: None },
-        Order::Disable { server: "nobody".into() },
+        Order::Drain { server: "web1".into(), timeout_s: Some(30), force: false },
+        Order::Drain { server: "web2".into(), timeout_s: None, force: false },
+        Order::Disable { server: "nobody".into(), force: false },
     ];
     assert_eq!(fake.orders(), expected);
 }
@@ -262,13 +333,14 @@ fn threads_that_have_ended_are_said_to_have() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("s.sock");
     let plan = oneip::plan::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
-    let (backend, asked) = oneip::control::admin::channel(drop);
+    let (backend, asked) = oneip::control::admin::channel(crate::fake::nothing(), drop);
     drop(asked);
     let _server = oneip::control::admin::bind(&plan).unwrap().start(backend).unwrap();
     let words = "the thread that was asked has ended: this process is about to stop";
     let reply = unix(&socket, "POST", "/order", r#"{"order":"reload"}"#);
     assert_eq!((reply.status, reply.refused().as_str()), (503, words));
-    assert_eq!(unix(&socket, "GET", "/healthz", "").body, format!("{words}\n"));
+    let words = "the control thread has not begun to follow the servers yet\n";
+    assert_eq!(unix(&socket, "GET", "/healthz", "").body, words);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `oneip check`: the plan, or all that is wrong.
 
-use crate::program::{CONFIG, Folder};
+use crate::program::{CONFIG, Folder, ended, oneip};
 
 #[test]
 fn the_plan_shows_services_servers_and_shares() {
@@ -88,4 +88,13 @@ fn without_dpdk_it_is_said_how_to_build_with_it() {
     assert!(plan.contains(&format!("engine dpdk: {advice}")), "{plan}");
     let said = Folder::with(&config).run("run", "").failed();
     assert!(said.contains(&format!("engine = \"dpdk\": {advice}")), "{said}");
+}
+
+/// What has no end, or waits for somebody to write, is refused before it is read.
+#[test]
+fn only_a_regular_file_is_a_configuration() {
+    for arguments in ["check -c /dev/zero", "run -c /dev/zero", "lookup -c /dev/zero 198.51.100.7"] {
+        let said = ended(&mut oneip(arguments), "");
+        assert_eq!((said.code, said.err.as_str()), (Some(1), "error: /dev/zero: is a device; name a regular file\n"));
+    }
 }

@@ -326,7 +326,7 @@ fn what_cannot_be_simulated_is_said() {
         let said = folder.run_on("simulate", arguments, "198.51.100.7").failed();
         assert!(said.starts_with(says), "{arguments}: {said}");
     }
-    let full = Folder::with(&CONFIG.replace("slots = 1009", "slots = 211"));
+    let full = Folder::with(&CONFIG.replace("slots = 1009", "slots = 131"));
     let said = full.run("simulate", "--clients - --service web6 --add-server web9").failed();
     assert_eq!(said, "--add-server web9: service web6 has room for 2 servers\n");
     assert_eq!(simulate(&full, "--service web6", "2001:db8::1")["added"], Value::Null, "nobody asked for one");

@@ -116,3 +116,56 @@ fn a_real_prometheus_sees_what_was_sent() {
     check_metrics(&succeed(lab.command("dispatcher", "curl").args(["-sf", "http://127.0.0.1:9180/metrics"])));
     dispatcher.stop();
 }
+
+/// Of a configuration with thousands of services, as fast as they can, while a server fails.
+#[test]
+fn a_flood_of_scrapes_keeps_no_verdict_waiting() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let config = checked(lab);
+    let text = fs::read_to_string(&config).unwrap();
+    let server = |n: usize| {
+        let mac = format!("mac = \"02:00:00:00:01:{n:02x}\"");
+        format!("[[service.server]]\nname = \"other{n}\"\naddress = \"192.0.2.10{n}\"\n{mac}\n")
+    };
+    let servers: String = (1..=3).map(server).collect();
+    let service = |n: usize| {
+        format!("[[service]]\nname = \"s{n}\"\naddress = \"203.0.113.80\"\nports = [\"tcp/{n}\"]\n{servers}")
+    };
+    let many: String = (10_000..12_000).map(service).collect();
+    assert!(text.contains("[admin]"), "{text}");
+    let text = text.replace("[admin]", "[admin]\nmetrics = \"127.0.0.1:9181\"");
+    fs::write(&config, format!("{text}\n{many}")).unwrap();
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    let stop = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _when_done = Stop(stop);
+        let floods: Vec<_> = ["/metrics", "/readyz", "/healthz", "/metrics"]
+            .map(|path| {
+                scope.spawn(move || {
+                    let url = format!("http://127.0.0.1:9181{path}");
+                    let mut answered = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let mut curl = lab.command("dispatcher", "curl");
+                        let said = curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}\n", "-Z"]);
+                        let said = said.args((0..16).flat_map(|_| [&*url, "-o", "/dev/null"])).output().unwrap();
+                        answered += String::from_utf8_lossy(&said.stdout).matches("200").count();
+                    }
+                    answered
+                })
+            })
+            .into();
+        let (all, down) = (clients(0), lookup(&config, "web", &clients(0), &["--down", "web2"]));
+        eventually("it is under way", || !lab.sh("dispatcher", "ss -Htn sport = 9181").is_empty());
+        lab.ip("web2", "address del 203.0.113.80/32 dev lo");
+        dispatcher.hear("server web2 of service web is down");
+        eventually("web2's clients are served", || lab.fetch_within(2, 0, &all) == down);
+        lab.ctl(&["drain", "web3"]);
+        assert_eq!(lab.server("web", "web3")["state"], "draining", "orders have their turn");
+        let isolated = lab.status("web")["servers"][0]["check"]["unchecked"].clone();
+        assert_eq!(isolated, Value::Null, "no probe was too late to count");
+        stop.store(true, Ordering::Relaxed);
+        let answered: Vec<usize> = floods.into_iter().map(|flood| flood.join().unwrap()).collect();
+        assert!(answered.iter().all(|answered| *answered > 0), "{answered:?}");
+    });
+    dispatcher.stop();
+}

@@ -2,14 +2,16 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
-use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup};
-use crate::operator::surf;
+use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup, succeed};
+use crate::operator::{connected, surf};
 use crate::restart::browse;
 use crate::stop::Stop;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
@@ -156,5 +158,151 @@ fn a_reload_reads_the_name_that_was_given_again() {
     assert!(lab.ctl(&["reload"]).contains("nothing has changed"));
     lead_to("new.toml");
     assert!(lab.ctl(&["reload"]).contains("web3 removed"));
+    dispatcher.stop();
+}
+
+/// Whoever opens the file waits until this is dropped; see fcntl(2), "Leases". Another process has it, which needs no more than
+/// the kernel's numbers: F_SETLEASE 1024, F_GETLEASE 1025, F_WRLCK 1.
+struct Lease {
+    holder: Child,
+    says: BufReader<ChildStdout>,
+}
+
+impl Lease {
+    fn take(path: &Path) -> Lease {
+        let script = "$SIG{IO} = 'IGNORE'; $| = 1; open(F, '+<', $ARGV[0]) or die; \
+                      defined(fcntl(F, 1024, 1)) or die $!; print \"taken\\n\"; \
+                      while (<STDIN>) { print fcntl(F, 1025, 0) == 1 ? \"kept\\n\" : \"wanted\\n\" }";
+        let mut perl = Command::new("perl");
+        let perl = perl.args(["-e", script]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = perl.spawn().unwrap();
+        let says = BufReader::new(holder.stdout.take().unwrap());
+        let mut lease = Lease { holder, says };
+        assert_eq!(lease.line(), "taken\n");
+        lease
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.says.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Whether somebody waits for the file to open.
+    fn is_wanted(&mut self) -> bool {
+        self.holder.stdin.as_mut().unwrap().write_all(b"?\n").unwrap();
+        self.line() == "wanted\n"
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
+    }
+}
+
+#[test]
+fn a_reload_that_hangs_stops_nothing() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let config = checked(lab);
+    let text = fs::read_to_string(&config).unwrap();
+    let (all, expected) = (&clients(0)[..24], |down: &[&str]| lookup(&config, WEB[0], &clients(0)[..24], down));
+    let without_web2 = expected(&["--down", "web2"]);
+    let without_both = expected(&["--down", "web2", "--down", "web1"]);
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+
+    fs::write(&config, text.replace("\"tcp/80\"", "\"tcp/80\", \"tcp/81\"")).unwrap();
+    let mut lease = Lease::take(&config);
+    dispatcher.signal(Signal::HUP);
+    eventually("the file does not open", || lease.is_wanted());
+    lab.ip("web2", "address del 203.0.113.80/32 dev lo");
+    dispatcher.hear("server web2 of service web is down");
+    eventually("web2's clients are served", || lab.fetch_within(2, 0, all) == without_web2);
+    lab.ctl(&["drain", "web1"]);
+    assert_eq!(lab.server("web", "web1")["state"], "draining");
+    eventually("web1's as well", || lab.fetch_within(2, 0, all) == without_both);
+    let said = lab.ctl_refused(&["reload"]);
+    assert!(said.starts_with("error: a reload is under way, since ") && said.contains("one at a time"), "{said}");
+    dispatcher.signal(Signal::HUP);
+    dispatcher.hear("there is one at a time; try again when it is over; the file is read once more then");
+    assert!(lease.is_wanted(), "it hangs still");
+    drop(lease);
+    dispatcher.hear("reload: service web: ports tcp/80 -> tcp/80, tcp/81");
+    dispatcher.hear("reload: nothing has changed");
+    assert_eq!(lab.server("web", "web1")["state"], "draining", "what was ordered meanwhile holds");
+    assert_eq!(lab.server("web", "web2")["state"], "down", "and what was found");
+    assert_eq!(lab.fetch(0, all), without_both);
+
+    // An order to stop is carried out all the same.
+    let mut lease = Lease::take(&config);
+    dispatcher.signal(Signal::HUP);
+    eventually("the file does not open", || lease.is_wanted());
+    dispatcher.stop();
+    assert!(lease.is_wanted(), "it hung to the end");
+}
+
+/// Another key gives nearly everybody another server, and nothing asks for that.
+#[test]
+fn what_moves_nearly_everybody_is_refused_without_force() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let plain = fs::read_to_string(lab.config()).unwrap();
+    let all = clients(0);
+    let before = lookup(&lab.config(), WEB[0], &all, &[]);
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let (head, rest) = plain.split_once("hash_key = \"").unwrap();
+    let other = format!("{head}hash_key = \"{}{}", "0f".repeat(16), &rest[32..]);
+    fs::write(lab.config(), &other).unwrap();
+    let check = || {
+        let mut check = lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip"));
+        succeed(check.args(["check", "-c"]).arg(lab.config()))
+    };
+    dispatcher.signal(Signal::HUP);
+    dispatcher.hear("reload: nothing was changed: service web: 6");
+    let said = lab.ctl_refused(&["reload"]);
+    let told = said.contains("service web: 6") && said.contains("% of its clients get another server");
+    assert!(told && said.contains("`oneip ctl reload --force`"), "{said}");
+    assert!(check().contains("which runs by this file:\n  a reload would be refused: service web: 6"), "{}", check());
+    assert_eq!(lab.fetch(0, &all), before);
+    assert!(lab.ctl(&["reload", "--force"]).contains("another one; nearly every client"));
+    let after = lookup(&lab.config(), WEB[0], &all, &[]);
+    assert_ne!(before, after);
+    eventually("by the other key", || lab.fetch_within(2, 0, &all) == after);
+
+    fs::write(lab.config(), other.replace("name = \"web2\"\n", "name = \"web2\"\nweight = 3\n")).unwrap();
+    let said = lab.ctl(&["reload", "--dry-run"]);
+    assert!(said.contains("web2: weight 1 -> 3") && said.contains("nothing was changed"), "{said}");
+    assert!(check().contains("  service web: server web2: weight 1 -> 3\n"), "{}", check());
+    assert_eq!(lab.server("web", "web2")["weight"], 1);
+    dispatcher.stop();
+}
+
+#[test]
+fn renamed_services_and_servers_keep_their_connections() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let config = checked(lab);
+    let plain = fs::read_to_string(&config).unwrap();
+    let stop = &AtomicBool::new(false);
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let browsers: Vec<_> = (0..40)
+            .map(|n| clients(0)[n].clone())
+            .map(|client| scope.spawn(move || browse(lab, 0, &client, stop)))
+            .collect();
+        connected(lab, &clients(0)[..40]);
+        for round in 0..6 {
+            let named = match round % 3 {
+                0 => plain.replace("name = \"web\"", "name = \"www\""),
+                1 => plain.replace("\"web3\"", "\"third\""),
+                _ => plain.clone(),
+            };
+            fs::write(&config, named).unwrap();
+            assert!(lab.ctl(&["reload"]).contains("renamed to"), "round {round}");
+            thread::sleep(Duration::from_millis(300));
+        }
+        drop(when_done);
+        assert!(browsers.into_iter().all(|browser| browser.join().unwrap().0 > 10));
+    });
     dispatcher.stop();
 }

@@ -10,7 +10,7 @@ use oneip::port::{Burst, Ledger, Port};
 use oneip::stats::accounts::Accounts;
 use oneip::stats::books::{self, Books};
 use oneip::stats::figures::WorkerFigures;
-use oneip::stats::summary::Summary;
+use oneip::stats::summary::{ServerSummary, Summary};
 use oneip::table::cluster::Cluster;
 use oneip::table::publish::{self, Publisher};
 use oneip::worker::Worker;
@@ -145,7 +145,11 @@ fn names_keep_what_they_had() {
     let plan = |names: &[&str]| {
         let mut one = One::weights(&vec![1; names.len()], 1009);
         one.servers.iter_mut().zip(names).for_each(|(server, name)| server.0 = (*name).to_string());
-        one.plan()
+        let mut plan = one.plan();
+        // A machine of its own for each name.
+        let servers = plan.services[0].servers.iter_mut().zip(names);
+        servers.for_each(|(server, name)| server.address = [192, 0, 2, name.as_bytes()[0]].into());
+        plan
     };
     let mut accounts = Accounts::new(1);
     let mut count = |names: &[&str], frames: &[u64]| {
@@ -184,4 +188,35 @@ fn names_keep_what_they_had() {
     let header: Vec<&str> = text.lines().next().expect("a line").split_whitespace().collect();
     assert_eq!(header, ["service", "server", "frames", "bytes", "flows"]);
     assert!(text.contains("frames in 1330 = forwarded 1330 + dropped 0 + passed 0"), "{text}");
+}
+
+/// A service is its address and ports, a server its address: what is counted goes on under other names, two that change
+/// theirs included.
+#[test]
+fn what_was_counted_goes_by_the_new_names() {
+    let mut plan = One::weights(&[1, 1], 1009).plan();
+    let mut accounts = Accounts::new(1);
+    let mut count = |plan: &oneip::plan::Plan, frames: [u64; 2]| {
+        let (books, view) = books::open(&table(plan, &[]));
+        accounts.open(plan, vec![view]);
+        (0..2).for_each(|at| books.tally.sent(at).frames.add(frames[at]));
+        drop(books);
+        accounts.gather();
+        let summary = accounts.summary();
+        let each = |s: &ServerSummary| (s.service.clone(), s.server.clone(), s.frames);
+        summary.servers.iter().map(each).collect::<Vec<_>>()
+    };
+    let names = plan.services[0].servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>();
+    let service = plan.services[0].name.clone();
+    let of = |service: &str, server: &str, frames| (service.to_owned(), server.to_owned(), frames);
+    assert_eq!(count(&plan, [1, 20]), [of(&service, &names[0], 1), of(&service, &names[1], 20)]);
+    plan.services[0].name = "www".into();
+    assert_eq!(count(&plan, [2, 0]), [of("www", &names[0], 3), of("www", &names[1], 20)]);
+    for (server, name) in plan.services[0].servers.iter_mut().zip([&names[1], &names[0]]) {
+        server.name.clone_from(name);
+    }
+    assert_eq!(count(&plan, [0, 5]), [of("www", &names[1], 3), of("www", &names[0], 25)]);
+    plan.services[0].servers[1].name = "new".into();
+    plan.services[0].name = service.clone();
+    assert_eq!(count(&plan, [0, 0]), [of(&service, &names[1], 3), of(&service, "new", 25)]);
 }

@@ -3,6 +3,7 @@
 use super::status::Status;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::ops::Not;
 
 /// Asked over the admin socket, carried out by the control thread one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,11 +12,21 @@ pub enum Order {
     /// How everything is now.
     Status,
     /// Read the configuration again.
-    Reload,
+    Reload {
+        /// Though it moves most of a service's clients for nothing.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        force: bool,
+        /// Only say what would change.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        dry_run: bool,
+    },
     /// No new clients to the server; connections that it has stay until they end, or for `timeout_s`.
     Drain {
         server: String,
         timeout_s: Option<u64>,
+        /// Though no server is left that takes clients.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        force: bool,
     },
     Undrain {
         server: String,
@@ -24,10 +35,16 @@ pub enum Order {
     Weight {
         server: String,
         weight: Option<u32>,
+        /// Though no server is left that takes clients.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        force: bool,
     },
     /// Out at once, with all its connections.
     Disable {
         server: String,
+        /// Though no server is left that takes clients.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        force: bool,
     },
     Enable {
         server: String,

@@ -1,8 +1,10 @@
 //! The verdicts of `/healthz` and `/readyz`: fine, or why not, a line a reason.
 
-use super::status::{PeerStatus, ServerStatus, Status};
+use super::overview::Overview;
+use super::status::{CheckStatus, PeerStatus, ServerStatus};
 use crate::limits::UNCHECKED_MOST;
 use crate::stats::figures::Figures;
+use std::time::Instant;
 
 /// Whether every worker turns, and its rings move; or a filter is attached.
 ///
@@ -25,14 +27,15 @@ pub fn healthy(figures: &Figures) -> Result<(), String> {
 ///
 /// # Errors
 /// What is missing, or the services that have none.
-pub fn ready(status: &Status) -> Result<(), String> {
+pub fn ready(Overview { head: status, services, .. }: &Overview) -> Result<(), String> {
     if status.interface_up == Some(false) {
         return Err(format!("{} is down\n", status.interface));
     }
     if status.generation == 0 {
         return Err("no table is published yet\n".to_owned());
     }
-    let reasons = status.services.iter().filter_map(|service| {
+    let reasons = services.iter().filter_map(|seen| {
+        let service = &seen.service;
         let meant: Vec<&ServerStatus> = service.servers.iter().filter(|server| server.weight > 0).collect();
         let mut takes = meant.iter().filter(|server| status.takes_clients(server)).peekable();
         let name = &service.name;
@@ -43,7 +46,8 @@ pub fn ready(status: &Status) -> Result<(), String> {
             return Some(format!("service {name} has no server that takes clients\n"));
         }
         // The one of them that was checked last.
-        let unchecked = takes.map(|server| unchecked(server)).min_by(|one, other| one.0.total_cmp(&other.0))?;
+        let unchecked =
+            takes.map(|server| unchecked(server, seen.at)).min_by(|one, other| one.0.total_cmp(&other.0))?;
         let (seconds, why) = unchecked;
         let long = seconds > UNCHECKED_MOST.as_secs_f64();
         long.then(|| format!("service {name} has no server that could be checked for {seconds:.0} s: {why}\n"))
@@ -53,10 +57,11 @@ pub fn ready(status: &Status) -> Result<(), String> {
     verdict(reasons.chain(differing).collect())
 }
 
-/// For how long a server could not be checked, in seconds, and why.
-fn unchecked(server: &ServerStatus) -> (f64, &str) {
+/// For how long a server that was seen then could not be checked, in seconds, and why.
+fn unchecked(server: &ServerStatus, seen: Instant) -> (f64, &str) {
     let check = server.check.as_ref();
-    check.and_then(|check| Some((check.unchecked_s?, check.unchecked.as_deref()?))).unwrap_or_default()
+    let since = |check: &CheckStatus| Some(check.unchecked_s? + seen.elapsed().as_secs_f64());
+    check.and_then(|check| Some((since(check)?, check.unchecked.as_deref()?))).unwrap_or_default()
 }
 
 fn verdict(reasons: String) -> Result<(), String> {

@@ -44,20 +44,22 @@ fn refusing(routes: Router, there_are: &'static str) -> Router {
 }
 
 async fn show_metrics(State(backend): State<Backend>) -> Response {
-    match backend.status().await {
-        Ok(snapshot) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(snapshot)).into_response(),
+    match backend.page().await {
+        Ok(page) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }
 
 async fn healthz(State(backend): State<Backend>) -> Response {
-    let verdict = backend.figures().await;
-    judged(verdict.map_err(|error| format!("{error}\n")).and_then(|figures| ready::healthy(&figures)))
+    let said = |error| format!("{error}\n");
+    let lives = backend.overview().await.map(drop).map_err(said);
+    let counted = backend.counted().await.map_err(said);
+    judged(lives.and(counted).and_then(|(figures, _)| ready::healthy(&figures)))
 }
 
 async fn readyz(State(backend): State<Backend>) -> Response {
-    let verdict = backend.status().await;
-    judged(verdict.map_err(|error| format!("{error}\n")).and_then(|snapshot| ready::ready(&snapshot.status)))
+    let overview = backend.overview().await;
+    judged(overview.map_err(|error| format!("{error}\n")).and_then(|overview| ready::ready(&overview)))
 }
 
 fn judged(verdict: Result<(), String>) -> Response {

@@ -27,6 +27,9 @@ pub struct Status {
     pub generation: u64,
     pub services: Vec<ServiceStatus>,
     pub workers: Vec<WorkerStatus>,
+    /// `uptime_s` when everything was counted that follows, and the frames of servers; `None`: at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_s: Option<f64>,
     /// Frames in = forwarded + dropped + passed.
     pub frames: u64,
     pub forwarded: u64,

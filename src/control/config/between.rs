@@ -3,7 +3,8 @@
 use super::draft::{ServerDraft, ServiceDraft};
 use super::report::Report;
 use super::section::At;
-use super::service::{default_slots, distinct};
+use super::service::distinct;
+use crate::limits::DEFAULT_SLOTS;
 use crate::plan::{Selection, Transport};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -163,7 +164,7 @@ type Share<'d> = (Option<&'d str>, Option<IpAddr>, u32);
 /// What decides which server a client address gets: the selection, the slots and the shares.
 fn servers(service: &ServiceDraft) -> (bool, u32, Vec<Share<'_>>) {
     let is_maglev = service.selection == Selection::Maglev;
-    let slots = service.slots.map_or_else(|| default_slots(service.servers.len()), |slots| slots.value);
+    let slots = service.slots.map_or(DEFAULT_SLOTS, |slots| slots.value);
     let each = service.servers.iter().map(|server| {
         let name = server.name.as_ref().map(|name| name.as_str());
         (name, server.address.map(|address| address.value), server.weight())

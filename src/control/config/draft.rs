@@ -5,10 +5,10 @@ use super::health::HealthDraft;
 use super::report::Report;
 use super::schema;
 use super::section::{At, Section, integer_element, text_element};
-use super::{key, service, value};
+use super::{key, value};
 use crate::limits::{
-    DEFAULT_DRAIN_S, DEFAULT_FLOWS, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS,
-    MAX_WEIGHT,
+    DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_SLOTS, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES,
+    MAX_SLOTS, MAX_WEIGHT,
 };
 use crate::plan::{
     Admin, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Xdp,
@@ -213,7 +213,7 @@ impl ServiceDraft {
             Some(health) => Some(health.to_health(&self)?),
             None => None,
         };
-        let slots = self.slots.map_or_else(|| service::default_slots(self.servers.len()), |slots| slots.value);
+        let slots = self.slots.map_or(DEFAULT_SLOTS, |slots| slots.value);
         Some(Service {
             name: self.name?.value,
             address: self.address?.value,

@@ -1,10 +1,10 @@
 //! The hash key, from the configuration or from a file of its own. No message shows any part of it.
 
+use super::file;
 use super::report::Report;
 use super::section::Section;
 use crate::plan::HashKey;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -86,24 +86,10 @@ fn from_file(path: &str, base: &Path, warning: &mut Option<String>) -> Result<Ha
         );
     }
     let path = base.join(path);
-    let (text, mode) = contents(&path).map_err(|e| format!("the key file {path:?} cannot be read: {e}"))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(format!(
-            "the key file {path:?} is longer than {MAX_FILE} bytes; it must hold 32 hex digits and nothing else"
-        ));
-    }
+    let (text, facts) = file::read(&path, MAX_FILE).map_err(|why| format!("the key file {path:?} {why}"))?;
     let key = from_hex(text.trim_ascii(), &format!("the key file {path:?}"))?;
-    if mode & OTHERS_READ != 0 {
+    if facts.permissions().mode() & OTHERS_READ != 0 {
         *warning = Some(format!("every user of this machine can read the key file {path:?}; run `chmod o-rwx` on it"));
     }
     Ok(key)
-}
-
-/// The first bytes of a file, one more than a key file may have, and its permissions.
-fn contents(path: &Path) -> io::Result<(Vec<u8>, u32)> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
-    let mut text = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut text)?;
-    Ok((text, mode))
 }

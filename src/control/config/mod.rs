@@ -1,12 +1,13 @@
 //! The configuration file: from its text to a [`Plan`], or to everything that is wrong with it at once.
 //!
-//! In reading order: `source` turns the text into a TOML tree, past lines that are not TOML; `draft` reads every key of the
+//! In reading order: `file` reads it; `source` turns the text into a TOML tree, past lines that are not TOML; `draft` reads every key of the
 //! tree by the walker of `section` and the keys of `schema`, each value by a function of `value` or `key`; `service` holds the rules inside one
 //! service, `health` those of its checks, `dpdk` those of the DPDK engine, and `between` those between services; `report` collects what they find, with line and column.
 
 mod between;
 mod dpdk;
 mod draft;
+mod file;
 mod health;
 mod key;
 mod report;
@@ -20,6 +21,7 @@ pub use report::{Diagnostic, Errors};
 // What the command line writes as the file does.
 pub use value::{mac, name, port};
 
+use crate::limits::MAX_CONFIG;
 use crate::plan::Plan;
 use draft::Draft;
 use report::Report;
@@ -38,7 +40,7 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with the file, in its order; or the one reason why it cannot be read.
 pub fn load(path: &Path) -> Result<Loaded, Errors> {
-    let bytes = std::fs::read(path).map_err(|e| Errors::of_file(path, format!("cannot be read: {e}")))?;
+    let (bytes, _) = file::read(path, MAX_CONFIG).map_err(|why| Errors::of_file(path, why))?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => parse(text, path),
         Err(e) => Err(not_utf8(path, &bytes, e.valid_up_to())),

@@ -4,7 +4,7 @@ use super::draft::{ServerDraft, ServiceDraft};
 use super::health;
 use super::report::Report;
 use super::section::At;
-use crate::limits::{DEFAULT_SLOTS, SLOTS_PER_SERVER};
+use crate::limits::SLOTS_PER_SERVER;
 use crate::plan::{HashInput, Selection};
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -66,7 +66,7 @@ pub fn distinct<'d, T: Eq + Hash + Display + 'd>(
 fn check_slots(service: &ServiceDraft, report: &mut Report) {
     let Some(slots) = service.slots else { return };
     let servers = service.servers.len();
-    let least = least_slots(servers);
+    let least = servers as u32 * SLOTS_PER_SERVER;
     let right = next_prime(slots.max(least));
     if *slots < least {
         let each = SLOTS_PER_SERVER;
@@ -89,15 +89,6 @@ fn check_modulo(service: &ServiceDraft, report: &mut Report) {
     }
 }
 
-/// The slots of a service that names none.
-pub fn default_slots(servers: usize) -> u32 {
-    next_prime(DEFAULT_SLOTS.max(least_slots(servers)))
-}
-
-fn least_slots(servers: usize) -> u32 {
-    servers as u32 * SLOTS_PER_SERVER
-}
-
 /// The first prime that is `n` or greater.
 fn next_prime(n: u32) -> u32 {
     (n..).find(|n| is_prime(*n)).expect("a prime below 2^32 - 5")
@@ -111,7 +102,7 @@ fn is_prime(n: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{MAX_SERVERS, MAX_SLOTS};
+    use crate::limits::{DEFAULT_SLOTS, MAX_SLOTS};
 
     #[test]
     fn primes() {
@@ -120,13 +111,5 @@ mod tests {
         assert!(is_prime(DEFAULT_SLOTS) && is_prime(MAX_SLOTS));
         assert_eq!(next_prime(MAX_SLOTS + 1), (1 << 24) + 43, "so `MAX_SLOTS` is the largest below 2^24");
         assert_eq!(next_prime(90), 97);
-    }
-
-    #[test]
-    fn default_slots_grow_with_the_servers() {
-        assert_eq!(default_slots(1), DEFAULT_SLOTS);
-        assert_eq!(default_slots(655), DEFAULT_SLOTS);
-        assert_eq!(default_slots(656), 65_609);
-        assert_eq!(default_slots(MAX_SERVERS), 102_407);
     }
 }

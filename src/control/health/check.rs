@@ -10,16 +10,20 @@ use super::observer::Evidence;
 use super::probe::{Failure, Trouble};
 use super::state::{Rules, State, Verdict};
 use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_RELAY};
+use crate::plan::identity::Identity;
 use crate::plan::{self, Via};
 
 pub(super) struct Service {
     pub name: String,
+    pub identity: Identity,
     pub cluster: IpAddr,
     pub health: Arc<plan::Health>,
     pub rules: Rules,
     /// As in the plan.
     pub checks: Vec<Check>,
     pub all_down: bool,
+    /// How many probes have come to a result.
+    pub results: u64,
 }
 
 /// A verdict, as it is remembered across a restart.
@@ -62,20 +66,18 @@ pub(super) struct Check {
 }
 
 impl Service {
-    /// What is in `before` keeps its state.
-    pub fn new(service: &plan::Service, before: &mut [Service]) -> Option<Service> {
+    /// What `before` has of it keeps its state.
+    pub fn new(service: &plan::Service, before: Option<Service>) -> Option<Service> {
         let health = service.health.clone()?;
         let now = Instant::now();
         let interval = health.interval;
-        let old = before.iter_mut().find(|old| old.name == service.name && old.cluster == service.address);
-        let (mut checks, all_down) =
-            old.map_or_else(Default::default, |old| (std::mem::take(&mut old.checks), old.all_down));
+        let (mut checks, all_down) = before.map_or_else(Default::default, |old| (old.checks, old.all_down));
         let asked = |server: &plan::Server| match health.via {
             Via::Service => service.address,
             Via::Primary => server.address,
         };
         let check = |server: &plan::Server| {
-            let same = |old: &Check| old.server.name == server.name && old.server.address == server.address;
+            let same = |old: &Check| old.server.is_same(server);
             match checks.iter().position(same).map(|at| checks.swap_remove(at)) {
                 Some(old) => {
                     let due = old.due.min(now + interval);
@@ -87,7 +89,8 @@ impl Service {
         let checks = service.servers.iter().map(check).collect();
         let rules = Rules::from(&health);
         let (name, cluster) = (service.name.clone(), service.address);
-        Some(Service { name, cluster, health: Arc::new(health), rules, checks, all_down })
+        let identity = Identity::of(service);
+        Some(Service { name, identity, cluster, health: Arc::new(health), rules, checks, all_down, results: 0 })
     }
 
     /// Whether all servers that count are down, if that has changed.

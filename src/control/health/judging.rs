@@ -116,6 +116,7 @@ impl Health {
             self.tell_isolation(id.0 as usize, None);
         }
         self.take(id, began, result, now);
+        self.services[id.0 as usize].iter_mut().for_each(|service| service.results += 1);
         if answered {
             self.settle_doubts(now);
         }

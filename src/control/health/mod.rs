@@ -53,6 +53,7 @@ use self::probe::{Failure, Target, Trouble};
 use self::routes::{Access, Installation, ProbeRoutes};
 use self::state::State;
 use crate::limits::{HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
+use crate::plan::identity::{Identity, continued};
 use crate::plan::{Mac, Plan, Probe, Via};
 
 /// Checks the servers of a plan.
@@ -139,8 +140,13 @@ impl Health {
         // Probes that are under way are given up with their connections.
         self.running = FuturesUnordered::new();
         let places = self.places();
-        let mut before: Vec<Service> = std::mem::take(&mut self.services).into_iter().flatten().collect();
-        self.services = plan.services.iter().map(|service| Service::new(service, &mut before)).collect();
+        let mut before: Vec<Option<Service>> =
+            std::mem::take(&mut self.services).into_iter().filter(Option::is_some).collect();
+        let old: Vec<Identity> = before.iter().flatten().map(|service| service.identity.clone()).collect();
+        let new: Vec<Identity> = plan.services.iter().map(Identity::of).collect();
+        let services = plan.services.iter().zip(continued(&old, &new));
+        self.services =
+            services.map(|(service, of)| Service::new(service, of.and_then(|at| before[at].take()))).collect();
         let places_now = self.places();
         self.changes.retain(|change| places.get(change.service) == places_now.get(change.service));
         let ids = self.services.iter().enumerate().flat_map(|(s, service)| {
@@ -285,6 +291,11 @@ impl Health {
             latency: *latency,
             unchecked: unchecked.as_ref().map(|(since, reason)| (*since, reason.as_str())),
         })
+    }
+
+    /// How many probes of a service have come to a result since it was watched: what `status` says of it may be new.
+    pub fn results(&self, service: usize) -> u64 {
+        self.services[service].as_ref().map_or(0, |service| service.results)
     }
 
     /// Ends all probes and leaves nothing behind in the kernel.

@@ -13,8 +13,9 @@ mod standing;
 
 pub use orders::Set;
 use peers::{Hearsay, Hearsays};
-pub use reload::Refusal;
+pub use reload::{Base, Prepared, Refusal, Reloaded};
 
+use self::report::Shown;
 use super::admin::status::State;
 use super::clock;
 use super::health::{self, Health, Verdict, What};
@@ -85,7 +86,7 @@ pub struct Membership {
     side: Side,
     interface: String,
     /// What the configuration says.
-    configured: Plan,
+    configured: Arc<Plan>,
     /// What is followed: with the operator's weights, and with the servers that a reload removed and that are leaving.
     plan: Arc<Plan>,
     cluster: Cluster,
@@ -108,6 +109,9 @@ pub struct Membership {
     passed: u64,
     /// New by a reload, and not known to serve yet.
     joining: HashSet<Name>,
+    /// New services, whose servers join together: until when they wait for each other. One by one, the first would have
+    /// everybody, and each that follows would take clients from the others.
+    starting: HashMap<String, u64>,
     /// Not up, but serving since no other server of its service was; and what it was then. When others serve again, the
     /// connections that it has stay with it.
     standing_in: HashMap<Name, Verdict>,
@@ -115,6 +119,7 @@ pub struct Membership {
     hearsays: Hearsays,
     /// The state of each server, and since when.
     states: HashMap<Name, (State, Instant)>,
+    shown: Shown,
 }
 
 /// Something happened that has yet to be taken in.
@@ -162,7 +167,7 @@ impl Membership {
             side,
             interface: interface.to_owned(),
             cluster: Cluster::new(&plan),
-            configured,
+            configured: Arc::new(configured),
             plan,
             down: down.to_vec(),
             overrides,
@@ -173,9 +178,11 @@ impl Membership {
             leaving: remember::times(&leaving),
             passed: 0,
             joining: HashSet::new(),
+            starting: HashMap::new(),
             standing_in: HashMap::new(),
             hearsays: Hearsays::new(),
             states: HashMap::new(),
+            shown: Shown::default(),
         };
         membership.tell_overrides();
         let opened = membership.start(&remembered, age).await;
@@ -350,8 +357,13 @@ impl Membership {
     /// When something ends by itself.
     fn due(&self) -> Option<u64> {
         let times = self.draining.values().flatten().chain(self.leaving.values()).copied();
+        let starting = self.starting.values().copied();
         let again = self.passed + FLOW_CENSUS.as_nanos() as u64;
-        times.map(|until| if until <= self.passed { again } else { until }).chain(self.cluster.due()).min()
+        times
+            .map(|until| if until <= self.passed { again } else { until })
+            .chain(starting)
+            .chain(self.cluster.due())
+            .min()
     }
 
     /// Ends what is over.
@@ -401,6 +413,8 @@ impl Membership {
     /// `until`, or for as long as the service says.
     fn judge(&mut self, service: usize, until: Option<u64>) -> bool {
         let now = clock::now_ns();
+        self.shown.touch(service);
+        self.start_together(service, now);
         let judged: Vec<standing::Judged> =
             (0..self.plan.services[service].servers.len()).map(|server| self.judged(service, server)).collect();
         let may: Vec<bool> = judged.iter().map(|judged| judged.may).collect();

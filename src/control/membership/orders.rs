@@ -7,8 +7,9 @@ use crate::control::operator::{Override, Overrides};
 use crate::control::state_file::in_wall_time;
 use crate::hash;
 use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT};
-use crate::plan::{Selection, Service};
+use crate::plan::{Selection, Server, Service};
 use crate::table::ServiceId;
+use crate::table::cluster::Standing;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,16 @@ pub enum Set {
 }
 
 impl Membership {
-    /// Carries it out, and remembers it across a restart. Nothing is changed where the answer is a refusal.
-    pub async fn set(&mut self, server: &str, set: Set) -> (Answer, Option<News>) {
-        let result = self.try_set(server, set).await;
+    /// Carries it out, and remembers it across a restart. Nothing is changed where the answer is a refusal, such as of what
+    /// leaves a service without any server, unless it is forced.
+    pub async fn set(&mut self, server: &str, set: Set, force: bool) -> (Answer, Option<News>) {
+        let result = match self.closes(server, set) {
+            closed if closed.is_empty() || force => self.try_set(server, set).await,
+            closed => Err(format!(
+                "server {server} is the last that takes clients of {}; if nobody is to serve them: --force",
+                closed.iter().map(|service| format!("service {service}")).collect::<Vec<_>>().join(", ")
+            )),
+        };
         self.confirm();
         match result {
             Ok((changes, news)) => {
@@ -139,6 +147,22 @@ impl Membership {
             (false, false) => None,
         };
         Ok((vec![said], news))
+    }
+
+    /// The services that have no server left that takes clients, after that.
+    fn closes(&self, name: &str, set: Set) -> Vec<&str> {
+        if !matches!(set, Set::Drain(_) | Set::Disable | Set::Weight(Some(0))) {
+            return Vec::new();
+        }
+        let services = self.plan.services.iter().enumerate();
+        let closed = services.filter(|(at, service)| {
+            let takes = |(server, it): &(usize, &Server)| {
+                it.weight > 0 && self.cluster.standing(*at as ServiceId, *server) == Standing::Taking
+            };
+            let mut taking = service.servers.iter().enumerate().filter(takes).peekable();
+            taking.peek().is_some() && taking.all(|(_, server)| server.name == name)
+        });
+        closed.map(|(_, service)| service.name.as_str()).collect()
     }
 
     fn remember(&mut self, overrides: &Overrides) -> Result<(), String> {

@@ -1,16 +1,20 @@
-//! Going over to another configuration.
+//! Going over to another configuration. What takes long is worked out from a copy, on whichever thread, while servers are
+//! followed; then the control thread takes it over.
 
-use super::{Membership, MembershipError, Name, News, is_checked, on_link};
+use super::{Membership, MembershipError, Name, News, Side, is_checked, on_link};
 use crate::control::clock;
+use crate::control::cost::{self, Cost};
 use crate::control::differences;
 use crate::control::health::Health;
 use crate::control::neighbours::Neighbours;
 use crate::control::operator::Overrides;
-use crate::limits::MAX_SERVERS;
-use crate::plan::{Plan, Server};
+use crate::limits::{MAX_SERVERS, START_MOST};
+use crate::plan::identity::continued_services;
+use crate::plan::{Plan, Server, Service};
 use crate::table::ServiceId;
-use crate::table::cluster::Standing;
-use std::collections::HashSet;
+use crate::table::cluster::{Cluster, Renewal, Standing};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 
 /// Why a configuration was not taken over. Everything is as it was.
@@ -18,8 +22,42 @@ use std::sync::Arc;
 pub enum Refusal {
     #[error("{} cannot change while oneip runs; restart it, or change that back", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
+    #[error(
+        "{}\nthat is most of the clients, for nothing; if it is meant: `oneip ctl reload --force` (a signal cannot force it)",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    )]
+    NeedsForce(Vec<Cost>),
     #[error(transparent)]
     Servers(#[from] MembershipError),
+}
+
+/// What another configuration is worked out from: a copy of how things are.
+pub struct Base {
+    side: Side,
+    configured: Arc<Plan>,
+    plan: Arc<Plan>,
+    cluster: Cluster,
+    overrides: Overrides,
+    leaving: HashMap<Name, u64>,
+}
+
+/// Another configuration, and all that takes long of going over to it.
+pub struct Prepared {
+    configured: Plan,
+    /// What is to be followed.
+    plan: Plan,
+    renewal: Renewal,
+    /// A line each; none: nothing has changed.
+    changes: Vec<String>,
+    costs: Vec<Cost>,
+}
+
+/// What came of it.
+pub enum Reloaded {
+    /// It is in use. What changed, a line each, and what the data path must know.
+    Done(Vec<String>, Option<News>),
+    /// What it was worked out from is not so any more: this must be worked out again.
+    Outdated(Box<Plan>),
 }
 
 /// The plan that is followed: the configuration's, with the operator's weights, and with servers that are leaving behind
@@ -41,62 +79,171 @@ pub fn effective(configured: &Plan, overrides: &Overrides, leaving: &[(String, S
     plan
 }
 
-impl Membership {
-    /// Goes over to `configured`. Returns what changed, a line each, and what the data path must know.
+/// What is followed after a reload.
+struct Proposal {
+    plan: Plan,
+    overrides: Overrides,
+    /// By service and server of then: what they are called now, where they have been leaving before.
+    leaving: Vec<(Name, Option<Name>)>,
+}
+
+impl Proposal {
+    fn new(
+        configured: &Plan,
+        (before, cluster): (&Plan, &Cluster),
+        overrides: &Overrides,
+        was_leaving: &HashMap<Name, u64>,
+    ) -> Proposal {
+        let continued = continued_services(&before.services, &configured.services);
+        let overrides = renamed(overrides, configured, &names_of_servers(before, configured, &continued));
+        let (mut leaving, mut servers) = (Vec::new(), Vec::new());
+        for (new, of) in configured.services.iter().zip(&continued) {
+            let Some(of) = *of else { continue };
+            let old = &before.services[of];
+            for (at, it) in old.servers.iter().enumerate() {
+                if new.servers.iter().any(|new| new.is_same(it)) {
+                    continue;
+                }
+                let name = (old.name.clone(), it.name.clone());
+                let already = at >= old.servers.len() - old.leaving;
+                let keeps = cluster.standing(of as ServiceId, at) != Standing::Out && !new.drain.is_zero();
+                if if already { was_leaving.contains_key(&name) } else { keeps } {
+                    // A new server may have its name.
+                    let taken = new.servers.iter().any(|new| new.name == it.name);
+                    let called = if taken { it.name_when_replaced() } else { it.name.clone() };
+                    leaving.push(((new.name.clone(), called.clone()), already.then_some(name)));
+                    servers.push((new.name.clone(), Server { name: called, ..it.clone() }));
+                }
+            }
+        }
+        Proposal { plan: effective(configured, &overrides, &servers), overrides, leaving }
+    }
+}
+
+impl Base {
+    /// Works out what it takes to go over to `configured`. Takes as long as it takes.
     ///
     /// # Errors
-    /// Everything is as it was then.
-    pub async fn reload(&mut self, configured: Plan) -> Result<(Vec<String>, Option<News>), Refusal> {
-        let configured = self.side.adapted(configured);
-        let keys = differences::needs_restart(&self.configured, &configured, self.side);
+    /// It cannot be gone over to while this process runs.
+    pub fn prepare(&self, configured: Plan) -> Result<Prepared, Refusal> {
+        let Base { side, plan: before, cluster, overrides, leaving, .. } = self;
+        let configured = side.adapted(configured);
+        let keys = differences::needs_restart(&self.configured, &configured, *side);
         if !keys.is_empty() {
             return Err(Refusal::NeedsRestart(keys));
         }
         let changes = differences::between(&self.configured, &configured);
-        if changes.is_empty() {
-            return Ok((changes, None));
-        }
-        let now = clock::now_ns();
-        let mut leaving = self.still_leaving();
-        let removed = self.removed_by(&configured);
-        leaving.retain(|(service, server)| !is_in(&configured, service, server));
-        leaving.extend(removed.iter().cloned());
-        let plan = effective(&configured, &self.overrides, &leaving);
-        let known: HashSet<Name> = names(&self.plan).collect();
-        self.follow(plan).await?;
-        self.configured = configured;
-        self.leaving.retain(|(service, server), _| leaving.iter().any(|(of, it)| of == service && it.name == *server));
-        for (service, server) in removed {
-            let drain = self.plan.services.iter().find(|known| known.name == service).map_or(0, |s| s.drain.as_nanos());
-            self.leaving.insert((service, server.name), now + drain as u64);
-        }
-        self.joining.extend(names(&self.plan).filter(|name| !known.contains(name)));
-        let present: HashSet<Name> = names(&self.plan).collect();
-        self.joining.retain(|name| present.contains(name));
-        self.states.retain(|name, _| present.contains(name));
-        self.judge_all(now);
-        self.confirm();
-        Ok((changes, Some(News::Layout)))
+        let Proposal { plan, .. } = Proposal::new(&configured, (before, cluster), overrides, leaving);
+        let renewal = cluster.renewal(&plan, clock::now_ns());
+        let costs = cost::of(before, &plan, cluster, &renewal);
+        Ok(Prepared { configured, plan, renewal, changes, costs })
+    }
+}
+
+impl Prepared {
+    /// What would change, a line each, and what it costs.
+    pub fn changes(&self) -> Vec<String> {
+        let costs = self.costs.iter().map(|cost| format!("warning: {cost}"));
+        self.changes.iter().cloned().chain(costs).collect()
     }
 
-    /// Those of the plan that `configured` has no more, and that keep their connections.
-    fn removed_by(&self, configured: &Plan) -> Vec<(String, Server)> {
-        let mut removed = Vec::new();
-        for (at, service) in self.plan.services.iter().enumerate() {
-            let new = configured.services.iter().find(|new| new.name == service.name && new.address == service.address);
-            let Some(new) = new.filter(|new| !new.drain.is_zero()) else { continue };
-            let staying = service.servers.len() - service.leaving;
-            for (server, it) in service.servers[..staying].iter().enumerate() {
-                let keeps = self.cluster.standing(at as ServiceId, server) != Standing::Out;
-                if keeps && !is_in(configured, &service.name, it) {
-                    // A new server may have its name.
-                    let taken = new.servers.iter().any(|new| new.name == it.name);
-                    let name = if taken { it.name_when_replaced() } else { it.name.clone() };
-                    removed.push((service.name.clone(), Server { name, ..it.clone() }));
-                }
+    /// # Errors
+    /// It moves so many clients for nothing that it must be forced.
+    pub fn confirm(&self) -> Result<(), Refusal> {
+        let too_much: Vec<Cost> = self.costs.iter().filter(|cost| cost.is_too_much()).cloned().collect();
+        if too_much.is_empty() { Ok(()) } else { Err(Refusal::NeedsForce(too_much)) }
+    }
+}
+
+impl Membership {
+    /// What another configuration can be worked out from, on another thread.
+    pub fn base(&self) -> Base {
+        Base {
+            side: self.side,
+            configured: Arc::clone(&self.configured),
+            plan: Arc::clone(&self.plan),
+            cluster: self.cluster.clone(),
+            overrides: self.overrides.clone(),
+            leaving: self.leaving.clone(),
+        }
+    }
+
+    /// Goes over to a configuration.
+    ///
+    /// # Errors
+    /// Everything is as it was then.
+    pub async fn reload(&mut self, prepared: Prepared) -> Result<Reloaded, Refusal> {
+        let changes = prepared.changes();
+        let Prepared { configured, plan, renewal, .. } = prepared;
+        if changes.is_empty() {
+            return Ok(Reloaded::Done(changes, None));
+        }
+        let proposal = Proposal::new(&configured, (&self.plan, &self.cluster), &self.overrides, &self.leaving);
+        if proposal.plan != plan || !self.cluster.can_adopt(&renewal) {
+            return Ok(Reloaded::Outdated(Box::new(configured)));
+        }
+        let now = clock::now_ns();
+        let before = Arc::clone(&self.plan);
+        let continued = continued_services(&before.services, &plan.services);
+        self.take_over(plan, renewal).await?;
+        self.configured = Arc::new(configured);
+        self.rename(&before, &continued, proposal.overrides);
+        let drain = |service: &str| {
+            let known = self.plan.services.iter().find(|known| known.name == service);
+            known.map_or(0, |known| known.drain.as_nanos() as u64)
+        };
+        let until = |(name, was): (Name, Option<Name>)| {
+            let until = was.and_then(|was| self.leaving.get(&was).copied());
+            let until = until.unwrap_or_else(|| now + drain(&name.0));
+            (name, until)
+        };
+        self.leaving = proposal.leaving.into_iter().map(until).collect();
+        let plan = Arc::clone(&self.plan);
+        for (service, of) in plan.services.iter().zip(&continued) {
+            let old = of.map_or(&[][..], |at| &before.services[at].servers);
+            let new = service.servers.iter().filter(|server| !old.iter().any(|old| old.is_same(server)));
+            self.joining.extend(new.map(|server| (service.name.clone(), server.name.clone())));
+            if of.is_none() {
+                self.starting.insert(service.name.clone(), now + START_MOST.as_nanos() as u64);
             }
         }
-        removed
+        let present: HashSet<Name> = names(&self.plan).collect();
+        self.joining.retain(|name| present.contains(name));
+        self.standing_in.retain(|name, _| present.contains(name));
+        self.states.retain(|name, _| present.contains(name));
+        self.starting.retain(|name, _| plan.services.iter().any(|service| service.name == *name));
+        self.judge_all(now);
+        self.confirm();
+        Ok(Reloaded::Done(changes, Some(News::Layout)))
+    }
+
+    /// What is known by name is known by the new names.
+    fn rename(&mut self, before: &Plan, continued: &[Option<usize>], overrides: Overrides) {
+        let after = Arc::clone(&self.plan);
+        let servers = names_of_servers(before, &after, continued);
+        self.overrides = overrides;
+        self.draining = renamed(&self.draining.drain().collect(), &after, &servers).into_iter().collect();
+        let down = self.down.drain(..).map(|name| (name, ())).collect();
+        self.down = renamed(&down, &after, &servers).into_keys().collect();
+        let mut names: HashMap<Name, Vec<Name>> = HashMap::new();
+        let mut services: HashMap<String, Vec<String>> = HashMap::new();
+        for (new, of) in after.services.iter().zip(continued) {
+            let Some(old) = of.map(|at| &before.services[at]) else { continue };
+            services.entry(old.name.clone()).or_default().push(new.name.clone());
+            for (was, is) in pairs(old, new).filter(|(was, is)| old.name != new.name || was.name != is.name) {
+                let name = (old.name.clone(), was.name.clone());
+                names.entry(name).or_default().push((new.name.clone(), is.name.clone()));
+            }
+        }
+        if names.is_empty() {
+            return;
+        }
+        rename_keys(&mut self.states, &names);
+        rename_keys(&mut self.standing_in, &names);
+        rename_keys(&mut self.starting, &services);
+        let mut joining = self.joining.drain().map(|name| (name, ())).collect();
+        rename_keys(&mut joining, &names);
+        self.joining = joining.into_keys().collect();
     }
 
     /// Servers that a reload removed and whose time is not over.
@@ -109,12 +256,17 @@ impl Membership {
         leaving.filter(|(service, it)| self.leaving.contains_key(&(service.clone(), it.name.clone()))).collect()
     }
 
-    /// Follows the servers of another plan. Verdicts that were not told yet may not be told any more: whoever calls this judges
-    /// every service after it.
+    /// Follows the servers of another plan of the same configuration. Verdicts that were not told yet may not be told any
+    /// more: whoever calls this judges every service after it.
     ///
     /// # Errors
     /// Those of the plan before are followed then.
     pub(super) async fn follow(&mut self, plan: Plan) -> Result<(), MembershipError> {
+        let renewal = self.cluster.renewal(&plan, clock::now_ns());
+        self.take_over(plan, renewal).await
+    }
+
+    async fn take_over(&mut self, plan: Plan, renewal: Renewal) -> Result<(), MembershipError> {
         let before = Arc::clone(&self.plan);
         if let Err(error) = self.watch(&plan).await {
             if let Err(error) = self.watch(&before).await {
@@ -123,7 +275,7 @@ impl Membership {
             return Err(error);
         }
         self.plan = Arc::new(plan);
-        self.cluster.renew(&self.plan, clock::now_ns());
+        self.cluster.adopt(renewal, &self.plan, clock::now_ns());
         self.side.unresolved(&self.plan).iter().for_each(|(_, address)| self.tell_mac(*address));
         Ok(())
     }
@@ -151,13 +303,48 @@ impl Membership {
     }
 }
 
-/// Whether a service of that name has that server.
-fn is_in(plan: &Plan, service: &str, server: &Server) -> bool {
-    let same = |known: &Server| known.name == server.name && known.address == server.address;
-    plan.services.iter().any(|known| known.name == service && known.servers.iter().any(same))
-}
-
 fn names(plan: &Plan) -> impl Iterator<Item = Name> {
     let services = plan.services.iter();
     services.flat_map(|s| s.servers.iter().map(|server| (s.name.clone(), server.name.clone())))
+}
+
+/// The servers that both have, as they were and as they are.
+fn pairs<'p>(old: &'p Service, new: &'p Service) -> impl Iterator<Item = (&'p Server, &'p Server)> {
+    old.servers.iter().filter_map(|was| Some((was, new.servers.iter().find(|is| is.is_same(was))?)))
+}
+
+/// What each server is called in another plan, by what it is called now. It may have several names there: one a service.
+fn names_of_servers(old: &Plan, new: &Plan, continued: &[Option<usize>]) -> HashMap<String, Vec<String>> {
+    let mut names: HashMap<String, Vec<String>> = HashMap::new();
+    for (new, of) in new.services.iter().zip(continued) {
+        for (was, is) in of.iter().flat_map(|at| pairs(&old.services[*at], new)) {
+            let known = names.entry(was.name.clone()).or_default();
+            if !known.contains(&is.name) {
+                known.push(is.name.clone());
+            }
+        }
+    }
+    names
+}
+
+/// What stands under a name stands under the new ones. A name without any stays, unless another server has it now.
+fn renamed<V: Clone>(
+    map: &BTreeMap<String, V>,
+    after: &Plan,
+    names: &HashMap<String, Vec<String>>,
+) -> BTreeMap<String, V> {
+    let (known, unknown): (Vec<_>, Vec<_>) = map.iter().partition(|(name, _)| names.contains_key(*name));
+    let taken = |name: &str| after.services.iter().flat_map(|s| &s.servers).any(|server| server.name == name);
+    let stay = unknown.into_iter().filter(|(name, _)| !taken(name)).map(|(name, it)| (name.clone(), it.clone()));
+    let go = known.into_iter().flat_map(|(name, it)| names[name].iter().map(move |new| (new.clone(), it.clone())));
+    stay.chain(go).collect()
+}
+
+fn rename_keys<K: Clone + Eq + Hash, V: Clone>(map: &mut HashMap<K, V>, names: &HashMap<K, Vec<K>>) {
+    let moved: Vec<(K, V)> = names
+        .iter()
+        .filter_map(|(old, new)| Some((new, map.remove(old)?)))
+        .flat_map(|(new, it)| new.iter().map(move |new| (new.clone(), it.clone())).collect::<Vec<_>>())
+        .collect();
+    map.extend(moved);
 }

@@ -1,14 +1,65 @@
 //! How everything is.
 
 use super::Membership;
+use crate::control::admin::Seen;
 use crate::control::admin::status::{CheckStatus, ServerStatus, ServiceStatus};
 use crate::control::health;
-use crate::plan::Service;
+use crate::plan::{Server, Service};
 use crate::table::ServiceId;
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
+/// What was seen of the services, kept from one look to the next: of thousands, few have anything new.
+#[derive(Default)]
+pub struct Shown {
+    services: Vec<(Arc<Seen>, Moment)>,
+    touched: HashSet<usize>,
+    layout: u64,
+}
+
+/// What a service was seen as of: how often its table has changed, and how many checks have come to a result.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Moment {
+    version: u64,
+    results: u64,
+}
+
+impl Shown {
+    /// Its servers were judged.
+    pub fn touch(&mut self, service: usize) {
+        self.touched.insert(service);
+    }
+}
+
 impl Membership {
+    /// As [`Membership::services`], as of the last moment in which anything happened there.
+    pub fn look(&mut self) -> Vec<Arc<Seen>> {
+        let plan = Arc::clone(&self.plan);
+        let anew = self.shown.layout != self.cluster.layout() || self.shown.services.len() != plan.services.len();
+        let mut before = std::mem::take(&mut self.shown.services).into_iter();
+        let mut services = Vec::with_capacity(plan.services.len());
+        for (at, service) in plan.services.iter().enumerate() {
+            let version = self.cluster.version(at as ServiceId);
+            let now = Moment { version, results: self.health.as_ref().map_or(0, |health| health.results(at)) };
+            let known = before.next().filter(|(_, then)| !anew && *then == now && !self.shown.touched.contains(&at));
+            services.push(match known.filter(|_| !self.counts_down(service)) {
+                Some(known) => known,
+                None => (Arc::new(Seen { service: self.service(at, service), at: Instant::now() }), now),
+            });
+        }
+        let seen = services.iter().map(|(seen, _)| Arc::clone(seen)).collect();
+        self.shown = Shown { services, touched: HashSet::new(), layout: self.cluster.layout() };
+        seen
+    }
+
+    /// Whether what is said of its servers changes with time alone.
+    fn counts_down(&self, service: &Service) -> bool {
+        let drains = |server: &Server| self.draining.contains_key(&server.name);
+        service.leaving > 0 || (!self.draining.is_empty() && service.servers.iter().any(drains))
+    }
+
     /// Without what is counted.
     pub fn services(&self) -> Vec<ServiceStatus> {
         let plan = self.plan_of();

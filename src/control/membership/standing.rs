@@ -56,11 +56,11 @@ impl Membership {
         let resolved = self.side == Side::Server || self.cluster.mac(service as ServiceId, server).is_some();
         let verdict = status.map_or(Verdict::Up, |status| status.verdict);
         if self.joining.contains(&name) {
-            if !resolved {
-                return Judged::new(State::Joining, "its MAC address is not known yet");
+            if let Some(why) = self.not_ready(service, server) {
+                return Judged::new(State::Joining, why);
             }
-            if status.is_some_and(|status| status.verdict == Verdict::Unknown && status.unchecked.is_none()) {
-                return Judged::new(State::Joining, "no check has come to a verdict yet");
+            if self.starting.contains_key(&of.name) {
+                return Judged::new(State::Joining, "the service is new, and waits for its other servers");
             }
         }
         let now = clock::now_ns();
@@ -99,5 +99,24 @@ impl Membership {
             (true, true) => self.unconfirmed(it.address),
         };
         Judged { may, ..Judged::new(State::Up, why) }
+    }
+    /// Why it is not known yet whether a server serves.
+    fn not_ready(&self, service: usize, server: usize) -> Option<&'static str> {
+        if self.side != Side::Server && self.cluster.mac(service as ServiceId, server).is_none() {
+            return Some("its MAC address is not known yet");
+        }
+        let status = self.health.as_ref().and_then(|health| health.status(service, server));
+        let unknown = status.is_some_and(|status| status.verdict == Verdict::Unknown && status.unchecked.is_none());
+        unknown.then_some("no check has come to a verdict yet")
+    }
+
+    /// Lets the servers of a new service join, when it is known of each whether it serves, or after a while.
+    pub(super) fn start_together(&mut self, service: usize, now: u64) {
+        let of = &self.plan.services[service];
+        let Some(until) = self.starting.get(&of.name) else { return };
+        let mut servers = of.servers.iter().enumerate().filter(|(_, server)| server.weight > 0);
+        if *until <= now || servers.all(|(server, _)| self.not_ready(service, server).is_none()) {
+            self.starting.remove(&of.name);
+        }
     }
 }
