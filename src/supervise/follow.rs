@@ -349,20 +349,22 @@ impl Desk<'_> {
         };
         // What goes is the kernel's before workers lose sight of it, and what comes is theirs before it is taken.
         let staying: Vec<IpAddr> = before.intersection(&after).copied().collect();
+        let mut taken = Ok(());
         if staying.len() < before.len() {
-            self.take(&staying)?;
+            taken = self.take(&staying);
             tokio::time::sleep(DRAIN).await;
         }
+        // In any case: the tables that come are of this layout.
         self.path.publish(membership, news);
-        if staying.len() < after.len() {
-            self.take(&after.into_iter().collect::<Vec<_>>())?;
+        if staying.len() < after.len() || taken.is_err() {
+            taken = self.take(&after.into_iter().collect::<Vec<_>>());
         }
-        Ok(Ok(changes))
+        taken.map(|()| Ok(changes))
     }
 
     fn take(&mut self, addresses: &[IpAddr]) -> Result<(), String> {
         self.path.take_addresses(addresses).map_err(|error| {
-            format!("the new configuration is in use, but the interface takes the frames of the old addresses: {error}")
+            format!("the new configuration is in use, but the interface takes the frames of the old addresses: {error}; reload again")
         })
     }
 
