@@ -364,6 +364,8 @@ fn checks_begin_with_a_reload_and_those_by_icmp_with_a_start() {
     eventually("web2 is up", || web1.state("web2") == "up");
     lab.ip("web2", "link set lan0 down");
     eventually("web2 is down", || web1.state("web2") == "down");
-    assert!(!web1.said().contains("cannot be checked"), "{}", web1.said());
+    // A machine that stands still for a moment is no lack of a privilege.
+    let lacks = |line: &str| line.contains("cannot be checked") && !line.contains("stood still");
+    assert!(!web1.said().lines().any(lacks), "{}", web1.said());
     web1.stop();
 }

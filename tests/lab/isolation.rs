@@ -11,14 +11,14 @@ use std::time::Duration;
 
 /// Downloads that go on while `trouble` comes and goes: all arrive whole, and nobody is taken to be down.
 fn downloads_survive(lab: &Lab, dispatcher: &Dispatcher, trouble: impl FnOnce()) {
-    let piece = fs::read(lab.file("big")).unwrap()[..2 << 20].to_vec();
+    let piece = fs::read(lab.file("big")).unwrap()[..6 << 20].to_vec();
     let begun = &clients(0)[..60];
     thread::scope(|scope| {
         let downloads: Vec<_> = begun
             .iter()
             .map(|client| {
-                // At this rate, some seven seconds.
-                let slow = ["--limit-rate", "300K", "--range", "0-2097151"];
+                // At this rate, some twenty seconds: they are all there at once, however slowly they begin.
+                let slow = ["--limit-rate", "300K", "--range", "0-6291455"];
                 lab.curl(client, &slow)
                     .arg(url(0, "/big"))
                     .stdout(Stdio::piped())

@@ -233,7 +233,13 @@ fn a_client_is_traced() {
             let status: Value = serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap();
             status["generation"].as_u64().unwrap()
         };
-        let before = generation();
+        // What is shown is a moment old.
+        let mut before = generation();
+        let is_steady = || {
+            thread::sleep(Duration::from_secs(1));
+            generation() == std::mem::replace(&mut before, generation())
+        };
+        eventually("nothing changes", is_steady);
         let trace = scope.spawn(|| lab.ctl(&["trace", &client, "--for", "3", "--json"]));
         eventually("the workers look for it", || generation() > before);
         assert_eq!(lab.fetch(0, std::slice::from_ref(&client)), [(client.clone(), server.clone())]);

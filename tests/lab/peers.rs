@@ -305,7 +305,7 @@ fn another_key_and_other_servers_are_noticed() {
 
     fs::write(&web2, &plain).unwrap();
     fs::write(&web3, fs::read_to_string(filters::config(lab, "web1")).unwrap().replace("web1.s", "web3.s")).unwrap();
-    filters[1..].iter().for_each(|filter| drop(filter.ctl(&["reload"])));
+    filters[1..].iter().for_each(|filter| drop(filter.ctl(&["reload", "--force"])));
     eventually("they agree", || ready(web1) == "ok\n");
     web1.ctl(&["weight", "web3", "2"]);
     eventually("orders differ", || ready(web1).contains("the filter of web2 has other orders"));
