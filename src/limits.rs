@@ -94,6 +94,9 @@ pub const BEACON_BYTES: usize = 60_000;
 /// Services that a filter counts frames of, those that a reload removed included.
 pub const FILTER_ACCOUNTS: u32 = 2 * MAX_SERVICES as u32;
 
+/// How often an XDP program is loaded at most, where signals interrupt the verifier.
+pub const PROGRAM_LOADS: usize = 5;
+
 /// VLAN tags in front of the IP header that are looked through (802.1ad outer, 802.1Q inner).
 pub const MAX_VLAN_TAGS: usize = 2;
 

@@ -41,6 +41,7 @@ pub use link::Attachment;
 
 use crate::limits::FILTER_ACCOUNTS;
 use crate::plan::{self, Mac};
+use crate::port::af_xdp::load;
 use crate::verdict::Reason;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter.bpf.o"));
@@ -134,7 +135,7 @@ impl Filter {
             .map_max_entries(KEPT, FILTER_ACCOUNTS)
             .load(OBJECT)
             .map_err(|error| FilterError::Load { reason: with_causes(&error) })?;
-        xdp(&mut program).load().map_err(refused)?;
+        load(xdp(&mut program)).map_err(refused)?;
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let table = ArrayOfMaps::try_from(map(TABLE)).map_err(failed(TABLE))?;
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;

@@ -3,7 +3,7 @@
 use super::error::PktgenError;
 use super::frames::{Frames, Words};
 use crate::limits::PKTGEN_FRAME;
-use crate::port::af_xdp::with_causes;
+use crate::port::af_xdp::{load, with_causes};
 use aya::maps::{Array, MapData, MapError};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -42,7 +42,7 @@ impl Program {
         }
         let failed = |reason| PktgenError::Load { program: self.name, reason };
         let mut program = loader.load(self.object).map_err(|error| failed(with_causes(&error)))?;
-        self.xdp(&mut program).load().map_err(|error| failed(refused(error)))?;
+        load(self.xdp(&mut program)).map_err(|error| failed(refused(error)))?;
         let map = |program: &mut Ebpf, name| program.take_map(name).expect("the program has this map");
         let mut table: Array<MapData, Words> =
             Array::try_from(map(&mut program, "templates")).map_err(inaccessible("templates"))?;

@@ -1,4 +1,4 @@
-//! An XDP program onto a device.
+//! An XDP program into the kernel, and onto a device.
 
 use std::fmt;
 
@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::device::Device;
 use super::error::{AfXdpError, os_error, with_causes};
 use super::when_released;
+use crate::limits::PROGRAM_LOADS;
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,23 @@ impl fmt::Display for Mode {
             Mode::Generic => "generic XDP",
         })
     }
+}
+
+/// Loads a program. The verifier gives up where a signal comes meanwhile (EAGAIN of `do_check`, kernel/bpf/verifier.c), and is then
+/// asked again, as libbpf does.
+pub fn load(program: &mut Xdp) -> Result<(), ProgramError> {
+    uninterrupted(|| program.load(), |error| os_error(error) == Some(Errno::AGAIN))
+}
+
+fn uninterrupted<E>(mut load: impl FnMut() -> Result<(), E>, is_interruption: impl Fn(&E) -> bool) -> Result<(), E> {
+    let mut result = load();
+    for _ in 1..PROGRAM_LOADS {
+        if !result.as_ref().is_err_and(&is_interruption) {
+            break;
+        }
+        result = load();
+    }
+    result
 }
 
 /// Attaches a loaded program, in the driver, or in the kernel where the driver cannot. It is detached when the link is dropped,
@@ -71,4 +89,28 @@ fn is_taken(error: &ProgramError) -> bool {
         error => os_error(error),
     };
     matches!(code, Some(Errno::BUSY | Errno::EXIST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_signal_has_interrupted_is_loaded_again_and_nothing_else_nor_for_ever() {
+        for (interruptions, otherwise, loads) in [
+            (0, Ok(()), 1),
+            (3, Ok(()), 4),
+            (0, Err(Errno::PERM), 1),
+            (2, Err(Errno::INVAL), 3),
+            (1000, Err(Errno::AGAIN), PROGRAM_LOADS),
+        ] {
+            let mut count = 0;
+            let load = || {
+                count += 1;
+                if count <= interruptions { Err(Errno::AGAIN) } else { otherwise }
+            };
+            assert_eq!(uninterrupted(load, |error| *error == Errno::AGAIN), otherwise);
+            assert_eq!(count, loads);
+        }
+    }
 }

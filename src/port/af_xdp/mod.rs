@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use attach::{Mode, attach};
+pub use attach::{Mode, attach, load};
 pub use device::Device;
 #[cfg(feature = "dpdk")]
 pub(super) use device::cores as core_list;

@@ -10,7 +10,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
-use super::attach::{Mode, attach};
+use super::attach::{Mode, attach, load};
 use super::device::Device;
 use super::error::{AfXdpError, with_causes};
 use crate::limits::{MAX_SERVICES, STEER_ADDRESSES};
@@ -106,7 +106,7 @@ impl Steer {
             .map_max_entries(SOCKETS, queues)
             .load(OBJECT)
             .map_err(|error| AfXdpError::Load { reason: with_causes(&error) })?;
-        xdp(&mut program).load().map_err(refused)?;
+        load(xdp(&mut program)).map_err(refused)?;
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
         Ok(Steer {
