@@ -155,6 +155,8 @@ fn keep_accounts(
             assert!(before.is_none_or(|before| before <= frames), "{frames} after {before:?}");
         }
     }
+    // What was opened since this thread, on a busy machine, last had its turn.
+    opened.try_iter().for_each(|(plan, views)| accounts.open(&plan, views));
     sums
 }
 
