@@ -171,7 +171,7 @@ impl StateWriter {
             if let Err(error) = privileges::keep(&[]) {
                 tracing::warn!(%error, "the thread that writes the state file keeps privileges that it does not need");
             }
-            write_all(&file, first, &inbox);
+            write_all(&file, first, &inbox, STATE_AGAIN);
             drop(end);
         })?;
         Ok(StateWriter { requests, done, path, last, is_pending: false })
@@ -198,9 +198,12 @@ impl StateWriter {
         let path = self.path.display();
         let request = Request { remembered: remembered.clone(), to: Some(to) };
         self.requests.send(request).map_err(|_| format!("the state file {path} cannot be written any more"))?;
-        answer
-            .recv_timeout(STATE_MOST)
-            .map_err(|_| format!("the state file {path} was not written within {STATE_MOST:?}: its disk hangs"))??;
+        let Ok(written) = answer.recv_timeout(STATE_MOST) else {
+            // It may be written yet, though it is refused: what was before comes after it.
+            let _ = self.requests.send(Request { remembered: self.last.clone(), to: None });
+            return Err(format!("the state file {path} was not written within {STATE_MOST:?}: its disk hangs"));
+        };
+        written?;
         (self.last, self.is_pending) = (remembered, false);
         Ok(())
     }
@@ -215,46 +218,37 @@ impl StateWriter {
     }
 }
 
-fn write_all(file: &StateFile, mut last: Remembered, inbox: &Receiver<Request>) {
+/// `last` is what stands in the file, or shall; it is written again after each `again` in which nothing comes.
+fn write_all(file: &StateFile, mut last: Remembered, inbox: &Receiver<Request>, again: Duration) {
     let mut is_told = false;
     loop {
         let mut waiting = Vec::new();
-        match inbox.recv_timeout(STATE_AGAIN) {
+        match inbox.recv_timeout(again) {
             Ok(request) => waiting.push(request),
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => _ = file.save(&last),
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        // Of several that nobody waits for the last one is enough.
         waiting.extend(inbox.try_iter());
-        while let Some(at) = waiting.iter().position(|request| request.to.is_some()).filter(|at| at + 1 < waiting.len())
-        {
-            let request = waiting.drain(..=at).next_back().expect("it is there");
-            let _ = answer(file, request);
-        }
-        if let Some(request) = waiting.pop() {
-            last = request.remembered.clone();
-            match answer(file, request) {
-                Err(error) if !is_told => {
+        let mut waiting = waiting.into_iter().peekable();
+        while let Some(Request { remembered, to }) = waiting.next() {
+            // Of several that nobody waits for the last one is enough.
+            if to.is_none() && waiting.peek().is_some_and(|next| next.to.is_none()) {
+                continue;
+            }
+            let saved = file.save(&remembered);
+            // What somebody waits for and cannot be written is refused, and must not be written later.
+            if saved.is_ok() || to.is_none() {
+                last = remembered;
+            }
+            match (to, &saved) {
+                (Some(to), _) => _ = to.send(saved),
+                (None, Err(error)) if !is_told => {
                     tracing::warn!("{error}: a restart will not go on as before");
                     is_told = true;
                 }
-                Err(_) => {}
-                Ok(()) => is_told = false,
+                (None, _) => is_told = saved.is_err(),
             }
-        } else {
-            let _ = file.save(&last);
         }
-    }
-}
-
-fn answer(file: &StateFile, Request { remembered, to }: Request) -> Result<(), String> {
-    let result = file.save(&remembered);
-    match to {
-        Some(to) => {
-            let _ = to.send(result);
-            Ok(())
-        }
-        None => result,
     }
 }
 
@@ -390,6 +384,30 @@ mod tests {
         let error = writer.confirm(some()).expect_err("there is no such directory");
         assert!(error.contains("cannot be written"), "{error}");
         writer.close();
+    }
+
+    #[test]
+    fn what_could_not_be_written_and_was_refused_is_not_written_later() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let directory = folder.path().join("directory");
+        fs::write(&directory, "in its way").expect("written");
+        let file = StateFile::new(&directory.join("state.json"), Path::new("/etc/oneip.toml"));
+        let first = Remembered { key: "first".into(), ..Remembered::default() };
+        let (requests, inbox) = channel();
+        thread::scope(|scope| {
+            let (of_thread, first) = (file.clone(), first.clone());
+            scope.spawn(move || write_all(&of_thread, first, &inbox, Duration::from_millis(10)));
+            let (to, answer) = channel();
+            let refused = Remembered { key: "refused".into(), ..Remembered::default() };
+            requests.send(Request { remembered: refused, to: Some(to) }).expect("it lives");
+            answer.recv().expect("it answers").expect_err("there is no such directory");
+            fs::remove_file(&directory).expect("it was there");
+            while !directory.join("state.json").exists() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            drop(requests);
+        });
+        assert_eq!(file.load().expect("it is whole").0, first);
     }
 
     #[test]

@@ -214,8 +214,9 @@ impl Cluster {
     pub fn recall(&mut self, service: ServiceId, plan: &Plan, history: &History, now: u64) {
         let of = &plan.services[service as usize];
         let state = &self.services[service as usize];
-        let recalled = state.recalled(self.key, of, state.ranking(), &mut self.idents, (history, now));
-        self.services[service as usize] = recalled;
+        if let Some(recalled) = state.recalled(self.key, of, state.ranking(), &mut self.idents, (history, now)) {
+            self.services[service as usize] = recalled;
+        }
     }
 
     /// When `expire` will find something.

@@ -142,7 +142,7 @@ impl ServiceState {
     }
 
     /// The same service after what it has gone through in a process before this one: connections that nobody remembers are kept as
-    /// there. Which were begun meanwhile is forgotten.
+    /// there. Which were begun meanwhile is forgotten. `None`: that says nothing.
     pub fn recalled(
         &self,
         key: Key,
@@ -150,7 +150,7 @@ impl ServiceState {
         ranking: Arc<Ranking>,
         idents: &mut Idents,
         (history, now): (&History, u64),
-    ) -> ServiceState {
+    ) -> Option<ServiceState> {
         let mut state: Option<ServiceState> = None;
         for (configured, step) in history.steps(service) {
             let (at, until) = (step.at, step.until);
@@ -177,7 +177,7 @@ impl ServiceState {
             state = Some(next);
         }
         let until = now + service.drain.as_nanos() as u64;
-        let Some(mut state) = state else { return self.renewed(key, service, ranking, idents) };
+        let mut state = state?;
         state.end_changes(now);
         if !history.ends_with(service) {
             state = state.renew(key, service, (self.address, ranking), idents, (now, until));
@@ -186,15 +186,7 @@ impl ServiceState {
         let standings: Vec<Standing> = self.servers.iter().map(|server| server.standing).collect();
         state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.mac = is.mac);
         state.set_standings(&standings, now, until);
-        state
-    }
-
-    fn renewed(&self, key: Key, service: &Service, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
-        let mut state = ServiceState::new(key, service, self.address, ranking, idents);
-        let standings: Vec<Standing> = self.servers.iter().map(|server| server.standing).collect();
-        state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.mac = is.mac);
-        state.set_standings(&standings, 0, 0);
-        state
+        Some(state)
     }
 
     pub fn ranking(&self) -> Arc<Ranking> {
