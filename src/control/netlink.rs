@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use futures::StreamExt;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::route::RouteProtocol;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteVia};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -64,6 +64,42 @@ pub(super) fn to_io(error: rtnetlink::Error) -> io::Error {
 
 pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+/// Where a route sends packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Path {
+    pub device: u32,
+    pub gateway: Option<IpAddr>,
+    /// The source address that packets get.
+    pub source: Option<IpAddr>,
+}
+
+impl Path {
+    /// `None`: out of no device.
+    pub fn of(route: &RouteMessage) -> Option<Path> {
+        let (mut device, mut gateway, mut source) = (None, None, None);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => device = Some(*index),
+                RouteAttribute::Gateway(RouteAddress::Inet(v4)) | RouteAttribute::Via(RouteVia::Inet(v4)) => {
+                    gateway = Some(IpAddr::V4(*v4));
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet6(v6)) | RouteAttribute::Via(RouteVia::Inet6(v6)) => {
+                    gateway = Some(IpAddr::V6(*v6));
+                }
+                RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(IpAddr::V6(*v6)),
+                _ => {}
+            }
+        }
+        device.map(|device| Path { device, gateway, source })
+    }
+}
+
+/// Whether it is what unreachable, prohibit and blackhole routes, or none, answer (fib_props in net/ipv4/fib_semantics.c).
+pub(super) fn is_no_route(error: &io::Error) -> bool {
+    [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL].iter().any(|no| is(error, *no))
 }
 
 pub(super) fn family(address: IpAddr) -> AddressFamily {

@@ -30,16 +30,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures::TryStreamExt;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType, RouteVia,
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion};
 use rustix::io::Errno;
 
 use super::strays;
-use crate::control::netlink::{PROTOCOL, exchange, family, is, to_io};
+use crate::control::netlink::{PROTOCOL, Path, exchange, family, is, is_no_route, to_io};
 use crate::limits::HEALTH_PATHS;
 use crate::plan::Mac;
 
@@ -226,45 +224,21 @@ pub(super) async fn remove_unused_rules(handle: &Handle) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the kernel sends packets to an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Path {
-    pub device: u32,
-    pub gateway: Option<IpAddr>,
-    pub source: Option<IpAddr>,
-}
-
-/// For packets with a mark, or without one. `None`: nowhere, or not to one machine elsewhere.
+/// Where the kernel sends packets to an address, with a mark or without one. `None`: nowhere, or not to one machine elsewhere.
 pub(super) async fn path(handle: &Handle, address: IpAddr, mark: Option<u32>) -> io::Result<Option<Path>> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
     message.header.destination_prefix_length = full_length(address);
     message.attributes.push(RouteAttribute::Destination(address.into()));
     message.attributes.extend(mark.map(RouteAttribute::Mark));
-    let route = match exchange(handle, RouteNetlinkMessage::GetRoute(message), 0).await {
-        Ok(Some(RouteNetlinkMessage::NewRoute(route))) if route.header.kind == RouteType::Unicast => route,
-        Ok(_) => return Ok(None),
-        Err(e) if [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL].iter().any(|no| is(&e, *no)) => {
-            return Ok(None);
+    match exchange(handle, RouteNetlinkMessage::GetRoute(message), 0).await {
+        Ok(Some(RouteNetlinkMessage::NewRoute(route))) if route.header.kind == RouteType::Unicast => {
+            Ok(Path::of(&route))
         }
-        Err(e) => return Err(e),
-    };
-    let (mut device, mut gateway, mut source) = (None, None, None);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => device = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(v4)) | RouteAttribute::Via(RouteVia::Inet(v4)) => {
-                gateway = Some(IpAddr::V4(*v4));
-            }
-            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) | RouteAttribute::Via(RouteVia::Inet6(v6)) => {
-                gateway = Some(IpAddr::V6(*v6));
-            }
-            RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
-            RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(IpAddr::V6(*v6)),
-            _ => {}
-        }
+        Ok(_) => Ok(None),
+        Err(error) if is_no_route(&error) => Ok(None),
+        Err(error) => Err(error),
     }
-    Ok(device.map(|device| Path { device, gateway, source }))
 }
 
 /// Which families, as `is_ipv4`, the cluster addresses are of.

@@ -9,13 +9,13 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 use super::change::Detour;
 use super::links::{self, Link};
-use crate::control::netlink::{Notifications, Overrun, PROTOCOL, exchange, family, is, to_io};
+use crate::control::netlink::{Notifications, Overrun, PROTOCOL, Path, exchange, family, is, is_no_route, to_io};
 use crate::plan::Mac;
 
 /// What the kernel knows of a neighbour.
@@ -150,31 +150,15 @@ pub(super) async fn route(handle: &Handle, address: IpAddr, interface: u32) -> i
     match exchange(handle, RouteNetlinkMessage::GetRoute(message), 0).await {
         Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(read_route(&route)),
         Ok(_) => Ok(Route::Nowhere(Detour::NoRoute)),
-        // What unreachable, prohibit and blackhole routes, or none, answer (fib_props in net/ipv4/fib_semantics.c).
-        Err(e) if [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL].iter().any(|no| is(&e, *no)) => {
-            Ok(Route::Nowhere(Detour::NoRoute))
-        }
+        Err(e) if is_no_route(&e) => Ok(Route::Nowhere(Detour::NoRoute)),
         Err(e) => Err(e),
     }
 }
 
 fn read_route(route: &RouteMessage) -> Route {
-    let (mut device, mut gateway) = (None, None);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => device = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(v4)) | RouteAttribute::Via(RouteVia::Inet(v4)) => {
-                gateway = Some(IpAddr::V4(*v4));
-            }
-            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) | RouteAttribute::Via(RouteVia::Inet6(v6)) => {
-                gateway = Some(IpAddr::V6(*v6));
-            }
-            _ => {}
-        }
-    }
-    match (&route.header.kind, device, gateway) {
-        (RouteType::Unicast, Some(device), Some(gateway)) => Route::Via { gateway, device },
-        (RouteType::Unicast, Some(device), None) => Route::Straight { device },
+    match (&route.header.kind, Path::of(route)) {
+        (RouteType::Unicast, Some(Path { device, gateway: Some(gateway), .. })) => Route::Via { gateway, device },
+        (RouteType::Unicast, Some(Path { device, gateway: None, .. })) => Route::Straight { device },
         (RouteType::Local, ..) => Route::Nowhere(Detour::Own),
         (RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast, ..) => Route::Nowhere(Detour::Group),
         _ => Route::Nowhere(Detour::NoRoute),
