@@ -1,14 +1,15 @@
 //! The verbs. The only place that exits.
 
 use clap::{Args, Parser, Subcommand};
-use oneip::control::privileges;
+use oneip::error::Failure;
+use oneip::host::privileges;
+use oneip::model::{Mac, Plan};
 use oneip::pktgen::arguments::Arguments as Pktgen;
-use oneip::plan::{Mac, Plan};
 use oneip::server::Dispatch;
+use oneip::verbs;
 use oneip::verbs::script::Change;
 use oneip::verbs::simulate::{self, Added};
-use oneip::verbs::{self, Failure};
-use oneip::{ctl, pktgen, server, supervise};
+use oneip::{ctl, pktgen, run, server};
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -254,7 +255,7 @@ fn is_broken_pipe(failure: &Failure) -> bool {
 fn run(arguments: Run) -> Result<(), Failure> {
     let Run { config, down, stats, hlog, json } = arguments;
     let (config, plan) = load_for_long(&config.config)?;
-    supervise::run(plan, supervise::Options { config, down: down.down, stats, hlog, json })
+    run::run(plan, run::Options { config, down: down.down, stats, hlog, json })
 }
 
 /// For a process that reads it again: by the same name in full, which may be a link that leads elsewhere by then. And one that
@@ -269,10 +270,10 @@ fn load_for_long(file: &Path) -> Result<(PathBuf, Plan), Failure> {
 fn filter(Filter { config, server, down, json, detach }: Filter) -> Result<(), Failure> {
     let (config, plan) = load_for_long(&config.config)?;
     if detach {
-        return supervise::filter::detach(&plan);
+        return run::filter::detach(&plan);
     }
-    let options = supervise::filter::Options { config, server, down: down.down, json };
-    supervise::filter::run(plan, options)
+    let options = run::filter::Options { config, server, down: down.down, json };
+    run::filter::run(plan, options)
 }
 
 fn check(Config { config }: &Config) -> Result<(), Failure> {

@@ -3,11 +3,11 @@
 //! Generic over the port, with no `if` on what kind it is. In a turn there is no allocation, no lock, no log and no system
 //! call but the port's own; the clock is read once a burst.
 
+use crate::metrics::snapshot::WorkerReport;
+use crate::metrics::worker::Books;
 use crate::path::rewrite;
 use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
-use crate::stats::books::Books;
-use crate::stats::figures::WorkerReport;
 use crate::table::flow_table::FlowTable;
 use crate::table::publish::Reader;
 use crate::verdict::{Reason, Verdict};

@@ -1,7 +1,7 @@
 //! Every message of the configuration, where it stands and what it says; and what a correct file becomes.
 
-use oneip::control::config::{self, Loaded};
-use oneip::plan::{
+use oneip::config::{self, Loaded};
+use oneip::model::{
     Admin, AllDown, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, Plan, Port, Probe,
     Selection, Server, Service, Transport, Via,
 };

@@ -4,10 +4,10 @@ mod model;
 
 use model::records::{Expected, Golden};
 use model::turn::Bench;
-use oneip::path::parse::{self, Outer};
-use oneip::plan::{HashInput, Mac, Plan, Selection};
-use oneip::port::af_xdp::{Action, Steer};
+use oneip::model::{HashInput, Mac, Plan, Selection};
+use oneip::path::classify::{self, Outer};
 use oneip::verdict::{Reason, Verdict};
+use oneip::xdp::{Action, Steer};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::net::IpAddr;
@@ -180,7 +180,7 @@ fn steer_takes_what_the_worker_judges() {
     let addresses: Vec<IpAddr> = golden.plan.services.iter().map(|service| service.address).collect();
     steer.set_cluster_addresses(&addresses).expect("they fit");
     // A frame too short to hold its destination address is the kernel's; a runt is no frame to the kernel's test run.
-    let readable = |frame: &[u8]| !matches!(parse::outer(frame), Outer::Truncated);
+    let readable = |frame: &[u8]| !matches!(classify::outer(frame), Outer::Truncated);
     let mut taken = 0;
     for record in golden.records.iter().filter(|record| record.frame.len() >= 14) {
         let ours = record.frame.starts_with(&own) && record.expected != Expected::Pass && readable(&record.frame);

@@ -1,16 +1,16 @@
 //! What is said of the servers is what the data path was told, whatever the clock says meanwhile.
 
-use oneip::control::admin::order::Answer;
-use oneip::control::admin::status::{ServiceStatus, State};
-use oneip::control::clock;
-use oneip::control::config;
+use oneip::admin::order::Answer;
+use oneip::admin::status::{ServiceStatus, State};
+use oneip::config;
 use oneip::control::membership::{Event, Membership, News, Set, Side};
 use oneip::control::state_file::StateFile;
 use oneip::hash::Key;
+use oneip::host::clock;
 use oneip::limits::FLOW_CLOSED;
-use oneip::plan::Plan;
+use oneip::metrics::worker;
+use oneip::model::Plan;
 use oneip::port::memory::Memory;
-use oneip::stats::books;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::verdict::Verdict;
@@ -96,7 +96,7 @@ fn a_drain_until_closed_is_over_when_the_last_connection_is() {
         };
         let _ = membership.set("web2", Set::Drain(Some(1)), false).await;
         let table = membership.table();
-        let (books, _view) = books::open(&table);
+        let (books, _view) = worker::open(&table);
         let (mut tables, mut readers) = publish::channel(table, vec![books]);
         let flow_table = FlowTable::new(1024, Key::new(1, 2));
         let mut worker = Worker::new(Memory::new(&[segment(false), segment(true)]), readers.remove(0), flow_table);

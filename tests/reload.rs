@@ -1,10 +1,10 @@
 //! Another configuration: what stays the same through it, what it costs the clients, and what happens while it is worked out.
 
-use oneip::control::admin::order::Answer;
-use oneip::control::admin::status::{ServerStatus, ServiceStatus, State};
-use oneip::control::config;
+use oneip::admin::order::Answer;
+use oneip::admin::status::{ServerStatus, ServiceStatus, State};
+use oneip::config;
 use oneip::control::membership::{Event, Membership, News, Reloaded, Set, Side};
-use oneip::plan::{HashInput, Plan, Selection, Server, Service};
+use oneip::model::{HashInput, Plan, Selection, Server, Service};
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpListener;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use oneip::limits::MAX_SERVICES;
-use oneip::plan::Mac;
-use oneip::port::af_xdp::{Action, AfXdpError, Steer, SteerCounts};
+use oneip::model::Mac;
+use oneip::xdp::{Action, Steer, SteerCounts, XdpError};
 
 const OWN: Mac = Mac([0x02, 0, 0, 0, 0, 0xd0]);
 const SENDER: Mac = Mac([0x02, 0, 0, 0, 0, 0xc1]);
@@ -140,7 +140,7 @@ fn a_full_set_can_be_replaced_by_another_full_set() {
     steer.set_cluster_addresses(&new).unwrap();
     let too_many: Vec<IpAddr> = new.iter().copied().chain([OTHER_V4.into()]).collect();
     let error = steer.set_cluster_addresses(&too_many).unwrap_err();
-    assert!(matches!(error, AfXdpError::TooManyAddresses { count } if count == MAX_SERVICES + 1), "{error}");
+    assert!(matches!(error, XdpError::TooManyAddresses { count } if count == MAX_SERVICES + 1), "{error}");
     let action = |to| steer.judge(&v4(OWN, to)).unwrap().0;
     assert_eq!(action([10, 0, 0, 1]), Action::Pass);
     assert_eq!(action([11, 0, 0, 1]), Action::Drop, "a set that is refused changes nothing");

@@ -9,10 +9,10 @@ use model::turn::{self, Bench};
 use oneip::hash;
 use oneip::hash::vector::Level;
 use oneip::limits::BURST;
-use oneip::path::parse;
-use oneip::path::plain::{self, Plain};
+use oneip::model::{HashInput, Plan, Selection, Transport};
+use oneip::path::classify;
+use oneip::path::fast_path::{self, Plain};
 use oneip::path::select::Selection as Select;
-use oneip::plan::{HashInput, Plan, Selection, Transport};
 use oneip::table::{PackedMac, Ports, port_key, port_key_v4};
 use oneip::verdict::{Reason, Verdict};
 use oneip::wire::ipv4::Ipv4;
@@ -139,8 +139,8 @@ fn plain_frames_are_read_alike() {
             assert_eq!(read, long(frame, ports), "{}", what());
             assert_eq!(odd >> at & 1 == 1, read.is_none(), "{}", what());
             if read.is_some() {
-                assert_eq!(begins >> at & 1 == 1, parse::begins(frame), "{}", what());
-                begun += u32::from(parse::begins(frame));
+                assert_eq!(begins >> at & 1 == 1, classify::begins(frame), "{}", what());
+                begun += u32::from(classify::begins(frame));
             }
         }
     }
@@ -153,16 +153,16 @@ fn long(frame: &[u8], ports: Ports) -> Option<(u16, Vec<u64>)> {
     let tagged = frame[12..].starts_with(&[0x81, 0]);
     let packet = &frame[if tagged { 18 } else { 14 }.min(frame.len())..];
     let ethertype = &frame[if tagged { 16 } else { 12 }.min(frame.len())..];
-    if frame.len() < plain::HEAD_LEN || ports.is_server(source) {
+    if frame.len() < fast_path::HEAD_LEN || ports.is_server(source) {
         return None;
     }
     if ethertype.starts_with(&[8, 0]) && packet[0] == 0x45 {
-        let flow = parse::flow_v4(&Ipv4::new(packet)?).ok().filter(|_| [6, 17].contains(&packet[9]))?;
+        let flow = classify::flow_v4(&Ipv4::new(packet)?).ok().filter(|_| [6, 17].contains(&packet[9]))?;
         let service = ports.v4(port_key_v4(flow.cluster, key(flow.upper)?))?;
         return Some((service.id(), hash::source_v4(flow.client).to_vec()));
     }
     if ethertype.starts_with(&[0x86, 0xdd]) {
-        let flow = parse::flow_v6(&Ipv6::new(packet)?).ok().filter(|_| [6, 17].contains(&packet[6]))?;
+        let flow = classify::flow_v6(&Ipv6::new(packet)?).ok().filter(|_| [6, 17].contains(&packet[6]))?;
         let service = ports.v6(u128::from_le_bytes(flow.cluster), key(flow.upper)?)?;
         return Some((service.id(), hash::source_v6(flow.client).to_vec()));
     }
@@ -170,10 +170,12 @@ fn long(frame: &[u8], ports: Ports) -> Option<(u16, Vec<u64>)> {
 }
 
 /// Of a whole TCP or UDP packet.
-fn key(upper: parse::Upper) -> Option<u32> {
+fn key(upper: classify::Upper) -> Option<u32> {
     match upper {
-        parse::Upper::Ports(Transport::Sctp, _) => None,
-        parse::Upper::Ports(transport, ports) => Some(port_key(transport.protocol(), ports.destination.to_be_bytes())),
+        classify::Upper::Ports(Transport::Sctp, _) => None,
+        classify::Upper::Ports(transport, ports) => {
+            Some(port_key(transport.protocol(), ports.destination.to_be_bytes()))
+        }
         _ => None,
     }
 }

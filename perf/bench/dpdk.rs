@@ -18,11 +18,11 @@ mod plans;
 
 use frames::Random;
 use oneip::limits::BURST;
-use oneip::plan;
+use oneip::metrics::worker::{self, View};
+use oneip::model;
 use oneip::port::dpdk::{self, Dpdk, Frame};
 use oneip::port::{Burst, Ledger, Port};
-use oneip::stats::books::{self, View};
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::worker::Worker;
@@ -158,7 +158,7 @@ fn rate(mut turn: impl FnMut() -> usize) -> f64 {
 fn ours(port: Filled) -> ([f64; 3], Filled) {
     let table = Cluster::new(&plan(SERVICES, 64, false)).compile();
     let flow_table = FlowTable::new(0, table.key);
-    let (books, View { tally, harvest: _harvest }) = books::open(&table);
+    let (books, View { tally, harvest: _harvest }) = worker::open(&table);
     let (_publisher, mut readers) = publish::channel(table, vec![books]);
     let mut worker = Worker::new(port, readers.remove(0), flow_table);
     let turns = rate(|| worker.turn().len());
@@ -212,14 +212,14 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     let pages = Pages::of_this_machine();
     println!("frames in {pages:?} pages");
-    let settings = plan::Dpdk {
+    let settings = model::Dpdk {
         port: format!("net_null0,size={LENGTH}"),
         eal: pages.eal().iter().map(|argument| argument.to_string()).collect(),
         queues: 1,
         descriptors: 1024,
         mbufs: None,
         mtu: 1500,
-        exception: plan::Exception::None,
+        exception: model::Exception::None,
     };
     let device = dpdk::open(&settings, "lo", &[0, 1]).unwrap_or_else(|error| panic!("{error}"));
     let mac = device.mac.0;

@@ -11,9 +11,9 @@ mod frames;
 mod plans;
 
 use frames::{OURS, Random, frame};
-use oneip::filter::{Action, Filter, Generation};
-use oneip::plan::{HashInput, Mac, Plan, Port, Selection, Transport};
-use oneip::table::cluster::{Cluster, Standing};
+use oneip::engine::filter::{Action, Filter, Generation};
+use oneip::model::{HashInput, Mac, Plan, Port, Selection, Transport};
+use oneip::table::build::{Cluster, Standing};
 use plans::{cluster_address, plan};
 use std::time::{Duration, Instant};
 

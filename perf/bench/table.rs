@@ -8,7 +8,7 @@ mod plans;
 use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use crossbeam::epoch::{self, Atomic};
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::{Table, publish};
 use plans::plan;
 use std::hint::black_box;

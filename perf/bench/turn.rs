@@ -14,13 +14,13 @@ mod plans;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{OURS, ROUTER, Random, client_v6, frame};
 use oneip::limits::{BURST, DEFAULT_FLOWS};
+use oneip::metrics::{counters::Tally, worker};
 use oneip::path::rewrite;
 use oneip::path::select::Selection;
 use oneip::port::memory::Memory;
 use oneip::port::{Burst, Port};
-use oneip::stats::{books, tally::Tally};
 use oneip::table::Table;
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::worker::Worker;
@@ -88,7 +88,7 @@ impl Bench {
         }
         let (owners, macs) = (owners.collect(), macs.collect());
         let flow_table = FlowTable::new(DEFAULT_FLOWS as usize, table.key);
-        let (books, view) = books::open(&table);
+        let (books, view) = worker::open(&table);
         let (_, mut readers) = publish::channel(table, vec![books]);
         let worker = Worker::new(port, readers.remove(0), flow_table);
         Bench {

@@ -6,9 +6,9 @@
 
 use crate::hash::{self, Key};
 use crate::limits::{COST_CLIENTS, MOVED_MOST, MOVED_TOLD};
-use crate::plan::{HashInput, Plan, Service};
+use crate::model::{HashInput, Plan, Service};
 use crate::table::ServiceId;
-use crate::table::cluster::{Cluster, Renewal};
+use crate::table::build::{Cluster, Renewal};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

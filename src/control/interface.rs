@@ -1,10 +1,10 @@
 //! The interface that frames come to: whether its link is up, and whether it still is as it was when the data path was made for
 //! it.
 
-use super::neighbours::links::{self, Link};
-use super::netlink::{self, is, to_io};
 use crate::limits::INTERFACE_LOOK;
-use crate::plan::Mac;
+use crate::model::Mac;
+use crate::netlink::links::{self, Link};
+use crate::netlink::{self, is, to_io};
 use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};

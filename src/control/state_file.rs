@@ -4,14 +4,14 @@
 //! It is written by a thread of its own, so that a disk that hangs keeps nobody waiting but an operator whose order must be
 //! remembered. A file is whole or not there. Times are of the wall clock: another boot has another monotonic one.
 
-use super::clock;
 use super::health::Known;
-use super::operator::Overrides;
-use super::privileges;
+use super::overrides::Overrides;
 use crate::hash::{Key, siphash};
+use crate::host::clock;
+use crate::host::privileges;
 use crate::limits::{STATE_AGAIN, STATE_MOST};
-use crate::plan::{HashKey, Server};
-use crate::table::cluster::History;
+use crate::model::{HashKey, Server};
+use crate::table::build::History;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ impl Remembered {
 struct ServerFacts {
     name: String,
     address: std::net::IpAddr,
-    mac: Option<crate::plan::Mac>,
+    mac: Option<crate::model::Mac>,
     weight: u32,
 }
 
@@ -278,7 +278,7 @@ fn from_wall_ns(at: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::control::health::Verdict;
-    use crate::control::operator::Override;
+    use crate::control::overrides::Override;
 
     fn some() -> Remembered {
         let drained = Override { drained_until: Some(1_800_000_000), ..Override::default() };

@@ -1,6 +1,6 @@
 //! Asks over the admin socket. A connection is one request and its answer.
 
-use crate::control::admin::order::{Answer, Order};
+use crate::admin::order::{Answer, Order};
 use crate::limits::{ADMIN_PATIENCE, FIGURES_MOST, ORDER_MOST};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;

@@ -12,11 +12,11 @@ pub mod top;
 pub mod trace;
 pub mod units;
 
-use crate::control::admin::order::{Answer, Order};
-use crate::control::admin::status::Status;
+use crate::admin::order::{Answer, Order};
+use crate::admin::status::Status;
+use crate::error::Failure;
 use crate::limits::{FIGURES_MOST, MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST};
-use crate::plan::Admin;
-use crate::verbs::Failure;
+use crate::model::Admin;
 use clap::{Args, Subcommand};
 use client::Client;
 use serde_json::Value;

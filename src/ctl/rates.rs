@@ -1,6 +1,6 @@
 //! What went on between two statuses, by the second.
 
-use crate::control::admin::status::{ServerStatus, ServiceStatus, Status};
+use crate::admin::status::{ServerStatus, ServiceStatus, Status};
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -2,10 +2,8 @@
 
 use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
-use crate::control::admin::status::{
-    CheckStatus, LatencyStatus, PeerStatus, ServerStatus, ServiceStatus, Status, WorkerStatus,
-};
-use crate::stats::summary::microseconds;
+use crate::admin::status::{CheckStatus, LatencyStatus, PeerStatus, ServerStatus, ServiceStatus, Status, WorkerStatus};
+use crate::metrics::summary::microseconds;
 use crate::verdict::Reason;
 use std::fmt::Write;
 

@@ -3,7 +3,7 @@
 use super::client::Error;
 use super::table;
 use super::units::{milliseconds, seconds};
-use crate::control::admin::order::{Trace, TracedFrame, TracedService};
+use crate::admin::order::{Trace, TracedFrame, TracedService};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! SipHash-1-3, scalar: one compression round a block, three finalisation rounds.
 
-use crate::plan::HashKey;
+use crate::model::HashKey;
 
 /// The four words of the state before the first block.
 #[derive(Clone, Copy, PartialEq, Eq)]

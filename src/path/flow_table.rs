@@ -12,8 +12,8 @@
 //! its server answers with a challenge (RFC 5961, section 4), and the client's RST decides. For this, old connections are
 //! remembered too, where there is room.
 
-use super::lane::Bits;
-use super::parse::{self, Act, Segment, Upper, Whole};
+use super::batch::Bits;
+use super::classify::{self, Act, Segment, Upper, Whole};
 use super::select::{Outcome, Selection};
 use crate::hash;
 use crate::limits::{FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN, FLOW_SYN_RETRY};
@@ -42,7 +42,7 @@ impl Selection {
 
 fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTable, now: u64) -> Outcome {
     let entry = table.service(service);
-    let (Some(packet), Some(kept)) = (parse::whole(frame), entry.kept()) else {
+    let (Some(packet), Some(kept)) = (classify::whole(frame), entry.kept()) else {
         unreachable!("a frame with a slot, of a service with migrating slots")
     };
     let client = match packet.flow.client {

@@ -5,10 +5,10 @@
 //! `flow_table` decides the few whose slot is migrating, `watch` notes those of a client that an operator watches. `rewrite`
 //! writes the two MAC addresses.
 
+pub mod batch;
+pub mod classify;
+pub mod fast_path;
 mod flow_table;
-pub mod lane;
-pub mod parse;
-pub mod plain;
 pub mod rewrite;
 pub mod select;
-mod watch;
+mod trace;

@@ -5,13 +5,13 @@
 //! is hashed as one vector. A plain frame (`plain`) to a plain service goes a short way, all others the long one; a
 //! property test holds the two together.
 
-use super::lane::{Bits, Lane};
-use super::parse::{self, Outer, Upper};
-use super::plain::Plain;
+use super::batch::{Bits, Lane};
+use super::classify::{self, Outer, Upper};
+use super::fast_path::Plain;
 use crate::hash;
 use crate::hash::vector::Level;
 use crate::limits::BURST;
-use crate::table::maglev::NOBODY;
+use crate::table::build::maglev::NOBODY;
 use crate::table::{Address, MOVING, PackedMac, Place, PortService, ServiceId, Table, port_key, port_key_v4};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::transport;
@@ -145,7 +145,7 @@ impl Selection {
     #[cold]
     #[inline(never)]
     fn admit_any(&mut self, at: usize, frame: &[u8], table: &Table) {
-        self.begins |= u64::from(parse::begins(frame)) << at;
+        self.begins |= u64::from(classify::begins(frame)) << at;
         if let Err(verdict) = self.sort(at, frame, table) {
             self.outcomes[at] = verdict.into();
         }
@@ -153,10 +153,10 @@ impl Selection {
 
     /// Puts any frame into its lane. `Err`: the verdict is known already.
     fn sort(&mut self, at: usize, frame: &[u8], table: &Table) -> Result<(), Verdict> {
-        match parse::outer(frame) {
+        match classify::outer(frame) {
             Outer::V4(packet) => {
                 let address = table.address_v4(packet.destination()).ok_or(Verdict::Pass)?;
-                let flow = parse::flow_v4(&packet).map_err(Verdict::Drop)?;
+                let flow = classify::flow_v4(&packet).map_err(Verdict::Drop)?;
                 let by_port = |protocol, port| table.ports().v4(port_key_v4(flow.cluster, port_key(protocol, port)));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
                 match input(service, flow.upper, u32::from_be_bytes(flow.client) as u128, table) {
@@ -173,7 +173,7 @@ impl Selection {
             }
             Outer::V6(packet) => {
                 let address = table.address_v6(packet.destination()).ok_or(Verdict::Pass)?;
-                let flow = parse::flow_v6(&packet).map_err(Verdict::Drop)?;
+                let flow = classify::flow_v6(&packet).map_err(Verdict::Drop)?;
                 let by_port =
                     |protocol, port| table.ports().v6(u128::from_le_bytes(flow.cluster), port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;

@@ -1,5 +1,5 @@
 use super::frames::TrafficError;
-use crate::port::af_xdp::AfXdpError;
+use crate::xdp::XdpError;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub enum PktgenError {
 
     /// What is in the way on the interface, as `run` would say.
     #[error(transparent)]
-    Device(#[from] AfXdpError),
+    Device(#[from] XdpError),
 
     #[error("--first-client {first}: no --address is of that family")]
     FirstClient { first: IpAddr },

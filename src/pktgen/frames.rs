@@ -15,7 +15,7 @@
 //! What is between the headers and the trailer is filled with the low byte of its offset.
 
 use crate::limits::{PKTGEN_FRAME, PKTGEN_TEMPLATES};
-use crate::plan::{Mac, Port, Transport};
+use crate::model::{Mac, Port, Transport};
 use crate::wire::{ethernet, ipv4, ipv6, transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,7 +1,7 @@
 //! Times as the programs in the kernel count them (`struct times`, src/bpf/pktgen.h), and the way from there to HdrHistogram, whose
 //! buckets with two digits are the same.
 
-use crate::stats::buckets::{BUCKETS, DIGITS, MAX_NS, bucket_of, lowest};
+use crate::metrics::buckets::{BUCKETS, DIGITS, MAX_NS, bucket_of, lowest};
 use hdrhistogram::Histogram;
 
 const SCALARS: usize = 4;

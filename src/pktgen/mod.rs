@@ -41,10 +41,11 @@ pub mod transmit;
 pub mod watch;
 pub mod xdp;
 
-use crate::control::cores;
+use crate::error::Failure;
+use crate::host::cores;
 use crate::limits::PKTGEN_CARRIER;
-use crate::port::af_xdp::{Device, open};
-use crate::verbs::Failure;
+use crate::port::af_xdp::open;
+use crate::xdp::Device;
 use arguments::Arguments;
 use aya::util::KernelVersion;
 use error::PktgenError;

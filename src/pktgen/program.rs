@@ -3,7 +3,7 @@
 use super::error::PktgenError;
 use super::frames::{Frames, Words};
 use crate::limits::PKTGEN_FRAME;
-use crate::port::af_xdp::{load, with_causes};
+use crate::xdp::{load, with_causes};
 use aya::maps::{Array, MapData, MapError};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};

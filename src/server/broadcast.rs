@@ -22,7 +22,7 @@
 use super::host::{Host, IPV4, IPV6, read_setting};
 use super::report::{Grade, Report};
 use super::{Dispatch, Membership, Role, Setting};
-use crate::plan::Mac;
+use crate::model::Mac;
 use std::net::IpAddr;
 use std::path::Path;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::netlink::Netlink;
 use super::{Error, Membership};
-use crate::plan::Mac;
+use crate::model::Mac;
 
 /// Where the settings of interfaces are, below /proc/sys.
 pub const IPV4: &str = "net/ipv4/conf";

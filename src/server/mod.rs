@@ -35,7 +35,7 @@ use journal::Journal;
 use netlink::Netlink;
 pub use report::{Grade, Line, Report};
 
-use crate::plan::{Mac, Plan, Server};
+use crate::model::{Mac, Plan, Server};
 
 /// How the cluster's clients come to this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

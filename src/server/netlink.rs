@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::host::{self, full_prefix};
 use super::{Error, Membership, Setting, Step};
-use crate::plan::Mac;
+use crate::model::Mac;
 
 /// The kernel gives the loopback interface of every namespace this number (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LO: u32 = 1;

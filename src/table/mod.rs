@@ -5,27 +5,22 @@
 //! whenever something changed, `publish` carries it to the workers. There `flow_table` remembers
 //! the flows of slots that migrate; by `census` the control side learns whose they are.
 
+pub mod build;
 pub mod census;
-pub mod cluster;
 pub mod flow_table;
-mod history;
 pub mod index;
-pub mod maglev;
-pub mod moves;
 pub mod publish;
-pub mod rendezvous;
-mod service;
-pub mod watch;
+pub mod trace;
 
 use crate::hash::{self, Key};
-use crate::plan::{Mac, Transport};
+use crate::model::{Mac, Transport};
+use build::maglev::NOBODY;
+use build::migration::Kept;
 use census::Census;
 use index::{Index, NONE, View};
-use maglev::NOBODY;
-use moves::Kept;
 use std::net::IpAddr;
 use std::sync::Arc;
-use watch::Watch;
+use trace::Watch;
 
 /// In a slot, beside its owner: flows of the slot may be kept by others. Whoever looks up finds this or `NOBODY` by one
 /// comparison, `owner >= NOBODY`.

@@ -1,14 +1,14 @@
 //! `oneip check`: the plan that a configuration comes to.
 
-use crate::control::admin::order::{Answer, Order};
-use crate::control::admin::status::Status;
-use crate::control::cores;
+use crate::admin::order::{Answer, Order};
+use crate::admin::status::Status;
 use crate::ctl::client::{self, Client};
-use crate::filter::succession;
-use crate::plan::{Admin, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
-use crate::port::af_xdp::Device;
+use crate::engine::filter::takeover;
+use crate::host::cores;
+use crate::model::{Admin, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
 use crate::table::ServiceId;
-use crate::table::cluster::Cluster;
+use crate::table::build::Cluster;
+use crate::xdp::Device;
 use comfy_table::presets;
 use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
@@ -33,7 +33,7 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
     }
     text += &admin(&plan.admin);
     if let Some(filter) = &plan.filter {
-        let (hold, first) = (succession::hold(plan).as_millis(), succession::first_hold(plan).as_millis());
+        let (hold, first) = (takeover::hold(plan).as_millis(), takeover::first_hold(plan).as_millis());
         let _ = writeln!(
             text,
             "filter on interface {}: takes over what others give up after {hold} ms, and when it comes up after {first} ms",

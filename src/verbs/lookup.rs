@@ -1,8 +1,8 @@
 //! `oneip lookup`: which server each client address gets.
 
-use super::Failure;
+use crate::error::Failure;
 use crate::hash;
-use crate::plan::{HashInput, Plan, Service};
+use crate::model::{HashInput, Plan, Service};
 use crate::table::{ServiceId, Table};
 use serde::Serialize;
 use std::io::{BufRead, Write};

@@ -1,5 +1,4 @@
-//! The verbs that need no root and no NIC: each a function from arguments to output, an error or not. `run` is in
-//! `supervise`.
+//! The verbs that need neither root nor a NIC: each is a function from arguments to output or an error.
 
 pub mod check;
 pub mod lookup;
@@ -7,13 +6,11 @@ pub mod replay;
 pub mod script;
 pub mod simulate;
 
-use crate::control::config::{self, Loaded};
-use crate::plan::Plan;
-use crate::table::cluster::Cluster;
+use crate::config::{self, Loaded};
+use crate::error::Failure;
+use crate::model::Plan;
+use crate::table::build::Cluster;
 use std::path::Path;
-
-/// Why a verb failed, in words for standard error.
-pub type Failure = Box<dyn std::error::Error>;
 
 /// Loads a configuration and shows its warnings on standard error.
 ///

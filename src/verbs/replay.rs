@@ -1,15 +1,15 @@
 //! `oneip replay`: the frames of a capture through the same worker that dispatches, without root or a NIC.
 
-use super::Failure;
 use super::script::{Change, Script};
+use crate::error::Failure;
 use crate::limits::DEFAULT_FLOWS;
-use crate::plan::Plan;
+use crate::metrics::counters::Tally;
+use crate::metrics::summary::Summary;
+use crate::metrics::worker::{self, Books};
+use crate::model::Plan;
 use crate::port::pcap::{Output, Pcap};
-use crate::stats::books::{self, Books};
-use crate::stats::summary::Summary;
-use crate::stats::tally::Tally;
 use crate::table::Table;
-use crate::table::cluster::Cluster;
+use crate::table::build::Cluster;
 use crate::table::flow_table::FlowTable;
 use crate::table::publish::{self, Publisher};
 use crate::verdict::Verdict;
@@ -99,7 +99,7 @@ impl Replayer {
     fn new(plan: &Plan, table: Table, port: Pcap) -> Replayer {
         let flows = plan.dispatcher.as_ref().map_or(DEFAULT_FLOWS, |dispatcher| dispatcher.flows) as usize;
         let flow_table = FlowTable::new(flows, table.key);
-        let (books, view) = books::open(&table);
+        let (books, view) = worker::open(&table);
         let (tables, mut readers) = publish::channel(table, vec![books]);
         let reader = readers.pop().expect("one was asked for");
         Replayer { worker: Worker::new(port, reader, flow_table), tables, tally: view.tally }

@@ -1,8 +1,8 @@
 //! Changes of the cluster during a replay: what an operator or a failure would do, at times of the capture.
 
-use crate::plan::Plan;
+use crate::model::Plan;
 use crate::table::ServiceId;
-use crate::table::cluster::{Cluster, Standing};
+use crate::table::build::{Cluster, Standing};
 use std::collections::VecDeque;
 use std::str::FromStr;
 use std::time::Duration;
@@ -97,7 +97,7 @@ impl<'p> Script<'p> {
         let mut changed = false;
         for (id, service) in self.plan.services.iter().enumerate() {
             let id = id as ServiceId;
-            let of = |(at, server): (usize, &crate::plan::Server)| match server.name == change.server {
+            let of = |(at, server): (usize, &crate::model::Server)| match server.name == change.server {
                 true => standing,
                 false => self.cluster.standing(id, at),
             };

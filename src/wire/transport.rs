@@ -1,7 +1,7 @@
 //! TCP (RFC 9293 section 3.1), UDP (RFC 768) and SCTP (RFC 9260 section 3.1): the ports, and whether the header is whole.
 
 use super::{Malformed, be16};
-use crate::plan::Transport;
+use crate::model::Transport;
 
 pub const TCP_HEADER_LEN: usize = 20;
 pub const UDP_HEADER_LEN: usize = 8;

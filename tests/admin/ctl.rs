@@ -2,11 +2,11 @@
 
 use crate::fake::{Fake, Script};
 use crate::sample;
-use oneip::control::admin;
-use oneip::control::admin::order::Order;
-use oneip::control::admin::status::Status;
+use oneip::admin;
+use oneip::admin::order::Order;
+use oneip::admin::status::Status;
 use oneip::ctl::client::{Client, Error, read};
-use oneip::plan::Admin;
+use oneip::model::Admin;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};

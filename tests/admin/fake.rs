@@ -2,12 +2,12 @@
 
 use crate::sample;
 use crossbeam::channel::{RecvTimeoutError, Sender};
-use oneip::control::admin::order::{Answer, Order};
-use oneip::control::admin::status::Status;
-use oneip::control::admin::{self, Overview, Seen, Server, Watched};
-use oneip::plan::Admin;
-use oneip::stats::figures::Figures;
-use oneip::stats::latest::Latest;
+use oneip::admin::order::{Answer, Order};
+use oneip::admin::status::Status;
+use oneip::admin::{self, Overview, Seen, Server, Watched};
+use oneip::metrics::latest::Latest;
+use oneip::metrics::snapshot::Figures;
+use oneip::model::Admin;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

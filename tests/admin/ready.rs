@@ -3,8 +3,8 @@
 use crate::fake::{Fake, Script};
 use crate::http::{Reply, tcp};
 use crate::sample;
-use oneip::control::admin::status::{State, Status};
-use oneip::stats::figures::Figures;
+use oneip::admin::status::{State, Status};
+use oneip::metrics::snapshot::Figures;
 use std::sync::{Arc, Mutex};
 
 fn asked(path: &str, status: impl FnOnce(&mut Status), figures: impl FnOnce(&mut Figures)) -> (u16, String) {

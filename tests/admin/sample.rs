@@ -1,14 +1,12 @@
 //! Documents as a dispatcher of two services would give them.
 
 use hdrhistogram::Histogram;
-use oneip::control::admin::order::{Trace, TracedFrame, TracedService};
-use oneip::control::admin::status::{
-    CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus,
-};
+use oneip::admin::order::{Trace, TracedFrame, TracedService};
+use oneip::admin::status::{CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
+use oneip::metrics::buckets::{DIGITS, MAX_NS};
+use oneip::metrics::snapshot::{Figures, FlowTableReport, WorkerFigures, WorkerReport};
+use oneip::metrics::summary::{ServerSummary, Summary};
 use oneip::port::Ledger;
-use oneip::stats::buckets::{DIGITS, MAX_NS};
-use oneip::stats::figures::{Figures, FlowTableReport, WorkerFigures, WorkerReport};
-use oneip::stats::summary::{ServerSummary, Summary};
 use oneip::verdict::Reason;
 use std::collections::BTreeMap;
 

@@ -3,11 +3,11 @@
 use crate::fake::{self, Fake, Script};
 use crate::http::{self, exchange, request, tcp, unix};
 use crate::sample;
-use oneip::control::admin::order::{Answer, Order};
-use oneip::control::admin::status::Status;
-use oneip::control::admin::{self, Watched};
+use oneip::admin::order::{Answer, Order};
+use oneip::admin::status::Status;
+use oneip::admin::{self, Watched};
 use oneip::limits::{ADMIN_BODY, ADMIN_CONNECTIONS, ADMIN_PATIENCE, FIGURES_MOST, ORDER_MOST, OVERVIEW_MOST};
-use oneip::stats::latest::Latest;
+use oneip::metrics::latest::Latest;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -63,7 +63,7 @@ fn as_before(mut status: Status) -> Status {
 fn who_only_looks_asks_no_thread() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("s.sock");
-    let plan = oneip::plan::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
+    let plan = oneip::model::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
     let overview = Latest::default();
     overview.put(fake::overview_of(sample::status(), Instant::now()));
     let figures = Arc::new(sample::figures());
@@ -84,7 +84,7 @@ fn who_only_looks_asks_no_thread() {
 fn threads_that_put_down_nothing_hang() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("s.sock");
-    let plan = oneip::plan::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
+    let plan = oneip::model::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
     let (overview, age) = (Latest::default(), Arc::new(Mutex::new(FIGURES_MOST + Duration::from_millis(100))));
     let figures = Arc::new(sample::figures());
     let old = Arc::clone(&age);
@@ -332,10 +332,10 @@ fn a_stats_thread_that_does_not_answer_is_no_zero() {
 fn threads_that_have_ended_are_said_to_have() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("s.sock");
-    let plan = oneip::plan::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
-    let (backend, asked) = oneip::control::admin::channel(crate::fake::nothing(), drop);
+    let plan = oneip::model::Admin { socket: socket.clone(), socket_given: true, ..Default::default() };
+    let (backend, asked) = oneip::admin::channel(crate::fake::nothing(), drop);
     drop(asked);
-    let _server = oneip::control::admin::bind(&plan).unwrap().start(backend).unwrap();
+    let _server = oneip::admin::bind(&plan).unwrap().start(backend).unwrap();
     let words = "the thread that was asked has ended: this process is about to stop";
     let reply = unix(&socket, "POST", "/order", r#"{"order":"reload"}"#);
     assert_eq!((reply.status, reply.refused().as_str()), (503, words));

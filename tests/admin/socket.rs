@@ -2,8 +2,8 @@
 
 use crate::fake::Fake;
 use crate::http;
-use oneip::control::admin::{self, Error, Listeners};
-use oneip::plan::Admin;
+use oneip::admin::{self, Error, Listeners};
+use oneip::model::Admin;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};

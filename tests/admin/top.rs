@@ -1,7 +1,7 @@
 //! `ctl top`, drawn on terminals of every size.
 
 use crate::sample;
-use oneip::control::admin::status::{LatencyStatus, State, Status};
+use oneip::admin::status::{LatencyStatus, State, Status};
 use oneip::ctl::top::screen;
 use oneip::ctl::top::view::{View, Way};
 use ratatui::Terminal;

@@ -1,8 +1,8 @@
 //! The views for people, from documents alone.
 
 use crate::sample;
-use oneip::control::admin::order::Trace;
-use oneip::control::admin::status::{CheckStatus, LatencyStatus, State, Status};
+use oneip::admin::order::Trace;
+use oneip::admin::status::{CheckStatus, LatencyStatus, State, Status};
 use oneip::ctl::{rates, stats, status, trace};
 use std::time::Duration;
 

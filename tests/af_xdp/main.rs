@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
 use oneip::limits::{BURST, RING};
-use oneip::port::af_xdp::{self, Action, AfXdp, AfXdpError, Attached, Mode, SteerCounters, SteerCounts, Transfer};
+use oneip::port::af_xdp::{self, AfXdp, Attached, Transfer};
 use oneip::port::{Burst, Port};
+use oneip::xdp::{Action, Mode, SteerCounters, SteerCounts, XdpError};
 use stop::Stop;
 use veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable, DEVICE, DEVICE_MAC, DEVICE_V4};
 
@@ -29,7 +30,7 @@ const ECHO: u16 = 7;
 /// that it ends at an exec, a process that another test starts would inherit it and keep its queue.
 static FORK: Mutex<()> = Mutex::new(());
 
-fn attach(interface: &str) -> Result<Attached, AfXdpError> {
+fn attach(interface: &str) -> Result<Attached, XdpError> {
     let _no_fork = FORK.lock().unwrap();
     let addresses: [IpAddr; 2] = [CLUSTER_V4.parse().unwrap(), CLUSTER_V6.parse().unwrap()];
     af_xdp::open(interface)?.attach(&addresses)
@@ -494,35 +495,35 @@ fn what_is_in_the_way_is_said_with_what_to_do() {
     thread::scope(|scope| {
         let device = cable.device_thread(scope, || {
             let refusal = |interface| attach(interface).err().expect("attaching is refused");
-            let is = |error: &AfXdpError, text: &str| assert!(error.to_string().contains(text), "{error}");
+            let is = |error: &XdpError, text: &str| assert!(error.to_string().contains(text), "{error}");
 
             let error = refusal("nonesuch");
-            assert!(matches!(error, AfXdpError::NoInterface { .. }));
+            assert!(matches!(error, XdpError::NoInterface { .. }));
             is(&error, "interface nonesuch does not exist; there are: d0, lo");
 
             cable.at_device(&format!("link set {DEVICE} down"));
             let error = refusal(DEVICE);
-            assert!(matches!(error, AfXdpError::Down { .. }));
+            assert!(matches!(error, XdpError::Down { .. }));
             is(&error, "ip link set d0 up");
             cable.at_device(&format!("link set {DEVICE} up mtu 9000"));
             let error = refusal(DEVICE);
-            assert!(matches!(error, AfXdpError::MtuTooLarge { mtu: 9000, most: 3810, .. }));
+            assert!(matches!(error, XdpError::MtuTooLarge { mtu: 9000, most: 3810, .. }));
             is(&error, "ip link set d0 mtu 3810");
             cable.at_device(&format!("link set {DEVICE} mtu 1500"));
 
             let Attached { steer, ports, .. } = attach(DEVICE).unwrap();
             let error = refusal(DEVICE);
-            assert!(matches!(error, AfXdpError::QueueBusy { queue: 0, .. }));
+            assert!(matches!(error, XdpError::QueueBusy { queue: 0, .. }));
             is(&error, "queue 0 of d0 is busy");
             drop(ports);
             let error = refusal(DEVICE);
-            assert!(matches!(error, AfXdpError::ProgramAttached { .. }));
+            assert!(matches!(error, XdpError::ProgramAttached { .. }));
             is(&error, "another XDP program is attached to d0");
             drop(steer);
 
             caps::clear(None, CapSet::Effective).unwrap();
             let error = refusal(DEVICE);
-            assert!(matches!(error, AfXdpError::NotPermitted { .. }));
+            assert!(matches!(error, XdpError::NotPermitted { .. }));
             is(&error, "needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF: run as root, or: setcap");
             let enough = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_BPF];
             caps::set(None, CapSet::Effective, &enough.into_iter().collect()).unwrap();
@@ -548,7 +549,7 @@ fn held(cable: &Cable, prefix: &str) -> (Child, String) {
 #[ignore = "not a test: the process that others start, limit and kill"]
 fn hold_the_device() {
     let outcome = attach(DEVICE);
-    println!("\noutcome: {}", outcome.as_ref().map_or_else(AfXdpError::to_string, |_| "attached".into()));
+    println!("\noutcome: {}", outcome.as_ref().map_or_else(XdpError::to_string, |_| "attached".into()));
     // Until the other end is closed, or SIGKILL comes.
     let _ = std::io::stdin().read(&mut [0]);
 }

@@ -2,8 +2,8 @@
 
 use crate::world::{Packet, World};
 use oneip::limits::{FLOW_CENSUS, FLOW_CLOSED, FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN};
-use oneip::plan::{HashInput, Selection};
-use oneip::table::cluster::Standing;
+use oneip::model::{HashInput, Selection};
+use oneip::table::build::Standing;
 use oneip::verdict::{Reason, Verdict};
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -4,8 +4,8 @@
 
 use crate::world::{Kind, Packet, SECOND, World};
 use oneip::limits::{FLOW_REOPEN, FLOW_SEQUENCE_WINDOW};
-use oneip::plan::{HashInput, Selection};
-use oneip::table::cluster::{Cluster, Standing};
+use oneip::model::{HashInput, Selection};
+use oneip::table::build::{Cluster, Standing};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::net::Ipv4Addr;

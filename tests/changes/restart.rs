@@ -3,8 +3,8 @@
 use crate::law::{Event, apply, event};
 use crate::world::{CLUSTER, World};
 use oneip::hash;
-use oneip::plan::{HashInput, Selection};
-use oneip::table::cluster::{Cluster, History};
+use oneip::model::{HashInput, Selection};
+use oneip::table::build::{Cluster, History};
 use oneip::table::{Rule, ServiceTable};
 use proptest::prelude::*;
 use proptest::sample::select;

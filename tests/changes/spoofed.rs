@@ -4,8 +4,8 @@
 use crate::cases::{HOUR, drained, goes};
 use crate::world::{Kind, Packet, World};
 use oneip::limits::{FLOW_HALF_OPEN, FLOW_REOPEN, FLOW_SYN_RETRY};
-use oneip::plan::{HashInput, Selection};
-use oneip::table::cluster::Standing;
+use oneip::model::{HashInput, Selection};
+use oneip::table::build::Standing;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

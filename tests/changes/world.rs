@@ -1,10 +1,10 @@
 //! One service whose servers come and go, the pipeline over it, and time that the test sets.
 
 use etherparse::PacketBuilder;
+use oneip::model::{Admin, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::path::select::Selection as Pipeline;
-use oneip::plan::{Admin, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::table::Table;
-use oneip::table::cluster::{Cluster, Standing};
+use oneip::table::build::{Cluster, Standing};
 use oneip::table::flow_table::{FlowTable, FlowTableReport};
 use oneip::verdict::{Reason, Verdict};
 use std::net::{IpAddr, Ipv4Addr};

@@ -2,9 +2,9 @@
 
 use crate::model::records::{Expected, Golden};
 use crate::{attach, settings, turn};
+use oneip::metrics::worker;
 use oneip::port::dpdk::Attached;
-use oneip::stats::books;
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::verdict::{Reason, Verdict};
@@ -76,7 +76,7 @@ fn golden_frames_come_out_as_replay_has_them() {
     golden.down.iter().for_each(|name| _ = cluster.set_up(name, false));
     let table = cluster.compile();
     let flow_table = FlowTable::new(0, table.key);
-    let (books, _view) = books::open(&table);
+    let (books, _view) = worker::open(&table);
     let (_publisher, mut readers) = publish::channel(table, vec![books]);
     let (attached, has) = attach(&settings(&port));
     assert_eq!(has, mac);

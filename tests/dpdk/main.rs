@@ -23,7 +23,7 @@ mod network;
 mod null;
 mod refusals;
 
-use oneip::plan::{Dpdk, Exception};
+use oneip::model::{Dpdk, Exception};
 use oneip::port::dpdk::{self, Attached};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -49,7 +49,7 @@ pub fn settings(port: &str) -> Dpdk {
 }
 
 /// A device in service, without a kernel behind it; and its MAC.
-pub fn attach(settings: &Dpdk) -> (Attached, oneip::plan::Mac) {
+pub fn attach(settings: &Dpdk) -> (Attached, oneip::model::Mac) {
     let device = dpdk::open(settings, "lo", &[0, 1]).unwrap_or_else(|error| panic!("{error}"));
     let mac = device.mac;
     (device.attach(), mac)

@@ -3,9 +3,9 @@
 use super::model::plans::One;
 use super::{OWN, filter};
 use etherparse::PacketBuilder;
-use oneip::filter::{Action, Filter, Generation};
-use oneip::plan::{Plan, Port, Selection, Transport};
-use oneip::table::cluster::{Cluster, Standing};
+use oneip::engine::filter::{Action, Filter, Generation};
+use oneip::model::{Plan, Port, Selection, Transport};
+use oneip::table::build::{Cluster, Standing};
 use socket2::{Domain, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 

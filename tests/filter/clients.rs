@@ -4,8 +4,8 @@ use super::model::Random;
 use super::model::plans::{One, query};
 use super::model::turn::{Bench, cluster};
 use super::{OWN, filter};
-use oneip::filter::{Action, Filter};
-use oneip::plan::{HashInput, Selection};
+use oneip::engine::filter::{Action, Filter};
+use oneip::model::{HashInput, Selection};
 use oneip::verdict::Verdict;
 use std::net::IpAddr;
 

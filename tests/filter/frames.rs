@@ -5,9 +5,9 @@ use super::model::plans::{One, query};
 use super::model::records::Golden;
 use super::model::turn::{Bench, cluster};
 use super::{OWN, filter};
-use oneip::filter::{Action, Counts, Filter};
-use oneip::path::parse::{self, Outer};
-use oneip::plan::{HashInput, Mac, Plan, Selection};
+use oneip::engine::filter::{Action, Counts, Filter};
+use oneip::model::{HashInput, Mac, Plan, Selection};
+use oneip::path::classify::{self, Outer};
 use oneip::verdict::{Reason, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -80,7 +80,7 @@ fn judged_alike(plan: &Plan, down: &[String], own: [u8; 6], frames: &[Vec<u8>]) 
             let for_us = frame.starts_with(&own) || frame[0] & 1 == 1;
             let expected = match *verdict {
                 // Too short for a destination address: the kernel's.
-                _ if !for_us || matches!(parse::outer(frame), Outer::Truncated) => Judgement::Passed,
+                _ if !for_us || matches!(classify::outer(frame), Outer::Truncated) => Judgement::Passed,
                 Verdict::Pass => Judgement::Passed,
                 Verdict::Drop(reason) => Judgement::Dropped(reason),
                 Verdict::Forward { service, server } => {

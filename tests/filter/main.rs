@@ -12,9 +12,9 @@ mod publish;
 mod stop;
 mod succession;
 
-use oneip::filter::{Filter, Generation};
-use oneip::plan::Mac;
-use oneip::table::cluster::Cluster;
+use oneip::engine::filter::{Filter, Generation};
+use oneip::model::Mac;
+use oneip::table::build::Cluster;
 
 /// The address in the frames of `model::plans::query`.
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 2]);

@@ -3,9 +3,9 @@
 use super::model::plans::{One, query};
 use super::model::turn::cluster;
 use super::{OWN, filter};
-use oneip::filter::{Action, Filter, Generation};
+use oneip::engine::filter::{Action, Filter, Generation};
 use oneip::limits::MAX_SERVICES;
-use oneip::plan::{Plan, Port, Transport};
+use oneip::model::{Plan, Port, Transport};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -22,7 +22,7 @@ fn no_frame_is_decided_by_two_tables() {
     let mut many = One::weights(&[1, 1], 65_537).keyed([2; 16]).both();
     let more = (0..500u32).map(|at| {
         let address = IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 + at));
-        oneip::plan::Service { name: format!("more {at}"), address, ..many.services[0].clone() }
+        oneip::model::Service { name: format!("more {at}"), address, ..many.services[0].clone() }
     });
     let more: Vec<_> = more.collect();
     many.services.splice(0..0, more);
@@ -60,7 +60,7 @@ fn as_many_services_as_there_may_be() {
     let mut plan = One::weights(&[1, 1], 65_537).plan();
     let first = plan.services[0].clone();
     plan.services = (0..MAX_SERVICES as u32)
-        .map(|at| oneip::plan::Service {
+        .map(|at| oneip::model::Service {
             name: format!("service {at}"),
             address: IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 + at)),
             ports: (1..=4).map(|number| Port { transport: Transport::Udp, number }).collect(),

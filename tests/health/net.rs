@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use oneip::control::config;
+use oneip::config;
 use oneip::control::health::{Change, Health, What};
-use oneip::plan::{Mac, Plan};
+use oneip::model::{Mac, Plan};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub const V4: &str = "203.0.113.80";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::net::{Net, V4, V6, accept, address, down, during, gather, plan, until, up};
 use super::{QUICK, quick};
 use oneip::control::health::{Change, Error, Health, Verdict, What};
-use oneip::control::privileges;
+use oneip::host::privileges;
 
 const TCP: &str = "type = 'tcp'\nport = 80";
 

@@ -1,6 +1,6 @@
 //! Plans in a line or two.
 
-use oneip::plan::{Admin, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::model::{Admin, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! tests/data/golden.toml
 
-use oneip::control::config;
-use oneip::plan::{HashInput, Mac, Plan, Selection};
+use oneip::config;
+use oneip::model::{HashInput, Mac, Plan, Selection};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

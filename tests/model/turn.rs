@@ -1,13 +1,13 @@
 //! Frames through a worker, and the laws that hold for every one of them.
 
 use super::Model;
-use oneip::plan::Plan;
+use oneip::metrics::counters::Tally;
+use oneip::metrics::worker;
+use oneip::model::Plan;
 use oneip::port::Port;
 use oneip::port::memory::Memory;
-use oneip::stats::books;
-use oneip::stats::tally::Tally;
 use oneip::table::Table;
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::verdict::{Reason, Verdict};
@@ -46,7 +46,7 @@ impl Bench {
     pub fn without_model(plan: &Plan, down: &[String]) -> Bench {
         let table = table(plan, down);
         let flow_table = FlowTable::new(1024, table.key);
-        let (books, view) = books::open(&table);
+        let (books, view) = worker::open(&table);
         let (_, mut readers) = publish::channel(table, vec![books]);
         let reader = readers.pop().expect("one reader");
         let none: [&[u8]; 0] = [];

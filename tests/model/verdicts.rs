@@ -2,8 +2,8 @@
 
 use super::owners::{populate, scaled, siphash};
 use super::packet::{self, Facts, Refusal, Topic};
-use oneip::plan::{HashInput, Mac, Plan, Selection, Service};
-use oneip::table::cluster::Cluster;
+use oneip::model::{HashInput, Mac, Plan, Selection, Service};
+use oneip::table::build::Cluster;
 use oneip::verdict::{Reason, Verdict};
 use std::net::IpAddr;
 

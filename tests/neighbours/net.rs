@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use oneip::control::neighbours::{Change, Neighbours};
-use oneip::plan::Mac;
+use oneip::model::Mac;
 
 /// The dispatcher's addresses are 10.9.0.1/16 and fd09::1/64; servers go anywhere else in there.
 pub struct Net {

@@ -3,11 +3,11 @@
 use super::veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, DEVICE_MAC};
 use super::{RUN, is_root, port, traffic, udp};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use oneip::model::Transport;
 use oneip::pktgen::frames::{FCS, Frames, Order, Size, Traffic, TrafficError};
 use oneip::pktgen::schedule::Schedule;
 use oneip::pktgen::transmit::{Load, Share, Until};
 use oneip::pktgen::xdp::Generator;
-use oneip::plan::Transport;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

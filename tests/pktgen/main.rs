@@ -12,8 +12,8 @@ mod stop;
 mod veth;
 mod wire;
 
+use oneip::model::{Port, Transport};
 use oneip::pktgen::frames::{Order, Size, Traffic};
-use oneip::plan::{Port, Transport};
 use std::net::IpAddr;
 use veth::{CLIENT_MAC, CLUSTER_V4, DEVICE_MAC};
 

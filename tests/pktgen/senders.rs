@@ -1,7 +1,7 @@
 //! Threads that send together: one start, one end, and one error.
 
-use oneip::control::clock::now_ns;
-use oneip::control::cores;
+use oneip::host::clock::now_ns;
+use oneip::host::cores;
 use oneip::pktgen::error::PktgenError;
 use oneip::pktgen::senders::{AtWork, Ended};
 use oneip::pktgen::transmit::{Sender, Sent, Start};

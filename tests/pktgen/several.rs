@@ -3,7 +3,7 @@
 use super::peer::{self, Account, Arrival, Deed};
 use super::veth::{CLUSTER_V4, Cable};
 use super::wire::{GENTLY, counts, endless, eventually, is_gone, pktgen, report};
-use oneip::control::cores;
+use oneip::host::cores;
 use oneip::pktgen::schedule::Schedule;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};

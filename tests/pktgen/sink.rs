@@ -3,11 +3,11 @@
 use super::veth::{CLUSTER_V4, CLUSTER_V6};
 use super::{RUN, is_root, port, traffic, udp};
 use hdrhistogram::Histogram;
-use oneip::control::clock::now_ns;
+use oneip::host::clock::now_ns;
+use oneip::metrics::buckets::{DIGITS, MAX_NS};
+use oneip::model::{Mac, Transport};
 use oneip::pktgen::frames::{Frames, Traffic};
 use oneip::pktgen::sink::{Counts, Sink};
-use oneip::plan::{Mac, Transport};
-use oneip::stats::buckets::{DIGITS, MAX_NS};
 use std::collections::BTreeMap;
 
 fn frame(frames: &Frames, number: u64, stamp: u64) -> Vec<u8> {

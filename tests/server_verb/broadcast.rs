@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use oneip::filter::{Filter, Generation, Interface};
-use oneip::plan::Filter as Settings;
-use oneip::plan::Mac;
+use oneip::engine::filter::{Filter, Generation, Interface};
+use oneip::model::Filter as Settings;
+use oneip::model::Mac;
 use oneip::server::{self, Dispatch, Error, Grade, Report};
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 
 use super::grades;
 use super::lan::{CLUSTER4, CLUSTER6, Lan, SERVER_MAC};

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneip::plan::{Admin, HashInput, HashKey, Plan, Selection, Server, Service};
+use oneip::model::{Admin, HashInput, HashKey, Plan, Selection, Server, Service};
 use oneip::server::{self, Dispatch, Error, Report};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 

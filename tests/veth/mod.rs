@@ -8,7 +8,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use oneip::plan::Mac;
+use oneip::model::Mac;
 
 pub const DEVICE: &str = "d0";
 pub const DEVICE_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0xd0]);

@@ -4,14 +4,14 @@ use crate::model::plans::{One, query};
 use crate::model::turn::table;
 use crate::no_flows;
 use crate::three;
-use oneip::plan::Plan;
+use oneip::metrics::aggregate::Accounts;
+use oneip::metrics::snapshot::WorkerFigures;
+use oneip::metrics::summary::{ServerSummary, Summary};
+use oneip::metrics::worker::{self, Books};
+use oneip::model::Plan;
 use oneip::port::memory::{Frame, Memory};
 use oneip::port::{Burst, Ledger, Port};
-use oneip::stats::accounts::Accounts;
-use oneip::stats::books::{self, Books};
-use oneip::stats::figures::WorkerFigures;
-use oneip::stats::summary::{ServerSummary, Summary};
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::publish::{self, Publisher};
 use oneip::worker::Worker;
 
@@ -70,7 +70,7 @@ impl Port for Told {
 
 fn worker(plan: &Plan, accounts: &mut Accounts) -> (Worker<Told>, Publisher<Books>) {
     let table = table(plan, &[]);
-    let (books, view) = books::open(&table);
+    let (books, view) = worker::open(&table);
     accounts.open(plan, vec![view]);
     let (publisher, mut readers) = publish::channel(table, vec![books]);
     let memory = Memory::new(&[query("192.0.2.1".parse().expect("an address"), 5353)]);
@@ -123,7 +123,7 @@ fn a_worker_that_does_not_answer_and_one_that_cannot_send_are_seen() {
     let mut cluster = Cluster::new(&plan);
     cluster.set_layout(1);
     let table = cluster.compile();
-    let (books, view) = books::open(&table);
+    let (books, view) = worker::open(&table);
     accounts.open(&plan, vec![view]);
     publisher.publish_layout(table, vec![books]);
     worker.port_mut().left = 40;
@@ -154,7 +154,7 @@ fn names_keep_what_they_had() {
     let mut accounts = Accounts::new(1);
     let mut count = |names: &[&str], frames: &[u64]| {
         let plan = plan(names);
-        let (books, view) = books::open(&table(&plan, &[]));
+        let (books, view) = worker::open(&table(&plan, &[]));
         accounts.open(&plan, vec![view]);
         for (at, frames) in frames.iter().enumerate() {
             let sent = books.tally.sent(at);
@@ -196,8 +196,8 @@ fn names_keep_what_they_had() {
 fn what_was_counted_goes_by_the_new_names() {
     let mut plan = One::weights(&[1, 1], 1009).plan();
     let mut accounts = Accounts::new(1);
-    let mut count = |plan: &oneip::plan::Plan, frames: [u64; 2]| {
-        let (books, view) = books::open(&table(plan, &[]));
+    let mut count = |plan: &oneip::model::Plan, frames: [u64; 2]| {
+        let (books, view) = worker::open(&table(plan, &[]));
         accounts.open(plan, vec![view]);
         (0..2).for_each(|at| books.tally.sent(at).frames.add(frames[at]));
         drop(books);

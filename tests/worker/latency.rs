@@ -3,10 +3,10 @@
 use crate::model::plans::query;
 use crate::model::turn::table;
 use crate::{queries, rig, three};
+use oneip::metrics::buckets::MAX_NS;
+use oneip::metrics::histogram::{self, Answer, Latencies};
+use oneip::metrics::snapshot::WorkerReport;
 use oneip::port::memory::Memory;
-use oneip::stats::buckets::MAX_NS;
-use oneip::stats::figures::WorkerReport;
-use oneip::stats::latency::{self, Answer, Latencies};
 use oneip::verdict::{Reason, Verdict};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
@@ -18,7 +18,7 @@ const RECORDED: usize = 10_000_000;
 
 #[test]
 fn every_value_is_harvested_once() {
-    let (mut recorder, mut harvest) = latency::channel(SERVICES);
+    let (mut recorder, mut harvest) = histogram::channel(SERVICES);
     let (done, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut counts = vec![[0u64; VALUES]; SERVICES];
     let mut exchanges = 0;

@@ -6,16 +6,16 @@ use crate::hlog::intervals;
 use crate::mill::{Mill, Truth, any_plan, told};
 use crate::model::Random;
 use crate::no_flows;
-use oneip::plan::Plan;
+use oneip::engine::worker_pool::Crew;
+use oneip::metrics::aggregate::Accounts;
+use oneip::metrics::collect::{Outside, Reports};
+use oneip::metrics::snapshot::{Figures, WorkerFigures};
+use oneip::metrics::summary::Summary;
+use oneip::metrics::worker::{self, Books, View};
+use oneip::model::Plan;
 use oneip::port::faulty::Faulty;
-use oneip::stats::accounts::Accounts;
-use oneip::stats::books::{self, Books, View};
-use oneip::stats::collect::{Outside, Reports};
-use oneip::stats::figures::{Figures, WorkerFigures};
-use oneip::stats::summary::Summary;
-use oneip::supervise::crew::Crew;
 use oneip::table::Table;
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::publish::{self, Spent};
 use oneip::worker::Worker;
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ impl Layouts {
 
 /// The books of several workers, and the views of them.
 fn open(table: &Table, workers: usize) -> (Vec<Books>, Vec<View>) {
-    (0..workers).map(|_| books::open(table)).unzip()
+    (0..workers).map(|_| worker::open(table)).unzip()
 }
 
 /// The counters, against the truth, with every frame gone.
@@ -270,7 +270,7 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
         let figures = ask(&crew);
         assert!(figures.summary.frames >= last.summary.frames && figures.summary.forwarded >= last.summary.forwarded);
         let names = |plan: &Plan| {
-            let names = |service: &oneip::plan::Service| {
+            let names = |service: &oneip::model::Service| {
                 let names = service.servers.iter().map(|server| (service.name.clone(), server.name.clone()));
                 names.collect::<Vec<_>>()
             };

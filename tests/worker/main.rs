@@ -19,18 +19,18 @@ use model::plans::{One, mac, query};
 use model::records::{Expected, Golden};
 use model::turn::{cluster, table};
 use oneip::limits::BURST;
-use oneip::plan::{Plan, Selection};
+use oneip::metrics::counters::Tally;
+use oneip::metrics::histogram::{Answer, Harvest};
+use oneip::metrics::worker::{self, Books};
+use oneip::model::{Plan, Selection};
 use oneip::port::faulty::Faulty;
 use oneip::port::memory::Memory;
 use oneip::port::{Ledger, Port};
-use oneip::stats::books::{self, Books};
-use oneip::stats::latency::{Answer, Harvest};
-use oneip::stats::tally::Tally;
 use oneip::table::Table;
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish::{self as tables, Publisher};
-use oneip::table::watch::{Fate, Watch};
+use oneip::table::trace::{Fate, Watch};
 use oneip::verdict::{Reason, Verdict};
 use oneip::worker::Worker;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ struct Rig<P: Port> {
 
 fn rig<P: Port>(port: P, table: Table) -> Rig<P> {
     let flow_table = FlowTable::new(1024, table.key);
-    let (books, view) = books::open(&table);
+    let (books, view) = worker::open(&table);
     let (publisher, mut readers) = tables::channel(table, vec![books]);
     let worker = Worker::new(port, readers.pop().expect("one reader"), flow_table);
     Rig { worker, tally: view.tally, publisher, harvest: view.harvest }
@@ -236,7 +236,7 @@ fn a_published_table_decides_the_next_burst() {
     assert!((0..3).all(|server| to(&verdicts, server) >= 21), "{verdicts:?}");
     let verdicts = turn(&mut rig, &|cluster| _ = cluster.set_up("s1", false));
     assert_eq!((to(&verdicts, 1), to(&verdicts, 0) + to(&verdicts, 2)), (0, BURST));
-    let new = oneip::plan::Mac([2, 9, 9, 9, 9, 9]);
+    let new = oneip::model::Mac([2, 9, 9, 9, 9, 9]);
     let first: std::net::IpAddr = "10.0.0.1".parse().expect("an address");
     let verdicts = turn(&mut rig, &|cluster| cluster.set_mac(first, Some(new)));
     for (at, verdict) in (2 * BURST..).zip(verdicts) {
@@ -270,7 +270,7 @@ fn a_turn_does_not_allocate() {
         if turn % 7 == 1 {
             cluster.set_layout(turn as u64);
             let table = cluster.compile();
-            let (books, view) = books::open(&table);
+            let (books, view) = worker::open(&table);
             rig.publisher.publish_layout(table, vec![books]);
             (rig.tally, rig.harvest) = (view.tally, view.harvest);
         }

@@ -4,10 +4,10 @@
 use crate::counting;
 use crate::model::Random;
 use crate::model::plans::{CLUSTER_V4, KEY, mac, query};
-use oneip::plan::{Admin, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport};
+use oneip::metrics::summary::ServerSummary;
+use oneip::model::{Admin, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport};
 use oneip::port::memory::{Frame, Memory};
 use oneip::port::{Burst, Ledger, Port};
-use oneip::stats::summary::ServerSummary;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{

@@ -3,7 +3,7 @@
 use crate::counting;
 use crate::model::plans::One;
 use arrayvec::ArrayVec;
-use oneip::table::cluster::Cluster;
+use oneip::table::build::Cluster;
 use oneip::table::publish::{self, Reader};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::state::Verdict;
-use crate::plan::AllDown;
+use crate::model::AllDown;
 
 /// A verdict changed, or what keeps one from being reached. `Display` is a line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

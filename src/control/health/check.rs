@@ -10,14 +10,14 @@ use super::observer::Evidence;
 use super::probe::{Failure, Trouble};
 use super::state::{Rules, State, Verdict};
 use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_RELAY};
-use crate::plan::identity::Identity;
-use crate::plan::{self, Via};
+use crate::model::identity::Identity;
+use crate::model::{self, Via};
 
 pub(super) struct Service {
     pub name: String,
     pub identity: Identity,
     pub cluster: IpAddr,
-    pub health: Arc<plan::Health>,
+    pub health: Arc<model::Health>,
     pub rules: Rules,
     /// As in the plan.
     pub checks: Vec<Check>,
@@ -43,7 +43,7 @@ pub struct Known {
 
 /// One server of one service.
 pub(super) struct Check {
-    pub server: plan::Server,
+    pub server: model::Server,
     /// What it is asked at: the cluster address or its primary one.
     pub asked: IpAddr,
     pub state: State,
@@ -67,16 +67,16 @@ pub(super) struct Check {
 
 impl Service {
     /// What `before` has of it keeps its state.
-    pub fn new(service: &plan::Service, before: Option<Service>) -> Option<Service> {
+    pub fn new(service: &model::Service, before: Option<Service>) -> Option<Service> {
         let health = service.health.clone()?;
         let now = Instant::now();
         let interval = health.interval;
         let (mut checks, all_down) = before.map_or_else(Default::default, |old| (old.checks, old.all_down));
-        let asked = |server: &plan::Server| match health.via {
+        let asked = |server: &model::Server| match health.via {
             Via::Service => service.address,
             Via::Primary => server.address,
         };
-        let check = |server: &plan::Server| {
+        let check = |server: &model::Server| {
             let same = |old: &Check| old.server.is_same(server);
             match checks.iter().position(same).map(|at| checks.swap_remove(at)) {
                 Some(old) => {
@@ -106,7 +106,7 @@ impl Service {
 }
 
 impl Check {
-    pub fn new(server: plan::Server, asked: IpAddr, now: Instant, interval: Duration) -> Check {
+    pub fn new(server: model::Server, asked: IpAddr, now: Instant, interval: Duration) -> Check {
         Check {
             server,
             asked,

@@ -11,7 +11,7 @@ use super::routes::Told;
 use super::state::{Rules, Verdict};
 use super::{Done, Health, Id};
 use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_HERE_PAUSE, HEALTH_JITTER, HEALTH_MOST_SILENT, HEALTH_REPAIR};
-use crate::plan::Via;
+use crate::model::Via;
 
 /// Why a server that is silent stays as it is while nobody answers.
 const NOBODY_ANSWERS: [&str; 2] =

@@ -53,8 +53,8 @@ use self::probe::{Failure, Target, Trouble};
 use self::routes::{Access, Installation, ProbeRoutes};
 use self::state::State;
 use crate::limits::{HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
-use crate::plan::identity::{Identity, continued};
-use crate::plan::{Mac, Plan, Probe, Via};
+use crate::model::identity::{Identity, continued};
+use crate::model::{Mac, Plan, Probe, Via};
 
 /// Checks the servers of a plan.
 ///

@@ -19,7 +19,7 @@ use super::echo::Echo;
 use super::observer::Evidence;
 use super::tls;
 use crate::limits::{HEALTH_LATE, HEALTH_PORT_TRIES, HEALTH_PORTS};
-use crate::plan::{Health, Http, Via};
+use crate::model::{Health, Http, Via};
 
 /// Bytes of a response among which the status must be, interim responses included.
 const HEAD: usize = 4096;

@@ -37,9 +37,9 @@ use rtnetlink::{Handle, IpVersion};
 use rustix::io::Errno;
 
 use super::strays;
-use crate::control::netlink::{PROTOCOL, Path, exchange, family, is, is_no_route, to_io};
 use crate::limits::HEALTH_PATHS;
-use crate::plan::Mac;
+use crate::model::Mac;
+use crate::netlink::{PROTOCOL, Path, exchange, family, is, is_no_route, to_io};
 
 /// The first mark, and table, less one.
 pub(super) const MARKS: u32 = 0x6f6e_0000;

@@ -20,10 +20,10 @@ use tokio::sync::Semaphore;
 use super::change::Error;
 use super::route::{self, Loss, Number, ProbeRoute};
 use super::strays;
-use crate::control::neighbours::links::{self, Links};
-use crate::control::netlink::{self, Notifications, Overrun, REQUESTS};
 use crate::limits::HEALTH_PATHS;
-use crate::plan::{Health, Mac, Plan, Via};
+use crate::model::{Health, Mac, Plan, Via};
+use crate::netlink::links::{self, Links};
+use crate::netlink::{self, Notifications, Overrun, REQUESTS};
 
 const WATCHED: [MulticastGroup; 6] = [
     MulticastGroup::Link,

@@ -20,7 +20,7 @@
 //! server of its service is up, a held one serves all the same (see [`serving`]).
 
 use crate::limits::{FLAP_CYCLES, FLAP_FALLS, FLAP_HOLD_FIRST, FLAP_HOLD_LAST, FLAP_WINDOW};
-use crate::plan::{AllDown, Health};
+use crate::model::{AllDown, Health};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 

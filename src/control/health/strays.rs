@@ -21,8 +21,8 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, Rule
 use rtnetlink::packet_route::{IpProtocol, RouteNetlinkMessage};
 
 use super::route::{MARKS, blank_rule, delete, full_length};
-use crate::control::netlink::{PROTOCOL, exchange, family};
 use crate::limits::HEALTH_PORTS;
+use crate::netlink::{PROTOCOL, exchange, family};
 
 /// Behind the rule that takes packets with a mark.
 pub(super) const PREFERENCE: u32 = 2;

@@ -9,23 +9,23 @@ pub mod peers;
 mod reload;
 mod remember;
 mod report;
-mod standing;
+mod state;
 
 pub use orders::Set;
 use peers::{Hearsay, Hearsays};
 pub use reload::{Base, Prepared, Refusal, Reloaded};
 
 use self::report::Shown;
-use super::admin::status::State;
-use super::clock;
 use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, What as Whereabouts};
-use super::operator::Overrides;
+use super::overrides::Overrides;
 use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
+use crate::admin::status::State;
+use crate::host::clock;
 use crate::limits::{FLOW_CENSUS, LEAVE_AGAIN, QUIET, START_MOST, VERDICT_MOST};
-use crate::plan::{Plan, Server, Via};
-use crate::table::cluster::Cluster;
-use crate::table::watch::Watch;
+use crate::model::{Plan, Server, Via};
+use crate::table::build::Cluster;
+use crate::table::trace::Watch;
 use crate::table::{ServiceId, Table};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -415,7 +415,7 @@ impl Membership {
         let now = clock::now_ns();
         self.shown.touch(service);
         self.start_together(service, now);
-        let judged: Vec<standing::Judged> =
+        let judged: Vec<state::Judged> =
             (0..self.plan.services[service].servers.len()).map(|server| self.judged(service, server)).collect();
         let may: Vec<bool> = judged.iter().map(|judged| judged.may).collect();
         let mut takes = match &self.health {

@@ -1,15 +1,15 @@
 //! What an operator asks for.
 
 use super::{Membership, News, reload};
-use crate::control::admin::order::{Answer, TracedService};
-use crate::control::clock;
-use crate::control::operator::{Override, Overrides};
+use crate::admin::order::{Answer, TracedService};
+use crate::control::overrides::{Override, Overrides};
 use crate::control::state_file::in_wall_time;
 use crate::hash;
+use crate::host::clock;
 use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT};
-use crate::plan::{Selection, Server, Service};
+use crate::model::{Selection, Server, Service};
 use crate::table::ServiceId;
-use crate::table::cluster::Standing;
+use crate::table::build::Standing;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,7 +218,7 @@ impl Membership {
         Some(service.servers.iter().find(|known| known.name == server)?.weight)
     }
 
-    pub(super) fn plan_of(&self) -> Arc<crate::plan::Plan> {
+    pub(super) fn plan_of(&self) -> Arc<crate::model::Plan> {
         Arc::clone(&self.plan)
     }
 }

@@ -1,14 +1,14 @@
 //! In broadcast mode every server has a filter, and these tell each other how they are. What they say counts beside what this
 //! server's checks find: a server is the first to know whether it serves, and one that others still have as serving is not taken over.
 
-use super::standing::Judged;
+use super::state::Judged;
 use super::{Membership, Name, News};
-use crate::control::admin::status::State;
+use crate::admin::status::State;
 use crate::control::health::Verdict;
-use crate::control::operator::Overrides;
-use crate::plan::{Plan, Server};
+use crate::control::overrides::Overrides;
+use crate::model::{Plan, Server};
 use crate::table::ServiceId;
-use crate::table::cluster::Standing;
+use crate::table::build::Standing;
 use std::collections::HashMap;
 
 /// What the filters say of a server of a service, and what is to be known of it, in words.

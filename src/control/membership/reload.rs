@@ -2,17 +2,17 @@
 //! followed; then the control thread takes it over.
 
 use super::{Membership, MembershipError, Name, News, Side, is_checked, on_link};
-use crate::control::clock;
 use crate::control::cost::{self, Cost};
-use crate::control::differences;
+use crate::control::diff;
 use crate::control::health::Health;
 use crate::control::neighbours::Neighbours;
-use crate::control::operator::Overrides;
+use crate::control::overrides::Overrides;
+use crate::host::clock;
 use crate::limits::{MAX_SERVERS, START_MOST};
-use crate::plan::identity::continued_services;
-use crate::plan::{Plan, Server, Service};
+use crate::model::identity::continued_services;
+use crate::model::{Plan, Server, Service};
 use crate::table::ServiceId;
-use crate::table::cluster::{Cluster, Renewal, Standing};
+use crate::table::build::{Cluster, Renewal, Standing};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -128,11 +128,11 @@ impl Base {
     pub fn prepare(&self, configured: Plan) -> Result<Prepared, Refusal> {
         let Base { side, plan: before, cluster, overrides, leaving, .. } = self;
         let configured = side.adapted(configured);
-        let keys = differences::needs_restart(&self.configured, &configured, *side);
+        let keys = diff::needs_restart(&self.configured, &configured, *side);
         if !keys.is_empty() {
             return Err(Refusal::NeedsRestart(keys));
         }
-        let changes = differences::between(&self.configured, &configured);
+        let changes = diff::between(&self.configured, &configured);
         let Proposal { plan, .. } = Proposal::new(&configured, (before, cluster), overrides, leaving);
         let renewal = cluster.renewal(&plan, clock::now_ns());
         let costs = cost::of(before, &plan, cluster, &renewal);

@@ -1,10 +1,10 @@
 //! What is remembered across a restart, and how a start goes on with it.
 
 use super::{Membership, Name};
-use crate::control::clock;
-use crate::control::operator::Overrides;
+use crate::control::overrides::Overrides;
 use crate::control::state_file::{Leaving, OpenChange, Remembered, StateFile, StateWriter, fingerprint};
-use crate::plan::Plan;
+use crate::host::clock;
+use crate::model::Plan;
 use crate::table::ServiceId;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub fn leaving(remembered: &Remembered, configured: &Plan) -> Vec<Leaving> {
     let still = |left: &&Leaving| {
         let service = configured.services.iter().find(|service| service.name == left.service);
         let known =
-            |server: &crate::plan::Server| server.name == left.server.name || server.address == left.server.address;
+            |server: &crate::model::Server| server.name == left.server.name || server.address == left.server.address;
         left.until > clock::now_ns() && service.is_some_and(|service| !service.servers.iter().any(known))
     };
     remembered.leaving.iter().filter(still).cloned().collect()

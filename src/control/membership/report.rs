@@ -1,10 +1,10 @@
 //! How everything is.
 
 use super::Membership;
-use crate::control::admin::Seen;
-use crate::control::admin::status::{CheckStatus, ServerStatus, ServiceStatus};
+use crate::admin::Seen;
+use crate::admin::status::{CheckStatus, ServerStatus, ServiceStatus};
 use crate::control::health;
-use crate::plan::{Server, Service};
+use crate::model::{Server, Service};
 use crate::table::ServiceId;
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use crate::plan::Mac;
+use crate::model::Mac;
 
 /// A server's MAC became known, another one, or doubtful. `Display` is a line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::Upkeep;
 use super::change::{Detour, What, Why};
 use super::kernel::{Seen, Standing};
 use crate::limits::{NEIGHBOUR_FAILURE_SETTLES, NEIGHBOUR_REFRESH, NEIGHBOUR_RETRY_FIRST, NEIGHBOUR_RETRY_LAST};
-use crate::plan::Mac;
+use crate::model::Mac;
 
 #[derive(Debug)]
 pub(super) struct Entry {

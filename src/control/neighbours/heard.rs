@@ -11,9 +11,9 @@ use rustix::io::Errno;
 
 use super::change::{Detour, Error, Why};
 use super::kernel::{self, Notice, Route, Seen};
-use super::links::Link;
 use super::{Done, Neighbours, Resync, Upkeep};
-use crate::control::netlink::{Overrun, is};
+use crate::netlink::links::Link;
+use crate::netlink::{Overrun, is};
 
 impl Neighbours {
     /// Takes in all that is ready, without waiting.

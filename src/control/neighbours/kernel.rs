@@ -14,9 +14,9 @@ use rtnetlink::{Handle, MulticastGroup};
 use rustix::io::Errno;
 
 use super::change::Detour;
-use super::links::{self, Link};
-use crate::control::netlink::{Notifications, Overrun, PROTOCOL, Path, exchange, family, is, is_no_route, to_io};
-use crate::plan::Mac;
+use crate::model::Mac;
+use crate::netlink::links::{self, Link};
+use crate::netlink::{Notifications, Overrun, PROTOCOL, Path, exchange, family, is, is_no_route, to_io};
 
 /// What the kernel knows of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

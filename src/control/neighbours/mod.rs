@@ -24,7 +24,6 @@ mod change;
 mod entry;
 mod heard;
 mod kernel;
-pub(super) mod links;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
@@ -40,10 +39,10 @@ pub use self::change::{Change, Detour, Error, OffLink, What, Why};
 
 use self::entry::Entry;
 use self::kernel::{Notices, Route, Seen, Table};
-use self::links::Links;
-use crate::control::netlink;
 use crate::limits::{NEIGHBOUR_DOUBTS, NEIGHBOUR_GATHER, NEIGHBOUR_REFRESH, NEIGHBOUR_ROUND, NEIGHBOURS_PER_ROUND};
-use crate::plan::Mac;
+use crate::model::Mac;
+use crate::netlink;
+use crate::netlink::links::Links;
 
 /// Who has resolved neighbours verified again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ pub mod screen;
 pub mod view;
 
 use super::client::{self, Client};
-use crate::control::admin::status::Status;
-use crate::verbs::Failure;
+use crate::admin::status::Status;
+use crate::error::Failure;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};

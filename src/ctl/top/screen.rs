@@ -1,11 +1,11 @@
 //! Draws a view, on a terminal of any size.
 
 use super::view::View;
-use crate::control::admin::status::{LatencyStatus, ServerStatus, ServiceStatus, State, Status};
+use crate::admin::status::{LatencyStatus, ServerStatus, ServiceStatus, State, Status};
 use crate::ctl::rates::{Rates, Sent, ServiceRates};
 use crate::ctl::status::{check, why};
 use crate::ctl::units::{count, percent, si, span, with_unit};
-use crate::stats::summary::microseconds;
+use crate::metrics::summary::microseconds;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};

@@ -1,6 +1,6 @@
 //! What `top` knows: the last look, the rates since the one before, and how they were.
 
-use crate::control::admin::status::Status;
+use crate::admin::status::Status;
 use crate::ctl::rates::{self, Rates};
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;

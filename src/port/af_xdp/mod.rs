@@ -4,36 +4,20 @@
 //! In the order in which a device is taken into service:
 //!
 //! - `privileges`: may we?
-//! - `device`: is there such an interface, and what is it like? (`ethtool`: what only its driver knows)
-//! - `steer`: the XDP program that decides which frames are ours; `attach`: how a program gets onto a device
 //! - `rings`: the memory and the rings of a queue; `port`: the queue as the worker sees it
-//! - `error`: what can be in the way, and what to do about it
+//!
+//! The interface and the XDP program that decides which frames are ours are in `crate::xdp`.
 
-mod attach;
-mod device;
-mod error;
-mod ethtool;
 mod port;
 mod privileges;
 mod rings;
-mod steer;
 
 use std::net::IpAddr;
-use std::thread;
-use std::time::{Duration, Instant};
 
-pub use attach::{Mode, attach, load};
-pub use device::Device;
-#[cfg(feature = "dpdk")]
-pub(super) use device::cores as core_list;
-pub use error::AfXdpError;
-pub(crate) use error::{os_error, with_causes};
-pub use ethtool::driver;
 pub use port::{AfXdp, Losses};
 pub use rings::{Frame, Transfer};
-pub use steer::{Action, Steer, SteerCounters, SteerCounts};
 
-use crate::limits::RELEASE;
+use crate::xdp::{Device, Mode, Steer, XdpError};
 
 /// A device in service: from here on its frames to a cluster address come to the ports.
 ///
@@ -52,7 +36,7 @@ pub struct Attached {
 ///
 /// Missing privileges; or the interface does not exist, is not Ethernet, is down, lacks transmit queues, or has too large an
 /// MTU.
-pub fn open(interface: &str) -> Result<Device, AfXdpError> {
+pub fn open(interface: &str) -> Result<Device, XdpError> {
     privileges::check(interface)?;
     privileges::raise_memory_lock_limit();
     Device::read(interface)
@@ -64,7 +48,7 @@ impl Device {
     /// # Errors
     ///
     /// The memory cannot be locked, the queue is busy, or the kernel refuses for a reason of its own.
-    pub fn bind(&self, queue: u32) -> Result<AfXdp, AfXdpError> {
+    pub fn bind(&self, queue: u32) -> Result<AfXdp, XdpError> {
         AfXdp::bind(self, queue)
     }
 
@@ -74,7 +58,7 @@ impl Device {
     ///
     /// The memory cannot be locked, a queue is busy, another XDP program is attached, or the kernel refuses for a reason of
     /// its own. Nothing is left behind then.
-    pub fn attach(&self, addresses: &[IpAddr]) -> Result<Attached, AfXdpError> {
+    pub fn attach(&self, addresses: &[IpAddr]) -> Result<Attached, XdpError> {
         if self.strips_vlan_tags == Some(true) {
             let interface = &self.interface;
             tracing::warn!(
@@ -93,18 +77,5 @@ impl Device {
         }
         let mode = steer.attach(self)?;
         Ok(Attached { steer, mode, ports })
-    }
-}
-
-/// Tries again for `RELEASE` what a socket or program stands in the way of: those of a process that has just ended, our own
-/// predecessor for one, go a moment after it.
-fn when_released<T, E>(mut attempt: impl FnMut() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
-    const PAUSE: Duration = Duration::from_millis(10);
-    let give_up = Instant::now() + RELEASE;
-    loop {
-        match attempt() {
-            Err(error) if is_taken(&error) && Instant::now() < give_up => thread::sleep(PAUSE),
-            outcome => return outcome,
-        }
     }
 }

@@ -10,13 +10,13 @@ use rustix::io::{Errno, pread};
 use rustix::net::sockopt;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::device::Device;
-use super::error::AfXdpError;
 use super::privileges;
 use super::rings::{BindFailure, Frame, Rings, Transfer};
-use super::when_released;
 use crate::limits::QUEUE_FRAMES;
 use crate::port::{Burst, Ledger, Port};
+use crate::xdp::Device;
+use crate::xdp::XdpError;
+use crate::xdp::when_released;
 
 /// A queue of a device. Dropping it gives the queue back to the kernel, a moment later.
 pub struct AfXdp {
@@ -37,7 +37,7 @@ pub struct AfXdp {
 
 impl AfXdp {
     /// Binds the queue and gives the kernel frames to receive into.
-    pub(super) fn bind(device: &Device, queue: u32) -> Result<AfXdp, AfXdpError> {
+    pub(super) fn bind(device: &Device, queue: u32) -> Result<AfXdp, XdpError> {
         let attempt = || Rings::bind(&device.interface, queue, device.chunk);
         // The memory of a socket that went counts as locked until the kernel has come round to releasing it.
         let is_taken = |failure: &BindFailure| match failure {
@@ -46,8 +46,7 @@ impl AfXdp {
         };
         let (rings, idle) = when_released(attempt, is_taken).map_err(|failure| explain(failure, device, queue))?;
         let socket = rings.socket().try_clone_to_owned();
-        let socket =
-            socket.map_err(|reason| AfXdpError::Bind { interface: device.interface.clone(), queue, reason })?;
+        let socket = socket.map_err(|reason| XdpError::Bind { interface: device.interface.clone(), queue, reason })?;
         let mut port = AfXdp {
             queue,
             rings,
@@ -235,21 +234,21 @@ fn is(reason: &io::Error, code: Errno) -> bool {
     Errno::from_io_error(reason) == Some(code)
 }
 
-fn explain(failure: BindFailure, device: &Device, queue: u32) -> AfXdpError {
+fn explain(failure: BindFailure, device: &Device, queue: u32) -> XdpError {
     let interface = device.interface.clone();
     match failure {
         BindFailure::Memory(reason) | BindFailure::Socket(reason) if is(&reason, Errno::AFNOSUPPORT) => {
-            AfXdpError::NoAfXdp
+            XdpError::NoAfXdp
         }
         BindFailure::Memory(reason) | BindFailure::Socket(reason) if is(&reason, Errno::PERM) => {
             privileges::refused(interface, &reason)
         }
         BindFailure::Memory(reason) => {
             let kib = QUEUE_FRAMES * device.chunk as usize / 1024;
-            AfXdpError::MemoryLock { interface, queue, kib, reason }
+            XdpError::MemoryLock { interface, queue, kib, reason }
         }
-        BindFailure::Socket(reason) if is(&reason, Errno::BUSY) => AfXdpError::QueueBusy { interface, queue },
-        BindFailure::Socket(reason) if is(&reason, Errno::NETDOWN) => AfXdpError::Down { interface },
-        BindFailure::Socket(reason) => AfXdpError::Bind { interface, queue, reason },
+        BindFailure::Socket(reason) if is(&reason, Errno::BUSY) => XdpError::QueueBusy { interface, queue },
+        BindFailure::Socket(reason) if is(&reason, Errno::NETDOWN) => XdpError::Down { interface },
+        BindFailure::Socket(reason) => XdpError::Bind { interface, queue, reason },
     }
 }

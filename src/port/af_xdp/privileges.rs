@@ -6,7 +6,7 @@ use std::io;
 use caps::{CapSet, Capability};
 use rlimit::{INFINITY, Resource};
 
-use super::error::AfXdpError;
+use crate::xdp::XdpError;
 
 /// To attach a program and make its socket map; to open a socket; to load a program and its maps.
 const NEEDED: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_BPF];
@@ -14,20 +14,20 @@ const NEEDED: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_
 /// # Errors
 ///
 /// The process lacks one of the capabilities.
-pub(super) fn check(interface: &str) -> Result<(), AfXdpError> {
+pub(super) fn check(interface: &str) -> Result<(), XdpError> {
     let lacks = |needed: &Capability| !caps::has_cap(None, CapSet::Effective, *needed).unwrap_or(false);
     let missing: Vec<String> = NEEDED.into_iter().filter(lacks).map(|capability| capability.to_string()).collect();
     if missing.is_empty() { Ok(()) } else { Err(not_permitted(interface.into(), missing.join(", "))) }
 }
 
 /// The kernel said no to a process that has the capabilities: in a container they reach only so far.
-pub(super) fn refused(interface: String, reason: &io::Error) -> AfXdpError {
+pub(super) fn refused(interface: String, reason: &io::Error) -> XdpError {
     not_permitted(interface, format!("more privileges than this process has ({reason})"))
 }
 
-fn not_permitted(interface: String, missing: String) -> AfXdpError {
+fn not_permitted(interface: String, missing: String) -> XdpError {
     let program = env::current_exe().unwrap_or_else(|_| "oneip".into());
-    AfXdpError::NotPermitted { interface, missing, program }
+    XdpError::NotPermitted { interface, missing, program }
 }
 
 /// Raises the limit on locked memory as far as it goes. Where that is not far enough, binding a queue says so.

@@ -17,9 +17,9 @@ use rustix::net::{SendFlags, send, sockopt};
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
-use super::device::{FRAME_OFFSET, STAMP_ROOM};
 use crate::limits::{BURST, QUEUE_FRAMES, RING};
 use crate::port::Burst;
+use crate::xdp::{FRAME_OFFSET, STAMP_ROOM};
 
 /// Descriptors that one system call sends in copy mode, `TX_BATCH_SIZE` in net/xdp/xsk.c, unless told otherwise.
 const COPY_MODE_KICK: usize = 32;

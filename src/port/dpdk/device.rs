@@ -20,7 +20,7 @@ use super::error::DpdkError;
 use super::ethdev::{Facts, Port, Refusal, Setup};
 use super::frames::{Pool, Queue};
 use crate::limits::{DRAIN, MAX_VLAN_TAGS, RELEASE};
-use crate::plan::{Dpdk, Mac};
+use crate::model::{Dpdk, Mac};
 use crate::wire::ethernet::{HEADER_LEN, VLAN_TAG_LEN};
 
 /// The least buffer that all devices receive into.

@@ -1,6 +1,6 @@
 use std::io;
 
-use crate::plan::Mac;
+use crate::model::Mac;
 
 /// Why a device could not be taken into service by DPDK, and what to do about it. `log` is what DPDK itself said last.
 #[derive(Debug, thiserror::Error)]

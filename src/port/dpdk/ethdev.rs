@@ -13,7 +13,7 @@ use caps::CapSet;
 
 use super::frames::Pool;
 use super::sys;
-use crate::plan::Mac;
+use crate::model::Mac;
 
 /// Why a call was refused: an error number of DPDK's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::error::DpdkError;
 use super::tap::{Tap, mac_of};
 use crate::limits::KERNEL_LANE;
-use crate::plan::Mac;
+use crate::model::Mac;
 
 /// The bytes of a frame, in memory that is allocated once.
 struct Packet {

@@ -35,8 +35,8 @@ pub use port::Dpdk;
 use self::device::Keeper;
 use self::kernel::Way;
 use self::port::Passing;
-use super::af_xdp::core_list;
-use crate::plan::{self, Exception, Mac};
+use crate::model::{self, Exception, Mac};
+use crate::xdp::core_list;
 
 /// A running device whose frames all go to the kernel, and the kernel's to it, until a worker comes. Closed when dropped.
 pub struct Device {
@@ -85,7 +85,7 @@ pub fn version() -> String {
 /// # Errors
 ///
 /// Whatever is in the way. Nothing is left behind then, but DPDK itself, if it was not the one that refused.
-pub fn open(settings: &plan::Dpdk, interface: &str, cores: &[usize]) -> Result<Device, DpdkError> {
+pub fn open(settings: &model::Dpdk, interface: &str, cores: &[usize]) -> Result<Device, DpdkError> {
     let (description, queues, keeper) = device::open(settings, cores)?;
     let (port, mtu, mac) = (settings.port.clone(), settings.mtu, description.mac);
     let count = queues.len();
@@ -132,8 +132,8 @@ pub fn near_cores(port: &str) -> Vec<usize> {
 }
 
 /// What DPDK would make of the settings, as far as can be known without starting it, in lines of text.
-pub fn outlook(settings: &plan::Dpdk, interface: &str) -> String {
-    let plan::Dpdk { port, queues, descriptors, mbufs, mtu, exception, .. } = settings;
+pub fn outlook(settings: &model::Dpdk, interface: &str) -> String {
+    let model::Dpdk { port, queues, descriptors, mbufs, mtu, exception, .. } = settings;
     let driver = match device::check_pci(port) {
         Some(Ok(kernel)) => format!("PCI, left to it by {kernel}; its driver is chosen by the device at the start"),
         Some(Err(error)) => format!("not on this machine as it is: {error}"),
@@ -142,7 +142,7 @@ pub fn outlook(settings: &plan::Dpdk, interface: &str) -> String {
         }
     };
     let in_rings = 2 * u32::from(*descriptors);
-    let mbufs = mbufs.unwrap_or_else(|| plan::Dpdk::default_mbufs(in_rings));
+    let mbufs = mbufs.unwrap_or_else(|| model::Dpdk::default_mbufs(in_rings));
     let spread = if *queues > 1 { "RSS over the queues" } else { "no RSS, with one queue" };
     let exception = match exception {
         Exception::Tap => format!("through the tap {interface}"),

@@ -9,7 +9,7 @@ use super::ethdev;
 use super::frames::{Frame, Queue};
 use super::kernel::End;
 use crate::limits::{BURST, DRAIN};
-use crate::plan::Mac;
+use crate::model::Mac;
 use crate::port::{Burst, Ledger, Port};
 
 /// Where frames go that are not for a cluster address.

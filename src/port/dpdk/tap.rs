@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::error::DpdkError;
-use crate::plan::Mac;
+use crate::model::Mac;
 
 /// `IFF_UP`, include/uapi/linux/if.h.
 const UP: u32 = 1;

@@ -1,7 +1,7 @@
 //! The client of a captured frame.
 
-use crate::path::parse::{Outer, outer};
-use crate::plan::{Service, Transport};
+use crate::model::{Service, Transport};
+use crate::path::classify::{Outer, outer};
 use crate::wire::icmp::{self, Message};
 use crate::wire::ipv4::Fragment;
 use crate::wire::{ipv6, transport};

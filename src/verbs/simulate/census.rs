@@ -3,9 +3,9 @@
 use super::capture;
 use super::lines::{self, Line, Lines};
 use super::source::{Source, unreadable};
-use crate::plan::Service;
+use crate::error::Failure;
+use crate::model::Service;
 use crate::port::pcap::{Frame, Reader};
-use crate::verbs::Failure;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};

@@ -2,7 +2,7 @@
 
 use super::census::Census;
 use crate::hash::{self, Key};
-use crate::plan::Service;
+use crate::model::Service;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::iter::Sum;

@@ -3,8 +3,8 @@
 use super::change::{Change, Moves, Scheme, loads};
 use super::clients::{Client, Clients, Group, Load};
 use crate::hash;
-use crate::plan::{Plan, Selection, Server, Service};
-use crate::table::cluster::{Cluster, Standing};
+use crate::model::{Plan, Selection, Server, Service};
+use crate::table::build::{Cluster, Standing};
 use crate::table::{ServiceId, ServiceTable};
 
 /// The only service of the clusters here.

@@ -2,7 +2,7 @@
 
 use super::report::{Report, Share};
 use crate::ctl::units::percent;
-use crate::plan::{HashInput, Service};
+use crate::model::{HashInput, Service};
 
 /// So many standard deviations are not chance any more.
 const BEYOND_CHANCE: f64 = 4.0;

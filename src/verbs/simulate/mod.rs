@@ -22,12 +22,12 @@ mod trial;
 pub use plot::write as draw;
 pub use report::Report;
 
-use super::Failure;
-use crate::control::config;
+use crate::config;
+use crate::error::Failure;
 use crate::hash::Key;
 use crate::limits::{MAX_SERVERS, MAX_WEIGHT, SLOTS_PER_SERVER};
-use crate::plan::{Plan, Server, Service};
-use crate::table::maglev::Candidate;
+use crate::model::{Plan, Server, Service};
+use crate::table::build::maglev::Candidate;
 use change::{Change, Scheme};
 use clients::{Clients, Load};
 use configured::Configured;

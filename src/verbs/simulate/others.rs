@@ -4,8 +4,8 @@
 use super::change::{Change, Moves, Scheme, loads};
 use super::clients::{Client, Clients, Load};
 use crate::hash::{self, Key};
-use crate::table::maglev::{self, Candidate, NOBODY};
-use crate::table::rendezvous;
+use crate::table::build::maglev::{self, Candidate, NOBODY};
+use crate::table::build::rendezvous;
 use std::collections::HashMap;
 
 /// The address as a number modulo the servers that are there: all the same weight, if they have one.

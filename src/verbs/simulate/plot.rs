@@ -1,7 +1,7 @@
 //! A report as a picture: who has what beside the ideal, and what changes move with each scheme.
 
 use super::report::{Compared, Report, Summary};
-use crate::verbs::Failure;
+use crate::error::Failure;
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;

@@ -1,7 +1,7 @@
 //! What the clients are read from, and what it is by its first bytes.
 
+use crate::error::Failure;
 use crate::port::pcap::Reader;
-use crate::verbs::Failure;
 use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use super::change::{Change, Moves, Scheme};
 use super::clients::Load;
 use super::report::{Compared, Effect, Extent, Pairs, Peak, Portion, Received, Summary};
 use crate::limits::SIMULATED_PAIRS;
-use crate::table::maglev::Candidate;
+use crate::table::build::maglev::Candidate;
 use std::cmp::Reverse;
 use std::slice;
 

@@ -8,7 +8,7 @@ mod model;
 use libfuzzer_sys::fuzz_target;
 use model::records::Golden;
 use model::turn::Bench;
-use oneip::plan::{HashInput, Selection};
+use oneip::model::{HashInput, Selection};
 use oneip::port::memory::STRIDE;
 use std::cell::RefCell;
 

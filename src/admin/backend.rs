@@ -1,0 +1,186 @@
+//! Where the server has its answers from: the control thread carries out orders; what is only looked at was put down.
+
+use super::order::{Answer, Order};
+use super::overview::Overview;
+use super::status::Status;
+use super::{figures, prometheus};
+use crate::limits::{FIGURES_MOST, ORDER_MOST, OVERVIEW_MOST};
+use crate::metrics::latest::Latest;
+use crate::metrics::snapshot::Figures;
+use hyper::body::Bytes;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// An order, and where its answer goes. Where that `is_closed`, nobody waits for it any more, and it is better not carried out.
+pub type Asked = (Order, oneshot::Sender<Answer>);
+
+/// Where the figures go that were asked for.
+pub type Wanted = oneshot::Sender<Figures>;
+
+/// Where everything is that is only looked at.
+pub struct Watched {
+    pub overview: Latest<Overview>,
+    /// What was counted, and how old that is. Waits for no thread. `None`: nothing yet.
+    pub figures: Box<dyn Fn() -> Option<(Arc<Figures>, Duration)> + Send + Sync>,
+}
+
+/// The server's end.
+#[derive(Clone)]
+pub struct Backend {
+    orders: mpsc::Sender<Asked>,
+    figures: Arc<dyn Fn(Wanted) + Send + Sync>,
+    watched: Arc<Watched>,
+    page: Arc<Mutex<Option<Page>>>,
+    started: Arc<OnceLock<SystemTime>>,
+}
+
+/// The metrics of an overview, ready to be sent: a flood of scrapes has it made once.
+struct Page {
+    of: Arc<Overview>,
+    text: Bytes,
+}
+
+/// The ends of the server and of the control thread. `figures` has the stats thread give its figures of this moment, which come
+/// with the status that is an order, without waiting. An order waits in the channel until the one before it was carried out; others wait outside of it, so that who gives up there
+/// knows that nothing was done.
+pub fn channel(watched: Watched, figures: impl Fn(Wanted) + Send + Sync + 'static) -> (Backend, mpsc::Receiver<Asked>) {
+    let (orders, asked) = mpsc::channel(1);
+    let (figures, watched) = (Arc::new(figures), Arc::new(watched));
+    (Backend { orders, figures, watched, page: Arc::default(), started: Arc::default() }, asked)
+}
+
+/// Everything, as of one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub status: Status,
+    pub figures: Arc<Figures>,
+    /// When `status.uptime_s` was 0: the same in every snapshot, as a difference of two clocks' readings would not be.
+    pub started: SystemTime,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    #[error(
+        "the control thread is busy: it has not taken the order within {ORDER_MOST:?}, and nothing was done; try again"
+    )]
+    Busy,
+    #[error(
+        "the control thread has not answered within {0:?}; what was ordered may be carried out yet: see `oneip ctl status`"
+    )]
+    Silent(Duration),
+    #[error("the thread that was asked has ended: this process is about to stop")]
+    Ended,
+    #[error("the stats thread has not given its figures within {FIGURES_MOST:?}")]
+    NoFigures,
+    #[error("the control thread has not begun to follow the servers yet")]
+    NoOverview,
+    #[error("the control thread hangs: it has put down nothing of the servers for {0:.1?}")]
+    OldOverview(Duration),
+    #[error("the stats thread hangs: it has put down no figures for {0:.1?}")]
+    OldFigures(Duration),
+}
+
+impl Backend {
+    /// Has an order carried out. A status comes with its figures.
+    pub async fn order(&self, order: Order) -> Result<Answer, Unanswered> {
+        match self.ask(order).await? {
+            Answer::Status(mut status) => {
+                figures::fill(&mut status, &self.figures().await?);
+                Ok(Answer::Status(status))
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    /// What the control thread has put down last.
+    ///
+    /// # Errors
+    /// It has put down nothing for long: it hangs.
+    pub async fn overview(&self) -> Result<Arc<Overview>, Unanswered> {
+        let (overview, age) = put_down(|| self.watched.overview.get()).await.ok_or(Unanswered::NoOverview)?;
+        if age > OVERVIEW_MOST { Err(Unanswered::OldOverview(age)) } else { Ok(overview) }
+    }
+
+    /// What was counted, and how old that is.
+    ///
+    /// # Errors
+    /// The stats thread has put down nothing for long: it hangs.
+    pub async fn counted(&self) -> Result<(Arc<Figures>, Duration), Unanswered> {
+        let (figures, age) = put_down(|| (self.watched.figures)()).await.ok_or(Unanswered::NoFigures)?;
+        if age > FIGURES_MOST { Err(Unanswered::OldFigures(age)) } else { Ok((figures, age)) }
+    }
+
+    /// How things are, and what was counted, which the status has as well.
+    pub async fn status(&self) -> Result<Snapshot, Unanswered> {
+        self.status_of(&*self.overview().await?).await
+    }
+
+    async fn status_of(&self, overview: &Overview) -> Result<Snapshot, Unanswered> {
+        let (figures, age) = self.counted().await?;
+        let mut status = overview.status();
+        let uptime = Duration::try_from_secs_f64(status.uptime_s).unwrap_or_default();
+        let started = *self.started.get_or_init(|| SystemTime::now() - uptime);
+        figures::fill(&mut status, &figures);
+        status.counted_s = Some(status.uptime_s - age.as_secs_f64());
+        Ok(Snapshot { status, figures, started })
+    }
+
+    /// The page of metrics. One is made at a time, beside the thread that serves, and others wait for it.
+    pub async fn page(&self) -> Result<Bytes, Unanswered> {
+        let mut page = self.page.lock().await;
+        let overview = self.overview().await?;
+        if let Some(Page { of, text }) = &*page
+            && Arc::ptr_eq(of, &overview)
+        {
+            return Ok(text.clone());
+        }
+        let snapshot = self.status_of(&overview).await?;
+        let made = tokio::task::spawn_blocking(move || prometheus::text(snapshot)).await;
+        let text = Bytes::from(made.map_err(|_| Unanswered::Ended)?);
+        *page = Some(Page { of: overview, text: text.clone() });
+        Ok(text)
+    }
+
+    async fn ask(&self, order: Order) -> Result<Answer, Unanswered> {
+        let most = ORDER_MOST + watched(&order);
+        let (taken, answered) = (Instant::now() + ORDER_MOST, Instant::now() + most);
+        let place = timeout_at(taken, self.orders.reserve()).await.map_err(|_| Unanswered::Busy)?;
+        let (answer, wait) = oneshot::channel();
+        place.map_err(|_| Unanswered::Ended)?.send((order, answer));
+        match timeout_at(answered, wait).await {
+            Ok(answer) => answer.map_err(|_| Unanswered::Ended),
+            Err(_) => Err(Unanswered::Silent(most)),
+        }
+    }
+
+    async fn figures(&self) -> Result<Figures, Unanswered> {
+        let (answer, wait) = oneshot::channel();
+        (self.figures)(answer);
+        match timeout_at(Instant::now() + FIGURES_MOST, wait).await {
+            Ok(figures) => figures.map_err(|_| Unanswered::Ended),
+            Err(_) => Err(Unanswered::NoFigures),
+        }
+    }
+}
+
+/// At the start there may be nothing yet.
+async fn put_down<T>(get: impl Fn() -> Option<T>) -> Option<T> {
+    let give_up = Instant::now() + FIGURES_MOST;
+    loop {
+        match get() {
+            None if Instant::now() < give_up => sleep(Duration::from_millis(5)).await,
+            there => return there,
+        }
+    }
+}
+
+/// How long the order asks to be waited for.
+fn watched(order: &Order) -> Duration {
+    match order {
+        Order::Trace { watch_ms, .. } => Duration::from_millis(*watch_ms),
+        _ => Duration::ZERO,
+    }
+}

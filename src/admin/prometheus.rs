@@ -1,0 +1,356 @@
+//! `/metrics`: everything in Prometheus' text format. A pure function over a snapshot: there are no global counters, and a
+//! scrape costs the workers nothing.
+
+use super::backend::Snapshot;
+use super::status::{CheckStatus, PeerStatus, ServerStatus, State};
+use crate::metrics::buckets::MAX_NS;
+use crate::metrics::snapshot::WorkerFigures;
+use crate::verdict::Reason;
+use hdrhistogram::Histogram;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds of the latency buckets: 1 us, doubled up to 1.05 s.
+///
+/// Each is the first value of a step of the HDR histograms (1000 * 2^k is a multiple of the steps there, 2^(k+2) ns), so the
+/// count below it is exact: no step lies on both sides. A latency is whole nanoseconds, cut off, so one that reads as the
+/// bound was longer, and belongs above it.
+pub const LATENCY_BOUNDS_NS: [u64; 21] = {
+    let mut bounds = [1000; 21];
+    let mut at = 1;
+    while at < bounds.len() {
+        bounds[at] = 2 * bounds[at - 1];
+        at += 1;
+    }
+    bounds
+};
+
+const _: () = assert!(LATENCY_BOUNDS_NS[20] < MAX_NS, "a latency of the longest told apart lies above every bound");
+
+/// The page of a snapshot.
+pub fn text(snapshot: Snapshot) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(snapshot));
+    let mut page = String::new();
+    text::encode_registry(&mut page, &registry).expect("a String takes all");
+    page
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.process(&mut page)?;
+        self.frames(&mut page)?;
+        self.servers(&mut page)?;
+        self.checks(&mut page)?;
+        self.peers(&mut page)?;
+        self.services(&mut page)?;
+        self.workers(&mut page)
+    }
+}
+
+type Labels<'s, const N: usize> = [(&'static str, &'s str); N];
+
+impl Snapshot {
+    fn process(&self, page: &mut Page) -> fmt::Result {
+        let Snapshot { status, .. } = self;
+        let version = [("version", status.version.as_str())];
+        page.gauges("oneip_build_info", "The version of oneip that runs; always 1", [(version, 1u64)])?;
+        let help = "When the process started, in seconds since 1970";
+        page.gauge("process_start_time_seconds", help, seconds_since_1970(self.started))?;
+        page.gauge("oneip_table_generation", "Generation of the published table; 0: none is yet", status.generation)
+    }
+
+    fn frames(&self, page: &mut Page) -> fmt::Result {
+        let summary = &self.figures.summary;
+        if let Some(up) = self.status.interface_up {
+            page.gauge("oneip_interface_up", "Whether the interface's link is up", u64::from(up))?;
+        }
+        let help = "Frames that reached the interface: forwarded, dropped and passed, and those on their way";
+        page.counter("oneip_interface_frames_total", help, summary.frames)?;
+        let received = self.each_worker(|worker| worker.received);
+        page.counters("oneip_frames_received_total", "Frames that a worker took from its port", received)?;
+        let servers = self.sent();
+        let each = |value: fn(&Sent) -> u64| servers.iter().map(move |sent| (sent.labels(), value(sent)));
+        page.counters("oneip_frames_forwarded_total", "Frames forwarded to a server", each(|sent| sent.frames))?;
+        let help = "Bytes forwarded to a server, of whole frames without FCS";
+        page.counters("oneip_bytes_forwarded_total", help, each(|sent| sent.bytes))?;
+        let help = "TCP connections begun towards a server (SYN without ACK)";
+        page.counters("oneip_new_flows_total", help, each(|sent| sent.flows))?;
+        let reasons: Vec<String> = Reason::ALL.map(|reason| format!("{reason}: {}", reason.help())).into();
+        let dropped = Reason::ALL.into_iter().zip(summary.dropped);
+        let dropped = dropped.map(|(reason, count)| ([("reason", reason.name())], count));
+        page.counters("oneip_frames_dropped_total", &format!("Frames dropped; {}", reasons.join("; ")), dropped)?;
+        page.counter("oneip_frames_passed_total", "Frames left to the kernel", summary.passed)
+    }
+
+    fn servers(&self, page: &mut Page) -> fmt::Result {
+        let each = |value: fn(&ServerStatus) -> u64| {
+            self.each_server(Some).map(move |(labels, server)| (labels, value(server)))
+        };
+        let up = self.each_server(|server| Some(u64::from(self.status.takes_clients(server))));
+        page.gauges("oneip_server_up", "Whether the server takes new clients", up)?;
+        let states = self.each_server(Some).flat_map(|([service, name], server)| {
+            let is = move |state: State| ([service, name, ("state", state.name())], u64::from(server.state == state));
+            State::ALL.into_iter().map(is)
+        });
+        page.gauges("oneip_server_state", "1 for the state that the server is in, 0 for the others", states)?;
+        let changed = self.each_server(|server| Some(self.moment(server.since_s)));
+        let help = "When the server came into its state, in seconds since 1970";
+        page.gauges("oneip_server_state_change_timestamp_seconds", help, changed)?;
+        page.gauges("oneip_server_weight", "What the server counts with", each(|server| server.weight.into()))?;
+        page.gauges("oneip_server_slots", "Slots that the server owns", each(|server| server.slots.into()))
+    }
+
+    fn checks(&self, page: &mut Page) -> fmt::Result {
+        let unchecked = self.each_check(|check| Some(u64::from(check.unchecked.is_some())));
+        let help = "Whether the server cannot be checked, for a reason on this host's side";
+        page.gauges("oneip_server_check_impossible", help, unchecked)?;
+        let unchecked = self.each_check(|check| Some(check.unchecked_s.unwrap_or(0.0)));
+        let help = "For how long the server could not be checked, for a reason on this host's side; 0 where it can";
+        page.gauges("oneip_server_unchecked_seconds", help, unchecked)?;
+        // To the microsecond.
+        let took = self.each_check(|check| check.latency_ms.map(|ms| (ms * 1000.0).round() / 1e6));
+        page.gauges("oneip_server_check_duration_seconds", "How long the last check that succeeded took", took)?;
+        let checked = self.each_check(|check| check.age_s.map(|age| self.moment(age)));
+        let help = "When the server was checked last, in seconds since 1970";
+        page.gauges("oneip_server_check_timestamp_seconds", help, checked)?;
+        let failed = self.each_check(|check| check.failure_age_s.map(|age| self.moment(age)));
+        let help = "When a check of the server failed last, in seconds since 1970; absent where none has";
+        page.gauges("oneip_server_check_failure_timestamp_seconds", help, failed)
+    }
+
+    fn peers(&self, page: &mut Page) -> fmt::Result {
+        let each = |value: fn(&PeerStatus) -> bool| {
+            let peers = self.status.peers.iter();
+            peers.map(move |peer| ([("server", peer.server.as_str())], u64::from(value(peer))))
+        };
+        let help = "Whether the messages of that server's filter come to this one";
+        page.gauges("oneip_filter_peer_heard", help, each(|peer| peer.heard))?;
+        let help = "0: for a while that server's filter has had another configuration, key or orders than this one";
+        page.gauges("oneip_filter_peer_agrees", help, each(|peer| peer.differs.is_empty()))
+    }
+
+    fn services(&self, page: &mut Page) -> fmt::Result {
+        let services = &self.status.services;
+        let slots = services.iter().map(|service| ([("service", service.name.as_str())], service.slots));
+        page.gauges("oneip_service_slots", "Slots of the service", slots)?;
+        let moving = services.iter().map(|service| ([("service", service.name.as_str())], service.moving));
+        let help = "Slots whose connections stay where they are while new ones go to another server";
+        page.gauges("oneip_service_slots_moving", help, moving)?;
+        if self.figures.workers.is_empty() {
+            // A filter's program times nothing.
+            return Ok(());
+        }
+        let timed: HashMap<&str, &Histogram<u64>> =
+            self.figures.latency.iter().map(|(service, histogram)| (service.as_str(), histogram)).collect();
+        let help = "Latency from a frame's arrival to its hand-over. Buckets are exact, the sum within 0.4 %";
+        page.histograms(
+            "oneip_dispatch_latency_seconds",
+            help,
+            services
+                .iter()
+                .map(|service| ([("service", service.name.as_str())], timed.get(service.name.as_str()).copied())),
+        )
+    }
+
+    fn workers(&self, page: &mut Page) -> fmt::Result {
+        let turns = self.each_worker(|worker| worker.turns.into());
+        page.gauges("oneip_worker_turns", "Whether the worker answered the last harvest in time", turns)?;
+        let stuck = self.each_worker(|worker| worker.stuck.into());
+        let help = "Whether frames wait in the worker's transmit ring and none has left for an interval";
+        page.gauges("oneip_worker_stuck", help, stuck)?;
+        let places = self.numbered_workers().flat_map(|(number, worker)| {
+            let ledger = &worker.report.ledger;
+            let places = [("idle", ledger.idle), ("lent", ledger.lent), ("in_device", ledger.in_device)];
+            places.map(|(place, frames)| ([("worker", number.clone()), ("place", place.to_owned())], frames as u64))
+        });
+        let help = "Where the frames of the worker's port are: idle, lent to the worker, or in a ring of the device";
+        page.gauges("oneip_worker_port_frames", help, places)?;
+        let held = self.each_worker(|worker| worker.report.pins.held);
+        page.gauges("oneip_pins_held", "Flows begun during a change that the worker remembers", held)?;
+        let capacity = self.each_worker(|worker| worker.report.pins.capacity);
+        page.gauges("oneip_pins_capacity", "Flows that the worker can remember", capacity)?;
+        let remembered = self.each_worker(|worker| worker.report.pins.remembered);
+        page.counters("oneip_pins_remembered_total", "Flows remembered since the start", remembered)?;
+        let evicted = self.each_worker(|worker| worker.report.pins.evicted);
+        let help = "Flows forgotten, while they might have lived, to make room for newer ones";
+        page.counters("oneip_pins_evicted_total", help, evicted)
+    }
+
+    /// When something was that is so many seconds ago, in seconds since 1970.
+    fn moment(&self, age_s: f64) -> f64 {
+        let after_start = Duration::try_from_secs_f64(self.status.uptime_s - age_s).unwrap_or_default();
+        seconds_since_1970(self.started + after_start)
+    }
+
+    fn each_server<'s, V>(
+        &'s self,
+        value: impl Fn(&'s ServerStatus) -> Option<V> + Copy,
+    ) -> impl Iterator<Item = (Labels<'s, 2>, V)> {
+        self.status.services.iter().flat_map(move |service| {
+            let name = service.name.as_str();
+            let servers = service.servers.iter();
+            servers
+                .filter_map(move |server| Some(([("service", name), ("server", server.name.as_str())], value(server)?)))
+        })
+    }
+
+    fn each_check<'s, V>(
+        &'s self,
+        value: impl Fn(&'s CheckStatus) -> Option<V> + Copy,
+    ) -> impl Iterator<Item = (Labels<'s, 2>, V)> {
+        self.each_server(move |server| server.check.as_ref().and_then(value))
+    }
+
+    fn numbered_workers(&self) -> impl Iterator<Item = (String, &WorkerFigures)> {
+        self.figures.workers.iter().enumerate().map(|(number, worker)| (number.to_string(), worker))
+    }
+
+    fn each_worker(
+        &self,
+        value: impl Fn(&WorkerFigures) -> u64,
+    ) -> impl Iterator<Item = ([(&'static str, String); 1], u64)> {
+        self.numbered_workers().map(move |(number, worker)| ([("worker", number)], value(worker)))
+    }
+
+    /// What went to every server there is, and then to those that were.
+    fn sent(&self) -> Vec<Sent<'_>> {
+        let mut sent: Vec<Sent> = self
+            .each_server(Some)
+            .map(|([(_, service), (_, server)], status)| Sent {
+                service,
+                server,
+                frames: status.frames,
+                bytes: status.bytes,
+                flows: status.new_flows,
+            })
+            .collect();
+        let present: HashSet<(&str, &str)> = sent.iter().map(|sent| (sent.service, sent.server)).collect();
+        let counted = self.figures.summary.servers.iter();
+        let gone = counted.filter(|gone| !present.contains(&(gone.service.as_str(), gone.server.as_str())));
+        sent.extend(gone.map(|gone| Sent {
+            service: &gone.service,
+            server: &gone.server,
+            frames: gone.frames,
+            bytes: gone.bytes,
+            flows: gone.flows,
+        }));
+        sent
+    }
+}
+
+struct Sent<'s> {
+    service: &'s str,
+    server: &'s str,
+    frames: u64,
+    bytes: u64,
+    flows: u64,
+}
+
+impl<'s> Sent<'s> {
+    fn labels(&self) -> Labels<'s, 2> {
+        [("service", self.service), ("server", self.server)]
+    }
+}
+
+/// To the millisecond: the fractions below are noise.
+fn seconds_since_1970(moment: SystemTime) -> f64 {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as f64 / 1000.0
+}
+
+/// Families in Prometheus' text format. The crate writes that of OpenMetrics, in which a counter's family lacks the `_total`
+/// of its samples; here both are called the same, as by a gauge, and only the type says counter.
+struct Page<'e>(DescriptorEncoder<'e>);
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Counter)?.encode_gauge(&value)
+    }
+
+    fn gauges<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (L, impl EncodeGaugeValue)>,
+    ) -> fmt::Result {
+        self.family(MetricType::Gauge, name, help, samples)
+    }
+
+    fn counters<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.family(MetricType::Counter, name, help, samples)
+    }
+
+    /// A family of which there is nothing is left out.
+    fn family<L: EncodeLabelSet>(
+        &mut self,
+        kind: MetricType,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (L, impl EncodeGaugeValue)>,
+    ) -> fmt::Result {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
+        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
+        samples.try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
+    }
+
+    fn histograms<'h, L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl Iterator<Item = (L, Option<&'h Histogram<u64>>)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, histogram) in samples {
+            let Buckets { each, count, sum_s } = histogram.map(Buckets::of).unwrap_or_default();
+            let bounds = LATENCY_BOUNDS_NS.iter().map(|ns| *ns as f64 / 1e9).chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(each).collect();
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum_s, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// A histogram by the bounds of Prometheus.
+#[derive(Default)]
+struct Buckets {
+    /// Between a bound and the one before; the last above every bound.
+    each: [u64; LATENCY_BOUNDS_NS.len() + 1],
+    count: u64,
+    sum_s: f64,
+}
+
+impl Buckets {
+    fn of(histogram: &Histogram<u64>) -> Buckets {
+        let mut buckets = Buckets::default();
+        for step in histogram.iter_recorded() {
+            let (value, count) = (step.value_iterated_to(), step.count_at_value());
+            buckets.each[LATENCY_BOUNDS_NS.partition_point(|bound| *bound <= value)] += count;
+            buckets.count += count;
+            // The middle of a step, which is at most 1/128 of its values wide.
+            buckets.sum_s += histogram.median_equivalent(value) as f64 * count as f64 / 1e9;
+        }
+        buckets
+    }
+}

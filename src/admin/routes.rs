@@ -1,0 +1,141 @@
+//! What there is to ask for, and in which words a request is refused.
+
+use super::backend::{Backend, Unanswered};
+use super::order::{Answer, Order};
+use super::{prometheus, ready};
+use crate::limits::{ADMIN_BODY, ADMIN_PATIENCE, TRACE_MOST};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http_body_util::LengthLimitError;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::error::Error;
+use std::fmt::Display;
+use tokio::time::timeout;
+
+/// What anybody may read.
+pub fn public(backend: Backend) -> Router {
+    let routes = Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(backend);
+    refusing(routes, "there are GET /metrics, /healthz and /readyz")
+}
+
+/// What an operator may besides.
+pub fn all(backend: Backend) -> Router {
+    let routes = Router::new().route("/order", post(order)).route("/status", get(status)).with_state(backend.clone());
+    let there_are = "there are POST /order, GET /status, /metrics, /healthz and /readyz";
+    refusing(public(backend).merge(routes), there_are)
+}
+
+/// Says what there is to whoever asks for something else.
+fn refusing(routes: Router, there_are: &'static str) -> Router {
+    routes
+        .fallback(move || async move { (StatusCode::NOT_FOUND, format!("nothing is here; {there_are}\n")) })
+        .method_not_allowed_fallback(move || async move {
+            (StatusCode::METHOD_NOT_ALLOWED, format!("not by this method; {there_are}\n"))
+        })
+}
+
+async fn show_metrics(State(backend): State<Backend>) -> Response {
+    match backend.page().await {
+        Ok(page) => ([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], page).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn healthz(State(backend): State<Backend>) -> Response {
+    let said = |error| format!("{error}\n");
+    let lives = backend.overview().await.map(drop).map_err(said);
+    let counted = backend.counted().await.map_err(said);
+    judged(lives.and(counted).and_then(|(figures, _)| ready::healthy(&figures)))
+}
+
+async fn readyz(State(backend): State<Backend>) -> Response {
+    let overview = backend.overview().await;
+    judged(overview.map_err(|error| format!("{error}\n")).and_then(|overview| ready::ready(&overview)))
+}
+
+fn judged(verdict: Result<(), String>) -> Response {
+    match verdict {
+        Ok(()) => "ok\n".into_response(),
+        Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons).into_response(),
+    }
+}
+
+async fn status(State(backend): State<Backend>) -> Response {
+    match backend.status().await {
+        Ok(snapshot) => json(StatusCode::OK, &snapshot.status),
+        Err(error) => unanswered(&error),
+    }
+}
+
+async fn order(State(backend): State<Backend>, body: Body) -> Response {
+    let order = match read(body).await {
+        Ok(order) => order,
+        Err((status, error)) => return refused(status, error),
+    };
+    match backend.order(order).await {
+        Ok(answer @ Answer::Refused { .. }) => json(StatusCode::CONFLICT, &answer),
+        Ok(answer) => json(StatusCode::OK, &answer),
+        Err(error) => unanswered(&error),
+    }
+}
+
+/// The order that a request holds, or what is wrong with it.
+async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
+    let body = timeout(ADMIN_PATIENCE, axum::body::to_bytes(body, ADMIN_BODY)).await.map_err(|_| {
+        (StatusCode::REQUEST_TIMEOUT, format!("the order has not come within {ADMIN_PATIENCE:?}; nothing was done"))
+    })?;
+    let body = body.map_err(|error| match error.source() {
+        Some(source) if source.is::<LengthLimitError>() => {
+            (StatusCode::PAYLOAD_TOO_LARGE, format!("an order has at most {ADMIN_BODY} bytes; nothing was done"))
+        }
+        _ => (StatusCode::BAD_REQUEST, format!("the order cannot be read: {error}; nothing was done")),
+    })?;
+    let no_order = |error: &dyn Display| {
+        let example = r#"{"order":"drain","server":"web1"}"#;
+        (StatusCode::BAD_REQUEST, format!("this is no order: {error}; write one like {example}"))
+    };
+    let order: Order = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
+    let given: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
+    let known = keys(&order);
+    if let Some(key) = given.keys().find(|key| !known.contains_key(*key)) {
+        let known: Vec<String> = known.keys().map(|key| format!("`{key}`")).collect();
+        return Err(no_order(&format!("unknown field `{key}`, expected {}", known.join(", "))));
+    }
+    match order {
+        Order::Trace { watch_ms, .. } if u128::from(watch_ms) > TRACE_MOST.as_millis() => {
+            Err((StatusCode::BAD_REQUEST, format!("a trace watches for at most {TRACE_MOST:?}, not for {watch_ms} ms")))
+        }
+        order => Ok(order),
+    }
+}
+
+/// The fields that an order has. serde looks for unknown ones only where the tag does not say which fields there are.
+fn keys(order: &Order) -> Map<String, Value> {
+    match serde_json::to_value(order) {
+        Ok(Value::Object(keys)) => keys,
+        _ => unreachable!("an order is an object with text keys"),
+    }
+}
+
+fn unanswered(error: &Unanswered) -> Response {
+    refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
+fn refused(status: StatusCode, error: String) -> Response {
+    json(status, &Answer::Refused { error })
+}
+
+fn json(status: StatusCode, document: &impl Serialize) -> Response {
+    let mut text = serde_json::to_string(document).expect("the documents have text keys and finite numbers");
+    text.push('\n');
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}

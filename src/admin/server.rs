@@ -1,0 +1,128 @@
+//! The thread that serves the socket and the listener of the metrics. A connection is one request and its answer, so that
+//! slow clients, whose number is bounded, are gone in bounded time.
+
+use super::backend::Backend;
+use super::routes;
+use super::socket::{Listeners, SocketFile};
+use crate::host::privileges;
+use crate::limits::{ADMIN_CONNECTIONS, ADMIN_EXCHANGE, ADMIN_HEAD, ADMIN_PATIENCE, METRICS_EXCHANGE};
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+
+/// The running server. It ends when this is dropped: nobody is served any more, then the socket's file is removed.
+#[derive(Debug)]
+pub struct Server {
+    thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    _socket: Option<SocketFile>,
+}
+
+impl Listeners {
+    /// Serves from a thread of its own, which gives its privileges up. Whoever may remove the socket's file keeps the server.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be had.
+    pub fn start(self, backend: Backend) -> io::Result<Server> {
+        let Listeners { socket, metrics } = self;
+        let (socket, file) = socket.unzip();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (socket, metrics) = {
+            let _inside = runtime.enter();
+            (socket.map(UnixListener::from_std).transpose()?, metrics.map(TcpListener::from_std).transpose()?)
+        };
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new().name("oneip-admin".into()).spawn(move || {
+            if let Err(error) = privileges::keep(&[]) {
+                tracing::warn!(%error, "the admin thread keeps privileges that it does not need");
+            }
+            serve(&runtime, socket, metrics, &backend, stopped);
+        })?;
+        Ok(Server { thread: Some((stop, thread)), _socket: file })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.thread.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(
+    runtime: &Runtime,
+    socket: Option<UnixListener>,
+    metrics: Option<TcpListener>,
+    backend: &Backend,
+    stopped: oneshot::Receiver<()>,
+) {
+    let (all, public) = (routes::all(backend.clone()), routes::public(backend.clone()));
+    runtime.block_on(async {
+        let operators = async {
+            let Some(socket) = socket else { return pending().await };
+            accept(async || socket.accept().await.map(|(stream, _)| stream), &all, ADMIN_EXCHANGE).await
+        };
+        let readers = async {
+            let Some(metrics) = metrics else { return pending().await };
+            accept(async || metrics.accept().await.map(|(stream, _)| stream), &public, METRICS_EXCHANGE).await
+        };
+        tokio::select! {
+            () = operators => {}
+            () = readers => {}
+            _ = stopped => {}
+        }
+    });
+}
+
+/// Serves whoever comes, a bounded number at once.
+async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    mut next: impl AsyncFnMut() -> io::Result<S>,
+    routes: &Router,
+    most: Duration,
+) {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
+        match next().await {
+            Ok(stream) => {
+                let routes = routes.clone();
+                tokio::spawn(async move {
+                    exchange(stream, routes, most).await;
+                    drop(place);
+                });
+            }
+            // Most likely this process has no file descriptor left for now.
+            Err(error) => {
+                tracing::warn!(%error, "an admin connection cannot be accepted");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// One request and its answer.
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, routes: Router, most: Duration) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ADMIN_PATIENCE)
+        .max_buf_size(ADMIN_HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    match timeout(most, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
+        Err(_) => tracing::debug!("an admin connection took more than {most:?} and was closed"),
+    }
+}

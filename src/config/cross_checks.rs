@@ -1,0 +1,177 @@
+//! The rules between services: which frames are whose, and what one name or address stands for.
+
+use super::draft::{ServerDraft, ServiceDraft};
+use super::report::Report;
+use super::section::At;
+use super::service::distinct;
+use crate::limits::DEFAULT_SLOTS;
+use crate::model::{Selection, Transport};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+/// Reports what services, each legal by itself, break together.
+pub fn check(services: &[ServiceDraft], report: &mut Report) {
+    distinct(services.iter().filter_map(|service| service.name.as_ref()), report, |name, line| {
+        format!("service name \"{name}\" is already given on line {line}; each service has its own")
+    });
+    check_machines(services, report);
+
+    let mut by_address: HashMap<IpAddr, Vec<&ServiceDraft>> = HashMap::new();
+    for service in services {
+        if let Some(address) = service.address {
+            by_address.entry(address.value).or_default().push(service);
+        }
+    }
+    check_cluster_addresses(services, &by_address, report);
+    for sharing in by_address.values() {
+        check_overlap(sharing, report);
+        check_fragments(sharing, report);
+    }
+}
+
+/// `--down NAME`, health and metrics speak of machines: one name is one machine, which may have an address of each family,
+/// and one address is one machine.
+fn check_machines(services: &[ServiceDraft], report: &mut Report) {
+    let (mut addresses, mut names, mut macs) = (Firsts::new(), Firsts::new(), Firsts::new());
+    let servers =
+        services.iter().enumerate().flat_map(|(i, service)| service.servers.iter().map(move |server| (i, server)));
+    for (service, ServerDraft { name, address, mac, .. }) in servers {
+        let Some(address) = *address else { continue };
+        let here = address.value;
+        if let Some(name) = name {
+            let text = At { at: name.at, value: name.as_str() };
+            if let Some(other) = addresses.differing(service, (text.value, here.is_ipv4()), address) {
+                let (name, there, line) = (text.value, other.value, report.line(other.at));
+                let message =
+                    format!("server \"{name}\" is {here} here and {there} on line {line}; one name is one machine");
+                report.error(address.at, message);
+            }
+            if let Some(other) = names.differing(service, here, text) {
+                let (name, there, line) = (text.value, other.value, report.line(other.at));
+                let message = format!(
+                    "{here} is \"{name}\" here and \"{there}\" on line {line}; one name would let `--down` take both"
+                );
+                report.warn(text.at, message);
+            }
+        }
+        if let Some(mac) = *mac
+            && let Some(other) = macs.differing(service, here, mac)
+        {
+            let (mac_here, there, line) = (mac.value, other.value, report.line(other.at));
+            let message = format!("{here} has MAC {mac_here} here and {there} on line {line}; correct one of them");
+            report.error(mac.at, message);
+        }
+    }
+}
+
+/// What each key stood for first, and in which service.
+struct Firsts<K, V>(HashMap<K, (usize, At<V>)>);
+
+impl<K: Eq + Hash, V: Copy + Eq> Firsts<K, V> {
+    fn new() -> Self {
+        Firsts(HashMap::new())
+    }
+
+    /// What the key stood for first, if that was in another service and something else. (What is given twice in one service
+    /// is reported there.)
+    fn differing(&mut self, service: usize, key: K, value: At<V>) -> Option<At<V>> {
+        let (first, other) = *self.0.entry(key).or_insert((service, value));
+        (first != service && other.value != value.value).then_some(other)
+    }
+}
+
+fn check_cluster_addresses(
+    services: &[ServiceDraft],
+    by_address: &HashMap<IpAddr, Vec<&ServiceDraft>>,
+    report: &mut Report,
+) {
+    for address in services.iter().flat_map(|service| &service.servers).filter_map(|server| server.address) {
+        if let Some(of) = by_address.get(&address.value).and_then(|sharing| sharing.first()) {
+            let (label, line) = (of.label(), report.line(of.at));
+            let address_here = address.value;
+            let message = format!(
+                "{address_here} is the cluster address of {label} (line {line}); write the server's primary address"
+            );
+            report.error(address.at, message);
+        }
+    }
+}
+
+/// Of the services of one address, two that take the same port, or both every port.
+fn check_overlap(sharing: &[&ServiceDraft], report: &mut Report) {
+    let mut first = HashMap::new();
+    for service in sharing {
+        let Some(address) = service.address else { continue };
+        let claims = match &service.ports {
+            Some(ports) => ports.iter().map(|port| (Some(port.value), port.at)).collect(),
+            None => vec![(None, address.at)],
+        };
+        for (port, at) in claims {
+            let other: &ServiceDraft = match first.entry(port) {
+                Entry::Vacant(entry) => {
+                    entry.insert(*service);
+                    continue;
+                }
+                Entry::Occupied(entry) if std::ptr::eq(*entry.get(), *service) => continue,
+                Entry::Occupied(entry) => entry.into_mut(),
+            };
+            let (label, theirs, line) = (service.label(), other.label(), report.line(other.at));
+            report.error(
+                at,
+                match port {
+                    Some(port) => format!(
+                        "{label} and {theirs} (line {line}) both take {port} of {}; leave it to one",
+                        address.value
+                    ),
+                    None => format!(
+                        "{label} and {theirs} (line {line}) both take all of {}; give one of them `ports`",
+                        address.value
+                    ),
+                },
+            );
+        }
+    }
+}
+
+/// Of the services of one address, two that take the same transport but would send a client to different servers.
+fn check_fragments(sharing: &[&ServiceDraft], report: &mut Report) {
+    let mut warned: Vec<usize> = Vec::new();
+    for transport in Transport::ALL {
+        let mut with_it = sharing.iter().filter(|service| takes(service, transport));
+        let Some(first) = with_it.next() else { continue };
+        for service in with_it.filter(|service| servers(service) != servers(first)) {
+            let Some(address) = service.address.filter(|address| !warned.contains(&address.at)) else { continue };
+            let (label, theirs, line) = (service.label(), first.label(), report.line(first.at));
+            warned.push(address.at);
+            report.warn(address.at, format!(
+                "{label} and {theirs} (line {line}) share {} and {} but not their servers: later fragments of a packet carry no \
+                 port, and may reach the other's",
+                address.value, transport.name(),
+            ));
+        }
+    }
+}
+
+fn takes(service: &ServiceDraft, transport: Transport) -> bool {
+    service.ports.as_ref().is_none_or(|ports| ports.iter().any(|port| port.transport == transport))
+}
+
+/// A server's name, address and weight.
+type Share<'d> = (Option<&'d str>, Option<IpAddr>, u32);
+
+/// What decides which server a client address gets: the selection, the slots and the shares.
+fn servers(service: &ServiceDraft) -> (bool, u32, Vec<Share<'_>>) {
+    let is_maglev = service.selection == Selection::Maglev;
+    let slots = service.slots.map_or(DEFAULT_SLOTS, |slots| slots.value);
+    let each = service.servers.iter().map(|server| {
+        let name = server.name.as_ref().map(|name| name.as_str());
+        (name, server.address.map(|address| address.value), server.weight())
+    });
+    let mut servers: Vec<_> = each.collect();
+    if is_maglev {
+        servers.sort_unstable();
+    }
+    (is_maglev, slots, servers)
+}

@@ -1,0 +1,96 @@
+//! The section of the DPDK engine.
+
+use super::report::Report;
+use super::section::{At, Section, text_element};
+use super::value::{self, quoted};
+use crate::limits::{DESCRIPTORS, MAX_DESCRIPTORS, MAX_MBUFS, MAX_QUEUES};
+use crate::model::{Dpdk, Exception};
+
+/// RFC 791 asks for 68 and IPv6 for 1,280; a frame's length is 16 bits, with room to round up.
+const MTUS: std::ops::RangeInclusive<u32> = 1280..=16_000;
+const DEFAULT_MTU: u16 = 1500;
+
+/// The arguments by which DPDK is told its cores.
+const CORES: [&str; 5] = ["-l", "-c", "-s", "-S", "--lcores"];
+
+pub struct DpdkDraft {
+    port: Option<At<String>>,
+    eal: Vec<String>,
+    queues: u16,
+    descriptors: u16,
+    mbufs: Option<u32>,
+    mtu: u16,
+    exception: Option<Exception>,
+}
+
+impl DpdkDraft {
+    /// `cores` is how many the dispatcher lists, if it does.
+    pub fn read(section: &Section, cores: Option<&[usize]>, report: &mut Report) -> DpdkDraft {
+        let choices = [("tap", Exception::Tap), ("kernel", Exception::Kernel), ("none", Exception::None)];
+        let empty = "`eal` is empty; leave the key out, or write eal = [\"--no-huge\", \"-m\", \"256\"]";
+        let eal = section.list("eal", report, empty, |element, report| {
+            text_element(element, report, "an argument of DPDK's, like \"--no-huge\"", argument)
+        });
+        let queues = section.integer("queues", 1..=MAX_QUEUES, report);
+        if let (Some(queues), Some(cores)) = (queues, cores)
+            && queues.value as usize != cores.len()
+        {
+            let (queues_, listed) = (queues.value, cores.len());
+            report.error(queues.at, format!(
+                "`queues` is {queues_}, but `cores` in [dispatcher] lists {listed}, and each queue has a worker on a core of its \
+                 own; leave `queues` out, or list {queues_}"
+            ));
+        }
+        let few = cores.map_or(1, |cores| cores.len().min(MAX_QUEUES as usize) as u16);
+        let number = |name, range, report: &mut Report| section.integer(name, range, report).map(|number| number.value);
+        DpdkDraft {
+            port: section.text("port", report, port),
+            eal: eal.unwrap_or_default().into_iter().map(|argument| argument.value).collect(),
+            queues: queues.map_or(few, |queues| queues.value as u16),
+            descriptors: number("descriptors", 64..=MAX_DESCRIPTORS, report).map_or(DESCRIPTORS, |n| n as u16),
+            mbufs: number("mbufs", 1..=MAX_MBUFS, report),
+            mtu: number("mtu", MTUS, report).map_or(DEFAULT_MTU, |mtu| mtu as u16),
+            exception: section.text("exception", report, value::choice("exception", choices)).map(|e| e.value),
+        }
+    }
+
+    /// `None` where something is absent, which was reported.
+    pub fn into_dpdk(self) -> Option<Dpdk> {
+        let port = self.port?.value;
+        // This driver alone leaves the frames to the kernel too.
+        let seen = port.starts_with("net_af_packet") || port.starts_with("eth_af_packet");
+        let exception = self.exception.unwrap_or(if seen { Exception::Kernel } else { Exception::Tap });
+        let DpdkDraft { eal, queues, descriptors, mbufs, mtu, .. } = self;
+        Some(Dpdk { port, eal, queues, descriptors, mbufs, mtu, exception })
+    }
+}
+
+/// A PCI address or the name of a virtual device, and what its driver takes.
+fn port(text: &str) -> Result<String, String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_:.-".contains(c);
+    let name = text.split(',').next().unwrap_or_default();
+    if !name.is_empty() && name.chars().all(is_name) && !text.contains(['\0', '\n']) {
+        let mut parts = name.split(':');
+        let is_short = |part: Option<&str>| part.is_some_and(|part| part.len() == 2);
+        if name.split(':').count() == 2 && is_short(parts.next()) {
+            return Err(format!("{} lacks the PCI domain; write \"0000:{text}\"", quoted(text, '"')));
+        }
+        return Ok(text.to_owned());
+    }
+    let found = quoted(text, '"');
+    Err(format!(
+        "{found} is no device; write a PCI address like \"0000:03:00.0\", or a virtual device like \"net_af_packet0,iface=eth1\""
+    ))
+}
+
+fn argument(text: &str) -> Result<String, String> {
+    let found = quoted(text, '"');
+    let name = text.split('=').next().unwrap_or_default();
+    if CORES.contains(&name) {
+        return Err(format!("{found} chooses cores; write `cores` in [dispatcher] instead"));
+    }
+    if text.is_empty() || text.contains('\0') || text.contains(' ') {
+        return Err(format!("{found} is not one argument; write each by itself, as in [\"-m\", \"256\"]"));
+    }
+    Ok(text.to_owned())
+}

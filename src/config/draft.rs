@@ -1,0 +1,253 @@
+//! Every key of the file, read: what is legal by itself. What is not is reported and absent.
+
+use super::dpdk::DpdkDraft;
+use super::health::HealthDraft;
+use super::report::Report;
+use super::schema;
+use super::section::{At, Section, integer_element, text_element};
+use super::{key, value};
+use crate::limits::{
+    DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_SLOTS, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES,
+    MAX_SLOTS, MAX_WEIGHT,
+};
+use crate::model::{
+    Admin, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Xdp,
+};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::DeTable;
+
+pub struct Draft {
+    hash_key: Option<HashKey>,
+    dispatcher: Option<DispatcherDraft>,
+    filter: Option<FilterDraft>,
+    admin: Admin,
+    pub services: Vec<ServiceDraft>,
+}
+
+struct DispatcherDraft {
+    interface: Option<String>,
+    engine: Engine,
+    cores: Option<Vec<usize>>,
+    flows: u32,
+    dpdk: Option<DpdkDraft>,
+}
+
+struct FilterDraft {
+    interface: Option<String>,
+    hold: Option<Duration>,
+    xdp: Option<Xdp>,
+    pins: PathBuf,
+    port: u16,
+}
+
+pub struct ServiceDraft {
+    /// Where the section begins.
+    pub at: usize,
+    pub name: Option<At<String>>,
+    pub address: Option<At<IpAddr>>,
+    /// `None` where the key is absent: every protocol and port.
+    pub ports: Option<Vec<At<Port>>>,
+    pub hash: Option<At<HashInput>>,
+    pub selection: Selection,
+    pub slots: Option<At<u32>>,
+    drain_s: u32,
+    until_closed: bool,
+    pub servers: Vec<ServerDraft>,
+    pub health: Option<HealthDraft>,
+}
+
+pub struct ServerDraft {
+    pub name: Option<At<String>>,
+    pub address: Option<At<IpAddr>>,
+    pub mac: Option<At<Mac>>,
+    pub weight: Option<At<u32>>,
+}
+
+impl Draft {
+    /// Reads the tree of a file; `base` is the directory that paths in it are relative to.
+    pub fn read(tree: &DeTable, base: &Path, report: &mut Report) -> Draft {
+        let root = Section::open(tree, 0, &schema::ROOT, report);
+        let cluster = root.table("cluster", &schema::CLUSTER, report);
+        let dispatcher = root.table("dispatcher", &schema::DISPATCHER, report);
+        let filter = root.table("filter", &schema::FILTER, report);
+        let admin = root.table("admin", &schema::ADMIN, report);
+        let dpdk = root.table("dpdk", &schema::DPDK, report);
+        let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
+        Draft {
+            hash_key: cluster.and_then(|section| key::read(&section, base, report)),
+            dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, dpdk.as_ref(), report)),
+            filter: filter.map(|section| FilterDraft::read(&section, base, report)),
+            admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
+            services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
+        }
+    }
+
+    /// `None` where something is absent, which was reported.
+    pub fn into_plan(self) -> Option<Plan> {
+        Some(Plan {
+            hash_key: self.hash_key?,
+            dispatcher: match self.dispatcher {
+                Some(draft) => Some(draft.into_dispatcher()?),
+                None => None,
+            },
+            filter: match self.filter {
+                Some(FilterDraft { interface, hold, xdp, pins, port }) => {
+                    Some(Filter { interface: interface?, hold, xdp, pins, port })
+                }
+                None => None,
+            },
+            admin: self.admin,
+            services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl DispatcherDraft {
+    fn read(section: &Section, dpdk: Option<&Section>, report: &mut Report) -> DispatcherDraft {
+        let engines = [("af_xdp", Engine::AfXdp), ("dpdk", Engine::Dpdk)];
+        let interface = section.text("interface", report, value::interface).map(|name| name.value);
+        let engine = section.text("engine", report, value::choice("engine", engines));
+        let cores = read_cores(section, report);
+        let dpdk = dpdk.map(|section| DpdkDraft::read(section, cores.as_deref(), report));
+        if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
+            let form = schema::ROOT.key("dpdk").form;
+            report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
+        }
+        let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
+        DispatcherDraft { interface, engine: engine.map_or(Engine::AfXdp, |engine| engine.value), cores, flows, dpdk }
+    }
+
+    fn into_dispatcher(self) -> Option<Dispatcher> {
+        let dpdk = match self.dpdk {
+            Some(draft) => Some(draft.into_dpdk()?),
+            None => None,
+        };
+        let DispatcherDraft { interface, engine, cores, flows, .. } = self;
+        Some(Dispatcher { interface: interface?, engine, cores, flows, dpdk })
+    }
+}
+
+impl FilterDraft {
+    fn read(section: &Section, base: &Path, report: &mut Report) -> FilterDraft {
+        let pins = section.text("pins", report, |text| value::file(text.trim_end_matches('/'), Filter::PINS, base));
+        let places = [("native", Xdp::Native), ("generic", Xdp::Generic)];
+        FilterDraft {
+            xdp: section.text("xdp", report, value::choice("xdp", places)).map(|xdp| xdp.value),
+            pins: pins.map_or_else(|| Filter::PINS.into(), |pins| pins.value),
+            port: section.integer("port", 1..=65_535, report).map_or(Filter::PORT, |port| port.value as u16),
+            interface: section.text("interface", report, value::interface).map(|name| name.value),
+            hold: section
+                .integer("hold_ms", 0..=MAX_HOLD_MS, report)
+                .map(|hold| Duration::from_millis(hold.value.into())),
+        }
+    }
+}
+
+fn read_cores(section: &Section, report: &mut Report) -> Option<Vec<usize>> {
+    let empty = "`cores` is empty; leave the key out to use the cores near the NIC, or write cores = [2, 3]";
+    let wanted = "the number of a core; write 0 or more";
+    let cores = section.list("cores", report, empty, |core, report| integer_element(core, report, wanted))?;
+    let mut seen = HashMap::new();
+    for core in &cores {
+        if let Some(other) = seen.insert(core.value, core.at) {
+            let line = report.line(other);
+            report.error(core.at, format!("core {} is already given on line {line}; each runs one worker", core.value));
+        }
+    }
+    Some(cores.into_iter().map(|core| core.value).collect())
+}
+
+/// What is not legal is reported and the default stands in its place.
+fn read_admin(section: &Section, base: &Path, report: &mut Report) -> Admin {
+    let socket = section.text("socket", report, |text| value::socket(text, base));
+    let metrics = section.text("metrics", report, value::listener);
+    let state = section.text("state", report, |text| value::file(text, "/var/lib/oneip/oneip.json", base));
+    let Admin { socket: default, .. } = Admin::default();
+    let socket_given = socket.is_some();
+    let socket = socket.map_or(default, |socket| socket.value);
+    let state = state.map_or_else(|| Admin::state_of(&socket), |state| state.value);
+    Admin { socket, socket_given, metrics: metrics.map(|metrics| metrics.value), state }
+}
+
+impl ServiceDraft {
+    fn read(section: &Section, report: &mut Report) -> ServiceDraft {
+        let inputs = [("source", HashInput::Source), ("flow", HashInput::Flow)];
+        let selections = [("maglev", Selection::Maglev), ("modulo", Selection::Modulo)];
+        let ends = [("time-limited", false), ("until-closed", true)];
+        let selection = section.text("selection", report, value::choice("selection", selections));
+        let no_ports = "`ports` is empty; leave the key out to take every protocol and port";
+        let form = "a transport and port, like \"tcp/80\"";
+        ServiceDraft {
+            at: section.at,
+            name: section.text("name", report, value::name),
+            address: section.text("address", report, value::cluster_address),
+            ports: section
+                .list("ports", report, no_ports, |port, report| text_element(port, report, form, value::port)),
+            hash: section.text("hash", report, value::choice("hash", inputs)),
+            selection: selection.map_or(Selection::Maglev, |selection| selection.value),
+            slots: section.integer("slots", 1..=MAX_SLOTS, report),
+            drain_s: section.integer("drain_s", 0..=MAX_DRAIN_S, report).map_or(DEFAULT_DRAIN_S, |s| s.value),
+            until_closed: section.text("drain", report, value::choice("drain", ends)).is_some_and(|end| end.value),
+            servers: section
+                .tables("server", MAX_SERVERS, &schema::SERVER, report)
+                .iter()
+                .map(|server| ServerDraft::read(server, report))
+                .collect(),
+            health: section.table("health", &schema::HEALTH, report).map(|section| HealthDraft::read(&section, report)),
+        }
+    }
+
+    /// How messages call the service.
+    pub fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("service \"{}\"", name.value),
+            None => "a service".to_owned(),
+        }
+    }
+
+    fn into_service(self) -> Option<Service> {
+        let health = match &self.health {
+            Some(health) => Some(health.to_health(&self)?),
+            None => None,
+        };
+        let slots = self.slots.map_or(DEFAULT_SLOTS, |slots| slots.value);
+        Some(Service {
+            name: self.name?.value,
+            address: self.address?.value,
+            ports: self.ports.unwrap_or_default().into_iter().map(|port| port.value).collect(),
+            hash: self.hash.map_or(HashInput::Source, |hash| hash.value),
+            selection: self.selection,
+            slots,
+            drain: Duration::from_secs(self.drain_s.into()),
+            until_closed: self.until_closed,
+            servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
+            leaving: 0,
+            health,
+        })
+    }
+}
+
+impl ServerDraft {
+    fn read(section: &Section, report: &mut Report) -> ServerDraft {
+        ServerDraft {
+            name: section.text("name", report, value::server_name),
+            address: section.text("address", report, value::address),
+            mac: section.text("mac", report, value::mac),
+            weight: section.integer("weight", 0..=MAX_WEIGHT, report),
+        }
+    }
+
+    /// 1 where none is given.
+    pub fn weight(&self) -> u32 {
+        self.weight.map_or(1, |weight| weight.value)
+    }
+
+    fn into_server(self) -> Option<Server> {
+        let weight = self.weight();
+        let mac = self.mac.map(|mac| mac.value);
+        Some(Server { name: self.name?.value, address: self.address?.value, mac, weight })
+    }
+}

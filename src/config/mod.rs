@@ -1,0 +1,76 @@
+//! The configuration file: from its text to a [`Plan`], or to everything that is wrong with it at once.
+//!
+//! In reading order: `file` reads it; `source` turns the text into a TOML tree, past lines that are not TOML; `draft` reads every key of the
+//! tree by the walker of `section` and the keys of `schema`, each value by a function of `value` or `key`; `service` holds the rules inside one
+//! service, `health` those of its checks, `dpdk` those of the DPDK engine, and `cross_checks` those between services; `report` collects what they find, with line and column.
+
+mod cross_checks;
+mod dpdk;
+mod draft;
+mod file;
+mod health;
+mod key;
+mod report;
+mod schema;
+mod section;
+mod service;
+mod source;
+mod value;
+
+pub use report::{Diagnostic, Errors};
+// What the command line writes as the file does.
+pub use value::{mac, name, port};
+
+use crate::limits::MAX_CONFIG;
+use crate::model::Plan;
+use draft::Draft;
+use report::Report;
+use std::path::Path;
+
+/// A configuration that may be put to work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    pub plan: Plan,
+    /// What is legal but probably not meant, in the order of the file.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads and checks the configuration file at `path`.
+///
+/// # Errors
+/// Everything that is wrong with the file, in its order; or the one reason why it cannot be read.
+pub fn load(path: &Path) -> Result<Loaded, Errors> {
+    let (bytes, _) = file::read(path, MAX_CONFIG).map_err(|why| Errors::of_file(path, why))?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(text, path),
+        Err(e) => Err(not_utf8(path, &bytes, e.valid_up_to())),
+    }
+}
+
+/// Checks the text of a configuration. `file` is its name in messages, and its directory what paths in it are relative to.
+///
+/// # Errors
+/// Everything that is wrong with the text, in its order.
+pub fn parse(text: &str, file: impl AsRef<Path>) -> Result<Loaded, Errors> {
+    let file = file.as_ref();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut report = Report::new(file, text);
+    let mut rest = String::new();
+    let draft = source::read(text, &mut rest, &mut report).map(|tree| {
+        let draft = Draft::read(&tree, file.parent().unwrap_or(Path::new("")), &mut report);
+        draft.services.iter().for_each(|service| service::check(service, &mut report));
+        cross_checks::check(&draft.services, &mut report);
+        draft
+    });
+    let warnings = report.finish()?;
+    let plan = draft.and_then(Draft::into_plan).expect("a draft without errors is complete");
+    Ok(Loaded { plan, warnings })
+}
+
+fn not_utf8(path: &Path, bytes: &[u8], offset: usize) -> Errors {
+    let readable = String::from_utf8_lossy(&bytes[..offset]);
+    let mut report = Report::new(path, &readable);
+    report
+        .error(offset, format!("byte {:#04x} at offset {offset} is not UTF-8; save the file as UTF-8", bytes[offset]));
+    report.into_errors()
+}

@@ -1,0 +1,140 @@
+//! What a new configuration changes, in words; and what of it a running process cannot take over.
+
+use super::membership::Side;
+use crate::model::identity::continued_services;
+use crate::model::{Plan, Server, Service};
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The keys that differ and need a restart, as they are written.
+pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    let mut differ = |differ: bool, key: &'static str| keys.extend(differ.then_some(key));
+    let place = |plan: &Plan| {
+        let filter = plan.filter.as_ref();
+        filter.map(|filter| (filter.interface.clone(), filter.xdp, filter.pins.clone(), filter.port))
+    };
+    match (&old.dispatcher, &new.dispatcher) {
+        _ if side == Side::Server => differ(place(old) != place(new), "[filter] interface, xdp, pins or port"),
+        (Some(old), Some(new)) => {
+            differ(old.interface != new.interface, "[dispatcher] interface");
+            differ(old.engine != new.engine, "[dispatcher] engine");
+            differ(old.cores != new.cores, "[dispatcher] cores");
+            differ(old.flows != new.flows, "[dispatcher] flows");
+            differ(old.dpdk != new.dpdk, "[dpdk]");
+        }
+        (old, new) => differ(old.is_some() != new.is_some(), "[dispatcher]"),
+    }
+    differ(old.admin.socket != new.admin.socket, "[admin] socket");
+    differ(old.admin.metrics != new.admin.metrics, "[admin] metrics");
+    differ(old.admin.state != new.admin.state, "[admin] state");
+    keys
+}
+
+/// What is added, removed and changed, a line each.
+pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
+    let hold = |plan: &Plan| plan.filter.as_ref().and_then(|filter| filter.hold);
+    if hold(old) != hold(new) {
+        let said = |hold: Option<Duration>| hold.map_or("absent".to_owned(), |hold| hold.as_millis().to_string());
+        lines.push(format!("[filter] hold_ms {} -> {}", said(hold(old)), said(hold(new))));
+    }
+    if old.hash_key != new.hash_key {
+        lines.push("[cluster] hash_key: another one; nearly every client gets another server".to_owned());
+    }
+    let continued = continued_services(&old.services, &new.services);
+    for (_, gone) in old.services.iter().enumerate().filter(|(at, _)| !continued.contains(&Some(*at))) {
+        lines.push(format!("service {} removed ({})", gone.name, gone.address));
+    }
+    for (service, of) in new.services.iter().zip(&continued) {
+        match of.map(|at| &old.services[at]) {
+            None => lines.push(format!(
+                "service {} added ({}, {})",
+                service.name,
+                service.address,
+                some(service.servers.len(), "server")
+            )),
+            Some(before) => of_service(before, service, &mut lines),
+        }
+    }
+    lines
+}
+
+fn some(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
+    let name = &new.name;
+    if old.name != *name {
+        lines.push(format!("service {} renamed to {name}", old.name));
+    }
+    let mut changed = |key: &str, old: &dyn Display, new: &dyn Display| {
+        lines.push(format!("service {name}: {key} {old} -> {new}"));
+    };
+    if old.ports != new.ports {
+        changed("ports", &ports(old), &ports(new));
+    }
+    if old.hash != new.hash {
+        changed("hash", &old.hash.name(), &new.hash.name());
+    }
+    if old.selection != new.selection {
+        changed("selection", &old.selection.name(), &new.selection.name());
+    }
+    if old.slots != new.slots {
+        changed("slots", &old.slots, &new.slots);
+    }
+    if old.until_closed != new.until_closed {
+        let name = |until_closed| if until_closed { "until-closed" } else { "time-limited" };
+        changed("drain", &name(old.until_closed), &name(new.until_closed));
+    }
+    if old.drain != new.drain {
+        changed("drain_s", &old.drain.as_secs(), &new.drain.as_secs());
+    }
+    if old.health != new.health {
+        let health = |service: &Service| service.health.as_ref().map_or("none".to_owned(), ToString::to_string);
+        changed("health", &health(old), &health(new));
+    }
+    for gone in old.servers.iter().filter(|old| !new.servers.iter().any(|new| new.is_same(old))) {
+        lines.push(format!("service {name}: server {} removed ({})", gone.name, gone.address));
+    }
+    for server in &new.servers {
+        match old.servers.iter().find(|old| old.is_same(server)) {
+            None => lines.push(format!(
+                "service {name}: server {} added ({}, weight {})",
+                server.name, server.address, server.weight
+            )),
+            Some(before) => of_server(name, before, server, lines),
+        }
+    }
+    let order = |service: &Service, other: &Service| -> Vec<IpAddr> {
+        let kept = |server: &&Server| other.servers.iter().any(|other| other.is_same(server));
+        service.servers.iter().filter(kept).map(|server| server.address).collect()
+    };
+    if order(old, new) != order(new, old) {
+        lines.push(format!("service {name}: the servers in another order"));
+    }
+}
+
+fn of_server(service: &str, old: &Server, new: &Server, lines: &mut Vec<String>) {
+    let name = &new.name;
+    if old.name != *name {
+        lines.push(format!(
+            "service {service}: server {} renamed to {name}; slots go by name, so some of its clients get another server",
+            old.name
+        ));
+    }
+    if old.weight != new.weight {
+        lines.push(format!("service {service}: server {name}: weight {} -> {}", old.weight, new.weight));
+    }
+    if old.mac != new.mac {
+        let mac = |server: &Server| server.mac.map_or("resolved".to_owned(), |mac| mac.to_string());
+        lines.push(format!("service {service}: server {name}: mac {} -> {}", mac(old), mac(new)));
+    }
+}
+
+fn ports(service: &Service) -> String {
+    let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
+    if ports.is_empty() { "all".to_owned() } else { ports.join(", ") }
+}

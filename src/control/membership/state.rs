@@ -1,0 +1,122 @@
+//! What a server is there for, by all that is known of it.
+
+use super::{Membership, Side};
+use crate::admin::status::State;
+use crate::control::health::Verdict;
+use crate::host::clock;
+use crate::table::ServiceId;
+use crate::table::build::Standing;
+
+/// What is known of one server of one service.
+pub struct Judged {
+    pub state: State,
+    /// Why, in words; empty where nothing is to be said.
+    pub why: String,
+    /// Whether it may take clients, if a check does not say otherwise.
+    pub may: bool,
+    /// Whether the connections that it has stay with it.
+    pub keeps: bool,
+}
+
+impl Judged {
+    pub fn new(state: State, why: impl Into<String>) -> Judged {
+        let keeps = matches!(state, State::Up | State::Draining | State::Leaving);
+        Judged { state, why: why.into(), may: false, keeps }
+    }
+
+    /// `stood_in`: it took clients though it was not up.
+    pub fn standing(&self, takes: bool, stood_in: bool) -> Standing {
+        match (takes, self.keeps || stood_in) {
+            (true, _) => Standing::Taking,
+            (false, true) => Standing::Keeping,
+            (false, false) => Standing::Out,
+        }
+    }
+}
+
+impl Membership {
+    /// By indices into the plan.
+    pub(super) fn judged(&self, service: usize, server: usize) -> Judged {
+        self.judged_here(service, server).with(self.hearsay(service, server))
+    }
+
+    /// The same, whatever other filters say.
+    pub(super) fn judged_here(&self, service: usize, server: usize) -> Judged {
+        let of = &self.plan.services[service];
+        let it = &of.servers[server];
+        let set = self.overrides.get(&it.name);
+        if self.down.contains(&it.name) {
+            return Judged::new(State::Down, "--down on the command line");
+        }
+        if set.is_some_and(|set| set.disabled) {
+            return Judged::new(State::Disabled, "by ctl disable");
+        }
+        let name = (of.name.clone(), it.name.clone());
+        let status = self.health.as_ref().and_then(|health| health.status(service, server));
+        let resolved = self.side == Side::Server || self.cluster.mac(service as ServiceId, server).is_some();
+        let verdict = status.map_or(Verdict::Up, |status| status.verdict);
+        if self.joining.contains(&name) {
+            if let Some(why) = self.not_ready(service, server) {
+                return Judged::new(State::Joining, why);
+            }
+            if self.starting.contains_key(&of.name) {
+                return Judged::new(State::Joining, "the service is new, and waits for its other servers");
+            }
+        }
+        let now = clock::now_ns();
+        let failure = || status.and_then(|status| status.failure).map_or("", |(_, reason)| reason).to_owned();
+        let keeps = |until: u64| match until.saturating_sub(now).div_ceil(1_000_000_000) {
+            0 => "keeps those of its connections that have shown themselves until they are closed".to_owned(),
+            seconds => format!("keeps its connections for {seconds} s more"),
+        };
+        let by_check = match verdict {
+            Verdict::Down => Some(Judged { may: true, ..Judged::new(State::Down, failure()) }),
+            Verdict::Held => {
+                let hold = status.and_then(|status| status.hold).unwrap_or_default().as_secs();
+                let why = format!("answers, but flaps: down until {hold} s have passed without a failure");
+                Some(Judged { may: true, ..Judged::new(State::Held, why) })
+            }
+            Verdict::Up | Verdict::Unknown => None,
+        };
+        if let Some(until) = self.leaving.get(&name) {
+            let left = format!("removed from the configuration; {}", keeps(*until));
+            return by_check.map_or(Judged::new(State::Leaving, left), |judged| Judged { may: false, ..judged });
+        }
+        if let Some(until) = self.draining.get(&it.name) {
+            let Some(until) = *until else {
+                return Judged::new(State::Drained, "by ctl drain; its time is over");
+            };
+            let left = format!("by ctl drain; {}", keeps(until));
+            return by_check.map_or(Judged::new(State::Draining, left), |judged| Judged { may: false, ..judged });
+        }
+        let may = it.weight > 0;
+        if let Some(judged) = by_check {
+            return Judged { may, ..judged };
+        }
+        let why = match (resolved, may) {
+            (false, _) => "its MAC address is not known: its clients' frames are dropped".to_owned(),
+            (true, false) => "weight 0: takes no clients".to_owned(),
+            (true, true) => self.unconfirmed(it.address),
+        };
+        Judged { may, ..Judged::new(State::Up, why) }
+    }
+    /// Why it is not known yet whether a server serves.
+    fn not_ready(&self, service: usize, server: usize) -> Option<&'static str> {
+        if self.side != Side::Server && self.cluster.mac(service as ServiceId, server).is_none() {
+            return Some("its MAC address is not known yet");
+        }
+        let status = self.health.as_ref().and_then(|health| health.status(service, server));
+        let unknown = status.is_some_and(|status| status.verdict == Verdict::Unknown && status.unchecked.is_none());
+        unknown.then_some("no check has come to a verdict yet")
+    }
+
+    /// Lets the servers of a new service join, when it is known of each whether it serves, or after a while.
+    pub(super) fn start_together(&mut self, service: usize, now: u64) {
+        let of = &self.plan.services[service];
+        let Some(until) = self.starting.get(&of.name) else { return };
+        let mut servers = of.servers.iter().enumerate().filter(|(_, server)| server.weight > 0);
+        if *until <= now || servers.all(|(server, _)| self.not_ready(service, server).is_none()) {
+            self.starting.remove(&of.name);
+        }
+    }
+}

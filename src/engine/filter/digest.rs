@@ -1,0 +1,52 @@
+//! What decides whose a client is, as two numbers: filters that have the same agree.
+
+use std::fmt::Write as _;
+
+use crate::control::overrides::Override;
+use crate::hash::{self, Key};
+use crate::model::{Plan, Selection, Server, Service};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digests {
+    /// Of the configuration: the services, and their servers with names and weights.
+    pub configuration: u64,
+    /// Of what operators have ordered beside it.
+    pub orders: u64,
+}
+
+impl Digests {
+    /// `orders`: by the servers' names, in one order; `down`: what the command line takes as down.
+    pub fn new<'a>(
+        key: Key,
+        configured: &Plan,
+        orders: impl IntoIterator<Item = (&'a String, &'a Override)>,
+        down: &[String],
+    ) -> Digests {
+        let mut text = String::new();
+        configured.services.iter().for_each(|service| of_service(service, &mut text));
+        let configuration = hash::siphash::bytes(key, text.as_bytes());
+        text.clear();
+        for (name, Override { drained_until, disabled, weight }) in orders {
+            // When a drain ends is each server's own.
+            let _ = writeln!(text, "{name} {} {disabled} {weight:?}", drained_until.is_some());
+        }
+        let mut down: Vec<&String> = down.iter().collect();
+        down.sort_unstable();
+        let _ = write!(text, "{down:?}");
+        Digests { configuration, orders: hash::siphash::bytes(key, text.as_bytes()) }
+    }
+}
+
+fn of_service(service: &Service, text: &mut String) {
+    let Service { name, address, ports, hash, selection, slots, .. } = service;
+    let _ = writeln!(text, "service {name} {address} {} {} {slots}", hash.name(), selection.name());
+    ports.iter().for_each(|port| _ = writeln!(text, "port {port}"));
+    let mut servers: Vec<&Server> = service.servers.iter().collect();
+    // By remainder, a server's place counts.
+    if *selection == Selection::Maglev {
+        servers.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    }
+    for Server { name, address, weight, .. } in servers {
+        let _ = writeln!(text, "server {name} {address} {weight}");
+    }
+}

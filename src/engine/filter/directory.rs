@@ -1,0 +1,80 @@
+//! Finds the services of a cluster address: a hash table whose every look-up reads one bucket, and at most `PROBES` entries of
+//! it, because a BPF program's loops are bounded. Its keys come from the configuration, never from a client.
+
+use std::net::IpAddr;
+
+use super::generation::{CELL_WORDS, Cell};
+use crate::model::Transport;
+use crate::table;
+
+/// Four words an entry.
+const ENTRIES: u64 = CELL_WORDS as u64 / 4;
+
+const PROBES: u64 = 8;
+
+/// Factors tried before the table is doubled.
+const TRIES: u64 = 16;
+
+/// Odd (Knuth, TAOCP vol. 3, section 6.4).
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+const OTHER: u64 = 0xbf58_476d_1ce4_e5b9;
+
+/// `struct entry`, by words.
+type Entry = [u64; 4];
+
+pub struct Directory {
+    pub factor: u64,
+    /// Of the hash: what is above is the bucket and the place in it.
+    pub shift: u32,
+    pub cells: Vec<Cell>,
+}
+
+impl Directory {
+    pub fn new(directory: &table::Directory) -> Directory {
+        let id = |service: Option<u16>| u64::from(service.unwrap_or(u16::MAX));
+        let whole = directory.addresses().map(|(address, services)| {
+            let [tcp, udp, sctp] = Transport::ALL.map(|transport| id(services.by_transport(transport)));
+            let own = id(services.any()) << 32 | u64::from(services.default()) << 48;
+            entry(address, 0, 0, own, tcp | udp << 16 | sctp << 32)
+        });
+        let ports = directory
+            .ports()
+            .map(|(address, protocol, port, service)| entry(address, protocol, port, u64::from(service) << 32, 0));
+        let entries: Vec<Entry> = whole.chain(ports).collect();
+        let least = (4 * entries.len() as u64).div_ceil(ENTRIES).next_power_of_two().max(2);
+        (least.ilog2()..32)
+            .flat_map(|bits| (0..TRIES).map(move |at| (bits, GOLDEN.wrapping_mul(2 * at + 1))))
+            .find_map(|(bits, factor)| Directory::with(&entries, bits, factor))
+            .expect("different keys have different hashes")
+    }
+
+    /// With 2^`bits` buckets; `None`: an entry would be too far from its place.
+    fn with(entries: &[Entry], bits: u32, factor: u64) -> Option<Directory> {
+        let shift = u64::BITS - bits - ENTRIES.ilog2();
+        let mut cells = vec![[0; CELL_WORDS]; 1 << bits];
+        for entry in entries {
+            let [low, high, port, _] = *entry;
+            let key =
+                low.wrapping_add(high.wrapping_mul(GOLDEN)).wrapping_add((port as u32 as u64).wrapping_mul(OTHER));
+            let hash = key.wrapping_mul(factor) >> shift;
+            let bucket = &mut cells[(hash / ENTRIES) as usize];
+            let places = (0..PROBES).map(|i| ((hash + i) % ENTRIES) as usize * 4);
+            let free = places.into_iter().find(|place| bucket[place + 2] == 0)?;
+            bucket[free..][..4].copy_from_slice(entry);
+        }
+        Some(Directory { factor, shift, cells })
+    }
+}
+
+/// `own` and `by_transport` are what stands behind the port.
+fn entry(address: IpAddr, protocol: u8, port: u16, own: u64, by_transport: u64) -> Entry {
+    let (low, high, family) = match address {
+        IpAddr::V4(address) => (u32::from_le_bytes(address.octets()) as u64, 0, 4),
+        IpAddr::V6(address) => {
+            let number = u128::from_le_bytes(address.octets());
+            (number as u64, (number >> 64) as u64, 6)
+        }
+    };
+    let [high_port, low_port] = port.to_be_bytes();
+    [low, high, u64::from(u32::from_le_bytes([protocol, family, high_port, low_port])) | own, by_transport]
+}

@@ -1,0 +1,134 @@
+//! What dispatches: workers over a port (AF_XDP, DPDK), or the filter of a server. Which of them a configuration asks for is
+//! decided here, and nowhere else.
+//!
+//! - `workers`: a worker a queue, each on its core, over any port (`worker_pool`: their threads; `device`: what a port belongs to)
+//! - `filter`: broadcast-based dispatch, by a program on the server
+
+mod device;
+pub mod filter;
+pub mod worker_pool;
+mod workers;
+
+pub use device::Facts;
+
+use crate::admin::status::Status;
+use crate::control::interface::InterfaceWatch;
+use crate::control::membership::{Membership, News};
+use crate::error::Failure;
+use crate::metrics::collect::{Reports, Stats};
+use crate::metrics::summary::Summary;
+use crate::model::{self, Dispatcher, Plan};
+use crate::table::Table;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::time::Instant;
+
+/// What is wrong with this host for new cluster addresses. Outside of any runtime.
+pub type HostCheck = fn(&[IpAddr]) -> Result<(), Failure>;
+
+/// What decides frames, as the control thread sees it.
+pub trait Engine {
+    /// Has frames decided by what the membership says now.
+    fn publish(&mut self, membership: &mut Membership, news: News);
+
+    /// When it wants to be called again though nothing has happened.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Takes note of how the interface is.
+    fn see(&mut self, _interface: &InterfaceWatch) {}
+
+    /// Whether there is something to be done that is not for the membership to tell. As a future is polled.
+    fn poll_work(&mut self, _context: &mut Context) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// Does it.
+    fn work(&mut self, _membership: &mut Membership) {}
+
+    /// Takes the frames to these cluster addresses, and to no others.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure>;
+
+    /// Says whether this host is fit for new cluster addresses, on another thread.
+    fn host_check(&self) -> HostCheck;
+
+    /// What it is called in the status, and its workers.
+    fn describe(&self, status: &mut Status);
+
+    /// Whether the frames of a client can be watched.
+    ///
+    /// # Errors
+    /// What to do instead.
+    fn can_watch(&self) -> Result<(), String>;
+
+    /// What to tell an operator whose order was carried out.
+    fn remark(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The device of a dispatcher: fit for its engine, and not in service yet.
+pub trait Opened {
+    fn facts(&self) -> Facts;
+
+    /// From here on the frames to a cluster address come to the engine.
+    ///
+    /// # Errors
+    /// The kernel or the driver refuses. Nothing is left behind then.
+    fn attach(self: Box<Self>, cluster_addresses: &[IpAddr]) -> Result<Box<dyn Attached>, Failure>;
+}
+
+/// A device in service, whose frames nobody decides yet.
+pub trait Attached {
+    /// How frames come and go, in words.
+    fn text(&self) -> String;
+
+    /// Begins to dispatch.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    fn start(self: Box<Self>, start: Start) -> Result<Box<dyn Dispatching>, Failure>;
+}
+
+/// What an engine begins with.
+pub struct Start<'a> {
+    pub plan: &'a Arc<Plan>,
+    /// Of the services and servers of `plan`.
+    pub table: Table,
+    /// The core of each worker.
+    pub cores: Vec<usize>,
+    /// How many flows a worker remembers while slots move.
+    pub flows: usize,
+    pub reports: Reports,
+}
+
+/// The engine of a dispatcher, at work.
+pub trait Dispatching: Engine {
+    /// The way to what it counts, for any thread and any time.
+    fn stats(&self) -> Stats;
+
+    /// Gives the kernel all frames again, and finishes those that are on their way. Returns what the run came to.
+    ///
+    /// # Errors
+    /// A thread ended in a panic.
+    fn stop(self: Box<Self>) -> Result<Summary, Failure>;
+}
+
+/// The device that a configuration names, for the engine that it asks for.
+///
+/// # Errors
+/// Whatever the device, or this build, is not fit for.
+pub fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Box<dyn Opened>, Failure> {
+    match dispatcher.engine {
+        model::Engine::AfXdp => workers::open::<crate::xdp::Device>(dispatcher, available_cores),
+        #[cfg(feature = "dpdk")]
+        model::Engine::Dpdk => workers::open::<crate::port::dpdk::Device>(dispatcher, available_cores),
+        #[cfg(not(feature = "dpdk"))]
+        model::Engine::Dpdk => Err(format!("engine = \"dpdk\": {}", crate::port::NO_DPDK).into()),
+    }
+}

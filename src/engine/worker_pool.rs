@@ -1,0 +1,129 @@
+//! The threads that dispatch and count: a worker a port, on its core, and the stats thread. Begins and ends them, and takes
+//! new tables to them.
+
+use crate::error::Failure;
+use crate::host::privileges;
+use crate::metrics::collect::{self, Collector, Outside, Reports, Sources, Stats};
+use crate::metrics::summary::Summary;
+use crate::metrics::worker::{self, Books, View};
+use crate::model::Plan;
+use crate::port::Port;
+use crate::table::Table;
+use crate::table::flow_table::FlowTable;
+use crate::table::publish::{self, Publisher};
+use crate::worker::Worker;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+
+pub struct Crew {
+    tables: Publisher<Books>,
+    stats: Stats,
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+    collector: JoinHandle<Collector>,
+}
+
+impl Crew {
+    /// Starts a worker on each of `ports`, pinned to the core at the same position; it remembers `flows` flows while slots
+    /// move. `table` is of the services and servers of `plan`.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start<P: Port<Frame: Send> + Send + 'static>(
+        plan: &Arc<Plan>,
+        table: Table,
+        ports: Vec<P>,
+        (cores, flows): (&[usize], usize),
+        outside: Box<dyn Fn() -> Outside + Send>,
+        reports: Reports,
+    ) -> io::Result<Crew> {
+        let key = table.key;
+        let (stats, inbox) = collect::channel();
+        let (books, views) = open(&table, ports.len());
+        stats.open(Arc::clone(plan), views);
+        let (tables, readers) = publish::channel(table, books);
+        let sources = Sources { workers: ports.len(), spent: tables.spent(), outside };
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut workers = Vec::new();
+        for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
+            let (core, stop) = (cores[i], Arc::clone(&stop));
+            let thread = thread::Builder::new().name(format!("oneip-worker{i}"));
+            workers.push(thread.spawn(move || {
+                pin(core);
+                // Here, so that its memory is near the core.
+                work(Worker::new(port, reader, FlowTable::new(flows, key)), &stop)
+            })?);
+        }
+        let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
+            drop_all_privileges();
+            collect::run(sources, reports, &inbox)
+        })?;
+        Ok(Crew { tables, stats, stop, workers, collector })
+    }
+
+    /// Every worker's next turn sees `table`, which is of the layout of the one before. Waits for nobody.
+    pub fn publish(&mut self, table: Table) {
+        self.tables.publish(table);
+    }
+
+    /// As `publish`, for a table of another layout: of the services and servers of `plan`, in that order. What is counted
+    /// from then on is counted under their names.
+    pub fn publish_layout(&mut self, plan: &Arc<Plan>, table: Table) {
+        let (books, views) = open(&table, self.workers.len());
+        self.stats.open(Arc::clone(plan), views);
+        self.tables.publish_layout(table, books);
+    }
+
+    /// The way to the figures, for any thread and any time.
+    pub fn stats(&self) -> Stats {
+        self.stats.clone()
+    }
+
+    /// Ends the workers, each after what was waiting for it, and then the collector, which finds all their books closed. Returns
+    /// the figures of the run.
+    ///
+    /// # Errors
+    /// A thread ended in a panic.
+    pub fn stop(self) -> Result<Summary, Failure> {
+        self.stop.store(true, Relaxed);
+        for worker in self.workers {
+            worker.join().map_err(|_| "a worker ended in a panic")?;
+        }
+        self.stats.stop();
+        let collector = self.collector.join().map_err(|_| "the stats thread ended in a panic")?;
+        Ok(collector.summary())
+    }
+}
+
+/// Books for each worker, and the collector's views of them.
+fn open(table: &Table, workers: usize) -> (Vec<Books>, Vec<View>) {
+    (0..workers).map(|_| worker::open(table)).unzip()
+}
+
+fn pin(core: usize) {
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        tracing::warn!(core, "the worker cannot be pinned to its core");
+    }
+}
+
+/// A worker thread's life. It ends with an empty turn, or with as many frames as can have waited when it was told to: a device
+/// that is not detached (DPDK) goes on receiving.
+fn work<P: Port>(mut worker: Worker<P>, stop: &AtomicBool) {
+    drop_all_privileges();
+    while !stop.load(Relaxed) {
+        worker.turn();
+    }
+    let mut waiting = worker.port().ledger().total;
+    while waiting > 0 {
+        let received = worker.turn().len();
+        waiting = if received == 0 { 0 } else { waiting.saturating_sub(received) };
+    }
+}
+
+fn drop_all_privileges() {
+    if let Err(error) = privileges::keep(&[]) {
+        tracing::warn!(%error, "a thread keeps privileges that it does not need");
+    }
+}

@@ -1,0 +1,97 @@
+//! Workers over the queues of a device: the engines `af_xdp` and `dpdk`.
+
+use super::device::{AttachedDevice, Attachment, Device, Facts};
+use super::worker_pool::Crew;
+use super::{Attached, Dispatching, Engine, HostCheck, Opened, Start};
+use crate::admin::status::{Status, WorkerStatus};
+use crate::control::membership::{Membership, News};
+use crate::error::Failure;
+use crate::host;
+use crate::limits::DRAIN;
+use crate::metrics::collect::Stats;
+use crate::metrics::summary::Summary;
+use crate::model::Dispatcher;
+use crate::port::Port;
+use std::net::IpAddr;
+use std::thread;
+
+/// The device for workers of that kind.
+pub fn open<D: Device + 'static>(
+    dispatcher: &Dispatcher,
+    available_cores: &[usize],
+) -> Result<Box<dyn Opened>, Failure> {
+    Ok(Box::new(OpenedDevice(D::open(dispatcher, available_cores)?)))
+}
+
+struct OpenedDevice<D>(D);
+
+impl<D: Device + 'static> Opened for OpenedDevice<D> {
+    fn facts(&self) -> Facts {
+        self.0.facts()
+    }
+
+    fn attach(self: Box<Self>, cluster_addresses: &[IpAddr]) -> Result<Box<dyn Attached>, Failure> {
+        Ok(Box::new(self.0.attach(cluster_addresses)?))
+    }
+}
+
+impl<P: Port<Frame: Send> + Send + 'static> Attached for AttachedDevice<P> {
+    fn text(&self) -> String {
+        self.engine.clone()
+    }
+
+    fn start(self: Box<Self>, start: Start) -> Result<Box<dyn Dispatching>, Failure> {
+        let AttachedDevice { ports, outside, hold, .. } = *self;
+        let Start { plan, table, cores, flows, reports } = start;
+        let crew = Crew::start(plan, table, ports, (&cores, flows), outside, reports)?;
+        Ok(Box::new(Workers { crew, hold, cores }))
+    }
+}
+
+struct Workers {
+    crew: Crew,
+    hold: Attachment,
+    cores: Vec<usize>,
+}
+
+impl Dispatching for Workers {
+    fn stats(&self) -> Stats {
+        self.crew.stats()
+    }
+
+    fn stop(self: Box<Self>) -> Result<Summary, Failure> {
+        let Workers { crew, mut hold, .. } = *self;
+        hold.detach();
+        // Frames that were redirected a moment ago are on their way into the rings still.
+        thread::sleep(DRAIN);
+        crew.stop()
+    }
+}
+
+impl Engine for Workers {
+    fn publish(&mut self, membership: &mut Membership, news: News) {
+        let table = membership.table();
+        match news {
+            News::Table => self.crew.publish(table),
+            News::Layout => self.crew.publish_layout(membership.plan(), table),
+        }
+    }
+
+    fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure> {
+        self.hold.take_addresses(addresses)
+    }
+
+    fn host_check(&self) -> HostCheck {
+        |new| Ok(host::check(new)?)
+    }
+
+    fn describe(&self, status: &mut Status) {
+        status.mode = "dispatcher".to_owned();
+        let worker = |(worker, core): (usize, &usize)| WorkerStatus { worker, core: *core, ..WorkerStatus::default() };
+        status.workers = self.cores.iter().enumerate().map(worker).collect();
+    }
+
+    fn can_watch(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+//! What is counted and timed: the worker's side (plain words and a histogram it owns) and the collector's.
+
+pub mod aggregate;
+pub mod buckets;
+pub mod collect;
+pub mod counters;
+pub mod histogram;
+pub mod latest;
+pub mod snapshot;
+pub mod summary;
+pub mod worker;

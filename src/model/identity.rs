@@ -1,0 +1,89 @@
+//! What makes a service or a server the same through a change of the configuration. Names are for people.
+
+use super::{Port, Server, Service};
+use std::net::IpAddr;
+
+/// Where the clients of a service find it, and what it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub name: String,
+    pub address: IpAddr,
+    /// Sorted; empty: every protocol and port.
+    ports: Vec<Port>,
+}
+
+impl Identity {
+    pub fn of(service: &Service) -> Identity {
+        let mut ports = service.ports.clone();
+        ports.sort_unstable();
+        Identity { name: service.name.clone(), address: service.address, ports }
+    }
+
+    fn overlaps(&self, other: &Identity) -> bool {
+        let any = |ports: &[Port]| ports.is_empty();
+        any(&self.ports) || any(&other.ports) || self.ports.iter().any(|port| other.ports.binary_search(port).is_ok())
+    }
+}
+
+/// For each service of `new`, the one of `old` that it continues. That is the one with the same address and ports; where ports
+/// have changed, the one of the same address and name, and else one of the same address that shares a port with it. No service
+/// is continued at another address: its clients are not there.
+pub fn continued(old: &[Identity], new: &[Identity]) -> Vec<Option<usize>> {
+    let rules: [fn(&Identity, &Identity) -> bool; 3] =
+        [|old, new| old.ports == new.ports, |old, new| old.name == new.name, Identity::overlaps];
+    let mut found = vec![None; new.len()];
+    let mut taken = vec![false; old.len()];
+    let mut by_address = std::collections::HashMap::<IpAddr, Vec<usize>>::new();
+    old.iter().enumerate().for_each(|(at, old)| by_address.entry(old.address).or_default().push(at));
+    for is_same in rules {
+        for (new, found) in new.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+            let there = by_address.get(&new.address).map_or(&[][..], Vec::as_slice);
+            *found = there.iter().copied().find(|at| !taken[*at] && is_same(&old[*at], new));
+            found.iter().for_each(|at| taken[*at] = true);
+        }
+    }
+    found
+}
+
+/// As [`continued`], for the services of two configurations.
+pub fn continued_services(old: &[Service], new: &[Service]) -> Vec<Option<usize>> {
+    let of = |services: &[Service]| services.iter().map(Identity::of).collect::<Vec<_>>();
+    continued(&of(old), &of(new))
+}
+
+impl Server {
+    /// Whether it is the same server of its service: the one with that primary address.
+    pub fn is_same(&self, other: &Server) -> bool {
+        self.address == other.address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Transport;
+
+    fn service(name: &str, last: u8, ports: &[u16]) -> Identity {
+        let port = |number: &u16| Port { transport: Transport::Tcp, number: *number };
+        Identity {
+            name: name.to_owned(),
+            address: IpAddr::from([203, 0, 113, last]),
+            ports: ports.iter().map(port).collect(),
+        }
+    }
+
+    #[test]
+    fn a_service_is_where_its_clients_find_it() {
+        let old = [service("web", 80, &[80, 443]), service("mail", 80, &[25]), service("all", 81, &[])];
+        let continues = |new: &[Identity]| continued(&old, new);
+        assert_eq!(
+            continues(&[service("a", 80, &[80, 443]), service("web", 80, &[25])]),
+            [Some(0), Some(1)],
+            "renamed"
+        );
+        assert_eq!(continues(&[service("web", 80, &[8080])]), [Some(0)], "with other ports");
+        assert_eq!(continues(&[service("b", 80, &[443]), service("c", 81, &[53])]), [Some(0), Some(2)], "and renamed");
+        assert_eq!(continues(&[service("web", 82, &[80, 443]), service("d", 80, &[53])]), [None, None]);
+        assert_eq!(continues(&[service("e", 80, &[443]), service("f", 80, &[80])]), [Some(0), None], "one each");
+    }
+}

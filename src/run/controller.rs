@@ -1,0 +1,435 @@
+//! The control thread once everything runs: it follows the servers, carries out what operators ask for, and has the data path
+//! follow both, until a signal ends it. It does not know whether that is workers or a filter.
+
+use super::reload::{Made, Reloading, Request, Source, addresses, made};
+use crate::admin::order::{Answer, Order, Trace, TracedFrame};
+use crate::admin::status::Status;
+use crate::admin::{Asked, Overview};
+use crate::control::interface::{InterfaceError, InterfaceWatch};
+use crate::control::membership::{Membership, News, Reloaded, Set};
+use crate::engine::Engine;
+use crate::error::Failure;
+use crate::host::clock;
+use crate::limits::{DRAIN, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
+use crate::metrics::latest::Latest;
+use crate::model::Plan;
+use crate::table::trace::{Fate, Seen, Watch, protocol_name};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// The servers, with the runtime that follows them. The kernel gets back what was asked of it however the run ends.
+pub struct Followed {
+    pub runtime: Runtime,
+    pub membership: Membership,
+    pub signals: Signals,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.membership.close());
+    }
+}
+
+/// From when it is made, a signal is a wish to stop, or to reload: one that comes during the start is followed at its end, so
+/// that nothing is left behind.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Inside a runtime.
+    pub fn catch() -> io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.hangup.recv() => Wish::Reload,
+        }
+    }
+}
+
+enum Wish {
+    Stop,
+    Reload,
+}
+
+/// What the control thread works with besides the servers.
+pub struct Desk<'a> {
+    pub config: PathBuf,
+    pub orders: mpsc::Receiver<Asked>,
+    pub started: std::time::Instant,
+    /// `None`: the frames do not come over an interface of the kernel's.
+    pub watch: Option<InterfaceWatch>,
+    /// Where it puts down how things are.
+    pub overview: Latest<Overview>,
+    pub engine: &'a mut dyn Engine,
+}
+
+/// What goes on beside the servers.
+#[derive(Default)]
+struct Tasks {
+    watching: Option<Watching>,
+    reloading: Option<Reloading>,
+}
+
+/// An operator watches the frames of a client.
+struct Watching {
+    watch: Arc<Watch>,
+    trace: Trace,
+    began: u64,
+    end: Instant,
+    to: oneshot::Sender<Answer>,
+}
+
+impl Followed {
+    /// Publishes every change and answers every order, until a signal.
+    ///
+    /// # Errors
+    /// The servers cannot be followed any more, or the interface is not the one that it was.
+    pub fn until_signal(&mut self, desk: &mut Desk) -> Result<(), Failure> {
+        let Followed { runtime, membership, signals } = self;
+        runtime.block_on(async {
+            let mut was_up = desk.watch.as_ref().is_none_or(InterfaceWatch::is_up);
+            let mut tasks = Tasks::default();
+            desk.show(membership);
+            let mut look = Instant::now() + OVERVIEW_EVERY;
+            loop {
+                let watched = tasks.watching.as_ref().map(|watching| watching.end);
+                let due = desk.engine.due();
+                tokio::select! {
+                    wish = signals.any() => match wish {
+                        Wish::Stop => return Ok(()),
+                        Wish::Reload => desk.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloading),
+                    },
+                    made = made(&mut tasks.reloading) => desk.end_reload(membership, made, &mut tasks.reloading).await,
+                    event = membership.next() => {
+                        if let Some(news) = membership.take(event?).await {
+                            desk.engine.publish(membership, news);
+                            desk.show(membership);
+                        }
+                    }
+                    link = next_link(&mut desk.watch) => {
+                        let link = link?;
+                        if link.is_up() != was_up {
+                            was_up = link.is_up();
+                            tell_link(link);
+                        }
+                        desk.engine.see(link);
+                        desk.show(membership);
+                    }
+                    () = tokio::time::sleep_until(look) => {
+                        desk.show(membership);
+                        look = Instant::now() + OVERVIEW_EVERY;
+                    }
+                    () = poll_fn(|context| desk.engine.poll_work(context)) => desk.engine.work(membership),
+                    Some((order, to)) = desk.orders.recv() => {
+                        if !to.is_closed() {
+                            desk.carry_out(membership, order, to, &mut tasks).await;
+                        }
+                    }
+                    () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                        desk.engine.publish(membership, News::Table);
+                    }
+                    () = tokio::time::sleep_until(watched.unwrap_or_else(Instant::now)), if watched.is_some() => {
+                        let seen = tasks.watching.take().expect("somebody watches");
+                        membership.set_watch(None);
+                        desk.engine.publish(membership, News::Table);
+                        let frames = seen.frames(membership.plan());
+                        let _ = seen.to.send(Answer::Trace(Trace { frames, ..seen.trace }));
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl Desk<'_> {
+    async fn carry_out(
+        &mut self,
+        membership: &mut Membership,
+        order: Order,
+        to: oneshot::Sender<Answer>,
+        tasks: &mut Tasks,
+    ) {
+        let (server, set, force) = match order {
+            Order::Status => return drop(to.send(Answer::Status(Box::new(self.status(membership))))),
+            Order::Trace { client, watch_ms } => {
+                return self.trace(membership, client, watch_ms, to, &mut tasks.watching);
+            }
+            Order::Reload { force, dry_run } => {
+                let request = Request { force, dry_run, to: Some(to) };
+                return self.begin_reload(membership, request, &mut tasks.reloading);
+            }
+            Order::Drain { server, timeout_s, force } => (server, Set::Drain(timeout_s), force),
+            Order::Undrain { server } => (server, Set::Undrain, false),
+            Order::Weight { server, weight, force } => (server, Set::Weight(weight), force),
+            Order::Disable { server, force } => (server, Set::Disable, force),
+            Order::Enable { server } => (server, Set::Enable, false),
+        };
+        let (mut answer, news) = membership.set(&server, set, force).await;
+        if let Answer::Done { changes } = &mut answer {
+            changes.extend(self.engine.remark());
+        }
+        news.into_iter().for_each(|news| self.engine.publish(membership, news));
+        // Whoever hears of it and looks sees it.
+        self.show(membership);
+        let _ = to.send(answer);
+    }
+
+    /// Puts down how things are.
+    fn show(&self, membership: &mut Membership) {
+        let services = membership.look();
+        self.overview.put(Overview { head: self.head(membership), at: std::time::Instant::now(), services });
+    }
+
+    /// Has the configuration file read, unless that is being done.
+    fn begin_reload(&self, membership: &Membership, request: Request, reloading: &mut Option<Reloading>) {
+        if let Some(other) = reloading {
+            let error = other.busy();
+            match request.to {
+                Some(to) => drop(to.send(Answer::Refused { error })),
+                None => {
+                    tracing::warn!("reload: {error}; the file is read once more then");
+                    other.again = true;
+                }
+            }
+            return;
+        }
+        *reloading = self.start_reload(membership, request, Source::File(self.config.clone()));
+    }
+
+    fn start_reload(&self, membership: &Membership, request: Request, source: Source) -> Option<Reloading> {
+        let host = (addresses(membership.plan()), self.engine.host_check());
+        match Reloading::start(request, source, membership.base(), host) {
+            Ok(reloading) => Some(reloading),
+            Err((request, error)) => {
+                self.answer(request, Err(error));
+                None
+            }
+        }
+    }
+
+    /// Goes over to what was read, and says what comes of it.
+    async fn end_reload(
+        &mut self,
+        membership: &mut Membership,
+        made: Result<Made, String>,
+        reloading: &mut Option<Reloading>,
+    ) {
+        let Reloading { request, again, .. } = reloading.take().expect("it made this");
+        let result = match made {
+            Ok(made) => self.take_over(membership, made, &request).await,
+            Err(error) => Err(error),
+        };
+        let answer = match result {
+            Ok(Ok(changes)) => Ok(changes),
+            Err(error) => Err(error),
+            Ok(Err(source)) => {
+                *reloading = self.start_reload(membership, request, source);
+                reloading.iter_mut().for_each(|reloading| reloading.again = again);
+                return;
+            }
+        };
+        self.show(membership);
+        self.answer(request, answer);
+        if again {
+            self.begin_reload(membership, Request::BY_SIGNAL, reloading);
+        }
+    }
+
+    fn answer(&self, request: Request, result: Result<Vec<String>, String>) {
+        match &result {
+            _ if request.dry_run => {}
+            Ok(changes) => changes.iter().for_each(|change| tracing::info!("reload: {change}")),
+            Err(error) => tracing::error!("reload: nothing was changed: {error}"),
+        }
+        let Some(to) = request.to else { return };
+        let _ = to.send(match result {
+            Ok(mut changes) => {
+                changes.extend(self.engine.remark());
+                Answer::Done { changes }
+            }
+            Err(error) => Answer::Refused { error },
+        });
+    }
+
+    /// Returns what changed, a line each, or what must be worked out again.
+    async fn take_over(
+        &mut self,
+        membership: &mut Membership,
+        made: Made,
+        request: &Request,
+    ) -> Result<Result<Vec<String>, Source>, String> {
+        let Made { prepared, warnings, addresses: after } = made;
+        if !request.force {
+            prepared.confirm().map_err(|error| error.to_string())?;
+        }
+        let warned = warnings.iter().map(|warning| format!("warning: {warning}"));
+        if request.dry_run {
+            let mut changes = prepared.changes();
+            changes.extend(warned);
+            changes.push("nothing was changed: this was to see what a reload would".to_owned());
+            return Ok(Ok(changes));
+        }
+        let before = addresses(membership.plan());
+        let (mut changes, news) = match membership.reload(prepared).await.map_err(|error| error.to_string())? {
+            Reloaded::Done(changes, news) => (changes, news),
+            Reloaded::Outdated(plan) => return Ok(Err(Source::Read(plan, warnings))),
+        };
+        changes.extend(warned);
+        let Some(news) = news else {
+            changes.push("nothing has changed".to_owned());
+            return Ok(Ok(changes));
+        };
+        // What goes is the kernel's before workers lose sight of it, and what comes is theirs before it is taken.
+        let staying: Vec<IpAddr> = before.intersection(&after).copied().collect();
+        let mut taken = Ok(());
+        if staying.len() < before.len() {
+            taken = self.take(&staying);
+            tokio::time::sleep(DRAIN).await;
+        }
+        // In any case: the tables that come are of this layout.
+        self.engine.publish(membership, news);
+        if staying.len() < after.len() || taken.is_err() {
+            taken = self.take(&after.into_iter().collect::<Vec<_>>());
+        }
+        taken.map(|()| Ok(changes))
+    }
+
+    fn take(&mut self, addresses: &[IpAddr]) -> Result<(), String> {
+        self.engine.take_addresses(addresses).map_err(|error| {
+            format!("the new configuration is in use, but the interface takes the frames of the old addresses: {error}; reload again")
+        })
+    }
+
+    fn status(&self, membership: &Membership) -> Status {
+        Status { services: membership.services(), ..self.head(membership) }
+    }
+
+    /// The status without services.
+    fn head(&self, membership: &Membership) -> Status {
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: String::new(),
+            server: None,
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            config: self.config.display().to_string(),
+            interface: membership.interface().to_owned(),
+            peers: Vec::new(),
+            interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
+            generation: membership.generation(),
+            services: Vec::new(),
+            workers: Vec::new(),
+            counted_s: None,
+            frames: 0,
+            forwarded: 0,
+            passed: 0,
+            dropped: BTreeMap::new(),
+        };
+        self.engine.describe(&mut status);
+        status
+    }
+
+    /// Says where a client belongs, and has the workers watch its frames for a while if that is wanted.
+    fn trace(
+        &mut self,
+        membership: &mut Membership,
+        client: IpAddr,
+        watch_ms: u64,
+        to: oneshot::Sender<Answer>,
+        watching: &mut Option<Watching>,
+    ) {
+        let trace = Trace { client, services: membership.trace(client), frames: Vec::new() };
+        if watch_ms == 0 {
+            return drop(to.send(Answer::Trace(trace)));
+        }
+        if let Err(error) = self.engine.can_watch() {
+            return drop(to.send(Answer::Refused { error }));
+        }
+        if let Some(other) = watching {
+            let client = other.trace.client;
+            let error = format!("somebody traces {client} at the moment; try again when that is over");
+            return drop(to.send(Answer::Refused { error }));
+        }
+        let time = Duration::from_millis(watch_ms);
+        if time > TRACE_MOST {
+            let error = format!("a trace of {watch_ms} ms is too long; the longest is {} s", TRACE_MOST.as_secs());
+            return drop(to.send(Answer::Refused { error }));
+        }
+        let watch = Arc::new(Watch::new(client, TRACED_FRAMES));
+        membership.set_watch(Some(Arc::clone(&watch)));
+        self.engine.publish(membership, News::Table);
+        let began = clock::now_ns();
+        *watching = Some(Watching { watch, trace, began, end: Instant::now() + time, to });
+    }
+}
+
+impl Watching {
+    fn frames(&self, plan: &Plan) -> Vec<TracedFrame> {
+        let mut seen: Vec<Seen> = std::iter::from_fn(|| self.watch.seen.pop()).collect();
+        seen.sort_by_key(|seen| seen.at);
+        seen.into_iter().map(|seen| self.frame(seen, plan)).collect()
+    }
+
+    fn frame(&self, seen: Seen, plan: &Plan) -> TracedFrame {
+        let mut frame = TracedFrame {
+            at_us: seen.at.saturating_sub(self.began) / 1000,
+            worker: seen.worker,
+            bytes: seen.bytes,
+            protocol: protocol_name(seen.protocol),
+            verdict: "pass".to_owned(),
+            service: None,
+            server: None,
+            reason: None,
+        };
+        match seen.fate {
+            Fate::Forward(service, server) => {
+                frame.verdict = "forward".to_owned();
+                // A reload may have given the numbers to others meanwhile.
+                let service = plan.services.get(service as usize);
+                let server = service.and_then(|service| service.servers.get(server as usize));
+                frame.service = service.map(|service| service.name.clone());
+                frame.server = server.map(|server| server.name.clone());
+            }
+            Fate::Drop(reason) => {
+                frame.verdict = "drop".to_owned();
+                frame.reason = Some(reason.to_owned());
+            }
+            Fate::Pass => {}
+        }
+        frame
+    }
+}
+
+async fn next_link(watch: &mut Option<InterfaceWatch>) -> Result<&InterfaceWatch, InterfaceError> {
+    match watch {
+        Some(watch) => watch.next().await.map(|()| &*watch),
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_link(interface: &InterfaceWatch) {
+    match (interface.name(), interface.is_up()) {
+        (name, true) => tracing::info!("{name} is up"),
+        (name, false) => tracing::warn!("{name} is down: nothing comes or goes there until its link is back"),
+    }
+}

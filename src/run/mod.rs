@@ -1,0 +1,148 @@
+//! `oneip run`: what starts in which order, on which thread, and how it stops.
+//!
+//! Everything that can refuse does so before the first frame is taken from the kernel: the configuration, the interface, the
+//! cores, the servers' places on the link. Then the queues are bound, each gets its worker on its core, and this thread
+//! follows the servers, where they are and whether they serve, until a signal ends it. At the end the program is detached first, so that the kernel has all
+//! frames again; the workers finish what is in their rings; the figures of the run are printed.
+
+mod controller;
+pub mod filter;
+mod reload;
+
+use crate::admin::{self, Watched};
+use crate::control::interface::InterfaceWatch;
+use crate::control::membership::{Membership, Side};
+use crate::control::state_file::StateFile;
+use crate::engine::{self, Facts, Start};
+use crate::error::Failure;
+use crate::hash::vector::Level;
+use crate::host::lock::InterfaceLock;
+use crate::host::{self, cores, privileges};
+use crate::metrics::collect::{Reports, say};
+use crate::metrics::latest::Latest;
+use crate::metrics::summary::Summary;
+use crate::model::Plan;
+use crate::verbs;
+use controller::{Desk, Followed, Signals};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What the command line adds to the configuration.
+pub struct Options {
+    /// The configuration file, to be read again at a reload; an absolute path.
+    pub config: PathBuf,
+    /// Servers to take as down.
+    pub down: Vec<String>,
+    /// A line of figures a second on standard output.
+    pub stats: bool,
+    /// Where to write the interval log.
+    pub hlog: Option<PathBuf>,
+    /// Print the final figures as JSON, and everything else to standard error.
+    pub json: bool,
+}
+
+/// Dispatches until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Whatever keeps it from starting; nothing is left behind then.
+pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
+    let dispatcher = plan.dispatcher.clone().ok_or(
+        "the configuration has no [dispatcher]; `oneip run` needs one:\n  [dispatcher]\n  interface = \"eth1\"  # where \
+         clients' frames arrive and leave",
+    )?;
+    let started = Instant::now();
+    let available = cores::available();
+    verbs::cluster(&plan, &options.down)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = runtime.block_on(async { Signals::catch() })?;
+    let device = engine::open(&dispatcher, &available)?;
+    let facts = device.facts();
+    // Before anything is asked of the kernel.
+    let _alone = InterfaceLock::take(&facts.interface)?;
+    let watch = |mac| runtime.block_on(InterfaceWatch::open(&facts.interface, mac, Some(facts.queues)));
+    let watch = facts.mac.map(watch).transpose()?;
+    let listed = dispatcher.cores.as_deref();
+    let cores = cores::assign(&facts.interface, facts.queues, listed, &facts.near_cores, &available)?;
+    let hlog = options.hlog.as_deref().map(open_log).transpose()?;
+    let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
+    host::check(&addresses)?;
+    let listeners = admin::bind(&plan.admin)?;
+    // Of two dispatchers with the default socket, what is remembered is the first one's.
+    let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &options.config));
+    cores::leave(&cores, &available);
+    let membership =
+        runtime.block_on(Membership::open(plan, (Side::Dispatcher, &facts.interface), &options.down, file))?;
+    let plan = Arc::clone(membership.plan());
+    let mut followed = Followed { runtime, membership, signals };
+    let attached = device.attach(&addresses)?;
+    // Now that nothing can refuse any more, an older log of that name gives way.
+    if let Some(log) = hlog.as_ref().filter(|log| log.metadata().is_ok_and(|facts| facts.is_file())) {
+        log.set_len(0)?;
+    }
+    let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
+    followed.membership.set_workers(facts.queues);
+    let mut text = greeting(&plan, &facts, &cores, &attached.text());
+    let (table, flows) = (followed.membership.table(), dispatcher.flows as usize);
+    let mut engine = attached.start(Start { plan: &plan, table, cores, flows, reports })?;
+    let kept = privileges::keep(&privileges::CONTROL)?;
+    let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    let _ = write!(text, "  table      generation 1, hashed with {}\n  keeps      ", Level::detect().name());
+    let _ = write!(text, "{} (to resolve and check servers); workers keep no capability", kept.join(", "));
+    say(&text, options.json);
+    let (stats, latest, overview) = (engine.stats(), engine.stats(), Latest::default());
+    let watched = Watched { overview: overview.clone(), figures: Box::new(move || latest.latest()) };
+    let (backend, orders) = admin::channel(watched, move |to| stats.figures(|figures| drop(to.send(figures))));
+    let admin = listeners.start(backend)?;
+    say("ready", options.json);
+    let mut desk = Desk { config: options.config, orders, started, watch, overview, engine: &mut *engine };
+    let ended = followed.until_signal(&mut desk);
+    drop(admin);
+    tell(&engine.stop()?, options.json)?;
+    ended
+}
+
+/// The figures of the run, on standard output.
+fn tell(summary: &Summary, json: bool) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    Ok(if json { writeln!(out, "{}", summary.json()) } else { writeln!(out, "{summary}") }?)
+}
+
+/// Opens the interval log, and leaves what it holds: the start may be refused yet.
+fn open_log(path: &Path) -> Result<File, Failure> {
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    file.map_err(|error| format!("--hlog {}: cannot be written: {error}", path.display()).into())
+}
+
+/// What a person wants to see at the start.
+fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], engine: &str) -> String {
+    let Facts { text: device, queues, .. } = facts;
+    let mut text = format!(
+        "oneip {}\n  interface  {device}\n  engine     {engine}\n  \
+         queues     {queues}, on core{} {}\n",
+        env!("CARGO_PKG_VERSION"),
+        if cores.len() == 1 { "" } else { "s" },
+        cores::list(cores)
+    );
+    text += &services(plan);
+    text
+}
+
+/// The first few services, a line each.
+fn services(plan: &Plan) -> String {
+    let mut text = String::new();
+    const SHOWN: usize = 8;
+    for service in plan.services.iter().take(SHOWN) {
+        let servers = service.servers.len();
+        let s = if servers == 1 { "" } else { "s" };
+        let _ = writeln!(text, "  {}, {servers} server{s}", verbs::check::heading(service));
+    }
+    if plan.services.len() > SHOWN {
+        let _ = writeln!(text, "  ... and {} services more", plan.services.len() - SHOWN);
+    }
+    text
+}

@@ -1,0 +1,145 @@
+//! What a service has gone through since its oldest open change. A process that comes after this one goes through the same, and so
+//! keeps connections where this one does: who keeps what follows from nothing else.
+
+use super::service::Standing;
+use crate::limits::MAX_HISTORY;
+use crate::model::{HashInput, Selection, Server, Service};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Never empty. Times are nanoseconds on the clock of the ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    configurations: Vec<Configuration>,
+    /// The first one is what everything began with.
+    steps: Vec<Step>,
+}
+
+/// What slots and their owners follow from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Configuration {
+    servers: Vec<Candidate>,
+    /// How many of them, at the end, a reload removed.
+    leaving: usize,
+    slots: u32,
+    flow: bool,
+    modulo: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Candidate {
+    name: String,
+    address: IpAddr,
+    weight: u32,
+}
+
+/// What the servers were there for from then on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// By index.
+    configuration: usize,
+    /// In the order of its servers.
+    pub standings: Vec<Standing>,
+    pub at: u64,
+    /// Until when connections stay that they were kept from.
+    pub until: u64,
+    /// Until when those stay at least that stay already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prolonged: Option<u64>,
+}
+
+impl Configuration {
+    fn of(service: &Service) -> Configuration {
+        let candidate =
+            |server: &Server| Candidate { name: server.name.clone(), address: server.address, weight: server.weight };
+        Configuration {
+            servers: service.servers.iter().map(candidate).collect(),
+            leaving: service.leaving,
+            slots: service.slots,
+            flow: service.hash == HashInput::Flow,
+            modulo: service.selection == Selection::Modulo,
+        }
+    }
+
+    /// The service as it was.
+    fn applied(&self, service: &Service) -> Service {
+        let server =
+            |of: &Candidate| Server { name: of.name.clone(), address: of.address, mac: None, weight: of.weight };
+        Service {
+            servers: self.servers.iter().map(server).collect(),
+            leaving: self.leaving,
+            slots: self.slots,
+            hash: if self.flow { HashInput::Flow } else { HashInput::Source },
+            selection: if self.modulo { Selection::Modulo } else { Selection::Maglev },
+            ..service.clone()
+        }
+    }
+}
+
+impl History {
+    /// Of a service that has just begun so.
+    pub fn new(service: &Service, standings: Vec<Standing>) -> History {
+        let first = Step { configuration: 0, standings, at: 0, until: 0, prolonged: None };
+        History { configurations: vec![Configuration::of(service)], steps: vec![first] }
+    }
+
+    /// From now on it is configured so.
+    pub fn configure(&mut self, service: &Service) {
+        self.configurations.push(Configuration::of(service));
+    }
+
+    /// By the last configuration, the servers are there for that from now on.
+    pub fn note(&mut self, standings: Vec<Standing>, (at, until): (u64, u64), prolonged: Option<u64>) {
+        let configuration = self.configurations.len() - 1;
+        self.steps.push(Step { configuration, standings, at, until, prolonged });
+        if self.steps.len() > MAX_HISTORY {
+            self.forget(1);
+        }
+    }
+
+    /// Nothing of what was matters any more.
+    pub fn settle(&mut self) {
+        self.forget(self.steps.len() - 1);
+    }
+
+    fn forget(&mut self, steps: usize) {
+        self.steps.drain(..steps);
+        let unused = self.steps[0].configuration;
+        self.configurations.drain(..unused);
+        self.steps.iter_mut().for_each(|step| step.configuration -= unused);
+    }
+
+    /// Whether anything is open that another process must know.
+    pub fn is_settled(&self) -> bool {
+        self.steps.len() == 1
+    }
+
+    /// Each step, with the service as it was configured then, where that is another than before.
+    pub fn steps(&self, service: &Service) -> impl Iterator<Item = (Option<Service>, &Step)> {
+        let mut last = None;
+        self.steps.iter().filter_map(move |step| {
+            let is_new = last.replace(step.configuration) != Some(step.configuration);
+            let configuration = self.configurations.get(step.configuration)?;
+            let fits = step.standings.len() == configuration.servers.len();
+            fits.then(|| (is_new.then(|| configuration.applied(service)), step))
+        })
+    }
+
+    /// Whether the last configuration is that of a service.
+    pub fn ends_with(&self, service: &Service) -> bool {
+        self.configurations.last() == Some(&Configuration::of(service))
+    }
+
+    /// With its times on another clock.
+    pub fn on_clock(mut self, to: impl Fn(u64) -> u64) -> History {
+        for step in &mut self.steps {
+            (step.at, step.until) = (to(step.at), to(step.until));
+            step.prolonged = step.prolonged.map(&to);
+        }
+        self
+    }
+}

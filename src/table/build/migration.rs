@@ -1,0 +1,385 @@
+//! Changes under way. When slots move from a server that goes on (it is drained, another joins or recovers, weights
+//! change), its connections stay with it for a while: a `Change` remembers whose the slots were. What follows for the
+//! data path is compiled into `Kept`.
+//!
+//! A server that dies keeps nothing: its slots move without a change being opened, and it vanishes from those that are open.
+
+use super::maglev::NOBODY;
+use crate::hash;
+use crate::limits::{FLOW_IDLE, MAX_CHANGES};
+use crate::table::flow_table::ticks;
+use crate::table::{MOVING, Owners, Rule, remainder};
+use std::sync::Arc;
+
+/// The open changes of one service, oldest first. Times are nanoseconds of the clock that the ports use.
+#[derive(Clone, Default)]
+pub struct Moves {
+    open: Vec<Change>,
+    /// Whether connections that show themselves while a change is open stay for as long as they last.
+    until_closed: bool,
+    /// If so: what was open once.
+    settled: Option<Settled>,
+}
+
+/// Of changes whose time is over: what is not remembered of their slots is the present owner's, and what is remembered stays.
+#[derive(Clone)]
+struct Settled {
+    rule: Rule,
+    /// By slot, whether it was moving; `None`: flows cannot be told by slot, and any may be remembered.
+    slots: Option<Vec<bool>>,
+    /// Since when.
+    since: u64,
+}
+
+#[derive(Clone)]
+struct Change {
+    /// Whose connections there were that nobody remembers; with the mark `MOVING` where the owner became another.
+    before: Owners,
+    began: u64,
+    until: u64,
+}
+
+/// Who keeps the flows of a service that are not remembered.
+pub struct Kept {
+    way: Way,
+    /// The tick since when the slot that has been moving for longest has.
+    pub horizon: u64,
+    /// Whether flows that show themselves stay for as long as they last.
+    pub until_closed: bool,
+}
+
+enum Way {
+    /// By the slots that clients have now.
+    Slots { rule: Rule, keepers: Arc<[Keeper]> },
+    /// Clients have or had other slots, or select by remainder: each change by itself, with whether flows without a
+    /// beginning may be older.
+    Chain(Vec<(Owners, bool)>),
+}
+
+/// Who keeps the flows of a slot that are not remembered. One a slot, so it is one word: 16 bits of server or `NOBODY`, one that
+/// says `is_learning`, one that says `is_settled`, the rest of it ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeper(u64);
+
+/// What the data path selects by while changes are open: the present owners, with the mark `MOVING` where a flow must be
+/// looked at by itself.
+#[derive(Clone)]
+pub struct Marked {
+    pub owners: Owners,
+    pub kept: Arc<Kept>,
+    /// How many slots are marked.
+    pub slots: u32,
+}
+
+impl Moves {
+    /// From `now` on the slots are `present`'s; they were `before`'s, and connections stay until `until`. `marked` is what
+    /// the data path has selected by up to now. Does nothing where nobody who goes on has lost a slot.
+    pub fn open(&mut self, before: Owners, present: &Owners, marked: Option<&Marked>, (now, until): (u64, u64)) {
+        // While others are open, what moves must be known in any case.
+        let until = self.open.iter().map(|change| change.until).max().unwrap_or(0).max(until);
+        if until <= now || !before.lost_to(present) {
+            return;
+        }
+        if !self.is_by_slot(before.rule) {
+            // What was before cannot be told slot by slot: it is told in full, until the last of it is over.
+            self.prolong(until);
+        }
+        let before = before.marked_against(present).kept_through(marked);
+        self.open.push(Change { before, began: now, until });
+        if self.open.len() > MAX_CHANGES {
+            let first = self.open.remove(0);
+            let second = &mut self.open[0];
+            let before = first.before.joined(&second.before);
+            *second = Change { before, began: first.began, until: second.until.max(first.until) };
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// When the change began that was opened last.
+    pub fn began_last(&self) -> Option<u64> {
+        self.open.last().map(|change| change.began)
+    }
+
+    /// Lets no open change end before.
+    pub fn prolong(&mut self, until: u64) {
+        self.open.iter_mut().for_each(|change| change.until = change.until.max(until));
+    }
+
+    /// Whether connections stay for as long as they last, from now on.
+    pub fn set_until_closed(&mut self, until_closed: bool) {
+        self.until_closed = until_closed;
+        self.settled.take_if(|_| !until_closed);
+    }
+
+    /// Whether connections that show themselves now will stay for as long as they last.
+    pub fn is_learning(&self) -> bool {
+        self.until_closed && !self.open.is_empty()
+    }
+
+    /// Since when there is nothing to be learnt of changes of which flows are remembered.
+    pub fn settled_since(&self) -> Option<u64> {
+        self.settled.as_ref().map(|settled| settled.since)
+    }
+
+    /// Nothing is remembered any more of changes whose time is over.
+    pub fn close_settled(&mut self) {
+        self.settled = None;
+    }
+
+    /// Ends the changes whose time is over.
+    pub fn expire(&mut self, now: u64) {
+        let over: Vec<Change> = self.open.extract_if(.., |change| change.until <= now).collect();
+        if self.until_closed {
+            over.iter().for_each(|change| change.settle(&mut self.settled, now));
+        }
+    }
+
+    /// When `mark` will say something else, if nothing happens until then.
+    pub fn next(&self, now: u64) -> Option<u64> {
+        self.open.iter().flat_map(|change| [change.until, change.learnt()]).filter(|time| *time > now).min()
+    }
+
+    /// The servers have other positions now; one that is gone has `NOBODY`'s.
+    pub fn renumber(&mut self, new: impl Fn(u16) -> u16) {
+        for change in &mut self.open {
+            change.before.renumber(&new);
+        }
+    }
+
+    /// `None`: no slot moves. `marked` is what this said before.
+    pub fn mark(&self, present: &Owners, marked: Option<&Marked>, now: u64) -> Option<Marked> {
+        let began = self.open.first().map(|first| first.began).or(self.settled_since())?;
+        let until_closed = self.until_closed;
+        if !self.is_by_slot(present.rule) {
+            // Every flow must be looked at.
+            let horizon = marked.map_or(ticks(began), |marked| marked.kept.horizon);
+            let chain = self.open.iter().map(|change| (change.before.clone(), now < change.learnt())).collect();
+            let owners = present.map(|owners| owners.iter().map(|owner| owner | MOVING).collect());
+            let kept = Arc::new(Kept { way: Way::Chain(chain), horizon, until_closed });
+            return Some(Marked { slots: present.rule.slots, owners, kept });
+        }
+        let laid = self.lay(&present.slots, marked.and_then(|marked| marked.by_slot(present.rule)), now);
+        let moving = || laid.iter().filter(|(owner, _)| owner & MOVING != 0);
+        let horizon = moving().map(|(_, keeper)| keeper.since()).min()?;
+        let (slots, keepers): (Vec<u16>, Vec<Keeper>) = laid.iter().copied().unzip();
+        let kept =
+            Arc::new(Kept { way: Way::Slots { rule: present.rule, keepers: keepers.into() }, horizon, until_closed });
+        let owners = Owners { rule: present.rule, slots: slots.into(), remainders: None };
+        Some(Marked { slots: moving().count() as u32, owners, kept })
+    }
+
+    /// Whether the open changes can be told slot by slot: clients have one slot by that rule, and had no other.
+    fn is_by_slot(&self, rule: Rule) -> bool {
+        let settled = self.settled.as_ref().is_none_or(|settled| settled.rule == rule && settled.slots.is_some());
+        rule.modulo.is_none() && settled && self.open.iter().all(|change| change.before.rule == rule)
+    }
+
+    /// Marks the slots that moved in an open change. They are kept by who had them before the first.
+    fn lay(&self, present: &[u16], marked: Option<(&[u16], &[Keeper])>, now: u64) -> Vec<(u16, Keeper)> {
+        let still = |owner: &u16| (*owner, Keeper::new(*owner, false, ticks(now)));
+        let mut laid: Vec<(u16, Keeper)> = present.iter().map(still).collect();
+        for change in &self.open {
+            let moved = change.before.slots.iter().enumerate().filter(|(_, before)| **before & MOVING != 0);
+            for (slot, before) in moved {
+                let (owner, keeper) = &mut laid[slot];
+                if *owner & MOVING != 0 {
+                    continue;
+                }
+                *owner |= MOVING;
+                let long = marked.filter(|(owners, _)| owners[slot] & MOVING != 0);
+                let since = long.map_or(ticks(change.began), |(_, keepers)| keepers[slot].since());
+                *keeper = Keeper::new(before & !MOVING, now < change.learnt(), since);
+            }
+        }
+        let settled = self.settled.iter().filter_map(|settled| settled.slots.as_ref()).flatten().zip(&mut laid);
+        for (slot, (_, (owner, keeper))) in
+            settled.enumerate().filter(|(_, (moved, (owner, _)))| **moved && owner & MOVING == 0)
+        {
+            let long = marked.filter(|(owners, _)| owners[slot] & MOVING != 0);
+            *keeper = long.map_or(*keeper, |(_, keepers)| keepers[slot]).kept_by(*owner).settled();
+            *owner |= MOVING;
+        }
+        laid
+    }
+}
+
+impl Change {
+    /// Its time is over.
+    fn settle(&self, settled: &mut Option<Settled>, now: u64) {
+        let Owners { rule, slots, .. } = &self.before;
+        let moved: Vec<bool> = slots.iter().map(|owner| owner & MOVING != 0).collect();
+        let all = match settled.take() {
+            None if rule.modulo.is_none() => Some(moved),
+            Some(Settled { rule: known, slots: Some(mut slots), .. }) if known == *rule => {
+                slots.iter_mut().zip(moved).for_each(|(slot, moved)| *slot |= moved);
+                Some(slots)
+            }
+            _ => None,
+        };
+        *settled = Some(Settled { rule: *rule, slots: all, since: now });
+    }
+
+    /// When every flow without a beginning that was there has shown itself, or is over.
+    fn learnt(&self) -> u64 {
+        self.began + FLOW_IDLE.as_nanos() as u64
+    }
+}
+
+impl Owners {
+    /// The server of a client, or `NOBODY`; with the mark, if its slot has it.
+    fn find(&self, hash: u64, client: u128) -> u16 {
+        let by_slot = || self.slots[hash::slot(hash, self.rule.slots) as usize];
+        let by_remainder = self.remainders.as_ref().map(|owners| owners[remainder(client, owners.len())]);
+        by_remainder.filter(|owner| owner & !MOVING != NOBODY).unwrap_or_else(by_slot)
+    }
+
+    fn map(&self, f: impl Fn(&Arc<[u16]>) -> Arc<[u16]>) -> Owners {
+        Owners { rule: self.rule, slots: f(&self.slots), remainders: self.remainders.as_ref().map(f) }
+    }
+
+    fn zip(&self, other: &Owners, f: impl Fn(u16, u16) -> u16) -> Owners {
+        let zip = |mine: &[u16], others: &[u16]| mine.iter().zip(others).map(|(a, b)| f(*a, *b)).collect();
+        let remainders = self.remainders.as_ref().zip(other.remainders.as_ref()).map(|(a, b)| zip(a, b));
+        Owners { rule: self.rule, slots: zip(&self.slots, &other.slots), remainders }
+    }
+
+    /// The servers have other positions now. Marks stay.
+    pub(super) fn renumber(&mut self, new: impl Fn(u16) -> u16) {
+        *self = self.map(|owners| owners.iter().map(|owner| new(owner & !MOVING) | owner & MOVING).collect());
+    }
+
+    /// Whether somebody has a slot here that is another's in `present`.
+    fn lost_to(&self, present: &Owners) -> bool {
+        let lost = |(mine, present): (&u16, &u16)| mine != present && *mine != NOBODY;
+        let any_slot = || self.slots.iter().zip(present.slots.iter()).any(lost);
+        // A server that comes back gets its remainder from all others.
+        self.rule != present.rule || self.remainders != present.remainders || any_slot()
+    }
+
+    /// Where a slot that moves has been moving before, those of its connections that nobody remembers are older than its
+    /// last owner.
+    fn kept_through(mut self, marked: Option<&Marked>) -> Owners {
+        if let Some((owners, keepers)) = marked.and_then(|marked| marked.by_slot(self.rule)) {
+            let through = |(mine, (owner, keeper)): (&u16, (&u16, &Keeper))| match owner & mine & MOVING {
+                0 => *mine,
+                mark => keeper.server_or_nobody() | mark,
+            };
+            self.slots = self.slots.iter().zip(owners.iter().zip(keepers)).map(through).collect();
+        }
+        self
+    }
+
+    /// With the mark where the owner is another in `present`.
+    fn marked_against(&self, present: &Owners) -> Owners {
+        if self.rule != present.rule || self.rule.modulo.is_some() {
+            return self.map(|owners| owners.iter().map(|owner| owner | MOVING).collect());
+        }
+        self.zip(present, |mine, present| if mine == present { mine } else { mine | MOVING })
+    }
+
+    /// Two changes as one: this one, and a newer.
+    fn joined(&self, newer: &Owners) -> Owners {
+        if self.rule != newer.rule {
+            return self.clone();
+        }
+        self.zip(newer, |mine, newer| if mine & MOVING != 0 { mine } else { newer })
+    }
+}
+
+impl Marked {
+    /// Owners and keepers by slot, if clients have the slots of that rule, and had no others.
+    fn by_slot(&self, rule: Rule) -> Option<(&[u16], &[Keeper])> {
+        match &self.kept.way {
+            Way::Slots { rule: kept, keepers } if *kept == rule => Some((&self.owners.slots, keepers)),
+            _ => None,
+        }
+    }
+
+    /// The servers have other positions now; one that is gone has `NOBODY`'s.
+    pub fn renumber(&mut self, new: impl Fn(u16) -> u16 + Copy) {
+        self.owners.renumber(new);
+        let way = match &self.kept.way {
+            Way::Slots { rule, keepers } => {
+                let renumber = |keeper: &Keeper| keeper.kept_by(new(keeper.server_or_nobody()));
+                Way::Slots { rule: *rule, keepers: keepers.iter().map(renumber).collect() }
+            }
+            Way::Chain(chain) => {
+                let mut chain = chain.clone();
+                chain.iter_mut().for_each(|(owners, _)| owners.renumber(new));
+                Way::Chain(chain)
+            }
+        };
+        let Kept { horizon, until_closed, .. } = *self.kept;
+        self.kept = Arc::new(Kept { way, horizon, until_closed });
+    }
+}
+
+impl Kept {
+    /// By slot, whether it moves or not; `None`: every client moves, and each must be looked at by itself.
+    pub fn keepers(&self) -> Option<&[Keeper]> {
+        match &self.way {
+            Way::Slots { keepers, .. } => Some(keepers),
+            Way::Chain(_) => None,
+        }
+    }
+
+    /// Who keeps a client's flows of which nothing is remembered. `present` owns its slot, `hash` is its hash by a rule.
+    pub fn keeper(&self, present: Option<u16>, hash: impl Fn(&Rule) -> u64, client: u128) -> Keeper {
+        match &self.way {
+            Way::Slots { rule, keepers } => keepers[hash::slot(hash(rule), rule.slots) as usize],
+            Way::Chain(chain) => {
+                let first = chain.iter().find_map(|(owners, learning)| {
+                    let owner = owners.find(hash(&owners.rule), client);
+                    (owner & MOVING != 0 && owner != MOVING | NOBODY).then_some((owner & !MOVING, *learning))
+                });
+                let (server, learning) = first.unwrap_or((present.unwrap_or(NOBODY), false));
+                let keeper = Keeper::new(server, learning, self.horizon);
+                if chain.is_empty() { keeper.settled() } else { keeper }
+            }
+        }
+    }
+}
+
+impl Keeper {
+    const LEARNING: u64 = 1 << 16;
+    const SETTLED: u64 = 1 << 17;
+    const SINCE: u32 = 18;
+
+    fn new(server: u16, is_learning: bool, since: u64) -> Keeper {
+        Keeper(u64::from(server) | if is_learning { Keeper::LEARNING } else { 0 } | since << Keeper::SINCE)
+    }
+
+    fn server_or_nobody(&self) -> u16 {
+        self.0 as u16
+    }
+
+    pub fn server(&self) -> Option<u16> {
+        (self.server_or_nobody() != NOBODY).then_some(self.server_or_nobody())
+    }
+
+    /// Whether a flow of a protocol without a beginning may still be an old one.
+    pub fn is_learning(&self) -> bool {
+        self.0 & Keeper::LEARNING != 0
+    }
+
+    /// The tick since when the slot has been moving: what was last seen before was remembered for a change that is over.
+    pub fn since(&self) -> u64 {
+        self.0 >> Keeper::SINCE
+    }
+
+    /// Whether what is not remembered is the present owner's, and so is all that begins: nothing more is remembered.
+    pub fn is_settled(&self) -> bool {
+        self.0 & Keeper::SETTLED != 0
+    }
+
+    fn kept_by(&self, server: u16) -> Keeper {
+        Keeper(self.0 & !u64::from(u16::MAX) | u64::from(server))
+    }
+
+    fn settled(&self) -> Keeper {
+        Keeper(self.0 & !Keeper::LEARNING | Keeper::SETTLED)
+    }
+}

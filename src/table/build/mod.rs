@@ -1,0 +1,487 @@
+//! The control side of the tables: every service's first choices and failover orders, which servers are up, where they are;
+//! compiles a `Table` of it. Owned by one control thread.
+
+mod history;
+pub mod maglev;
+pub mod migration;
+pub mod rendezvous;
+mod service;
+
+use self::maglev::Candidate;
+use self::service::{Idents, Ranking, ServerState, ServiceState, candidates};
+use super::{
+    Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, ServiceTable, Table, port_key, port_key_v4,
+};
+use crate::hash::Key;
+use crate::model::identity::{Identity, continued};
+use crate::model::{HashInput, Mac, Plan, Selection, Service};
+use crate::table::census::Census;
+use crate::table::index::Index;
+use crate::table::trace::Watch;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+pub use self::history::History;
+pub use self::service::Standing;
+
+/// Times are nanoseconds on the clock of the ports. A copy shares what is large.
+#[derive(Clone)]
+pub struct Cluster {
+    key: Key,
+    generation: u64,
+    layout: u64,
+    directory: Arc<Directory>,
+    services: Vec<ServiceState>,
+    rankings: Arc<Rankings>,
+    idents: Idents,
+    watch: Option<Arc<Watch>>,
+    workers: usize,
+    /// What workers remember, of this layout.
+    census: Arc<Census>,
+}
+
+/// By what they depend on: names and weights, slots.
+type Rankings = HashMap<RankingKey, Arc<Ranking>>;
+type RankingKey = (Vec<(String, u32)>, u32);
+
+/// A cluster by another plan, in the making: all that takes long. Servers may go on to come and go meanwhile.
+pub struct Renewal {
+    key: Key,
+    directory: Directory,
+    rankings: Rankings,
+    services: Vec<Renewed>,
+    idents: Idents,
+    /// The layout that it follows.
+    layout: u64,
+    began: u64,
+}
+
+struct Renewed {
+    state: ServiceState,
+    /// The service that it continues, and the version of that.
+    of: Option<(usize, u64)>,
+    address: u16,
+    ranking: Arc<Ranking>,
+}
+
+impl Cluster {
+    /// All servers take clients, MACs as configured.
+    pub fn new(plan: &Plan) -> Cluster {
+        let key = Key::from(plan.hash_key);
+        let (directory, addresses) = directory(&plan.services);
+        let (of_service, rankings) = rankings(key, &plan.services, &Rankings::new());
+        let mut idents = Idents::default();
+        let services = plan.services.iter().zip(addresses).zip(of_service);
+        let services = services
+            .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut idents))
+            .collect();
+        Cluster {
+            key,
+            generation: 0,
+            layout: 0,
+            services,
+            directory: Arc::new(directory),
+            rankings: Arc::new(rankings),
+            idents,
+            watch: None,
+            workers: 1,
+            census: Arc::new(Census::new(1, plan.services.iter().map(|service| service.servers.len()).sum())),
+        }
+    }
+
+    /// How many workers remember flows; 1 until then.
+    pub fn set_workers(&mut self, workers: usize) {
+        self.workers = workers;
+        self.renew_census();
+    }
+
+    fn renew_census(&mut self) {
+        let destinations = self.services.iter().map(|service| service.servers.len()).sum();
+        self.census = Arc::new(Census::new(self.workers, destinations));
+    }
+
+    /// Goes over to another plan. Servers that are in both keep their standing and, through the change, their connections,
+    /// for their service's `drain`; new ones are out at first. What must not lose its connections at once though the
+    /// configuration dropped it stands in the plan as leaving.
+    pub fn renew(&mut self, plan: &Plan, now: u64) {
+        let renewal = self.renewal(plan, now);
+        self.adopt(renewal, plan, now);
+    }
+
+    /// What it takes to go over to another plan.
+    pub fn renewal(&self, plan: &Plan, now: u64) -> Renewal {
+        let key = Key::from(plan.hash_key);
+        let (directory, addresses) = directory(&plan.services);
+        let none = Rankings::new();
+        let known = if key == self.key { &*self.rankings } else { &none };
+        let (of_service, rankings) = rankings(key, &plan.services, known);
+        let old: Vec<Identity> = self.services.iter().map(|service| service.identity.clone()).collect();
+        let new: Vec<Identity> = plan.services.iter().map(Identity::of).collect();
+        let mut idents = self.idents.clone();
+        idents.keep(self.services.iter().flat_map(|service| &service.servers).map(|server| server.ident));
+        let mut services = Vec::with_capacity(plan.services.len());
+        let made = plan.services.iter().zip(addresses).zip(of_service).zip(continued(&old, &new));
+        for (((service, address), ranking), of) in made {
+            let place = (address, Arc::clone(&ranking));
+            let state = match of.map(|at| self.services[at].clone()) {
+                Some(known) => {
+                    let until = now + service.drain.as_nanos() as u64;
+                    known.renew(key, service, place, &mut idents, (now, until))
+                }
+                None => {
+                    let mut new = ServiceState::new(key, service, address, place.1, &mut idents);
+                    new.set_standings(&vec![Standing::Out; service.servers.len()], now, now);
+                    new
+                }
+            };
+            let of = of.map(|at| (at, self.services[at].version()));
+            services.push(Renewed { state, of, address, ranking });
+        }
+        Renewal { key, directory, rankings, services, idents, layout: self.layout, began: now }
+    }
+
+    /// Whether that is for the plan that is in use.
+    pub fn can_adopt(&self, renewal: &Renewal) -> bool {
+        renewal.layout == self.layout
+    }
+
+    /// Goes over to the plan. What has changed in the meantime is gone through again.
+    pub fn adopt(&mut self, renewal: Renewal, plan: &Plan, now: u64) {
+        assert!(self.can_adopt(&renewal), "the services are those that it was made for");
+        let Renewal { key, directory, rankings, services, mut idents, began, .. } = renewal;
+        let renewed = services.into_iter().zip(&plan.services).map(|(renewed, service)| {
+            let Renewed { mut state, of, address, ranking } = renewed;
+            let until = now + service.drain.as_nanos() as u64;
+            match of {
+                Some((at, version)) if self.services[at].version() != version => {
+                    let known = self.services[at].clone();
+                    known.renew(key, service, (address, ranking), &mut idents, (now, until))
+                }
+                _ => {
+                    state.postpone(began, (now, until));
+                    state
+                }
+            }
+        });
+        self.services = renewed.collect();
+        (self.key, self.directory, self.rankings) = (key, Arc::new(directory), Arc::new(rankings));
+        self.idents = idents;
+        self.layout += 1;
+        self.renew_census();
+        self.renew_census();
+    }
+
+    /// Takes a server in or out in every service that has it, with all its clients. Returns in how many its standing changed;
+    /// `None`: no service has a server of that name.
+    pub fn set_up(&mut self, name: &str, up: bool) -> Option<usize> {
+        let standing = if up { Standing::Taking } else { Standing::Out };
+        let mut known = false;
+        let mut changed = 0;
+        for service in &mut self.services {
+            if let Some(server) = service.servers.iter().position(|s| s.name == name) {
+                known = true;
+                let mut standings: Vec<Standing> = (0..service.servers.len()).map(|at| service.standing(at)).collect();
+                standings[server] = standing;
+                changed += usize::from(service.set_standings(&standings, 0, 0));
+            }
+        }
+        known.then_some(changed)
+    }
+
+    /// What the servers of one service are there for, in the order of the plan. The connections of those that stay keep
+    /// their servers until `until`, whoever owns their slots then. Returns whether that changed anything.
+    pub fn set_standings(&mut self, service: ServiceId, standings: &[Standing], now: u64, until: u64) -> bool {
+        self.services[service as usize].set_standings(standings, now, until)
+    }
+
+    /// Has workers note the frames of a client from the next table on; `None`: no more.
+    pub fn set_watch(&mut self, watch: Option<Arc<Watch>>) {
+        self.watch = watch;
+    }
+
+    /// Lets connections stay at least until then, where they stay already.
+    pub fn prolong(&mut self, service: ServiceId, until: u64, now: u64) {
+        self.services[service as usize].prolong(until, now);
+    }
+
+    pub fn standing(&self, service: ServiceId, server: usize) -> Standing {
+        self.services[service as usize].standing(server)
+    }
+
+    /// What a process that comes after this one must know to go on with the changes of a service that are open.
+    pub fn history(&self, service: ServiceId) -> Option<&History> {
+        self.services[service as usize].history()
+    }
+
+    /// Goes on with changes of a service that were open in a process before this one.
+    pub fn recall(&mut self, service: ServiceId, plan: &Plan, history: &History, now: u64) {
+        let of = &plan.services[service as usize];
+        let state = &self.services[service as usize];
+        if let Some(recalled) = state.recalled(self.key, of, state.ranking(), &mut self.idents, (history, now)) {
+            self.services[service as usize] = recalled;
+        }
+    }
+
+    /// When `expire` will find something.
+    pub fn due(&self) -> Option<u64> {
+        self.services.iter().filter_map(ServiceState::due).min()
+    }
+
+    /// Ends the changes whose time is over. Whether that changed anything.
+    pub fn expire(&mut self, now: u64) -> bool {
+        let mut base = 0;
+        self.services.iter_mut().fold(false, |changed, service| {
+            let first = base;
+            base += service.servers.len();
+            service.expire(now, (&self.census, first)) | changed
+        })
+    }
+
+    /// Whether workers may remember connections of a server that stay for as long as they last: in any service, or in one.
+    pub fn remembers(&self, service: Option<&str>, server: &str) -> bool {
+        let mut base = 0;
+        self.services.iter().any(|known| {
+            let first = base;
+            base += known.servers.len();
+            let at = known.servers.iter().position(|known| known.name == server);
+            let at = at.filter(|_| service.is_none_or(|service| service == known.identity.name));
+            at.is_some_and(|at| known.remembers(first + at..first + at + 1, &self.census))
+        })
+    }
+
+    /// Notes the MAC of the servers with that primary address; `None`: not resolved.
+    pub fn set_mac(&mut self, address: IpAddr, mac: Option<Mac>) {
+        for server in self.services.iter_mut().flat_map(|s| &mut s.servers).filter(|s| s.address == address) {
+            server.mac = mac;
+        }
+    }
+
+    pub fn mac(&self, service: ServiceId, server: usize) -> Option<Mac> {
+        self.services[service as usize].servers[server].mac
+    }
+
+    /// Of what was compiled last.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// How many services there are.
+    pub fn services(&self) -> usize {
+        self.services.len()
+    }
+
+    pub fn name(&self, service: ServiceId) -> &str {
+        &self.services[service as usize].identity.name
+    }
+
+    /// A server's position in a service.
+    pub fn position(&self, service: ServiceId, name: &str) -> Option<u16> {
+        let servers = &self.services[service as usize].servers;
+        servers.iter().position(|server| server.name == name).map(|at| at as u16)
+    }
+
+    /// What a service selects by now.
+    pub fn service(&self, service: ServiceId) -> ServiceTable {
+        self.services[service as usize].table(0)
+    }
+
+    /// Which server of a service each slot has while all are up, by position, or `NOBODY`.
+    pub fn first_choices(&self, service: ServiceId) -> &[u16] {
+        self.services[service as usize].first_choices()
+    }
+
+    /// How many slots of a service each server owns now.
+    pub fn shares(&self, service: ServiceId) -> Arc<[u32]> {
+        Arc::clone(self.services[service as usize].shares())
+    }
+
+    /// How often what is known of a service here has changed, MACs apart.
+    pub fn version(&self, service: ServiceId) -> u64 {
+        self.services[service as usize].version()
+    }
+
+    /// Which list of services and servers this is.
+    pub fn layout(&self) -> u64 {
+        self.layout
+    }
+
+    /// How many slots of a service are moving: their connections stay with one server while new ones go to another.
+    pub fn moving(&self, service: ServiceId) -> u32 {
+        self.services[service as usize].moving()
+    }
+
+    /// The failover order of a slot: the first choice, then every other server of weight above 0.
+    pub fn order(&self, service: ServiceId, slot: u32) -> Vec<u16> {
+        self.services[service as usize].order(slot)
+    }
+
+    /// Numbers the list of services and servers that tables are compiled of from now on; 0 until then.
+    pub fn set_layout(&mut self, layout: u64) {
+        self.layout = layout;
+    }
+
+    /// One generation on, for who compiles something else than a `Table`.
+    pub fn count_generation(&mut self) {
+        self.generation += 1;
+    }
+
+    /// A new table of the present state, one generation on.
+    pub fn compile(&mut self) -> Table {
+        self.count_generation();
+        let mut base = 0;
+        let (mut macs, mut idents, mut keepers) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut own, mut loops) = (Vec::new(), Vec::new());
+        let mut services = Vec::with_capacity(self.services.len());
+        for service in &self.services {
+            let table = service.table(base);
+            for (server, destination) in service.servers.iter().zip(base..) {
+                macs.push(PackedMac::from(server.mac));
+                idents.push(server.ident);
+                if table.kept().is_some() && server.keeps() {
+                    keepers.push((server.ident, destination));
+                }
+                if let Some(mac) = server.mac {
+                    own.push((PackedMac::from_bytes(mac.0).0, 0));
+                    loops.push(((PackedMac::from_bytes(mac.0).0, service.address as u32), 0));
+                }
+            }
+            base += service.servers.len() as u32;
+            services.push(table);
+        }
+        macs.push(PackedMac::UNRESOLVED);
+        let horizon = services.iter().filter_map(|service| Some(service.kept()?.horizon)).min().unwrap_or(0);
+        Table {
+            generation: self.generation,
+            layout: self.layout,
+            key: self.key,
+            directory: Arc::clone(&self.directory),
+            services: services.into(),
+            macs: macs.into(),
+            idents: idents.into(),
+            keepers: Index::new(keepers),
+            horizon,
+            own: Index::new(own),
+            loops: Index::new(loops),
+            watch: self.watch.clone(),
+            census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),
+        }
+    }
+}
+
+impl Renewal {
+    /// For each service of the plan, the one that it continues.
+    pub fn continues(&self, service: ServiceId) -> Option<ServiceId> {
+        self.services[service as usize].of.map(|(at, _)| at as ServiceId)
+    }
+
+    /// What clients of a service will be selected by when the servers that are new take clients as well. `None`: by the
+    /// same as now.
+    pub fn promised(&self, service: ServiceId, now: &Cluster) -> Option<ServiceTable> {
+        let Renewed { state, of, .. } = &self.services[service as usize];
+        let old = &now.services[of.as_ref()?.0];
+        let is_new = |server: &ServerState| old.servers.iter().all(|old| old.address != server.address);
+        (!state.selects_like(old)).then(|| state.promised(is_new))
+    }
+}
+
+/// Each service's ranking, and all by what they depend on. Those that are not known are made on all cores at once:
+/// thousands of services shall not keep a start waiting.
+fn rankings(key: Key, services: &[Service], known: &Rankings) -> (Vec<Arc<Ranking>>, Rankings) {
+    let of = |service: &Service| -> RankingKey {
+        let owned = |candidate: Candidate| (candidate.name.to_owned(), candidate.weight);
+        (candidates(service).into_iter().map(owned).collect(), service.slots)
+    };
+    let keys: Vec<RankingKey> = services.iter().map(of).collect();
+    let mut wanted: HashMap<&RankingKey, &Service> = HashMap::new();
+    keys.iter().zip(services).for_each(|(key, service)| _ = wanted.entry(key).or_insert(service));
+    let missing: Vec<(&RankingKey, &Service)> =
+        wanted.into_iter().filter(|(key, _)| !known.contains_key(*key)).collect();
+    let made: Vec<OnceLock<Ranking>> = missing.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let make = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some((_, service)) = missing.get(at) else { return };
+            made[at].get_or_init(|| Ranking::new(key, &candidates(service), service.slots));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, |cores| cores.get()).min(missing.len());
+    thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(make)));
+        make();
+    });
+    let made = made.into_iter().map(|ranking| Arc::new(ranking.into_inner().expect("all were made")));
+    let made: HashMap<&RankingKey, Arc<Ranking>> = missing.iter().map(|(key, _)| *key).zip(made).collect();
+    let of_service: Vec<Arc<Ranking>> =
+        keys.iter().map(|key| Arc::clone(made.get(key).or_else(|| known.get(key)).expect("made or known"))).collect();
+    let rankings = keys.iter().cloned().zip(of_service.iter().cloned()).collect();
+    (of_service, rankings)
+}
+
+/// The directory of the services, and each service's address in it.
+fn directory(services: &[Service]) -> (Directory, Vec<u16>) {
+    let mut ids: HashMap<IpAddr, u16> = HashMap::new();
+    let mut addresses: Vec<Address> = Vec::new();
+    let (mut ports_v4, mut ports_v6) = (Vec::new(), Vec::new());
+    let mut of_service = Vec::with_capacity(services.len());
+    for (i, service) in services.iter().enumerate() {
+        let id = *ids.entry(service.address).or_insert_with(|| {
+            let id = addresses.len() as u16;
+            addresses.push(Address { id, any: NO_SERVICE, default: i as ServiceId, by_transport: [NO_SERVICE; 3] });
+            id
+        });
+        of_service.push(id);
+        let address = &mut addresses[id as usize];
+        if service.ports.is_empty() {
+            address.any = i as ServiceId;
+            address.default = i as ServiceId;
+        }
+        for port in &service.ports {
+            let first = &mut address.by_transport[port.transport as usize];
+            *first = (*first).min(i as ServiceId);
+        }
+        let plain = service.hash == HashInput::Source && service.selection == Selection::Maglev;
+        let value = i as u32 | if plain { PLAIN } else { 0 };
+        let everything = service.ports.is_empty().then_some(EVERYTHING);
+        let keys =
+            service.ports.iter().map(|p| port_key(p.transport.protocol(), p.number.to_be_bytes())).chain(everything);
+        match service.address {
+            IpAddr::V4(address) => ports_v4.extend(keys.map(|key| (port_key_v4(address.octets(), key), value))),
+            IpAddr::V6(address) => {
+                ports_v6.extend(keys.map(|key| ((u128::from_le_bytes(address.octets()), key), value)))
+            }
+        }
+    }
+    for address in &mut addresses {
+        for first in address.by_transport.iter_mut().filter(|first| **first == NO_SERVICE) {
+            *first = address.any;
+        }
+    }
+    let v4 = ids.iter().filter_map(|(a, id)| match a {
+        IpAddr::V4(a) => Some((a.to_bits(), *id as u32)),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = ids.iter().filter_map(|(a, id)| match a {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(a) => Some((a.to_bits(), *id as u32)),
+    });
+    let directory = Directory {
+        v4: Index::new(v4),
+        v6: Index::new(v6),
+        addresses: addresses.into(),
+        ports_v4: Index::new(ports_v4),
+        ports_v6: Index::new(ports_v6),
+    };
+    (directory, of_service)
+}

@@ -1,0 +1,537 @@
+//! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
+
+use super::history::History;
+use super::maglev::{self, Candidate, NOBODY};
+use super::migration::{Marked, Moves};
+use super::rendezvous::Rendezvous;
+use crate::hash::Key;
+use crate::limits::FLOW_CENSUS;
+use crate::model::identity::Identity;
+use crate::model::{HashInput, Mac, Selection, Server, Service};
+use crate::table::census::Census;
+use crate::table::flow_table::MAX_IDENT;
+use crate::table::{Owners, Rule, ServiceTable};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What a server is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// For nobody.
+    #[serde(rename = "o")]
+    Out,
+    /// For the connections that it has.
+    #[serde(rename = "k")]
+    Keeping,
+    /// For new clients too.
+    #[serde(rename = "t")]
+    Taking,
+}
+
+#[derive(Clone)]
+pub struct ServiceState {
+    pub identity: Identity,
+    /// How often its servers' standings, its slots or what is kept has changed.
+    version: u64,
+    /// Index into the directory's addresses.
+    pub address: u16,
+    pub servers: Vec<ServerState>,
+    ranking: Arc<Ranking>,
+    present: Owners,
+    moves: Moves,
+    /// While slots move: what the data path gets instead of `present`.
+    marked: Option<Marked>,
+    /// When that must be looked at again.
+    due: Option<u64>,
+    history: History,
+    /// When it is looked whether what is remembered of changes whose time is over still lasts.
+    look: Option<u64>,
+    /// How many slots each server owns.
+    shares: Arc<[u32]>,
+}
+
+#[derive(Clone)]
+pub struct ServerState {
+    pub name: String,
+    pub address: IpAddr,
+    pub mac: Option<Mac>,
+    /// Names this server of this service for as long as it is configured, see [`Idents`].
+    pub ident: u32,
+    standing: Standing,
+}
+
+/// Names servers in flow tables: by numbers from 1 to `MAX_IDENT`, in turn, so that none is used again before 16 million servers have
+/// come after it; what a flow table says of a change that is over counts no more, whoever it names.
+#[derive(Clone, Default)]
+pub struct Idents {
+    last: u32,
+    in_use: HashSet<u32>,
+}
+
+impl Idents {
+    /// Draws none of these from now on.
+    pub fn keep(&mut self, in_use: impl Iterator<Item = u32>) {
+        self.in_use = in_use.collect();
+    }
+
+    fn draw(&mut self) -> u32 {
+        loop {
+            self.last = self.last % MAX_IDENT + 1;
+            if !self.in_use.contains(&self.last) {
+                return self.last;
+            }
+        }
+    }
+}
+
+/// What depends on names, weights and slots alone; services that have the same share it.
+pub struct Ranking {
+    first: Arc<[u16]>,
+    rendezvous: Rendezvous,
+    weights: Vec<u32>,
+}
+
+impl Ranking {
+    pub fn new(key: Key, candidates: &[Candidate], slots: u32) -> Ranking {
+        Ranking {
+            first: maglev::populate(key, candidates, slots).into(),
+            rendezvous: Rendezvous::new(key, candidates),
+            weights: candidates.iter().map(|candidate| candidate.weight).collect(),
+        }
+    }
+
+    /// The failover order of a slot: the first choice, then every other server of weight above 0.
+    pub fn order(&self, slot: u32) -> Vec<u16> {
+        let first = self.first[slot as usize];
+        let others = self.rendezvous.order(slot).into_iter().filter(|server| *server != first);
+        std::iter::once(first).filter(|first| *first != NOBODY).chain(others).collect()
+    }
+}
+
+/// Those of a service that can be chosen: not the leaving ones, which stand behind them.
+pub fn candidates(service: &Service) -> Vec<Candidate<'_>> {
+    let staying = &service.servers[..service.servers.len() - service.leaving];
+    staying.iter().map(|s| Candidate { name: &s.name, weight: s.weight }).collect()
+}
+
+impl ServiceState {
+    /// Every server with a weight takes clients.
+    pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
+        let servers = service.servers.iter().map(|server| ServerState::new(server, Standing::Taking, idents));
+        let mut state = ServiceState {
+            identity: Identity::of(service),
+            version: 0,
+            address,
+            servers: servers.collect(),
+            present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
+            ranking,
+            moves: Moves::default(),
+            marked: None,
+            due: None,
+            history: History::new(service, vec![Standing::Taking; service.servers.len()]),
+            look: None,
+            shares: Arc::default(),
+        };
+        state.moves.set_until_closed(service.until_closed);
+        state.present.remainders = state.remainders();
+        state.count();
+        state
+    }
+
+    /// The same service after what it has gone through in a process before this one: connections that nobody remembers are kept as
+    /// there. Which were begun meanwhile is forgotten. `None`: that says nothing.
+    pub fn recalled(
+        &self,
+        key: Key,
+        service: &Service,
+        ranking: Arc<Ranking>,
+        idents: &mut Idents,
+        (history, now): (&History, u64),
+    ) -> Option<ServiceState> {
+        let mut state: Option<ServiceState> = None;
+        for (configured, step) in history.steps(service) {
+            let (at, until) = (step.at, step.until);
+            let ranking = |of: &Service| Arc::new(Ranking::new(key, &candidates(of), of.slots));
+            let mut next = match (state.take(), configured) {
+                (Some(before), None) => before,
+                (Some(mut before), Some(configured)) => {
+                    before.end_changes(at);
+                    let ranking = ranking(&configured);
+                    before.renew(key, &configured, (self.address, ranking), idents, (at, until))
+                }
+                (None, Some(first)) => {
+                    // What everything began with moves nobody.
+                    let ranking = ranking(&first);
+                    let mut first = ServiceState::new(key, &first, self.address, ranking, idents);
+                    first.set_standings(&step.standings, 0, 0);
+                    first
+                }
+                (None, None) => break,
+            };
+            next.end_changes(at);
+            next.set_standings(&step.standings, at, until);
+            step.prolonged.into_iter().for_each(|until| next.prolong(until, at));
+            state = Some(next);
+        }
+        let until = now + service.drain.as_nanos() as u64;
+        let mut state = state?;
+        state.end_changes(now);
+        if !history.ends_with(service) {
+            state = state.renew(key, service, (self.address, ranking), idents, (now, until));
+        }
+        // Where each is, and what it is there for now.
+        let standings: Vec<Standing> = self.servers.iter().map(|server| server.standing).collect();
+        state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.mac = is.mac);
+        state.set_standings(&standings, now, until);
+        Some(state)
+    }
+
+    pub fn ranking(&self) -> Arc<Ranking> {
+        Arc::clone(&self.ranking)
+    }
+
+    /// What a process that comes after this one must know to go on with the changes that are open; `None`: there are none.
+    pub fn history(&self) -> Option<&History> {
+        Some(&self.history).filter(|history| !history.is_settled())
+    }
+
+    /// Writes down what the servers are there for from now on, as long as that matters.
+    fn record(&mut self, times: (u64, u64), prolonged: Option<u64>) {
+        self.history.note(self.servers.iter().map(|server| server.standing).collect(), times, prolonged);
+        if !self.moves.is_open() {
+            self.history.settle();
+        }
+    }
+
+    /// The same service by a new configuration. What stays the same server keeps its standing; others are out at first.
+    /// Connections stay with servers that go on, until `until`.
+    pub fn renew(
+        self,
+        key: Key,
+        service: &Service,
+        (address, ranking): (u16, Arc<Ranking>),
+        idents: &mut Idents,
+        (now, until): (u64, u64),
+    ) -> ServiceState {
+        let known_ranking = Arc::ptr_eq(&self.ranking, &ranking);
+        let mut old: Vec<Option<ServerState>> = self.servers.into_iter().map(Some).collect();
+        let mut new_positions = vec![NOBODY; old.len()];
+        let mut servers = Vec::with_capacity(service.servers.len());
+        for (new, server) in service.servers.iter().enumerate() {
+            let same = |known: &&mut Option<ServerState>| known.as_ref().is_some_and(|it| it.address == server.address);
+            let known = old.iter_mut().enumerate().find_map(|(at, known)| Some(at).zip(Some(known).filter(same)));
+            servers.push(match known {
+                Some((at, known)) => {
+                    new_positions[at] = new as u16;
+                    let known = known.take().expect("it was found");
+                    ServerState { name: server.name.clone(), mac: server.mac.or(known.mac), ..known }
+                }
+                None => ServerState::new(server, Standing::Out, idents),
+            });
+        }
+        let rule = rule(key, service, Some(self.present.rule));
+        let version = self.version + 1;
+        let in_place = new_positions.iter().enumerate().all(|(at, new)| usize::from(*new) == at);
+        if known_ranking && rule == self.present.rule && in_place && servers.len() == new_positions.len() {
+            // Nothing that slots depend on: of thousands of services, a reload changes few.
+            let mut state = ServiceState { identity: Identity::of(service), version, address, servers, ..self };
+            state.moves.set_until_closed(service.until_closed);
+            state.moves.expire(now);
+            state.mark(now);
+            state.history.configure(service);
+            state.record((now, until), None);
+            return state;
+        }
+        let renumber = |old: u16| if old == NOBODY { NOBODY } else { new_positions[old as usize] };
+        let (mut before, mut moves, mut marked) = (self.present, self.moves, self.marked);
+        before.renumber(renumber);
+        moves.renumber(renumber);
+        marked.iter_mut().for_each(|marked| marked.renumber(renumber));
+        let mut state = ServiceState {
+            identity: Identity::of(service),
+            version,
+            address,
+            servers,
+            present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
+            ranking,
+            moves,
+            marked,
+            due: None,
+            history: self.history,
+            look: None,
+            shares: Arc::default(),
+        };
+        state.moves.set_until_closed(service.until_closed);
+        state.elect();
+        state.count();
+        let has_key = rule.key == before.rule.key;
+        state.moved(before, now, until);
+        if has_key {
+            state.history.configure(service);
+            state.record((now, until), None);
+        } else {
+            // The other key is a secret that is not written down.
+            let standings = state.servers.iter().map(|server| server.standing).collect();
+            state.history = History::new(service, standings);
+        }
+        state
+    }
+
+    /// Whether that changed anything. Connections stay with servers that go on, until `until`.
+    pub fn set_standings(&mut self, standings: &[Standing], now: u64, until: u64) -> bool {
+        assert_eq!(standings.len(), self.servers.len(), "one a server");
+        let mut before = self.present.clone();
+        let mut changed = false;
+        for (at, standing) in standings.iter().enumerate() {
+            let was = std::mem::replace(&mut self.servers[at].standing, *standing);
+            if was == *standing {
+                continue;
+            }
+            changed = true;
+            let at = at as u16;
+            if *standing == Standing::Out {
+                let bury = |owner: u16| if owner == at { NOBODY } else { owner };
+                before.renumber(bury);
+                self.moves.renumber(bury);
+                self.marked.iter_mut().for_each(|marked| marked.renumber(bury));
+            }
+            match (was == Standing::Taking, *standing == Standing::Taking) {
+                (true, false) => self.hand_over(at),
+                (false, true) => self.give_back(at),
+                _ => {}
+            }
+        }
+        if changed {
+            self.version += 1;
+            self.present.remainders = self.remainders();
+            self.count();
+            self.moved(before, now, until);
+            self.record((now, until), None);
+        }
+        changed
+    }
+
+    /// Lets connections stay at least until then, where they stay already.
+    pub fn prolong(&mut self, until: u64, now: u64) {
+        self.version += 1;
+        self.moves.prolong(until);
+        self.due = self.moves.next(now);
+        self.record((now, now), Some(until));
+    }
+
+    /// What was opened at `began` begins to count now: nothing of it ends before `until`.
+    pub fn postpone(&mut self, began: u64, (now, until): (u64, u64)) {
+        if now > began && self.moves.began_last() == Some(began) {
+            self.prolong(until, now);
+        }
+    }
+
+    /// Whether slots are given by the same rule to the same candidates.
+    pub fn selects_like(&self, other: &ServiceState) -> bool {
+        Arc::ptr_eq(&self.ranking, &other.ranking) && self.present.rule == other.present.rule
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What clients will be selected by when servers that are new here take clients as well.
+    pub fn promised(&self, is_new: impl Fn(&ServerState) -> bool) -> ServiceTable {
+        let mut then = self.clone();
+        let new = then.servers.iter_mut().filter(|server| is_new(server));
+        new.for_each(|server| server.standing = Standing::Taking);
+        then.elect();
+        then.marked = None;
+        then.table(0)
+    }
+
+    pub fn standing(&self, server: usize) -> Standing {
+        self.servers[server].standing
+    }
+
+    /// Ends what is over. Whether that changed anything. `base` is the destination of the first server.
+    pub fn expire(&mut self, now: u64, (census, base): (&Census, usize)) -> bool {
+        let due = self.due.is_some_and(|due| due <= now);
+        let closed = self.look.is_some_and(|look| look <= now)
+            && self.is_settled()
+            && !self.remembers(base..base + self.servers.len(), census);
+        if closed {
+            self.moves.close_settled();
+        }
+        if due || closed {
+            self.version += 1;
+            self.end_changes(now);
+        }
+        self.look = self.is_settled().then_some(now + FLOW_CENSUS.as_nanos() as u64);
+        due || closed
+    }
+
+    fn end_changes(&mut self, now: u64) {
+        self.moves.expire(now);
+        self.mark(now);
+        if !self.moves.is_open() {
+            self.history.settle();
+        }
+    }
+
+    pub fn due(&self) -> Option<u64> {
+        self.due.into_iter().chain(self.look).min()
+    }
+
+    /// Whether nothing more is learnt of a change, while flows of it are remembered.
+    pub fn is_settled(&self) -> bool {
+        self.moves.settled_since().is_some()
+    }
+
+    /// Whether workers may remember flows of these destinations that stay for as long as they last.
+    pub fn remembers(&self, destinations: Range<usize>, census: &Census) -> bool {
+        // By then every worker has the table by which nothing more is remembered.
+        let since = self.moves.settled_since().map(|since| since + FLOW_CENSUS.as_nanos() as u64);
+        let settled = since.is_some_and(|since| census.may_know(destinations, since));
+        settled || self.moves.is_learning()
+    }
+
+    /// Each slot's first choice, or `NOBODY`.
+    pub fn first_choices(&self) -> &[u16] {
+        &self.ranking.first
+    }
+
+    /// How many slots each server owns.
+    pub fn shares(&self) -> &Arc<[u32]> {
+        &self.shares
+    }
+
+    fn count(&mut self) {
+        let mut shares = vec![0; self.servers.len()];
+        for owner in self.present.slots.iter().filter(|owner| **owner != NOBODY) {
+            shares[*owner as usize] += 1;
+        }
+        self.shares = shares.into();
+    }
+
+    /// How many slots are moving.
+    pub fn moving(&self) -> u32 {
+        self.marked.as_ref().map_or(0, |marked| marked.slots)
+    }
+
+    pub fn order(&self, slot: u32) -> Vec<u16> {
+        self.ranking.order(slot)
+    }
+
+    pub fn table(&self, base: u32) -> ServiceTable {
+        let owners = self.marked.as_ref().map_or(&self.present, |marked| &marked.owners);
+        ServiceTable {
+            rule: owners.rule,
+            owners: Arc::clone(&owners.slots),
+            remainders: owners.remainders.clone(),
+            base,
+            kept: self.marked.as_ref().map(|marked| Arc::clone(&marked.kept)),
+        }
+    }
+
+    /// The slots were `before`'s. Whoever goes on and has lost some keeps its connections.
+    fn moved(&mut self, before: Owners, now: u64, until: u64) {
+        self.moves.open(before, &self.present, self.marked.as_ref(), (now, until));
+        self.moves.expire(now);
+        self.mark(now);
+    }
+
+    fn mark(&mut self, now: u64) {
+        self.due = self.moves.next(now);
+        self.look = self.is_settled().then(|| self.look.unwrap_or(now));
+        self.marked = self.moves.mark(&self.present, self.marked.as_ref(), now);
+    }
+
+    fn taking(&self) -> Vec<bool> {
+        self.servers[..self.ranking.weights.len()].iter().map(|s| s.standing == Standing::Taking).collect()
+    }
+
+    /// The owner of every slot: the first of its order that takes clients.
+    fn elect(&mut self) {
+        let taking = self.taking();
+        let mut election = self.ranking.rendezvous.among(&taking);
+        let owner = |(slot, first): (usize, &u16)| match *first {
+            NOBODY => NOBODY,
+            first if taking[first as usize] => first,
+            _ => election.winner(slot as u32).unwrap_or(NOBODY),
+        };
+        self.present.slots = self.ranking.first.iter().enumerate().map(owner).collect();
+        self.present.remainders = self.remainders();
+    }
+
+    /// `server` takes no more: its slots go to the next in their order. No other slot is looked at, because the owner of a
+    /// slot is the first of its order that takes clients, and that has not changed.
+    fn hand_over(&mut self, server: u16) {
+        let mut election = self.ranking.rendezvous.among(&self.taking());
+        let owner = |(slot, owner): (usize, &u16)| match *owner == server {
+            true => election.winner(slot as u32).unwrap_or(NOBODY),
+            false => *owner,
+        };
+        self.present.slots = self.present.slots.iter().enumerate().map(owner).collect();
+    }
+
+    /// `server` came back: it gets the slots of which it is the first choice, and of those whose first choice is out the
+    /// ones in which it comes before the present owner.
+    fn give_back(&mut self, server: u16) {
+        let Ranking { first, rendezvous, weights } = &*self.ranking;
+        if weights.get(server as usize).is_none_or(|weight| *weight == 0) {
+            return;
+        }
+        let owner = |(slot, (owner, first)): (usize, (&u16, &u16))| match *owner {
+            _ if *first == server => server,
+            NOBODY => server,
+            owner if owner != *first && rendezvous.precedes(server, owner, slot as u32) => server,
+            owner => owner,
+        };
+        self.present.slots = self.present.slots.iter().zip(first.iter()).enumerate().map(owner).collect();
+    }
+
+    fn remainders(&self) -> Option<Arc<[u16]>> {
+        self.present.rule.modulo?;
+        let taking = self.taking().into_iter().zip(&self.ranking.weights);
+        let owner =
+            |(at, (taking, weight)): (usize, (bool, &u32))| if taking && *weight > 0 { at as u16 } else { NOBODY };
+        Some(taking.enumerate().map(owner).collect())
+    }
+}
+
+impl ServerState {
+    fn new(server: &Server, standing: Standing, idents: &mut Idents) -> ServerState {
+        let ident = idents.draw();
+        ServerState { name: server.name.clone(), address: server.address, mac: server.mac, ident, standing }
+    }
+
+    /// Whether its connections stay with it.
+    pub fn keeps(&self) -> bool {
+        self.standing != Standing::Out
+    }
+}
+
+fn rule(key: Key, service: &Service, before: Option<Rule>) -> Rule {
+    let rule = Rule {
+        key,
+        flow: service.hash == HashInput::Flow,
+        slots: service.slots,
+        modulo: (service.selection == Selection::Modulo).then_some((service.servers.len() - service.leaving) as u16),
+        number: before.map_or(0, |before| before.number),
+    };
+    match before {
+        Some(before) if before != rule => Rule { number: rule.number + 1, ..rule },
+        _ => rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idents_come_again_in_turn_but_for_those_in_use() {
+        let mut idents = Idents { last: MAX_IDENT - 2, in_use: HashSet::new() };
+        idents.keep([MAX_IDENT, 1, 3].into_iter());
+        assert_eq!([(); 3].map(|()| idents.draw()), [MAX_IDENT - 1, 2, 4]);
+    }
+}

@@ -1,0 +1,37 @@
+//! XDP programs: loading them, attaching them to an interface, and what the interface must be like for that. One place for all
+//! programs of `src/bpf`.
+//!
+//! - `device`: is there such an interface, and what is it like? (`ethtool`: what only its driver knows)
+//! - `attach`: how a program gets onto an interface
+//! - `steer`: the program that decides which frames leave the kernel
+//! - `error`: what can be in the way, and what to do about it
+
+mod attach;
+mod device;
+mod error;
+mod ethtool;
+mod steer;
+
+pub use attach::{Mode, attach, load};
+pub use device::{Device, FRAME_OFFSET, STAMP_ROOM, cores as core_list};
+pub use error::XdpError;
+pub(crate) use error::{os_error, with_causes};
+pub use ethtool::driver;
+pub use steer::{Action, Steer, SteerCounters, SteerCounts};
+
+use crate::limits::RELEASE;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Tries again for `RELEASE` what a socket or program stands in the way of: those of a process that has just ended, our own
+/// predecessor for one, go a moment after it.
+pub fn when_released<T, E>(mut attempt: impl FnMut() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let give_up = Instant::now() + RELEASE;
+    loop {
+        match attempt() {
+            Err(error) if is_taken(&error) && Instant::now() < give_up => thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Steer, the XDP program `src/bpf/steer.bpf.c`: loaded, told what to take, attached, counted.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+
+use super::attach::{Mode, attach, load};
+use super::device::Device;
+use super::error::{XdpError, with_causes};
+use crate::limits::{MAX_SERVICES, STEER_ADDRESSES};
+use crate::model::Mac;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+const PROGRAM: &str = "steer";
+const HAS_PROGRAM: &str = "the object has this program";
+const IS_XDP: &str = "it is an XDP program";
+const ADDRESSES_V4: &str = "addresses_v4";
+const ADDRESSES_V6: &str = "addresses_v6";
+const SOCKETS: &str = "xsks";
+const COUNTERS: &str = "counters";
+
+/// The verdicts of XDP programs, `enum xdp_action` in include/uapi/linux/bpf.h.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+
+/// What the program does with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// To the kernel.
+    Pass,
+    /// To the ring of its queue.
+    Redirect,
+    /// Would be redirected, but its queue has no ring.
+    Drop,
+}
+
+/// Frames since the program was loaded. `seen == passed + redirected + no_socket` whenever no frame is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SteerCounts {
+    pub seen: u64,
+    /// Left to the kernel.
+    pub passed: u64,
+    /// Handed to a ring; some may be lost there, see `Losses`.
+    pub redirected: u64,
+    /// Dropped, because their queue had no ring.
+    pub no_socket: u64,
+    /// Redirected or dropped without an arrival time, because the driver keeps no metadata.
+    pub unstamped: u64,
+}
+
+/// Reads the counts, from any thread, and after the program was detached too.
+#[derive(Clone)]
+pub struct SteerCounters {
+    map: Arc<PerCpuArray<MapData, [u64; 5]>>,
+}
+
+impl SteerCounters {
+    /// # Errors
+    ///
+    /// The kernel has no memory for the answer.
+    pub fn read(&self) -> Result<SteerCounts, XdpError> {
+        let cores = self.map.get(&0, 0).map_err(failed(COUNTERS))?;
+        let mut sum = [0; 5];
+        for core in cores.iter() {
+            for (total, part) in sum.iter_mut().zip(core) {
+                *total += part;
+            }
+        }
+        let [seen, passed, redirected, no_socket, unstamped] = sum;
+        Ok(SteerCounts { seen, passed, redirected, no_socket, unstamped })
+    }
+}
+
+/// The loaded program. Dropping it detaches it first and then frees it.
+pub struct Steer {
+    // A file descriptor of the kernel's, which detaches the program when the process ends, whichever way.
+    link: Option<(XdpLink, Mode)>,
+    program: Ebpf,
+    addresses: HashSet<IpAddr>,
+    v4: HashMap<MapData, [u8; 4], u8>,
+    v6: HashMap<MapData, [u8; 16], u8>,
+    sockets: XskMap<MapData>,
+    counters: SteerCounters,
+}
+
+impl Steer {
+    /// Loads the program for an interface with the address `mac` and `queues` receive queues; it takes nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it, for want of privileges or features.
+    pub fn load(mac: Mac, queues: u32) -> Result<Steer, XdpError> {
+        let addresses = u32::try_from(STEER_ADDRESSES).expect("the bound is small");
+        let mut program = EbpfLoader::new()
+            .override_global("own_mac", &mac.0, true)
+            .map_max_entries(ADDRESSES_V4, addresses)
+            .map_max_entries(ADDRESSES_V6, addresses)
+            .map_max_entries(SOCKETS, queues)
+            .load(OBJECT)
+            .map_err(|error| XdpError::Load { reason: with_causes(&error) })?;
+        load(xdp(&mut program)).map_err(refused)?;
+        let mut map = |name| program.take_map(name).expect("the program has this map");
+        let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
+        Ok(Steer {
+            link: None,
+            addresses: HashSet::new(),
+            v4: HashMap::try_from(map(ADDRESSES_V4)).map_err(failed(ADDRESSES_V4))?,
+            v6: HashMap::try_from(map(ADDRESSES_V6)).map_err(failed(ADDRESSES_V6))?,
+            sockets: XskMap::try_from(map(SOCKETS)).map_err(failed(SOCKETS))?,
+            counters: SteerCounters { map: Arc::new(counters) },
+            program,
+        })
+    }
+
+    /// Makes these the addresses whose frames are taken. New ones are taken before old ones are let go, so an address that is
+    /// in both sets is taken all the time.
+    ///
+    /// # Errors
+    ///
+    /// More than `MAX_SERVICES` of one family, before anything was changed; or the kernel refuses, with part of it done.
+    pub fn set_cluster_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), XdpError> {
+        let wanted: HashSet<IpAddr> = addresses.iter().copied().collect();
+        let v4 = wanted.iter().filter(|address| address.is_ipv4()).count();
+        let count = v4.max(wanted.len() - v4);
+        if count > MAX_SERVICES {
+            return Err(XdpError::TooManyAddresses { count });
+        }
+        let added: Vec<IpAddr> = wanted.difference(&self.addresses).copied().collect();
+        for address in added {
+            match address {
+                IpAddr::V4(address) => self.v4.insert(Ipv4Addr::octets(&address), 1, 0).map_err(failed(ADDRESSES_V4)),
+                IpAddr::V6(address) => self.v6.insert(Ipv6Addr::octets(&address), 1, 0).map_err(failed(ADDRESSES_V6)),
+            }?;
+            self.addresses.insert(address);
+        }
+        let removed: Vec<IpAddr> = self.addresses.difference(&wanted).copied().collect();
+        for address in removed {
+            match address {
+                IpAddr::V4(address) => self.v4.remove(&address.octets()).map_err(failed(ADDRESSES_V4)),
+                IpAddr::V6(address) => self.v6.remove(&address.octets()).map_err(failed(ADDRESSES_V6)),
+            }?;
+            self.addresses.remove(&address);
+        }
+        Ok(())
+    }
+
+    pub fn counters(&self) -> SteerCounters {
+        self.counters.clone()
+    }
+
+    /// `None`: not attached.
+    pub fn mode(&self) -> Option<Mode> {
+        self.link.as_ref().map(|(_, mode)| *mode)
+    }
+
+    /// Gives a queue its ring. The kernel takes the entry out again when the socket is closed.
+    pub fn add_socket(&mut self, queue: u32, socket: impl AsFd) -> Result<(), XdpError> {
+        self.sockets.set(queue, socket.as_fd().as_raw_fd(), 0).map_err(failed(SOCKETS))
+    }
+
+    pub fn attach(&mut self, device: &Device) -> Result<Mode, XdpError> {
+        let (link, mode) = attach(xdp(&mut self.program), device)?;
+        self.link = Some((link, mode));
+        Ok(mode)
+    }
+
+    /// Every frame is the kernel's again.
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+
+    /// What the program does with a frame of at least 14 bytes that came in on queue 0, and counts it so. By
+    /// `BPF_PROG_TEST_RUN`: the program is run, but the frame goes nowhere. With the action, the arrival time that the program
+    /// put in front of the frame (0: none), and the frame behind it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to run it: too short or too long a frame, or no privileges.
+    pub fn judge(&self, frame: &[u8]) -> Result<(Action, u64, Vec<u8>), XdpError> {
+        const STAMP: usize = size_of::<u64>();
+        let mut out = vec![0; frame.len() + STAMP];
+        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let program: &Xdp = self.program.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
+        let result = program.test_run(options).map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
+        out.truncate(result.data_size_out as usize);
+        let mut arrival = 0;
+        if out.len() == frame.len() + STAMP {
+            let behind = out.split_off(STAMP);
+            arrival = u64::from_ne_bytes(out.try_into().expect("split there"));
+            out = behind;
+        }
+        let action = match result.return_value {
+            XDP_PASS => Action::Pass,
+            XDP_REDIRECT => Action::Redirect,
+            XDP_DROP => Action::Drop,
+            other => unreachable!("steer has no verdict {other}"),
+        };
+        Ok((action, arrival, out))
+    }
+}
+
+fn xdp(program: &mut Ebpf) -> &mut Xdp {
+    program.program_mut(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP)
+}
+
+/// The verifier's log is for us; who starts the program gets the reason.
+fn refused(error: ProgramError) -> XdpError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            tracing::debug!(%verifier_log, "the steer program was refused");
+            XdpError::Load { reason: io_error.to_string() }
+        }
+        error => XdpError::Load { reason: with_causes(&error) },
+    }
+}
+
+fn failed(map: &'static str) -> impl Fn(MapError) -> XdpError {
+    move |error| XdpError::Map { map, reason: with_causes(&error) }
+}
