@@ -4,7 +4,7 @@
 //! call but the port's own; the clock is read once a burst.
 
 use crate::metrics::snapshot::WorkerReport;
-use crate::metrics::worker::Books;
+use crate::metrics::worker::WorkerMetrics;
 use crate::path::rewrite;
 use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
@@ -14,7 +14,7 @@ use crate::verdict::{Reason, Verdict};
 
 pub struct Worker<P: Port> {
     port: P,
-    tables: Reader<Books>,
+    tables: Reader<WorkerMetrics>,
     selection: Selection,
     flow_table: FlowTable,
     received: Burst<P::Frame>,
@@ -27,7 +27,7 @@ pub struct Worker<P: Port> {
 
 impl<P: Port> Worker<P> {
     /// `flow_table` remembers flows while slots move.
-    pub fn new(port: P, tables: Reader<Books>, flow_table: FlowTable) -> Worker<P> {
+    pub fn new(port: P, tables: Reader<WorkerMetrics>, flow_table: FlowTable) -> Worker<P> {
         Worker {
             port,
             tables,
@@ -60,7 +60,7 @@ impl<P: Port> Worker<P> {
         self.port.rx(&mut self.received);
         // After `rx`: no frame is decided by a table older than itself, however long this thread was kept from running.
         self.tables.renew();
-        self.tables.books_mut().latency.exchange(|| report(&self.port, &self.flow_table));
+        self.tables.metrics_mut().latency.exchange(|| report(&self.port, &self.flow_table));
         if self.tables.table().wants_census() {
             self.flow_table.count(self.tables.table(), self.tables.number(), self.port.now());
         }
@@ -76,10 +76,10 @@ impl<P: Port> Worker<P> {
     fn dispatch(&mut self) {
         let Worker { port, tables, selection, flow_table, received, kept, .. } = self;
         let number = tables.number();
-        let (table, Books { tally, latency }) = tables.split();
+        let (table, WorkerMetrics { tally, latency }) = tables.split();
         let tally = &**tally;
         tally.received.add(received.len() as u64);
-        selection.admit(received.len(), table, |at| port.bytes(&received[at]));
+        selection.classify(received.len(), table, |at| port.bytes(&received[at]));
         selection.decide(table);
         let (mut room, now) = (port.room(), port.now());
         if selection.is_migrating() {
@@ -134,7 +134,7 @@ impl<P: Port> Worker<P> {
             self.port.tx(&mut self.received);
             return;
         }
-        let tally = &*self.tables.books().tally;
+        let tally = &*self.tables.metrics().tally;
         for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes()) {
             match outcome.verdict() {
                 Verdict::Forward { .. } => self.forward.push(frame),

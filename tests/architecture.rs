@@ -214,7 +214,7 @@ fn no_module_uses_one_that_uses_it() {
     let mut settled: BTreeSet<&str> = BTreeSet::new();
     while settled.len() < rules.len() {
         let module = |path: &&'static str| path.split(':').next().expect("a module");
-        let is_free = |allowed: &[&'static str]| allowed.iter().all(|path| settled.contains(module(&path)));
+        let is_free = |allowed: &[&'static str]| allowed.iter().all(|path| settled.contains(module(path)));
         let free: Vec<&str> = rules
             .iter()
             .filter(|(name, allowed)| !settled.contains(*name) && is_free(allowed))

@@ -129,7 +129,7 @@ const ELSEWHERE: [(Reason, &str, &str); 5] = [
     (Reason::PassFull, "tests/worker/main.rs", "what_has_no_way_to_the_kernel_is_dropped_as_pass_full"),
     (
         Reason::OtherServer,
-        "tests/filter/succession.rs",
+        "tests/filter/takeover.rs",
         "frames_are_counted_by_service_and_what_is_anothers_as_other_server",
     ),
     (Reason::RxFull, "tests/af_xdp/main.rs", "every_frame_is_accounted_for_under_overload"),

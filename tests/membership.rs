@@ -3,7 +3,7 @@
 use oneip::admin::order::Answer;
 use oneip::admin::status::{ServiceStatus, State};
 use oneip::config;
-use oneip::control::membership::{Event, Membership, News, Set, Side};
+use oneip::control::membership::{Event, Membership, Set, Side, Update};
 use oneip::control::state_file::StateFile;
 use oneip::hash::Key;
 use oneip::host::clock;
@@ -65,8 +65,8 @@ fn web2(membership: &Membership) -> (State, bool, u32) {
 #[test]
 fn a_drain_is_over_when_the_data_path_hears_of_it_and_not_before() {
     with_membership(|mut membership| async move {
-        let (answer, news) = membership.set("web2", Set::Drain(Some(1)), false).await;
-        assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Table))));
+        let (answer, update) = membership.set("web2", Set::Drain(Some(1)), false).await;
+        assert!(matches!((answer, update), (Answer::Done { .. }, Some(Update::Table))));
         assert_eq!(web2(&membership), (State::Draining, true, 0));
 
         thread::sleep(Duration::from_millis(1100));
@@ -74,7 +74,7 @@ fn a_drain_is_over_when_the_data_path_hears_of_it_and_not_before() {
 
         let event = membership.next().await.unwrap();
         assert!(matches!(event, Event::Due), "a drain that is overdue is due");
-        assert_eq!(membership.take(event).await, Some(News::Table));
+        assert_eq!(membership.take(event).await, Some(Update::Table));
         assert_eq!(web2(&membership), (State::Drained, false, 0));
     });
 }
@@ -96,8 +96,8 @@ fn a_drain_until_closed_is_over_when_the_last_connection_is() {
         };
         let _ = membership.set("web2", Set::Drain(Some(1)), false).await;
         let table = membership.table();
-        let (books, _view) = worker::open(&table);
-        let (mut tables, mut readers) = publish::channel(table, vec![books]);
+        let (metrics, _view) = worker::open(&table);
+        let (mut tables, mut readers) = publish::channel(table, vec![metrics]);
         let flow_table = FlowTable::new(1024, Key::new(1, 2));
         let mut worker = Worker::new(Memory::new(&[segment(false), segment(true)]), readers.remove(0), flow_table);
         worker.port_mut().burst = 1;
@@ -112,8 +112,11 @@ fn a_drain_until_closed_is_over_when_the_last_connection_is() {
         worker.port_mut().burst = 0;
         for round in 0..4 {
             let event = membership.next().await.unwrap();
-            let news = membership.take(event).await;
-            assert_eq!((news, web2(&membership)), ((round == 0).then_some(News::Table), (State::Draining, true, 0)));
+            let update = membership.take(event).await;
+            assert_eq!(
+                (update, web2(&membership)),
+                ((round == 0).then_some(Update::Table), (State::Draining, true, 0))
+            );
             tables.publish(membership.table());
             (0..1024).for_each(|_| _ = turn(&mut worker, Duration::ZERO));
         }
@@ -155,8 +158,8 @@ fn a_verdict_that_was_not_taken_in_counts_after_a_server_of_another_service_is_r
         drop(goes);
         while !matches!(membership.next().await.unwrap(), Event::Verdicts(_)) {}
         assert!(matches!(web2(&membership), (State::Down, _, 1..)), "nobody took it in");
-        let (answer, news) = membership.set("other1", Set::Weight(Some(2)), false).await;
-        assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Layout))));
+        let (answer, update) = membership.set("other1", Set::Weight(Some(2)), false).await;
+        assert!(matches!((answer, update), (Answer::Done { .. }, Some(Update::Layout))));
         assert_eq!(web2(&membership), (State::Down, false, 0));
         membership.close().await;
     });
@@ -348,8 +351,8 @@ fn a_start_waits_for_first_verdicts_and_a_restart_knows_them() {
 #[test]
 fn a_drain_without_time_is_over_at_once() {
     with_membership(|mut membership| async move {
-        let (answer, news) = membership.set("web2", Set::Drain(Some(0)), false).await;
-        assert!(matches!((answer, news), (Answer::Done { .. }, Some(News::Table))));
+        let (answer, update) = membership.set("web2", Set::Drain(Some(0)), false).await;
+        assert!(matches!((answer, update), (Answer::Done { .. }, Some(Update::Table))));
         assert_eq!(web2(&membership), (State::Drained, false, 0));
     });
 }

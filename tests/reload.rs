@@ -3,7 +3,7 @@
 use oneip::admin::order::Answer;
 use oneip::admin::status::{ServerStatus, ServiceStatus, State};
 use oneip::config;
-use oneip::control::membership::{Event, Membership, News, Reloaded, Set, Side};
+use oneip::control::membership::{Event, Membership, Reloaded, Set, Side, Update};
 use oneip::model::{HashInput, Plan, Selection, Server, Service};
 use std::future::Future;
 use std::io::{Read, Write};
@@ -156,7 +156,7 @@ fn what_happens_while_a_reload_is_worked_out_is_not_lost() {
         let prepared = membership.base().prepare(other).unwrap();
         let _ = membership.set("web1", Set::Disable, false).await;
         let _ = membership.set("web2", Set::Drain(None), false).await;
-        let Reloaded::Done(_, Some(News::Layout)) = membership.reload(prepared).await.unwrap() else {
+        let Reloaded::Done(_, Some(Update::Layout)) = membership.reload(prepared).await.unwrap() else {
             panic!("the same servers with the same weights")
         };
         assert_eq!(states(&membership, 0), [State::Disabled, State::Draining, State::Up, State::Up]);
@@ -187,11 +187,11 @@ fn the_last_server_of_a_service_is_taken_out_by_force_alone() {
     two.services.push(other);
     with(two, |mut membership| async move {
         for set in [Set::Drain(None), Set::Disable, Set::Weight(Some(0))] {
-            let (answer, news) = membership.set("web1", set, false).await;
+            let (answer, update) = membership.set("web1", set, false).await;
             let Answer::Refused { error } = answer else { panic!("{answer:?}") };
             let expected =
                 "server web1 is the last that takes clients of service other; if nobody is to serve them: --force";
-            assert_eq!((error.as_str(), news), (expected, None));
+            assert_eq!((error.as_str(), update), (expected, None));
         }
         assert!(matches!(membership.set("web2", Set::Disable, false).await.0, Answer::Done { .. }));
         let (answer, _) = membership.set("web1", Set::Disable, false).await;
@@ -244,10 +244,10 @@ fn the_servers_of_a_new_service_start_together() {
         while states(&membership, 1)[0] == State::Joining {
             let event = membership.next().await.unwrap();
             let first = matches!(event, Event::Verdicts(_));
-            let news = membership.take(event).await;
+            let update = membership.take(event).await;
             let now = states(&membership, 1);
             assert_eq!(now[0] == State::Joining, now[1] == State::Joining, "both, or none: {now:?}");
-            assert!(first || news.is_none(), "known by a verdict, not by the time that it took");
+            assert!(first || update.is_none(), "known by a verdict, not by the time that it took");
         }
         assert_eq!(states(&membership, 1), [State::Up, State::Down]);
         assert_eq!(membership.services()[1].moving, 0, "nobody had anybody to lose");

@@ -11,7 +11,7 @@ use oneip::hash::vector::Level;
 use oneip::limits::BURST;
 use oneip::model::{HashInput, Plan, Selection, Transport};
 use oneip::path::classify;
-use oneip::path::fast_path::{self, Plain};
+use oneip::path::fast_path::{self, FastPath};
 use oneip::path::select::Selection as Select;
 use oneip::table::{PackedMac, Ports, port_key, port_key_v4};
 use oneip::verdict::{Reason, Verdict};
@@ -79,7 +79,7 @@ fn every_level_and_burst_decides_alike() {
             while verdicts.len() < frames.len() {
                 let frames = &frames[verdicts.len()..];
                 let frames = &frames[..burst(verdicts.len()).min(frames.len())];
-                select.admit(frames.len(), &table, |at| &frames[at]);
+                select.classify(frames.len(), &table, |at| &frames[at]);
                 let outcomes = select.decide(&table);
                 assert_eq!(outcomes.len(), frames.len());
                 verdicts.extend(outcomes.iter().map(|outcome| outcome.verdict()));
@@ -105,7 +105,7 @@ fn plain_frames_are_read_alike() {
     let (seeds, macs) = (golden.frames(), macs(&plan));
     let mut mutator = Mutator::new(5, &seeds, &macs);
     let levels = Level::available();
-    let mut plain = Plain::default();
+    let mut plain = FastPath::default();
     let (mut v4, mut v6, mut begun) = (0, 0, 0);
     for round in 0..30_000 {
         let mut frames: Vec<Vec<u8>> = (0..1 + round % BURST).map(|_| mutator.frame()).collect();
@@ -114,30 +114,30 @@ fn plain_frames_are_read_alike() {
             frames.sort_by_key(|frame| frame.get(6..14).map(<[u8]>::to_vec));
         }
         let mut read = vec![None; frames.len()];
-        let (mut odd, mut at) = (0, 0);
+        let (mut slow, mut at) = (0, 0);
         while at < frames.len() {
             let taken = plain.take(at..frames.len(), |at| &frames[at], ports);
-            odd |= u64::from(taken == 0) << at;
+            slow |= u64::from(taken == 0) << at;
             at += taken.max(1);
         }
         let level = levels[round % levels.len()];
         let (judged_v4, judged_v6) = (plain.v4.judge(level, ports), plain.v6.judge(level, ports));
         let begins = judged_v4.begins | judged_v6.begins;
-        for at in 0..std::mem::take(&mut plain.v4.lane.len) {
-            let frame = plain.v4.lane.frames[at];
-            read[frame.position()] = Some((frame.service(), plain.v4.lane.blocks.map(|row| row[at]).to_vec()));
+        for at in 0..std::mem::take(&mut plain.v4.batch.len) {
+            let frame = plain.v4.batch.frames[at];
+            read[frame.position()] = Some((frame.service(), plain.v4.batch.blocks.map(|row| row[at]).to_vec()));
             v4 += 1;
         }
-        for at in 0..std::mem::take(&mut plain.v6.lane.len) {
-            let frame = plain.v6.lane.frames[at];
-            read[frame.position()] = Some((frame.service(), plain.v6.lane.blocks.map(|row| row[at]).to_vec()));
+        for at in 0..std::mem::take(&mut plain.v6.batch.len) {
+            let frame = plain.v6.batch.frames[at];
+            read[frame.position()] = Some((frame.service(), plain.v6.batch.blocks.map(|row| row[at]).to_vec()));
             v6 += 1;
         }
-        odd |= judged_v4.odd | judged_v6.odd;
+        slow |= judged_v4.slow | judged_v6.slow;
         for (at, (frame, read)) in frames.iter().zip(read).enumerate() {
             let what = || format!("{} at {}, {at} of {}", turn::hex(frame), level.name(), frames.len());
             assert_eq!(read, long(frame, ports), "{}", what());
-            assert_eq!(odd >> at & 1 == 1, read.is_none(), "{}", what());
+            assert_eq!(slow >> at & 1 == 1, read.is_none(), "{}", what());
             if read.is_some() {
                 assert_eq!(begins >> at & 1 == 1, classify::begins(frame), "{}", what());
                 begun += u32::from(classify::begins(frame));

@@ -158,8 +158,8 @@ fn rate(mut turn: impl FnMut() -> usize) -> f64 {
 fn ours(port: Filled) -> ([f64; 3], Filled) {
     let table = Cluster::new(&plan(SERVICES, 64, false)).compile();
     let flow_table = FlowTable::new(0, table.key);
-    let (books, View { tally, harvest: _harvest }) = worker::open(&table);
-    let (_publisher, mut readers) = publish::channel(table, vec![books]);
+    let (metrics, View { tally, harvest: _harvest }) = worker::open(&table);
+    let (_publisher, mut readers) = publish::channel(table, vec![metrics]);
     let mut worker = Worker::new(port, readers.remove(0), flow_table);
     let turns = rate(|| worker.turn().len());
     assert_eq!(tally.received.get(), tally.forwarded(), "every frame was forwarded");

@@ -13,7 +13,7 @@ mod plans;
 use frames::{OURS, Random, frame};
 use oneip::engine::filter::{Action, Filter, Generation};
 use oneip::model::{HashInput, Mac, Plan, Port, Selection, Transport};
-use oneip::table::build::{Cluster, Standing};
+use oneip::table::build::{Cluster, State};
 use plans::{cluster_address, plan};
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ fn moving() -> Row {
     let mut plan = plan(1, 2, false);
     plan.services[0].ports = vec![Port { transport: Transport::Tcp, number: 53 }];
     let mut cluster = Cluster::new(&plan);
-    cluster.set_standings(0, &[Standing::Taking, Standing::Keeping], 0, u64::MAX);
+    cluster.set_states(0, &[State::Active, State::Draining], 0, u64::MAX);
     let filter = filter(&cluster, SERVER);
     let tcp = |client: u32| {
         let mut frame = frame(client, cluster_address(0, false), false);

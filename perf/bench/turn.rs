@@ -88,8 +88,8 @@ impl Bench {
         }
         let (owners, macs) = (owners.collect(), macs.collect());
         let flow_table = FlowTable::new(DEFAULT_FLOWS as usize, table.key);
-        let (books, view) = worker::open(&table);
-        let (_, mut readers) = publish::channel(table, vec![books]);
+        let (metrics, view) = worker::open(&table);
+        let (_, mut readers) = publish::channel(table, vec![metrics]);
         let worker = Worker::new(port, readers.remove(0), flow_table);
         Bench {
             worker,
@@ -213,7 +213,7 @@ impl Steps {
     fn parse_and_match(&mut self) {
         let Steps { bench, table, selection, burst } = self;
         let port = bench.worker.port();
-        selection.admit(burst.len(), table, |at| port.bytes(&burst[at]));
+        selection.classify(burst.len(), table, |at| port.bytes(&burst[at]));
     }
 
     #[inline(never)]
@@ -239,13 +239,13 @@ impl Steps {
 /// each).
 fn stages(scenario: &Scenario) {
     let mut steps = Steps::new(scenario);
-    let mut spent = [Duration::ZERO; 5];
+    let mut retired = [Duration::ZERO; 5];
     const ROUNDS: usize = 500;
     for _ in 0..ROUNDS {
         steps.bench.refill();
         for _ in 0..FRAMES / BURST {
             let mut before = Instant::now();
-            for (step, sum) in Steps::ALL.iter().zip(&mut spent) {
+            for (step, sum) in Steps::ALL.iter().zip(&mut retired) {
                 step(&mut steps);
                 let now = Instant::now();
                 *sum += now - before;
@@ -253,7 +253,7 @@ fn stages(scenario: &Scenario) {
             }
         }
     }
-    let per_frame = spent.map(|sum| sum.as_nanos() as f64 / (ROUNDS * FRAMES) as f64);
+    let per_frame = retired.map(|sum| sum.as_nanos() as f64 / (ROUNDS * FRAMES) as f64);
     let listed: Vec<String> = Steps::NAMES.iter().zip(per_frame).map(|(name, ns)| format!("{name} {ns:.2}")).collect();
     println!("{:24} {} ns/frame", scenario.name, listed.join(", "));
 }

@@ -1,6 +1,6 @@
 //! Two runs side by side.
 
-use crate::figures::{Failure, Figures, median};
+use crate::figures::{Failure, Snapshot, median};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ const GROUND: [&str; 7] = ["host", "cpu", "cores", "kernel", "interface", "gener
 ///
 /// # Errors
 /// They have nothing in common.
-pub fn compare(a: &Figures, b: &Figures) -> Result<String, Failure> {
+pub fn compare(a: &Snapshot, b: &Snapshot) -> Result<String, Failure> {
     let mut text = format!("A: {}, B: {}\n\n", a.name, b.name);
     let differing: Vec<&str> = GROUND.into_iter().filter(|name| a.fact(name) != b.fact(name)).collect();
     for name in &differing {
@@ -38,7 +38,7 @@ fn short(value: f64) -> String {
 }
 
 /// What both have.
-fn rows(a: &Figures, b: &Figures) -> Vec<(String, f64, f64)> {
+fn rows(a: &Snapshot, b: &Snapshot) -> Vec<(String, f64, f64)> {
     let mut rows = Vec::new();
     let mut both = |name: String, values: [Option<f64>; 2], scale: f64| {
         if let [Some(a), Some(b)] = values {
@@ -48,7 +48,7 @@ fn rows(a: &Figures, b: &Figures) -> Vec<(String, f64, f64)> {
     let mut seen = BTreeSet::new();
     for row in &a.throughput {
         if seen.insert((&row.dut, row.family, &row.size)) {
-            let rate = |figures: &Figures| median(figures.rounds(&row.dut, row.family, &row.size));
+            let rate = |figures: &Snapshot| median(figures.rounds(&row.dut, row.family, &row.size));
             both(format!("{}, IPv{}, {} bytes: kpps", row.dut, row.family, row.size), [rate(a), rate(b)], 1e3);
         }
     }
@@ -56,7 +56,7 @@ fn rows(a: &Figures, b: &Figures) -> Vec<(String, f64, f64)> {
         both(format!("oneip to {dut}, throughput"), [a, b].map(|figures| figures.ratio("oneip", dut)), 1.0);
     }
     for row in &a.latency {
-        let of = |figures: &Figures, p99: bool| {
+        let of = |figures: &Snapshot, p99: bool| {
             figures.latency(&row.dut, &row.load).and_then(|row| if p99 { row.p99 } else { row.p50 })
         };
         for (name, p99) in [("p50", false), ("p99", true)] {
@@ -64,7 +64,7 @@ fn rows(a: &Figures, b: &Figures) -> Vec<(String, f64, f64)> {
         }
     }
     for row in &a.cost {
-        let of = |figures: &Figures| {
+        let of = |figures: &Snapshot| {
             figures
                 .cost
                 .iter()
@@ -74,7 +74,7 @@ fn rows(a: &Figures, b: &Figures) -> Vec<(String, f64, f64)> {
         both(format!("{}, {}: ns or instructions a frame", row.scenario, row.stage), [of(a), of(b)], 1.0);
     }
     for row in &a.memory {
-        let of = |figures: &Figures| {
+        let of = |figures: &Snapshot| {
             figures
                 .memory
                 .iter()

@@ -102,7 +102,7 @@ pub struct Change {
 }
 
 /// Everything about a run. What was not measured is empty.
-pub struct Figures {
+pub struct Snapshot {
     pub name: String,
     /// Name and value, in the order in which they are shown.
     pub facts: Vec<(String, String)>,
@@ -120,16 +120,16 @@ pub struct Figures {
     pub histograms: Vec<(String, String, Histogram<u64>)>,
 }
 
-impl Figures {
+impl Snapshot {
     /// # Errors
     /// A file that must be there is not, or is not of the form that `bench.sh` writes.
-    pub fn read(folder: &Path) -> Result<Figures, Failure> {
+    pub fn read(folder: &Path) -> Result<Snapshot, Failure> {
         let facts = fs::read_to_string(folder.join("facts.json")).map_err(|error| {
             format!("{}: {error}; it is no report of scripts/bench.sh", folder.join("facts.json").display())
         })?;
         let facts: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&facts)?;
         let text = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        Ok(Figures {
+        Ok(Snapshot {
             name: fs::canonicalize(folder)?.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             facts: facts.into_iter().map(|(name, value)| (name, text(value))).collect(),
             throughput: table(folder, "throughput")?,

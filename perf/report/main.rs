@@ -8,7 +8,7 @@ mod figures;
 mod page;
 mod plots;
 
-use figures::{Failure, Figures};
+use figures::{Failure, Snapshot};
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -17,11 +17,11 @@ use std::process::ExitCode;
 fn run(arguments: &[&str]) -> Result<(), Failure> {
     match arguments {
         ["--compare", a, b] => {
-            print!("{}", compare::compare(&Figures::read(a.as_ref())?, &Figures::read(b.as_ref())?)?)
+            print!("{}", compare::compare(&Snapshot::read(a.as_ref())?, &Snapshot::read(b.as_ref())?)?)
         }
         [folder] if !folder.starts_with('-') => {
             let folder = Path::new(folder);
-            let figures = Figures::read(folder)?;
+            let figures = Snapshot::read(folder)?;
             let plots = plots::all(&figures, folder)?;
             fs::write(folder.join("report.md"), page::page(&figures, &plots))?;
         }

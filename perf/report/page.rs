@@ -1,6 +1,6 @@
 //! The page of a run: the findings first, then what they rest on.
 
-use crate::figures::{Cost, Figures, Latency, Tail, median};
+use crate::figures::{Cost, Latency, Snapshot, Tail, median};
 use std::fmt::Write as _;
 
 /// What the dispatcher is to reach of what the I/O itself allows, and of DPDK's forwarder on the same kind of socket.
@@ -10,7 +10,7 @@ const NO_WORSE: f64 = 1.05;
 const LOADS: [&str; 5] = ["idle", "10", "50", "90", "99"];
 
 /// As Markdown. `plots`: the names of those that there are.
-pub fn page(figures: &Figures, plots: &[String]) -> String {
+pub fn page(figures: &Snapshot, plots: &[String]) -> String {
     let mut page = format!("# {}\n\n", figures.name);
     let _ = writeln!(page, "{}. {}. {}.\n", figures.fact("cpu"), figures.fact("kernel"), figures.fact("interface"));
     page += &findings(figures);
@@ -55,7 +55,7 @@ fn range(values: &[f64]) -> (f64, f64) {
 
 // ---- the findings ----
 
-fn findings(figures: &Figures) -> String {
+fn findings(figures: &Snapshot) -> String {
     let mut text = String::from("## Findings\n\n");
     let rate = |dut| median(figures.rounds(dut, 4, "64"));
     if let Some(ours) = rate("oneip") {
@@ -123,7 +123,7 @@ fn findings(figures: &Figures) -> String {
 }
 
 /// Is oneip's p99 no worse than the reflector's?
-fn tail(figures: &Figures) -> String {
+fn tail(figures: &Snapshot) -> String {
     let by_load: Vec<(&str, f64)> = LOADS.iter().filter_map(|load| Some((*load, figures.tail(load)?))).collect();
     if by_load.is_empty() {
         return String::new();
@@ -138,7 +138,7 @@ fn tail(figures: &Figures) -> String {
     )
 }
 
-fn ground(figures: &Figures) -> String {
+fn ground(figures: &Snapshot) -> String {
     let mut text = String::from("## What these figures are\n\n");
     let real = figures.fact("interface").contains("veth");
     if real {
@@ -176,7 +176,7 @@ fn upper(text: &str) -> String {
 
 // ---- the tables ----
 
-fn throughput(figures: &Figures, plots: &[String]) -> String {
+fn throughput(figures: &Snapshot, plots: &[String]) -> String {
     let mut text = format!("## Throughput\n\n{}", plot(plots, "throughput"));
     text += "64-byte frames over IPv4, kpps, round by round; every device has its turn in each, as a new process. `+`: all that the generator had.\n\n";
     text += "| | median | rounds | oneip to it |\n|---|--:|---|--:|\n";
@@ -223,7 +223,7 @@ fn throughput(figures: &Figures, plots: &[String]) -> String {
     text + "\n" + &plot(plots, "sizes")
 }
 
-fn latency(figures: &Figures, plots: &[String]) -> String {
+fn latency(figures: &Snapshot, plots: &[String]) -> String {
     if figures.latency.iter().all(|row| row.p50.is_none()) {
         return "## Latency\n\nNot measured in this run: its generator sees none.\n\n".to_owned();
     }
@@ -266,7 +266,7 @@ fn latency(figures: &Figures, plots: &[String]) -> String {
     text + "The histograms are in `hlog/`, in the format that HdrHistogram's tools read.\n\n"
 }
 
-fn overload(figures: &Figures, plots: &[String]) -> String {
+fn overload(figures: &Snapshot, plots: &[String]) -> String {
     if figures.loss.is_empty() {
         return String::new();
     }
@@ -281,7 +281,7 @@ fn overload(figures: &Figures, plots: &[String]) -> String {
     text + "\n"
 }
 
-fn change(figures: &Figures) -> String {
+fn change(figures: &Snapshot) -> String {
     if figures.change.is_empty() {
         return String::new();
     }
@@ -299,7 +299,7 @@ fn change(figures: &Figures) -> String {
     text + "\n"
 }
 
-fn growth(figures: &Figures, plots: &[String]) -> String {
+fn growth(figures: &Snapshot, plots: &[String]) -> String {
     let mut text = String::new();
     if !figures.growth.is_empty() {
         let _ = write!(text, "## Growth\n\n{}", plot(plots, "growth"));
@@ -333,7 +333,7 @@ fn growth(figures: &Figures, plots: &[String]) -> String {
     text
 }
 
-fn cost(figures: &Figures) -> String {
+fn cost(figures: &Snapshot) -> String {
     let (inside, run): (Vec<_>, Vec<_>) = figures.cost.iter().partition(|row| row.scenario != "oneip run");
     if figures.cost.is_empty() {
         return String::new();
@@ -375,7 +375,7 @@ fn by_stage(rows: &[&Cost], stages: &[&str], digits: usize) -> String {
 
 // ---- what to think of it ----
 
-fn unfair(figures: &Figures) -> String {
+fn unfair(figures: &Snapshot) -> String {
     let mut text = String::from("## What is unfair in the comparison\n\n");
     for (name, value) in &figures.facts {
         if let Some(dut) = name.strip_prefix("dut ")
@@ -387,7 +387,7 @@ fn unfair(figures: &Figures) -> String {
     text + "\n"
 }
 
-fn facts(figures: &Figures) -> String {
+fn facts(figures: &Snapshot) -> String {
     let mut text = String::from("## The host\n\n| | |\n|---|---|\n");
     for (name, value) in figures.facts.iter().filter(|(name, _)| !name.starts_with("dut ")) {
         let _ = writeln!(text, "| {name} | {} |", value.replace('|', "\\|").replace('\n', "<br>"));

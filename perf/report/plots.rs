@@ -1,6 +1,6 @@
 //! The plots, as SVG.
 
-use crate::figures::{Failure, Figures, median};
+use crate::figures::{Failure, Snapshot, median};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::path::Path;
@@ -75,7 +75,7 @@ fn plain(value: f64) -> String {
     }
 }
 
-pub fn colour(figures: &Figures, dut: &str) -> RGBColor {
+pub fn colour(figures: &Snapshot, dut: &str) -> RGBColor {
     let at = figures.duts().iter().position(|known| *known == dut).unwrap_or(0);
     COLOURS[at % COLOURS.len()]
 }
@@ -155,7 +155,7 @@ fn draw(
 }
 
 /// All that the figures have something for; their names, without ".svg".
-pub fn all(figures: &Figures, folder: &Path) -> Result<Vec<String>, Failure> {
+pub fn all(figures: &Snapshot, folder: &Path) -> Result<Vec<String>, Failure> {
     let mut made = Vec::new();
     let mut keep = |name: &str, was_made: bool| {
         if was_made {
@@ -174,7 +174,7 @@ pub fn all(figures: &Figures, folder: &Path) -> Result<Vec<String>, Failure> {
 }
 
 /// Bars: the median of the rounds, and from the least to the most.
-fn throughput(figures: &Figures, path: &Path) -> Result<bool, Failure> {
+fn throughput(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
     let rows: Vec<(&str, Vec<f64>)> = figures
         .duts()
         .into_iter()
@@ -219,7 +219,7 @@ fn throughput(figures: &Figures, path: &Path) -> Result<bool, Failure> {
     Ok(true)
 }
 
-fn sizes(figures: &Figures, path: &Path) -> Result<bool, Failure> {
+fn sizes(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
     let mut lines = Vec::new();
     for family in [4, 6] {
         for dut in figures.duts() {
@@ -255,7 +255,7 @@ fn sizes(figures: &Figures, path: &Path) -> Result<bool, Failure> {
 }
 
 /// Percentiles on HdrHistogram's scale: each step to the right is a tenth of the frames.
-fn latency(figures: &Figures, load: &str, path: &Path) -> Result<bool, Failure> {
+fn latency(figures: &Snapshot, load: &str, path: &Path) -> Result<bool, Failure> {
     let mut lines = Vec::new();
     for (dut, _, histogram) in
         figures.histograms.iter().filter(|(_, known, histogram)| known == load && !histogram.is_empty())
@@ -297,7 +297,7 @@ fn latency(figures: &Figures, load: &str, path: &Path) -> Result<bool, Failure> 
     Ok(true)
 }
 
-fn loss(figures: &Figures, path: &Path) -> Result<bool, Failure> {
+fn loss(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
     let mut lines = Vec::new();
     for dut in figures.duts() {
         let rows = figures.loss.iter().filter(|row| row.dut == dut);
@@ -325,7 +325,7 @@ fn loss(figures: &Figures, path: &Path) -> Result<bool, Failure> {
     Ok(true)
 }
 
-fn growth(figures: &Figures, path: &Path) -> Result<bool, Failure> {
+fn growth(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
     let panels: Vec<(&'static str, Points)> = ["services", "servers", "clients"]
         .into_iter()
         .map(|what| {

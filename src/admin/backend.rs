@@ -6,7 +6,7 @@ use super::status::Status;
 use super::{figures, prometheus};
 use crate::limits::{FIGURES_MOST, ORDER_MOST, OVERVIEW_MOST};
 use crate::metrics::latest::Latest;
-use crate::metrics::snapshot::Figures;
+use crate::metrics::snapshot::Snapshot;
 use hyper::body::Bytes;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -17,13 +17,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub type Asked = (Order, oneshot::Sender<Answer>);
 
 /// Where the figures go that were asked for.
-pub type Wanted = oneshot::Sender<Figures>;
+pub type Wanted = oneshot::Sender<Snapshot>;
 
 /// Where everything is that is only looked at.
 pub struct Watched {
     pub overview: Latest<Overview>,
     /// What was counted, and how old that is. Waits for no thread. `None`: nothing yet.
-    pub figures: Box<dyn Fn() -> Option<(Arc<Figures>, Duration)> + Send + Sync>,
+    pub figures: Box<dyn Fn() -> Option<(Arc<Snapshot>, Duration)> + Send + Sync>,
 }
 
 /// The server's end.
@@ -53,10 +53,10 @@ pub fn channel(watched: Watched, figures: impl Fn(Wanted) + Send + Sync + 'stati
 
 /// Everything, as of one moment.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct Observation {
     pub status: Status,
-    pub figures: Arc<Figures>,
-    /// When `status.uptime_s` was 0: the same in every snapshot, as a difference of two clocks' readings would not be.
+    pub figures: Arc<Snapshot>,
+    /// When `status.uptime_s` was 0: the same in every observation, as a difference of two clocks' readings would not be.
     pub started: SystemTime,
 }
 
@@ -108,24 +108,24 @@ impl Backend {
     ///
     /// # Errors
     /// The stats thread has put down nothing for long: it hangs.
-    pub async fn counted(&self) -> Result<(Arc<Figures>, Duration), Unanswered> {
+    pub async fn counted(&self) -> Result<(Arc<Snapshot>, Duration), Unanswered> {
         let (figures, age) = put_down(|| (self.watched.figures)()).await.ok_or(Unanswered::NoFigures)?;
         if age > FIGURES_MOST { Err(Unanswered::OldFigures(age)) } else { Ok((figures, age)) }
     }
 
     /// How things are, and what was counted, which the status has as well.
-    pub async fn status(&self) -> Result<Snapshot, Unanswered> {
+    pub async fn status(&self) -> Result<Observation, Unanswered> {
         self.status_of(&*self.overview().await?).await
     }
 
-    async fn status_of(&self, overview: &Overview) -> Result<Snapshot, Unanswered> {
+    async fn status_of(&self, overview: &Overview) -> Result<Observation, Unanswered> {
         let (figures, age) = self.counted().await?;
         let mut status = overview.status();
         let uptime = Duration::try_from_secs_f64(status.uptime_s).unwrap_or_default();
         let started = *self.started.get_or_init(|| SystemTime::now() - uptime);
         figures::fill(&mut status, &figures);
         status.counted_s = Some(status.uptime_s - age.as_secs_f64());
-        Ok(Snapshot { status, figures, started })
+        Ok(Observation { status, figures, started })
     }
 
     /// The page of metrics. One is made at a time, beside the thread that serves, and others wait for it.
@@ -137,8 +137,8 @@ impl Backend {
         {
             return Ok(text.clone());
         }
-        let snapshot = self.status_of(&overview).await?;
-        let made = tokio::task::spawn_blocking(move || prometheus::text(snapshot)).await;
+        let observation = self.status_of(&overview).await?;
+        let made = tokio::task::spawn_blocking(move || prometheus::text(observation)).await;
         let text = Bytes::from(made.map_err(|_| Unanswered::Ended)?);
         *page = Some(Page { of: overview, text: text.clone() });
         Ok(text)
@@ -156,7 +156,7 @@ impl Backend {
         }
     }
 
-    async fn figures(&self) -> Result<Figures, Unanswered> {
+    async fn figures(&self) -> Result<Snapshot, Unanswered> {
         let (answer, wait) = oneshot::channel();
         (self.figures)(answer);
         match timeout_at(Instant::now() + FIGURES_MOST, wait).await {

@@ -1,12 +1,12 @@
 //! What was counted, put into the status by the names of services and servers.
 
 use super::status::{LatencyStatus, Status, WorkerStatus};
-use crate::metrics::snapshot::{Figures, WorkerFigures};
+use crate::metrics::snapshot::{Snapshot, WorkerSnapshot};
 use crate::metrics::summary::Percentiles;
 use std::collections::HashMap;
 
 /// Fills in every counter of the status. A server that has no figures yet keeps its zeros.
-pub fn fill(status: &mut Status, figures: &Figures) {
+pub fn fill(status: &mut Status, figures: &Snapshot) {
     let summary = &figures.summary;
     status.frames = summary.frames;
     status.forwarded = summary.forwarded;
@@ -42,7 +42,7 @@ pub fn fill(status: &mut Status, figures: &Figures) {
     }
 }
 
-fn fill_worker(status: &mut WorkerStatus, figures: &WorkerFigures) {
+fn fill_worker(status: &mut WorkerStatus, figures: &WorkerSnapshot) {
     status.received = figures.received;
     status.turns = figures.turns;
     status.stuck = figures.stuck;

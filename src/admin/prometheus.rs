@@ -1,10 +1,10 @@
-//! `/metrics`: everything in Prometheus' text format. A pure function over a snapshot: there are no global counters, and a
+//! `/metrics`: everything in Prometheus' text format. A pure function over an observation: there are no global counters, and a
 //! scrape costs the workers nothing.
 
-use super::backend::Snapshot;
+use super::backend::Observation;
 use super::status::{CheckStatus, PeerStatus, ServerStatus, State};
 use crate::metrics::buckets::MAX_NS;
-use crate::metrics::snapshot::WorkerFigures;
+use crate::metrics::snapshot::WorkerSnapshot;
 use crate::verdict::Reason;
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
@@ -35,16 +35,16 @@ pub const LATENCY_BOUNDS_NS: [u64; 21] = {
 
 const _: () = assert!(LATENCY_BOUNDS_NS[20] < MAX_NS, "a latency of the longest told apart lies above every bound");
 
-/// The page of a snapshot.
-pub fn text(snapshot: Snapshot) -> String {
+/// The page of an observation.
+pub fn text(observation: Observation) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(snapshot));
+    registry.register_collector(Box::new(observation));
     let mut page = String::new();
     text::encode_registry(&mut page, &registry).expect("a String takes all");
     page
 }
 
-impl Collector for Snapshot {
+impl Collector for Observation {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page(encoder);
         self.process(&mut page)?;
@@ -59,9 +59,9 @@ impl Collector for Snapshot {
 
 type Labels<'s, const N: usize> = [(&'static str, &'s str); N];
 
-impl Snapshot {
+impl Observation {
     fn process(&self, page: &mut Page) -> fmt::Result {
-        let Snapshot { status, .. } = self;
+        let Observation { status, .. } = self;
         let version = [("version", status.version.as_str())];
         page.gauges("oneip_build_info", "The version of oneip that runs; always 1", [(version, 1u64)])?;
         let help = "When the process started, in seconds since 1970";
@@ -211,13 +211,13 @@ impl Snapshot {
         self.each_server(move |server| server.check.as_ref().and_then(value))
     }
 
-    fn numbered_workers(&self) -> impl Iterator<Item = (String, &WorkerFigures)> {
+    fn numbered_workers(&self) -> impl Iterator<Item = (String, &WorkerSnapshot)> {
         self.figures.workers.iter().enumerate().map(|(number, worker)| (number.to_string(), worker))
     }
 
     fn each_worker(
         &self,
-        value: impl Fn(&WorkerFigures) -> u64,
+        value: impl Fn(&WorkerSnapshot) -> u64,
     ) -> impl Iterator<Item = ([(&'static str, String); 1], u64)> {
         self.numbered_workers().map(move |(number, worker)| ([("worker", number)], value(worker)))
     }

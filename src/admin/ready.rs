@@ -3,14 +3,14 @@
 use super::overview::Overview;
 use super::status::{CheckStatus, PeerStatus, ServerStatus};
 use crate::limits::UNCHECKED_MOST;
-use crate::metrics::snapshot::Figures;
+use crate::metrics::snapshot::Snapshot;
 use std::time::Instant;
 
 /// Whether every worker turns, and its rings move; or a filter is attached.
 ///
 /// # Errors
 /// The workers that do not, and what else is wrong.
-pub fn healthy(figures: &Figures) -> Result<(), String> {
+pub fn healthy(figures: &Snapshot) -> Result<(), String> {
     let each = figures.workers.iter().enumerate().flat_map(|(worker, figures)| {
         let still = (!figures.turns).then(|| format!("worker {worker} does not turn: it missed the last harvest\n"));
         let stuck = figures.stuck.then(|| {

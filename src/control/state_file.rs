@@ -290,9 +290,9 @@ mod tests {
                 "leaving": 0, "slots": 65_537, "flow": false, "modulo": false,
             }],
             "steps": [
-                { "configuration": 0, "standings": ["t"], "at": 1_000_000_000u64, "until": 9_000_000_000u64 },
+                { "configuration": 0, "states": ["t"], "at": 1_000_000_000u64, "until": 9_000_000_000u64 },
                 {
-                    "configuration": 0, "standings": ["k"], "at": 2_000_000_000u64, "until": 9_000_000_000u64,
+                    "configuration": 0, "states": ["k"], "at": 2_000_000_000u64, "until": 9_000_000_000u64,
                     "prolonged": 9_000_000_000u64,
                 },
             ],

@@ -1,7 +1,7 @@
 //! The device that frames come to, as far as `run` sees it, whichever engine drives it.
 
 use crate::error::Failure;
-use crate::metrics::collect::Outside;
+use crate::metrics::collect::DeviceCounters;
 use crate::model::{Dispatcher, Mac};
 use crate::port::Port;
 use crate::port::af_xdp::{self, AfXdp};
@@ -39,7 +39,7 @@ pub struct AttachedDevice<P> {
     /// How frames come and go, in words.
     pub engine: String,
     /// What the device counts besides the workers.
-    pub outside: Box<dyn Fn() -> Outside + Send>,
+    pub device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
     pub hold: Attachment,
 }
 
@@ -97,14 +97,14 @@ impl Device for xdp::Device {
     fn attach(self, cluster_addresses: &[IpAddr]) -> Result<AttachedDevice<AfXdp>, Failure> {
         let af_xdp::Attached { steer, mode, ports } = xdp::Device::attach(&self, cluster_addresses)?;
         let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
-        let outside = move || {
+        let device_counters = move || {
             let lost = losses.iter().map(|losses| losses.total()).sum::<u64>();
             counters.read().map_or_else(
                 |error| {
                     tracing::warn!(%error, "the device's counters cannot be read");
-                    Outside::default()
+                    DeviceCounters::default()
                 },
-                |counts| Outside {
+                |counts| DeviceCounters {
                     seen: counts.seen,
                     passed: counts.passed,
                     refused: 0,
@@ -114,7 +114,12 @@ impl Device for xdp::Device {
         };
         let pages = if ports.iter().all(AfXdp::in_huge_pages) { ", huge pages" } else { "" };
         let engine = format!("AF_XDP, {} mode{pages}, {mode}", ports[0].transfer());
-        Ok(AttachedDevice { ports, engine, outside: Box::new(outside), hold: Attachment::AfXdp(Box::new(steer)) })
+        Ok(AttachedDevice {
+            ports,
+            engine,
+            device_counters: Box::new(device_counters),
+            hold: Attachment::AfXdp(Box::new(steer)),
+        })
     }
 }
 
@@ -142,10 +147,15 @@ impl Device for crate::port::dpdk::Device {
         let engine = format!("{}, {}", crate::port::dpdk::version(), self.offloads);
         let crate::port::dpdk::Attached { ports, statistics, service } = crate::port::dpdk::Device::attach(self);
         // The workers count what they pass themselves.
-        let outside = move || {
+        let device_counters = move || {
             let lost = statistics.lost();
-            Outside { seen: statistics.received() + lost, passed: 0, refused: statistics.refused(), lost }
+            DeviceCounters { seen: statistics.received() + lost, passed: 0, refused: statistics.refused(), lost }
         };
-        Ok(AttachedDevice { ports, engine, outside: Box::new(outside), hold: Attachment::Dpdk { _service: service } })
+        Ok(AttachedDevice {
+            ports,
+            engine,
+            device_counters: Box::new(device_counters),
+            hold: Attachment::Dpdk { _service: service },
+        })
     }
 }

@@ -13,7 +13,7 @@ pub use device::Facts;
 
 use crate::admin::status::Status;
 use crate::control::interface::InterfaceWatch;
-use crate::control::membership::{Membership, News};
+use crate::control::membership::{Membership, Update};
 use crate::error::Failure;
 use crate::metrics::collect::{Reports, Stats};
 use crate::metrics::summary::Summary;
@@ -30,7 +30,7 @@ pub type HostCheck = fn(&[IpAddr]) -> Result<(), Failure>;
 /// What decides frames, as the control thread sees it.
 pub trait Engine {
     /// Has frames decided by what the membership says now.
-    fn publish(&mut self, membership: &mut Membership, news: News);
+    fn publish(&mut self, membership: &mut Membership, update: Update);
 
     /// When it wants to be called again though nothing has happened.
     fn due(&self) -> Option<Instant> {

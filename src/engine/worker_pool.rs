@@ -3,9 +3,9 @@
 
 use crate::error::Failure;
 use crate::host::privileges;
-use crate::metrics::collect::{self, Collector, Outside, Reports, Sources, Stats};
+use crate::metrics::collect::{self, Collector, DeviceCounters, Reports, Sources, Stats};
 use crate::metrics::summary::Summary;
-use crate::metrics::worker::{self, Books, View};
+use crate::metrics::worker::{self, View, WorkerMetrics};
 use crate::model::Plan;
 use crate::port::Port;
 use crate::table::Table;
@@ -17,15 +17,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
-pub struct Crew {
-    tables: Publisher<Books>,
+pub struct WorkerPool {
+    tables: Publisher<WorkerMetrics>,
     stats: Stats,
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
     collector: JoinHandle<Collector>,
 }
 
-impl Crew {
+impl WorkerPool {
     /// Starts a worker on each of `ports`, pinned to the core at the same position; it remembers `flows` flows while slots
     /// move. `table` is of the services and servers of `plan`.
     ///
@@ -36,15 +36,15 @@ impl Crew {
         table: Table,
         ports: Vec<P>,
         (cores, flows): (&[usize], usize),
-        outside: Box<dyn Fn() -> Outside + Send>,
+        device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
         reports: Reports,
-    ) -> io::Result<Crew> {
+    ) -> io::Result<WorkerPool> {
         let key = table.key;
         let (stats, inbox) = collect::channel();
-        let (books, views) = open(&table, ports.len());
+        let (metrics, views) = open(&table, ports.len());
         stats.open(Arc::clone(plan), views);
-        let (tables, readers) = publish::channel(table, books);
-        let sources = Sources { workers: ports.len(), spent: tables.spent(), outside };
+        let (tables, readers) = publish::channel(table, metrics);
+        let sources = Sources { workers: ports.len(), retired: tables.retired(), device_counters };
         let stop = Arc::new(AtomicBool::new(false));
         let mut workers = Vec::new();
         for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
@@ -60,7 +60,7 @@ impl Crew {
             drop_all_privileges();
             collect::run(sources, reports, &inbox)
         })?;
-        Ok(Crew { tables, stats, stop, workers, collector })
+        Ok(WorkerPool { tables, stats, stop, workers, collector })
     }
 
     /// Every worker's next turn sees `table`, which is of the layout of the one before. Waits for nobody.
@@ -71,9 +71,9 @@ impl Crew {
     /// As `publish`, for a table of another layout: of the services and servers of `plan`, in that order. What is counted
     /// from then on is counted under their names.
     pub fn publish_layout(&mut self, plan: &Arc<Plan>, table: Table) {
-        let (books, views) = open(&table, self.workers.len());
+        let (metrics, views) = open(&table, self.workers.len());
         self.stats.open(Arc::clone(plan), views);
-        self.tables.publish_layout(table, books);
+        self.tables.publish_layout(table, metrics);
     }
 
     /// The way to the figures, for any thread and any time.
@@ -81,7 +81,7 @@ impl Crew {
         self.stats.clone()
     }
 
-    /// Ends the workers, each after what was waiting for it, and then the collector, which finds all their books closed. Returns
+    /// Ends the workers, each after what was waiting for it, and then the collector, which finds all their metrics closed. Returns
     /// the figures of the run.
     ///
     /// # Errors
@@ -97,8 +97,8 @@ impl Crew {
     }
 }
 
-/// Books for each worker, and the collector's views of them.
-fn open(table: &Table, workers: usize) -> (Vec<Books>, Vec<View>) {
+/// Metrics for each worker, and the collector's views of them.
+fn open(table: &Table, workers: usize) -> (Vec<WorkerMetrics>, Vec<View>) {
     (0..workers).map(|_| worker::open(table)).unzip()
 }
 

@@ -1,10 +1,10 @@
 //! Workers over the queues of a device: the engines `af_xdp` and `dpdk`.
 
 use super::device::{AttachedDevice, Attachment, Device, Facts};
-use super::worker_pool::Crew;
+use super::worker_pool::WorkerPool;
 use super::{Attached, Dispatching, Engine, HostCheck, Opened, Start};
 use crate::admin::status::{Status, WorkerStatus};
-use crate::control::membership::{Membership, News};
+use crate::control::membership::{Membership, Update};
 use crate::error::Failure;
 use crate::host;
 use crate::limits::DRAIN;
@@ -41,39 +41,39 @@ impl<P: Port<Frame: Send> + Send + 'static> Attached for AttachedDevice<P> {
     }
 
     fn start(self: Box<Self>, start: Start) -> Result<Box<dyn Dispatching>, Failure> {
-        let AttachedDevice { ports, outside, hold, .. } = *self;
+        let AttachedDevice { ports, device_counters, hold, .. } = *self;
         let Start { plan, table, cores, flows, reports } = start;
-        let crew = Crew::start(plan, table, ports, (&cores, flows), outside, reports)?;
-        Ok(Box::new(Workers { crew, hold, cores }))
+        let pool = WorkerPool::start(plan, table, ports, (&cores, flows), device_counters, reports)?;
+        Ok(Box::new(Workers { pool, hold, cores }))
     }
 }
 
 struct Workers {
-    crew: Crew,
+    pool: WorkerPool,
     hold: Attachment,
     cores: Vec<usize>,
 }
 
 impl Dispatching for Workers {
     fn stats(&self) -> Stats {
-        self.crew.stats()
+        self.pool.stats()
     }
 
     fn stop(self: Box<Self>) -> Result<Summary, Failure> {
-        let Workers { crew, mut hold, .. } = *self;
+        let Workers { pool, mut hold, .. } = *self;
         hold.detach();
         // Frames that were redirected a moment ago are on their way into the rings still.
         thread::sleep(DRAIN);
-        crew.stop()
+        pool.stop()
     }
 }
 
 impl Engine for Workers {
-    fn publish(&mut self, membership: &mut Membership, news: News) {
+    fn publish(&mut self, membership: &mut Membership, update: Update) {
         let table = membership.table();
-        match news {
-            News::Table => self.crew.publish(table),
-            News::Layout => self.crew.publish_layout(membership.plan(), table),
+        match update {
+            Update::Table => self.pool.publish(table),
+            Update::Layout => self.pool.publish_layout(membership.plan(), table),
         }
     }
 

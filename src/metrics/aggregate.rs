@@ -1,11 +1,11 @@
 //! What all workers have counted and timed, by the names of services and servers, through every change of the layout.
 //!
-//! A worker may have several books open: those it writes in, and newer ones that it has not come to. When books are closed,
+//! A worker may have several metrics open: those it writes in, and newer ones that it has not come to. When metrics are closed,
 //! what is in them is added to the totals of their names; names that a reload removed keep theirs.
 
 use super::buckets::{DIGITS, MAX_NS};
 use super::histogram::{Answer, Latencies};
-use super::snapshot::{WorkerFigures, WorkerReport};
+use super::snapshot::{WorkerReport, WorkerSnapshot};
 use super::summary::{Percentiles, ServerSummary, Summary};
 use super::worker::View;
 use crate::model::identity::continued_services;
@@ -17,8 +17,8 @@ use std::sync::Arc;
 /// A histogram of any number of frames.
 pub type Long = Histogram<u64>;
 
-pub struct Accounts {
-    /// Of closed books. Its servers are all that there ever were, in the order in which they came.
+pub struct Aggregator {
+    /// Of closed metrics. Its servers are all that there ever were, in the order in which they came.
     closed: Summary,
     /// All that there ever were, likewise.
     services: Vec<Service>,
@@ -53,7 +53,7 @@ struct Places {
 
 struct Account {
     open: Vec<(Arc<Places>, View)>,
-    /// Frames in, of closed books.
+    /// Frames in, of closed metrics.
     received: u64,
     answered: bool,
     turns: bool,
@@ -63,8 +63,8 @@ struct Account {
     before: WorkerReport,
 }
 
-impl Accounts {
-    pub fn new(workers: usize) -> Accounts {
+impl Aggregator {
+    pub fn new(workers: usize) -> Aggregator {
         let account = || Account {
             open: Vec::new(),
             received: 0,
@@ -75,7 +75,7 @@ impl Accounts {
             report: WorkerReport::default(),
             before: WorkerReport::default(),
         };
-        Accounts {
+        Aggregator {
             closed: Summary::default(),
             services: Vec::new(),
             service_at: HashMap::new(),
@@ -88,7 +88,7 @@ impl Accounts {
         }
     }
 
-    /// Takes note of a layout, and of each worker's books for it. Its tables have the services and servers of `plan`, in that
+    /// Takes note of a layout, and of each worker's metrics for it. Its tables have the services and servers of `plan`, in that
     /// order.
     pub fn open(&mut self, plan: &Plan, views: Vec<View>) {
         assert_eq!(views.len(), self.workers.len(), "one a worker");
@@ -96,7 +96,7 @@ impl Accounts {
         self.plan.clone_from(&plan.services);
         self.present = Arc::new(self.places(plan));
         for (account, mut view) in self.workers.iter_mut().zip(views) {
-            // The worker may be past the books in which it was asked.
+            // The worker may be past the metrics in which it was asked.
             if self.asking {
                 view.harvest.request();
             }
@@ -179,7 +179,7 @@ impl Accounts {
         }
     }
 
-    /// Takes what has come. Whether every worker has answered, those apart that have no books open any more.
+    /// Takes what has come. Whether every worker has answered, those apart that have no metrics open any more.
     pub fn gather(&mut self) -> bool {
         for account in &mut self.workers {
             let Account { open, received, answered, stuck, report, before, .. } = account;
@@ -232,8 +232,8 @@ impl Accounts {
         summary
     }
 
-    pub fn workers(&self) -> Vec<WorkerFigures> {
-        let figures = |account: &Account| WorkerFigures {
+    pub fn workers(&self) -> Vec<WorkerSnapshot> {
+        let figures = |account: &Account| WorkerSnapshot {
             received: account.received + account.open.iter().map(|(_, view)| view.tally.received.get()).sum::<u64>(),
             turns: account.turns,
             stuck: account.stuck,

@@ -1,14 +1,14 @@
 //! The stats thread: once an interval it harvests the workers' histograms, prints a line and writes the interval log. At any
 //! time it says what was counted to whoever asks.
 
-use super::aggregate::{self, Accounts, Long};
+use super::aggregate::{self, Aggregator, Long};
 use super::latest::Latest;
-use super::snapshot::Figures;
+use super::snapshot::Snapshot;
 use super::summary::{Percentiles, Summary, microseconds};
-use super::worker::{Books, View};
+use super::worker::{View, WorkerMetrics};
 use crate::limits::{FIGURES_EVERY, FIGURES_PART, STATS_INTERVAL};
 use crate::model::Plan;
-use crate::table::publish::Spent;
+use crate::table::publish::Retired;
 use crate::verdict::Reason;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use hdrhistogram::serialization::V2DeflateSerializer;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// What the device itself counts, besides what the workers see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outside {
+pub struct DeviceCounters {
     /// Frames that reached the interface.
     pub seen: u64,
     /// Left to the kernel.
@@ -33,12 +33,12 @@ pub struct Outside {
     pub lost: u64,
 }
 
-/// Everything that the collector reads besides the workers' books. It writes nothing that a worker sees.
+/// Everything that the collector reads besides the workers' metrics. It writes nothing that a worker sees.
 pub struct Sources {
     pub workers: usize,
-    /// Dropped at every harvest, which closes the books in it.
-    pub spent: Spent<Books>,
-    pub outside: Box<dyn Fn() -> Outside + Send>,
+    /// Dropped at every harvest, which closes the metrics in it.
+    pub retired: Retired<WorkerMetrics>,
+    pub device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
 }
 
 /// Where the collector reports.
@@ -56,18 +56,18 @@ pub struct Reports {
 #[derive(Clone)]
 pub struct Stats {
     inbox: Sender<Message>,
-    latest: Latest<Figures>,
+    latest: Latest<Snapshot>,
 }
 
 /// The stats thread's end.
 pub struct Inbox {
     messages: Receiver<Message>,
-    latest: Latest<Figures>,
+    latest: Latest<Snapshot>,
 }
 
 pub enum Message {
     Layout(Arc<Plan>, Vec<View>),
-    Query(Box<dyn FnOnce(Figures) + Send>),
+    Query(Box<dyn FnOnce(Snapshot) + Send>),
     Stop,
 }
 
@@ -77,19 +77,19 @@ pub fn channel() -> (Stats, Inbox) {
 }
 
 impl Stats {
-    /// Hands over the views of books for a layout, one a worker, before any worker can get these books. The layout's tables
+    /// Hands over the views of metrics for a layout, one a worker, before any worker can get these metrics. The layout's tables
     /// have the services and servers of `plan`, in that order.
     pub fn open(&self, plan: Arc<Plan>, views: Vec<View>) {
         self.send(Message::Layout(plan, views));
     }
 
     /// Asks for the figures. `reply` is called on the stats thread, and shall not keep it; it is dropped if that has ended.
-    pub fn figures(&self, reply: impl FnOnce(Figures) + Send + 'static) {
+    pub fn figures(&self, reply: impl FnOnce(Snapshot) + Send + 'static) {
         self.send(Message::Query(Box::new(reply)));
     }
 
     /// The figures that it has put down last, a few times a second: without asking it. `None`: none yet.
-    pub fn latest(&self) -> Option<(Arc<Figures>, Duration)> {
+    pub fn latest(&self) -> Option<(Arc<Snapshot>, Duration)> {
         self.latest.get()
     }
 
@@ -149,9 +149,9 @@ pub fn say(line: &str, to_stderr: bool) {
 
 /// The stats thread's own: the sources, and what they have given so far.
 pub struct Collector {
-    accounts: Accounts,
-    spent: Spent<Books>,
-    outside: Box<dyn Fn() -> Outside + Send>,
+    accounts: Aggregator,
+    retired: Retired<WorkerMetrics>,
+    device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
     /// The passed frames of the summary before.
     passed: Cell<u64>,
     started: Instant,
@@ -173,13 +173,13 @@ pub struct Interval {
 
 impl Collector {
     pub fn new(sources: Sources) -> Collector {
-        let Sources { workers, spent, outside } = sources;
+        let Sources { workers, retired, device_counters } = sources;
         let now = Instant::now();
-        let accounts = Accounts::new(workers);
+        let accounts = Aggregator::new(workers);
         Collector {
             accounts,
-            spent,
-            outside,
+            retired,
+            device_counters,
             passed: Cell::new(0),
             started: now,
             since: now,
@@ -223,7 +223,7 @@ impl Collector {
         self.accounts.ask();
         loop {
             // A worker may come to another layout in the meantime.
-            self.spent.clear();
+            self.retired.clear();
             inbox.messages.try_iter().for_each(|message| self.take(message));
             if self.accounts.gather() || Instant::now() >= give_up {
                 break;
@@ -264,18 +264,18 @@ impl Collector {
     /// The whole run, up to now, the device's counters included.
     pub fn summary(&self) -> Summary {
         // The device first: what it has seen after this is not missed among the workers'.
-        let outside = (self.outside)();
+        let device_counters = (self.device_counters)();
         let mut summary = self.accounts.summary();
-        summary.frames = outside.seen;
-        summary.passed += outside.passed;
-        summary.dropped[Reason::RxFull as usize] += outside.lost;
-        self.passed.set(refuse(&mut summary, outside.refused, self.passed.get()));
+        summary.frames = device_counters.seen;
+        summary.passed += device_counters.passed;
+        summary.dropped[Reason::RxFull as usize] += device_counters.lost;
+        self.passed.set(refuse(&mut summary, device_counters.refused, self.passed.get()));
         summary
     }
 
-    pub fn figures(&self) -> Figures {
+    pub fn figures(&self) -> Snapshot {
         let (summary, workers, latency) = (self.summary(), self.accounts.workers(), self.accounts.latency());
-        Figures { summary, workers, latency, troubles: Vec::new() }
+        Snapshot { summary, workers, latency, troubles: Vec::new() }
     }
 }
 

@@ -9,10 +9,10 @@ use hdrhistogram::Histogram;
 pub use crate::table::flow_table::FlowTableReport;
 
 #[derive(Clone, Debug, Default)]
-pub struct Figures {
+pub struct Snapshot {
     /// All counters; those of servers that a reload removed included.
     pub summary: Summary,
-    pub workers: Vec<WorkerFigures>,
+    pub workers: Vec<WorkerSnapshot>,
     /// Nanoseconds from arrival to hand-over up to the last harvest, by service.
     pub latency: Vec<(String, Histogram<u64>)>,
     /// What is wrong with the data path, in words.
@@ -20,7 +20,7 @@ pub struct Figures {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct WorkerFigures {
+pub struct WorkerSnapshot {
     /// Frames in.
     pub received: u64,
     /// Whether it answered the last harvest in time.

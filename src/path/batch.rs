@@ -40,7 +40,7 @@ impl Sorted {
 }
 
 /// Frames whose hash inputs have `B` blocks.
-pub struct Lane<const B: usize> {
+pub struct Batch<const B: usize> {
     pub len: usize,
     pub frames: [Sorted; BURST],
     pub blocks: [Row; B],
@@ -49,9 +49,9 @@ pub struct Lane<const B: usize> {
     pub(super) places: [Place; BURST],
 }
 
-impl<const B: usize> Default for Lane<B> {
-    fn default() -> Lane<B> {
-        Lane {
+impl<const B: usize> Default for Batch<B> {
+    fn default() -> Batch<B> {
+        Batch {
             len: 0,
             frames: [Sorted(0); BURST],
             blocks: [[0; BURST]; B],
@@ -61,7 +61,7 @@ impl<const B: usize> Default for Lane<B> {
     }
 }
 
-impl<const B: usize> Lane<B> {
+impl<const B: usize> Batch<B> {
     pub fn push(&mut self, position: usize, service: ServiceId, blocks: [u64; B]) {
         self.frames[self.len] = Sorted::new(position, service);
         for (row, block) in self.blocks.iter_mut().zip(blocks) {

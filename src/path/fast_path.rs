@@ -5,7 +5,7 @@
 //! vector registers, without a branch (`judge`). It makes every test that `parse` makes. Where one fails, or the packet is
 //! another, the frame gets a key that no service has, and `parse` says what it is. A test holds the two together.
 
-use super::batch::{Bits, Lane, Sorted};
+use super::batch::{Batch, Bits, Sorted};
 use super::classify::is_syn;
 use crate::hash;
 use crate::hash::vector::{Level, Loop, Row};
@@ -72,12 +72,12 @@ impl Look {
 
 /// The plain frames of a burst, by IP version.
 #[derive(Default)]
-pub struct Plain {
+pub struct FastPath {
     pub v4: Side<HeadersV4, { hash::SOURCE_V4 }>,
     pub v6: Side<HeadersV6, { hash::SOURCE_V6 }>,
 }
 
-impl Plain {
+impl FastPath {
     /// Copies the headers of the first few of `frames`, as many as look alike, and says how many. 0: the first one is not
     /// plain, or comes from a server.
     #[inline(always)]
@@ -100,7 +100,7 @@ impl Plain {
 /// The plain frames of one IP version: what their servers are found by, and the rest of what is judged.
 #[derive(Default)]
 pub struct Side<V, const B: usize> {
-    pub lane: Lane<B>,
+    pub batch: Batch<B>,
     headers: V,
 }
 
@@ -109,11 +109,11 @@ pub struct Judged {
     /// They begin a TCP connection.
     pub begins: u64,
     /// They are not plain, or for a service that does not select by maglev over the source.
-    pub odd: u64,
+    pub slow: u64,
 }
 
 impl<V: Version<B>, const B: usize> Side<V, B> {
-    /// As `Plain::take`, with the header at `L3`.
+    /// As `FastPath::take`, with the header at `L3`.
     #[inline(always)]
     fn take<'a, const L3: usize>(
         &mut self,
@@ -121,40 +121,40 @@ impl<V: Version<B>, const B: usize> Side<V, B> {
         frames: Range<usize>,
         bytes: impl Fn(usize) -> &'a [u8],
     ) -> usize {
-        let Side { lane, headers } = self;
-        let mut at = lane.len;
+        let Side { batch, headers } = self;
+        let mut at = batch.len;
         for position in frames {
             let frame = bytes(position);
             let Some(head) = frame.first_chunk() else { break };
-            if Look::of::<L3>(head) != look || !headers.copy::<L3>(at % BURST, head, frame, &mut lane.blocks) {
+            if Look::of::<L3>(head) != look || !headers.copy::<L3>(at % BURST, head, frame, &mut batch.blocks) {
                 break;
             }
-            lane.frames[at % BURST] = Sorted::new(position, 0);
+            batch.frames[at % BURST] = Sorted::new(position, 0);
             at += 1;
         }
-        std::mem::replace(&mut lane.len, at).abs_diff(at)
+        std::mem::replace(&mut batch.len, at).abs_diff(at)
     }
 
-    /// Judges what was taken, and finds the services. What is odd leaves the lane.
+    /// Judges what was taken, and finds the services. What is slow leaves the batch.
     #[inline(never)]
     pub fn judge(&mut self, level: Level, ports: Ports) -> Judged {
-        let len = self.lane.len.min(BURST);
+        let len = self.batch.len.min(BURST);
         if len == 0 {
-            return Judged { begins: 0, odd: 0 };
+            return Judged { begins: 0, slow: 0 };
         }
-        let begins = level.run(Judge { headers: &mut self.headers, len, blocks: &mut self.lane.blocks });
+        let begins = level.run(Judge { headers: &mut self.headers, len, blocks: &mut self.batch.blocks });
         // Without the headers of bursts before.
         let begins = begins & u64::MAX >> (u64::BITS as usize - len);
-        let begins = Bits(begins).fold(0, |begins, at| begins | 1 << self.lane.frames[at].position());
+        let begins = Bits(begins).fold(0, |begins, at| begins | 1 << self.batch.frames[at].position());
         let mut out = 0;
-        for (at, frame) in self.lane.frames[..len].iter_mut().enumerate() {
+        for (at, frame) in self.batch.frames[..len].iter_mut().enumerate() {
             match self.headers.service(at, ports) {
                 Some(service) => *frame = Sorted::new(frame.position(), service),
                 None => out |= 1 << at,
             }
         }
-        let odd = if out == 0 { 0 } else { self.lane.remove(out) };
-        Judged { begins, odd }
+        let slow = if out == 0 { 0 } else { self.batch.remove(out) };
+        Judged { begins, slow }
     }
 }
 
@@ -186,7 +186,7 @@ pub trait Version<const B: usize> {
     fn service(&self, at: usize, ports: Ports) -> Option<ServiceId>;
 }
 
-/// IPv4 headers, in little-endian words. The lane's block is at first TTL, protocol, .., source.
+/// IPv4 headers, in little-endian words. The batch's block is at first TTL, protocol, .., source.
 pub struct HeadersV4 {
     /// Version and header length, .., total length, .., flags and fragment offset.
     first: Row,

@@ -52,18 +52,20 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     let present_hash = packet.hash(entry.rule.key, entry.rule.flow);
     let present = entry.select(present_hash, client).1;
     let hash = |rule: &Rule| if *rule == entry.rule { present_hash } else { packet.hash(rule.key, rule.flow) };
-    let keeper = kept.keeper(present, hash, client);
-    let previous = keeper.server();
+    let previous_owner = kept.previous_owner(present, hash, client);
+    let previous = previous_owner.server();
     let name = packet.name(flows.key());
-    let lasts = |flow: &Flow| !keeper.is_settled() || !flow.is_silent(FLOW_ESTABLISHED_IDLE, now);
-    let known = flows.find(name, keeper.since()).filter(|(flow, _)| table.keeper(flow.server).is_some() && lasts(flow));
-    let mut remembers = !keeper.is_settled();
+    let lasts = |flow: &Flow| !previous_owner.is_settled() || !flow.is_silent(FLOW_ESTABLISHED_IDLE, now);
+    let known = flows
+        .find(name, previous_owner.since())
+        .filter(|(flow, _)| table.previous_owner(flow.server).is_some() && lasts(flow));
+    let mut remembers = !previous_owner.is_settled();
     if let Some((flow, at)) = known {
         match seen(&packet, flow, now) {
             Seen::Now(next) => {
-                let destination = table.keeper(flow.server).expect("it was looked for");
+                let destination = table.previous_owner(flow.server).expect("it was looked for");
                 let server = table.server(service, destination);
-                if keeper.is_settled() && present == Some(server) {
+                if previous_owner.is_settled() && present == Some(server) {
                     // It would go there if it were forgotten.
                     flows.forget(at);
                 } else if next != flow {
@@ -78,7 +80,7 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     let old = if kept.until_closed { Stage::Shown } else { Stage::Spare };
     let (server, stage) = match packet.act {
         Act::Begin => (present, Some(Stage::Begun)),
-        Act::Datagram => (previous.filter(|_| keeper.is_learning()).or(present), Some(Stage::Begun)),
+        Act::Datagram => (previous.filter(|_| previous_owner.is_learning()).or(present), Some(Stage::Begun)),
         Act::Go => (previous.or(present), previous.filter(|previous| Some(*previous) != present).map(|_| old)),
         Act::Close | Act::Abort | Act::Report | Act::Fragment => (previous.or(present), None),
     };

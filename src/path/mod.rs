@@ -1,7 +1,7 @@
 //! The journey's steps, as pure functions over slices and tables: no port, no I/O, total on any input.
 //!
 //! `plain` reads the headers of the frames that nearly all are, a burst at a time; `parse` any frame's, down to the flow that
-//! decides. `select` matches the flow with a service, sorts it into a `lane`, hashes a whole burst and looks the servers up.
+//! decides. `select` matches the flow with a service, sorts it into a `batch`, hashes a whole burst and looks the servers up.
 //! `flow_table` decides the few whose slot is migrating, `watch` notes those of a client that an operator watches. `rewrite`
 //! writes the two MAC addresses.
 

@@ -1,18 +1,18 @@
 //! Which server a burst's frames go to: service, hash, slot, owner.
 //!
-//! A `Selection` takes the frames of a burst (`admit`) and decides all at once (`decide`). What `admit` can
-//! settle alone (drops, passes) it settles; the rest it sorts into lanes by the shape of the hash input, so that each lane
+//! A `Selection` takes the frames of a burst (`classify`) and decides all at once (`decide`). What `classify` can
+//! settle alone (drops, passes) it settles; the rest it sorts into batches by the shape of the hash input, so that each batch
 //! is hashed as one vector. A plain frame (`plain`) to a plain service goes a short way, all others the long one; a
 //! property test holds the two together.
 
-use super::batch::{Bits, Lane};
+use super::batch::{Batch, Bits};
 use super::classify::{self, Outer, Upper};
-use super::fast_path::Plain;
+use super::fast_path::FastPath;
 use crate::hash;
 use crate::hash::vector::Level;
 use crate::limits::BURST;
 use crate::table::build::maglev::NOBODY;
-use crate::table::{Address, MOVING, PackedMac, Place, PortService, ServiceId, Table, port_key, port_key_v4};
+use crate::table::{Address, MIGRATING, PackedMac, Place, PortService, ServiceId, Table, port_key, port_key_v4};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::transport;
 
@@ -25,9 +25,9 @@ pub struct Selection {
     begins: u64,
     /// Those whose slot is migrating: `decide` leaves them to `look_up_flows`.
     pub(super) migrating: u64,
-    plain: Plain,
-    flow_v4: Lane<{ hash::FLOW_V4 }>,
-    flow_v6: Lane<{ hash::FLOW_V6 }>,
+    plain: FastPath,
+    flow_v4: Batch<{ hash::FLOW_V4 }>,
+    flow_v6: Batch<{ hash::FLOW_V6 }>,
 }
 
 /// What was decided about one frame. 16 bytes, written once.
@@ -89,9 +89,9 @@ impl Selection {
             outcomes: [Outcome::kept(PASS); BURST],
             begins: 0,
             migrating: 0,
-            plain: Plain::default(),
-            flow_v4: Lane::default(),
-            flow_v6: Lane::default(),
+            plain: FastPath::default(),
+            flow_v4: Batch::default(),
+            flow_v6: Batch::default(),
         }
     }
 
@@ -120,38 +120,38 @@ impl Selection {
     /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position.
     // Not inlined, like the other loops over a burst: each has the registers for itself.
     #[inline(never)]
-    pub fn admit<'a>(&mut self, len: usize, table: &Table, bytes: impl Fn(usize) -> &'a [u8]) {
+    pub fn classify<'a>(&mut self, len: usize, table: &Table, bytes: impl Fn(usize) -> &'a [u8]) {
         assert!(len <= BURST);
         self.len = len;
         self.migrating = 0;
         let ports = table.ports();
-        let (mut odd, mut at) = (0, 0);
+        let (mut slow, mut at) = (0, 0);
         while at < len {
             let taken = self.plain.take(at..len, &bytes, ports);
             if taken == 0 {
-                odd |= 1 << at;
+                slow |= 1 << at;
             }
             at += taken.max(1);
         }
         let v4 = self.plain.v4.judge(self.level, ports);
         let v6 = self.plain.v6.judge(self.level, ports);
         self.begins = v4.begins | v6.begins;
-        for at in Bits(odd | v4.odd | v6.odd) {
-            self.admit_any(at, bytes(at), table);
+        for at in Bits(slow | v4.slow | v6.slow) {
+            self.classify_slow(at, bytes(at), table);
         }
     }
 
     /// The long way.
     #[cold]
     #[inline(never)]
-    fn admit_any(&mut self, at: usize, frame: &[u8], table: &Table) {
+    fn classify_slow(&mut self, at: usize, frame: &[u8], table: &Table) {
         self.begins |= u64::from(classify::begins(frame)) << at;
         if let Err(verdict) = self.sort(at, frame, table) {
             self.outcomes[at] = verdict.into();
         }
     }
 
-    /// Puts any frame into its lane. `Err`: the verdict is known already.
+    /// Puts any frame into its batch. `Err`: the verdict is known already.
     fn sort(&mut self, at: usize, frame: &[u8], table: &Table) -> Result<(), Verdict> {
         match classify::outer(frame) {
             Outer::V4(packet) => {
@@ -160,7 +160,7 @@ impl Selection {
                 let by_port = |protocol, port| table.ports().v4(port_key_v4(flow.cluster, port_key(protocol, port)));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
                 match input(service, flow.upper, u32::from_be_bytes(flow.client) as u128, table) {
-                    Input::Source => self.plain.v4.lane.push(at, service, hash::source_v4(flow.client)),
+                    Input::Source => self.plain.v4.batch.push(at, service, hash::source_v4(flow.client)),
                     Input::Flow(ports, protocol) => {
                         let blocks =
                             hash::flow_v4(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
@@ -178,7 +178,7 @@ impl Selection {
                     |protocol, port| table.ports().v6(u128::from_le_bytes(flow.cluster), port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
                 match input(service, flow.upper, u128::from_be_bytes(flow.client), table) {
-                    Input::Source => self.plain.v6.lane.push(at, service, hash::source_v6(flow.client)),
+                    Input::Source => self.plain.v6.batch.push(at, service, hash::source_v6(flow.client)),
                     Input::Flow(ports, protocol) => {
                         let blocks =
                             hash::flow_v6(flow.client, flow.cluster, (ports.source, ports.destination), protocol);
@@ -195,20 +195,20 @@ impl Selection {
         Ok(())
     }
 
-    /// Hashes and looks up whatever `admit` left open. Returns one outcome a frame.
+    /// Hashes and looks up whatever `classify` left open. Returns one outcome a frame.
     #[inline(always)]
     pub fn decide(&mut self, table: &Table) -> &mut [Outcome] {
         let Selection { level, outcomes, migrating, plain, flow_v4, flow_v6, .. } = self;
-        plain.v4.lane.decide(*level, table, outcomes, migrating);
-        plain.v6.lane.decide(*level, table, outcomes, migrating);
+        plain.v4.batch.decide(*level, table, outcomes, migrating);
+        plain.v6.batch.decide(*level, table, outcomes, migrating);
         flow_v4.decide(*level, table, outcomes, migrating);
         flow_v6.decide(*level, table, outcomes, migrating);
         &mut self.outcomes[..self.len]
     }
 }
 
-impl<const B: usize> Lane<B> {
-    /// Empties the lane. The slots of all its frames are read before the first is used: these reads miss the caches, and so
+impl<const B: usize> Batch<B> {
+    /// Empties the batch. The slots of all its frames are read before the first is used: these reads miss the caches, and so
     /// they wait together.
     #[inline(never)]
     fn decide(&mut self, level: Level, table: &Table, outcomes: &mut [Outcome; BURST], migrating: &mut u64) {
@@ -216,7 +216,7 @@ impl<const B: usize> Lane<B> {
         if len == 0 {
             return;
         }
-        let Lane { frames, blocks, hashes, places, .. } = self;
+        let Batch { frames, blocks, hashes, places, .. } = self;
         level.siphash(table.key, blocks, len, hashes);
         let (frames, hashes, places) = (&frames[..len], &hashes[..len], &mut places[..len]);
         for ((place, frame), hash) in places.iter_mut().zip(frames).zip(hashes) {
@@ -236,7 +236,7 @@ fn outcome(at: usize, service: ServiceId, place: Place, table: &Table, migrating
     if mac.is_resolved() {
         return Outcome { mac, destination, service, server: owner };
     }
-    if owner & MOVING != 0 {
+    if owner & MIGRATING != 0 {
         *migrating |= 1 << at;
         return Outcome { service, ..Outcome::kept(PASS) };
     }

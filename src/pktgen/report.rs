@@ -51,7 +51,7 @@ impl Report {
         self.rate(bytes as f64 * 8.0)
     }
 
-    /// Figures that nothing was counted for are `null`.
+    /// Values that nothing was counted for are `null`.
     pub fn json(&self) -> Value {
         let Report { method, sizes, offered, sent, tx_dropped, counts, by_mac } = self;
         let by_mac: Map<String, Value> = by_mac.iter().map(|(mac, count)| (mac.to_string(), (*count).into())).collect();

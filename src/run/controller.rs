@@ -6,7 +6,7 @@ use crate::admin::order::{Answer, Order, Trace, TracedFrame};
 use crate::admin::status::Status;
 use crate::admin::{Asked, Overview};
 use crate::control::interface::{InterfaceError, InterfaceWatch};
-use crate::control::membership::{Membership, News, Reloaded, Set};
+use crate::control::membership::{Membership, Reloaded, Set, Update};
 use crate::engine::Engine;
 use crate::error::Failure;
 use crate::host::clock;
@@ -27,19 +27,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 /// The servers, with the runtime that follows them. The kernel gets back what was asked of it however the run ends.
-pub struct Followed {
+pub struct ControlPlane {
     pub runtime: Runtime,
     pub membership: Membership,
     pub signals: Signals,
 }
 
-impl Drop for Followed {
+impl Drop for ControlPlane {
     fn drop(&mut self) {
         self.runtime.block_on(self.membership.close());
     }
 }
 
-/// From when it is made, a signal is a wish to stop, or to reload: one that comes during the start is followed at its end, so
+/// From when it is made, a signal is a request to stop, or to reload: one that comes during the start is followed at its end, so
 /// that nothing is left behind.
 pub struct Signals {
     interrupt: Signal,
@@ -57,22 +57,22 @@ impl Signals {
         })
     }
 
-    async fn any(&mut self) -> Wish {
+    async fn any(&mut self) -> Command {
         tokio::select! {
-            _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.terminate.recv() => Wish::Stop,
-            _ = self.hangup.recv() => Wish::Reload,
+            _ = self.interrupt.recv() => Command::Stop,
+            _ = self.terminate.recv() => Command::Stop,
+            _ = self.hangup.recv() => Command::Reload,
         }
     }
 }
 
-enum Wish {
+enum Command {
     Stop,
     Reload,
 }
 
 /// What the control thread works with besides the servers.
-pub struct Desk<'a> {
+pub struct Controller<'a> {
     pub config: PathBuf,
     pub orders: mpsc::Receiver<Asked>,
     pub started: std::time::Instant,
@@ -99,59 +99,59 @@ struct Watching {
     to: oneshot::Sender<Answer>,
 }
 
-impl Followed {
+impl ControlPlane {
     /// Publishes every change and answers every order, until a signal.
     ///
     /// # Errors
     /// The servers cannot be followed any more, or the interface is not the one that it was.
-    pub fn until_signal(&mut self, desk: &mut Desk) -> Result<(), Failure> {
-        let Followed { runtime, membership, signals } = self;
+    pub fn until_signal(&mut self, controller: &mut Controller) -> Result<(), Failure> {
+        let ControlPlane { runtime, membership, signals } = self;
         runtime.block_on(async {
-            let mut was_up = desk.watch.as_ref().is_none_or(InterfaceWatch::is_up);
+            let mut was_up = controller.watch.as_ref().is_none_or(InterfaceWatch::is_up);
             let mut tasks = Tasks::default();
-            desk.show(membership);
+            controller.show(membership);
             let mut look = Instant::now() + OVERVIEW_EVERY;
             loop {
                 let watched = tasks.watching.as_ref().map(|watching| watching.end);
-                let due = desk.engine.due();
+                let due = controller.engine.due();
                 tokio::select! {
-                    wish = signals.any() => match wish {
-                        Wish::Stop => return Ok(()),
-                        Wish::Reload => desk.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloading),
+                    command = signals.any() => match command {
+                        Command::Stop => return Ok(()),
+                        Command::Reload => controller.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloading),
                     },
-                    made = made(&mut tasks.reloading) => desk.end_reload(membership, made, &mut tasks.reloading).await,
+                    made = made(&mut tasks.reloading) => controller.end_reload(membership, made, &mut tasks.reloading).await,
                     event = membership.next() => {
-                        if let Some(news) = membership.take(event?).await {
-                            desk.engine.publish(membership, news);
-                            desk.show(membership);
+                        if let Some(update) = membership.take(event?).await {
+                            controller.engine.publish(membership, update);
+                            controller.show(membership);
                         }
                     }
-                    link = next_link(&mut desk.watch) => {
+                    link = next_link(&mut controller.watch) => {
                         let link = link?;
                         if link.is_up() != was_up {
                             was_up = link.is_up();
                             tell_link(link);
                         }
-                        desk.engine.see(link);
-                        desk.show(membership);
+                        controller.engine.see(link);
+                        controller.show(membership);
                     }
                     () = tokio::time::sleep_until(look) => {
-                        desk.show(membership);
+                        controller.show(membership);
                         look = Instant::now() + OVERVIEW_EVERY;
                     }
-                    () = poll_fn(|context| desk.engine.poll_work(context)) => desk.engine.work(membership),
-                    Some((order, to)) = desk.orders.recv() => {
+                    () = poll_fn(|context| controller.engine.poll_work(context)) => controller.engine.work(membership),
+                    Some((order, to)) = controller.orders.recv() => {
                         if !to.is_closed() {
-                            desk.carry_out(membership, order, to, &mut tasks).await;
+                            controller.carry_out(membership, order, to, &mut tasks).await;
                         }
                     }
                     () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                        desk.engine.publish(membership, News::Table);
+                        controller.engine.publish(membership, Update::Table);
                     }
                     () = tokio::time::sleep_until(watched.unwrap_or_else(Instant::now)), if watched.is_some() => {
                         let seen = tasks.watching.take().expect("somebody watches");
                         membership.set_watch(None);
-                        desk.engine.publish(membership, News::Table);
+                        controller.engine.publish(membership, Update::Table);
                         let frames = seen.frames(membership.plan());
                         let _ = seen.to.send(Answer::Trace(Trace { frames, ..seen.trace }));
                     }
@@ -161,7 +161,7 @@ impl Followed {
     }
 }
 
-impl Desk<'_> {
+impl Controller<'_> {
     async fn carry_out(
         &mut self,
         membership: &mut Membership,
@@ -184,11 +184,11 @@ impl Desk<'_> {
             Order::Disable { server, force } => (server, Set::Disable, force),
             Order::Enable { server } => (server, Set::Enable, false),
         };
-        let (mut answer, news) = membership.set(&server, set, force).await;
+        let (mut answer, update) = membership.set(&server, set, force).await;
         if let Answer::Done { changes } = &mut answer {
             changes.extend(self.engine.remark());
         }
-        news.into_iter().for_each(|news| self.engine.publish(membership, news));
+        update.into_iter().for_each(|update| self.engine.publish(membership, update));
         // Whoever hears of it and looks sees it.
         self.show(membership);
         let _ = to.send(answer);
@@ -290,12 +290,12 @@ impl Desk<'_> {
             return Ok(Ok(changes));
         }
         let before = addresses(membership.plan());
-        let (mut changes, news) = match membership.reload(prepared).await.map_err(|error| error.to_string())? {
-            Reloaded::Done(changes, news) => (changes, news),
+        let (mut changes, update) = match membership.reload(prepared).await.map_err(|error| error.to_string())? {
+            Reloaded::Done(changes, update) => (changes, update),
             Reloaded::Outdated(plan) => return Ok(Err(Source::Read(plan, warnings))),
         };
         changes.extend(warned);
-        let Some(news) = news else {
+        let Some(update) = update else {
             changes.push("nothing has changed".to_owned());
             return Ok(Ok(changes));
         };
@@ -307,7 +307,7 @@ impl Desk<'_> {
             tokio::time::sleep(DRAIN).await;
         }
         // In any case: the tables that come are of this layout.
-        self.engine.publish(membership, news);
+        self.engine.publish(membership, update);
         if staying.len() < after.len() || taken.is_err() {
             taken = self.take(&after.into_iter().collect::<Vec<_>>());
         }
@@ -377,7 +377,7 @@ impl Desk<'_> {
         }
         let watch = Arc::new(Watch::new(client, TRACED_FRAMES));
         membership.set_watch(Some(Arc::clone(&watch)));
-        self.engine.publish(membership, News::Table);
+        self.engine.publish(membership, Update::Table);
         let began = clock::now_ns();
         *watching = Some(Watching { watch, trace, began, end: Instant::now() + time, to });
     }

@@ -1,7 +1,7 @@
 //! `oneip filter`: the filter of one server, its table kept up with the cluster until a signal ends the process. The program
 //! stays on the interface after that, and goes on by its last table; the next process takes it over without a gap.
 
-use super::controller::{Desk, Followed, Signals};
+use super::controller::{ControlPlane, Controller, Signals};
 use super::tell;
 use crate::admin::{self, Watched};
 use crate::control::interface::InterfaceWatch;
@@ -59,7 +59,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let left = Filter::is_left(&interface, &pins)?;
     let speaker = runtime.block_on(async { Speaker::open(&plan, &server, &interface.name, left) })?;
     let membership = runtime.block_on(Membership::open(plan, side, &down, state))?;
-    let mut followed = Followed { runtime, membership, signals };
+    let mut followed = ControlPlane { runtime, membership, signals };
     let inside = followed.runtime.enter();
     let (mut path, attachment) =
         Keeping::begin(&mut followed.membership, (&server, started), &interface, (xdp, &pins, left), speaker)?;
@@ -76,7 +76,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let (backend, orders) = admin::channel(watched, move |to| drop(to.send(counting.figures())));
     let admin = listeners.start(backend)?;
     say("ready", json);
-    let mut desk = Desk {
+    let mut controller = Controller {
         config: config.clone(),
         orders,
         started: started.into_std(),
@@ -84,7 +84,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         overview,
         engine: &mut path,
     };
-    let ended = followed.until_signal(&mut desk);
+    let ended = followed.until_signal(&mut controller);
     drop(admin);
     if ended.is_ok() && Filter::is_left(&interface, &pins)? {
         let (name, file) = (&interface.name, config.display());

@@ -23,7 +23,7 @@ use crate::metrics::latest::Latest;
 use crate::metrics::summary::Summary;
 use crate::model::Plan;
 use crate::verbs;
-use controller::{Desk, Followed, Signals};
+use controller::{ControlPlane, Controller, Signals};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -78,7 +78,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let membership =
         runtime.block_on(Membership::open(plan, (Side::Dispatcher, &facts.interface), &options.down, file))?;
     let plan = Arc::clone(membership.plan());
-    let mut followed = Followed { runtime, membership, signals };
+    let mut followed = ControlPlane { runtime, membership, signals };
     let attached = device.attach(&addresses)?;
     // Now that nothing can refuse any more, an older log of that name gives way.
     if let Some(log) = hlog.as_ref().filter(|log| log.metadata().is_ok_and(|facts| facts.is_file())) {
@@ -99,8 +99,8 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let (backend, orders) = admin::channel(watched, move |to| stats.figures(|figures| drop(to.send(figures))));
     let admin = listeners.start(backend)?;
     say("ready", options.json);
-    let mut desk = Desk { config: options.config, orders, started, watch, overview, engine: &mut *engine };
-    let ended = followed.until_signal(&mut desk);
+    let mut controller = Controller { config: options.config, orders, started, watch, overview, engine: &mut *engine };
+    let ended = followed.until_signal(&mut controller);
     drop(admin);
     tell(&engine.stop()?, options.json)?;
     ended

@@ -321,7 +321,7 @@ impl FlowTable {
         }
         for flow in self.buckets.get(round.next).iter().flat_map(|bucket| &bucket.0).filter_map(Entry::flow) {
             let lasts = flow.seen >= table.horizon && !flow.is_over(now) && !flow.is_silent(FLOW_ESTABLISHED_IDLE, now);
-            if let Some(destination) = table.keeper(flow.server).filter(|_| lasts) {
+            if let Some(destination) = table.previous_owner(flow.server).filter(|_| lasts) {
                 census.note(destination, round.began);
             }
         }

@@ -24,7 +24,7 @@ use trace::Watch;
 
 /// In a slot, beside its owner: flows of the slot may be kept by others. Whoever looks up finds this or `NOBODY` by one
 /// comparison, `owner >= NOBODY`.
-pub const MOVING: u16 = 0x8000;
+pub const MIGRATING: u16 = 0x8000;
 
 /// A service's position in the plan.
 pub type ServiceId = u16;
@@ -40,7 +40,7 @@ pub struct Table {
     /// By destination: the service's `base` plus the server's position; behind them `UNRESOLVED`, for no destination at all.
     macs: Box<[PackedMac]>,
     /// While any slot moves: the servers whose connections stay with them, by ident, to their destinations.
-    keepers: Index<u32>,
+    previous_owners: Index<u32>,
     /// The servers' idents, by destination.
     idents: Box<[u32]>,
     /// While any slot moves: no flow is remembered for what was last seen before this tick.
@@ -185,7 +185,7 @@ impl Ports<'_> {
 /// What a look-up finds.
 #[derive(Clone, Copy, Default)]
 pub struct Place {
-    /// The server's position in its service, or `NOBODY`; with the mark `MOVING`.
+    /// The server's position in its service, or `NOBODY`; with the mark `MIGRATING`.
     pub owner: u16,
     pub destination: u32,
 }
@@ -224,7 +224,7 @@ pub struct ServiceTable {
 }
 
 impl ServiceTable {
-    /// By slot: the server that gets new connections, or `NOBODY`; with the mark `MOVING`.
+    /// By slot: the server that gets new connections, or `NOBODY`; with the mark `MIGRATING`.
     pub fn owners(&self) -> &[u16] {
         &self.owners
     }
@@ -262,7 +262,7 @@ impl ServiceTable {
 
 /// The server of what stands in a slot.
 fn somebody(owner: u16) -> Option<u16> {
-    let server = owner & !MOVING;
+    let server = owner & !MIGRATING;
     (server != NOBODY).then_some(server)
 }
 
@@ -391,8 +391,8 @@ impl Table {
     }
 
     /// The destination of a server that keeps its connections, by its ident.
-    pub fn keeper(&self, ident: u32) -> Option<u32> {
-        self.keepers.get(ident)
+    pub fn previous_owner(&self, ident: u32) -> Option<u32> {
+        self.previous_owners.get(ident)
     }
 
     /// What names a server for as long as it is configured.

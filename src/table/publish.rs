@@ -1,28 +1,28 @@
 //! How a new table reaches the workers: one writer, many readers, no lock, and no worker ever frees a table.
 //!
 //! Each worker has a mailbox with two lock-free queues. The control thread puts the new table into `next`; the worker looks
-//! there once a turn, takes it, and puts the one it had into `spent`, from where an ordinary thread takes and drops it.
+//! there once a turn, takes it, and puts the one it had into `retired`, from where an ordinary thread takes and drops it.
 //! `perf/method.md` compares this with an epoch pin and with arc-swap.
 //!
-//! Beside its table a worker keeps books, by the table's positions of services and servers. A table of another layout comes
-//! together with new books, so that the two always match: the worker takes both or neither, and the old books go back
-//! with the old table. What books are is the worker's affair; here they are `B`.
+//! Beside its table a worker keeps metrics, by the table's positions of services and servers. A table of another layout comes
+//! together with new metrics, so that the two always match: the worker takes both or neither, and the old metrics go back
+//! with the old table. What metrics are is the worker's affair; here they are `B`.
 
 use super::Table;
 use crossbeam::queue::ArrayQueue;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A table, and books where its layout is new to whom it is for.
+/// A table, and metrics where its layout is new to whom it is for.
 struct Edition<B> {
     table: Arc<Table>,
-    books: Option<B>,
+    metrics: Option<B>,
 }
 
 struct Mailbox<B> {
     /// An edition that was not taken yet is replaced by a newer one.
     next: ArrayQueue<Edition<B>>,
-    spent: ArrayQueue<Edition<B>>,
-    /// Held by the ordinary thread that empties `spent`: after its turn nobody is half-way through with that, which a worker
+    retired: ArrayQueue<Edition<B>>,
+    /// Held by the ordinary thread that empties `retired`: after its turn nobody is half-way through with that, which a worker
     /// might have to wait for.
     emptying: Mutex<()>,
 }
@@ -32,12 +32,12 @@ const SPENT: usize = 2;
 
 impl<B> Mailbox<B> {
     fn new() -> Arc<Mailbox<B>> {
-        Arc::new(Mailbox { next: ArrayQueue::new(1), spent: ArrayQueue::new(SPENT), emptying: Mutex::new(()) })
+        Arc::new(Mailbox { next: ArrayQueue::new(1), retired: ArrayQueue::new(SPENT), emptying: Mutex::new(()) })
     }
 
     fn clear(&self) {
         let _alone = self.emptying.lock().unwrap_or_else(PoisonError::into_inner);
-        while self.spent.pop().is_some() {}
+        while self.retired.pop().is_some() {}
     }
 }
 
@@ -51,61 +51,61 @@ pub struct Publisher<B> {
 pub struct Reader<B> {
     number: usize,
     table: Arc<Table>,
-    books: B,
+    metrics: B,
     mailbox: Arc<Mailbox<B>>,
 }
 
 /// What the workers have no use for any more. For a thread that does not want to wait for the next publication.
-pub struct Spent<B>(Vec<Arc<Mailbox<B>>>);
+pub struct Retired<B>(Vec<Arc<Mailbox<B>>>);
 
 /// A publisher and its readers, which begin with `table`, each with one of `books`.
-pub fn channel<B>(table: Table, books: Vec<B>) -> (Publisher<B>, Vec<Reader<B>>) {
+pub fn channel<B>(table: Table, metrics: Vec<B>) -> (Publisher<B>, Vec<Reader<B>>) {
     let table = Arc::new(table);
-    let mailboxes: Vec<_> = books.iter().map(|_| Mailbox::new()).collect();
-    let reader = |(number, (mailbox, books)): (usize, (&Arc<Mailbox<B>>, B))| Reader {
+    let mailboxes: Vec<_> = metrics.iter().map(|_| Mailbox::new()).collect();
+    let reader = |(number, (mailbox, metrics)): (usize, (&Arc<Mailbox<B>>, B))| Reader {
         number,
         table: Arc::clone(&table),
-        books,
+        metrics,
         mailbox: Arc::clone(mailbox),
     };
-    let readers = mailboxes.iter().zip(books).enumerate().map(reader).collect();
+    let readers = mailboxes.iter().zip(metrics).enumerate().map(reader).collect();
     (Publisher { layout: table.layout, mailboxes }, readers)
 }
 
 impl<B> Publisher<B> {
-    /// Every worker's next turn sees `table`, which is of the layout of the one before. Drops the tables and books that no
+    /// Every worker's next turn sees `table`, which is of the layout of the one before. Drops the tables and metrics that no
     /// worker can see any more. Never waits: in a worker that stands still, only the newest table is waiting.
     pub fn publish(&mut self, table: Table) {
         assert_eq!(table.layout, self.layout, "a table of another layout comes with books");
         self.send(table, self.mailboxes.iter().map(|_| None).collect());
     }
 
-    /// As `publish`, for a table of another layout, with books for each worker. Books that a worker never got to are dropped.
-    pub fn publish_layout(&mut self, table: Table, books: Vec<B>) {
-        assert_ne!(table.layout, self.layout, "the worker's books are for this layout");
-        assert_eq!(books.len(), self.mailboxes.len(), "one a worker");
+    /// As `publish`, for a table of another layout, with metrics for each worker. Metrics that a worker never got to are dropped.
+    pub fn publish_layout(&mut self, table: Table, metrics: Vec<B>) {
+        assert_ne!(table.layout, self.layout, "the worker's metrics are for this layout");
+        assert_eq!(metrics.len(), self.mailboxes.len(), "one a worker");
         self.layout = table.layout;
-        self.send(table, books.into_iter().map(Some).collect());
+        self.send(table, metrics.into_iter().map(Some).collect());
     }
 
-    fn send(&mut self, table: Table, books: Vec<Option<B>>) {
+    fn send(&mut self, table: Table, metrics: Vec<Option<B>>) {
         let table = Arc::new(table);
-        for (mailbox, books) in self.mailboxes.iter().zip(books) {
+        for (mailbox, metrics) in self.mailboxes.iter().zip(metrics) {
             mailbox.clear();
             let unseen = mailbox.next.pop();
-            // The worker still needs the books that were waiting, unless they are of a layout that it will never see.
-            let books = books.or_else(|| unseen.and_then(|edition| edition.books));
-            let edition = Edition { table: Arc::clone(&table), books };
+            // The worker still needs the metrics that were waiting, unless they are of a layout that it will never see.
+            let metrics = metrics.or_else(|| unseen.and_then(|edition| edition.metrics));
+            let edition = Edition { table: Arc::clone(&table), metrics };
             assert!(mailbox.next.push(edition).is_ok(), "nobody else fills `next`");
         }
     }
 
-    pub fn spent(&self) -> Spent<B> {
-        Spent(self.mailboxes.clone())
+    pub fn retired(&self) -> Retired<B> {
+        Retired(self.mailboxes.clone())
     }
 }
 
-impl<B> Spent<B> {
+impl<B> Retired<B> {
     /// Drops it.
     pub fn clear(&self) {
         self.0.iter().for_each(|mailbox| mailbox.clear());
@@ -118,7 +118,7 @@ impl<B> Reader<B> {
         self.number
     }
 
-    /// Takes the newest published table, and its books if they are new. Once a turn.
+    /// Takes the newest published table, and its metrics if they are new. Once a turn.
     #[inline]
     pub fn renew(&mut self) {
         if !self.mailbox.next.is_empty() {
@@ -132,28 +132,28 @@ impl<B> Reader<B> {
     }
 
     #[inline(always)]
-    pub fn books(&self) -> &B {
-        &self.books
+    pub fn metrics(&self) -> &B {
+        &self.metrics
     }
 
     #[inline(always)]
-    pub fn books_mut(&mut self) -> &mut B {
-        &mut self.books
+    pub fn metrics_mut(&mut self) -> &mut B {
+        &mut self.metrics
     }
 
     /// Both at once.
     #[inline(always)]
     pub fn split(&mut self) -> (&Table, &mut B) {
-        (&self.table, &mut self.books)
+        (&self.table, &mut self.metrics)
     }
 
     #[cold]
     fn take(&mut self) {
-        let Some(Edition { table, books }) = self.mailbox.next.pop() else { return };
-        let spent = Edition {
+        let Some(Edition { table, metrics }) = self.mailbox.next.pop() else { return };
+        let retired = Edition {
             table: std::mem::replace(&mut self.table, table),
-            books: books.map(|books| std::mem::replace(&mut self.books, books)),
+            metrics: metrics.map(|metrics| std::mem::replace(&mut self.metrics, metrics)),
         };
-        assert!(self.mailbox.spent.push(spent).is_ok(), "the publisher empties `spent` before it fills `next`");
+        assert!(self.mailbox.retired.push(retired).is_ok(), "the publisher empties `retired` before it fills `next`");
     }
 }

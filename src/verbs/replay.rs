@@ -5,7 +5,7 @@ use crate::error::Failure;
 use crate::limits::DEFAULT_FLOWS;
 use crate::metrics::counters::Tally;
 use crate::metrics::summary::Summary;
-use crate::metrics::worker::{self, Books};
+use crate::metrics::worker::{self, WorkerMetrics};
 use crate::model::Plan;
 use crate::port::pcap::{Output, Pcap};
 use crate::table::Table;
@@ -91,7 +91,7 @@ pub fn run(
 /// A worker over a capture.
 struct Replayer {
     worker: Worker<Pcap>,
-    tables: Publisher<Books>,
+    tables: Publisher<WorkerMetrics>,
     tally: Arc<Tally>,
 }
 
@@ -99,8 +99,8 @@ impl Replayer {
     fn new(plan: &Plan, table: Table, port: Pcap) -> Replayer {
         let flows = plan.dispatcher.as_ref().map_or(DEFAULT_FLOWS, |dispatcher| dispatcher.flows) as usize;
         let flow_table = FlowTable::new(flows, table.key);
-        let (books, view) = worker::open(&table);
-        let (tables, mut readers) = publish::channel(table, vec![books]);
+        let (metrics, view) = worker::open(&table);
+        let (tables, mut readers) = publish::channel(table, vec![metrics]);
         let reader = readers.pop().expect("one was asked for");
         Replayer { worker: Worker::new(port, reader, flow_table), tables, tally: view.tally }
     }

@@ -2,7 +2,7 @@
 
 use crate::model::Plan;
 use crate::table::ServiceId;
-use crate::table::build::{Cluster, Standing};
+use crate::table::build::{Cluster, State};
 use std::collections::VecDeque;
 use std::str::FromStr;
 use std::time::Duration;
@@ -89,20 +89,20 @@ impl<'p> Script<'p> {
     }
 
     fn apply(&mut self, change: &Change, now: u64) -> bool {
-        let standing = match change.what {
-            What::Drain => Standing::Keeping,
-            What::Undrain | What::Up => Standing::Taking,
-            What::Down => Standing::Out,
+        let state = match change.what {
+            What::Drain => State::Draining,
+            What::Undrain | What::Up => State::Active,
+            What::Down => State::Down,
         };
         let mut changed = false;
         for (id, service) in self.plan.services.iter().enumerate() {
             let id = id as ServiceId;
             let of = |(at, server): (usize, &crate::model::Server)| match server.name == change.server {
-                true => standing,
-                false => self.cluster.standing(id, at),
+                true => state,
+                false => self.cluster.state(id, at),
             };
-            let standings: Vec<Standing> = service.servers.iter().enumerate().map(of).collect();
-            changed |= self.cluster.set_standings(id, &standings, now, now + service.drain.as_nanos() as u64);
+            let states: Vec<State> = service.servers.iter().enumerate().map(of).collect();
+            changed |= self.cluster.set_states(id, &states, now, now + service.drain.as_nanos() as u64);
         }
         changed
     }

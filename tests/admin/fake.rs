@@ -6,7 +6,7 @@ use oneip::admin::order::{Answer, Order};
 use oneip::admin::status::Status;
 use oneip::admin::{self, Overview, Seen, Server, Watched};
 use oneip::metrics::latest::Latest;
-use oneip::metrics::snapshot::Figures;
+use oneip::metrics::snapshot::Snapshot;
 use oneip::model::Admin;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub struct Script {
     pub pause: Duration,
     pub status: Arc<Mutex<Status>>,
     /// `None`: the stats thread takes the question and never answers.
-    pub figures: Arc<Mutex<Option<Figures>>>,
+    pub figures: Arc<Mutex<Option<Snapshot>>>,
 }
 
 impl Default for Script {
@@ -137,7 +137,7 @@ impl Fake {
             }
         });
         thread::spawn(move || {
-            let mut unanswered: Vec<oneshot::Sender<Figures>> = Vec::new();
+            let mut unanswered: Vec<oneshot::Sender<Snapshot>> = Vec::new();
             for to in wanted {
                 match figures.lock().unwrap().clone() {
                     Some(figures) => _ = to.send(figures),

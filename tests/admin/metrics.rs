@@ -6,7 +6,7 @@ use crate::promtool::{check_metrics, installed};
 use crate::sample;
 use oneip::admin::LATENCY_BOUNDS_NS;
 use oneip::admin::status::{CheckStatus, State};
-use oneip::metrics::snapshot::Figures;
+use oneip::metrics::snapshot::Snapshot;
 use oneip::verdict::Reason;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ pub fn samples(page: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-fn page_of(figures: Figures) -> String {
+fn page_of(figures: Snapshot) -> String {
     let fake = Fake::with(Script { figures: Arc::new(Mutex::new(Some(figures))), ..Script::default() });
     tcp(&fake, "GET", "/metrics").body
 }
@@ -219,7 +219,7 @@ fn promtool_has_no_complaint() {
             status.services.clear();
             status
         })),
-        figures: Arc::new(Mutex::new(Some(Figures::default()))),
+        figures: Arc::new(Mutex::new(Some(Snapshot::default()))),
         ..Script::default()
     };
     let failing = Script { status: Arc::new(Mutex::new(failing)), ..Script::default() };

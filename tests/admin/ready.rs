@@ -4,10 +4,10 @@ use crate::fake::{Fake, Script};
 use crate::http::{Reply, tcp};
 use crate::sample;
 use oneip::admin::status::{State, Status};
-use oneip::metrics::snapshot::Figures;
+use oneip::metrics::snapshot::Snapshot;
 use std::sync::{Arc, Mutex};
 
-fn asked(path: &str, status: impl FnOnce(&mut Status), figures: impl FnOnce(&mut Figures)) -> (u16, String) {
+fn asked(path: &str, status: impl FnOnce(&mut Status), figures: impl FnOnce(&mut Snapshot)) -> (u16, String) {
     let script = Script::default();
     status(&mut script.status.lock().unwrap());
     let mut changed = sample::figures();
@@ -19,7 +19,7 @@ fn asked(path: &str, status: impl FnOnce(&mut Status), figures: impl FnOnce(&mut
 
 #[test]
 fn workers_that_turn_are_healthy_and_others_are_named() {
-    let healthz = |figures: fn(&mut Figures)| asked("/healthz", |_| {}, figures);
+    let healthz = |figures: fn(&mut Snapshot)| asked("/healthz", |_| {}, figures);
     assert_eq!(healthz(|_| {}), (200, "ok\n".into()));
     assert_eq!(healthz(|figures| figures.workers.clear()), (200, "ok\n".into()), "a filter has none");
     let (status, body) = healthz(|figures| {

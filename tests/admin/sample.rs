@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 use oneip::admin::order::{Trace, TracedFrame, TracedService};
 use oneip::admin::status::{CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
 use oneip::metrics::buckets::{DIGITS, MAX_NS};
-use oneip::metrics::snapshot::{Figures, FlowTableReport, WorkerFigures, WorkerReport};
+use oneip::metrics::snapshot::{FlowTableReport, Snapshot, WorkerReport, WorkerSnapshot};
 use oneip::metrics::summary::{ServerSummary, Summary};
 use oneip::port::Ledger;
 use oneip::verdict::Reason;
@@ -99,7 +99,7 @@ pub fn server(name: &str, at: usize) -> ServerStatus {
 }
 
 /// Counters, the services' latencies, and a server that a reload has removed.
-pub fn figures() -> Figures {
+pub fn figures() -> Snapshot {
     let sent =
         [("web", "web1", 1000), ("web", "web2", 2000), ("web", "web3", 3000), ("dns", "ns1", 40), ("web", "web0", 7)];
     let servers = sent.map(|(service, server, frames)| ServerSummary {
@@ -112,7 +112,7 @@ pub fn figures() -> Figures {
     let mut dropped = [0; Reason::COUNT];
     dropped[Reason::NoService as usize] = 12;
     dropped[Reason::TxFull as usize] = 3;
-    let worker = |received| WorkerFigures {
+    let worker = |received| WorkerSnapshot {
         received,
         turns: true,
         stuck: false,
@@ -121,7 +121,7 @@ pub fn figures() -> Figures {
             pins: FlowTableReport { capacity: 1 << 20, held: received / 100, remembered: received / 10, evicted: 5 },
         },
     };
-    Figures {
+    Snapshot {
         summary: Summary {
             frames: 6167,
             forwarded: 6047,

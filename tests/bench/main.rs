@@ -146,7 +146,7 @@ fn a_run_of_seconds_writes_a_report() {
     let (code, _, err) = texts(&run);
     assert_eq!(code, Some(0), "{err}");
     let report = out.path().read_dir().expect("a folder").next().expect("a report").expect("an entry").path();
-    let figures = figures::Figures::read(&report).expect("figures");
+    let figures = figures::Snapshot::read(&report).expect("figures");
     assert_eq!(figures.duts(), ["oneip"]);
     assert_eq!((figures.latency.len(), figures.histograms.len()), (5, 5), "{err}");
     assert!(figures.fact("interface").contains("veth"), "{:?}", figures.facts);

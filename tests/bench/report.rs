@@ -1,7 +1,7 @@
 //! The page, the plots and the comparison of figures that are known.
 
 use crate::compare::compare;
-use crate::figures::Figures;
+use crate::figures::Snapshot;
 use crate::page::page;
 use crate::plots;
 use hdrhistogram::Histogram;
@@ -67,7 +67,7 @@ fn write_log(path: &Path) {
 #[test]
 fn the_page_says_what_was_measured_and_who_won() {
     let folder = run(480_000, "6.1");
-    let figures = Figures::read(folder.path()).unwrap();
+    let figures = Snapshot::read(folder.path()).unwrap();
     assert_eq!(figures.histograms[0].2.len(), 2000, "both intervals");
     let plots = plots::all(&figures, folder.path()).unwrap();
     assert_eq!(plots, ["throughput", "sizes", "latency-50", "loss", "growth"]);
@@ -104,7 +104,7 @@ fn the_page_says_what_was_measured_and_who_won() {
 #[test]
 fn two_runs_stand_side_by_side() {
     let (a, b) = (run(480_000, "6.1"), run(528_000, "6.18"));
-    let read = |folder: &TempDir| Figures::read(folder.path()).unwrap();
+    let read = |folder: &TempDir| Snapshot::read(folder.path()).unwrap();
     let text = compare(&read(&a), &read(&b)).unwrap();
     for line in [
         "kernel: A 6.1, B 6.18",
@@ -121,10 +121,10 @@ fn two_runs_stand_side_by_side() {
 #[test]
 fn what_is_no_report_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Figures::read(folder.path()).err().unwrap().to_string();
+    let error = Snapshot::read(folder.path()).err().unwrap().to_string();
     assert!(error.contains("facts.json") && error.contains("no report of scripts/bench.sh"), "{error}");
     let broken = run(1, "6.1");
     fs::write(broken.path().join("loss.csv"), "dut,sent_pps,received_pps\noneip,many,0\n").unwrap();
-    let error = Figures::read(broken.path()).err().unwrap().to_string();
+    let error = Snapshot::read(broken.path()).err().unwrap().to_string();
     assert!(error.contains("loss.csv") && error.contains("line: 2"), "{error}");
 }

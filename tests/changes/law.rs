@@ -2,10 +2,10 @@
 //! which a change lets it stay; and a new one goes to whoever owns its slot. Strangers who forge segments change nothing of it, if
 //! they do not know where the client is in its sequence numbers.
 
-use crate::world::{Kind, Packet, SECOND, World};
+use crate::fixture::{Fixture, Kind, Packet, SECOND};
 use oneip::limits::{FLOW_REOPEN, FLOW_SEQUENCE_WINDOW};
 use oneip::model::{HashInput, Selection};
-use oneip::table::build::{Cluster, Standing};
+use oneip::table::build::{Cluster, State};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub enum Event {
-    Set(usize, Standing, u64),
+    Set(usize, State, u64),
     Weigh(usize, u32, u64),
     Add(u32, u64),
     Remove(usize, u64),
@@ -45,8 +45,8 @@ struct Connection {
 
 impl Connection {
     /// Sends a segment. Returns where it went.
-    fn send(&mut self, world: &mut World, kind: Kind, data: u16) -> Option<String> {
-        let to = world.deliver(Packet::Tcp(kind, self.sequence, data), self.client, self.port);
+    fn send(&mut self, fixture: &mut Fixture, kind: Kind, data: u16) -> Option<String> {
+        let to = fixture.deliver(Packet::Tcp(kind, self.sequence, data), self.client, self.port);
         let mark = u32::from(matches!(kind, Kind::Syn | Kind::Fin));
         self.sequence = self.sequence.wrapping_add(u32::from(data) + mark);
         to
@@ -61,8 +61,8 @@ impl Connection {
 pub fn event() -> impl Strategy<Value = Event> {
     let keep = || prop_oneof![Just(0u64), 1u64..40, 1u64..400];
     prop_oneof![
-        6 => (0usize..8, select(&[Standing::Out, Standing::Keeping, Standing::Taking, Standing::Taking][..]), keep())
-            .prop_map(|(at, standing, keep)| Event::Set(at, standing, keep)),
+        6 => (0usize..8, select(&[State::Down, State::Draining, State::Active, State::Active][..]), keep())
+            .prop_map(|(at, state, keep)| Event::Set(at, state, keep)),
         1 => (0usize..8, 0u32..4, keep()).prop_map(|(at, weight, keep)| Event::Weigh(at, weight, keep)),
         1 => (0u32..4, keep()).prop_map(|(weight, keep)| Event::Add(weight, keep)),
         1 => (0usize..8, keep()).prop_map(|(at, keep)| Event::Remove(at, keep)),
@@ -80,34 +80,34 @@ fn kind() -> impl Strategy<Value = Kind> {
 }
 
 /// For how long connections may stay; `None`: nothing happened to the cluster.
-pub fn apply(world: &mut World, event: &Event) -> Option<u64> {
+pub fn apply(fixture: &mut Fixture, event: &Event) -> Option<u64> {
     let seconds = Duration::from_secs;
     match *event {
-        Event::Set(at, standing, keep) => {
-            world.set(world.staying(at), standing, seconds(keep));
+        Event::Set(at, state, keep) => {
+            fixture.set(fixture.staying(at), state, seconds(keep));
             Some(keep)
         }
         Event::Weigh(at, weight, keep) => {
-            let at = world.staying(at);
-            world.servers()[at].weight = weight;
-            world.reload(seconds(keep));
+            let at = fixture.staying(at);
+            fixture.servers()[at].weight = weight;
+            fixture.reload(seconds(keep));
             Some(keep)
         }
         Event::Add(weight, keep) => {
-            world.add(weight, seconds(keep));
+            fixture.add(weight, seconds(keep));
             Some(keep)
         }
         Event::Remove(at, keep) => {
-            let service = &world.plan.services[0];
+            let service = &fixture.plan.services[0];
             if service.servers.len() - service.leaving > 1 {
-                world.remove(world.staying(at), seconds(keep));
+                fixture.remove(fixture.staying(at), seconds(keep));
             }
             Some(keep)
         }
         Event::Rule(rule, keep) => {
-            let service = &mut world.plan.services[0];
+            let service = &mut fixture.plan.services[0];
             match rule {
-                0 => world.plan.hash_key.0[0] ^= 1,
+                0 => fixture.plan.hash_key.0[0] ^= 1,
                 1 => service.slots = if service.slots == 1009 { 2003 } else { 1009 },
                 2 => {
                     service.hash = match service.hash {
@@ -124,18 +124,18 @@ pub fn apply(world: &mut World, event: &Event) -> Option<u64> {
                     }
                 }
             }
-            world.reload(seconds(keep));
+            fixture.reload(seconds(keep));
             Some(keep)
         }
         Event::Turn(by, keep) => {
-            let service = &mut world.plan.services[0];
+            let service = &mut fixture.plan.services[0];
             let staying = service.servers.len() - service.leaving;
             service.servers[..staying].rotate_left(by % staying);
-            world.reload(seconds(keep));
+            fixture.reload(seconds(keep));
             Some(keep)
         }
         Event::Wait(time) => {
-            world.wait(seconds(time));
+            fixture.wait(seconds(time));
             None
         }
         Event::Begin(_) | Event::Forge(..) | Event::Again(..) => None,
@@ -144,56 +144,56 @@ pub fn apply(world: &mut World, event: &Event) -> Option<u64> {
 
 /// A new connection: its SYN goes to the owner, and what follows it to the same server. Strangers forge `forged` meanwhile.
 fn open(
-    world: &mut World,
+    fixture: &mut Fixture,
     (client, port, sequence): (Ipv4Addr, u16, u32),
     forged: Option<(Kind, u32)>,
 ) -> Result<Connection, TestCaseError> {
-    let owner = world.owner(client, port);
+    let owner = fixture.owner(client, port);
     let mut new =
         Connection { client, port, server: String::new(), until: None, sequence, forged: false, shown: false };
-    let server = new.send(world, Kind::Syn, 0);
+    let server = new.send(fixture, Kind::Syn, 0);
     prop_assert_eq!(&server, &owner, "a new connection goes to the owner");
-    let taking = owner.as_ref().map(|owner| world.standing(owner));
-    prop_assert!(taking.is_none_or(|standing| standing == Some(Standing::Taking)));
+    let taking = owner.as_ref().map(|owner| fixture.state(owner));
+    prop_assert!(taking.is_none_or(|state| state == Some(State::Active)));
     // What nobody takes is no connection; its number is used up.
     let Some(server) = server else { return Ok(new) };
     if let Some((kind, number)) = forged.filter(|(_, number)| !new.is_near(*number)) {
-        world.deliver(Packet::Tcp(kind, number, 0), client, port);
+        fixture.deliver(Packet::Tcp(kind, number, 0), client, port);
     }
-    let then = new.send(world, Kind::Ack, 0);
+    let then = new.send(fixture, Kind::Ack, 0);
     prop_assert_eq!(then.as_ref(), Some(&server), "what follows a SYN");
     new.server = server;
     Ok(new)
 }
 
-fn begin(world: &mut World, connections: &mut Vec<Connection>, count: u8) -> Result<(), TestCaseError> {
+fn begin(fixture: &mut Fixture, connections: &mut Vec<Connection>, count: u8) -> Result<(), TestCaseError> {
     for _ in 0..count {
         let number = connections.len() as u32;
         let (client, port) = (Ipv4Addr::from_bits(0xc633_6400 + number * 7), 1024 + number as u16);
         let noise = number.wrapping_mul(0x9e37_79b9);
         let kind = [Kind::Syn, Kind::Ack, Kind::Fin, Kind::Rst][noise as usize >> 4 & 3];
         let forged = number.is_multiple_of(2).then_some((kind, noise.wrapping_mul(77)));
-        connections.push(open(world, (client, port, noise), forged)?);
+        connections.push(open(fixture, (client, port, noise), forged)?);
     }
     Ok(())
 }
 
-fn forge(world: &mut World, connections: &mut [Connection], (kind, whose, number, data): (Kind, u16, u32, u16)) {
+fn forge(fixture: &mut Fixture, connections: &mut [Connection], (kind, whose, number, data): (Kind, u16, u32, u16)) {
     let packet = Packet::Tcp(kind, number, data);
     let of = connections.len() + 1;
     match connections.get_mut(usize::from(whose) % of) {
         Some(connection) if !connection.is_near(number) => {
             connection.forged = true;
-            world.deliver(packet, connection.client, connection.port);
+            fixture.deliver(packet, connection.client, connection.port);
         }
         Some(_) => {}
-        None => _ = world.deliver(packet, Ipv4Addr::from_bits(0x0a01_0000 + u32::from(whose)), 9),
+        None => _ = fixture.deliver(packet, Ipv4Addr::from_bits(0x0a01_0000 + u32::from(whose)), 9),
     }
 }
 
 /// The client ends a connection and, a while later, uses the port again.
 fn again(
-    world: &mut World,
+    fixture: &mut Fixture,
     connections: &mut [Connection],
     (which, reset, number): (u16, bool, u32),
 ) -> Result<(), TestCaseError> {
@@ -201,59 +201,59 @@ fn again(
     let Some(old) = connections.get_mut(usize::from(which) % of).filter(|old| !old.server.is_empty()) else {
         return Ok(());
     };
-    let to = old.send(world, if reset { Kind::Rst } else { Kind::Fin }, 0);
+    let to = old.send(fixture, if reset { Kind::Rst } else { Kind::Fin }, 0);
     prop_assert_eq!(to.as_ref(), Some(&old.server));
-    world.wait(FLOW_REOPEN + Duration::from_secs(1));
+    fixture.wait(FLOW_REOPEN + Duration::from_secs(1));
     if old.forged || old.is_near(number) {
         // It may stay with its server: that serves it as well.
         old.server.clear();
         return Ok(());
     }
-    *old = open(world, (old.client, old.port, number), None)?;
+    *old = open(fixture, (old.client, old.port, number), None)?;
     Ok(())
 }
 
 /// Forgets the connections that may break, and checks the others: those that send something after this step.
 fn check(
-    world: &mut World,
+    fixture: &mut Fixture,
     connections: &mut [Connection],
     keep: Option<u64>,
     sends: impl Fn(u16) -> bool,
 ) -> Result<(), TestCaseError> {
-    let until_closed = world.plan.services[0].until_closed;
+    let until_closed = fixture.plan.services[0].until_closed;
     for connection in connections.iter_mut().filter(|connection| !connection.server.is_empty()) {
         let Connection { client, port, server, until, .. } = connection;
-        let at_home = world.owner(*client, *port).as_ref() == Some(server);
+        let at_home = fixture.owner(*client, *port).as_ref() == Some(server);
         if at_home {
             (*until, connection.shown) = (None, false);
         } else if let Some(keep) = keep {
-            *until = until.or(Some(world.now + keep * SECOND));
+            *until = until.or(Some(fixture.now + keep * SECOND));
         }
-        let gone = world.standing(server).is_none_or(|standing| standing == Standing::Out);
+        let gone = fixture.state(server).is_none_or(|state| state == State::Down);
         // Of one whose ports a forged SYN has, what shows itself is not remembered while that is.
         let stays = until_closed && connection.shown && !connection.forged;
-        if gone || (!stays && until.is_some_and(|until| until <= world.now)) {
+        if gone || (!stays && until.is_some_and(|until| until <= fixture.now)) {
             server.clear();
             continue;
         }
         if !sends(*port) {
             continue;
         }
-        let reached = connection.send(world, Kind::Ack, 700);
+        let reached = connection.send(fixture, Kind::Ack, 700);
         connection.shown = connection.until.is_some();
         let Connection { client, port, server, until, .. } = connection;
-        prop_assert_eq!(reached.as_ref(), Some(&*server), "{}:{} at {}, until {:?}", client, port, world.now, until);
+        prop_assert_eq!(reached.as_ref(), Some(&*server), "{}:{} at {}, until {:?}", client, port, fixture.now, until);
     }
     Ok(())
 }
 
 /// Who owns what does not depend on how it came about.
-fn no_history(world: &World) -> Result<(), TestCaseError> {
-    let mut straight = Cluster::new(&world.plan);
-    for (at, server) in world.plan.services[0].servers.iter().enumerate() {
-        straight.set_up(&server.name, world.cluster.standing(0, at) == Standing::Taking);
+fn no_history(fixture: &Fixture) -> Result<(), TestCaseError> {
+    let mut straight = Cluster::new(&fixture.plan);
+    for (at, server) in fixture.plan.services[0].servers.iter().enumerate() {
+        straight.set_up(&server.name, fixture.cluster.state(0, at) == State::Active);
     }
-    prop_assert_eq!(straight.shares(0), world.cluster.shares(0));
+    prop_assert_eq!(straight.shares(0), fixture.cluster.shares(0));
     Ok(())
 }
 
@@ -269,21 +269,21 @@ proptest! {
         events in prop::collection::vec(event(), 1..40),
         until_closed: bool,
     ) {
-        let mut world = World::of(&weights, 1009, kind, 1 << 13, until_closed);
+        let mut fixture = Fixture::of(&weights, 1009, kind, 1 << 13, until_closed);
         let mut connections: Vec<Connection> = Vec::new();
         for (step, event) in events.into_iter().enumerate() {
-            let keep = apply(&mut world, &event);
+            let keep = apply(&mut fixture, &event);
             match event {
-                Event::Begin(count) => begin(&mut world, &mut connections, count)?,
-                Event::Forge(kind, whose, number, data) => forge(&mut world, &mut connections, (kind, whose, number, data)),
-                Event::Again(which, reset, number) => again(&mut world, &mut connections, (which, reset, number))?,
+                Event::Begin(count) => begin(&mut fixture, &mut connections, count)?,
+                Event::Forge(kind, whose, number, data) => forge(&mut fixture, &mut connections, (kind, whose, number, data)),
+                Event::Again(which, reset, number) => again(&mut fixture, &mut connections, (which, reset, number))?,
                 _ => {}
             }
             // A third of them send at every step, a third now and then, a third never.
-            check(&mut world, &mut connections, keep, |port| port % 3 == 0 || (port % 3 == 1 && (port as usize + step).is_multiple_of(7)))?;
+            check(&mut fixture, &mut connections, keep, |port| port % 3 == 0 || (port % 3 == 1 && (port as usize + step).is_multiple_of(7)))?;
         }
-        check(&mut world, &mut connections, None, |_| true)?;
-        no_history(&world)?;
-        prop_assert_eq!(world.report().evicted, 0);
+        check(&mut fixture, &mut connections, None, |_| true)?;
+        no_history(&fixture)?;
+        prop_assert_eq!(fixture.report().evicted, 0);
     }
 }

@@ -1,7 +1,7 @@
 //! A process that begins in the middle of changes keeps connections where the one before it did.
 
+use crate::fixture::{CLUSTER, Fixture};
 use crate::law::{Event, apply, event};
-use crate::world::{CLUSTER, World};
 use oneip::hash;
 use oneip::model::{HashInput, Selection};
 use oneip::table::build::{Cluster, History};
@@ -22,18 +22,21 @@ fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<Kept>) {
     let number = client.to_bits().into();
     let owner = table.select(by(&table.rule), number).1;
     // Where the slot does not move, it does not matter what else stands there.
-    let kept = table.kept().map(|kept| kept.keeper(owner, by, number)).filter(|keeper| keeper.server() != owner);
-    (owner, kept.map(|keeper| (keeper.server(), keeper.is_learning(), keeper.since())))
+    let kept = table
+        .kept()
+        .map(|kept| kept.previous_owner(owner, by, number))
+        .filter(|previous_owner| previous_owner.server() != owner);
+    (owner, kept.map(|previous_owner| (previous_owner.server(), previous_owner.is_learning(), previous_owner.since())))
 }
 
 /// Another process, which knows the plan, what each server is there for now, and what the one before has written down.
-fn successor(world: &World, written: Option<&History>) -> Cluster {
-    let mut cluster = Cluster::new(&world.plan);
-    let standings: Vec<_> = (0..world.plan.services[0].servers.len()).map(|at| world.cluster.standing(0, at)).collect();
-    cluster.set_standings(0, &standings, 0, 0);
+fn successor(fixture: &Fixture, written: Option<&History>) -> Cluster {
+    let mut cluster = Cluster::new(&fixture.plan);
+    let states: Vec<_> = (0..fixture.plan.services[0].servers.len()).map(|at| fixture.cluster.state(0, at)).collect();
+    cluster.set_states(0, &states, 0, 0);
     let text = serde_json::to_string(&written).unwrap();
     if let Some(written) = serde_json::from_str::<Option<History>>(&text).unwrap() {
-        cluster.recall(0, &world.plan, &written, world.now);
+        cluster.recall(0, &fixture.plan, &written, fixture.now);
     }
     cluster
 }
@@ -49,16 +52,16 @@ proptest! {
         ][..]),
         events in prop::collection::vec(event(), 1..24),
     ) {
-        let mut world = World::new(&weights, 1009, kind.0, kind.1, 16);
+        let mut fixture = Fixture::new(&weights, 1009, kind.0, kind.1, 16);
         // Another key is a secret that is not written down.
         for event in events.iter().filter(|event| !matches!(event, Event::Rule(0, _))) {
-            apply(&mut world, event);
-            let successor = successor(&world, world.cluster.history(0));
-            prop_assert_eq!(successor.due(), world.cluster.due());
-            prop_assert_eq!(successor.moving(0), world.cluster.moving(0));
-            let (here, there) = (world.cluster.service(0), successor.service(0));
+            apply(&mut fixture, event);
+            let successor = successor(&fixture, fixture.cluster.history(0));
+            prop_assert_eq!(successor.due(), fixture.cluster.due());
+            prop_assert_eq!(successor.moving(0), fixture.cluster.moving(0));
+            let (here, there) = (fixture.cluster.service(0), successor.service(0));
             for client in (0..200u32).map(|n| Ipv4Addr::from_bits(0xc633_6400 + n * 7919)) {
-                prop_assert_eq!(fate(&here, client), fate(&there, client), "{} at {}", client, world.now);
+                prop_assert_eq!(fate(&here, client), fate(&there, client), "{} at {}", client, fixture.now);
             }
         }
     }

@@ -2,10 +2,10 @@
 //! its sequence numbers.
 
 use crate::cases::{HOUR, drained, goes};
-use crate::world::{Kind, Packet, World};
+use crate::fixture::{Fixture, Kind, Packet};
 use oneip::limits::{FLOW_HALF_OPEN, FLOW_REOPEN, FLOW_SYN_RETRY};
 use oneip::model::{HashInput, Selection};
-use oneip::table::build::Standing;
+use oneip::table::build::State;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -33,176 +33,176 @@ fn rst(sequence: u32) -> Packet {
 
 /// The client's slot went from s0 to s1 and back. It has a connection that was begun at s1, is at 1,001, and has s0 for a previous
 /// owner.
-fn begun_elsewhere() -> (World, Ipv4Addr) {
-    let (mut world, client, _) = drained();
-    goes(&mut world, syn(1000), client, 1, "s1");
-    goes(&mut world, ack(1001), client, 1, "s1");
-    world.set(0, Standing::Taking, HOUR);
-    (world, client)
+fn begun_elsewhere() -> (Fixture, Ipv4Addr) {
+    let (mut fixture, client, _) = drained();
+    goes(&mut fixture, syn(1000), client, 1, "s1");
+    goes(&mut fixture, ack(1001), client, 1, "s1");
+    fixture.set(0, State::Active, HOUR);
+    (fixture, client)
 }
 
 #[test]
 fn a_syn_does_not_move_a_connection_that_is_there() {
-    let (mut world, client, _) = drained();
+    let (mut fixture, client, _) = drained();
     // Never seen before: who sends it cannot be told, but whose segments follow it can.
-    goes(&mut world, syn(7), client, 1, "s1");
-    goes(&mut world, data(90_000_000), client, 1, "s0");
-    goes(&mut world, rst(3_000_000_000), client, 1, "s0");
-    goes(&mut world, data(90_001_000), client, 1, "s0");
+    goes(&mut fixture, syn(7), client, 1, "s1");
+    goes(&mut fixture, data(90_000_000), client, 1, "s0");
+    goes(&mut fixture, rst(3_000_000_000), client, 1, "s0");
+    goes(&mut fixture, data(90_001_000), client, 1, "s0");
     // Seen before, it goes there: the server decides.
-    goes(&mut world, data(90_000_000), client, 2, "s0");
-    goes(&mut world, syn(7), client, 2, "s0");
-    goes(&mut world, ack(8), client, 2, "s0");
-    goes(&mut world, data(90_001_000), client, 2, "s0");
-    let (mut world, client) = begun_elsewhere();
-    goes(&mut world, syn(7), client, 1, "s1");
-    goes(&mut world, data(1001), client, 1, "s1");
+    goes(&mut fixture, data(90_000_000), client, 2, "s0");
+    goes(&mut fixture, syn(7), client, 2, "s0");
+    goes(&mut fixture, ack(8), client, 2, "s0");
+    goes(&mut fixture, data(90_001_000), client, 2, "s0");
+    let (mut fixture, client) = begun_elsewhere();
+    goes(&mut fixture, syn(7), client, 1, "s1");
+    goes(&mut fixture, data(1001), client, 1, "s1");
 }
 
 /// A client that uploads comes by every sequence number.
 #[test]
 fn an_upload_passes_the_number_of_a_spoofed_syn() {
-    let (mut world, client, _) = drained();
-    goes(&mut world, data(0), client, 1, "s0");
-    goes(&mut world, syn(1_000_000), client, 1, "s0");
-    (0..2000).for_each(|segment| goes(&mut world, data(segment * 1000), client, 1, "s0"));
+    let (mut fixture, client, _) = drained();
+    goes(&mut fixture, data(0), client, 1, "s0");
+    goes(&mut fixture, syn(1_000_000), client, 1, "s0");
+    (0..2000).for_each(|segment| goes(&mut fixture, data(segment * 1000), client, 1, "s0"));
 }
 
 #[test]
 fn a_reset_ends_nothing_by_itself() {
-    let (mut world, client) = begun_elsewhere();
-    goes(&mut world, rst(2_000_000_000), client, 1, "s1");
-    goes(&mut world, data(1001), client, 1, "s1");
+    let (mut fixture, client) = begun_elsewhere();
+    goes(&mut fixture, rst(2_000_000_000), client, 1, "s1");
+    goes(&mut fixture, data(1001), client, 1, "s1");
     // Nor does one that fits, as long as the connection goes on.
-    let (mut world, client) = begun_elsewhere();
-    goes(&mut world, rst(1001), client, 1, "s1");
-    world.wait(SECOND);
-    goes(&mut world, data(1001), client, 1, "s1");
-    world.wait(FLOW_REOPEN + SECOND);
-    goes(&mut world, syn(7), client, 1, "s1");
-    goes(&mut world, data(2001), client, 1, "s1");
+    let (mut fixture, client) = begun_elsewhere();
+    goes(&mut fixture, rst(1001), client, 1, "s1");
+    fixture.wait(SECOND);
+    goes(&mut fixture, data(1001), client, 1, "s1");
+    fixture.wait(FLOW_REOPEN + SECOND);
+    goes(&mut fixture, syn(7), client, 1, "s1");
+    goes(&mut fixture, data(2001), client, 1, "s1");
 }
 
 #[test]
 fn a_spoofed_end_and_a_spoofed_beginning() {
     for end in [fin, rst] {
-        let (mut world, client) = begun_elsewhere();
-        goes(&mut world, end(2_000_000_000), client, 1, "s1");
-        world.wait(FLOW_REOPEN + SECOND);
-        goes(&mut world, syn(7), client, 1, "s1");
-        goes(&mut world, data(1001), client, 1, "s1");
+        let (mut fixture, client) = begun_elsewhere();
+        goes(&mut fixture, end(2_000_000_000), client, 1, "s1");
+        fixture.wait(FLOW_REOPEN + SECOND);
+        goes(&mut fixture, syn(7), client, 1, "s1");
+        goes(&mut fixture, data(1001), client, 1, "s1");
     }
 }
 
 /// Who guesses may guess once.
 #[test]
 fn after_a_wrong_guess_the_right_one_ends_nothing() {
-    let (mut world, client) = begun_elsewhere();
-    goes(&mut world, rst(2_000_000_000), client, 1, "s1");
-    goes(&mut world, fin(1001), client, 1, "s1");
-    world.wait(FLOW_REOPEN + SECOND);
-    goes(&mut world, syn(7), client, 1, "s1");
-    goes(&mut world, data(1001), client, 1, "s1");
+    let (mut fixture, client) = begun_elsewhere();
+    goes(&mut fixture, rst(2_000_000_000), client, 1, "s1");
+    goes(&mut fixture, fin(1001), client, 1, "s1");
+    fixture.wait(FLOW_REOPEN + SECOND);
+    goes(&mut fixture, syn(7), client, 1, "s1");
+    goes(&mut fixture, data(1001), client, 1, "s1");
 }
 
 #[test]
 fn ports_used_again_after_an_end_get_the_new_owner_in_the_end() {
     for end in [fin, rst] {
-        let (mut world, client) = begun_elsewhere();
-        goes(&mut world, data(1001), client, 1, "s1");
-        goes(&mut world, end(2001), client, 1, "s1");
+        let (mut fixture, client) = begun_elsewhere();
+        goes(&mut fixture, data(1001), client, 1, "s1");
+        goes(&mut fixture, end(2001), client, 1, "s1");
         // At once, the server that has ended it decides (RFC 6191), and keeps what it accepts.
-        goes(&mut world, syn(50_000_000), client, 1, "s1");
-        goes(&mut world, ack(50_000_001), client, 1, "s1");
-        world.wait(FLOW_REOPEN + SECOND);
-        goes(&mut world, data(50_000_001), client, 1, "s1");
+        goes(&mut fixture, syn(50_000_000), client, 1, "s1");
+        goes(&mut fixture, ack(50_000_001), client, 1, "s1");
+        fixture.wait(FLOW_REOPEN + SECOND);
+        goes(&mut fixture, data(50_000_001), client, 1, "s1");
 
-        let (mut world, client) = begun_elsewhere();
-        goes(&mut world, data(1001), client, 1, "s1");
-        goes(&mut world, end(2001), client, 1, "s1");
-        world.wait(FLOW_REOPEN + SECOND);
-        goes(&mut world, syn(50_000_000), client, 1, "s0");
-        goes(&mut world, ack(50_000_001), client, 1, "s0");
+        let (mut fixture, client) = begun_elsewhere();
+        goes(&mut fixture, data(1001), client, 1, "s1");
+        goes(&mut fixture, end(2001), client, 1, "s1");
+        fixture.wait(FLOW_REOPEN + SECOND);
+        goes(&mut fixture, syn(50_000_000), client, 1, "s0");
+        goes(&mut fixture, ack(50_000_001), client, 1, "s0");
     }
 }
 
 /// The client has sent all that it has, and downloads for long.
 #[test]
 fn a_connection_that_is_closed_by_half_goes_on() {
-    let (mut world, client) = begun_elsewhere();
-    goes(&mut world, fin(1001), client, 1, "s1");
+    let (mut fixture, client) = begun_elsewhere();
+    goes(&mut fixture, fin(1001), client, 1, "s1");
     for _ in 0..100 {
-        world.wait(SECOND);
-        goes(&mut world, ack(1002), client, 1, "s1");
-        goes(&mut world, syn(7), client, 1, "s1");
+        fixture.wait(SECOND);
+        goes(&mut fixture, ack(1002), client, 1, "s1");
+        goes(&mut fixture, syn(7), client, 1, "s1");
     }
-    world.wait(20 * SECOND);
-    goes(&mut world, ack(1002), client, 1, "s1");
+    fixture.wait(20 * SECOND);
+    goes(&mut fixture, ack(1002), client, 1, "s1");
 }
 
 #[test]
 fn a_connection_that_begins_is_whose_syn_was_first() {
-    let (mut world, client, _) = drained();
-    goes(&mut world, syn(1000), client, 1, "s1");
-    goes(&mut world, syn(2_000_000_000), client, 1, "s1");
+    let (mut fixture, client, _) = drained();
+    goes(&mut fixture, syn(1000), client, 1, "s1");
+    goes(&mut fixture, syn(2_000_000_000), client, 1, "s1");
     // What does not follow the SYN is of an older one, if of any.
-    goes(&mut world, ack(2_000_000_001), client, 1, "s0");
-    goes(&mut world, data(3_000_000_000), client, 1, "s0");
-    goes(&mut world, rst(3_000_000_000), client, 1, "s0");
-    goes(&mut world, ack(1001), client, 1, "s1");
-    goes(&mut world, data(1001), client, 1, "s1");
+    goes(&mut fixture, ack(2_000_000_001), client, 1, "s0");
+    goes(&mut fixture, data(3_000_000_000), client, 1, "s0");
+    goes(&mut fixture, rst(3_000_000_000), client, 1, "s0");
+    goes(&mut fixture, ack(1001), client, 1, "s1");
+    goes(&mut fixture, data(1001), client, 1, "s1");
     // The client's next attempt comes later.
-    goes(&mut world, syn(1000), client, 2, "s1");
-    world.wait(FLOW_SYN_RETRY + SECOND);
-    goes(&mut world, syn(2_000_000_000), client, 2, "s1");
-    goes(&mut world, ack(2_000_000_001), client, 2, "s1");
+    goes(&mut fixture, syn(1000), client, 2, "s1");
+    fixture.wait(FLOW_SYN_RETRY + SECOND);
+    goes(&mut fixture, syn(2_000_000_000), client, 2, "s1");
+    goes(&mut fixture, ack(2_000_000_001), client, 2, "s1");
     // Repeated for a minute.
     for wait in [1, 2, 4, 8, 16, 32] {
-        goes(&mut world, syn(1000), client, 3, "s1");
-        world.wait(wait * SECOND);
+        goes(&mut fixture, syn(1000), client, 3, "s1");
+        fixture.wait(wait * SECOND);
     }
-    goes(&mut world, ack(1001), client, 3, "s1");
-    goes(&mut world, syn(1000), client, 4, "s1");
-    world.wait(FLOW_HALF_OPEN + SECOND);
-    goes(&mut world, ack(1001), client, 4, "s0");
+    goes(&mut fixture, ack(1001), client, 3, "s1");
+    goes(&mut fixture, syn(1000), client, 4, "s1");
+    fixture.wait(FLOW_HALF_OPEN + SECOND);
+    goes(&mut fixture, ack(1001), client, 4, "s0");
 }
 
 /// The first segments after the SYN are lost on the way here, or come by turns.
 #[test]
 fn whatever_the_answer_to_a_syn_allows_follows_it() {
     for first in [1u32, 1461, 14_601, 65_535] {
-        let (mut world, client, _) = drained();
+        let (mut fixture, client, _) = drained();
         let start = u32::MAX - 5000;
-        goes(&mut world, syn(start), client, 1, "s1");
-        goes(&mut world, data(start.wrapping_add(first)), client, 1, "s1");
-        goes(&mut world, data(start.wrapping_add(1)), client, 1, "s1");
+        goes(&mut fixture, syn(start), client, 1, "s1");
+        goes(&mut fixture, data(start.wrapping_add(first)), client, 1, "s1");
+        goes(&mut fixture, data(start.wrapping_add(1)), client, 1, "s1");
     }
     // Data in a SYN that was taken, or refused (RFC 7413).
     for first in [1, 1001] {
-        let (mut world, client, _) = drained();
-        goes(&mut world, Packet::Tcp(Kind::Syn, 4000, 1000), client, 1, "s1");
-        goes(&mut world, data(4000 + first), client, 1, "s1");
+        let (mut fixture, client, _) = drained();
+        goes(&mut fixture, Packet::Tcp(Kind::Syn, 4000, 1000), client, 1, "s1");
+        goes(&mut fixture, data(4000 + first), client, 1, "s1");
     }
 }
 
 /// Who begins and goes on with numbers that do not fit gets no further than who only begins.
 #[test]
 fn pairs_that_do_not_fit_displace_nobody() {
-    let mut world = World::new(&[1, 1], 1009, Selection::Maglev, HashInput::Source, 1024);
-    let client = |owner: &str, world: &World| {
+    let mut fixture = Fixture::new(&[1, 1], 1009, Selection::Maglev, HashInput::Source, 1024);
+    let client = |owner: &str, fixture: &Fixture| {
         let mut clients = (0..).map(Ipv4Addr::from_bits);
-        clients.find(|client| world.owner(*client, 1).as_deref() == Some(owner)).expect("each has some")
+        clients.find(|client| fixture.owner(*client, 1).as_deref() == Some(owner)).expect("each has some")
     };
-    let client = client("s0", &world);
-    world.set(0, Standing::Keeping, HOUR);
+    let client = client("s0", &fixture);
+    fixture.set(0, State::Draining, HOUR);
     for port in 1..300 {
-        goes(&mut world, syn(1000), client, port, "s1");
-        goes(&mut world, ack(1001), client, port, "s1");
+        goes(&mut fixture, syn(1000), client, port, "s1");
+        goes(&mut fixture, ack(1001), client, port, "s1");
     }
-    world.wait(SECOND);
+    fixture.wait(SECOND);
     for port in 1000..30_000 {
-        world.send(syn(1000), client, port);
-        world.send(ack(1_000_000_000), client, port);
+        fixture.send(syn(1000), client, port);
+        fixture.send(ack(1_000_000_000), client, port);
     }
-    (1..300).for_each(|port| goes(&mut world, data(1001), client, port, "s1"));
+    (1..300).for_each(|port| goes(&mut fixture, data(1001), client, port, "s1"));
 }

@@ -76,8 +76,8 @@ fn golden_frames_come_out_as_replay_has_them() {
     golden.down.iter().for_each(|name| _ = cluster.set_up(name, false));
     let table = cluster.compile();
     let flow_table = FlowTable::new(0, table.key);
-    let (books, _view) = worker::open(&table);
-    let (_publisher, mut readers) = publish::channel(table, vec![books]);
+    let (metrics, _view) = worker::open(&table);
+    let (_publisher, mut readers) = publish::channel(table, vec![metrics]);
     let (attached, has) = attach(&settings(&port));
     assert_eq!(has, mac);
     let Attached { mut ports, service, statistics } = attached;

@@ -5,7 +5,7 @@ use super::{OWN, filter};
 use etherparse::PacketBuilder;
 use oneip::engine::filter::{Action, Filter, Generation};
 use oneip::model::{Plan, Port, Selection, Transport};
-use oneip::table::build::{Cluster, Standing};
+use oneip::table::build::{Cluster, State};
 use socket2::{Domain, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -89,9 +89,9 @@ fn connections_stay_where_their_sockets_are(selection: Selection, pair: Pair) {
     assert_eq!(who_keeps(&filters, &frame(Segment::Ack, pair, known, port)), [old]);
     let new = 1 - old;
 
-    let mut standings = [Standing::Taking; 2];
-    standings[old] = Standing::Keeping;
-    assert!(cluster.set_standings(0, &standings, 0, UNTIL));
+    let mut states = [State::Active; 2];
+    states[old] = State::Draining;
+    assert!(cluster.set_states(0, &states, 0, UNTIL));
     publish(&cluster);
     let keeps = |segment, client_port| who_keeps(&filters, &frame(segment, pair, client_port, port));
     // Both filters are on this host, and so both find the socket.
@@ -101,18 +101,18 @@ fn connections_stay_where_their_sockets_are(selection: Selection, pair: Pair) {
     assert_eq!(keeps(Segment::Syn, known), [new]);
     assert_eq!(keeps(Segment::Datagram, known), [new]);
     // Who kept the connections is not known slot by slot where all clients move.
-    let keeper = if selection == Selection::Maglev { old } else { new };
-    assert_eq!(keeps(Segment::Fragment, known), [keeper]);
+    let previous_owner = if selection == Selection::Maglev { old } else { new };
+    assert_eq!(keeps(Segment::Fragment, known), [previous_owner]);
     assert!(cluster.moving(0) > 0);
 
     // With nobody to take over, connections are kept nevertheless.
-    assert!(cluster.set_standings(0, &[Standing::Keeping; 2], 1, UNTIL));
+    assert!(cluster.set_states(0, &[State::Draining; 2], 1, UNTIL));
     publish(&cluster);
     assert_eq!(keeps(Segment::Ack, known), [0, 1]);
     assert_eq!(keeps(Segment::Syn, unknown), [0; 0]);
 
-    standings[new] = Standing::Taking;
-    cluster.set_standings(0, &standings, 2, UNTIL);
+    states[new] = State::Active;
+    cluster.set_states(0, &states, 2, UNTIL);
     assert!(cluster.expire(2 * UNTIL));
     publish(&cluster);
     assert_eq!(keeps(Segment::Ack, known), [new], "the change is over");

@@ -10,7 +10,7 @@ mod peers;
 mod publish;
 #[path = "../stop/mod.rs"]
 mod stop;
-mod succession;
+mod takeover;
 
 use oneip::engine::filter::{Filter, Generation};
 use oneip::model::Mac;

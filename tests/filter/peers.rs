@@ -42,7 +42,7 @@ struct Node {
     lease: Instant,
 }
 
-struct World {
+struct Fixture {
     nodes: Vec<Node>,
     hears: Vec<Vec<bool>>,
     reaches: Vec<Vec<bool>>,
@@ -52,8 +52,8 @@ struct World {
     cipher: Cipher,
 }
 
-impl World {
-    fn new(servers: usize) -> World {
+impl Fixture {
+    fn new(servers: usize) -> Fixture {
         let now = Instant::now();
         let times = Times::new(HOLD, HOLD, servers);
         let cipher = Cipher::new(HashKey(*b"sixteen bytes !!"));
@@ -76,7 +76,7 @@ impl World {
         };
         let all = vec![vec![true; servers]; servers];
         let nodes = (0..servers).map(node).collect();
-        World { nodes, hears: all.clone(), reaches: all, serves: vec![true; servers], times, now, cipher }
+        Fixture { nodes, hears: all.clone(), reaches: all, serves: vec![true; servers], times, now, cipher }
     }
 
     fn servers(&self) -> usize {
@@ -221,7 +221,7 @@ impl World {
 /// Two that answer one client do so for no longer than the hold, where one of them can know.
 fn never_two(servers: usize, seed: u64) -> (usize, usize) {
     let mut random = Random(seed);
-    let mut world = World::new(servers);
+    let mut fixture = Fixture::new(servers);
     let pairs: Vec<(usize, usize)> = (0..servers * servers)
         .map(|pair| (pair / servers, pair % servers))
         .filter(|(one, other)| one != other)
@@ -229,12 +229,12 @@ fn never_two(servers: usize, seed: u64) -> (usize, usize) {
     let mut both = vec![Duration::ZERO; pairs.len()];
     let (mut taken, mut blind) = (0, 0);
     for _ in 0..60 {
-        world.change(&mut random);
+        fixture.change(&mut random);
         for _ in 0..50 + random.word() % 400 {
-            world.step(&mut random);
+            fixture.step(&mut random);
             for ((one, other), time) in pairs.iter().zip(&mut both) {
-                let (has, may_know) = (world.has_of(*one, *other), world.may_know(*one, *other));
-                let two = has && world.answers(*other);
+                let (has, may_know) = (fixture.has_of(*one, *other), fixture.may_know(*one, *other));
+                let two = has && fixture.answers(*other);
                 taken += usize::from(has);
                 blind += usize::from(two && !may_know);
                 *time = if two && may_know { *time + STEP } else { Duration::ZERO };
@@ -256,67 +256,69 @@ fn two_never_answer_for_longer_than_it_takes_to_learn_of_it() {
 }
 
 /// Steps until it comes true, and checks in each that nobody answers beside another one.
-fn until(world: &mut World, what: &str, holds: impl Fn(&World) -> bool) {
-    let begin = world.now;
-    while !holds(world) {
-        assert!(world.now < begin + 4 * PEER_LEASE, "{what}: never");
-        world.step(&mut Random(1));
-        for (one, other) in (0..world.servers()).flat_map(|one| (0..world.servers()).map(move |other| (one, other))) {
-            let two = one != other && world.has_of(one, other) && world.answers(other);
+fn until(fixture: &mut Fixture, what: &str, holds: impl Fn(&Fixture) -> bool) {
+    let begin = fixture.now;
+    while !holds(fixture) {
+        assert!(fixture.now < begin + 4 * PEER_LEASE, "{what}: never");
+        fixture.step(&mut Random(1));
+        for (one, other) in (0..fixture.servers()).flat_map(|one| (0..fixture.servers()).map(move |other| (one, other)))
+        {
+            let two = one != other && fixture.has_of(one, other) && fixture.answers(other);
             assert!(!two, "{what}: {one} has clients of {other}, which answers too");
         }
     }
 }
 
-fn all_answer(world: &World) -> bool {
-    (0..world.servers()).all(|at| world.answers(at) && (0..world.servers()).all(|other| world.nodes[at].takes[other]))
+fn all_answer(fixture: &Fixture) -> bool {
+    (0..fixture.servers())
+        .all(|at| fixture.answers(at) && (0..fixture.servers()).all(|other| fixture.nodes[at].takes[other]))
 }
 
 #[test]
 fn a_server_that_another_one_knows_to_serve_is_not_taken_over() {
-    let mut world = World::new(3);
-    until(&mut world, "all answer", all_answer);
-    (world.hears[0][1], world.reaches[0][1]) = (false, false);
-    until(&mut world, "its checks fail", |world| !world.nodes[0].checked[1]);
-    let later = world.now + 2 * PEER_LEASE;
-    until(&mut world, "time passes", |world| world.now > later || !all_answer(world));
-    assert!(all_answer(&world));
-    world.hears[2][1] = false;
-    world.serves[1] = false;
-    until(&mut world, "nobody knows it to serve", |world| world.has_of(0, 1) && world.has_of(2, 1));
+    let mut fixture = Fixture::new(3);
+    until(&mut fixture, "all answer", all_answer);
+    (fixture.hears[0][1], fixture.reaches[0][1]) = (false, false);
+    until(&mut fixture, "its checks fail", |fixture| !fixture.nodes[0].checked[1]);
+    let later = fixture.now + 2 * PEER_LEASE;
+    until(&mut fixture, "time passes", |fixture| fixture.now > later || !all_answer(fixture));
+    assert!(all_answer(&fixture));
+    fixture.hears[2][1] = false;
+    fixture.serves[1] = false;
+    until(&mut fixture, "nobody knows it to serve", |fixture| fixture.has_of(0, 1) && fixture.has_of(2, 1));
 }
 
 #[test]
 fn who_comes_back_waits_until_a_filter_that_hangs_has_let_go() {
-    let mut world = World::new(3);
-    until(&mut world, "all answer", all_answer);
-    world.serves[1] = false;
-    until(&mut world, "it is taken over", |world| world.has_of(0, 1));
-    world.nodes[0].hangs = true;
-    world.serves[1] = true;
-    until(&mut world, "it has its clients again", |world| world.answers(1));
-    world.nodes[0].hangs = false;
-    until(&mut world, "all answer", all_answer);
+    let mut fixture = Fixture::new(3);
+    until(&mut fixture, "all answer", all_answer);
+    fixture.serves[1] = false;
+    until(&mut fixture, "it is taken over", |fixture| fixture.has_of(0, 1));
+    fixture.nodes[0].hangs = true;
+    fixture.serves[1] = true;
+    until(&mut fixture, "it has its clients again", |fixture| fixture.answers(1));
+    fixture.nodes[0].hangs = false;
+    until(&mut fixture, "all answer", all_answer);
 }
 
 #[test]
 fn who_fails_by_the_checks_of_most_rests_and_one_of_two_remains() {
-    let mut world = World::new(3);
-    until(&mut world, "all answer", all_answer);
+    let mut fixture = Fixture::new(3);
+    until(&mut fixture, "all answer", all_answer);
     for other in [0, 2] {
-        world.reaches[1][other] = false;
+        fixture.reaches[1][other] = false;
     }
-    until(&mut world, "most have found it down", |world| world.has_of(0, 1) && world.has_of(2, 1));
-    assert!(world.nodes[1].checked[1], "it serves, by its own check");
-    assert!(world.answers(0) && world.answers(2), "they serve, though its checks fail");
+    until(&mut fixture, "most have found it down", |fixture| fixture.has_of(0, 1) && fixture.has_of(2, 1));
+    assert!(fixture.nodes[1].checked[1], "it serves, by its own check");
+    assert!(fixture.answers(0) && fixture.answers(2), "they serve, though its checks fail");
 
-    let mut world = World::new(2);
-    until(&mut world, "all answer", all_answer);
-    world.reaches[0][1] = false;
-    until(&mut world, "the first remains", |world| world.has_of(0, 1));
-    let later = world.now + PEER_LEASE;
-    until(&mut world, "time passes", |world| world.now > later || !world.has_of(0, 1));
-    assert!(world.has_of(0, 1));
+    let mut fixture = Fixture::new(2);
+    until(&mut fixture, "all answer", all_answer);
+    fixture.reaches[0][1] = false;
+    until(&mut fixture, "the first remains", |fixture| fixture.has_of(0, 1));
+    let later = fixture.now + PEER_LEASE;
+    until(&mut fixture, "time passes", |fixture| fixture.now > later || !fixture.has_of(0, 1));
+    assert!(fixture.has_of(0, 1));
 }
 
 /// The law that the rules rest on.

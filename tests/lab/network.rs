@@ -36,7 +36,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A network of its own name, taken down when dropped, or when this process ends in whichever way.
 pub struct Lab {
     name: String,
-    keeper: Child,
+    previous_owner: Child,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -52,13 +52,13 @@ impl Lab {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("test{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Waits for the end of its input, which comes with the end of this process at the latest.
-        let keeper = script(&name, "sh")
+        let previous_owner = script(&name, "sh")
             .args(["-c", "cat; exec scripts/lab.sh down"])
             .stdin(Stdio::piped())
             .process_group(0)
             .spawn()
             .unwrap();
-        let lab = Lab { name, keeper, _turn: turn };
+        let lab = Lab { name, previous_owner, _turn: turn };
         lab.script("up", options);
         let config = fs::read_to_string(lab.file("oneip.toml")).unwrap();
         write_config(&lab.config(), &with_echo_services(&config));
@@ -113,8 +113,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        let _ = self.keeper.wait();
+        drop(self.previous_owner.stdin.take());
+        let _ = self.previous_owner.wait();
     }
 }
 

@@ -46,8 +46,8 @@ impl Bench {
     pub fn without_model(plan: &Plan, down: &[String]) -> Bench {
         let table = table(plan, down);
         let flow_table = FlowTable::new(1024, table.key);
-        let (books, view) = worker::open(&table);
-        let (_, mut readers) = publish::channel(table, vec![books]);
+        let (metrics, view) = worker::open(&table);
+        let (_, mut readers) = publish::channel(table, vec![metrics]);
         let reader = readers.pop().expect("one reader");
         let none: [&[u8]; 0] = [];
         let worker = Worker::new(Memory::new(&none), reader, flow_table);

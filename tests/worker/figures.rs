@@ -4,10 +4,10 @@ use crate::model::plans::{One, query};
 use crate::model::turn::table;
 use crate::no_flows;
 use crate::three;
-use oneip::metrics::aggregate::Accounts;
-use oneip::metrics::snapshot::WorkerFigures;
+use oneip::metrics::aggregate::Aggregator;
+use oneip::metrics::snapshot::WorkerSnapshot;
 use oneip::metrics::summary::{ServerSummary, Summary};
-use oneip::metrics::worker::{self, Books};
+use oneip::metrics::worker::{self, WorkerMetrics};
 use oneip::model::Plan;
 use oneip::port::memory::{Frame, Memory};
 use oneip::port::{Burst, Ledger, Port};
@@ -16,13 +16,13 @@ use oneip::table::publish::{self, Publisher};
 use oneip::worker::Worker;
 
 /// A port that says of its transmit side what it is told to.
-struct Told {
+struct Reported {
     memory: Memory,
     sending: usize,
     left: u64,
 }
 
-impl Port for Told {
+impl Port for Reported {
     type Frame = Frame;
 
     const PASSES: bool = true;
@@ -68,22 +68,22 @@ impl Port for Told {
     }
 }
 
-fn worker(plan: &Plan, accounts: &mut Accounts) -> (Worker<Told>, Publisher<Books>) {
+fn worker(plan: &Plan, accounts: &mut Aggregator) -> (Worker<Reported>, Publisher<WorkerMetrics>) {
     let table = table(plan, &[]);
-    let (books, view) = worker::open(&table);
+    let (metrics, view) = worker::open(&table);
     accounts.open(plan, vec![view]);
-    let (publisher, mut readers) = publish::channel(table, vec![books]);
+    let (publisher, mut readers) = publish::channel(table, vec![metrics]);
     let memory = Memory::new(&[query("192.0.2.1".parse().expect("an address"), 5353)]);
-    (Worker::new(Told { memory, sending: 0, left: 0 }, readers.remove(0), no_flows()), publisher)
+    (Worker::new(Reported { memory, sending: 0, left: 0 }, readers.remove(0), no_flows()), publisher)
 }
 
 #[test]
 fn a_worker_that_does_not_answer_and_one_that_cannot_send_are_seen() {
     let plan = three();
-    let mut accounts = Accounts::new(1);
+    let mut accounts = Aggregator::new(1);
     let (mut worker, mut publisher) = worker(&plan, &mut accounts);
-    let figures = |accounts: &Accounts| {
-        let WorkerFigures { turns, stuck, .. } = accounts.workers()[0];
+    let figures = |accounts: &Aggregator| {
+        let WorkerSnapshot { turns, stuck, .. } = accounts.workers()[0];
         (turns, stuck)
     };
     assert_eq!(figures(&accounts), (true, false), "not asked yet");
@@ -123,12 +123,12 @@ fn a_worker_that_does_not_answer_and_one_that_cannot_send_are_seen() {
     let mut cluster = Cluster::new(&plan);
     cluster.set_layout(1);
     let table = cluster.compile();
-    let (books, view) = worker::open(&table);
+    let (metrics, view) = worker::open(&table);
     accounts.open(&plan, vec![view]);
-    publisher.publish_layout(table, vec![books]);
+    publisher.publish_layout(table, vec![metrics]);
     worker.port_mut().left = 40;
     worker.turn();
-    publisher.spent().clear();
+    publisher.retired().clear();
     assert!(accounts.gather());
     accounts.end_interval();
     assert_eq!(figures(&accounts), (true, false));
@@ -151,22 +151,22 @@ fn names_keep_what_they_had() {
         servers.for_each(|(server, name)| server.address = [192, 0, 2, name.as_bytes()[0]].into());
         plan
     };
-    let mut accounts = Accounts::new(1);
+    let mut accounts = Aggregator::new(1);
     let mut count = |names: &[&str], frames: &[u64]| {
         let plan = plan(names);
-        let (books, view) = worker::open(&table(&plan, &[]));
+        let (metrics, view) = worker::open(&table(&plan, &[]));
         accounts.open(&plan, vec![view]);
         for (at, frames) in frames.iter().enumerate() {
-            let sent = books.tally.sent(at);
-            books.tally.received.add(*frames);
+            let sent = metrics.tally.sent(at);
+            metrics.tally.received.add(*frames);
             sent.frames.add(*frames);
             sent.bytes.add(frames * 60);
             sent.flows.add(frames / 10);
         }
         let open = accounts.summary();
-        drop(books);
+        drop(metrics);
         accounts.gather();
-        assert_eq!(accounts.summary(), open, "closing books changes no figure");
+        assert_eq!(accounts.summary(), open, "closing metrics changes no figure");
         assert_eq!(open.frames, open.forwarded);
         open
     };
@@ -195,12 +195,12 @@ fn names_keep_what_they_had() {
 #[test]
 fn what_was_counted_goes_by_the_new_names() {
     let mut plan = One::weights(&[1, 1], 1009).plan();
-    let mut accounts = Accounts::new(1);
+    let mut accounts = Aggregator::new(1);
     let mut count = |plan: &oneip::model::Plan, frames: [u64; 2]| {
-        let (books, view) = worker::open(&table(plan, &[]));
+        let (metrics, view) = worker::open(&table(plan, &[]));
         accounts.open(plan, vec![view]);
-        (0..2).for_each(|at| books.tally.sent(at).frames.add(frames[at]));
-        drop(books);
+        (0..2).for_each(|at| metrics.tally.sent(at).frames.add(frames[at]));
+        drop(metrics);
         accounts.gather();
         let summary = accounts.summary();
         let each = |s: &ServerSummary| (s.service.clone(), s.server.clone(), s.frames);

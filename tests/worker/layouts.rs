@@ -3,20 +3,20 @@
 
 use crate::counting;
 use crate::hlog::intervals;
-use crate::mill::{Mill, Truth, any_plan, told};
 use crate::model::Random;
 use crate::no_flows;
-use oneip::engine::worker_pool::Crew;
-use oneip::metrics::aggregate::Accounts;
-use oneip::metrics::collect::{Outside, Reports};
-use oneip::metrics::snapshot::{Figures, WorkerFigures};
+use crate::replay_port::{ReplayPort, Truth, any_plan, told};
+use oneip::engine::worker_pool::WorkerPool;
+use oneip::metrics::aggregate::Aggregator;
+use oneip::metrics::collect::{DeviceCounters, Reports};
+use oneip::metrics::snapshot::{Snapshot, WorkerSnapshot};
 use oneip::metrics::summary::Summary;
-use oneip::metrics::worker::{self, Books, View};
+use oneip::metrics::worker::{self, View, WorkerMetrics};
 use oneip::model::Plan;
 use oneip::port::faulty::Faulty;
 use oneip::table::Table;
 use oneip::table::build::Cluster;
-use oneip::table::publish::{self, Spent};
+use oneip::table::publish::{self, Retired};
 use oneip::worker::Worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,8 +62,8 @@ impl Layouts {
     }
 }
 
-/// The books of several workers, and the views of them.
-fn open(table: &Table, workers: usize) -> (Vec<Books>, Vec<View>) {
+/// The metrics of several workers, and the views of them.
+fn open(table: &Table, workers: usize) -> (Vec<WorkerMetrics>, Vec<View>) {
     (0..workers).map(|_| worker::open(table)).unzip()
 }
 
@@ -90,13 +90,14 @@ fn whatever_comes_between_every_frame_is_counted_and_timed_once() {
         let mut random = Random(!seed);
         let truth = Arc::new(Truth::default());
         let table = layouts.cluster.compile();
-        let mut accounts = Accounts::new(1);
-        let (books, views) = open(&table, 1);
+        let mut accounts = Aggregator::new(1);
+        let (metrics, views) = open(&table, 1);
         accounts.open(&layouts.plan, views);
-        let (mut publisher, mut readers) = publish::channel(table, books);
-        let (spent, mut worker) = (publisher.spent(), Worker::new(Mill::new(&truth), readers.remove(0), no_flows()));
+        let (mut publisher, mut readers) = publish::channel(table, metrics);
+        let (retired, mut worker) =
+            (publisher.retired(), Worker::new(ReplayPort::new(&truth), readers.remove(0), no_flows()));
         let (mut sums, mut unseen) = (BTreeMap::new(), 0);
-        let turn = |worker: &mut Worker<Mill>| {
+        let turn = |worker: &mut Worker<ReplayPort>| {
             let calls = counting::calls();
             worker.turn();
             assert_eq!(counting::calls(), calls, "allocator calls in a turn");
@@ -106,12 +107,12 @@ fn whatever_comes_between_every_frame_is_counted_and_timed_once() {
                 0 => publisher.publish(layouts.table()),
                 1 | 2 => {
                     let (plan, table) = layouts.next();
-                    let (books, views) = open(&table, 1);
+                    let (metrics, views) = open(&table, 1);
                     accounts.open(&plan, views);
-                    publisher.publish_layout(table, books);
+                    publisher.publish_layout(table, metrics);
                     (skipped, unseen) = (skipped + unseen, 1);
                 }
-                3 => spent.clear(),
+                3 => retired.clear(),
                 4 => accounts.ask(),
                 5 => _ = accounts.gather(),
                 6 => add_up(&mut sums, accounts.end_interval()),
@@ -123,8 +124,8 @@ fn whatever_comes_between_every_frame_is_counted_and_timed_once() {
             check(&accounts.summary(), &truth);
         }
         drop(worker);
-        drop((publisher, spent));
-        assert!(accounts.gather(), "the worker has no books open");
+        drop((publisher, retired));
+        assert!(accounts.gather(), "the worker has no metrics open");
         add_up(&mut sums, accounts.end_interval());
         check(&accounts.summary(), &truth);
         assert!(sums.into_iter().eq(truth.timed()));
@@ -135,9 +136,9 @@ fn whatever_comes_between_every_frame_is_counted_and_timed_once() {
 
 /// As the stats thread does it, but without a pause. Every counter only rises. Returns all that was timed.
 fn keep_accounts(
-    accounts: &mut Accounts,
+    accounts: &mut Aggregator,
     opened: &mpsc::Receiver<(Arc<Plan>, Vec<View>)>,
-    spent: &Spent<Books>,
+    retired: &Retired<WorkerMetrics>,
     stop: &AtomicBool,
 ) -> BTreeMap<String, u64> {
     let (mut sums, mut before) = (BTreeMap::new(), BTreeMap::new());
@@ -147,7 +148,7 @@ fn keep_accounts(
         let give_up = Instant::now() + Duration::from_millis(5);
         while !accounts.gather() && Instant::now() < give_up {
             thread::yield_now();
-            spent.clear();
+            retired.clear();
         }
         add_up(&mut sums, accounts.end_interval());
         for (service, server, frames, _) in told(&accounts.summary().servers) {
@@ -174,20 +175,20 @@ fn hundreds_of_layouts_change_under_threads_that_turn() {
     const WORKERS: usize = 3;
     let (mut layouts, truth) = (Layouts::new(1), Arc::new(Truth::default()));
     let table = layouts.cluster.compile();
-    let mut accounts = Accounts::new(WORKERS);
-    let (books, views) = open(&table, WORKERS);
+    let mut accounts = Aggregator::new(WORKERS);
+    let (metrics, views) = open(&table, WORKERS);
     accounts.open(&layouts.plan, views);
-    let (mut publisher, readers) = publish::channel(table, books);
-    let (spent, (announce, opened)) = (publisher.spent(), mpsc::channel());
+    let (mut publisher, readers) = publish::channel(table, metrics);
+    let (retired, (announce, opened)) = (publisher.retired(), mpsc::channel());
     let (stop, closed) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut sums = BTreeMap::new();
     thread::scope(|scope| {
-        let (stop, closed, spent, accounts) = (&stop, &closed, &spent, &mut accounts);
+        let (stop, closed, retired, accounts) = (&stop, &closed, &retired, &mut accounts);
         let _ends = (Raised(stop), Raised(closed));
         let workers: Vec<_> = (0..)
             .zip(readers)
             .map(|(seed, reader)| {
-                let port = Faulty::<Mill>::new(Mill::new(&truth).with_own_thread(), seed);
+                let port = Faulty::<ReplayPort>::new(ReplayPort::new(&truth).with_own_thread(), seed);
                 let mut worker = Worker::new(port, reader, no_flows());
                 scope.spawn(move || {
                     while !stop.load(Relaxed) {
@@ -196,12 +197,12 @@ fn hundreds_of_layouts_change_under_threads_that_turn() {
                 })
             })
             .collect();
-        let collecting = scope.spawn(move || keep_accounts(accounts, &opened, spent, closed));
+        let collecting = scope.spawn(move || keep_accounts(accounts, &opened, retired, closed));
         for i in 0..600 {
             let (plan, table) = layouts.next();
-            let (books, views) = open(&table, WORKERS);
+            let (metrics, views) = open(&table, WORKERS);
             announce.send((plan, views)).expect("somebody listens");
-            publisher.publish_layout(table, books);
+            publisher.publish_layout(table, metrics);
             if i % 2 == 0 {
                 publisher.publish(layouts.table());
             }
@@ -217,7 +218,7 @@ fn hundreds_of_layouts_change_under_threads_that_turn() {
         sums = collecting.join().expect("the accounts are kept");
     });
     drop(publisher);
-    spent.clear();
+    retired.clear();
     assert!(accounts.gather(), "every book is closed");
     add_up(&mut sums, accounts.end_interval());
     check(&accounts.summary(), &truth);
@@ -235,16 +236,16 @@ fn settle(truth: &Truth) {
     }
 }
 
-fn ask(crew: &Crew) -> Figures {
+fn ask(pool: &WorkerPool) -> Snapshot {
     let (reply, answer) = mpsc::channel();
-    crew.stats().figures(move |figures| _ = reply.send(figures));
+    pool.stats().figures(move |figures| _ = reply.send(figures));
     answer.recv_timeout(PATIENCE).expect("the stats thread answers")
 }
 
 /// What the device counts.
-fn outside(truth: &Arc<Truth>) -> Box<dyn Fn() -> Outside + Send> {
+fn device_counters(truth: &Arc<Truth>) -> Box<dyn Fn() -> DeviceCounters + Send> {
     let truth = Arc::clone(truth);
-    Box::new(move || Outside { seen: truth.received.load(Relaxed), passed: 0, refused: 0, lost: 0 })
+    Box::new(move || DeviceCounters { seen: truth.received.load(Relaxed), passed: 0, refused: 0, lost: 0 })
 }
 
 /// The threads of `oneip run`, with everything that they report.
@@ -255,19 +256,21 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
     let reports = Reports { line: true, to_stderr: true, hlog: Some(hlog.reopen().expect("a file")) };
     let cores = core_affinity::get_core_ids().expect("cores");
     let cores = [cores[0].id, cores[cores.len() - 1].id];
-    let ports = cores.map(|seed| Faulty::<Mill>::new(Mill::new(&truth).with_own_thread(), seed as u64)).into();
+    let ports =
+        cores.map(|seed| Faulty::<ReplayPort>::new(ReplayPort::new(&truth).with_own_thread(), seed as u64)).into();
     let table = layouts.cluster.compile();
-    let mut crew = Crew::start(&layouts.plan, table, ports, (&cores, 64), outside(&truth), reports).expect("threads");
-    let stats = crew.stats();
-    let mut last = Figures::default();
+    let mut pool = WorkerPool::start(&layouts.plan, table, ports, (&cores, 64), device_counters(&truth), reports)
+        .expect("threads");
+    let stats = pool.stats();
+    let mut last = Snapshot::default();
     // Over at least two harvests.
     let until = Instant::now() + Duration::from_millis(2500);
     while Instant::now() < until || layouts.number <= 200 {
         let (plan, table) = layouts.next();
-        crew.publish_layout(&plan, table);
-        crew.publish(layouts.table());
+        pool.publish_layout(&plan, table);
+        pool.publish(layouts.table());
         thread::sleep(Duration::from_millis(5));
-        let figures = ask(&crew);
+        let figures = ask(&pool);
         assert!(figures.summary.frames >= last.summary.frames && figures.summary.forwarded >= last.summary.forwarded);
         let names = |plan: &Plan| {
             let names = |service: &oneip::model::Service| {
@@ -280,23 +283,23 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
         assert!(first.take(names(&plan).len()).eq(names(&plan)), "the present servers come first, in their order");
         last = figures;
     }
-    let turns = |worker: &WorkerFigures| worker.turns && !worker.stuck && worker.received > 0;
+    let turns = |worker: &WorkerSnapshot| worker.turns && !worker.stuck && worker.received > 0;
     // A thread that the machine kept from running missed a harvest.
     let give_up = Instant::now() + PATIENCE;
     while !last.workers.iter().all(turns) {
         assert!(Instant::now() < give_up, "{:?}", last.workers);
         thread::sleep(Duration::from_millis(50));
-        last = ask(&crew);
+        last = ask(&pool);
     }
     assert!(last.workers.iter().all(|worker| worker.report.ledger.balanced() && worker.report.ledger.left > 0));
     let timed: u64 = last.latency.iter().map(|(_, timed)| timed.len()).sum();
     assert!(timed > 0 && last.summary.latency.is_some_and(|latency| latency.count == timed));
 
     settle(&truth);
-    let figures = ask(&crew);
+    let figures = ask(&pool);
     check(&figures.summary, &truth);
     assert_eq!(figures.workers.iter().map(|worker| worker.received).sum::<u64>(), figures.summary.frames);
-    let summary = crew.stop().expect("all threads end well");
+    let summary = pool.stop().expect("all threads end well");
     check(&summary, &truth);
     let timed = truth.timed();
     assert_eq!(summary.latency.expect("frames were timed").count, timed.iter().map(|(_, count)| count).sum::<u64>());
@@ -316,14 +319,15 @@ fn a_crew_ends_while_more_comes_in() {
     let (mut layouts, truth) = (Layouts::new(3), Arc::new(Truth::default()));
     let _ends = Raised(&truth.end);
     let core = core_affinity::get_core_ids().expect("cores")[0].id;
-    let (ports, table) = (vec![Mill::new(&truth).with_own_thread()], layouts.cluster.compile());
-    let outside = outside(&truth);
-    let crew = Crew::start(&layouts.plan, table, ports, (&[core], 64), outside, Reports::default()).expect("threads");
+    let (ports, table) = (vec![ReplayPort::new(&truth).with_own_thread()], layouts.cluster.compile());
+    let device_counters = device_counters(&truth);
+    let pool = WorkerPool::start(&layouts.plan, table, ports, (&[core], 64), device_counters, Reports::default())
+        .expect("threads");
     while truth.received.load(Relaxed) == 0 {
         thread::yield_now();
     }
     let (ended, end) = mpsc::channel();
-    thread::spawn(move || ended.send(crew.stop().expect("all threads end well")).expect("it is waited for"));
+    thread::spawn(move || ended.send(pool.stop().expect("all threads end well")).expect("it is waited for"));
     let summary = end.recv_timeout(PATIENCE).expect("it ends");
     check(&summary, &truth);
 }

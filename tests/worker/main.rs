@@ -7,10 +7,10 @@ mod figures;
 mod hlog;
 mod latency;
 mod layouts;
-mod mill;
 #[path = "../model/mod.rs"]
 mod model;
 mod publish;
+mod replay_port;
 
 use counting::Counting;
 use model::Model;
@@ -21,7 +21,7 @@ use model::turn::{cluster, table};
 use oneip::limits::BURST;
 use oneip::metrics::counters::Tally;
 use oneip::metrics::histogram::{Answer, Harvest};
-use oneip::metrics::worker::{self, Books};
+use oneip::metrics::worker::{self, WorkerMetrics};
 use oneip::model::{Plan, Selection};
 use oneip::port::faulty::Faulty;
 use oneip::port::memory::Memory;
@@ -46,14 +46,14 @@ fn no_flows() -> FlowTable {
 struct Rig<P: Port> {
     worker: Worker<P>,
     tally: Arc<Tally>,
-    publisher: Publisher<Books>,
+    publisher: Publisher<WorkerMetrics>,
     harvest: Harvest,
 }
 
 fn rig<P: Port>(port: P, table: Table) -> Rig<P> {
     let flow_table = FlowTable::new(1024, table.key);
-    let (books, view) = worker::open(&table);
-    let (publisher, mut readers) = tables::channel(table, vec![books]);
+    let (metrics, view) = worker::open(&table);
+    let (publisher, mut readers) = tables::channel(table, vec![metrics]);
     let worker = Worker::new(port, readers.pop().expect("one reader"), flow_table);
     Rig { worker, tally: view.tally, publisher, harvest: view.harvest }
 }
@@ -270,8 +270,8 @@ fn a_turn_does_not_allocate() {
         if turn % 7 == 1 {
             cluster.set_layout(turn as u64);
             let table = cluster.compile();
-            let (books, view) = worker::open(&table);
-            rig.publisher.publish_layout(table, vec![books]);
+            let (metrics, view) = worker::open(&table);
+            rig.publisher.publish_layout(table, vec![metrics]);
             (rig.tally, rig.harvest) = (view.tally, view.harvest);
         }
         if turn % 4 == 0 {

@@ -26,14 +26,14 @@ impl Tables {
 }
 
 /// What a reader keeps for a layout: a block of memory with its number in it.
-struct Books(Box<[u64; 512]>);
+struct WorkerMetrics(Box<[u64; 512]>);
 
-fn books(layout: u64, readers: usize) -> Vec<Books> {
-    (0..readers).map(|_| Books(Box::new([layout; 512]))).collect()
+fn metrics(layout: u64, readers: usize) -> Vec<WorkerMetrics> {
+    (0..readers).map(|_| WorkerMetrics(Box::new([layout; 512]))).collect()
 }
 
-/// Every reader sees generations rise, the last in the end, whole tables only, each with the books of its layout; it neither
-/// allocates nor frees; and when all is over, the writer has freed every table and all books, once.
+/// Every reader sees generations rise, the last in the end, whole tables only, each with the metrics of its layout; it neither
+/// allocates nor frees; and when all is over, the writer has freed every table and all metrics, once.
 #[test]
 fn tables_reach_every_reader_and_are_freed_by_the_writer() {
     let mut cluster = Cluster::new(&One::weights(&[1; SERVERS], 65_537).plan());
@@ -42,20 +42,20 @@ fn tables_reach_every_reader_and_are_freed_by_the_writer() {
     let size = tables.0;
     assert!(size > 0);
     let (mut publisher, readers) = tables.during(|| {
-        let (publisher, readers) = publish::channel(first, books(0, READERS));
-        (publisher, ArrayVec::<Reader<Books>, READERS>::from_iter(readers))
+        let (publisher, readers) = publish::channel(first, metrics(0, READERS));
+        (publisher, ArrayVec::<Reader<WorkerMetrics>, READERS>::from_iter(readers))
     });
     let stop = AtomicBool::new(false);
-    let poll = |number: u64, mut reader: Reader<Books>| {
+    let poll = |number: u64, mut reader: Reader<WorkerMetrics>| {
         let calls = counting::calls();
         let (mut seen, mut renewals) = (0, 0);
         while !stop.load(SeqCst) {
             reader.renew();
-            let (table, books) = reader.split();
+            let (table, metrics) = reader.split();
             assert!(table.generation >= seen, "{} after {seen}", table.generation);
             assert_eq!(table.destinations(), SERVERS);
             assert!(table.mac(SERVERS - 1).is_resolved());
-            assert_eq!(*books.0, [table.layout; 512]);
+            assert_eq!(*metrics.0, [table.layout; 512]);
             renewals += (table.generation > seen) as u64;
             seen = table.generation;
             // Some poll, some are slow.
@@ -65,7 +65,7 @@ fn tables_reach_every_reader_and_are_freed_by_the_writer() {
         }
         reader.renew();
         assert_eq!(reader.table().generation, TABLES + 1, "the last table arrives");
-        assert_eq!(reader.books().0[0], reader.table().layout);
+        assert_eq!(reader.metrics().0[0], reader.table().layout);
         assert_eq!(counting::calls() - calls, 0, "allocator calls on a reader's thread");
         assert!(renewals > 1);
         reader
@@ -79,7 +79,7 @@ fn tables_reach_every_reader_and_are_freed_by_the_writer() {
                 0 => publisher.publish(cluster.compile()),
                 _ => {
                     cluster.set_layout(1 + i);
-                    publisher.publish_layout(cluster.compile(), books(1 + i, READERS));
+                    publisher.publish_layout(cluster.compile(), metrics(1 + i, READERS));
                 }
             });
             most = most.max(tables.0);
@@ -97,28 +97,28 @@ fn tables_reach_every_reader_and_are_freed_by_the_writer() {
     assert_eq!(tables.0, 0, "bytes of tables alive");
 }
 
-/// A worker that stands still misses tables, but not the newest, nor the books for it.
+/// A worker that stands still misses tables, but not the newest, nor the metrics for it.
 #[test]
 fn a_reader_that_stands_still_sees_the_newest_at_last() {
     let mut cluster = Cluster::new(&One::weights(&[1, 1], 1009).plan());
-    let (mut publisher, mut readers) = publish::channel(cluster.compile(), books(0, 2));
-    let mut standing = readers.pop().expect("two readers");
+    let (mut publisher, mut readers) = publish::channel(cluster.compile(), metrics(0, 2));
+    let mut state = readers.pop().expect("two readers");
     let mut running = readers.pop().expect("two readers");
     for generation in 2..100 {
         if generation % 4 == 0 {
             cluster.set_layout(generation);
-            publisher.publish_layout(cluster.compile(), books(generation, 2));
+            publisher.publish_layout(cluster.compile(), metrics(generation, 2));
         } else {
             publisher.publish(cluster.compile());
         }
         for _ in 0..2 {
             running.renew();
             assert_eq!(running.table().generation, generation);
-            assert_eq!(running.books().0[0], generation / 4 * 4);
+            assert_eq!(running.metrics().0[0], generation / 4 * 4);
         }
     }
-    standing.renew();
-    assert_eq!((standing.table().generation, standing.books().0[0]), (99, 96));
+    state.renew();
+    assert_eq!((state.table().generation, state.metrics().0[0]), (99, 96));
 }
 
 /// Figures would be counted under wrong names.
@@ -126,7 +126,7 @@ fn a_reader_that_stands_still_sees_the_newest_at_last() {
 #[should_panic(expected = "a table of another layout comes with books")]
 fn a_table_of_another_layout_does_not_go_without_books() {
     let mut cluster = Cluster::new(&One::weights(&[1, 1], 1009).plan());
-    let (mut publisher, _readers) = publish::channel(cluster.compile(), books(0, 1));
+    let (mut publisher, _readers) = publish::channel(cluster.compile(), metrics(0, 1));
     cluster.set_layout(1);
     publisher.publish(cluster.compile());
 }

@@ -51,7 +51,7 @@ impl Health {
     pub(super) fn lose_link(&mut self, now: Instant) {
         let reason = format!("{} is down", self.routes.interface());
         self.checks_mut().for_each(|(_, check)| check.set_unchecked(&reason, now));
-        // It is news of each of them.
+        // It is an update for each of them.
         self.services.iter_mut().flatten().for_each(|service| service.results += 1);
         self.tell_isolation(0, Some(reason));
     }

@@ -1,7 +1,7 @@
 //! Who the servers are at this moment: where each is (`neighbours`), whether it serves (`health`), and what the operator
 //! wants of it (`operator`). Turns all that into tables for the workers.
 //!
-//! Here is who is followed and what becomes of what they tell; `standing` judges a server, `orders` carries out what an
+//! Here is who is followed and what becomes of what they tell; `state` judges a server, `orders` carries out what an
 //! operator asks for, `reload` goes over to another configuration, `report` says how everything is.
 
 mod orders;
@@ -132,7 +132,7 @@ pub enum Event {
 
 /// What has changed for the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Update {
     /// Who has which clients, or where a server is.
     Table,
     /// The services or servers may be others.
@@ -318,13 +318,13 @@ impl Membership {
     }
 
     /// Takes in what has happened. Returns what the data path must know of it. Not to be cancelled.
-    pub async fn take(&mut self, event: Event) -> Option<News> {
-        let news = self.take_in(event).await;
+    pub async fn take(&mut self, event: Event) -> Option<Update> {
+        let update = self.take_in(event).await;
         self.note();
-        news
+        update
     }
 
-    async fn take_in(&mut self, event: Event) -> Option<News> {
+    async fn take_in(&mut self, event: Event) -> Option<Update> {
         let moved = match event {
             Event::Neighbours(changes) => self.locate(&changes),
             Event::Verdicts(changes) => {
@@ -337,7 +337,7 @@ impl Membership {
             }
             Event::Due => return self.pass().await,
         };
-        moved.then_some(News::Table)
+        moved.then_some(Update::Table)
     }
 
     fn locate(&mut self, changes: &[neighbours::Change]) -> bool {
@@ -367,7 +367,7 @@ impl Membership {
     }
 
     /// Ends what is over.
-    async fn pass(&mut self) -> Option<News> {
+    async fn pass(&mut self) -> Option<Update> {
         let now = clock::now_ns();
         let expired = self.cluster.expire(now);
         for (name, until) in &mut self.draining {
@@ -376,7 +376,7 @@ impl Membership {
         self.passed = now;
         let has_left = self.let_go(now).await;
         let moved = self.judge_all(now) | expired;
-        if has_left { Some(News::Layout) } else { moved.then_some(News::Table) }
+        if has_left { Some(Update::Layout) } else { moved.then_some(Update::Table) }
     }
 
     /// Takes out the removed servers whose time is over; whether there were any. What a reload would be refused for ends no
@@ -427,11 +427,11 @@ impl Membership {
         }
         let plan = Arc::clone(&self.plan);
         let Plan { services, .. } = &*plan;
-        let mut standings = Vec::with_capacity(judged.len());
+        let mut states = Vec::with_capacity(judged.len());
         for ((server, judged), takes) in services[service].servers.iter().zip(&judged).zip(takes) {
             let name = (services[service].name.clone(), server.name.clone());
             let stood_in = self.stand_in(&name, judged.state, takes);
-            standings.push(judged.standing(takes, stood_in));
+            states.push(judged.in_table(takes, stood_in));
             if judged.state != State::Joining {
                 self.joining.remove(&name);
             }
@@ -441,7 +441,7 @@ impl Membership {
             }
         }
         let until = until.unwrap_or(now + services[service].drain.as_nanos() as u64);
-        self.cluster.set_standings(service as ServiceId, &standings, now, until)
+        self.cluster.set_states(service as ServiceId, &states, now, until)
     }
 
     /// Whether a server that does not take clients has stood in for those that are up, so that it keeps the connections that

@@ -1,6 +1,6 @@
 //! What an operator asks for.
 
-use super::{Membership, News, reload};
+use super::{Membership, Update, reload};
 use crate::admin::order::{Answer, TracedService};
 use crate::control::overrides::{Override, Overrides};
 use crate::control::state_file::in_wall_time;
@@ -9,7 +9,7 @@ use crate::host::clock;
 use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT};
 use crate::model::{Selection, Server, Service};
 use crate::table::ServiceId;
-use crate::table::build::Standing;
+use crate::table::build::State;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub enum Set {
 impl Membership {
     /// Carries it out, and remembers it across a restart. Nothing is changed where the answer is a refusal, such as of what
     /// leaves a service without any server, unless it is forced.
-    pub async fn set(&mut self, server: &str, set: Set, force: bool) -> (Answer, Option<News>) {
+    pub async fn set(&mut self, server: &str, set: Set, force: bool) -> (Answer, Option<Update>) {
         let result = match self.closes(server, set) {
             closed if closed.is_empty() || force => self.try_set(server, set).await,
             closed => Err(format!(
@@ -39,15 +39,15 @@ impl Membership {
         };
         self.confirm();
         match result {
-            Ok((changes, news)) => {
+            Ok((changes, update)) => {
                 changes.iter().for_each(|change| tracing::info!("operator: {change}"));
-                (Answer::Done { changes }, news)
+                (Answer::Done { changes }, update)
             }
             Err(error) => (Answer::Refused { error }, None),
         }
     }
 
-    async fn try_set(&mut self, name: &str, set: Set) -> Result<(Vec<String>, Option<News>), String> {
+    async fn try_set(&mut self, name: &str, set: Set) -> Result<(Vec<String>, Option<Update>), String> {
         let of: Vec<&Service> =
             self.configured.services.iter().filter(|s| s.servers.iter().any(|server| server.name == name)).collect();
         if of.is_empty() {
@@ -141,12 +141,12 @@ impl Membership {
             }
             self.judge(service, drained) | moved
         });
-        let news = match (reweighed, moved) {
-            (true, _) => Some(News::Layout),
-            (false, true) => Some(News::Table),
+        let update = match (reweighed, moved) {
+            (true, _) => Some(Update::Layout),
+            (false, true) => Some(Update::Table),
             (false, false) => None,
         };
-        Ok((vec![said], news))
+        Ok((vec![said], update))
     }
 
     /// The services that have no server left that takes clients, after that.
@@ -157,7 +157,7 @@ impl Membership {
         let services = self.plan.services.iter().enumerate();
         let closed = services.filter(|(at, service)| {
             let takes = |(server, it): &(usize, &Server)| {
-                it.weight > 0 && self.cluster.standing(*at as ServiceId, *server) == Standing::Taking
+                it.weight > 0 && self.cluster.state(*at as ServiceId, *server) == State::Active
             };
             let mut taking = service.servers.iter().enumerate().filter(takes).peekable();
             taking.peek().is_some() && taking.all(|(_, server)| server.name == name)
@@ -188,7 +188,7 @@ impl Membership {
                 let hash = hash::source(table.rule.key, client);
                 let (slot, server) = table.select(hash, number);
                 let by_rule = |rule: &crate::table::Rule| hash::source(rule.key, client);
-                let keeps = table.kept().and_then(|kept| kept.keeper(server, by_rule, number).server());
+                let keeps = table.kept().and_then(|kept| kept.previous_owner(server, by_rule, number).server());
                 let order = self.cluster.order(id, hash::slot(hash, table.rule.slots));
                 let mut order: Vec<String> = order.into_iter().map(name).collect();
                 if service.selection == Selection::Modulo {
@@ -202,7 +202,7 @@ impl Membership {
                     hash: format!("{hash:#018x}"),
                     slot,
                     server: server.map(name),
-                    keeps: keeps.filter(|keeper| Some(*keeper) != server).map(name),
+                    keeps: keeps.filter(|previous_owner| Some(*previous_owner) != server).map(name),
                     order,
                 }
             })

@@ -2,13 +2,13 @@
 //! server's checks find: a server is the first to know whether it serves, and one that others still have as serving is not taken over.
 
 use super::state::Judged;
-use super::{Membership, Name, News};
+use super::{Membership, Name, Update};
 use crate::admin::status::State;
 use crate::control::health::Verdict;
 use crate::control::overrides::Overrides;
 use crate::model::{Plan, Server};
 use crate::table::ServiceId;
-use crate::table::build::Standing;
+use crate::table::build;
 use std::collections::HashMap;
 
 /// What the filters say of a server of a service, and what is to be known of it, in words.
@@ -54,7 +54,7 @@ impl Membership {
     }
 
     /// Takes in what filters say. Returns what the data path must know of it.
-    pub fn hear(&mut self, hearsays: Hearsays) -> Option<News> {
+    pub fn hear(&mut self, hearsays: Hearsays) -> Option<Update> {
         if self.hearsays == hearsays {
             return None;
         }
@@ -62,7 +62,7 @@ impl Membership {
         let services = 0..self.plan.services.len();
         let moved = services.fold(false, |moved, service| self.judge(service, None) | moved);
         self.note();
-        moved.then_some(News::Table)
+        moved.then_some(Update::Table)
     }
 
     /// All servers but those that are leaving, as they are seen from `me`.
@@ -75,7 +75,7 @@ impl Membership {
                     true => self.own(at, position),
                     false => self.checked(at, position, server),
                 };
-                let takes = self.cluster.standing(at as ServiceId, position) == Standing::Taking;
+                let takes = self.cluster.state(at as ServiceId, position) == build::State::Active;
                 let (may, service, server) = (server.weight > 0, service.name.clone(), server.name.clone());
                 all.push(Seen { service, server, may, serves, failed, takes });
             }
@@ -97,8 +97,8 @@ impl Membership {
         let judged: Vec<Judged> = servers.map(|server| self.judged_here(service, server)).collect();
         let may: Vec<bool> = judged.iter().map(|judged| judged.may).collect();
         let takes = self.health.as_ref().map_or_else(|| may.clone(), |health| health.serving(service, &may));
-        let standing = judged[position].standing(takes[position], false);
-        (standing == Standing::Taking, standing == Standing::Out)
+        let state = judged[position].in_table(takes[position], false);
+        (state == build::State::Active, state == build::State::Down)
     }
 
     pub(super) fn hearsay(&self, service: usize, server: usize) -> Option<&Hearsay> {

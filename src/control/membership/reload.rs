@@ -1,7 +1,7 @@
 //! Going over to another configuration. What takes long is worked out from a copy, on whichever thread, while servers are
 //! followed; then the control thread takes it over.
 
-use super::{Membership, MembershipError, Name, News, Side, is_checked, on_link};
+use super::{Membership, MembershipError, Name, Side, Update, is_checked, on_link};
 use crate::control::cost::{self, Cost};
 use crate::control::diff;
 use crate::control::health::Health;
@@ -12,7 +12,7 @@ use crate::limits::{MAX_SERVERS, START_MOST};
 use crate::model::identity::continued_services;
 use crate::model::{Plan, Server, Service};
 use crate::table::ServiceId;
-use crate::table::build::{Cluster, Renewal, Standing};
+use crate::table::build::{Cluster, Renewal, State};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub struct Prepared {
 /// What came of it.
 pub enum Reloaded {
     /// It is in use. What changed, a line each, and what the data path must know.
-    Done(Vec<String>, Option<News>),
+    Done(Vec<String>, Option<Update>),
     /// What it was worked out from is not so any more: this must be worked out again.
     Outdated(Box<Plan>),
 }
@@ -106,7 +106,7 @@ impl Proposal {
                 }
                 let name = (old.name.clone(), it.name.clone());
                 let already = at >= old.servers.len() - old.leaving;
-                let keeps = cluster.standing(of as ServiceId, at) != Standing::Out && !new.drain.is_zero();
+                let keeps = cluster.state(of as ServiceId, at) != State::Down && !new.drain.is_zero();
                 if if already { was_leaving.contains_key(&name) } else { keeps } {
                     // A new server may have its name.
                     let taken = new.servers.iter().any(|new| new.name == it.name);
@@ -214,7 +214,7 @@ impl Membership {
         self.starting.retain(|name, _| plan.services.iter().any(|service| service.name == *name));
         self.judge_all(now);
         self.confirm();
-        Ok(Reloaded::Done(changes, Some(News::Layout)))
+        Ok(Reloaded::Done(changes, Some(Update::Layout)))
     }
 
     /// What is known by name is known by the new names.

@@ -5,7 +5,7 @@ use crate::admin::status::State;
 use crate::control::health::Verdict;
 use crate::host::clock;
 use crate::table::ServiceId;
-use crate::table::build::Standing;
+use crate::table::build;
 
 /// What is known of one server of one service.
 pub struct Judged {
@@ -25,11 +25,11 @@ impl Judged {
     }
 
     /// `stood_in`: it took clients though it was not up.
-    pub fn standing(&self, takes: bool, stood_in: bool) -> Standing {
+    pub fn in_table(&self, takes: bool, stood_in: bool) -> build::State {
         match (takes, self.keeps || stood_in) {
-            (true, _) => Standing::Taking,
-            (false, true) => Standing::Keeping,
-            (false, false) => Standing::Out,
+            (true, _) => build::State::Active,
+            (false, true) => build::State::Draining,
+            (false, false) => build::State::Down,
         }
     }
 }

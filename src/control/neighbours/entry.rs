@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Upkeep;
 use super::change::{Detour, What, Why};
-use super::kernel::{Seen, Standing};
+use super::kernel::{Reachability, Seen};
 use crate::limits::{NEIGHBOUR_FAILURE_SETTLES, NEIGHBOUR_REFRESH, NEIGHBOUR_RETRY_FIRST, NEIGHBOUR_RETRY_LAST};
 use crate::model::Mac;
 
@@ -122,8 +122,8 @@ impl Entry {
     /// The kernel's entry is, or has become, this.
     pub fn hear(&mut self, seen: &Seen, upkeep: Upkeep, now: Instant) {
         self.foreign = seen.foreign;
-        match seen.standing {
-            Standing::Usable(mac) => {
+        match seen.state {
+            Reachability::Usable(mac) => {
                 self.mac = Some(mac);
                 self.why = None;
                 self.lapses = None;
@@ -136,18 +136,18 @@ impl Entry {
                 };
             }
             // A deletion by the operator comes as a failure and then, at once, a deletion (`neigh_delete`): tell them apart.
-            Standing::Failed if self.is_confirmed() => {
+            Reachability::Failed if self.is_confirmed() => {
                 let at = now + NEIGHBOUR_FAILURE_SETTLES;
                 if self.lapses.is_none() {
                     self.lapses = Some((at, Why::Unanswered));
                     self.due = Some(at);
                 }
             }
-            Standing::Failed => {
+            Reachability::Failed => {
                 self.miss(Why::Unanswered, now);
                 self.due.get_or_insert(now + self.wait);
             }
-            Standing::Asking => {
+            Reachability::Asking => {
                 self.due.get_or_insert(now + self.wait);
             }
         }
@@ -221,11 +221,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn usable(mac: Mac) -> Seen {
-        Seen { standing: Standing::Usable(mac), managed: true, ours: true, foreign: false }
+        Seen { state: Reachability::Usable(mac), managed: true, ours: true, foreign: false }
     }
 
-    const FAILED: Seen = Seen { standing: Standing::Failed, managed: true, ours: true, foreign: false };
-    const ASKING: Seen = Seen { standing: Standing::Asking, managed: true, ours: true, foreign: false };
+    const FAILED: Seen = Seen { state: Reachability::Failed, managed: true, ours: true, foreign: false };
+    const ASKING: Seen = Seen { state: Reachability::Asking, managed: true, ours: true, foreign: false };
 
     fn resolved(now: Instant) -> Entry {
         let mut entry = Entry::new("web1".into(), now);

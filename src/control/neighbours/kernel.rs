@@ -21,7 +21,7 @@ use crate::netlink::{Notifications, Overrun, PROTOCOL, Path, exchange, family, i
 /// What the kernel knows of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    pub standing: Standing,
+    pub state: Reachability,
     /// The kernel keeps the entry fresh by itself.
     pub managed: bool,
     /// We asked for it.
@@ -32,7 +32,7 @@ pub(super) struct Seen {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Reachability {
     /// Has a MAC that frames can be sent to, perhaps while it is verified again.
     Usable(Mac),
     /// No answer yet.
@@ -111,14 +111,14 @@ fn read(message: &NeighbourMessage) -> Option<(u32, IpAddr, Seen)> {
         }
     }
     let fixed = matches!(header.state, NeighbourState::Permanent | NeighbourState::Noarp);
-    let standing = match header.state {
-        NeighbourState::Failed => Standing::Failed,
-        NeighbourState::Incomplete | NeighbourState::None | NeighbourState::Other(_) => Standing::Asking,
-        _ => mac.filter(|mac| *mac != Mac([0; 6])).map_or(Standing::Failed, Standing::Usable),
+    let state = match header.state {
+        NeighbourState::Failed => Reachability::Failed,
+        NeighbourState::Incomplete | NeighbourState::None | NeighbourState::Other(_) => Reachability::Asking,
+        _ => mac.filter(|mac| *mac != Mac([0; 6])).map_or(Reachability::Failed, Reachability::Usable),
     };
     let ours = protocol == PROTOCOL && !fixed && (managed || header.flags.contains(NeighbourFlags::ExtLearned));
     let foreign = fixed || (protocol != RouteProtocol::Unspec && protocol != PROTOCOL);
-    Some((header.ifindex, address?, Seen { standing, managed, ours, foreign }))
+    Some((header.ifindex, address?, Seen { state, managed, ours, foreign }))
 }
 
 fn to_ip(address: &rtnetlink::packet_route::neighbour::NeighbourAddress) -> Option<IpAddr> {
@@ -223,8 +223,8 @@ pub(super) async fn ask(
 /// Makes an entry of ours an ordinary one: the MAC stays known to the host, the kernel may forget it. Entries without a
 /// MAC are deleted. An entry that is not ours is left as it is.
 pub(super) async fn release(handle: &Handle, device: u32, address: IpAddr) -> io::Result<()> {
-    let Some(Seen { ours: true, standing, .. }) = look(handle, device, address).await? else { return Ok(()) };
-    if let Standing::Usable(_) = standing {
+    let Some(Seen { ours: true, state, .. }) = look(handle, device, address).await? else { return Ok(()) };
+    if let Reachability::Usable(_) = state {
         let mut message = entry(device, address);
         message.header.state = NeighbourState::Stale; // and none of the flags, which clears them
         if exchange(handle, RouteNetlinkMessage::NewNeighbour(message), NLM_F_ACK).await.is_ok() {

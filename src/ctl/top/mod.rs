@@ -91,10 +91,10 @@ fn watch(terminal: &mut DefaultTerminal, mut view: View, told: &Receiver<Told>) 
         }
         changed = event::poll(BLINK)?;
         if changed && let Event::Key(key) = event::read()? {
-            match wish(key) {
-                Some(Wish::Quit) => return Ok(()),
-                Some(Wish::Scroll(way)) => view.scroll(way),
-                Some(Wish::Pause) => view.pause(),
+            match command(key) {
+                Some(Command::Quit) => return Ok(()),
+                Some(Command::Scroll(way)) => view.scroll(way),
+                Some(Command::Pause) => view.pause(),
                 None => {}
             }
         }
@@ -110,29 +110,29 @@ fn watch(terminal: &mut DefaultTerminal, mut view: View, told: &Receiver<Told>) 
     }
 }
 
-enum Wish {
+enum Command {
     Quit,
     Scroll(view::Way),
     Pause,
 }
 
-fn wish(KeyEvent { code, modifiers, kind, .. }: KeyEvent) -> Option<Wish> {
+fn command(KeyEvent { code, modifiers, kind, .. }: KeyEvent) -> Option<Command> {
     if kind == KeyEventKind::Release {
         return None;
     }
     // In raw mode Ctrl-C is a key like another.
     if modifiers.contains(KeyModifiers::CONTROL) {
-        return matches!(code, KeyCode::Char('c' | 'd')).then_some(Wish::Quit);
+        return matches!(code, KeyCode::Char('c' | 'd')).then_some(Command::Quit);
     }
     Some(match code {
-        KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
-        KeyCode::Char('p' | ' ') => Wish::Pause,
-        KeyCode::Up | KeyCode::Char('k') => Wish::Scroll(view::Way::Line(-1)),
-        KeyCode::Down | KeyCode::Char('j') => Wish::Scroll(view::Way::Line(1)),
-        KeyCode::PageUp => Wish::Scroll(view::Way::Page(-1)),
-        KeyCode::PageDown => Wish::Scroll(view::Way::Page(1)),
-        KeyCode::Home | KeyCode::Char('g') => Wish::Scroll(view::Way::Top),
-        KeyCode::End | KeyCode::Char('G') => Wish::Scroll(view::Way::Bottom),
+        KeyCode::Char('q') | KeyCode::Esc => Command::Quit,
+        KeyCode::Char('p' | ' ') => Command::Pause,
+        KeyCode::Up | KeyCode::Char('k') => Command::Scroll(view::Way::Line(-1)),
+        KeyCode::Down | KeyCode::Char('j') => Command::Scroll(view::Way::Line(1)),
+        KeyCode::PageUp => Command::Scroll(view::Way::Page(-1)),
+        KeyCode::PageDown => Command::Scroll(view::Way::Page(1)),
+        KeyCode::Home | KeyCode::Char('g') => Command::Scroll(view::Way::Top),
+        KeyCode::End | KeyCode::Char('G') => Command::Scroll(view::Way::Bottom),
         _ => return None,
     })
 }

@@ -8,8 +8,8 @@ use super::directory::Directory;
 use super::view::{Places, View};
 use crate::table::build::Cluster;
 use crate::table::build::maglev::NOBODY;
-use crate::table::build::migration::Keeper;
-use crate::table::{MOVING, ServiceId};
+use crate::table::build::migration::PreviousOwner;
+use crate::table::{MIGRATING, ServiceId};
 
 pub const CELL_WORDS: usize = 128;
 pub type Cell = [u64; CELL_WORDS];
@@ -25,7 +25,7 @@ const CELL_SERVICES: usize = CELL_WORDS / 4;
 const BY_FLOW: u64 = 1;
 const ALL_MOVE: u64 = 2;
 
-/// `enum owner`; of a keeper, `Nobody`: the slot does not move.
+/// `enum owner`; of a previous owner, `Nobody`: the slot does not move.
 #[derive(Clone, Copy)]
 enum Owner {
     Nobody = 0,
@@ -86,7 +86,7 @@ impl Generation {
 fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: &mut Slots) -> [u64; 4] {
     let (table, name) = (cluster.service(id), cluster.name(id));
     let me = cluster.position(id, server);
-    let whose = |owner: &u16| match owner & !MOVING {
+    let whose = |owner: &u16| match owner & !MIGRATING {
         NOBODY => Owner::Nobody,
         owner if Some(owner) == me => Owner::Mine,
         _ => Owner::Theirs,
@@ -117,13 +117,13 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: 
     if (terms.scattered)(name) {
         flags |= ALL_MOVE;
     } else if let Some(kept) = table.kept() {
-        match kept.keepers() {
-            Some(keepers) => {
-                let keeper = |(owner, keeper): (&u16, &Keeper)| match owner & MOVING {
+        match kept.previous_owners() {
+            Some(previous_owners) => {
+                let previous_owner = |(owner, previous_owner): (&u16, &PreviousOwner)| match owner & MIGRATING {
                     0 => Owner::Nobody,
-                    _ => keeper.server().map_or(Owner::Nobody, |server| whose(&server)),
+                    _ => previous_owner.server().map_or(Owner::Nobody, |server| whose(&server)),
                 };
-                moves = slots.add(table.owners().iter().zip(keepers).map(keeper));
+                moves = slots.add(table.owners().iter().zip(previous_owners).map(previous_owner));
             }
             None => flags |= ALL_MOVE,
         }

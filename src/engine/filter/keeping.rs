@@ -1,16 +1,16 @@
 //! The filter as an engine: its table is kept up with the cluster, and with what the other filters say.
 
 use super::speaker::{Speaker, Turn};
-use super::takeover::{self, Succession};
+use super::takeover::{self, Takeover};
 use super::{Attachment, Filter, FilterError, Interface};
 use crate::admin::status::Status;
 use crate::control::interface::InterfaceWatch;
-use crate::control::membership::{Membership, News};
+use crate::control::membership::{Membership, Update};
 use crate::engine::{Engine, HostCheck};
 use crate::error::Failure;
 use crate::host::clock;
 use crate::limits::{FILTER_ACCOUNTS, FILTER_LEASE, FILTER_RETRY};
-use crate::metrics::snapshot::Figures;
+use crate::metrics::snapshot::Snapshot;
 use crate::metrics::summary::{ServerSummary, Summary};
 use crate::model;
 use crate::server::{self, Held};
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 /// The data path of a server.
 pub struct Keeping {
-    succession: Succession,
+    takeover: Takeover,
     pub counting: Counting,
     speaker: Speaker,
     /// The number of the program, and the interface that it is on.
@@ -47,19 +47,19 @@ impl Keeping {
     ) -> Result<(Keeping, Attachment), FilterError> {
         let mut filter = Filter::load(interface.mac)?;
         let book = Arc::new(Mutex::new(Book::new(server)));
-        let mut succession = Succession::new(server, started);
+        let mut takeover = Takeover::new(server, started);
         let plan = Arc::clone(membership.plan());
         speaker.turn(membership, server);
         let hold = if left { Duration::ZERO } else { takeover::hold(&plan) };
         let account = |service: &str| lock(&book).account(service);
-        filter.publish(&succession.next((&plan, membership.state()), Instant::now(), hold, &account))?;
+        filter.publish(&takeover.next((&plan, membership.state()), Instant::now(), hold, &account))?;
         filter.lease(clock::now_ns() + FILTER_LEASE.as_nanos() as u64)?;
         let attachment = filter.attach(interface, (xdp, pins))?;
         speaker.renew();
         let program = filter.program()?;
         let (counting, interface) = (Counting { filter: Arc::new(filter), book }, interface.name.clone());
         speaker.is_due = true;
-        Ok((Keeping { succession, counting, speaker, program, interface, retry: None }, attachment))
+        Ok((Keeping { takeover, counting, speaker, program, interface, retry: None }, attachment))
     }
 
     fn renew(&mut self) {
@@ -71,12 +71,12 @@ impl Keeping {
 }
 
 impl Engine for Keeping {
-    fn publish(&mut self, membership: &mut Membership, _news: News) {
-        let Keeping { succession, counting: Counting { filter, book }, retry, speaker, .. } = self;
+    fn publish(&mut self, membership: &mut Membership, _news: Update) {
+        let Keeping { takeover, counting: Counting { filter, book }, retry, speaker, .. } = self;
         let plan = Arc::clone(membership.plan());
         let account = |service: &str| lock(book).account(service);
         let now = Instant::now();
-        let generation = succession.next((&plan, membership.state()), now, takeover::hold(&plan), &account);
+        let generation = takeover.next((&plan, membership.state()), now, takeover::hold(&plan), &account);
         *retry = filter.publish(&generation).err().map(|error| {
             tracing::error!("the filter goes on by the table that it has: {error}");
             now + FILTER_RETRY
@@ -90,13 +90,13 @@ impl Engine for Keeping {
     }
 
     fn work(&mut self, membership: &mut Membership) {
-        let server = self.succession.server().to_owned();
-        let Turn { comes_again, news, lease } = self.speaker.turn(membership, &server);
+        let server = self.takeover.server().to_owned();
+        let Turn { comes_again, update, lease } = self.speaker.turn(membership, &server);
         if comes_again {
-            self.succession.come_again(Instant::now());
+            self.takeover.come_again(Instant::now());
         }
-        if comes_again || news.is_some() {
-            self.publish(membership, news.unwrap_or(News::Table));
+        if comes_again || update.is_some() {
+            self.publish(membership, update.unwrap_or(Update::Table));
         }
         // Not before a table of which it may be renewed.
         if lease {
@@ -127,7 +127,7 @@ impl Engine for Keeping {
     }
 
     fn due(&self) -> Option<Instant> {
-        self.succession.due().into_iter().chain(self.retry).min()
+        self.takeover.due().into_iter().chain(self.retry).min()
     }
 
     /// Which addresses those are stands in the table.
@@ -150,7 +150,7 @@ impl Engine for Keeping {
 
     fn describe(&self, status: &mut Status) {
         status.mode = "filter".to_owned();
-        status.server = Some(self.succession.server().to_owned());
+        status.server = Some(self.takeover.server().to_owned());
         status.peers = self.speaker.status();
     }
 
@@ -161,7 +161,7 @@ impl Engine for Keeping {
     }
 
     fn remark(&self) -> Option<String> {
-        let server = self.succession.server();
+        let server = self.takeover.server();
         Some(format!("this is known to the filter of {server} alone; the other servers' must be told the same"))
     }
 }
@@ -199,13 +199,13 @@ impl Book {
 
 impl Counting {
     /// Zeros where the kernel does not say.
-    pub fn figures(&self) -> Figures {
+    pub fn figures(&self) -> Snapshot {
         let summary = self.summary().unwrap_or_else(|error| {
             tracing::warn!("the filter's counters cannot be read: {error}");
             Summary::default()
         });
         let troubles = lock(&self.book).trouble.iter().cloned().collect();
-        Figures { summary, workers: Vec::new(), latency: Vec::new(), troubles }
+        Snapshot { summary, workers: Vec::new(), latency: Vec::new(), troubles }
     }
 
     fn summary(&self) -> Result<Summary, FilterError> {

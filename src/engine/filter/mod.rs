@@ -6,7 +6,7 @@
 //! - `interface`: the interface, and its address
 //! - `generation`: what the program decides by, compiled of a `table::cluster::Cluster` for one server; (`directory`: the
 //!   part of it that finds the service)
-//! - `succession`: when the server takes over what it gets by a change (`view`: and what that is)
+//! - `takeover`: when the server takes over what it gets by a change (`view`: and what that is)
 //! - `peers`: who takes clients, by what the filters of all servers tell each other (`beacon`: their messages; `digest`: whether
 //!   they decide by the same)
 //! - `link`: the program on the interface, where it stays when this process is gone

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::admin::status::PeerStatus;
 use crate::control::membership::peers::Seen;
-use crate::control::membership::{Membership, News};
+use crate::control::membership::{Membership, Update};
 use crate::control::overrides::Overrides;
 use crate::engine::filter::beacon::{Cipher, Number, Report};
 use crate::engine::filter::digest::Digests;
@@ -55,7 +55,7 @@ pub struct Speaker {
 pub struct Turn {
     /// Others may have by now what this server had.
     pub comes_again: bool,
-    pub news: Option<News>,
+    pub update: Option<Update>,
     /// Until when to lease from now on.
     pub lease: bool,
 }
@@ -136,7 +136,7 @@ impl Speaker {
         }
         self.was_isolated = isolated;
         let hearsays = self.peers.judge(&seen, &self.times, now);
-        turn.news = membership.hear(hearsays);
+        turn.update = membership.hear(hearsays);
         turn
     }
 

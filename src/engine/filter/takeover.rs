@@ -12,7 +12,7 @@ use crate::model::{Plan, Service};
 use crate::table::build::Cluster;
 
 /// One server's.
-pub struct Succession {
+pub struct Takeover {
     server: String,
     started: Instant,
     /// What the server has by the newest state.
@@ -27,15 +27,15 @@ struct Held {
     had: View,
 }
 
-impl Succession {
+impl Takeover {
     /// Of a server that has no clients yet.
-    pub fn new(server: &str, now: Instant) -> Succession {
-        Succession { server: server.to_owned(), started: now, view: View::default(), held: Vec::new(), due: None }
+    pub fn new(server: &str, now: Instant) -> Takeover {
+        Takeover { server: server.to_owned(), started: now, view: View::default(), held: Vec::new(), due: None }
     }
 
     /// From now on this server is as one that has just started: whatever it had, others may have.
     pub fn come_again(&mut self, now: Instant) {
-        *self = Succession::new(&self.server, now);
+        *self = Takeover::new(&self.server, now);
     }
 
     pub fn server(&self) -> &str {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::table::build::Cluster;
 use crate::table::build::maglev::NOBODY;
-use crate::table::{MOVING, Rule, ServiceId, ServiceTable};
+use crate::table::{MIGRATING, Rule, ServiceId, ServiceTable};
 
 /// The places of every service's table that are one server's.
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl View {
 
 impl Places {
     fn of(table: &ServiceTable, me: u16) -> Places {
-        let of = |whose: u16, owners: &[u16]| Set::of(owners.iter().map(|owner| owner & !MOVING == whose));
+        let of = |whose: u16, owners: &[u16]| Set::of(owners.iter().map(|owner| owner & !MIGRATING == whose));
         let by_remainder = table.remainders().unwrap_or_default();
         Places {
             rule: table.rule,

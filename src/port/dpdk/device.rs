@@ -55,12 +55,12 @@ impl Lease {
 }
 
 /// The thread that has the device. Waits for its end when dropped, for some time: drop what holds a `Queue` first.
-pub(super) struct Keeper {
+pub(super) struct PreviousOwner {
     lease: Option<Lease>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Drop for Keeper {
+impl Drop for PreviousOwner {
     fn drop(&mut self) {
         drop(self.lease.take());
         let Some(thread) = self.thread.take() else { return };
@@ -75,11 +75,11 @@ impl Drop for Keeper {
     }
 }
 
-/// What the keeper's thread has to tell at the start.
+/// What the writer's thread has to tell at the start.
 type Opened = Result<(Description, Vec<Queue>), DpdkError>;
 
 /// Starts DPDK and the device.
-pub(super) fn open(settings: &Dpdk, cores: &[usize]) -> Result<(Description, Vec<Queue>, Keeper), DpdkError> {
+pub(super) fn open(settings: &Dpdk, cores: &[usize]) -> Result<(Description, Vec<Queue>, PreviousOwner), DpdkError> {
     check_pci(&settings.port).transpose()?;
     let arguments = eal::arguments(&settings.eal, &settings.port, cores);
     let (lease, all_returned) = lease();
@@ -87,9 +87,9 @@ pub(super) fn open(settings: &Dpdk, cores: &[usize]) -> Result<(Description, Vec
     let (settings, share) = (settings.clone(), lease.clone());
     let life = move || live(arguments, &settings, share, &tell, &all_returned);
     let thread = thread::Builder::new().name("oneip-dpdk".into()).spawn(life).map_err(DpdkError::Thread)?;
-    let keeper = Keeper { lease: Some(lease), thread: Some(thread) };
+    let previous_owner = PreviousOwner { lease: Some(lease), thread: Some(thread) };
     let (description, queues) = told.recv().expect("the thread answers before it ends")?;
-    Ok((description, queues, keeper))
+    Ok((description, queues, previous_owner))
 }
 
 fn lease() -> (Lease, Receiver<Infallible>) {
@@ -97,7 +97,7 @@ fn lease() -> (Lease, Receiver<Infallible>) {
     (Lease { _open: open, leaked: Arc::new(AtomicBool::new(false)) }, all_returned)
 }
 
-/// The life of the keeper's thread.
+/// The life of the writer's thread.
 fn live(
     arguments: Vec<String>,
     settings: &Dpdk,

@@ -32,7 +32,7 @@ pub use error::DpdkError;
 pub use frames::Frame;
 pub use port::Dpdk;
 
-use self::device::Keeper;
+use self::device::PreviousOwner;
 use self::kernel::Way;
 use self::port::Passing;
 use crate::model::{self, Exception, Mac};
@@ -56,7 +56,7 @@ pub struct Device {
     // In the order in which they end.
     relay: Relay,
     way: Option<Way>,
-    keeper: Keeper,
+    previous_owner: PreviousOwner,
 }
 
 /// A device in service.
@@ -72,7 +72,7 @@ pub struct Attached {
 /// What stays in the background while the ports are in use.
 pub struct InService {
     _way: Option<Way>,
-    _keeper: Keeper,
+    _keeper: PreviousOwner,
 }
 
 /// `DPDK 22.11.11`
@@ -86,7 +86,7 @@ pub fn version() -> String {
 ///
 /// Whatever is in the way. Nothing is left behind then, but DPDK itself, if it was not the one that refused.
 pub fn open(settings: &model::Dpdk, interface: &str, cores: &[usize]) -> Result<Device, DpdkError> {
-    let (description, queues, keeper) = device::open(settings, cores)?;
+    let (description, queues, previous_owner) = device::open(settings, cores)?;
     let (port, mtu, mac) = (settings.port.clone(), settings.mtu, description.mac);
     let count = queues.len();
     let (way, passing): (_, Vec<Passing>) = match settings.exception {
@@ -120,7 +120,7 @@ pub fn open(settings: &model::Dpdk, interface: &str, cores: &[usize]) -> Result<
         offloads: description.offloads,
         relay: Relay::start(ports)?,
         way,
-        keeper,
+        previous_owner,
     })
 }
 
@@ -170,7 +170,7 @@ impl Device {
         };
         let begin = statistics.refused.iter().chain(&statistics.received);
         begin.for_each(|count| count.store(0, Ordering::Relaxed));
-        Attached { ports, statistics, service: InService { _way: self.way, _keeper: self.keeper } }
+        Attached { ports, statistics, service: InService { _way: self.way, _keeper: self.previous_owner } }
     }
 }
 

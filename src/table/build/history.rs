@@ -1,7 +1,7 @@
 //! What a service has gone through since its oldest open change. A process that comes after this one goes through the same, and so
 //! keeps connections where this one does: who keeps what follows from nothing else.
 
-use super::service::Standing;
+use super::service::State;
 use crate::limits::MAX_HISTORY;
 use crate::model::{HashInput, Selection, Server, Service};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ pub struct Step {
     /// By index.
     configuration: usize,
     /// In the order of its servers.
-    pub standings: Vec<Standing>,
+    pub states: Vec<State>,
     pub at: u64,
     /// Until when connections stay that they were kept from.
     pub until: u64,
@@ -82,8 +82,8 @@ impl Configuration {
 
 impl History {
     /// Of a service that has just begun so.
-    pub fn new(service: &Service, standings: Vec<Standing>) -> History {
-        let first = Step { configuration: 0, standings, at: 0, until: 0, prolonged: None };
+    pub fn new(service: &Service, states: Vec<State>) -> History {
+        let first = Step { configuration: 0, states, at: 0, until: 0, prolonged: None };
         History { configurations: vec![Configuration::of(service)], steps: vec![first] }
     }
 
@@ -93,9 +93,9 @@ impl History {
     }
 
     /// By the last configuration, the servers are there for that from now on.
-    pub fn note(&mut self, standings: Vec<Standing>, (at, until): (u64, u64), prolonged: Option<u64>) {
+    pub fn note(&mut self, states: Vec<State>, (at, until): (u64, u64), prolonged: Option<u64>) {
         let configuration = self.configurations.len() - 1;
-        self.steps.push(Step { configuration, standings, at, until, prolonged });
+        self.steps.push(Step { configuration, states, at, until, prolonged });
         if self.steps.len() > MAX_HISTORY {
             self.forget(1);
         }
@@ -124,7 +124,7 @@ impl History {
         self.steps.iter().filter_map(move |step| {
             let is_new = last.replace(step.configuration) != Some(step.configuration);
             let configuration = self.configurations.get(step.configuration)?;
-            let fits = step.standings.len() == configuration.servers.len();
+            let fits = step.states.len() == configuration.servers.len();
             fits.then(|| (is_new.then(|| configuration.applied(service)), step))
         })
     }

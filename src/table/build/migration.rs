@@ -8,7 +8,7 @@ use super::maglev::NOBODY;
 use crate::hash;
 use crate::limits::{FLOW_IDLE, MAX_CHANGES};
 use crate::table::flow_table::ticks;
-use crate::table::{MOVING, Owners, Rule, remainder};
+use crate::table::{MIGRATING, Owners, Rule, remainder};
 use std::sync::Arc;
 
 /// The open changes of one service, oldest first. Times are nanoseconds of the clock that the ports use.
@@ -33,7 +33,7 @@ struct Settled {
 
 #[derive(Clone)]
 struct Change {
-    /// Whose connections there were that nobody remembers; with the mark `MOVING` where the owner became another.
+    /// Whose connections there were that nobody remembers; with the mark `MIGRATING` where the owner became another.
     before: Owners,
     began: u64,
     until: u64,
@@ -50,7 +50,7 @@ pub struct Kept {
 
 enum Way {
     /// By the slots that clients have now.
-    Slots { rule: Rule, keepers: Arc<[Keeper]> },
+    Slots { rule: Rule, previous_owners: Arc<[PreviousOwner]> },
     /// Clients have or had other slots, or select by remainder: each change by itself, with whether flows without a
     /// beginning may be older.
     Chain(Vec<(Owners, bool)>),
@@ -59,9 +59,9 @@ enum Way {
 /// Who keeps the flows of a slot that are not remembered. One a slot, so it is one word: 16 bits of server or `NOBODY`, one that
 /// says `is_learning`, one that says `is_settled`, the rest of it ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keeper(u64);
+pub struct PreviousOwner(u64);
 
-/// What the data path selects by while changes are open: the present owners, with the mark `MOVING` where a flow must be
+/// What the data path selects by while changes are open: the present owners, with the mark `MIGRATING` where a flow must be
 /// looked at by itself.
 #[derive(Clone)]
 pub struct Marked {
@@ -157,16 +157,19 @@ impl Moves {
             // Every flow must be looked at.
             let horizon = marked.map_or(ticks(began), |marked| marked.kept.horizon);
             let chain = self.open.iter().map(|change| (change.before.clone(), now < change.learnt())).collect();
-            let owners = present.map(|owners| owners.iter().map(|owner| owner | MOVING).collect());
+            let owners = present.map(|owners| owners.iter().map(|owner| owner | MIGRATING).collect());
             let kept = Arc::new(Kept { way: Way::Chain(chain), horizon, until_closed });
             return Some(Marked { slots: present.rule.slots, owners, kept });
         }
         let laid = self.lay(&present.slots, marked.and_then(|marked| marked.by_slot(present.rule)), now);
-        let moving = || laid.iter().filter(|(owner, _)| owner & MOVING != 0);
-        let horizon = moving().map(|(_, keeper)| keeper.since()).min()?;
-        let (slots, keepers): (Vec<u16>, Vec<Keeper>) = laid.iter().copied().unzip();
-        let kept =
-            Arc::new(Kept { way: Way::Slots { rule: present.rule, keepers: keepers.into() }, horizon, until_closed });
+        let moving = || laid.iter().filter(|(owner, _)| owner & MIGRATING != 0);
+        let horizon = moving().map(|(_, previous_owner)| previous_owner.since()).min()?;
+        let (slots, previous_owners): (Vec<u16>, Vec<PreviousOwner>) = laid.iter().copied().unzip();
+        let kept = Arc::new(Kept {
+            way: Way::Slots { rule: present.rule, previous_owners: previous_owners.into() },
+            horizon,
+            until_closed,
+        });
         let owners = Owners { rule: present.rule, slots: slots.into(), remainders: None };
         Some(Marked { slots: moving().count() as u32, owners, kept })
     }
@@ -178,29 +181,30 @@ impl Moves {
     }
 
     /// Marks the slots that moved in an open change. They are kept by who had them before the first.
-    fn lay(&self, present: &[u16], marked: Option<(&[u16], &[Keeper])>, now: u64) -> Vec<(u16, Keeper)> {
-        let still = |owner: &u16| (*owner, Keeper::new(*owner, false, ticks(now)));
-        let mut laid: Vec<(u16, Keeper)> = present.iter().map(still).collect();
+    fn lay(&self, present: &[u16], marked: Option<(&[u16], &[PreviousOwner])>, now: u64) -> Vec<(u16, PreviousOwner)> {
+        let still = |owner: &u16| (*owner, PreviousOwner::new(*owner, false, ticks(now)));
+        let mut laid: Vec<(u16, PreviousOwner)> = present.iter().map(still).collect();
         for change in &self.open {
-            let moved = change.before.slots.iter().enumerate().filter(|(_, before)| **before & MOVING != 0);
+            let moved = change.before.slots.iter().enumerate().filter(|(_, before)| **before & MIGRATING != 0);
             for (slot, before) in moved {
-                let (owner, keeper) = &mut laid[slot];
-                if *owner & MOVING != 0 {
+                let (owner, previous_owner) = &mut laid[slot];
+                if *owner & MIGRATING != 0 {
                     continue;
                 }
-                *owner |= MOVING;
-                let long = marked.filter(|(owners, _)| owners[slot] & MOVING != 0);
-                let since = long.map_or(ticks(change.began), |(_, keepers)| keepers[slot].since());
-                *keeper = Keeper::new(before & !MOVING, now < change.learnt(), since);
+                *owner |= MIGRATING;
+                let long = marked.filter(|(owners, _)| owners[slot] & MIGRATING != 0);
+                let since = long.map_or(ticks(change.began), |(_, previous_owners)| previous_owners[slot].since());
+                *previous_owner = PreviousOwner::new(before & !MIGRATING, now < change.learnt(), since);
             }
         }
         let settled = self.settled.iter().filter_map(|settled| settled.slots.as_ref()).flatten().zip(&mut laid);
-        for (slot, (_, (owner, keeper))) in
-            settled.enumerate().filter(|(_, (moved, (owner, _)))| **moved && owner & MOVING == 0)
+        for (slot, (_, (owner, previous_owner))) in
+            settled.enumerate().filter(|(_, (moved, (owner, _)))| **moved && owner & MIGRATING == 0)
         {
-            let long = marked.filter(|(owners, _)| owners[slot] & MOVING != 0);
-            *keeper = long.map_or(*keeper, |(_, keepers)| keepers[slot]).kept_by(*owner).settled();
-            *owner |= MOVING;
+            let long = marked.filter(|(owners, _)| owners[slot] & MIGRATING != 0);
+            *previous_owner =
+                long.map_or(*previous_owner, |(_, previous_owners)| previous_owners[slot]).kept_by(*owner).settled();
+            *owner |= MIGRATING;
         }
         laid
     }
@@ -210,7 +214,7 @@ impl Change {
     /// Its time is over.
     fn settle(&self, settled: &mut Option<Settled>, now: u64) {
         let Owners { rule, slots, .. } = &self.before;
-        let moved: Vec<bool> = slots.iter().map(|owner| owner & MOVING != 0).collect();
+        let moved: Vec<bool> = slots.iter().map(|owner| owner & MIGRATING != 0).collect();
         let all = match settled.take() {
             None if rule.modulo.is_none() => Some(moved),
             Some(Settled { rule: known, slots: Some(mut slots), .. }) if known == *rule => {
@@ -233,7 +237,7 @@ impl Owners {
     fn find(&self, hash: u64, client: u128) -> u16 {
         let by_slot = || self.slots[hash::slot(hash, self.rule.slots) as usize];
         let by_remainder = self.remainders.as_ref().map(|owners| owners[remainder(client, owners.len())]);
-        by_remainder.filter(|owner| owner & !MOVING != NOBODY).unwrap_or_else(by_slot)
+        by_remainder.filter(|owner| owner & !MIGRATING != NOBODY).unwrap_or_else(by_slot)
     }
 
     fn map(&self, f: impl Fn(&Arc<[u16]>) -> Arc<[u16]>) -> Owners {
@@ -248,7 +252,7 @@ impl Owners {
 
     /// The servers have other positions now. Marks stay.
     pub(super) fn renumber(&mut self, new: impl Fn(u16) -> u16) {
-        *self = self.map(|owners| owners.iter().map(|owner| new(owner & !MOVING) | owner & MOVING).collect());
+        *self = self.map(|owners| owners.iter().map(|owner| new(owner & !MIGRATING) | owner & MIGRATING).collect());
     }
 
     /// Whether somebody has a slot here that is another's in `present`.
@@ -262,12 +266,13 @@ impl Owners {
     /// Where a slot that moves has been moving before, those of its connections that nobody remembers are older than its
     /// last owner.
     fn kept_through(mut self, marked: Option<&Marked>) -> Owners {
-        if let Some((owners, keepers)) = marked.and_then(|marked| marked.by_slot(self.rule)) {
-            let through = |(mine, (owner, keeper)): (&u16, (&u16, &Keeper))| match owner & mine & MOVING {
-                0 => *mine,
-                mark => keeper.server_or_nobody() | mark,
-            };
-            self.slots = self.slots.iter().zip(owners.iter().zip(keepers)).map(through).collect();
+        if let Some((owners, previous_owners)) = marked.and_then(|marked| marked.by_slot(self.rule)) {
+            let through =
+                |(mine, (owner, previous_owner)): (&u16, (&u16, &PreviousOwner))| match owner & mine & MIGRATING {
+                    0 => *mine,
+                    mark => previous_owner.server_or_nobody() | mark,
+                };
+            self.slots = self.slots.iter().zip(owners.iter().zip(previous_owners)).map(through).collect();
         }
         self
     }
@@ -275,9 +280,9 @@ impl Owners {
     /// With the mark where the owner is another in `present`.
     fn marked_against(&self, present: &Owners) -> Owners {
         if self.rule != present.rule || self.rule.modulo.is_some() {
-            return self.map(|owners| owners.iter().map(|owner| owner | MOVING).collect());
+            return self.map(|owners| owners.iter().map(|owner| owner | MIGRATING).collect());
         }
-        self.zip(present, |mine, present| if mine == present { mine } else { mine | MOVING })
+        self.zip(present, |mine, present| if mine == present { mine } else { mine | MIGRATING })
     }
 
     /// Two changes as one: this one, and a newer.
@@ -285,15 +290,15 @@ impl Owners {
         if self.rule != newer.rule {
             return self.clone();
         }
-        self.zip(newer, |mine, newer| if mine & MOVING != 0 { mine } else { newer })
+        self.zip(newer, |mine, newer| if mine & MIGRATING != 0 { mine } else { newer })
     }
 }
 
 impl Marked {
-    /// Owners and keepers by slot, if clients have the slots of that rule, and had no others.
-    fn by_slot(&self, rule: Rule) -> Option<(&[u16], &[Keeper])> {
+    /// Owners and previous owners by slot, if clients have the slots of that rule, and had no others.
+    fn by_slot(&self, rule: Rule) -> Option<(&[u16], &[PreviousOwner])> {
         match &self.kept.way {
-            Way::Slots { rule: kept, keepers } if *kept == rule => Some((&self.owners.slots, keepers)),
+            Way::Slots { rule: kept, previous_owners } if *kept == rule => Some((&self.owners.slots, previous_owners)),
             _ => None,
         }
     }
@@ -302,9 +307,10 @@ impl Marked {
     pub fn renumber(&mut self, new: impl Fn(u16) -> u16 + Copy) {
         self.owners.renumber(new);
         let way = match &self.kept.way {
-            Way::Slots { rule, keepers } => {
-                let renumber = |keeper: &Keeper| keeper.kept_by(new(keeper.server_or_nobody()));
-                Way::Slots { rule: *rule, keepers: keepers.iter().map(renumber).collect() }
+            Way::Slots { rule, previous_owners } => {
+                let renumber =
+                    |previous_owner: &PreviousOwner| previous_owner.kept_by(new(previous_owner.server_or_nobody()));
+                Way::Slots { rule: *rule, previous_owners: previous_owners.iter().map(renumber).collect() }
             }
             Way::Chain(chain) => {
                 let mut chain = chain.clone();
@@ -319,37 +325,39 @@ impl Marked {
 
 impl Kept {
     /// By slot, whether it moves or not; `None`: every client moves, and each must be looked at by itself.
-    pub fn keepers(&self) -> Option<&[Keeper]> {
+    pub fn previous_owners(&self) -> Option<&[PreviousOwner]> {
         match &self.way {
-            Way::Slots { keepers, .. } => Some(keepers),
+            Way::Slots { previous_owners, .. } => Some(previous_owners),
             Way::Chain(_) => None,
         }
     }
 
     /// Who keeps a client's flows of which nothing is remembered. `present` owns its slot, `hash` is its hash by a rule.
-    pub fn keeper(&self, present: Option<u16>, hash: impl Fn(&Rule) -> u64, client: u128) -> Keeper {
+    pub fn previous_owner(&self, present: Option<u16>, hash: impl Fn(&Rule) -> u64, client: u128) -> PreviousOwner {
         match &self.way {
-            Way::Slots { rule, keepers } => keepers[hash::slot(hash(rule), rule.slots) as usize],
+            Way::Slots { rule, previous_owners } => previous_owners[hash::slot(hash(rule), rule.slots) as usize],
             Way::Chain(chain) => {
                 let first = chain.iter().find_map(|(owners, learning)| {
                     let owner = owners.find(hash(&owners.rule), client);
-                    (owner & MOVING != 0 && owner != MOVING | NOBODY).then_some((owner & !MOVING, *learning))
+                    (owner & MIGRATING != 0 && owner != MIGRATING | NOBODY).then_some((owner & !MIGRATING, *learning))
                 });
                 let (server, learning) = first.unwrap_or((present.unwrap_or(NOBODY), false));
-                let keeper = Keeper::new(server, learning, self.horizon);
-                if chain.is_empty() { keeper.settled() } else { keeper }
+                let previous_owner = PreviousOwner::new(server, learning, self.horizon);
+                if chain.is_empty() { previous_owner.settled() } else { previous_owner }
             }
         }
     }
 }
 
-impl Keeper {
+impl PreviousOwner {
     const LEARNING: u64 = 1 << 16;
     const SETTLED: u64 = 1 << 17;
     const SINCE: u32 = 18;
 
-    fn new(server: u16, is_learning: bool, since: u64) -> Keeper {
-        Keeper(u64::from(server) | if is_learning { Keeper::LEARNING } else { 0 } | since << Keeper::SINCE)
+    fn new(server: u16, is_learning: bool, since: u64) -> PreviousOwner {
+        PreviousOwner(
+            u64::from(server) | if is_learning { PreviousOwner::LEARNING } else { 0 } | since << PreviousOwner::SINCE,
+        )
     }
 
     fn server_or_nobody(&self) -> u16 {
@@ -362,24 +370,24 @@ impl Keeper {
 
     /// Whether a flow of a protocol without a beginning may still be an old one.
     pub fn is_learning(&self) -> bool {
-        self.0 & Keeper::LEARNING != 0
+        self.0 & PreviousOwner::LEARNING != 0
     }
 
     /// The tick since when the slot has been moving: what was last seen before was remembered for a change that is over.
     pub fn since(&self) -> u64 {
-        self.0 >> Keeper::SINCE
+        self.0 >> PreviousOwner::SINCE
     }
 
     /// Whether what is not remembered is the present owner's, and so is all that begins: nothing more is remembered.
     pub fn is_settled(&self) -> bool {
-        self.0 & Keeper::SETTLED != 0
+        self.0 & PreviousOwner::SETTLED != 0
     }
 
-    fn kept_by(&self, server: u16) -> Keeper {
-        Keeper(self.0 & !u64::from(u16::MAX) | u64::from(server))
+    fn kept_by(&self, server: u16) -> PreviousOwner {
+        PreviousOwner(self.0 & !u64::from(u16::MAX) | u64::from(server))
     }
 
-    fn settled(&self) -> Keeper {
-        Keeper(self.0 & !Keeper::LEARNING | Keeper::SETTLED)
+    fn settled(&self) -> PreviousOwner {
+        PreviousOwner(self.0 & !PreviousOwner::LEARNING | PreviousOwner::SETTLED)
     }
 }

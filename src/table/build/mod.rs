@@ -25,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 pub use self::history::History;
-pub use self::service::Standing;
+pub use self::service::State;
 
 /// Times are nanoseconds on the clock of the ports. A copy shares what is large.
 #[derive(Clone)]
@@ -103,7 +103,7 @@ impl Cluster {
         self.census = Arc::new(Census::new(self.workers, destinations));
     }
 
-    /// Goes over to another plan. Servers that are in both keep their standing and, through the change, their connections,
+    /// Goes over to another plan. Servers that are in both keep their state and, through the change, their connections,
     /// for their service's `drain`; new ones are out at first. What must not lose its connections at once though the
     /// configuration dropped it stands in the plan as leaving.
     pub fn renew(&mut self, plan: &Plan, now: u64) {
@@ -133,7 +133,7 @@ impl Cluster {
                 }
                 None => {
                     let mut new = ServiceState::new(key, service, address, place.1, &mut idents);
-                    new.set_standings(&vec![Standing::Out; service.servers.len()], now, now);
+                    new.set_states(&vec![State::Down; service.servers.len()], now, now);
                     new
                 }
             };
@@ -174,18 +174,18 @@ impl Cluster {
         self.renew_census();
     }
 
-    /// Takes a server in or out in every service that has it, with all its clients. Returns in how many its standing changed;
+    /// Takes a server in or out in every service that has it, with all its clients. Returns in how many its state changed;
     /// `None`: no service has a server of that name.
     pub fn set_up(&mut self, name: &str, up: bool) -> Option<usize> {
-        let standing = if up { Standing::Taking } else { Standing::Out };
+        let state = if up { State::Active } else { State::Down };
         let mut known = false;
         let mut changed = 0;
         for service in &mut self.services {
             if let Some(server) = service.servers.iter().position(|s| s.name == name) {
                 known = true;
-                let mut standings: Vec<Standing> = (0..service.servers.len()).map(|at| service.standing(at)).collect();
-                standings[server] = standing;
-                changed += usize::from(service.set_standings(&standings, 0, 0));
+                let mut states: Vec<State> = (0..service.servers.len()).map(|at| service.state(at)).collect();
+                states[server] = state;
+                changed += usize::from(service.set_states(&states, 0, 0));
             }
         }
         known.then_some(changed)
@@ -193,8 +193,8 @@ impl Cluster {
 
     /// What the servers of one service are there for, in the order of the plan. The connections of those that stay keep
     /// their servers until `until`, whoever owns their slots then. Returns whether that changed anything.
-    pub fn set_standings(&mut self, service: ServiceId, standings: &[Standing], now: u64, until: u64) -> bool {
-        self.services[service as usize].set_standings(standings, now, until)
+    pub fn set_states(&mut self, service: ServiceId, states: &[State], now: u64, until: u64) -> bool {
+        self.services[service as usize].set_states(states, now, until)
     }
 
     /// Has workers note the frames of a client from the next table on; `None`: no more.
@@ -207,8 +207,8 @@ impl Cluster {
         self.services[service as usize].prolong(until, now);
     }
 
-    pub fn standing(&self, service: ServiceId, server: usize) -> Standing {
-        self.services[service as usize].standing(server)
+    pub fn state(&self, service: ServiceId, server: usize) -> State {
+        self.services[service as usize].state(server)
     }
 
     /// What a process that comes after this one must know to go on with the changes of a service that are open.
@@ -340,7 +340,7 @@ impl Cluster {
     pub fn compile(&mut self) -> Table {
         self.count_generation();
         let mut base = 0;
-        let (mut macs, mut idents, mut keepers) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut macs, mut idents, mut previous_owners) = (Vec::new(), Vec::new(), Vec::new());
         let (mut own, mut loops) = (Vec::new(), Vec::new());
         let mut services = Vec::with_capacity(self.services.len());
         for service in &self.services {
@@ -349,7 +349,7 @@ impl Cluster {
                 macs.push(PackedMac::from(server.mac));
                 idents.push(server.ident);
                 if table.kept().is_some() && server.keeps() {
-                    keepers.push((server.ident, destination));
+                    previous_owners.push((server.ident, destination));
                 }
                 if let Some(mac) = server.mac {
                     own.push((PackedMac::from_bytes(mac.0).0, 0));
@@ -369,7 +369,7 @@ impl Cluster {
             services: services.into(),
             macs: macs.into(),
             idents: idents.into(),
-            keepers: Index::new(keepers),
+            previous_owners: Index::new(previous_owners),
             horizon,
             own: Index::new(own),
             loops: Index::new(loops),

@@ -19,22 +19,22 @@ use std::sync::Arc;
 
 /// What a server is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Standing {
+pub enum State {
     /// For nobody.
     #[serde(rename = "o")]
-    Out,
+    Down,
     /// For the connections that it has.
     #[serde(rename = "k")]
-    Keeping,
+    Draining,
     /// For new clients too.
     #[serde(rename = "t")]
-    Taking,
+    Active,
 }
 
 #[derive(Clone)]
 pub struct ServiceState {
     pub identity: Identity,
-    /// How often its servers' standings, its slots or what is kept has changed.
+    /// How often its servers' states, its slots or what is kept has changed.
     version: u64,
     /// Index into the directory's addresses.
     pub address: u16,
@@ -60,7 +60,7 @@ pub struct ServerState {
     pub mac: Option<Mac>,
     /// Names this server of this service for as long as it is configured, see [`Idents`].
     pub ident: u32,
-    standing: Standing,
+    state: State,
 }
 
 /// Names servers in flow tables: by numbers from 1 to `MAX_IDENT`, in turn, so that none is used again before 16 million servers have
@@ -120,7 +120,7 @@ pub fn candidates(service: &Service) -> Vec<Candidate<'_>> {
 impl ServiceState {
     /// Every server with a weight takes clients.
     pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
-        let servers = service.servers.iter().map(|server| ServerState::new(server, Standing::Taking, idents));
+        let servers = service.servers.iter().map(|server| ServerState::new(server, State::Active, idents));
         let mut state = ServiceState {
             identity: Identity::of(service),
             version: 0,
@@ -131,7 +131,7 @@ impl ServiceState {
             moves: Moves::default(),
             marked: None,
             due: None,
-            history: History::new(service, vec![Standing::Taking; service.servers.len()]),
+            history: History::new(service, vec![State::Active; service.servers.len()]),
             look: None,
             shares: Arc::default(),
         };
@@ -166,13 +166,13 @@ impl ServiceState {
                     // What everything began with moves nobody.
                     let ranking = ranking(&first);
                     let mut first = ServiceState::new(key, &first, self.address, ranking, idents);
-                    first.set_standings(&step.standings, 0, 0);
+                    first.set_states(&step.states, 0, 0);
                     first
                 }
                 (None, None) => break,
             };
             next.end_changes(at);
-            next.set_standings(&step.standings, at, until);
+            next.set_states(&step.states, at, until);
             step.prolonged.into_iter().for_each(|until| next.prolong(until, at));
             state = Some(next);
         }
@@ -183,9 +183,9 @@ impl ServiceState {
             state = state.renew(key, service, (self.address, ranking), idents, (now, until));
         }
         // Where each is, and what it is there for now.
-        let standings: Vec<Standing> = self.servers.iter().map(|server| server.standing).collect();
+        let states: Vec<State> = self.servers.iter().map(|server| server.state).collect();
         state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.mac = is.mac);
-        state.set_standings(&standings, now, until);
+        state.set_states(&states, now, until);
         Some(state)
     }
 
@@ -200,13 +200,13 @@ impl ServiceState {
 
     /// Writes down what the servers are there for from now on, as long as that matters.
     fn record(&mut self, times: (u64, u64), prolonged: Option<u64>) {
-        self.history.note(self.servers.iter().map(|server| server.standing).collect(), times, prolonged);
+        self.history.note(self.servers.iter().map(|server| server.state).collect(), times, prolonged);
         if !self.moves.is_open() {
             self.history.settle();
         }
     }
 
-    /// The same service by a new configuration. What stays the same server keeps its standing; others are out at first.
+    /// The same service by a new configuration. What stays the same server keeps its state; others are out at first.
     /// Connections stay with servers that go on, until `until`.
     pub fn renew(
         self,
@@ -229,7 +229,7 @@ impl ServiceState {
                     let known = known.take().expect("it was found");
                     ServerState { name: server.name.clone(), mac: server.mac.or(known.mac), ..known }
                 }
-                None => ServerState::new(server, Standing::Out, idents),
+                None => ServerState::new(server, State::Down, idents),
             });
         }
         let rule = rule(key, service, Some(self.present.rule));
@@ -274,31 +274,31 @@ impl ServiceState {
             state.record((now, until), None);
         } else {
             // The other key is a secret that is not written down.
-            let standings = state.servers.iter().map(|server| server.standing).collect();
-            state.history = History::new(service, standings);
+            let states = state.servers.iter().map(|server| server.state).collect();
+            state.history = History::new(service, states);
         }
         state
     }
 
     /// Whether that changed anything. Connections stay with servers that go on, until `until`.
-    pub fn set_standings(&mut self, standings: &[Standing], now: u64, until: u64) -> bool {
-        assert_eq!(standings.len(), self.servers.len(), "one a server");
+    pub fn set_states(&mut self, states: &[State], now: u64, until: u64) -> bool {
+        assert_eq!(states.len(), self.servers.len(), "one a server");
         let mut before = self.present.clone();
         let mut changed = false;
-        for (at, standing) in standings.iter().enumerate() {
-            let was = std::mem::replace(&mut self.servers[at].standing, *standing);
-            if was == *standing {
+        for (at, state) in states.iter().enumerate() {
+            let was = std::mem::replace(&mut self.servers[at].state, *state);
+            if was == *state {
                 continue;
             }
             changed = true;
             let at = at as u16;
-            if *standing == Standing::Out {
+            if *state == State::Down {
                 let bury = |owner: u16| if owner == at { NOBODY } else { owner };
                 before.renumber(bury);
                 self.moves.renumber(bury);
                 self.marked.iter_mut().for_each(|marked| marked.renumber(bury));
             }
-            match (was == Standing::Taking, *standing == Standing::Taking) {
+            match (was == State::Active, *state == State::Active) {
                 (true, false) => self.hand_over(at),
                 (false, true) => self.give_back(at),
                 _ => {}
@@ -342,14 +342,14 @@ impl ServiceState {
     pub fn promised(&self, is_new: impl Fn(&ServerState) -> bool) -> ServiceTable {
         let mut then = self.clone();
         let new = then.servers.iter_mut().filter(|server| is_new(server));
-        new.for_each(|server| server.standing = Standing::Taking);
+        new.for_each(|server| server.state = State::Active);
         then.elect();
         then.marked = None;
         then.table(0)
     }
 
-    pub fn standing(&self, server: usize) -> Standing {
-        self.servers[server].standing
+    pub fn state(&self, server: usize) -> State {
+        self.servers[server].state
     }
 
     /// Ends what is over. Whether that changed anything. `base` is the destination of the first server.
@@ -446,7 +446,7 @@ impl ServiceState {
     }
 
     fn taking(&self) -> Vec<bool> {
-        self.servers[..self.ranking.weights.len()].iter().map(|s| s.standing == Standing::Taking).collect()
+        self.servers[..self.ranking.weights.len()].iter().map(|s| s.state == State::Active).collect()
     }
 
     /// The owner of every slot: the first of its order that takes clients.
@@ -499,14 +499,14 @@ impl ServiceState {
 }
 
 impl ServerState {
-    fn new(server: &Server, standing: Standing, idents: &mut Idents) -> ServerState {
+    fn new(server: &Server, state: State, idents: &mut Idents) -> ServerState {
         let ident = idents.draw();
-        ServerState { name: server.name.clone(), address: server.address, mac: server.mac, ident, standing }
+        ServerState { name: server.name.clone(), address: server.address, mac: server.mac, ident, state }
     }
 
     /// Whether its connections stay with it.
     pub fn keeps(&self) -> bool {
-        self.standing != Standing::Out
+        self.state != State::Down
     }
 }
 

@@ -4,7 +4,7 @@ use super::change::{Change, Moves, Scheme, loads};
 use super::clients::{Client, Clients, Group, Load};
 use crate::hash;
 use crate::model::{Plan, Selection, Server, Service};
-use crate::table::build::{Cluster, Standing};
+use crate::table::build::{Cluster, State};
 use crate::table::{ServiceId, ServiceTable};
 
 /// The only service of the clusters here.
@@ -48,10 +48,10 @@ impl<'a> Configured<'a> {
         self.now.select(hash, number).1.expect("a server takes clients")
     }
 
-    fn without(&mut self, out: &[u16], standing: Standing) -> ServiceTable {
-        let mut standings = vec![Standing::Taking; self.servers];
-        out.iter().for_each(|server| standings[*server as usize] = standing);
-        self.cluster.set_standings(SERVICE, &standings, 0, 0);
+    fn without(&mut self, out: &[u16], state: State) -> ServiceTable {
+        let mut states = vec![State::Active; self.servers];
+        out.iter().for_each(|server| states[*server as usize] = state);
+        self.cluster.set_states(SERVICE, &states, 0, 0);
         self.cluster.service(SERVICE)
     }
 }
@@ -72,8 +72,8 @@ impl Scheme for Configured<'_> {
 
     fn tell(&mut self, change: &Change, moves: &mut Moves) {
         let after = match change {
-            Change::Fail(out) => self.without(out, Standing::Out),
-            Change::Drain(out) => self.without(out, Standing::Keeping),
+            Change::Fail(out) => self.without(out, State::Down),
+            Change::Drain(out) => self.without(out, State::Draining),
             Change::Add => {
                 let grown = self.grown.as_ref().expect("a server is added where there is one to add");
                 for client in &self.clients.all {

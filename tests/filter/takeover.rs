@@ -4,7 +4,7 @@ use super::model::Random;
 use super::model::plans::{One, query};
 use super::model::turn::cluster;
 use super::{OWN, filter};
-use oneip::engine::filter::takeover::Succession;
+use oneip::engine::filter::takeover::Takeover;
 use oneip::engine::filter::{Action, Filter};
 use oneip::model::{Plan, Selection};
 use oneip::table::build::Cluster;
@@ -18,13 +18,13 @@ const HOLD: Duration = Duration::from_millis(100);
 /// What one server sees of the cluster, and its filter.
 struct Sight {
     cluster: Cluster,
-    succession: Succession,
+    takeover: Takeover,
     filter: Filter,
 }
 
 impl Sight {
     fn look(&mut self, plan: &Plan, now: Instant) {
-        let generation = self.succession.next((plan, &self.cluster), now, HOLD, &|_| 0);
+        let generation = self.takeover.next((plan, &self.cluster), now, HOLD, &|_| 0);
         self.filter.publish(&generation).unwrap();
     }
 }
@@ -41,23 +41,23 @@ fn never_two(selection: Selection, seed: u64) {
         let name = format!("s{at}");
         let cluster = cluster(&plan, &[]);
         let Some(filter) = filter(OWN, &cluster, &name) else { return };
-        let mut sight = Sight { succession: Succession::new(&name, start), cluster, filter };
+        let mut sight = Sight { takeover: Takeover::new(&name, start), cluster, filter };
         sight.look(&plan, start);
         sights.push(sight);
     }
     let clients: Vec<Vec<u8>> =
         (0..48).map(|_| query(IpAddr::from((random.word() as u32).to_be_bytes()), 4000)).collect();
-    let keepers = |sights: &[Sight], frame: &[u8]| {
+    let previous_owners = |sights: &[Sight], frame: &[u8]| {
         sights.iter().filter(|sight| sight.filter.measure(frame, 1).unwrap().0 == Action::Pass).count()
     };
-    assert!(clients.iter().all(|frame| keepers(&sights, frame) == 0), "nobody knows yet what others have");
+    assert!(clients.iter().all(|frame| previous_owners(&sights, frame) == 0), "nobody knows yet what others have");
 
     let mut up = [true; SERVERS];
     let mut now = start;
     for round in 0..16 {
         now += HOLD.mul_f64(1.1);
         sights.iter_mut().for_each(|sight| sight.look(&plan, now));
-        assert!(clients.iter().all(|frame| keepers(&sights, frame) <= 1), "round {round}, before");
+        assert!(clients.iter().all(|frame| previous_owners(&sights, frame) <= 1), "round {round}, before");
         let changed = random.word() as usize % SERVERS;
         up[changed] = !up[changed];
         // Everybody learns of it at a time of its own.
@@ -67,7 +67,7 @@ fn never_two(selection: Selection, seed: u64) {
         for (after, at) in learning {
             sights[at].cluster.set_up(&format!("s{changed}"), up[changed]);
             sights[at].look(&plan, now + after);
-            assert!(clients.iter().all(|frame| keepers(&sights, frame) <= 1), "round {round}, after {after:?}");
+            assert!(clients.iter().all(|frame| previous_owners(&sights, frame) <= 1), "round {round}, after {after:?}");
         }
         now += HOLD;
     }
@@ -75,8 +75,8 @@ fn never_two(selection: Selection, seed: u64) {
     sights.iter_mut().for_each(|sight| sight.look(&plan, now));
     let expected = usize::from(up.contains(&true));
     // A server that the others hold for down has no clients, though its own filter runs.
-    assert!(clients.iter().all(|frame| keepers(&sights, frame) == expected), "each has one in the end");
-    assert_eq!(sights[0].succession.due(), Some(start + plan.services[0].drain), "only connections are scattered yet");
+    assert!(clients.iter().all(|frame| previous_owners(&sights, frame) == expected), "each has one in the end");
+    assert_eq!(sights[0].takeover.due(), Some(start + plan.services[0].drain), "only connections are scattered yet");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn with_more_holds_than_there_may_be_nothing_is_taken_too_early() {
     let plan = One::weights(&[1, 1, 1], 503).plan();
     let start = Instant::now();
     let Some(filter) = filter(OWN, &cluster(&plan, &[]), "s0") else { return };
-    let mut sight = Sight { succession: Succession::new("s0", start), filter, cluster: Cluster::new(&plan) };
+    let mut sight = Sight { takeover: Takeover::new("s0", start), filter, cluster: Cluster::new(&plan) };
     let kept = |sight: &Sight| {
         let clients = (0..300u32).map(|at| query(IpAddr::from((0xc633_6400 + at).to_be_bytes()), 4000));
         clients.filter(|frame| sight.filter.measure(frame, 1).unwrap().0 == Action::Pass).count()
@@ -122,8 +122,8 @@ fn frames_are_counted_by_service_and_what_is_anothers_as_other_server() {
     let plan = One::weights(&[1, 1], 503).plan();
     let cluster = cluster(&plan, &[]);
     let Some(filter) = filter(OWN, &cluster, "s0") else { return };
-    let mut succession = Succession::new("s0", Instant::now());
-    let generation = succession.next((&plan, &cluster), Instant::now(), Duration::ZERO, &|_| 7);
+    let mut takeover = Takeover::new("s0", Instant::now());
+    let generation = takeover.next((&plan, &cluster), Instant::now(), Duration::ZERO, &|_| 7);
     filter.publish(&generation).unwrap();
     let frames: Vec<Vec<u8>> =
         (0..200u32).map(|at| query(IpAddr::from((0xc633_6400 + at).to_be_bytes()), 4000)).collect();

@@ -4,7 +4,7 @@ use etherparse::PacketBuilder;
 use oneip::model::{Admin, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::path::select::Selection as Pipeline;
 use oneip::table::Table;
-use oneip::table::build::{Cluster, Standing};
+use oneip::table::build::{Cluster, State};
 use oneip::table::flow_table::{FlowTable, FlowTableReport};
 use oneip::verdict::{Reason, Verdict};
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,7 +13,7 @@ use std::time::Duration;
 pub const CLUSTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
 pub const SECOND: u64 = 1_000_000_000;
 
-pub struct World {
+pub struct Fixture {
     pub plan: Plan,
     pub cluster: Cluster,
     pub table: Table,
@@ -55,9 +55,9 @@ impl Packet {
     }
 }
 
-impl World {
-    pub fn new(weights: &[u32], slots: u32, selection: Selection, hash: HashInput, flows: usize) -> World {
-        World::of(weights, slots, (selection, hash), flows, false)
+impl Fixture {
+    pub fn new(weights: &[u32], slots: u32, selection: Selection, hash: HashInput, flows: usize) -> Fixture {
+        Fixture::of(weights, slots, (selection, hash), flows, false)
     }
 
     pub fn of(
@@ -66,7 +66,7 @@ impl World {
         (selection, hash): (Selection, HashInput),
         flows: usize,
         until_closed: bool,
-    ) -> World {
+    ) -> Fixture {
         let service = Service {
             name: "web".into(),
             address: IpAddr::V4(CLUSTER),
@@ -91,12 +91,12 @@ impl World {
         let table = cluster.compile();
         let flow_table = FlowTable::new(flows, table.key);
         let made = weights.len();
-        World { plan, cluster, table, flow_table, pipeline: Pipeline::default(), now: 1000 * SECOND, made }
+        Fixture { plan, cluster, table, flow_table, pipeline: Pipeline::default(), now: 1000 * SECOND, made }
     }
 
     /// Plain: equal weights, maglev over the source.
-    pub fn plain(servers: usize) -> World {
-        World::new(&vec![1; servers], 1009, Selection::Maglev, HashInput::Source, 4096)
+    pub fn plain(servers: usize) -> Fixture {
+        Fixture::new(&vec![1; servers], 1009, Selection::Maglev, HashInput::Source, 4096)
     }
 
     pub fn servers(&mut self) -> &mut Vec<Server> {
@@ -116,8 +116,8 @@ impl World {
         self.plan.services[0].servers.iter().position(|server| server.name == name)
     }
 
-    pub fn standing(&self, name: &str) -> Option<Standing> {
-        self.position(name).map(|at| self.cluster.standing(0, at))
+    pub fn state(&self, name: &str) -> Option<State> {
+        self.position(name).map(|at| self.cluster.state(0, at))
     }
 
     pub fn wait(&mut self, time: Duration) {
@@ -134,11 +134,11 @@ impl World {
         }
     }
 
-    pub fn set(&mut self, at: usize, standing: Standing, keep: Duration) {
+    pub fn set(&mut self, at: usize, state: State, keep: Duration) {
         let servers = self.plan.services[0].servers.len();
-        let mut standings: Vec<Standing> = (0..servers).map(|at| self.cluster.standing(0, at)).collect();
-        standings[at] = standing;
-        self.cluster.set_standings(0, &standings, self.now, self.now + keep.as_nanos() as u64);
+        let mut states: Vec<State> = (0..servers).map(|at| self.cluster.state(0, at)).collect();
+        states[at] = state;
+        self.cluster.set_states(0, &states, self.now, self.now + keep.as_nanos() as u64);
         self.publish();
     }
 
@@ -150,7 +150,7 @@ impl World {
         let at = service.servers.len() - service.leaving;
         service.servers.insert(at, new);
         self.reload(keep);
-        self.set(at, Standing::Taking, keep);
+        self.set(at, State::Active, keep);
     }
 
     /// Removes a server from the configuration. It keeps what it has.
@@ -161,8 +161,8 @@ impl World {
         service.leaving += 1;
         self.reload(keep);
         let last = self.plan.services[0].servers.len() - 1;
-        if self.cluster.standing(0, last) == Standing::Taking {
-            self.set(last, Standing::Keeping, keep);
+        if self.cluster.state(0, last) == State::Active {
+            self.set(last, State::Draining, keep);
         }
     }
 
@@ -179,7 +179,7 @@ impl World {
 
     pub fn send(&mut self, packet: Packet, client: Ipv4Addr, port: u16) -> Verdict {
         let frame = frame(packet, client, port);
-        self.pipeline.admit(1, &self.table, |_| &frame);
+        self.pipeline.classify(1, &self.table, |_| &frame);
         self.pipeline.decide(&self.table);
         if self.pipeline.is_migrating() {
             self.pipeline.look_up_flows(&self.table, &mut self.flow_table, self.now, |_| &frame);

@@ -143,7 +143,7 @@ pub fn told(servers: &[ServerSummary]) -> Vec<(String, String, u64, u64)> {
 }
 
 /// A port that receives the same frames again and again.
-pub struct Mill {
+pub struct ReplayPort {
     memory: Memory,
     truth: Arc<Truth>,
     /// How often the worker's thread had called the allocator at its first turn.
@@ -151,21 +151,21 @@ pub struct Mill {
     has_own_thread: bool,
 }
 
-impl Mill {
-    pub fn new(truth: &Arc<Truth>) -> Mill {
+impl ReplayPort {
+    pub fn new(truth: &Arc<Truth>) -> ReplayPort {
         let mut memory = Memory::new(&frames());
         memory.now = 5_000;
         memory.set_arrivals(1_000);
-        Mill { memory, truth: Arc::clone(truth), calls: None, has_own_thread: false }
+        ReplayPort { memory, truth: Arc::clone(truth), calls: None, has_own_thread: false }
     }
 
     /// For a worker on a thread of its own: checks in every turn that there was no call to the allocator since the first.
-    pub fn with_own_thread(self) -> Mill {
-        Mill { has_own_thread: true, ..self }
+    pub fn with_own_thread(self) -> ReplayPort {
+        ReplayPort { has_own_thread: true, ..self }
     }
 }
 
-impl Port for Mill {
+impl Port for ReplayPort {
     type Frame = Frame;
 
     const PASSES: bool = true;
