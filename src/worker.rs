@@ -114,7 +114,7 @@ impl<P: Port> Worker<P> {
                 latency.record(outcome.service as usize, now.saturating_sub(arrival));
             }
             let bytes = port.bytes_mut(frame);
-            rewrite::to_server(bytes, outcome.mac);
+            rewrite::to_next_hop(bytes, outcome.next_hop);
             let sent = tally.sent(outcome.destination as usize);
             sent.frames.add(1);
             sent.bytes.add(bytes.len() as u64);

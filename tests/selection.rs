@@ -8,7 +8,7 @@ use model::{Random, owners, turn};
 use oneip::hash;
 use oneip::hash::Key;
 use oneip::limits::DEFAULT_SLOTS;
-use oneip::model::{HashInput, HashKey, Selection};
+use oneip::model::{HashInput, HashKey, NextHop, Selection};
 use oneip::table::build::Cluster;
 use oneip::table::build::maglev::{self, Candidate, NOBODY};
 use oneip::table::{ServiceId, Table};
@@ -356,15 +356,15 @@ fn a_mac_is_noted_in_every_service() {
     let mut cluster = Cluster::new(&plan);
     let macs = |cluster: &mut Cluster| {
         let table = cluster.compile();
-        let mac = |service, server| table.mac(table.destination(service, server)).is_resolved();
+        let mac = |service, server| table.next_hop(table.destination(service, server)).is_forward();
         [0, 1].map(|service| [0, 1, 2].map(|server| mac(service, server)))
     };
     assert_eq!(macs(&mut cluster), [[true; 3]; 2]);
-    cluster.set_mac(plan.services[0].servers[1].address, None);
+    cluster.set_next_hop(plan.services[0].servers[1].address, None);
     assert_eq!(macs(&mut cluster), [[true, false, true]; 2]);
-    cluster.set_mac(plan.services[0].servers[1].address, Some(mac(1)));
+    cluster.set_next_hop(plan.services[0].servers[1].address, Some(NextHop::on_link(mac(1))));
     assert_eq!(macs(&mut cluster), [[true; 3]; 2]);
-    cluster.set_mac("192.0.2.77".parse().expect("an address"), None);
+    cluster.set_next_hop("192.0.2.77".parse().expect("an address"), None);
     assert_eq!(macs(&mut cluster), [[true; 3]; 2]);
 }
 

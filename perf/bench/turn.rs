@@ -76,7 +76,7 @@ impl Bench {
             (0..65_537).map(|slot| table.place(service, hash(slot)).owner).collect()
         });
         let macs = (0..table.destinations()).map(|d| {
-            let [a, b, c, d, e, f] = table.mac(d).bytes();
+            let [a, b, c, d, e, f] = table.next_hop(d).mac();
             [a, b, c, d, e, f, 0, 0]
         });
         let frames: Vec<Vec<u8>> =
@@ -225,7 +225,7 @@ impl Steps {
     fn rewrite(&mut self) {
         let port = self.bench.worker.port_mut();
         for (frame, outcome) in self.burst.iter_mut().zip(self.selection.outcomes()) {
-            rewrite::to_server(port.bytes_mut(frame), outcome.mac);
+            rewrite::to_next_hop(port.bytes_mut(frame), outcome.next_hop);
         }
     }
 

@@ -1,6 +1,9 @@
 //! The checked configuration: what the data path is built from. A leaf: `control::config` makes it, everything reads it.
 
 pub mod identity;
+mod next_hop;
+
+pub use next_hop::{Egress, NextHop};
 
 use crate::limits::{BURST, MBUF_CACHE};
 use std::fmt;

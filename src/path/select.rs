@@ -12,7 +12,9 @@ use crate::hash;
 use crate::hash::vector::Level;
 use crate::limits::BURST;
 use crate::table::build::maglev::NOBODY;
-use crate::table::{Address, MIGRATING, PackedMac, Place, PortService, ServiceId, Table, port_key, port_key_v4};
+use crate::table::{
+    Address, MIGRATING, PackedMac, PackedNextHop, Place, PortService, ServiceId, Table, port_key, port_key_v4,
+};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::transport;
 
@@ -33,8 +35,8 @@ pub struct Selection {
 /// What was decided about one frame. 16 bytes, written once.
 #[derive(Clone, Copy)]
 pub struct Outcome {
-    /// The server's; unresolved: the frame is not forwarded.
-    pub mac: PackedMac,
+    /// Whether the frame is forwarded, and where to.
+    pub next_hop: PackedNextHop,
     /// `Table::destination`
     pub destination: u32,
     pub service: ServiceId,
@@ -47,12 +49,12 @@ const PASS: u16 = u16::MAX;
 impl Outcome {
     #[inline(always)]
     fn kept(code: u16) -> Outcome {
-        Outcome { mac: PackedMac::UNRESOLVED, destination: 0, service: 0, server: code }
+        Outcome { next_hop: PackedNextHop::UNRESOLVED, destination: 0, service: 0, server: code }
     }
 
     #[inline]
     pub fn is_forward(&self) -> bool {
-        self.mac.is_resolved()
+        self.next_hop.is_forward()
     }
 
     #[inline]
@@ -232,9 +234,9 @@ impl<const B: usize> Batch<B> {
 #[inline(always)]
 fn outcome(at: usize, service: ServiceId, place: Place, table: &Table, migrating: &mut u64) -> Outcome {
     let Place { owner, destination } = place;
-    let mac = table.mac(destination as usize);
-    if mac.is_resolved() {
-        return Outcome { mac, destination, service, server: owner };
+    let next_hop = table.next_hop(destination as usize);
+    if next_hop.is_forward() {
+        return Outcome { next_hop, destination, service, server: owner };
     }
     if owner & MIGRATING != 0 {
         *migrating |= 1 << at;

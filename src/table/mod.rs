@@ -9,15 +9,17 @@ pub mod build;
 pub mod census;
 pub mod flow_table;
 pub mod index;
+mod next_hop;
 pub mod publish;
 pub mod trace;
 
 use crate::hash::{self, Key};
-use crate::model::{Mac, Transport};
+use crate::model::{Egress, Transport};
 use build::maglev::NOBODY;
 use build::migration::Kept;
 use census::Census;
 use index::{Index, NONE, View};
+pub use next_hop::PackedNextHop;
 use std::net::IpAddr;
 use std::sync::Arc;
 use trace::Watch;
@@ -38,7 +40,9 @@ pub struct Table {
     directory: Arc<Directory>,
     services: Box<[ServiceTable]>,
     /// By destination: the service's `base` plus the server's position; behind them `UNRESOLVED`, for no destination at all.
-    macs: Box<[PackedMac]>,
+    next_hops: Box<[PackedNextHop]>,
+    /// By number, from 1: the interfaces besides the one that frames come in on.
+    egresses: Arc<[Egress]>,
     /// While any slot moves: the servers whose connections stay with them, by ident, to their destinations.
     previous_owners: Index<u32>,
     /// The servers' idents, by destination.
@@ -273,13 +277,11 @@ fn remainder(client: u128, servers: usize) -> usize {
     }
 }
 
-/// A MAC as the low six bytes of a little-endian word; `UNRESOLVED` is none.
+/// A MAC as the low six bytes of a little-endian word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedMac(u64);
 
 impl PackedMac {
-    pub const UNRESOLVED: PackedMac = PackedMac(u64::MAX);
-
     #[inline(always)]
     pub fn from_bytes([a, b, c, d, e, f]: [u8; 6]) -> PackedMac {
         PackedMac(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
@@ -289,29 +291,6 @@ impl PackedMac {
     #[inline(always)]
     pub fn from_low_word(word: u64) -> PackedMac {
         PackedMac(word & 0xffff_ffff_ffff)
-    }
-
-    #[inline(always)]
-    pub fn bytes(self) -> [u8; 6] {
-        let [a, b, c, d, e, f, ..] = self.0.to_le_bytes();
-        [a, b, c, d, e, f]
-    }
-
-    /// The six bytes, little-endian, below two zero ones.
-    #[inline(always)]
-    pub fn low_word(self) -> u64 {
-        self.0
-    }
-
-    #[inline(always)]
-    pub fn is_resolved(self) -> bool {
-        self != Self::UNRESOLVED
-    }
-}
-
-impl From<Option<Mac>> for PackedMac {
-    fn from(mac: Option<Mac>) -> PackedMac {
-        mac.map_or(Self::UNRESOLVED, |mac| PackedMac::from_bytes(mac.0))
     }
 }
 
@@ -365,7 +344,7 @@ impl Table {
 
     /// Servers of all services together: how many destinations there are.
     pub fn destinations(&self) -> usize {
-        self.macs.len() - 1
+        self.next_hops.len() - 1
     }
 
     /// Where a hash leads in a service.
@@ -373,13 +352,13 @@ impl Table {
     pub fn place(&self, service: ServiceId, hash: u64) -> Place {
         let service = &self.services[service as usize];
         let owner = service.owners[hash::slot(hash, service.rule.slots) as usize];
-        let nowhere = self.macs.len() as u32 - 1;
+        let nowhere = self.next_hops.len() as u32 - 1;
         Place { owner, destination: if owner >= NOBODY { nowhere } else { service.base + owner as u32 } }
     }
 
     /// As `place`, of what stands at a remainder.
     pub fn place_of(&self, service: ServiceId, owner: u16) -> Place {
-        let nowhere = self.macs.len() - 1;
+        let nowhere = self.next_hops.len() - 1;
         let destination = if owner >= NOBODY { nowhere } else { self.destination(service, owner) };
         Place { owner, destination: destination as u32 }
     }
@@ -412,7 +391,12 @@ impl Table {
     }
 
     #[inline(always)]
-    pub fn mac(&self, destination: usize) -> PackedMac {
-        self.macs[destination]
+    pub fn next_hop(&self, destination: usize) -> PackedNextHop {
+        self.next_hops[destination]
+    }
+
+    /// The interfaces by which frames leave besides the one that they come in on; the first has the number 1.
+    pub fn egresses(&self) -> &[Egress] {
+        &self.egresses
     }
 }

@@ -22,7 +22,7 @@ use oneip::limits::BURST;
 use oneip::metrics::counters::Tally;
 use oneip::metrics::histogram::{Answer, Harvest};
 use oneip::metrics::worker::{self, WorkerMetrics};
-use oneip::model::{Plan, Selection};
+use oneip::model::{NextHop, Plan, Selection};
 use oneip::port::faulty::Faulty;
 use oneip::port::memory::Memory;
 use oneip::port::{Ledger, Port};
@@ -238,13 +238,13 @@ fn a_published_table_decides_the_next_burst() {
     assert_eq!((to(&verdicts, 1), to(&verdicts, 0) + to(&verdicts, 2)), (0, BURST));
     let new = oneip::model::Mac([2, 9, 9, 9, 9, 9]);
     let first: std::net::IpAddr = "10.0.0.1".parse().expect("an address");
-    let verdicts = turn(&mut rig, &|cluster| cluster.set_mac(first, Some(new)));
+    let verdicts = turn(&mut rig, &|cluster| cluster.set_next_hop(first, Some(NextHop::on_link(new))));
     for (at, verdict) in (2 * BURST..).zip(verdicts) {
         let Verdict::Forward { server, .. } = verdict else { panic!("{verdict:?}") };
         let expected = if server == 0 { new } else { mac(server as usize) };
         assert_eq!(rig.worker.port().frame(at)[..6], expected.0);
     }
-    let verdicts = turn(&mut rig, &|cluster| cluster.set_mac(first, None));
+    let verdicts = turn(&mut rig, &|cluster| cluster.set_next_hop(first, None));
     let unresolved = verdicts.iter().filter(|verdict| **verdict == Verdict::Drop(Reason::Unresolved)).count();
     assert_eq!(unresolved + to(&verdicts, 2), BURST);
     assert!(unresolved >= 21);

@@ -54,7 +54,7 @@ fn tables_reach_every_reader_and_are_freed_by_the_writer() {
             let (table, metrics) = reader.split();
             assert!(table.generation >= seen, "{} after {seen}", table.generation);
             assert_eq!(table.destinations(), SERVERS);
-            assert!(table.mac(SERVERS - 1).is_resolved());
+            assert!(table.next_hop(SERVERS - 1).is_forward());
             assert_eq!(*metrics.0, [table.layout; 512]);
             renewals += (table.generation > seen) as u64;
             seen = table.generation;

@@ -23,7 +23,7 @@ use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
 use crate::admin::status::State;
 use crate::host::clock;
 use crate::limits::{FLOW_CENSUS, LEAVE_AGAIN, QUIET, START_MOST, VERDICT_MOST};
-use crate::model::{Plan, Server, Via};
+use crate::model::{NextHop, Plan, Server, Via};
 use crate::table::build::Cluster;
 use crate::table::trace::Watch;
 use crate::table::{ServiceId, Table};
@@ -475,7 +475,7 @@ impl Membership {
     /// Passes on what the neighbour table says of an address.
     fn tell_mac(&mut self, address: IpAddr) {
         let mac = self.neighbours.as_ref().and_then(|neighbours| neighbours.mac(address));
-        self.cluster.set_mac(address, mac);
+        self.cluster.set_next_hop(address, mac.map(NextHop::on_link));
         if let Some(health) = &mut self.health {
             health.set_mac(address, mac);
         }

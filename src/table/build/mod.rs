@@ -10,11 +10,12 @@ mod service;
 use self::maglev::Candidate;
 use self::service::{Idents, Ranking, ServerState, ServiceState, candidates};
 use super::{
-    Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, ServiceId, ServiceTable, Table, port_key, port_key_v4,
+    Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, PackedNextHop, ServiceId, ServiceTable, Table,
+    port_key, port_key_v4,
 };
 use crate::hash::Key;
 use crate::model::identity::{Identity, continued};
-use crate::model::{HashInput, Mac, Plan, Selection, Service};
+use crate::model::{Egress, HashInput, Mac, NextHop, Plan, Selection, Service};
 use crate::table::census::Census;
 use crate::table::index::Index;
 use crate::table::trace::Watch;
@@ -38,6 +39,7 @@ pub struct Cluster {
     rankings: Arc<Rankings>,
     idents: Idents,
     watch: Option<Arc<Watch>>,
+    egresses: Arc<[Egress]>,
     workers: usize,
     /// What workers remember, of this layout.
     census: Arc<Census>,
@@ -87,6 +89,7 @@ impl Cluster {
             rankings: Arc::new(rankings),
             idents,
             watch: None,
+            egresses: Arc::new([]),
             workers: 1,
             census: Arc::new(Census::new(1, plan.services.iter().map(|service| service.servers.len()).sum())),
         }
@@ -197,6 +200,11 @@ impl Cluster {
         self.services[service as usize].set_states(states, now, until)
     }
 
+    /// Notes the interfaces by which frames leave besides the one that they come in on.
+    pub fn set_egresses(&mut self, egresses: &[Egress]) {
+        self.egresses = egresses.into();
+    }
+
     /// Has workers note the frames of a client from the next table on; `None`: no more.
     pub fn set_watch(&mut self, watch: Option<Arc<Watch>>) {
         self.watch = watch;
@@ -252,15 +260,15 @@ impl Cluster {
         })
     }
 
-    /// Notes the MAC of the servers with that primary address; `None`: not resolved.
-    pub fn set_mac(&mut self, address: IpAddr, mac: Option<Mac>) {
+    /// Notes the next hop of the servers with that primary address; `None`: not resolved.
+    pub fn set_next_hop(&mut self, address: IpAddr, next_hop: Option<NextHop>) {
         for server in self.services.iter_mut().flat_map(|s| &mut s.servers).filter(|s| s.address == address) {
-            server.mac = mac;
+            server.next_hop = next_hop;
         }
     }
 
     pub fn mac(&self, service: ServiceId, server: usize) -> Option<Mac> {
-        self.services[service as usize].servers[server].mac
+        self.services[service as usize].servers[server].mac()
     }
 
     /// Of what was compiled last.
@@ -340,18 +348,18 @@ impl Cluster {
     pub fn compile(&mut self) -> Table {
         self.count_generation();
         let mut base = 0;
-        let (mut macs, mut idents, mut previous_owners) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut next_hops, mut idents, mut previous_owners) = (Vec::new(), Vec::new(), Vec::new());
         let (mut own, mut loops) = (Vec::new(), Vec::new());
         let mut services = Vec::with_capacity(self.services.len());
         for service in &self.services {
             let table = service.table(base);
             for (server, destination) in service.servers.iter().zip(base..) {
-                macs.push(PackedMac::from(server.mac));
+                next_hops.push(PackedNextHop::from(server.next_hop));
                 idents.push(server.ident);
                 if table.kept().is_some() && server.keeps() {
                     previous_owners.push((server.ident, destination));
                 }
-                if let Some(mac) = server.mac {
+                if let Some(mac) = server.mac() {
                     own.push((PackedMac::from_bytes(mac.0).0, 0));
                     loops.push(((PackedMac::from_bytes(mac.0).0, service.address as u32), 0));
                 }
@@ -359,7 +367,7 @@ impl Cluster {
             base += service.servers.len() as u32;
             services.push(table);
         }
-        macs.push(PackedMac::UNRESOLVED);
+        next_hops.push(PackedNextHop::UNRESOLVED);
         let horizon = services.iter().filter_map(|service| Some(service.kept()?.horizon)).min().unwrap_or(0);
         Table {
             generation: self.generation,
@@ -367,7 +375,8 @@ impl Cluster {
             key: self.key,
             directory: Arc::clone(&self.directory),
             services: services.into(),
-            macs: macs.into(),
+            next_hops: next_hops.into(),
+            egresses: Arc::clone(&self.egresses),
             idents: idents.into(),
             previous_owners: Index::new(previous_owners),
             horizon,

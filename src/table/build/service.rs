@@ -7,7 +7,7 @@ use super::rendezvous::Rendezvous;
 use crate::hash::Key;
 use crate::limits::FLOW_CENSUS;
 use crate::model::identity::Identity;
-use crate::model::{HashInput, Mac, Selection, Server, Service};
+use crate::model::{HashInput, Mac, NextHop, Selection, Server, Service};
 use crate::table::census::Census;
 use crate::table::flow_table::MAX_IDENT;
 use crate::table::{Owners, Rule, ServiceTable};
@@ -57,7 +57,8 @@ pub struct ServiceState {
 pub struct ServerState {
     pub name: String,
     pub address: IpAddr,
-    pub mac: Option<Mac>,
+    /// `None`: not resolved.
+    pub next_hop: Option<NextHop>,
     /// Names this server of this service for as long as it is configured, see [`Idents`].
     pub ident: u32,
     state: State,
@@ -184,7 +185,7 @@ impl ServiceState {
         }
         // Where each is, and what it is there for now.
         let states: Vec<State> = self.servers.iter().map(|server| server.state).collect();
-        state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.mac = is.mac);
+        state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.next_hop = is.next_hop);
         state.set_states(&states, now, until);
         Some(state)
     }
@@ -227,7 +228,11 @@ impl ServiceState {
                 Some((at, known)) => {
                     new_positions[at] = new as u16;
                     let known = known.take().expect("it was found");
-                    ServerState { name: server.name.clone(), mac: server.mac.or(known.mac), ..known }
+                    ServerState {
+                        name: server.name.clone(),
+                        next_hop: server.mac.map(NextHop::on_link).or(known.next_hop),
+                        ..known
+                    }
                 }
                 None => ServerState::new(server, State::Down, idents),
             });
@@ -499,9 +504,19 @@ impl ServiceState {
 }
 
 impl ServerState {
+    pub fn mac(&self) -> Option<Mac> {
+        self.next_hop.map(|next_hop| next_hop.destination)
+    }
+
     fn new(server: &Server, state: State, idents: &mut Idents) -> ServerState {
         let ident = idents.draw();
-        ServerState { name: server.name.clone(), address: server.address, mac: server.mac, ident, state }
+        ServerState {
+            name: server.name.clone(),
+            address: server.address,
+            next_hop: server.mac.map(NextHop::on_link),
+            ident,
+            state,
+        }
     }
 
     /// Whether its connections stay with it.
