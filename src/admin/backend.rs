@@ -115,29 +115,34 @@ impl Backend {
 
     /// How things are, and what was counted, which the status has as well.
     pub async fn status(&self) -> Result<Observation, Unanswered> {
-        self.status_of(&*self.overview().await?).await
+        let overview = self.overview().await?;
+        Ok(self.observe(&overview, self.counted().await?))
     }
 
-    async fn status_of(&self, overview: &Overview) -> Result<Observation, Unanswered> {
-        let (figures, age) = self.counted().await?;
+    fn observe(&self, overview: &Overview, (figures, age): (Arc<Snapshot>, Duration)) -> Observation {
         let mut status = overview.status();
         let uptime = Duration::try_from_secs_f64(status.uptime_s).unwrap_or_default();
         let started = *self.started.get_or_init(|| SystemTime::now() - uptime);
         figures::fill(&mut status, &figures);
         status.counted_s = Some(status.uptime_s - age.as_secs_f64());
-        Ok(Observation { status, figures, started })
+        Observation { status, figures, started }
     }
 
-    /// The page of metrics. One is made at a time, beside the thread that serves, and others wait for it.
+    /// The page of metrics, of what the threads have put down last, however old that is: the page says when it was. One is made at
+    /// a time, beside the thread that serves, and others wait for it.
+    ///
+    /// # Errors
+    /// The process has just started, and nothing is put down yet; or it is about to stop.
     pub async fn page(&self) -> Result<Bytes, Unanswered> {
         let mut page = self.page.lock().await;
-        let overview = self.overview().await?;
+        let (overview, _) = put_down(|| self.watched.overview.get()).await.ok_or(Unanswered::NoOverview)?;
         if let Some(Page { of, text }) = &*page
             && Arc::ptr_eq(of, &overview)
         {
             return Ok(text.clone());
         }
-        let observation = self.status_of(&overview).await?;
+        let counted = put_down(|| (self.watched.figures)()).await.ok_or(Unanswered::NoFigures)?;
+        let observation = self.observe(&overview, counted);
         let made = tokio::task::spawn_blocking(move || prometheus::text(observation)).await;
         let text = Bytes::from(made.map_err(|_| Unanswered::Ended)?);
         *page = Some(Page { of: overview, text: text.clone() });

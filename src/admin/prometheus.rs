@@ -66,6 +66,12 @@ impl Observation {
         page.gauges("oneip_build_info", "The version of oneip that runs; always 1", [(version, 1u64)])?;
         let help = "When the process started, in seconds since 1970";
         page.gauge("process_start_time_seconds", help, seconds_since_1970(self.started))?;
+        let seen = [("control", Some(status.uptime_s)), ("stats", status.counted_s)];
+        let seen = seen
+            .into_iter()
+            .filter_map(|(thread, uptime_s)| Some(([("thread", thread)], self.moment(status.uptime_s - uptime_s?))));
+        let help = "When the thread last wrote down what this page shows, in seconds since 1970; stands still if the thread hangs";
+        page.gauges("oneip_snapshot_timestamp_seconds", help, seen)?;
         page.gauge("oneip_table_generation", "Generation of the published table; 0: none is yet", status.generation)
     }
 

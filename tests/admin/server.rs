@@ -101,10 +101,14 @@ fn threads_that_put_down_nothing_hang() {
     *age.lock().unwrap() = Duration::ZERO;
     assert_eq!(unix(&socket, "GET", "/healthz", "").status, 200);
     thread::sleep(OVERVIEW_MOST);
-    for path in ["/healthz", "/readyz", "/metrics"] {
+    for path in ["/healthz", "/readyz"] {
         let reply = unix(&socket, "GET", path, "");
         assert!(reply.status == 503 && reply.body.starts_with("the control thread hangs: "), "{path}: {reply:?}");
     }
+    let pages = [0, 1].map(|_| unix(&socket, "GET", "/metrics", ""));
+    assert!(pages.iter().all(|page| page.status == 200 && page.body == pages[0].body), "{pages:?}");
+    let seen = "oneip_snapshot_timestamp_seconds{thread=\"control\"} ";
+    assert!(pages[0].body.contains(seen), "a page that is old says so: {}", pages[0].body);
 }
 
 #[test]
