@@ -2,8 +2,8 @@
 
 use oneip::config::{self, Loaded};
 use oneip::model::{
-    Admin, AllDown, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, Plan, Port, Probe,
-    Selection, Server, Service, Transport, Via,
+    Admin, AllDown, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS, Plan, Port,
+    Probe, Selection, Server, Service, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -117,7 +117,7 @@ hash_key = "00112233445566778899aabbccddeeff"   # secret, 16 bytes; the same on 
 
 [dispatcher]
 interface = "eth1"            # clients' frames arrive and leave here
-engine = "af_xdp"             # af_xdp | dpdk
+engine = "af_xdp"             # af_xdp (default) | xdp | dpdk | auto
 cores = [2, 3]                # one worker per queue; default: the cores near the NIC
 
 [[service]]
@@ -161,6 +161,8 @@ weight = 1                    # default 1; 0 = configured but takes no clients
             engine: Engine::AfXdp,
             cores: Some(vec![2, 3]),
             flows: 1 << 20,
+            xdp: None,
+            pins: PINS.into(),
             dpdk: None,
         }),
         filter: None,

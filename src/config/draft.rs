@@ -11,7 +11,7 @@ use crate::limits::{
     MAX_SLOTS, MAX_WEIGHT,
 };
 use crate::model::{
-    Admin, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Xdp,
+    Admin, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, PINS, Plan, Port, Selection, Server, Service, Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -32,6 +32,8 @@ struct DispatcherDraft {
     engine: Engine,
     cores: Option<Vec<usize>>,
     flows: u32,
+    xdp: Option<Xdp>,
+    pins: PathBuf,
     dpdk: Option<DpdkDraft>,
 }
 
@@ -78,7 +80,7 @@ impl Draft {
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
-            dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, dpdk.as_ref(), report)),
+            dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, dpdk.as_ref(), base, report)),
             filter: filter.map(|section| FilterDraft::read(&section, base, report)),
             admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
@@ -106,10 +108,9 @@ impl Draft {
 }
 
 impl DispatcherDraft {
-    fn read(section: &Section, dpdk: Option<&Section>, report: &mut Report) -> DispatcherDraft {
-        let engines = [("af_xdp", Engine::AfXdp), ("dpdk", Engine::Dpdk)];
+    fn read(section: &Section, dpdk: Option<&Section>, base: &Path, report: &mut Report) -> DispatcherDraft {
         let interface = section.text("interface", report, value::interface).map(|name| name.value);
-        let engine = section.text("engine", report, value::choice("engine", engines));
+        let engine = section.text("engine", report, value::choice("engine", Engine::ALL));
         let cores = read_cores(section, report);
         let dpdk = dpdk.map(|section| DpdkDraft::read(section, cores.as_deref(), report));
         if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
@@ -117,7 +118,9 @@ impl DispatcherDraft {
             report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
         }
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
-        DispatcherDraft { interface, engine: engine.map_or(Engine::AfXdp, |engine| engine.value), cores, flows, dpdk }
+        let engine = engine.map_or(Engine::AfXdp, |engine| engine.value);
+        let (xdp, pins) = (read_xdp(section, report), read_pins(section, base, report));
+        DispatcherDraft { interface, engine, cores, flows, xdp, pins, dpdk }
     }
 
     fn into_dispatcher(self) -> Option<Dispatcher> {
@@ -125,18 +128,16 @@ impl DispatcherDraft {
             Some(draft) => Some(draft.into_dpdk()?),
             None => None,
         };
-        let DispatcherDraft { interface, engine, cores, flows, .. } = self;
-        Some(Dispatcher { interface: interface?, engine, cores, flows, dpdk })
+        let DispatcherDraft { interface, engine, cores, flows, xdp, pins, .. } = self;
+        Some(Dispatcher { interface: interface?, engine, cores, flows, xdp, pins, dpdk })
     }
 }
 
 impl FilterDraft {
     fn read(section: &Section, base: &Path, report: &mut Report) -> FilterDraft {
-        let pins = section.text("pins", report, |text| value::file(text.trim_end_matches('/'), Filter::PINS, base));
-        let places = [("native", Xdp::Native), ("generic", Xdp::Generic)];
         FilterDraft {
-            xdp: section.text("xdp", report, value::choice("xdp", places)).map(|xdp| xdp.value),
-            pins: pins.map_or_else(|| Filter::PINS.into(), |pins| pins.value),
+            xdp: read_xdp(section, report),
+            pins: read_pins(section, base, report),
             port: section.integer("port", 1..=65_535, report).map_or(Filter::PORT, |port| port.value as u16),
             interface: section.text("interface", report, value::interface).map(|name| name.value),
             hold: section
@@ -144,6 +145,16 @@ impl FilterDraft {
                 .map(|hold| Duration::from_millis(hold.value.into())),
         }
     }
+}
+
+fn read_xdp(section: &Section, report: &mut Report) -> Option<Xdp> {
+    let places = [("native", Xdp::Native), ("generic", Xdp::Generic)];
+    section.text("xdp", report, value::choice("xdp", places)).map(|xdp| xdp.value)
+}
+
+fn read_pins(section: &Section, base: &Path, report: &mut Report) -> PathBuf {
+    let pins = section.text("pins", report, |text| value::file(text.trim_end_matches('/'), PINS, base));
+    pins.map_or_else(|| PINS.into(), |pins| pins.value)
 }
 
 fn read_cores(section: &Section, report: &mut Report) -> Option<Vec<usize>> {

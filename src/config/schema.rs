@@ -49,6 +49,8 @@ pub static DISPATCHER: Schema = Schema {
         optional("engine", "engine = \"af_xdp\""),
         optional("cores", "cores = [2, 3]"),
         optional("flows", "flows = 1048576"),
+        optional("xdp", "xdp = \"native\""),
+        optional("pins", "pins = \"/sys/fs/bpf/oneip\""),
     ],
 };
 

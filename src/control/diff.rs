@@ -22,6 +22,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             differ(old.engine != new.engine, "[dispatcher] engine");
             differ(old.cores != new.cores, "[dispatcher] cores");
             differ(old.flows != new.flows, "[dispatcher] flows");
+            differ((old.xdp, &old.pins) != (new.xdp, &new.pins), "[dispatcher] xdp or pins");
             differ(old.dpdk != new.dpdk, "[dpdk]");
         }
         (old, new) => differ(old.is_some() != new.is_some(), "[dispatcher]"),

@@ -126,6 +126,7 @@ pub trait Dispatching: Engine {
 pub fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Box<dyn Opened>, Failure> {
     match dispatcher.engine {
         model::Engine::AfXdp => workers::open::<crate::xdp::Device>(dispatcher, available_cores),
+        model::Engine::Xdp | model::Engine::Auto => Err("not yet".into()),
         #[cfg(feature = "dpdk")]
         model::Engine::Dpdk => workers::open::<crate::port::dpdk::Device>(dispatcher, available_cores),
         #[cfg(not(feature = "dpdk"))]

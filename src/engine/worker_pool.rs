@@ -3,7 +3,7 @@
 
 use crate::error::Failure;
 use crate::host::privileges;
-use crate::metrics::collect::{self, Collector, DeviceCounters, Reports, Sources, Stats};
+use crate::metrics::collect::{self, Collector, DeviceCounters, Reports, Sources, Stats, Troubles};
 use crate::metrics::summary::Summary;
 use crate::metrics::worker::{self, View, WorkerMetrics};
 use crate::model::Plan;
@@ -44,7 +44,13 @@ impl WorkerPool {
         let (metrics, views) = open(&table, ports.len());
         stats.open(Arc::clone(plan), views);
         let (tables, readers) = publish::channel(table, metrics);
-        let sources = Sources { workers: ports.len(), retired: tables.retired(), device_counters };
+        let retired = tables.retired();
+        let sources = Sources {
+            workers: ports.len(),
+            close: Box::new(move || retired.clear()),
+            device_counters: Some(device_counters),
+            troubles: Troubles::default(),
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let mut workers = Vec::new();
         for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {

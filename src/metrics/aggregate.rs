@@ -6,8 +6,8 @@
 use super::buckets::{DIGITS, MAX_NS};
 use super::histogram::{Answer, Latencies};
 use super::snapshot::{WorkerReport, WorkerSnapshot};
+use super::source::Source;
 use super::summary::{Percentiles, ServerSummary, Summary};
-use super::worker::View;
 use crate::model::identity::continued_services;
 use crate::model::{self, Plan};
 use hdrhistogram::Histogram;
@@ -52,7 +52,7 @@ struct Places {
 }
 
 struct Account {
-    open: Vec<(Arc<Places>, View)>,
+    open: Vec<(Arc<Places>, Box<dyn Source>)>,
     /// Frames in, of closed metrics.
     received: u64,
     answered: bool,
@@ -90,17 +90,17 @@ impl Aggregator {
 
     /// Takes note of a layout, and of each worker's metrics for it. Its tables have the services and servers of `plan`, in that
     /// order.
-    pub fn open(&mut self, plan: &Plan, views: Vec<View>) {
-        assert_eq!(views.len(), self.workers.len(), "one a worker");
+    pub fn open(&mut self, plan: &Plan, sources: Vec<Box<dyn Source>>) {
+        assert_eq!(sources.len(), self.workers.len(), "one a worker");
         self.rename(plan);
         self.plan.clone_from(&plan.services);
         self.present = Arc::new(self.places(plan));
-        for (account, mut view) in self.workers.iter_mut().zip(views) {
+        for (account, mut source) in self.workers.iter_mut().zip(sources) {
             // The worker may be past the metrics in which it was asked.
             if self.asking {
-                view.harvest.request();
+                source.request();
             }
-            account.open.push((Arc::clone(&self.present), view));
+            account.open.push((Arc::clone(&self.present), source));
         }
     }
 
@@ -175,7 +175,7 @@ impl Aggregator {
         for account in &mut self.workers {
             account.answered = false;
             account.before = account.report;
-            account.open.iter_mut().for_each(|(_, view)| view.harvest.request());
+            account.open.iter_mut().for_each(|(_, source)| source.request());
         }
     }
 
@@ -183,8 +183,8 @@ impl Aggregator {
     pub fn gather(&mut self) -> bool {
         for account in &mut self.workers {
             let Account { open, received, answered, stuck, report, before, .. } = account;
-            open.retain_mut(|(places, view)| {
-                match view.harvest.collect(|set| time(&mut self.services, places, set)) {
+            open.retain_mut(|(places, source)| {
+                match source.collect(&mut |set| time(&mut self.services, places, set)) {
                     Answer::None => {}
                     Answer::Full(now) => {
                         *answered = true;
@@ -194,8 +194,8 @@ impl Aggregator {
                         *report = now;
                     }
                     Answer::Last => {
-                        *received += view.tally.received.get();
-                        self.closed.add(&view.tally, &places.servers);
+                        *received += source.counts().received;
+                        self.closed.add(&**source, &places.servers);
                         return false;
                     }
                 }
@@ -222,8 +222,8 @@ impl Aggregator {
     /// All counters as they are now: the servers of the newest layout, then others that frames went to.
     pub fn summary(&self) -> Summary {
         let mut summary = self.closed.clone();
-        for (places, view) in self.workers.iter().flat_map(|account| &account.open) {
-            summary.add(&view.tally, &places.servers);
+        for (places, source) in self.workers.iter().flat_map(|account| &account.open) {
+            summary.add(&**source, &places.servers);
         }
         let mut servers: Vec<Option<ServerSummary>> = summary.servers.drain(..).map(Some).collect();
         summary.servers.extend(self.present.servers.iter().filter_map(|at| servers[*at].take()));
@@ -234,7 +234,7 @@ impl Aggregator {
 
     pub fn workers(&self) -> Vec<WorkerSnapshot> {
         let figures = |account: &Account| WorkerSnapshot {
-            received: account.received + account.open.iter().map(|(_, view)| view.tally.received.get()).sum::<u64>(),
+            received: account.received + account.open.iter().map(|(_, source)| source.counts().received).sum::<u64>(),
             turns: account.turns,
             stuck: account.stuck,
             report: account.report,

@@ -4,11 +4,10 @@
 use super::aggregate::{self, Aggregator, Long};
 use super::latest::Latest;
 use super::snapshot::Snapshot;
+use super::source::{Source, boxed};
 use super::summary::{Percentiles, Summary, microseconds};
-use super::worker::{View, WorkerMetrics};
 use crate::limits::{FIGURES_EVERY, FIGURES_PART, STATS_INTERVAL};
 use crate::model::Plan;
-use crate::table::publish::Retired;
 use crate::verdict::Reason;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use hdrhistogram::serialization::V2DeflateSerializer;
@@ -36,10 +35,15 @@ pub struct DeviceCounters {
 /// Everything that the collector reads besides the workers' metrics. It writes nothing that a worker sees.
 pub struct Sources {
     pub workers: usize,
-    /// Dropped at every harvest, which closes the metrics in it.
-    pub retired: Retired<WorkerMetrics>,
-    pub device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
+    /// Called at every harvest; drops what workers have done with, which closes the metrics in it.
+    pub close: Box<dyn Fn() + Send>,
+    /// `None`: the sources see every frame.
+    pub device_counters: Option<Box<dyn Fn() -> DeviceCounters + Send>>,
+    pub troubles: Troubles,
 }
+
+/// What is wrong with the data path, in words; for whoever finds it out to put down.
+pub type Troubles = Latest<Vec<String>>;
 
 /// Where the collector reports.
 #[derive(Default)]
@@ -66,7 +70,7 @@ pub struct Inbox {
 }
 
 pub enum Message {
-    Layout(Arc<Plan>, Vec<View>),
+    Layout(Arc<Plan>, Vec<Box<dyn Source>>),
     Query(Box<dyn FnOnce(Snapshot) + Send>),
     Stop,
 }
@@ -77,10 +81,10 @@ pub fn channel() -> (Stats, Inbox) {
 }
 
 impl Stats {
-    /// Hands over the views of metrics for a layout, one a worker, before any worker can get these metrics. The layout's tables
+    /// Hands over the sources of metrics for a layout, one a worker, before any worker can get these metrics. The layout's tables
     /// have the services and servers of `plan`, in that order.
-    pub fn open(&self, plan: Arc<Plan>, views: Vec<View>) {
-        self.send(Message::Layout(plan, views));
+    pub fn open(&self, plan: Arc<Plan>, sources: Vec<impl Source + 'static>) {
+        self.send(Message::Layout(plan, boxed(sources)));
     }
 
     /// Asks for the figures. `reply` is called on the stats thread, and shall not keep it; it is dropped if that has ended.
@@ -150,8 +154,9 @@ pub fn say(line: &str, to_stderr: bool) {
 /// The stats thread's own: the sources, and what they have given so far.
 pub struct Collector {
     accounts: Aggregator,
-    retired: Retired<WorkerMetrics>,
-    device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
+    close: Box<dyn Fn() + Send>,
+    device_counters: Option<Box<dyn Fn() -> DeviceCounters + Send>>,
+    troubles: Troubles,
     /// The passed frames of the summary before.
     passed: Cell<u64>,
     started: Instant,
@@ -173,13 +178,14 @@ pub struct Interval {
 
 impl Collector {
     pub fn new(sources: Sources) -> Collector {
-        let Sources { workers, retired, device_counters } = sources;
+        let Sources { workers, close, device_counters, troubles } = sources;
         let now = Instant::now();
         let accounts = Aggregator::new(workers);
         Collector {
             accounts,
-            retired,
+            close,
             device_counters,
+            troubles,
             passed: Cell::new(0),
             started: now,
             since: now,
@@ -211,7 +217,7 @@ impl Collector {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Layout(plan, views) => self.accounts.open(&plan, views),
+            Message::Layout(plan, sources) => self.accounts.open(&plan, sources),
             Message::Query(reply) => reply(self.figures()),
             Message::Stop => self.stopping = true,
         }
@@ -223,7 +229,7 @@ impl Collector {
         self.accounts.ask();
         loop {
             // A worker may come to another layout in the meantime.
-            self.retired.clear();
+            (self.close)();
             inbox.messages.try_iter().for_each(|message| self.take(message));
             if self.accounts.gather() || Instant::now() >= give_up {
                 break;
@@ -264,8 +270,9 @@ impl Collector {
     /// The whole run, up to now, the device's counters included.
     pub fn summary(&self) -> Summary {
         // The device first: what it has seen after this is not missed among the workers'.
-        let device_counters = (self.device_counters)();
+        let device_counters = self.device_counters.as_ref().map(|read| read());
         let mut summary = self.accounts.summary();
+        let Some(device_counters) = device_counters else { return summary };
         summary.frames = device_counters.seen;
         summary.passed += device_counters.passed;
         summary.dropped[Reason::RxFull as usize] += device_counters.lost;
@@ -275,7 +282,8 @@ impl Collector {
 
     pub fn figures(&self) -> Snapshot {
         let (summary, workers, latency) = (self.summary(), self.accounts.workers(), self.accounts.latency());
-        Snapshot { summary, workers, latency, troubles: Vec::new() }
+        let troubles = self.troubles.get().map(|(troubles, _)| (*troubles).clone()).unwrap_or_default();
+        Snapshot { summary, workers, latency, troubles }
     }
 }
 

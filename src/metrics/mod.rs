@@ -7,5 +7,6 @@ pub mod counters;
 pub mod histogram;
 pub mod latest;
 pub mod snapshot;
+pub mod source;
 pub mod summary;
 pub mod worker;

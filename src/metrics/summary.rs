@@ -1,6 +1,6 @@
 //! What a run came to: the figures of all workers together, as a table for people and as JSON.
 
-use super::counters::Tally;
+use super::source::{Counted, Counts, SentCounts};
 use crate::model::{Plan, Service};
 use crate::verdict::Reason;
 use comfy_table::presets;
@@ -80,21 +80,19 @@ impl Summary {
         Summary { servers: plan.services.iter().flat_map(servers).collect(), ..Summary::default() }
     }
 
-    /// Adds a worker's counters. `places`: where each of its destinations stands among the servers.
-    pub fn add(&mut self, tally: &Tally, places: &[usize]) {
-        assert_eq!(places.len(), tally.destinations(), "the names are of another layout");
-        self.frames += tally.received.get();
-        self.passed += tally.passed.get();
-        for reason in Reason::ALL {
-            self.dropped[reason as usize] += tally.dropped(reason).get();
-        }
+    /// Adds counters. `places`: where each of their destinations stands among the servers.
+    pub fn add(&mut self, counted: &(impl Counted + ?Sized), places: &[usize]) {
+        assert_eq!(places.len(), counted.destinations(), "the names are of another layout");
+        let Counts { received, passed, dropped } = counted.counts();
+        self.frames += received;
+        self.passed += passed;
+        self.dropped.iter_mut().zip(dropped).for_each(|(sum, count)| *sum += count);
         for (destination, at) in places.iter().enumerate() {
-            let (sent, server) = (tally.sent(destination), &mut self.servers[*at]);
-            let frames = sent.frames.get();
+            let (SentCounts { frames, bytes, flows }, server) = (counted.sent(destination), &mut self.servers[*at]);
             self.forwarded += frames;
             server.frames += frames;
-            server.bytes += sent.bytes.get();
-            server.flows += sent.flows.get();
+            server.bytes += bytes;
+            server.flows += flows;
         }
     }
 

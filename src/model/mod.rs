@@ -49,8 +49,12 @@ pub struct Dispatcher {
     pub engine: Engine,
     /// One worker per queue on these cores; `None`: the cores near the NIC.
     pub cores: Option<Vec<usize>>,
-    /// Flows that a worker remembers while a change is under way.
+    /// Flows that are remembered for a queue while a change is under way.
     pub flows: u32,
+    /// `None`: in the driver, where it can.
+    pub xdp: Option<Xdp>,
+    /// A folder on a BPF file system, in which the program is kept when the process was killed.
+    pub pins: PathBuf,
     /// With `Engine::Dpdk` always there.
     pub dpdk: Option<Dpdk>,
 }
@@ -78,8 +82,10 @@ pub enum Xdp {
     Generic,
 }
 
+/// The folder in which programs are kept, where the configuration names none.
+pub const PINS: &str = "/sys/fs/bpf/oneip";
+
 impl Filter {
-    pub const PINS: &str = "/sys/fs/bpf/oneip";
     pub const PORT: u16 = 7480;
 }
 
@@ -117,8 +123,20 @@ impl Default for Admin {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
+    /// Workers over AF_XDP sockets.
     AfXdp,
+    /// An XDP program in the kernel.
+    Xdp,
+    /// Workers over a DPDK port.
     Dpdk,
+    /// AF_XDP where the driver has zero copy on every queue, else the program in the kernel.
+    Auto,
+}
+
+impl Engine {
+    /// As it is written in the configuration.
+    pub const ALL: [(&str, Engine); 4] =
+        [("af_xdp", Engine::AfXdp), ("xdp", Engine::Xdp), ("dpdk", Engine::Dpdk), ("auto", Engine::Auto)];
 }
 
 /// What DPDK is to do.

@@ -137,7 +137,7 @@ fn warn_of_settings(plan: &Plan, server: &str) {
 /// What a person wants to see at the start.
 fn greeting(plan: &Plan, server: &str, interface: &Interface, attachment: Attachment) -> String {
     let Interface { name, mac, .. } = interface;
-    let Attachment { mode, taken_over } = attachment;
+    let Attachment { mode, taken_over, .. } = attachment;
     let how = if taken_over { ", taken over from the process before" } else { "" };
     let mut text = format!("oneip {}\n  interface  {name}, {mac}, {mode}{how}\n", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(text, "  filter     keeps the clients of server {server}");

@@ -72,7 +72,7 @@ pub fn run(
     }
     let mut summary = Summary::new(plan);
     let places: Vec<usize> = (0..summary.servers.len()).collect();
-    summary.add(&worker.tally, &places);
+    summary.add(&*worker.tally, &places);
     let port = worker.worker.into_port();
     let cut = port.cut_frames();
     port.finish()?;

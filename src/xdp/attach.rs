@@ -84,7 +84,7 @@ pub fn attach(program: &mut Xdp, device: &Device) -> Result<(XdpLink, Mode), Xdp
 }
 
 /// Whether another program is in the way, be it attached in the same mode or in another one (dev_xdp_attach, net/core/dev.c).
-fn is_taken(error: &ProgramError) -> bool {
+pub(super) fn is_taken(error: &ProgramError) -> bool {
     let code = match error {
         ProgramError::XdpError(LibraryError::NetlinkError(error)) => error.raw_os_error().map(Errno::from_raw_os_error),
         error => os_error(error),

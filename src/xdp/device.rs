@@ -51,8 +51,8 @@ pub struct Device {
     pub near_cores: Vec<usize>,
     /// Whether VLAN tags are taken out of frames before steer sees them; `None` where the driver does not say.
     pub strips_vlan_tags: Option<bool>,
-    /// Bytes of memory a frame.
-    pub chunk: u32,
+    /// Transmit queues.
+    pub transmit_queues: u32,
 }
 
 impl Device {
@@ -61,11 +61,33 @@ impl Device {
         File::open(Path::new(SYSFS).join(&self.interface).join("carrier")).ok()
     }
 
+    /// Bytes of memory that AF_XDP needs for a frame. `None`: the MTU is too large for it.
+    pub fn chunk(&self) -> Option<u32> {
+        chunk_for(self.mtu)
+    }
+
+    /// Whether AF_XDP sockets can be bound to every queue.
+    ///
+    /// # Errors
+    ///
+    /// It lacks transmit queues, or has too large an MTU.
+    pub fn check_for_sockets(&self) -> Result<(), XdpError> {
+        let Device { mtu, queues, transmit_queues, .. } = *self;
+        let interface = self.interface.clone();
+        if self.chunk().is_none() {
+            return Err(XdpError::MtuTooLarge { interface, mtu, most: largest_mtu(CHUNKS[1]) });
+        }
+        if transmit_queues < queues {
+            return Err(XdpError::FewTransmitQueues { interface, receive: queues, transmit: transmit_queues });
+        }
+        Ok(())
+    }
+
     /// Reads the facts from sysfs and the driver.
     ///
     /// # Errors
     ///
-    /// The interface does not exist, is not Ethernet, is down, lacks transmit queues, or has too large an MTU.
+    /// The interface does not exist, is not Ethernet, or is down.
     pub fn read(interface: &str) -> Result<Device, XdpError> {
         let folder = folder(interface)?;
         let kind = number(&folder.join("type"))?;
@@ -75,29 +97,19 @@ impl Device {
         if flags(&folder.join("flags"))? & UP == 0 {
             return Err(XdpError::Down { interface: interface.into() });
         }
-        let mtu = number(&folder.join("mtu"))?;
-        let chunk = chunk_for(mtu).ok_or_else(|| XdpError::MtuTooLarge {
-            interface: interface.into(),
-            mtu,
-            most: largest_mtu(CHUNKS[1]),
-        })?;
         let queues = folder.join("queues");
-        let (receive, transmit) = (count(&queues, "rx-")?, count(&queues, "tx-")?);
-        if transmit < receive {
-            return Err(XdpError::FewTransmitQueues { interface: interface.into(), receive, transmit });
-        }
         Ok(Device {
             interface: interface.into(),
             index: number(&folder.join("ifindex"))?,
             driver: ethtool::driver(interface).unwrap_or_else(|| "unknown".into()),
             mac: parse(&folder.join("address"))?,
-            mtu,
-            queues: receive,
+            mtu: number(&folder.join("mtu"))?,
+            queues: count(&queues, "rx-")?,
+            transmit_queues: count(&queues, "tx-")?,
             // Both are absent on a virtual device, and the node is -1 on a machine that has but one.
             numa_node: number(&folder.join("device/numa_node")).ok(),
             near_cores: read(&folder.join("device/local_cpulist")).map(|list| cores(&list)).unwrap_or_default(),
             strips_vlan_tags: ethtool::strips_vlan_tags(interface),
-            chunk,
         })
     }
 }

@@ -11,10 +11,10 @@ use crate::limits::STEER_ADDRESSES;
 #[derive(Debug, thiserror::Error)]
 pub enum XdpError {
     #[error(
-        "AF_XDP on {interface} needs {missing}: run as root, or: setcap cap_net_admin,cap_net_raw,cap_bpf=ep {}",
+        "XDP on {interface} needs {missing}: run as root, or: setcap {needed}=ep {}",
         program.display()
     )]
-    NotPermitted { interface: String, missing: String, program: PathBuf },
+    NotPermitted { interface: String, missing: String, needed: String, program: PathBuf },
 
     #[error("interface {interface} does not exist; there are: {existing}")]
     NoInterface { interface: String, existing: String },

@@ -2,7 +2,9 @@
 //! programs of `src/bpf`.
 //!
 //! - `device`: is there such an interface, and what is it like? (`ethtool`: what only its driver knows)
+//! - `privileges`: may we?
 //! - `attach`: how a program gets onto an interface
+//! - `link`: how it stays there when the process is gone
 //! - `steer`: the program that decides which frames leave the kernel
 //! - `error`: what can be in the way, and what to do about it
 
@@ -10,6 +12,8 @@ mod attach;
 mod device;
 mod error;
 mod ethtool;
+pub mod link;
+pub mod privileges;
 mod steer;
 
 pub use attach::{Mode, attach, load};

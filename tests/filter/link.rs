@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use oneip::engine::filter::{Filter, FilterError, Generation, Interface};
 use oneip::model;
+use oneip::xdp::link::LinkError;
 use std::collections::HashSet;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -81,7 +82,7 @@ fn send(least: u64, stop: &AtomicBool) -> u64 {
 #[test]
 fn the_program_stays_and_is_taken_over_without_a_gap() {
     in_a_network(|| {
-        let (interface, pins) = (Interface::read("f0").unwrap(), Path::new(model::Filter::PINS));
+        let (interface, pins) = (Interface::read("f0").unwrap(), Path::new(model::PINS));
         let mut first = strict();
         let attachment = first.attach(&interface, (None, pins)).unwrap();
         assert!(!attachment.taken_over);
@@ -132,7 +133,7 @@ fn the_program_stays_and_is_taken_over_without_a_gap() {
 #[test]
 fn an_interface_that_came_again_gets_a_new_link() {
     in_a_network(|| {
-        let pins = Path::new(model::Filter::PINS);
+        let pins = Path::new(model::PINS);
         let mut filter = strict();
         filter.attach(&Interface::read("f0").unwrap(), (None, pins)).unwrap();
         drop(filter);
@@ -151,12 +152,12 @@ fn what_is_in_the_way_is_said() {
         let interface = Interface::read("f0").unwrap();
         let elsewhere = std::env::temp_dir().join(format!("oneip-pins-{}", std::process::id()));
         let error = strict().attach(&interface, (None, &elsewhere)).unwrap_err();
-        assert!(matches!(error, FilterError::NoBpfFileSystem { .. }), "{error}");
+        assert!(matches!(error, FilterError::Link(LinkError::NoBpfFileSystem { .. })), "{error}");
         std::fs::remove_dir_all(elsewhere).unwrap();
         let mut filter = strict();
-        filter.attach(&interface, (None, Path::new(model::Filter::PINS))).unwrap();
+        filter.attach(&interface, (None, Path::new(model::PINS))).unwrap();
         let error = strict().attach(&interface, (None, Path::new("/sys/fs/bpf/others"))).unwrap_err();
-        assert!(matches!(error, FilterError::ProgramAttached { .. }), "{error}");
+        assert!(matches!(error, FilterError::Link(LinkError::ProgramAttached { .. })), "{error}");
         assert!(matches!(Interface::read("f9"), Err(FilterError::NoInterface { .. })));
         assert!(matches!(Interface::read("../f0"), Err(FilterError::NoInterface { .. })));
         assert!(matches!(Interface::read("lo"), Err(FilterError::NotEthernet { .. })));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use oneip::engine::filter::{Filter, Generation, Interface};
-use oneip::model::Filter as Settings;
 use oneip::model::Mac;
 use oneip::server::{self, Dispatch, Error, Grade, Report};
 use oneip::table::build::Cluster;
@@ -285,9 +284,9 @@ impl Lan {
             let mut filter = Filter::load(interface.mac).expect("load");
             let cluster = Cluster::new(&plan);
             filter.publish(&Generation::compile(&cluster, "web1")).expect("publish");
-            filter.attach(&interface, (None, Settings::PINS.as_ref())).expect("attach");
+            filter.attach(&interface, (None, oneip::model::PINS.as_ref())).expect("attach");
             work();
-            filter.detach(&interface, Settings::PINS.as_ref()).expect("detach");
+            filter.detach(&interface, oneip::model::PINS.as_ref()).expect("detach");
         });
     }
 }

@@ -6,6 +6,7 @@ use crate::no_flows;
 use crate::three;
 use oneip::metrics::aggregate::Aggregator;
 use oneip::metrics::snapshot::WorkerSnapshot;
+use oneip::metrics::source::boxed;
 use oneip::metrics::summary::{ServerSummary, Summary};
 use oneip::metrics::worker::{self, WorkerMetrics};
 use oneip::model::Plan;
@@ -71,7 +72,7 @@ impl Port for Reported {
 fn worker(plan: &Plan, accounts: &mut Aggregator) -> (Worker<Reported>, Publisher<WorkerMetrics>) {
     let table = table(plan, &[]);
     let (metrics, view) = worker::open(&table);
-    accounts.open(plan, vec![view]);
+    accounts.open(plan, boxed(vec![view]));
     let (publisher, mut readers) = publish::channel(table, vec![metrics]);
     let memory = Memory::new(&[query("192.0.2.1".parse().expect("an address"), 5353)]);
     (Worker::new(Reported { memory, sending: 0, left: 0 }, readers.remove(0), no_flows()), publisher)
@@ -124,7 +125,7 @@ fn a_worker_that_does_not_answer_and_one_that_cannot_send_are_seen() {
     cluster.set_layout(1);
     let table = cluster.compile();
     let (metrics, view) = worker::open(&table);
-    accounts.open(&plan, vec![view]);
+    accounts.open(&plan, boxed(vec![view]));
     publisher.publish_layout(table, vec![metrics]);
     worker.port_mut().left = 40;
     worker.turn();
@@ -155,7 +156,7 @@ fn names_keep_what_they_had() {
     let mut count = |names: &[&str], frames: &[u64]| {
         let plan = plan(names);
         let (metrics, view) = worker::open(&table(&plan, &[]));
-        accounts.open(&plan, vec![view]);
+        accounts.open(&plan, boxed(vec![view]));
         for (at, frames) in frames.iter().enumerate() {
             let sent = metrics.tally.sent(at);
             metrics.tally.received.add(*frames);
@@ -198,7 +199,7 @@ fn what_was_counted_goes_by_the_new_names() {
     let mut accounts = Aggregator::new(1);
     let mut count = |plan: &oneip::model::Plan, frames: [u64; 2]| {
         let (metrics, view) = worker::open(&table(plan, &[]));
-        accounts.open(plan, vec![view]);
+        accounts.open(plan, boxed(vec![view]));
         (0..2).for_each(|at| metrics.tally.sent(at).frames.add(frames[at]));
         drop(metrics);
         accounts.gather();

@@ -10,6 +10,7 @@ use oneip::engine::worker_pool::WorkerPool;
 use oneip::metrics::aggregate::Aggregator;
 use oneip::metrics::collect::{DeviceCounters, Reports};
 use oneip::metrics::snapshot::{Snapshot, WorkerSnapshot};
+use oneip::metrics::source::boxed;
 use oneip::metrics::summary::Summary;
 use oneip::metrics::worker::{self, View, WorkerMetrics};
 use oneip::model::Plan;
@@ -92,7 +93,7 @@ fn whatever_comes_between_every_frame_is_counted_and_timed_once() {
         let table = layouts.cluster.compile();
         let mut accounts = Aggregator::new(1);
         let (metrics, views) = open(&table, 1);
-        accounts.open(&layouts.plan, views);
+        accounts.open(&layouts.plan, boxed(views));
         let (mut publisher, mut readers) = publish::channel(table, metrics);
         let (retired, mut worker) =
             (publisher.retired(), Worker::new(ReplayPort::new(&truth), readers.remove(0), no_flows()));
@@ -108,7 +109,7 @@ fn whatever_comes_between_every_frame_is_counted_and_timed_once() {
                 1 | 2 => {
                     let (plan, table) = layouts.next();
                     let (metrics, views) = open(&table, 1);
-                    accounts.open(&plan, views);
+                    accounts.open(&plan, boxed(views));
                     publisher.publish_layout(table, metrics);
                     (skipped, unseen) = (skipped + unseen, 1);
                 }
@@ -143,7 +144,7 @@ fn keep_accounts(
 ) -> BTreeMap<String, u64> {
     let (mut sums, mut before) = (BTreeMap::new(), BTreeMap::new());
     while !stop.load(Relaxed) {
-        opened.try_iter().for_each(|(plan, views)| accounts.open(&plan, views));
+        opened.try_iter().for_each(|(plan, views)| accounts.open(&plan, boxed(views)));
         accounts.ask();
         let give_up = Instant::now() + Duration::from_millis(5);
         while !accounts.gather() && Instant::now() < give_up {
@@ -157,7 +158,7 @@ fn keep_accounts(
         }
     }
     // What was opened since this thread, on a busy machine, last had its turn.
-    opened.try_iter().for_each(|(plan, views)| accounts.open(&plan, views));
+    opened.try_iter().for_each(|(plan, views)| accounts.open(&plan, boxed(views)));
     sums
 }
 
@@ -177,7 +178,7 @@ fn hundreds_of_layouts_change_under_threads_that_turn() {
     let table = layouts.cluster.compile();
     let mut accounts = Aggregator::new(WORKERS);
     let (metrics, views) = open(&table, WORKERS);
-    accounts.open(&layouts.plan, views);
+    accounts.open(&layouts.plan, boxed(views));
     let (mut publisher, readers) = publish::channel(table, metrics);
     let (retired, (announce, opened)) = (publisher.retired(), mpsc::channel());
     let (stop, closed) = (AtomicBool::new(false), AtomicBool::new(false));

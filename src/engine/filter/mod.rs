@@ -9,7 +9,6 @@
 //! - `takeover`: when the server takes over what it gets by a change (`view`: and what that is)
 //! - `peers`: who takes clients, by what the filters of all servers tell each other (`beacon`: their messages; `digest`: whether
 //!   they decide by the same)
-//! - `link`: the program on the interface, where it stays when this process is gone
 //! - `error`: what can be in the way, and what to do about it
 
 pub mod beacon;
@@ -19,7 +18,6 @@ mod error;
 mod generation;
 mod interface;
 pub mod keeping;
-mod link;
 pub mod peers;
 pub mod speaker;
 pub mod takeover;
@@ -34,17 +32,17 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
+pub use crate::xdp::link::Attachment;
 pub use error::FilterError;
-use error::with_causes;
 use generation::Cell;
 pub use generation::Generation;
 pub use interface::Interface;
-pub use link::Attachment;
 
 use crate::limits::FILTER_ACCOUNTS;
 use crate::model::{self, Mac};
 use crate::verdict::Reason;
-use crate::xdp::load;
+use crate::xdp::link::{self, Kept as KeptProgram, Place};
+use crate::xdp::{driver, load, with_causes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter.bpf.o"));
 
@@ -197,7 +195,12 @@ impl Filter {
     ) -> Result<Attachment, FilterError> {
         let table = self.table.get_mut().expect("nobody panics with it");
         assert!(table.get(&0, 0).is_ok(), "a table is published first");
-        let (link, attachment) = link::attach(xdp(&mut self.program), interface, at)?;
+        let (xdp_mode, pins) = at;
+        // On veth the driver's XDP meets socket buffers that are marked as broadcast when they are sent, and `eth_type_trans`, which marks,
+        // does not unmark what is host-addressed by then (drivers/net/veth.c, veth_xdp_rcv_skb): TCP would refuse what the filter
+        // kept. Generic XDP unmarks it (net/core/dev.c, bpf_prog_run_generic_xdp).
+        let in_driver = driver(&interface.name).is_none_or(|driver| driver != "veth");
+        let (link, attachment) = link::attach(xdp(&mut self.program), &place(interface, pins), (xdp_mode, in_driver))?;
         self.link = Some(link);
         Ok(attachment)
     }
@@ -218,7 +221,7 @@ impl Filter {
     ///
     /// The pin cannot be removed; the program stays.
     pub fn detach(&mut self, interface: &Interface, pins: &Path) -> Result<(), FilterError> {
-        link::unpin(interface, pins)?;
+        link::unpin(&place(interface, pins))?;
         self.link = None;
         Ok(())
     }
@@ -229,7 +232,7 @@ impl Filter {
     ///
     /// /proc cannot be read.
     pub fn is_left(interface: &Interface, pins: &Path) -> Result<bool, FilterError> {
-        link::is_pinned(interface, pins)
+        Ok(link::is_pinned(&place(interface, pins))?)
     }
 
     /// Has the kernel take a filter off the interface when no process holds it any more. Whether there was one.
@@ -238,8 +241,10 @@ impl Filter {
     ///
     /// The pin cannot be removed; the program stays.
     pub fn forget(interface: &Interface, pins: &Path) -> Result<bool, FilterError> {
-        let was = link::is_pinned(interface, pins)?;
-        link::unpin(interface, pins).map(|()| was)
+        let place = place(interface, pins);
+        let was = link::is_pinned(&place)?;
+        link::unpin(&place)?;
+        Ok(was)
     }
 
     /// # Errors
@@ -301,6 +306,11 @@ impl Filter {
         };
         Ok((action, result.duration, result.data_size_out))
     }
+}
+
+fn place(interface: &Interface, pins: &Path) -> Place {
+    let Interface { name, index, .. } = interface;
+    Place { kept: KeptProgram::Filter, interface: name.clone(), index: *index, pins: pins.into() }
 }
 
 fn xdp(program: &mut Ebpf) -> &mut Xdp {

@@ -3,13 +3,11 @@
 //!
 //! In the order in which a device is taken into service:
 //!
-//! - `privileges`: may we?
 //! - `rings`: the memory and the rings of a queue; `port`: the queue as the worker sees it
 //!
 //! The interface and the XDP program that decides which frames are ours are in `crate::xdp`.
 
 mod port;
-mod privileges;
 mod rings;
 
 use std::net::IpAddr;
@@ -17,7 +15,7 @@ use std::net::IpAddr;
 pub use port::{AfXdp, Losses};
 pub use rings::{Frame, Transfer};
 
-use crate::xdp::{Device, Mode, Steer, XdpError};
+use crate::xdp::{Device, Mode, Steer, XdpError, privileges};
 
 /// A device in service: from here on its frames to a cluster address come to the ports.
 ///
@@ -37,9 +35,11 @@ pub struct Attached {
 /// Missing privileges; or the interface does not exist, is not Ethernet, is down, lacks transmit queues, or has too large an
 /// MTU.
 pub fn open(interface: &str) -> Result<Device, XdpError> {
-    privileges::check(interface)?;
+    privileges::check(interface, &privileges::SOCKETS)?;
     privileges::raise_memory_lock_limit();
-    Device::read(interface)
+    let device = Device::read(interface)?;
+    device.check_for_sockets()?;
+    Ok(device)
 }
 
 impl Device {

@@ -38,7 +38,8 @@ pub struct AfXdp {
 impl AfXdp {
     /// Binds the queue and gives the kernel frames to receive into.
     pub(super) fn bind(device: &Device, queue: u32) -> Result<AfXdp, XdpError> {
-        let attempt = || Rings::bind(&device.interface, queue, device.chunk);
+        let chunk = device.chunk().expect("`open` has asked");
+        let attempt = || Rings::bind(&device.interface, queue, chunk);
         // The memory of a socket that went counts as locked until the kernel has come round to releasing it.
         let is_taken = |failure: &BindFailure| match failure {
             BindFailure::Memory(reason) => is(reason, Errno::NOBUFS),
@@ -244,7 +245,7 @@ fn explain(failure: BindFailure, device: &Device, queue: u32) -> XdpError {
             privileges::refused(interface, &reason)
         }
         BindFailure::Memory(reason) => {
-            let kib = QUEUE_FRAMES * device.chunk as usize / 1024;
+            let kib = QUEUE_FRAMES * device.chunk().unwrap_or_default() as usize / 1024;
             XdpError::MemoryLock { interface, queue, kib, reason }
         }
         BindFailure::Socket(reason) if is(&reason, Errno::BUSY) => XdpError::QueueBusy { interface, queue },

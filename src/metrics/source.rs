@@ -1,0 +1,91 @@
+//! Where the collector finds what was counted and timed: in a worker's memory, or in the kernel's.
+
+use super::counters::Tally;
+use super::histogram::{Answer, Latencies};
+use super::worker::View;
+use crate::verdict::Reason;
+
+/// Frames, servers apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub received: u64,
+    pub passed: u64,
+    /// By `Reason`.
+    pub dropped: [u64; Reason::COUNT],
+}
+
+/// What went to one server of one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SentCounts {
+    pub frames: u64,
+    pub bytes: u64,
+    pub flows: u64,
+}
+
+/// Counters for the services and servers of one layout. They never go back.
+pub trait Counted {
+    fn counts(&self) -> Counts;
+
+    /// `Table::destinations`
+    fn destinations(&self) -> usize;
+
+    /// By `Table::destination`.
+    fn sent(&self, destination: usize) -> SentCounts;
+}
+
+/// Counters, and the histograms beside them.
+pub trait Source: Counted + Send {
+    /// Asks for what was timed since this was asked last. Again before `collect`, it does nothing.
+    fn request(&mut self);
+
+    /// Shows `with` what was asked for, if it has come; in the end, all that is left.
+    fn collect(&mut self, with: &mut dyn FnMut(&Latencies)) -> Answer;
+}
+
+/// Sources of one kind, for who takes any.
+pub fn boxed(sources: Vec<impl Source + 'static>) -> Vec<Box<dyn Source>> {
+    sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect()
+}
+
+impl Counted for Tally {
+    fn counts(&self) -> Counts {
+        Counts {
+            received: self.received.get(),
+            passed: self.passed.get(),
+            dropped: Reason::ALL.map(|reason| self.dropped(reason).get()),
+        }
+    }
+
+    fn destinations(&self) -> usize {
+        Tally::destinations(self)
+    }
+
+    fn sent(&self, destination: usize) -> SentCounts {
+        let sent = Tally::sent(self, destination);
+        SentCounts { frames: sent.frames.get(), bytes: sent.bytes.get(), flows: sent.flows.get() }
+    }
+}
+
+impl Counted for View {
+    fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
+
+    fn destinations(&self) -> usize {
+        self.tally.destinations()
+    }
+
+    fn sent(&self, destination: usize) -> SentCounts {
+        Counted::sent(&*self.tally, destination)
+    }
+}
+
+impl Source for View {
+    fn request(&mut self) {
+        self.harvest.request();
+    }
+
+    fn collect(&mut self, with: &mut dyn FnMut(&Latencies)) -> Answer {
+        self.harvest.collect(with)
+    }
+}
