@@ -17,7 +17,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ("hash", &["limits", "model"]),
     ("table", &["hash", "limits", "model"]),
     ("path", &["hash", "limits", "model", "table", "verdict", "wire"]),
-    ("xdp", &["limits", "model"]),
+    ("xdp", &["hash", "limits", "model", "table", "verdict"]),
     ("port", &["limits", "model", "verdict", "wire", "xdp"]),
     ("metrics", &["limits", "model", "port::Ledger", "table", "verdict"]),
     ("worker", &["metrics", "path", "port::Burst", "port::Port", "table", "verdict"]),

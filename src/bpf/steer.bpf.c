@@ -7,7 +7,7 @@
  * Nothing else is judged here. Whether the headers make sense is for the worker to say, which has a counter for each
  * answer; a frame too short to hold a destination address has none, and is the kernel's.
  */
-#include "oneip.h"
+#include "parse.h"
 
 /* The cluster addresses: 4 bytes as in the packet -> present. The loader sizes both sets, and the rings. */
 struct {
@@ -55,32 +55,15 @@ INLINE int to_cluster_address(struct xdp_md *ctx)
 	if ((void *)(eth + 1) > end || !is_own(eth->h_dest))
 		return 0;
 
-	__be16 proto = eth->h_proto;
-	void *next = eth + 1;
-#pragma unroll
-	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
-		if (proto != BE16(ETH_P_8021Q) && proto != BE16(ETH_P_8021AD))
-			break;
-		struct vlan_tag *tag = next;
-		if ((void *)(tag + 1) > end)
-			return 0;
-		proto = tag->proto;
-		next = tag + 1;
-	}
-
+	__be16 proto;
+	__u32 at = find_ip(eth, end, &proto);
 	if (proto == BE16(ETH_P_IP)) {
-		struct iphdr *ip = next;
-		if ((void *)(ip + 1) > end)
-			return 0;
-		__be32 address = ip->daddr;
-		return bpf_map_lookup_elem(&addresses_v4, &address) != 0;
+		struct iphdr ip;
+		return !load(ctx, at, &ip, sizeof(ip)) && bpf_map_lookup_elem(&addresses_v4, &ip.daddr);
 	}
 	if (proto == BE16(ETH_P_IPV6)) {
-		struct ipv6hdr *ip = next;
-		if ((void *)(ip + 1) > end)
-			return 0;
-		struct in6_addr address = ip->daddr;
-		return bpf_map_lookup_elem(&addresses_v6, &address) != 0;
+		struct ipv6hdr ip;
+		return !load(ctx, at, &ip, sizeof(ip)) && bpf_map_lookup_elem(&addresses_v6, &ip.daddr);
 	}
 	return 0;
 }

@@ -6,10 +6,13 @@
 //! - `attach`: how a program gets onto an interface
 //! - `link`: how it stays there when the process is gone
 //! - `steer`: the program that decides which frames leave the kernel
+//! - `cell`: of what tables for programs are made (`directory`: the part of them that finds services)
 //! - `error`: what can be in the way, and what to do about it
 
 mod attach;
+pub mod cell;
 mod device;
+pub mod directory;
 mod error;
 mod ethtool;
 pub mod link;

@@ -1,18 +1,16 @@
-//! The table that the program decides by, as `src/bpf/filter.bpf.c` reads it: cells of 1 KiB; the head in the first, then the
+//! The table that the program decides by, as `src/bpf/filter.bpf.c` reads it: cells of 4 KiB; the head in the first, then the
 //! directory, the services, and the slots of each service, two bits a slot. Of the servers a filter needs to know one thing:
 //! whether it is this one.
 
 use std::collections::HashMap;
 
-use super::directory::Directory;
 use super::view::{Places, View};
 use crate::table::build::Cluster;
 use crate::table::build::maglev::NOBODY;
 use crate::table::build::migration::PreviousOwner;
 use crate::table::{MIGRATING, ServiceId};
-
-pub const CELL_WORDS: usize = 128;
-pub type Cell = [u64; CELL_WORDS];
+use crate::xdp::cell::{CELL_WORDS, Cell};
+use crate::xdp::directory::Directory;
 
 /// 64 bits hold 32 slots.
 const WORD_SLOTS: usize = 32;

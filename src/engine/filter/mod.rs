@@ -4,8 +4,7 @@
 //! In the order in which a filter comes into service:
 //!
 //! - `interface`: the interface, and its address
-//! - `generation`: what the program decides by, compiled of a `table::cluster::Cluster` for one server; (`directory`: the
-//!   part of it that finds the service)
+//! - `generation`: what the program decides by, compiled of a `table::build::Cluster` for one server
 //! - `takeover`: when the server takes over what it gets by a change (`view`: and what that is)
 //! - `peers`: who takes clients, by what the filters of all servers tell each other (`beacon`: their messages; `digest`: whether
 //!   they decide by the same)
@@ -13,7 +12,6 @@
 
 pub mod beacon;
 pub mod digest;
-mod directory;
 mod error;
 mod generation;
 mod interface;
@@ -34,13 +32,13 @@ use aya::{Ebpf, EbpfLoader};
 
 pub use crate::xdp::link::Attachment;
 pub use error::FilterError;
-use generation::Cell;
 pub use generation::Generation;
 pub use interface::Interface;
 
 use crate::limits::FILTER_ACCOUNTS;
 use crate::model::{self, Mac};
 use crate::verdict::Reason;
+use crate::xdp::cell::Cell;
 use crate::xdp::link::{self, Kept as KeptProgram, Place};
 use crate::xdp::{driver, load, with_causes};
 
@@ -103,23 +101,13 @@ pub struct Counts {
     pub kept: u64,
     /// Dropped, because they are another server's.
     pub anothers: u64,
-    no_service: u64,
-    malformed: u64,
-    ttl: u64,
-    no_server: u64,
+    dropped: [u64; Reason::COUNT],
 }
 
 impl Counts {
     /// Frames dropped for that reason; 0 for what a filter does not judge.
     pub fn dropped(&self, reason: Reason) -> u64 {
-        match reason {
-            Reason::NoService => self.no_service,
-            Reason::Malformed => self.malformed,
-            Reason::Ttl => self.ttl,
-            Reason::NoServer => self.no_server,
-            Reason::OtherServer => self.anothers,
-            _ => 0,
-        }
+        self.dropped[reason as usize]
     }
 }
 
@@ -251,13 +239,17 @@ impl Filter {
     ///
     /// The kernel has no memory for the answer.
     pub fn counts(&self) -> Result<Counts, FilterError> {
-        let mut sums = [0; 7];
-        for (at, sum) in (0..).zip(&mut sums) {
-            let of_cores = self.counters.get(&at, 0).map_err(failed(COUNTERS))?;
-            *sum = of_cores.iter().sum();
+        // `enum verdict` of src/bpf/verdict.h
+        let sum = |verdict: usize| -> Result<u64, FilterError> {
+            let of_cores = self.counters.get(&(verdict as u32), 0).map_err(failed(COUNTERS))?;
+            Ok(of_cores.iter().sum())
+        };
+        let mut counts = Counts { passed: sum(0)?, kept: sum(1 + Reason::COUNT)?, ..Counts::default() };
+        for reason in Reason::ALL {
+            counts.dropped[reason as usize] = sum(1 + reason as usize)?;
         }
-        let [passed, kept, anothers, no_service, malformed, ttl, no_server] = sums;
-        Ok(Counts { passed, kept, anothers, no_service, malformed, ttl, no_server })
+        counts.anothers = counts.dropped(Reason::OtherServer);
+        Ok(counts)
     }
 
     /// What was kept on an account, which is less than `FILTER_ACCOUNTS`.

@@ -3,8 +3,13 @@
 
 use std::net::IpAddr;
 
+<<<<<<<< HEAD:src/engine/filter/directory.rs
 use super::generation::{CELL_WORDS, Cell};
 use crate::model::Transport;
+========
+use super::cell::{CELL_WORDS, Cell};
+use crate::model::Transport;
+>>>>>>>> 3b4edad (BPF: one header a concern; the filter and steer are small programs on top):src/xdp/directory.rs
 use crate::table;
 
 /// Four words an entry.
