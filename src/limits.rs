@@ -226,6 +226,10 @@ pub const MAX_CHANGES: usize = 8;
 /// forgotten.
 pub const MAX_HISTORY: usize = 64;
 
+/// Layouts that the program in the kernel counts for at once: the one that is published, and those before it whose last counts were not
+/// read yet. The twin of `TALLIES` in src/bpf/counters.h.
+pub const LAYOUTS: usize = 8;
+
 /// Frames that one trace notes.
 pub const TRACED_FRAMES: usize = 1024;
 

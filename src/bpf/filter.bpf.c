@@ -144,7 +144,7 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *packet, const str
 	struct bpf_sock *sock = bpf_skc_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sock)
 		return 0;
-	int has = sock->state != BPF_TCP_LISTEN || (is_owner && has_cookie(ctx, sock, packet, flow));
+	int has = sock->state != BPF_TCP_LISTEN || (is_owner && !flow->is_quoted && has_cookie(ctx, sock, packet, flow));
 	bpf_sk_release(sock);
 	return has;
 }
@@ -260,7 +260,7 @@ INLINE __u32 judge(struct xdp_md *ctx)
 	if (wrong)
 		return wrong;
 
-	__u16 id = choose(map, &head->directory, address, &flow);
+	__u16 id = choose(map, &head->directory, &address->services, &flow);
 	if (id == NO_SERVICE_ID)
 		return NO_SERVICE;
 	struct service *services = cell(map, head->services + id / SERVICES);

@@ -9,6 +9,11 @@
 #error "SipHash and the directory take addresses as little-endian words"
 #endif
 
+/* SipHash's state before the first word. */
+struct key {
+	__u64 words[4];
+};
+
 #define ROTATE(word, by) ((word) << (by) | (word) >> (64 - (by)))
 
 /* hash::siphash */

@@ -13,6 +13,10 @@
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+/* The verifier looks at such a function once, and not once for each way to it and each way on from it. */
+#define ONCE __attribute__((noinline))
+/* Seldom run: it shall not take the registers of what is. */
+#define COLD static __attribute__((noinline))
 
 /* BTF-defined maps, https://docs.kernel.org/bpf/btf.html: the type of a member carries its value. */
 #define __uint(name, value) int (*name)[value]
@@ -30,6 +34,11 @@ static struct bpf_sock *(*bpf_skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *
 					      __u64 flags) = (void *)BPF_FUNC_skc_lookup_tcp;
 static long (*bpf_tcp_check_syncookie)(void *sock, void *ip, __u32 ip_len, void *tcp,
 					__u32 tcp_len) = (void *)BPF_FUNC_tcp_check_syncookie;
+static __u32 (*bpf_get_prandom_u32)(void) = (void *)BPF_FUNC_get_prandom_u32;
+static __u32 (*bpf_get_smp_processor_id)(void) = (void *)BPF_FUNC_get_smp_processor_id;
+static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
+static void *(*bpf_ringbuf_reserve)(void *ringbuf, __u64 size, __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
+static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
 static long (*bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * From a frame's bytes to the flow it belongs to: the twin of src/path/parse.rs and src/wire.
+ * From a frame's bytes to the flow it belongs to: the twin of src/path/classify.rs and src/wire.
  *
  * Behind the Ethernet header, what is not where it nearly always is is read by bpf_xdp_load_bytes: pointers into the packet
  * with computed offsets need CAP_PERFMON (kernel/bpf/verifier.c, sanitize_ptr_alu), and of a jumbo frame only the beginning
@@ -29,7 +29,7 @@ struct packet {
 	__u8 ttl;
 };
 
-/* path::parse::Upper */
+/* path::classify::Upper */
 enum upper { PORTS, FIRST_FRAGMENT, LATER_FRAGMENT, ADDRESS, OTHER, FOREIGN };
 
 struct flow {
@@ -41,6 +41,8 @@ struct flow {
 	__u8 is_v6;
 	__be16 source; /* ports of the first two, as the client sends them */
 	__be16 destination;
+	__u8 is_quoted; /* what an ICMP error is about */
+	__u8 unused[7];
 };
 
 /* Where the IP header begins behind at most MAX_VLAN_TAGS tags, as wire::ethernet. The Ethernet header is there. */
@@ -142,7 +144,7 @@ INLINE int is_extension(__u16 protocol)
 }
 
 /* wire::ipv6::Ipv6::upper. 0, or a verdict */
-static __attribute__((noinline)) int walk(struct xdp_md *ctx, struct packet *packet)
+COLD int walk(struct xdp_md *ctx, struct packet *packet)
 {
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		__u16 protocol = packet->protocol;
@@ -176,7 +178,7 @@ static __attribute__((noinline)) int walk(struct xdp_md *ctx, struct packet *pac
 	return 0;
 }
 
-/* wire::transport, and path::parse::upper. 0, or a verdict */
+/* wire::transport, and path::classify::upper. 0, or a verdict */
 INLINE int read_upper(struct xdp_md *ctx, const struct packet *packet, struct flow *flow)
 {
 	if (!is_transport(packet->protocol)) {
@@ -227,56 +229,57 @@ INLINE int read_upper(struct xdp_md *ctx, const struct packet *packet, struct fl
 }
 
 /*
- * path::parse::quoted_v4 and quoted_v6: the packet that an ICMP error is about went from the cluster address to the client.
- * 0, or a verdict
+ * path::classify::quoted_v4 and quoted_v6: the packet that an ICMP error is about went from the cluster address to the client.
+ * `packet` is the quoted one then. 0, or a verdict
  */
-static __attribute__((noinline)) int read_quoted(struct xdp_md *ctx, __u32 at, __u32 room, struct flow *flow)
+COLD int read_quoted(struct xdp_md *ctx, struct packet *packet, struct flow *flow)
 {
-	struct packet packet;
+	__u32 at = packet->at + 8, room = packet->len - 8;
 	__u16 icmp;
 	int wrong;
+	flow->is_quoted = 1;
 	if (flow->is_v6) {
 		struct ipv6hdr ip;
 		if (room < sizeof(ip) || bpf_xdp_load_bytes(ctx, at, &ip, sizeof(ip)))
 			return MALFORMED;
-		wrong = read_v6(&ip, at, room, 1, &packet);
+		wrong = read_v6(&ip, at, room, 1, packet);
 		icmp = ICMP_V6;
 	} else {
 		struct iphdr ip;
 		if (room < sizeof(ip) || bpf_xdp_load_bytes(ctx, at, &ip, sizeof(ip)))
 			return MALFORMED;
-		wrong = read_v4(&ip, at, room, 1, &packet);
+		wrong = read_v4(&ip, at, room, 1, packet);
 		icmp = ICMP_V4;
 	}
 	if (wrong)
 		return wrong;
-	if (packet.source[0] != flow->cluster[0] || packet.source[1] != flow->cluster[1]) {
+	if (packet->source[0] != flow->cluster[0] || packet->source[1] != flow->cluster[1]) {
 		flow->upper = FOREIGN;
 		return 0;
 	}
 	if (flow->is_v6) {
-		wrong = walk(ctx, &packet);
+		wrong = walk(ctx, packet);
 		if (wrong)
 			return wrong;
 	}
-	flow->client[0] = packet.destination[0];
-	flow->client[1] = packet.destination[1];
-	if (packet.protocol == icmp || packet.protocol == UNKNOWN) {
+	flow->client[0] = packet->destination[0];
+	flow->client[1] = packet->destination[1];
+	if (packet->protocol == icmp || packet->protocol == UNKNOWN) {
 		flow->upper = ADDRESS;
 		return 0;
 	}
-	if (!is_transport(packet.protocol)) {
+	if (!is_transport(packet->protocol)) {
 		flow->upper = OTHER;
 		return 0;
 	}
-	flow->transport = packet.protocol;
+	flow->transport = packet->protocol;
 	flow->upper = LATER_FRAGMENT;
-	if (packet.fragment == LATER)
+	if (packet->fragment == LATER)
 		return 0;
 	__be16 ports[2];
-	if (packet.len < sizeof(ports))
-		return packet.fragment == WHOLE ? MALFORMED : 0;
-	if (bpf_xdp_load_bytes(ctx, packet.at, ports, sizeof(ports)))
+	if (packet->len < sizeof(ports))
+		return packet->fragment == WHOLE ? MALFORMED : 0;
+	if (bpf_xdp_load_bytes(ctx, packet->at, ports, sizeof(ports)))
 		return MALFORMED;
 	flow->upper = PORTS;
 	flow->source = ports[1];
@@ -284,7 +287,7 @@ static __attribute__((noinline)) int read_quoted(struct xdp_md *ctx, __u32 at, _
 	return 0;
 }
 
-/* wire::icmp, and path::parse::flow_v4 and flow_v6 behind the header. 0, or a verdict */
+/* wire::icmp, and path::classify::flow_v4 and flow_v6 behind the header. 0, or a verdict */
 INLINE int read_flow(struct xdp_md *ctx, struct packet *packet, struct flow *flow)
 {
 	if (!packet->ttl)
@@ -308,7 +311,7 @@ INLINE int read_flow(struct xdp_md *ctx, struct packet *packet, struct flow *flo
 	int is_echo = type == (flow->is_v6 ? 128 : 8);
 	int is_error = flow->is_v6 ? type < 128 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 	if (is_error)
-		return read_quoted(ctx, packet->at + 8, packet->len - 8, flow);
+		return read_quoted(ctx, packet, flow);
 	flow->upper = is_echo ? ADDRESS : OTHER;
 	return 0;
 }

@@ -3,16 +3,13 @@
 #ifndef PKTGEN_H
 #define PKTGEN_H
 
+#include "buckets.h"
 #include "oneip.h"
 
-static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void *)BPF_FUNC_xdp_adjust_tail;
 static long (*bpf_xdp_store_bytes)(struct xdp_md *ctx, __u32 offset, void *from, __u32 len) = (void *)BPF_FUNC_xdp_store_bytes;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value,
 				   __u64 flags) = (void *)BPF_FUNC_map_update_elem;
-
-/* The verifier looks at such a function once, and not once for each way to it and each way on from it. */
-#define ONCE __attribute__((noinline))
 
 /* limits::PKTGEN_TEMPLATES, PKTGEN_FRAME (a multiple of 8) */
 #define MAX_TEMPLATES 1024
@@ -140,30 +137,6 @@ INLINE __u16 checksum(const struct template *t, __u64 source, const void *traile
 INLINE __u16 *checksum_place(const struct template *t, void *transport)
 {
 	return transport + (t->tcp ? 16 : 6);
-}
-
-/*
- * Log-linear, as HdrHistogram has it with two digits: exact below 256, then 128 buckets for each power of two, so that a bucket
- * is no wider than 1/128 of its values. src/stats/buckets.rs has the way back.
- */
-#define BUCKETS 3584
-/* 2^34 - 1 ns is the last bucket's end. */
-#define MAX_NS ((1ULL << 34) - 1)
-
-ONCE __u32 bucket_of(__u64 ns)
-{
-	if (ns > MAX_NS)
-		ns = MAX_NS;
-	__u32 shift = 0;
-	__u64 rest = ns >> 8;
-	/* Position of the highest bit above the lowest eight: by halves, for BPF has no instruction for it. */
-	if (rest >> 16) { shift += 16; rest >>= 16; }
-	if (rest >> 8) { shift += 8; rest >>= 8; }
-	if (rest >> 4) { shift += 4; rest >>= 4; }
-	if (rest >> 2) { shift += 2; rest >>= 2; }
-	if (rest >> 1) { shift += 1; rest >>= 1; }
-	shift += rest;
-	return shift * 128 + (__u32)(ns >> shift);
 }
 
 struct times {

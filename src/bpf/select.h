@@ -31,14 +31,14 @@ INLINE struct entry *find(void *map, const struct directory *directory, const __
 }
 
 /* path::select::choose */
-INLINE __u16 choose(void *map, const struct directory *directory, const struct entry *address, const struct flow *flow)
+INLINE __u16 choose(void *map, const struct directory *directory, const struct services *address, const struct flow *flow)
 {
 	struct entry *port;
 	switch (flow->upper) {
 	case PORTS:
 	case FIRST_FRAGMENT:
 		port = find(map, directory, flow->cluster, port_key(flow->is_v6, flow->transport, flow->destination));
-		return port ? port->service : address->service;
+		return port ? port->services.service : address->service;
 	case LATER_FRAGMENT:
 		if (flow->transport == TCP)
 			return address->by_transport[0];

@@ -15,14 +15,19 @@
 /* An entry is at most so many places behind its own, or at the bucket's beginning again. */
 #define PROBES 8
 
-/* A port of a cluster address, or, with the port 0 of protocol 0, the address itself. */
-struct entry {
-	__u64 address[2];       /* as in the packet; IPv4: the first half word of it */
-	__u32 port;             /* port_key; 0: free */
+/* The services of a cluster address; of a port, the first. */
+struct services {
 	__u16 service;          /* of the port; of the address: that which has every protocol and port */
 	__u16 whole;            /* for what belongs to the address as a whole */
 	__u16 by_transport[3];  /* for what has no ports: TCP, UDP, SCTP */
-	__u16 unused;
+	__u16 id;               /* of the address */
+};
+
+/* A port of a cluster address, or, with the port 0 of protocol 0, the address itself. */
+struct entry {
+	__u64 address[2];  /* as in the packet; IPv4: the first half word of it */
+	__u32 port;        /* port_key; 0: free */
+	struct services services;
 };
 
 #define NO_SERVICE_ID 0xffff

@@ -230,12 +230,17 @@ fn fingerprint(hash: u64) -> u64 {
     hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !u64::from(MAX_IDENT)
 }
 
+/// What flows of a cluster are hashed with, by the cluster's own key.
+pub fn flow_key(key: Key) -> Key {
+    let [k0, k1] = [b"pins k0", b"pins k1"].map(|half| siphash::bytes(key, half));
+    Key::new(k0, k1)
+}
+
 impl FlowTable {
     /// For at least that many flows, or none. All of its memory is touched here, so that no page of it is missing later.
     /// `key` is the cluster's; flows are hashed with another one that is drawn from it.
     pub fn new(flows: usize, key: Key) -> FlowTable {
-        let [k0, k1] = [b"pins k0", b"pins k1"].map(|half| siphash::bytes(key, half));
-        let key = Key::new(k0, k1);
+        let key = flow_key(key);
         let mut buckets = vec![Bucket([FREE; ENTRIES]); flows.div_ceil(ENTRIES)].into_boxed_slice();
         // Zeroes come from the kernel page by page, at the first write to each.
         buckets.iter_mut().for_each(|bucket| bucket.0[0].state = std::hint::black_box(1));

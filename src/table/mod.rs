@@ -114,6 +114,11 @@ fn service(id: ServiceId) -> Option<ServiceId> {
 }
 
 impl Address {
+    /// What tells it from the others of its directory.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
     pub fn any(&self) -> Option<ServiceId> {
         service(self.any)
     }
@@ -233,6 +238,21 @@ impl ServiceTable {
         &self.owners
     }
 
+    /// As `owners`. The same slice is the same slots, in whatever table.
+    pub fn shared_owners(&self) -> &Arc<[u16]> {
+        &self.owners
+    }
+
+    /// As `remainders`.
+    pub fn shared_remainders(&self) -> Option<&Arc<[u16]>> {
+        self.remainders.as_ref()
+    }
+
+    /// The first server's destination.
+    pub fn base(&self) -> u32 {
+        self.base
+    }
+
     /// `modulo`: the same by remainder; where it is `NOBODY`, the slot decides.
     pub fn remainders(&self) -> Option<&[u16]> {
         self.remainders.as_deref()
@@ -292,6 +312,11 @@ impl PackedMac {
     pub fn from_low_word(word: u64) -> PackedMac {
         PackedMac(word & 0xffff_ffff_ffff)
     }
+
+    /// The six bytes, little-endian, below two zero ones.
+    pub fn word(self) -> u64 {
+        self.0
+    }
 }
 
 /// A transport's protocol number and port in one word: protocol, 0, port as it stands in the packet. Never 0.
@@ -307,6 +332,37 @@ const EVERYTHING: u32 = 0;
 #[inline(always)]
 pub fn port_key_v4(address: [u8; 4], port: u32) -> u64 {
     u32::from_le_bytes(address) as u64 | (port as u64) << 32
+}
+
+impl Owners {
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    pub fn slots(&self) -> &Arc<[u16]> {
+        &self.slots
+    }
+
+    pub fn remainders(&self) -> Option<&Arc<[u16]>> {
+        self.remainders.as_ref()
+    }
+}
+
+/// For who lays a table out anew.
+impl Table {
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// MACs that must never send to a cluster address, and the address' id.
+    pub fn loops(&self) -> impl Iterator<Item = (PackedMac, u16)> {
+        self.loops.iter().map(|((mac, id), _)| (PackedMac(mac), id as u16))
+    }
+
+    /// While any slot moves: the servers whose connections stay with them, by ident, with their destinations.
+    pub fn previous_owners(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.previous_owners.iter()
+    }
 }
 
 impl Table {

@@ -1,31 +1,21 @@
-//! Finds the services of a cluster address: a hash table whose every look-up reads one bucket, and at most `PROBES` entries of
-//! it, because a BPF program's loops are bounded. Its keys come from the configuration, never from a client.
+//! Directories in BPF tables: hash tables whose every look-up reads one bucket, which is a cell, and at most `PROBES` entries of it,
+//! because a BPF program's loops are bounded. Their keys come from the configuration, never from a client.
 
 use std::net::IpAddr;
 
-<<<<<<<< HEAD:src/engine/filter/directory.rs
-use super::generation::{CELL_WORDS, Cell};
-use crate::model::Transport;
-========
 use super::cell::{CELL_WORDS, Cell};
 use crate::model::Transport;
->>>>>>>> 3b4edad (BPF: one header a concern; the filter and steer are small programs on top):src/xdp/directory.rs
 use crate::table;
 
-/// Four words an entry.
-const ENTRIES: u64 = CELL_WORDS as u64 / 4;
-
+/// src/bpf/table.h
 const PROBES: u64 = 8;
 
 /// Factors tried before the table is doubled.
 const TRIES: u64 = 16;
 
 /// Odd (Knuth, TAOCP vol. 3, section 6.4).
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const OTHER: u64 = 0xbf58_476d_1ce4_e5b9;
-
-/// `struct entry`, by words.
-type Entry = [u64; 4];
 
 pub struct Directory {
     pub factor: u64,
@@ -35,44 +25,61 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// Of the services of cluster addresses: `struct entry` by address and port.
     pub fn new(directory: &table::Directory) -> Directory {
         let id = |service: Option<u16>| u64::from(service.unwrap_or(u16::MAX));
         let whole = directory.addresses().map(|(address, services)| {
             let [tcp, udp, sctp] = Transport::ALL.map(|transport| id(services.by_transport(transport)));
             let own = id(services.any()) << 32 | u64::from(services.default()) << 48;
-            entry(address, 0, 0, own, tcp | udp << 16 | sctp << 32)
+            entry(address, 0, 0, own, tcp | udp << 16 | sctp << 32 | u64::from(services.id()) << 48)
         });
         let ports = directory
             .ports()
             .map(|(address, protocol, port, service)| entry(address, protocol, port, u64::from(service) << 32, 0));
-        let entries: Vec<Entry> = whole.chain(ports).collect();
-        let least = (4 * entries.len() as u64).div_ceil(ENTRIES).next_power_of_two().max(2);
+        let key = |[low, high, port, _]: &[u64; 4]| {
+            low.wrapping_add(high.wrapping_mul(GOLDEN)).wrapping_add((*port as u32 as u64).wrapping_mul(OTHER))
+        };
+        let entries: Vec<(u64, [u64; 4])> = whole.chain(ports).map(|entry| (key(&entry), entry)).collect();
+        Directory::of(&entries, |entry| entry[2] == 0)
+    }
+
+    /// Of words that are not 0, each with its key.
+    pub fn of_words(words: &[(u64, u64)]) -> Directory {
+        let entries: Vec<(u64, [u64; 1])> = words.iter().map(|(key, word)| (*key, [*word])).collect();
+        Directory::of(&entries, |entry| entry[0] == 0)
+    }
+
+    fn of<const W: usize>(entries: &[(u64, [u64; W])], is_free: impl Fn(&[u64]) -> bool) -> Directory {
+        let least = (4 * entries.len()).div_ceil(CELL_WORDS / W).next_power_of_two().max(2);
         (least.ilog2()..32)
             .flat_map(|bits| (0..TRIES).map(move |at| (bits, GOLDEN.wrapping_mul(2 * at + 1))))
-            .find_map(|(bits, factor)| Directory::with(&entries, bits, factor))
+            .find_map(|(bits, factor)| Directory::with(entries, &is_free, bits, factor))
             .expect("different keys have different hashes")
     }
 
     /// With 2^`bits` buckets; `None`: an entry would be too far from its place.
-    fn with(entries: &[Entry], bits: u32, factor: u64) -> Option<Directory> {
-        let shift = u64::BITS - bits - ENTRIES.ilog2();
+    fn with<const W: usize>(
+        entries: &[(u64, [u64; W])],
+        is_free: &impl Fn(&[u64]) -> bool,
+        bits: u32,
+        factor: u64,
+    ) -> Option<Directory> {
+        let of_bucket = (CELL_WORDS / W) as u64;
+        let shift = u64::BITS - bits - of_bucket.ilog2();
         let mut cells = vec![[0; CELL_WORDS]; 1 << bits];
-        for entry in entries {
-            let [low, high, port, _] = *entry;
-            let key =
-                low.wrapping_add(high.wrapping_mul(GOLDEN)).wrapping_add((port as u32 as u64).wrapping_mul(OTHER));
+        for (key, entry) in entries {
             let hash = key.wrapping_mul(factor) >> shift;
-            let bucket = &mut cells[(hash / ENTRIES) as usize];
-            let places = (0..PROBES).map(|i| ((hash + i) % ENTRIES) as usize * 4);
-            let free = places.into_iter().find(|place| bucket[place + 2] == 0)?;
-            bucket[free..][..4].copy_from_slice(entry);
+            let bucket = &mut cells[(hash / of_bucket) as usize];
+            let places = (0..PROBES).map(|i| ((hash + i) % of_bucket) as usize * W);
+            let free = places.into_iter().find(|place| is_free(&bucket[*place..][..W]))?;
+            bucket[free..][..W].copy_from_slice(entry);
         }
         Some(Directory { factor, shift, cells })
     }
 }
 
 /// `own` and `by_transport` are what stands behind the port.
-fn entry(address: IpAddr, protocol: u8, port: u16, own: u64, by_transport: u64) -> Entry {
+fn entry(address: IpAddr, protocol: u8, port: u16, own: u64, by_transport: u64) -> [u64; 4] {
     let (low, high, family) = match address {
         IpAddr::V4(address) => (u32::from_le_bytes(address.octets()) as u64, 0, 4),
         IpAddr::V6(address) => {

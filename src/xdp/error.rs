@@ -57,13 +57,13 @@ pub enum XdpError {
     #[error("cannot bind an AF_XDP socket to queue {queue} of {interface}: {reason}")]
     Bind { interface: String, queue: u32, reason: io::Error },
 
-    #[error("cannot load the steer program: {reason}")]
+    #[error("cannot load an XDP program: {reason}")]
     Load { reason: String },
 
-    #[error("cannot update the steer program's {map}: {reason}")]
+    #[error("cannot access the XDP program's {map}: {reason}")]
     Map { map: &'static str, reason: String },
 
-    #[error("the kernel does not run the steer program on this frame: {reason}")]
+    #[error("the kernel does not run the XDP program on this frame: {reason}")]
     Judge { reason: String },
 
     #[error("{count} cluster addresses of one family are more than the steer program holds ({})", STEER_ADDRESSES / 2)]

@@ -6,6 +6,8 @@
 //! - `attach`: how a program gets onto an interface
 //! - `link`: how it stays there when the process is gone
 //! - `steer`: the program that decides which frames leave the kernel
+//! - `dispatch`: the program that dispatches inside the kernel
+//! - `memory`: a map's memory in this process (`ranges`: what of it is free)
 //! - `cell`: of what tables for programs are made (`directory`: the part of them that finds services)
 //! - `error`: what can be in the way, and what to do about it
 
@@ -13,10 +15,13 @@ mod attach;
 pub mod cell;
 mod device;
 pub mod directory;
+pub mod dispatch;
 mod error;
 mod ethtool;
 pub mod link;
 pub mod privileges;
+mod memory;
+mod ranges;
 mod steer;
 
 pub use attach::{Mode, attach, load};

@@ -332,6 +332,23 @@ impl Kept {
         }
     }
 
+    /// As `previous_owners`, with the rule by which clients have slots. The same slice says the same, in whatever table.
+    pub fn shared_previous_owners(&self) -> Option<(Rule, &Arc<[PreviousOwner]>)> {
+        match &self.way {
+            Way::Slots { rule, previous_owners } => Some((*rule, previous_owners)),
+            Way::Chain(_) => None,
+        }
+    }
+
+    /// Where every client moves: whose clients were, by the oldest open change first, with whether flows without a beginning may be
+    /// older.
+    pub fn chain(&self) -> &[(Owners, bool)] {
+        match &self.way {
+            Way::Slots { .. } => &[],
+            Way::Chain(chain) => chain,
+        }
+    }
+
     /// Who keeps a client's flows of which nothing is remembered. `present` owns its slot, `hash` is its hash by a rule.
     pub fn previous_owner(&self, present: Option<u16>, hash: impl Fn(&Rule) -> u64, client: u128) -> PreviousOwner {
         match &self.way {
@@ -358,6 +375,12 @@ impl PreviousOwner {
         PreviousOwner(
             u64::from(server) | if is_learning { PreviousOwner::LEARNING } else { 0 } | since << PreviousOwner::SINCE,
         )
+    }
+
+    /// All of it: the server or `NOBODY` in the low 16 bits, then one that says `is_learning`, one that says `is_settled`, and
+    /// `since`.
+    pub fn word(&self) -> u64 {
+        self.0
     }
 
     fn server_or_nobody(&self) -> u16 {

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a dispatcher decides by: the twin of src/table, as src/xdp/dispatch lays it out. Cells without a meaning of their own (the arena), and a few heads,
+ * each of which says where everything of one table begins. User space writes what is new into cells that no head leads to,
+ * and a head that is not the present one; then one word says that it is. A frame reads that word once.
+ */
+#ifndef ONEIP_ARENA_H
+#define ONEIP_ARENA_H
+
+#include "hash.h"
+#include "table.h"
+
+#define HEADS 8
+
+/* Flags of a head. */
+#define WATCHED 1
+
+struct head {
+	struct key key;            /* of what selects */
+	struct key flow_key;       /* of flows that are remembered */
+	struct directory ports;    /* entries */
+	struct directory loops;    /* words: MAC, and the address' id in the upper 16 bits */
+	struct directory keeping;  /* words: ident, and destination in the upper 32 bits */
+	__u64 horizon;             /* in ticks: what was last seen before is not remembered */
+	__u64 watched[2];          /* the client, as in the packet */
+	__u32 services;            /* first cell */
+	__u32 hops;                /* first cell, by destination */
+	__u32 idents;              /* first cell, by destination */
+	__u32 macs;                /* the cell of a bit for each hash of a server's MAC */
+	__u32 tally;
+	__u32 accounts;            /* the first destination's */
+	__u32 latencies;           /* the first service's */
+	__u32 flags;
+	__u32 watched_is_v6;
+	__u32 unused[21];
+};
+_Static_assert(sizeof(struct head) == 256, "src/xdp/dispatch/layout.rs");
+
+struct control {
+	__u32 present; /* the head that counts */
+	__u32 unused;
+	__u64 clock;   /* what time it is, for tests; 0: what the kernel says */
+	struct head heads[HEADS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct control);
+} control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64[CELL / 8]);
+} arena SEC(".maps");
+
+#define IN_CELL(type) (CELL / sizeof(type))
+
+/* The element of an array that begins in the cell. */
+#define AT_INDEX(type, first, index)                                                              \
+	({                                                                                        \
+		type *in_cell_ = cell(&arena, (first) + (__u32)(index) / (__u32)IN_CELL(type));   \
+		in_cell_ ? &in_cell_[(__u32)(index) % (__u32)IN_CELL(type)] : 0;                  \
+	})
+
+struct service {
+	__u32 slots;
+	__u32 owners;      /* first cell */
+	__u32 servers;     /* selection by remainder: how many; 0: by hash */
+	__u32 remainders;  /* first cell */
+	__u32 base;        /* the first server's destination */
+	__u32 moves;       /* the cell that says who keeps what moves; 0: nothing does */
+	__u32 flags;
+	__u32 unused;
+};
+_Static_assert(sizeof(struct service) == 32, "src/xdp/dispatch/layout.rs");
+
+/* Flags of a service. */
+#define BY_FLOW 1
+
+/* What stands at a slot: a server of the service, or NOBODY; with the mark MIGRATING where flows may be another's. */
+#define NOBODY 0x7fff
+#define MIGRATING 0x8000
+
+/* table::build::maglev::NOBODY and table::MIGRATING. */
+struct hop {
+	__u8 destination[ETH_ALEN];
+	__u8 source[ETH_ALEN];
+	__u32 egress; /* 0: the interface that it came in by */
+};
+_Static_assert(sizeof(struct hop) == 16, "src/xdp/dispatch/layout.rs");
+
+/* In `egress`: it is not known how to get there. */
+#define NOT_RESOLVED 0x80000000
+
+/* Word of a directory: what the key's bits are the same as. 0: none. An empty directory has no cell. */
+INLINE __u64 find_word(const struct directory *directory, __u64 key, const __u64 mask)
+{
+	__u64 hash = key * directory->factor >> (directory->shift & 63);
+	__u64 *bucket = cell(&arena, directory->first + (__u32)(hash / (CELL / 8)));
+	if (!bucket || !directory->first)
+		return 0;
+	for (__u32 i = 0; i < PROBES; i++) {
+		__u64 word = bucket[(hash + i) % (CELL / 8)];
+		if (!word)
+			return 0;
+		if ((word & mask) == key)
+			return word;
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a dispatcher counts and times: the twin of src/metrics/counters.rs and src/metrics/histogram.rs, as src/xdp/dispatch/counters.rs reads it. User space reads the
+ * memory, without a system call. A core writes its own words: XDP does not nest on a core.
+ */
+#ifndef ONEIP_COUNTERS_H
+#define ONEIP_COUNTERS_H
+
+#include "arena.h"
+#include "buckets.h"
+#include "verdict.h"
+
+/* What went to one server of one service. */
+struct account {
+	__u64 frames;
+	__u64 bytes; /* of whole frames, Ethernet header included */
+	__u64 flows; /* TCP connections begun: SYN without ACK */
+	__u64 unused;
+};
+
+/* Accounts of a core; the loader sets it. */
+volatile const __u32 accounts_of_core;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct account);
+} accounts SEC(".maps");
+
+/* Layouts that are counted for at once: the twin of limits::LAYOUTS. */
+#define TALLIES 8
+
+/* Of one core and one layout. All frames together are what was received. */
+struct tally {
+	__u64 frames[VERDICTS];
+	__u64 by_net; /* of these, in the place of a worker */
+	__u64 untimed; /* frames until one is timed */
+	__u64 unused[16 - VERDICTS - 2];
+};
+_Static_assert(sizeof(struct tally) == 128, "src/xdp/dispatch/counters.rs");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TALLIES); /* times the cores; the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct tally);
+} tallies SEC(".maps");
+
+/* One frame of so many is timed; the loader sets it. */
+volatile const __u32 timed_of;
+
+/* By service of a layout; of all cores. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32[BUCKETS]);
+} latencies SEC(".maps");
+
+COLD int record(__u32 service, __u64 ns)
+{
+	__u32 *buckets = bpf_map_lookup_elem(&latencies, &service);
+	__u32 bucket = bucket_of(ns);
+	if (buckets && bucket < BUCKETS)
+		__sync_fetch_and_add(&buckets[bucket], 1);
+	return 0;
+}
+
+#endif

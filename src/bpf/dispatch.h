@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Dispatch: the whole verdict table, one frame at a time: the twin of src/path (plain, parse, select, rewrite) and of the turn in
+ * src/worker.rs.
+ *
+ * As there, the frames that nearly all are go a short way, which makes every test that the long way makes; where one fails, or the frame is
+ * another, the long way says what it is. On the short way lie eight look-ups in arrays and one hash.
+ */
+#ifndef ONEIP_DISPATCH_H
+#define ONEIP_DISPATCH_H
+
+#include "arena.h"
+#include "counters.h"
+#include "select.h"
+
+/* What was found out about a frame to a cluster address. */
+struct choice {
+	struct flow flow;
+	struct services address; /* by what the long way found */
+	__u32 service;
+	__u32 destination; /* of what is forwarded: among all servers of all services */
+	__u32 bytes;
+	__u32 at;          /* of the payload, in the frame; by what the long way found, as is what follows */
+	__u32 len;         /* of the payload */
+	__u16 protocol;
+	__u8 is_found;     /* it is to a cluster address */
+	__u8 unused;
+};
+
+INLINE __u16 half_at(const void *at)
+{
+	return *(const __u16 *)at;
+}
+
+INLINE __u32 word_at(const void *at)
+{
+	return *(const __u32 *)at;
+}
+
+INLINE __u64 long_at(const void *at)
+{
+	return *(const __u64 *)at;
+}
+
+/* The source MAC of a frame, as the low six bytes of a word. */
+INLINE __u64 source_mac(const void *eth)
+{
+	return word_at(eth + 6) | (__u64)half_at(eth + 10) << 32;
+}
+
+INLINE __u64 now_ns(void)
+{
+	__u32 zero = 0;
+	struct control *table = bpf_map_lookup_elem(&control, &zero);
+	return table && table->clock ? table->clock : bpf_ktime_get_ns();
+}
+
+/* Whether the MAC may be a server's: table::Ports::is_server, but for some that are not. */
+INLINE int may_be_server(const struct head *head, __u64 mac)
+{
+	__u32 bit = mac * 0x9e3779b97f4a7c15 >> 49;
+	__u64 *bits = cell(&arena, head->macs);
+	return !bits || bits[bit / 64] >> (bit % 64) & 1;
+}
+
+/*
+ * path::fast_path, behind the IP header: whether the transport header at `upper` is whole, of `room` bytes that the packet has there. The first 8
+ * bytes are there.
+ */
+INLINE int plain_upper(void *upper, void *end, __u32 protocol, __u32 room, struct flow *flow)
+{
+	__u32 len;
+	if (protocol == UDP) {
+		len = BE16(half_at(upper + 4));
+		if (len < 8)
+			return 0;
+	} else {
+		if (protocol != TCP || upper + 20 > end)
+			return 0;
+		__u32 word = half_at(upper + 12);
+		len = (word & 0xf0) >> 2;
+		if (len < 20)
+			return 0;
+		flow->begins = (word >> 8 & 0x12) == 0x02;
+	}
+	flow->upper = PORTS;
+	flow->transport = protocol;
+	flow->source = half_at(upper);
+	flow->destination = half_at(upper + 2);
+	return len <= room;
+}
+
+/* path::fast_path::HeadersV4: no options, no fragment, nothing wrong. */
+INLINE int plain_v4(void *ip, void *end, __u32 room, struct flow *flow)
+{
+	if (ip + sizeof(struct iphdr) + 8 > end)
+		return 0;
+	__u64 first = long_at(ip), second = long_at(ip + 8);
+	__u32 total = BE16(first >> 16);
+	if ((first & 0xff3f0000000000ff) != 0x45 || total > room || total < sizeof(struct iphdr) || !(second & 0xff))
+		return 0;
+	flow->client[0] = second >> 32;
+	flow->cluster[0] = word_at(ip + 16);
+	return plain_upper(ip + sizeof(struct iphdr), end, second >> 8 & 0xff, total - sizeof(struct iphdr), flow);
+}
+
+/* path::fast_path::HeadersV6: no extension headers, nothing wrong. */
+INLINE int plain_v6(void *ip, void *end, __u32 room, struct flow *flow)
+{
+	if (ip + sizeof(struct ipv6hdr) + 8 > end)
+		return 0;
+	__u64 first = long_at(ip);
+	__u32 len = BE16(first >> 32);
+	if ((first & 0xf0) != 0x60 || len + sizeof(struct ipv6hdr) > room || !(first >> 56))
+		return 0;
+	flow->is_v6 = 1;
+	flow->client[0] = long_at(ip + 8);
+	flow->client[1] = long_at(ip + 16);
+	flow->cluster[0] = long_at(ip + 24);
+	flow->cluster[1] = long_at(ip + 32);
+	return plain_upper(ip + sizeof(struct ipv6hdr), end, first >> 48 & 0xff, len, flow);
+}
+
+/* What the long way reads into: its functions have not the room for it on their stack of 512 bytes. */
+struct scratch {
+	struct packet packet;
+	struct iphdr v4;
+	__u32 unused;
+	struct ipv6hdr v6;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
+
+/* Any frame, in full. A verdict, or PASSED: it is not to a cluster address, or nothing is wrong with it. */
+ONCE int read_frame(struct xdp_md *ctx, const struct head *head, struct choice *choice)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	__u32 zero = 0;
+	struct scratch *into = bpf_map_lookup_elem(&scratch, &zero);
+	if (!head || !choice || !into || (void *)(eth + 1) > end)
+		return PASSED;
+	__be16 proto;
+	__u32 at = find_ip(eth, end, &proto);
+	struct flow *flow = &choice->flow;
+	__builtin_memset(flow, 0, sizeof(*flow));
+	choice->is_found = 0;
+	flow->is_v6 = proto == BE16(ETH_P_IPV6);
+	if (!flow->is_v6 && proto != BE16(ETH_P_IP))
+		return PASSED;
+	__u32 room = (__u32)bpf_xdp_get_buff_len(ctx) - at;
+	struct packet *packet = &into->packet;
+	int wrong;
+	if (flow->is_v6) {
+		struct ipv6hdr *ip = &into->v6;
+		if (bpf_xdp_load_bytes(ctx, at, ip, sizeof(*ip)))
+			return PASSED;
+		wrong = read_v6(ip, at, room, 0, packet);
+		__builtin_memcpy(flow->cluster, &ip->daddr, sizeof(flow->cluster));
+		__builtin_memcpy(flow->client, &ip->saddr, sizeof(flow->client));
+	} else {
+		struct iphdr *ip = &into->v4;
+		if (bpf_xdp_load_bytes(ctx, at, ip, sizeof(*ip)))
+			return PASSED;
+		wrong = read_v4(ip, at, room, 0, packet);
+		flow->cluster[0] = ip->daddr;
+		flow->client[0] = ip->saddr;
+	}
+	struct entry *address = find(&arena, &head->ports, flow->cluster, port_key(flow->is_v6, 0, 0));
+	if (!address)
+		return PASSED;
+	choice->address = address->services;
+	choice->is_found = 1;
+	if (!wrong)
+		wrong = read_flow(ctx, packet, flow);
+	choice->at = packet->at;
+	choice->len = packet->len;
+	choice->protocol = packet->protocol;
+	return wrong;
+}
+
+/* path::classify::Whole::protocol: of the flow, or 0 where that is not known. */
+INLINE __u8 protocol_of(const struct choice *choice)
+{
+	const struct flow *flow = &choice->flow;
+	if (flow->upper <= LATER_FRAGMENT)
+		return flow->transport;
+	if (flow->is_quoted)
+		return flow->is_v6 ? ICMP_V6 : ICMP_V4;
+	return choice->protocol == UNKNOWN ? 0 : choice->protocol;
+}
+
+/* path::select::Selection::sort, up to the service. PASSED: the service is found, or the frame is not to a cluster address. */
+ONCE int long_way(struct xdp_md *ctx, const struct head *head, struct choice *choice)
+{
+	if (!head || !choice)
+		return PASSED;
+	choice->service = NO_SERVICE_ID;
+	int wrong = read_frame(ctx, head, choice);
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	if (wrong || !choice->is_found || eth + ETH_HLEN > end)
+		return wrong;
+	if (find_word(&head->loops, source_mac(eth) | (__u64)(choice->address.id + 1) << 48, -1ULL))
+		return LOOP;
+	choice->service = choose(&arena, &head->ports, &choice->address, &choice->flow);
+	return choice->service == NO_SERVICE_ID ? NO_SERVICE : PASSED;
+}
+
+/* What stands at a slot, or at a remainder. */
+INLINE __u32 at_slot(__u32 first, __u32 slot)
+{
+	__u16 *owner = AT_INDEX(__u16, first, slot);
+	return owner ? *owner : NOBODY;
+}
+
+INLINE __u32 slot_of(__u64 hash, __u32 slots)
+{
+	return (hash >> 32) * slots >> 32;
+}
+
+/* path::select::input, and table::Table::place. */
+INLINE __u32 owner_of(const struct head *head, const struct service *service, const struct flow *flow)
+{
+	if (service->servers) {
+		__u32 owner = at_slot(service->remainders, remainder(flow, service->servers));
+		if (owner != NOBODY)
+			return owner;
+	}
+	__u64 hash = siphash(head->key.words, flow, service->flags & BY_FLOW && flow->upper == PORTS);
+	return at_slot(service->owners, slot_of(hash, service->slots));
+}
+
+#include "flows.h"
+
+/* A frame whose service is known. */
+INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice *choice, struct hop **hop)
+{
+	struct service *service = AT_INDEX(struct service, head->services, choice->service);
+	if (!service)
+		return NO_SERVICE;
+	__u32 owner = owner_of(head, service, &choice->flow);
+	if (owner & MIGRATING)
+		owner = look_up_flows(ctx, head, service, choice);
+	if (owner == NOBODY)
+		return NO_SERVER;
+	choice->destination = owner >= MIGRATING ? owner - MIGRATING : service->base + owner;
+	*hop = AT_INDEX(struct hop, head->hops, choice->destination);
+	return *hop && !((*hop)->egress & NOT_RESOLVED) ? FORWARDED : UNRESOLVED;
+}
+
+/* One frame. What is forwarded is written to leave by `hop`. */
+INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *choice, struct hop **hop)
+{
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	if (eth + ETH_HLEN > end || !is_own(eth))
+		return PASSED;
+	__u32 bytes = bpf_xdp_get_buff_len(ctx);
+	choice->bytes = bytes;
+	__u16 proto = half_at(eth + 12);
+	int is_plain = 0;
+	if (proto == BE16(ETH_P_IP)) {
+		is_plain = plain_v4(eth + ETH_HLEN, end, bytes - ETH_HLEN, &choice->flow);
+	} else if (proto == BE16(ETH_P_IPV6)) {
+		is_plain = plain_v6(eth + ETH_HLEN, end, bytes - ETH_HLEN, &choice->flow);
+	} else if (proto == BE16(ETH_P_8021Q) && eth + ETH_HLEN + 4 <= end) {
+		proto = half_at(eth + 16);
+		if (proto == BE16(ETH_P_IP))
+			is_plain = plain_v4(eth + ETH_HLEN + 4, end, bytes - ETH_HLEN - 4, &choice->flow);
+		else if (proto == BE16(ETH_P_IPV6))
+			is_plain = plain_v6(eth + ETH_HLEN + 4, end, bytes - ETH_HLEN - 4, &choice->flow);
+	}
+	struct entry *port = 0;
+	if (is_plain && !may_be_server(head, source_mac(eth)))
+		port = find(&arena, &head->ports, choice->flow.cluster,
+			    port_key(choice->flow.is_v6, choice->flow.transport, choice->flow.destination));
+	if (port) {
+		choice->service = port->services.service;
+	} else {
+		int verdict = long_way(ctx, head, choice);
+		if (choice->service == NO_SERVICE_ID)
+			return verdict;
+	}
+	return select(ctx, head, choice, hop);
+}
+
+/* path::rewrite. The frame is one that was judged. */
+INLINE int send(struct xdp_md *ctx, const struct hop *hop)
+{
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	if (eth + ETH_HLEN > end)
+		return XDP_ABORTED;
+	const __u32 *macs = (const void *)hop->destination;
+	__u32 *to = eth;
+	to[0] = macs[0];
+	to[1] = macs[1];
+	to[2] = macs[2];
+	return hop->egress ? bpf_redirect(hop->egress, 0) : XDP_TX;
+}
+
+#include "watch.h"
+
+/* All that becomes of a frame. `by_net`: in the place of a worker. */
+INLINE int dispatch(struct xdp_md *ctx, const int by_net)
+{
+	__u32 zero = 0, core = bpf_get_smp_processor_id();
+	struct control *table = bpf_map_lookup_elem(&control, &zero);
+	if (!table)
+		return XDP_PASS;
+	struct head *head = &table->heads[table->present % HEADS];
+	__u32 at = core * TALLIES + head->tally;
+	struct tally *tally = bpf_map_lookup_elem(&tallies, &at);
+	if (!tally)
+		return XDP_PASS;
+	__u64 begun = 0;
+	if (tally->untimed) {
+		tally->untimed--;
+	} else {
+		tally->untimed = timed_of - 1;
+		begun = bpf_ktime_get_ns();
+	}
+	struct choice choice = {};
+	struct hop *hop = 0;
+	enum verdict verdict = judge(ctx, head, &choice, &hop);
+	tally->frames[verdict & 15]++;
+	if (by_net)
+		tally->by_net++;
+	if (head->flags & WATCHED)
+		note(ctx, head, verdict, &choice);
+	if (verdict != FORWARDED || !hop)
+		return verdict == PASSED ? XDP_PASS : XDP_DROP;
+	at = core * accounts_of_core + head->accounts + choice.destination;
+	struct account *account = bpf_map_lookup_elem(&accounts, &at);
+	if (account) {
+		account->frames++;
+		account->bytes += choice.bytes;
+		account->flows += choice.flow.begins;
+	}
+	if (begun)
+		record(head->latencies + choice.service, bpf_ktime_get_ns() - begun);
+	return send(ctx, hop);
+}
+
+#endif

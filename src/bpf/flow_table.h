@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The flow table: the twin of src/table/flow_table.rs, in the same memory. One a receive queue, which one core serves at a time; read
+ * and written only for frames whose slot is migrating.
+ */
+#ifndef ONEIP_FLOW_TABLE_H
+#define ONEIP_FLOW_TABLE_H
+
+#include "oneip.h"
+
+struct remembering {
+	__u64 whose; /* 40 bits of the flow's hash, 24 of the server's ident; without an ident: free */
+	__u64 state; /* 40 bits of ticks, 20 of position, `disputed`, 3 of stage */
+};
+
+#define BUCKET 4
+
+struct bucket {
+	struct remembering entries[BUCKET];
+};
+
+/* Buckets of a queue; the loader sets it. 0: nothing is remembered. */
+volatile const __u32 flow_buckets;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* of all queues; the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} flows SEC(".maps");
+
+/* Of a queue: table::flow_table::FlowTableReport. */
+struct flow_report {
+	__u64 held;
+	__u64 remembered;
+	__u64 evicted;
+	__u64 unused[5];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* queues; the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct flow_report);
+} flow_reports SEC(".maps");
+
+enum stage { BEGUN, ESTABLISHED, SHOWN, SPARE, CLOSING, DATAGRAMS };
+
+/* What is remembered of a flow: table::flow_table::Flow. */
+struct memory {
+	__u32 server; /* its ident */
+	__u32 stage;
+	__u32 position; /* of the client, in steps of 4 KiB */
+	__u32 disputed;
+	__u64 seen; /* in ticks */
+};
+
+#define IDENT 0xffffffULL
+
+/* Times in ticks of 2^23 ns, and the bounds of src/limits.rs in them. */
+#define TICK 23
+#define SECONDS(seconds) ((seconds) * 1000000000ULL >> TICK)
+#define FLOW_IDLE SECONDS(30)
+#define FLOW_HALF_OPEN SECONDS(64)
+#define FLOW_SYN_RETRY SECONDS(1)
+#define FLOW_REOPEN SECONDS(5)
+#define FLOW_CLOSED SECONDS(60)
+#define FLOW_ESTABLISHED_IDLE SECONDS(9000)
+
+#define STEP 12
+#define POSITION_BITS 0xfffffU
+/* FLOW_SEQUENCE_WINDOW in steps. */
+#define WINDOW 16
+
+/* How far `other` is ahead of `position`; sequence numbers turn over. */
+INLINE __s32 ahead(__u32 other, __u32 position)
+{
+	return (__s32)((other - position) << STEP) >> STEP;
+}
+
+INLINE int is_near(__u32 position, __u32 other)
+{
+	__s32 by = ahead(other, position);
+	return by <= WINDOW && by >= -WINDOW;
+}
+
+INLINE __u32 furthest(__u32 position, __u32 other)
+{
+	return ahead(other, position) > 0 ? other : position;
+}
+
+INLINE int is_silent(const struct memory *flow, __u64 longer, __u64 now)
+{
+	return now > flow->seen && now - flow->seen > longer;
+}
+
+INLINE int is_over(const struct memory *flow, __u64 now)
+{
+	switch (flow->stage) {
+	case BEGUN:
+		return is_silent(flow, FLOW_HALF_OPEN, now);
+	case CLOSING:
+		return is_silent(flow, FLOW_CLOSED, now);
+	case DATAGRAMS:
+		return is_silent(flow, FLOW_IDLE, now);
+	}
+	return 0;
+}
+
+INLINE __u64 packed(const struct memory *flow)
+{
+	return flow->seen << 24 | (__u64)flow->position << 4 | (flow->disputed ? 8 : 0) | flow->stage;
+}
+
+INLINE void unpack(const struct remembering *entry, struct memory *flow)
+{
+	__u64 state = entry->state;
+	flow->server = entry->whose & IDENT;
+	flow->stage = state & 7;
+	flow->position = state >> 4 & POSITION_BITS;
+	flow->disputed = state >> 3 & 1;
+	flow->seen = state >> 24;
+}
+
+INLINE __u64 fingerprint(__u64 hash)
+{
+	return hash * 0x9e3779b97f4a7c15 & ~IDENT;
+}
+
+INLINE int is_flow(const struct remembering *entry, __u64 hash)
+{
+	return (entry->whose & ~IDENT) == fingerprint(hash) && (entry->whose & IDENT);
+}
+
+INLINE struct bucket *bucket_at(struct xdp_md *ctx, __u32 bits)
+{
+	__u32 at = ctx->rx_queue_index * flow_buckets + (__u32)((__u64)bits * flow_buckets >> 32);
+	return flow_buckets ? bpf_map_lookup_elem(&flows, &at) : 0;
+}
+
+INLINE struct flow_report *report_of(struct xdp_md *ctx)
+{
+	__u32 queue = ctx->rx_queue_index;
+	return bpf_map_lookup_elem(&flow_reports, &queue);
+}
+
+/* The entry of that place among those that a flow may have. */
+INLINE struct remembering *entry_at(struct xdp_md *ctx, __u64 hash, __u32 place)
+{
+	struct bucket *bucket = bucket_at(ctx, place < BUCKET ? hash : hash >> 32);
+	return bucket ? &bucket->entries[place % BUCKET] : 0;
+}
+
+/* Where something is remembered of a flow since a tick. -1: nothing is. */
+ONCE int find_flow(struct xdp_md *ctx, __u64 hash, __u64 since)
+{
+	for (__u32 place = 0; place < 2 * BUCKET; place++) {
+		struct remembering *entry = entry_at(ctx, hash, place);
+		if (!entry)
+			return -1;
+		if (!is_flow(entry, hash))
+			continue;
+		if (entry->state >> 24 >= since)
+			return place;
+		/* No other one of its bucket is looked at. */
+		place |= BUCKET - 1;
+	}
+	return -1;
+}
+
+INLINE void forget(struct xdp_md *ctx, struct remembering *entry)
+{
+	struct flow_report *report = report_of(ctx);
+	entry->whose = 0;
+	entry->state = 0;
+	if (report)
+		report->held--;
+}
+
+/* The least goes first; 0: it may be overwritten without loss. */
+ONCE int worth(__u64 whose, __u64 state, __u64 now, __u64 horizon)
+{
+	struct remembering entry = { .whose = whose, .state = state };
+	struct memory flow;
+	unpack(&entry, &flow);
+	if (!flow.server || flow.seen < horizon || is_over(&flow, now))
+		return 0;
+	if (flow.stage == SPARE)
+		return 1;
+	return flow.stage == DATAGRAMS || flow.stage == ESTABLISHED ? 3 : 2;
+}
+
+/* How many of a bucket are worth something. */
+INLINE __u32 crowd_of(const struct bucket *bucket, __u64 now, __u64 horizon)
+{
+	__u32 crowd = 0;
+	for (int i = 0; i < BUCKET; i++)
+		crowd += worth(bucket->entries[i].whose, bucket->entries[i].state, now, horizon) > 0;
+	return crowd;
+}
+
+/* Remembers a flow, which was seen now; whatever was known of it gives way. */
+ONCE int remember(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u64 horizon)
+{
+	struct bucket *first = bucket_at(ctx, hash), *second = bucket_at(ctx, hash >> 32);
+	struct flow_report *report = report_of(ctx);
+	if (!first || !second || !report || !flow)
+		return 0;
+	__u64 now = flow->seen;
+	__u32 crowds[2] = { crowd_of(first, now, horizon), crowd_of(second, now, horizon) };
+	/* What is worth least, in the emptier bucket, silent for longest: 2 bits, 3 and 40. */
+	__u64 least = -1ULL;
+	__u32 place = 0, is_known = 0;
+	for (__u32 at = 0; at < 2 * BUCKET; at++) {
+		struct bucket *bucket = at < BUCKET ? first : second;
+		struct remembering *entry = &bucket->entries[at % BUCKET];
+		if (is_flow(entry, hash)) {
+			place = at;
+			is_known = 1;
+			break;
+		}
+		__u64 rank = (__u64)worth(entry->whose, entry->state, now, horizon) << 43 | (__u64)(at < BUCKET ? crowds[0] : crowds[1]) << 40 |
+			     entry->state >> 24;
+		if (rank < least) {
+			least = rank;
+			place = at;
+		}
+	}
+	struct remembering *entry = entry_at(ctx, hash, place);
+	if (!entry)
+		return 0;
+	if (!is_known) {
+		report->evicted += least >> 43 > 1;
+		report->held += !(entry->whose & IDENT);
+		report->remembered++;
+	}
+	entry->whose = fingerprint(hash) | flow->server;
+	entry->state = packed(flow);
+	return 0;
+}
+
+#endif

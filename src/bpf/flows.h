@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Where frames go whose slot is migrating: the twin of src/path/flow_table.rs and table::build::migration::Kept. Included by dispatch.h, whose long way it
+ * takes again: few frames come here.
+ */
+#ifndef ONEIP_FLOWS_H
+#define ONEIP_FLOWS_H
+
+#include "flow_table.h"
+
+/* What a service selects by, or has selected by: table::Owners. */
+struct owners {
+	struct key key;
+	__u32 slots;
+	__u32 flags;       /* BY_FLOW */
+	__u32 first;       /* cell of the slots, or of the previous owners */
+	__u32 servers;     /* 0: by hash */
+	__u32 remainders;  /* first cell */
+	__u32 is_learning; /* of an open change */
+};
+
+#define CHANGES 8
+
+/* table::build::migration::Kept. */
+struct moves {
+	struct owners previous; /* `first` 0: by the chain */
+	__u64 horizon;
+	__u32 changes;
+	__u32 until_closed;
+	struct owners chain[CHANGES];
+};
+_Static_assert(sizeof(struct moves) == 520, "src/xdp/dispatch/layout.rs");
+
+/* table::build::migration::PreviousOwner: 16 bits of server or NOBODY, these, and ticks. */
+#define LEARNING (1ULL << 16)
+#define SETTLED (1ULL << 17)
+#define SINCE 18
+
+#define FIN 0x01
+#define SYN 0x02
+#define RST 0x04
+#define ACK 0x10
+
+/* path::classify::Act */
+enum act { BEGIN, GO, CLOSE, ABORT, REPORT, PART, DATAGRAM };
+
+/* path::classify::Whole, but for the flow. */
+struct whole {
+	__u8 act;
+	__u8 has_data;
+	__u16 unused;
+	__u32 sequence; /* in steps */
+	__u32 position; /* of the client behind the segment, in steps */
+};
+
+/* path::classify::whole. 0, or the frame is no longer what it was. */
+INLINE int read_whole(struct xdp_md *ctx, const struct head *head, struct choice *choice, struct whole *whole)
+{
+	const struct flow *flow = &choice->flow;
+	if (read_frame(ctx, head, choice) || !choice->is_found)
+		return -1;
+	whole->act = DATAGRAM;
+	if (flow->is_quoted && (flow->upper == PORTS || flow->upper == LATER_FRAGMENT)) {
+		whole->act = REPORT;
+	} else if (flow->transport == TCP && (flow->upper == FIRST_FRAGMENT || flow->upper == LATER_FRAGMENT)) {
+		whole->act = PART;
+	} else if (flow->transport == TCP && flow->upper == PORTS) {
+		__u32 words[4];
+		if (bpf_xdp_load_bytes(ctx, choice->at, words, sizeof(words)))
+			return -1;
+		__u32 flags = words[3] >> 8 & 0xff, sequence = BE32(words[1]);
+		__u32 data = choice->len - ((words[3] & 0xf0) >> 2);
+		__u32 next = sequence + data + ((flags & SYN) != 0) + ((flags & FIN) != 0);
+		if ((flags & (SYN | ACK)) == SYN) {
+			/* What a SYN carries may be refused (RFC 7413), and come again. */
+			whole->act = BEGIN;
+			next = sequence + 1;
+		} else {
+			whole->act = flags & RST ? ABORT : flags & FIN ? CLOSE : GO;
+		}
+		whole->has_data = data > 0;
+		whole->sequence = sequence >> STEP;
+		whole->position = next >> STEP;
+	}
+	return 0;
+}
+
+/* path::classify::Whole::name: what tells the flow from all others. */
+ONCE __u64 name_of(const struct key *key, const struct choice *choice)
+{
+	if (!key || !choice)
+		return 0;
+	struct flow named = choice->flow;
+	if (named.upper != PORTS) {
+		named.source = 0;
+		named.destination = 0;
+	}
+	named.transport = protocol_of(choice);
+	return siphash(key->words, &named, 1);
+}
+
+/* path::classify::Whole::hash: what a slot follows from. */
+ONCE __u64 hash_of(const struct key *key, __u32 flags, const struct choice *choice)
+{
+	if (!key || !choice)
+		return 0;
+	if (flags & BY_FLOW && choice->flow.upper == PORTS)
+		return name_of(key, choice);
+	return siphash(key->words, &choice->flow, 0);
+}
+
+/* table::Owners::find */
+COLD __u32 find_owner(const struct owners *owners, const struct choice *choice)
+{
+	if (owners->servers) {
+		__u32 owner = at_slot(owners->remainders, remainder(&choice->flow, owners->servers));
+		if ((owner & ~MIGRATING) != NOBODY)
+			return owner;
+	}
+	return at_slot(owners->first, slot_of(hash_of(&owners->key, owners->flags, choice), owners->slots));
+}
+
+/* table::build::migration::Kept::previous_owner */
+COLD __u64 previous_owner_of(const struct moves *moves, const struct choice *choice, __u32 present)
+{
+	const struct owners *previous = &moves->previous;
+	if (previous->first) {
+		__u32 slot = slot_of(hash_of(&previous->key, previous->flags, choice), previous->slots);
+		__u64 *kept_by = AT_INDEX(__u64, previous->first, slot);
+		return kept_by ? *kept_by : NOBODY;
+	}
+	__u64 kept_by = present | (moves->changes ? 0 : SETTLED);
+	for (__u32 i = 0; i < CHANGES; i++) {
+		if (i >= moves->changes)
+			break;
+		__u32 owner = find_owner(&moves->chain[i], choice);
+		if (owner & MIGRATING && (owner & ~MIGRATING) != NOBODY) {
+			kept_by = (owner & ~MIGRATING) | (moves->chain[i].is_learning ? LEARNING : 0);
+			break;
+		}
+	}
+	return kept_by | moves->horizon << SINCE;
+}
+
+/* table::ServiceTable::select: who gets new connections. */
+COLD __u32 present_of(const struct head *head, const struct service *service, const struct choice *choice)
+{
+	if (service->servers) {
+		__u32 owner = at_slot(service->remainders, remainder(&choice->flow, service->servers)) & ~MIGRATING;
+		if (owner != NOBODY)
+			return owner;
+	}
+	return at_slot(service->owners, slot_of(hash_of(&head->key, service->flags, choice), service->slots)) & ~MIGRATING;
+}
+
+/* path::flow_table::Seen */
+enum known { ONE_OF_IT, ITS_END, ANOTHERS };
+
+/* path::flow_table::begin */
+INLINE enum known begin(struct memory *flow, const struct whole *whole, __u64 now)
+{
+	if (flow->stage == BEGUN) {
+		if (is_over(flow, now))
+			return ITS_END;
+		if (whole->position == flow->position || is_silent(flow, FLOW_SYN_RETRY, now)) {
+			flow->position = whole->position;
+			flow->seen = now;
+		}
+	} else if (flow->stage == CLOSING && is_silent(flow, FLOW_REOPEN, now)) {
+		return ITS_END;
+	}
+	return ONE_OF_IT;
+}
+
+/* path::flow_table::go_on */
+INLINE void go_on(struct memory *flow, const struct whole *whole, __u64 now)
+{
+	int fits = !flow->disputed && is_near(flow->position, whole->sequence);
+	if (whole->act == GO) {
+		if (flow->stage == SHOWN || (flow->stage == CLOSING && (whole->has_data || !fits)))
+			flow->stage = ESTABLISHED;
+	} else if (fits) {
+		flow->stage = CLOSING;
+	}
+	if (!fits) {
+		flow->disputed = 1;
+		if (whole->act == GO)
+			flow->seen = now;
+		return;
+	}
+	flow->position = furthest(flow->position, whole->position);
+	flow->seen = now;
+}
+
+/* path::flow_table::seen: what a packet is for a flow that is known, which becomes what it is then. */
+ONCE int seen_of(struct memory *flow, const struct whole *whole, __u64 now)
+{
+	if (!flow || !whole)
+		return ANOTHERS;
+	switch (whole->act) {
+	case REPORT:
+	case PART:
+		return ONE_OF_IT;
+	case DATAGRAM:
+		if (is_silent(flow, FLOW_IDLE, now))
+			return ITS_END;
+		flow->stage = DATAGRAMS;
+		flow->seen = now;
+		return ONE_OF_IT;
+	case BEGIN:
+		return begin(flow, whole, now);
+	}
+	if (flow->stage != BEGUN) {
+		go_on(flow, whole, now);
+		return ONE_OF_IT;
+	}
+	if (is_over(flow, now))
+		return ITS_END;
+	/* The first segment behind a SYN: path::flow_table::first. */
+	__s32 by = ahead(whole->sequence, flow->position);
+	if (by < 0 || by > WINDOW)
+		return ANOTHERS;
+	flow->stage = whole->act == GO ? ESTABLISHED : CLOSING;
+	flow->position = furthest(flow->position, whole->position);
+	flow->seen = now;
+	return ONE_OF_IT;
+}
+
+/* What a flow that is not remembered is remembered as: -1: not at all. */
+INLINE int stage_of(const struct whole *whole, __u32 present, __u32 previous, int until_closed)
+{
+	if (whole->act == BEGIN || whole->act == DATAGRAM)
+		return BEGUN;
+	if (whole->act == GO && previous != NOBODY && previous != present)
+		return until_closed ? SHOWN : SPARE;
+	return -1;
+}
+
+/* Where a flow goes of which nothing is known: a server, or NOBODY. */
+INLINE __u32 server_of(const struct whole *whole, __u64 kept_by, __u32 present)
+{
+	__u32 previous = kept_by & 0xffff;
+	if (whole->act == BEGIN || previous == NOBODY || (whole->act == DATAGRAM && !(kept_by & LEARNING)))
+		return present;
+	return previous;
+}
+
+/* path::flow_table::look_up: a frame whose slot is marked. NOBODY, or the server's destination beyond MIGRATING. */
+ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, const struct service *service, struct choice *choice)
+{
+	if (!head || !service || !choice)
+		return NOBODY;
+	struct whole whole = {};
+	__u32 at = service->moves;
+	struct moves *moves = bpf_map_lookup_elem(&arena, &at);
+	if (!moves || !at || read_whole(ctx, head, choice, &whole))
+		return NOBODY;
+	__u64 now = now_ns() >> TICK;
+	__u32 present = present_of(head, service, choice);
+	__u64 kept_by = previous_owner_of(moves, choice, present), name = name_of(&head->flow_key, choice);
+	int remembers = !(kept_by & SETTLED), place = find_flow(ctx, name, kept_by >> SINCE);
+	struct remembering *entry = place < 0 ? 0 : entry_at(ctx, name, place);
+	struct memory flow = {};
+	if (entry)
+		unpack(entry, &flow);
+	__u64 known = entry ? find_word(&head->keeping, flow.server, 0xffffffff) : 0;
+	if (entry && known && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
+		__u32 destination = known >> 32;
+		switch (seen_of(&flow, &whole, now)) {
+		case ONE_OF_IT:
+			if (!remembers && present != NOBODY && service->base + present == destination)
+				/* It would go there if it were forgotten. */
+				forget(ctx, entry);
+			else
+				entry->state = packed(&flow);
+			return MIGRATING + destination;
+		case ITS_END:
+			forget(ctx, entry);
+			break;
+		default:
+			remembers = 0;
+		}
+	}
+	__u32 server = server_of(&whole, kept_by, present);
+	if (server == NOBODY)
+		return NOBODY;
+	int stage = stage_of(&whole, present, kept_by & 0xffff, moves->until_closed);
+	__u32 *ident = AT_INDEX(__u32, head->idents, service->base + server);
+	if (ident && stage >= 0 && remembers) {
+		flow = (struct memory){ .server = *ident, .stage = stage, .position = whole.position, .seen = now };
+		remember(ctx, name, &flow, head->horizon);
+	}
+	return MIGRATING + service->base + server;
+}
+
+#endif

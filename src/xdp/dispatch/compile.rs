@@ -1,0 +1,262 @@
+//! A `Table`, laid out in cells as `src/bpf/arena.h` reads it. What stands in the arena already is shared: slots and keepers by the
+//! identity of their slices, everything else by what it says.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::arena::{Arena, Content};
+use super::layout::{BY_FLOW, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, Words};
+use crate::model::Mac;
+use crate::table::flow_table::flow_key;
+use crate::table::build::migration::Kept;
+use crate::table::{self, PackedMac, ServiceTable, Table};
+use crate::xdp::cell::CELL_WORDS;
+use crate::xdp::directory::{Directory, GOLDEN};
+use crate::xdp::ranges::Range;
+
+/// A part of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    Ports,
+    Loops,
+    Keeping,
+    Services,
+    Hops,
+    Idents,
+    Macs,
+    /// Of a service, by its number.
+    Moves(u16),
+    /// By where the slice lies, which is held as long as the part is.
+    Slots(usize),
+    PreviousOwners(usize),
+}
+
+/// A part in the arena.
+#[derive(Clone)]
+pub struct Held {
+    pub range: Range,
+    /// Of a slice: so that no other one can lie there.
+    content: Option<Content>,
+}
+
+pub type Parts = HashMap<Part, Held>;
+
+/// The arena cannot hold the table beside the one that is published.
+#[derive(Debug)]
+pub struct Full;
+
+/// Where parts are put.
+pub trait Places {
+    fn place(&mut self, part: Part, content: Content) -> Result<u32, Full>;
+}
+
+/// Only counts.
+#[derive(Default)]
+pub struct Size {
+    pub cells: u32,
+    slices: std::collections::HashSet<Part>,
+    /// Of the largest service.
+    pub slots: u32,
+}
+
+impl Places for Size {
+    fn place(&mut self, part: Part, content: Content) -> Result<u32, Full> {
+        if !matches!(part, Part::Slots(_) | Part::PreviousOwners(_)) || self.slices.insert(part) {
+            self.cells += content.cells();
+        }
+        if matches!(part, Part::Slots(_)) {
+            self.slots = self.slots.max(content.cells());
+        }
+        Ok(0)
+    }
+}
+
+/// In an arena, beside what is published.
+pub struct Placing<'a> {
+    pub arena: &'a mut Arena,
+    pub published: &'a Parts,
+    pub parts: Parts,
+    pub taken: Vec<Range>,
+}
+
+impl Places for Placing<'_> {
+    fn place(&mut self, part: Part, content: Content) -> Result<u32, Full> {
+        if let Some(held) = self.parts.get(&part) {
+            return Ok(held.range.first);
+        }
+        let is_there = |held: &&Held| match &content {
+            Content::Words(words) => held.range.count == content.cells() && self.arena.holds(held.range, words),
+            Content::Slots(_) | Content::PreviousOwners(_) => true,
+        };
+        let held = match self.published.get(&part).filter(is_there) {
+            Some(held) => held.clone(),
+            None => {
+                let range = self.arena.take(content.cells()).ok_or(Full)?;
+                self.taken.push(range);
+                self.arena.write(range, &content);
+                let content = (!matches!(content, Content::Words(_))).then_some(content);
+                Held { range, content }
+            }
+        };
+        let first = held.range.first;
+        self.parts.insert(part, held);
+        Ok(first)
+    }
+}
+
+impl Held {
+    /// Whether it lies where another does.
+    pub fn is(&self, other: &Held) -> bool {
+        debug_assert!(self.range != other.range || self.content.is_some() == other.content.is_some());
+        self.range == other.range
+    }
+}
+
+/// The directory of ports, which takes longest and seldom changes.
+pub struct Ports {
+    of: Arc<table::Directory>,
+    directory: Directory,
+    words: Arc<[u64]>,
+}
+
+impl Ports {
+    pub fn new(table: &Table) -> Ports {
+        let directory = Directory::new(table.directory());
+        Ports { of: Arc::clone(table.directory()), words: directory.cells.concat().into(), directory }
+    }
+
+    pub fn are_of(&self, table: &Table) -> bool {
+        Arc::ptr_eq(&self.of, table.directory())
+    }
+}
+
+/// Lays a table out. `mac`: the interface's own, to which frames come. The head does not say yet where frames are counted.
+pub fn compile(table: &Table, ports: &Ports, mac: Mac, places: &mut impl Places) -> Result<Head, Full> {
+    let mut head = Head { key: table.key.state(), flow_key: flow_key(table.key).state(), ..Head::default() };
+    head.ports = Place::of(&ports.directory, places.place(Part::Ports, Content::Words(Arc::clone(&ports.words)))?);
+    (head.hops, head.idents) = destinations(table, mac, places)?;
+    (head.loops, head.macs) = loops(table, places)?;
+    let keeping: Vec<(u64, u64)> = table.previous_owners().map(keeping).collect();
+    head.keeping = words(&keeping, Part::Keeping, places)?;
+    head.horizon = table.horizon;
+    let mut services = Vec::with_capacity(table.services() * size_of::<Service>() / 8);
+    for id in 0..table.services() as u16 {
+        services.extend_from_slice(service(id, table.service(id), places)?.words());
+    }
+    head.services = places.place(Part::Services, Content::Words(padded(services)))?;
+    if let Some(watch) = &table.watch {
+        head.flags |= WATCHED;
+        (head.watched, head.watched_is_v6) = match watch.client {
+            IpAddr::V4(client) => ([u32::from_le_bytes(client.octets()).into(), 0], 0),
+            IpAddr::V6(client) => {
+                let number = u128::from_le_bytes(client.octets());
+                ([number as u64, (number >> 64) as u64], 1)
+            }
+        };
+    }
+    Ok(head)
+}
+
+fn keeping((ident, destination): (u32, u32)) -> (u64, u64) {
+    (ident.into(), u64::from(ident) | u64::from(destination) << 32)
+}
+
+/// Next hops and, while any slot moves, idents.
+fn destinations(table: &Table, mac: Mac, places: &mut impl Places) -> Result<(u32, u32), Full> {
+    let hop = |destination| {
+        let next_hop = table.next_hop(destination);
+        let (index, source) = match next_hop.egress() {
+            0 => (0, mac),
+            number => {
+                let egress = table.egresses()[number as usize - 1];
+                (egress.index, egress.source)
+            }
+        };
+        let source = PackedMac::from_bytes(source.0).word();
+        let flags = if next_hop.is_forward() { 0 } else { NOT_RESOLVED };
+        [next_hop.mac_word() | source << 48, source >> 16 | u64::from(index | flags) << 32]
+    };
+    let hops: Vec<u64> = (0..table.destinations()).flat_map(hop).collect();
+    let hops = places.place(Part::Hops, Content::Words(padded(hops)))?;
+    if table.previous_owners().next().is_none() && (0..table.services() as u16).all(|id| table.service(id).kept().is_none()) {
+        return Ok((hops, 0));
+    }
+    let ident = |destination: usize| match destination < table.destinations() {
+        true => u64::from(table.ident(destination as u32)),
+        false => 0,
+    };
+    let idents: Vec<u64> = (0..table.destinations()).step_by(2).map(|at| ident(at) | ident(at + 1) << 32).collect();
+    Ok((hops, places.place(Part::Idents, Content::Words(padded(idents)))?))
+}
+
+/// Nothing takes a cell as well: what begins there must not be what begins elsewhere.
+fn padded(mut words: Vec<u64>) -> Arc<[u64]> {
+    if words.is_empty() {
+        words.push(0);
+    }
+    words.into()
+}
+
+/// Who must not send to which address, and a bit for each hash of a MAC among them.
+fn loops(table: &Table, places: &mut impl Places) -> Result<(Place, u32), Full> {
+    let word = |(mac, id): (PackedMac, u16)| mac.word() | (u64::from(id) + 1) << 48;
+    let all: Vec<(u64, u64)> = table.loops().map(word).map(|word| (word, word)).collect();
+    let mut bits = vec![0; CELL_WORDS];
+    for (mac, _) in table.loops() {
+        let bit = (mac.word().wrapping_mul(GOLDEN) >> 49) as usize;
+        bits[bit / 64] |= 1 << (bit % 64);
+    }
+    let macs = places.place(Part::Macs, Content::Words(bits.into()))?;
+    Ok((words(&all, Part::Loops, places)?, macs))
+}
+
+fn words(all: &[(u64, u64)], part: Part, places: &mut impl Places) -> Result<Place, Full> {
+    if all.is_empty() {
+        return Ok(Place::default());
+    }
+    let directory = Directory::of_words(all);
+    let first = places.place(part, Content::Words(directory.cells.concat().into()))?;
+    Ok(Place::of(&directory, first))
+}
+
+fn slots(slots: &Arc<[u16]>, places: &mut impl Places) -> Result<u32, Full> {
+    places.place(Part::Slots(slots.as_ptr().addr()), Content::Slots(Arc::clone(slots)))
+}
+
+fn service(id: u16, table: &ServiceTable, places: &mut impl Places) -> Result<Service, Full> {
+    let mut service = Service {
+        slots: table.rule.slots,
+        owners: slots(table.shared_owners(), places)?,
+        base: table.base(),
+        flags: if table.rule.flow { BY_FLOW } else { 0 },
+        ..Service::default()
+    };
+    if let Some(remainders) = table.shared_remainders() {
+        service.servers = remainders.len() as u32;
+        service.remainders = slots(remainders, places)?;
+    }
+    if let Some(kept) = table.kept() {
+        let moves = moves(kept, places)?;
+        service.moves = places.place(Part::Moves(id), Content::Words(moves.words().into()))?;
+    }
+    Ok(service)
+}
+
+fn moves(kept: &Kept, places: &mut impl Places) -> Result<Moves, Full> {
+    let mut moves = Moves { horizon: kept.horizon, until_closed: kept.until_closed.into(), ..Moves::default() };
+    if let Some((rule, owners)) = kept.shared_previous_owners() {
+        let part = Part::PreviousOwners(owners.as_ptr().addr());
+        moves.previous = Owners::of(&rule, places.place(part, Content::PreviousOwners(Arc::clone(owners)))?);
+    }
+    moves.changes = kept.chain().len() as u32;
+    for (to, (owners, is_learning)) in moves.chain.iter_mut().zip(kept.chain()) {
+        *to = Owners::of(&owners.rule(), slots(owners.slots(), places)?);
+        to.is_learning = (*is_learning).into();
+        if let Some(remainders) = owners.remainders() {
+            to.servers = remainders.len() as u32;
+            to.remainders = slots(remainders, places)?;
+        }
+    }
+    Ok(moves)
+}

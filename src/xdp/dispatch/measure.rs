@@ -1,0 +1,48 @@
+//! What the program costs a frame, by `BPF_PROG_TEST_RUN`.
+
+use std::time::Duration;
+
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+
+use super::{Dispatch, HAS_PROGRAM, IS_XDP, XdpError, refused, xdp};
+use crate::xdp::attach::load;
+use crate::xdp::error::with_causes;
+
+/// Clients of the frames that are measured; a power of two.
+pub(super) static MEASURED_CLIENTS: u32 = 1 << 20;
+
+/// What is run again and again: a program that makes the frame one of another client, to another service, and then
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measured {
+    /// dispatches it.
+    Dispatch,
+    /// sends it back: the floor.
+    Floor,
+}
+
+impl Measured {
+    fn name(self) -> &'static str {
+        match self {
+            Measured::Dispatch => "oneip_measured",
+            Measured::Floor => "oneip_floor",
+        }
+    }
+}
+
+impl Dispatch {
+    /// How long the program takes for a frame on average, of random clients, and what the last run did.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to load or run it.
+    pub fn measure(&mut self, what: Measured, frame: &[u8], repeat: u32) -> Result<(u32, Duration), XdpError> {
+        let program: &mut Xdp = xdp(&mut self.program, what.name());
+        if program.fd().is_err() {
+            load(program).map_err(refused)?;
+        }
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+        let program: &Xdp = self.program.program(what.name()).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
+        let result = program.test_run(options).map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
+        Ok((result.return_value, result.duration))
+    }
+}
