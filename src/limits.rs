@@ -230,6 +230,12 @@ pub const MAX_HISTORY: usize = 64;
 /// read yet. The twin of `TALLIES` in src/bpf/counters.h.
 pub const LAYOUTS: usize = 8;
 
+/// Of the frames that the program in the kernel dispatches, one of so many is timed: reading the clock twice costs as much as the rest.
+pub const FRAMES_TIMED: u32 = 64;
+
+/// How long a table that the program in the kernel did not take waits until it is tried again.
+pub const KERNEL_RETRY: Duration = Duration::from_secs(1);
+
 /// Frames that one trace notes.
 pub const TRACED_FRAMES: usize = 1024;
 

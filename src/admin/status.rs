@@ -9,6 +9,13 @@ pub struct Status {
     pub version: String,
     /// `dispatcher` or `filter`.
     pub mode: String,
+    /// A dispatcher's: `af_xdp`, `xdp` or `dpdk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    /// Of the engine xdp: what its program has taken of the cores' time, where the kernel measures that (`sysctl
+    /// kernel.bpf_stats_enabled=1`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramStatus>,
     /// A filter's: the name of the server that it runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
@@ -44,6 +51,13 @@ impl Status {
         let reached = self.server.is_some() || server.mac.is_some();
         server.state == State::Up && server.weight > 0 && reached
     }
+}
+
+/// What the kernel has measured of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStatus {
+    pub run_time_ns: u64,
+    pub runs: u64,
 }
 
 /// The filter of another server.

@@ -29,8 +29,25 @@ pub struct Facts {
     /// The device in a few words: driver, MAC, MTU.
     pub text: String,
     pub queues: usize,
+    /// How many workers it takes, each on a core of its own; 0: none.
+    pub workers: usize,
     /// Empty where the device has no place.
     pub near_cores: Vec<usize>,
+}
+
+impl Facts {
+    /// Of an interface of the kernel's, with a worker a queue.
+    pub fn of(device: &xdp::Device) -> Facts {
+        let xdp::Device { interface, driver, mac, mtu, queues, near_cores, .. } = device;
+        Facts {
+            interface: interface.clone(),
+            mac: Some(*mac),
+            text: format!("{interface} ({driver}), {mac}, MTU {mtu}"),
+            queues: *queues as usize,
+            workers: *queues as usize,
+            near_cores: near_cores.clone(),
+        }
+    }
 }
 
 /// A device in service.
@@ -53,6 +70,15 @@ pub enum Attachment {
 }
 
 impl Attachment {
+    /// As the configuration calls it.
+    pub fn engine(&self) -> &'static str {
+        match self {
+            Attachment::AfXdp(_) => "af_xdp",
+            #[cfg(feature = "dpdk")]
+            Attachment::Dpdk { .. } => "dpdk",
+        }
+    }
+
     /// From here on the ports get the frames to these addresses, and to no others.
     ///
     /// # Errors
@@ -84,14 +110,7 @@ impl Device for xdp::Device {
     }
 
     fn facts(&self) -> Facts {
-        let xdp::Device { interface, driver, mac, mtu, queues, near_cores, .. } = self;
-        Facts {
-            interface: interface.clone(),
-            mac: Some(*mac),
-            text: format!("{interface} ({driver}), {mac}, MTU {mtu}"),
-            queues: *queues as usize,
-            near_cores: near_cores.clone(),
-        }
+        Facts::of(self)
     }
 
     fn attach(self, cluster_addresses: &[IpAddr]) -> Result<AttachedDevice<AfXdp>, Failure> {
@@ -139,6 +158,7 @@ impl Device for crate::port::dpdk::Device {
             mac: None,
             text: format!("{interface}, for {port} ({driver}), {mac}, MTU {mtu}"),
             queues: usize::from(*queues),
+            workers: usize::from(*queues),
             near_cores: near_cores.clone(),
         }
     }

@@ -2,10 +2,13 @@
 //! decided here, and nowhere else.
 //!
 //! - `workers`: a worker a queue, each on its core, over any port (`worker_pool`: their threads; `device`: what a port belongs to)
+//! - `kernel`: a program in the kernel (`kernel_metrics`: what it counts)
 //! - `filter`: broadcast-based dispatch, by a program on the server
 
 mod device;
 pub mod filter;
+mod kernel;
+mod kernel_metrics;
 pub mod worker_pool;
 mod workers;
 
@@ -19,6 +22,7 @@ use crate::metrics::collect::{Reports, Stats};
 use crate::metrics::summary::Summary;
 use crate::model::{self, Dispatcher, Plan};
 use crate::table::Table;
+use caps::Capability;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -76,11 +80,12 @@ pub trait Engine {
 pub trait Opened {
     fn facts(&self) -> Facts;
 
-    /// From here on the frames to a cluster address come to the engine.
+    /// From here on the frames to a cluster address come to the engine. `table` is of the services and servers of the plan that it starts
+    /// with.
     ///
     /// # Errors
     /// The kernel or the driver refuses. Nothing is left behind then.
-    fn attach(self: Box<Self>, cluster_addresses: &[IpAddr]) -> Result<Box<dyn Attached>, Failure>;
+    fn attach(self: Box<Self>, cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure>;
 }
 
 /// A device in service, whose frames nobody decides yet.
@@ -98,8 +103,6 @@ pub trait Attached {
 /// What an engine begins with.
 pub struct Start<'a> {
     pub plan: &'a Arc<Plan>,
-    /// Of the services and servers of `plan`.
-    pub table: Table,
     /// The core of each worker.
     pub cores: Vec<usize>,
     /// How many flows a worker remembers while slots move.
@@ -111,6 +114,9 @@ pub struct Start<'a> {
 pub trait Dispatching: Engine {
     /// The way to what it counts, for any thread and any time.
     fn stats(&self) -> Stats;
+
+    /// The privileges that the control thread needs for it.
+    fn needs(&self) -> &'static [Capability];
 
     /// Gives the kernel all frames again, and finishes those that are on their way. Returns what the run came to.
     ///
@@ -126,7 +132,11 @@ pub trait Dispatching: Engine {
 pub fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Box<dyn Opened>, Failure> {
     match dispatcher.engine {
         model::Engine::AfXdp => workers::open::<crate::xdp::Device>(dispatcher, available_cores),
-        model::Engine::Xdp | model::Engine::Auto => Err("not yet".into()),
+        model::Engine::Xdp => kernel::open(dispatcher),
+        model::Engine::Auto if crate::port::af_xdp::has_zero_copy(&dispatcher.interface)? => {
+            workers::open::<crate::xdp::Device>(dispatcher, available_cores)
+        }
+        model::Engine::Auto => kernel::open(dispatcher),
         #[cfg(feature = "dpdk")]
         model::Engine::Dpdk => workers::open::<crate::port::dpdk::Device>(dispatcher, available_cores),
         #[cfg(not(feature = "dpdk"))]

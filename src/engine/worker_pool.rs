@@ -63,7 +63,7 @@ impl WorkerPool {
             })?);
         }
         let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
-            drop_all_privileges();
+            privileges::drop_all();
             collect::run(sources, reports, &inbox)
         })?;
         Ok(WorkerPool { tables, stats, stop, workers, collector })
@@ -117,7 +117,7 @@ fn pin(core: usize) {
 /// A worker thread's life. It ends with an empty turn, or with as many frames as can have waited when it was told to: a device
 /// that is not detached (DPDK) goes on receiving.
 fn work<P: Port>(mut worker: Worker<P>, stop: &AtomicBool) {
-    drop_all_privileges();
+    privileges::drop_all();
     while !stop.load(Relaxed) {
         worker.turn();
     }
@@ -125,11 +125,5 @@ fn work<P: Port>(mut worker: Worker<P>, stop: &AtomicBool) {
     while waiting > 0 {
         let received = worker.turn().len();
         waiting = if received == 0 { 0 } else { waiting.saturating_sub(received) };
-    }
-}
-
-fn drop_all_privileges() {
-    if let Err(error) = privileges::keep(&[]) {
-        tracing::warn!(%error, "a thread keeps privileges that it does not need");
     }
 }

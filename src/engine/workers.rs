@@ -6,12 +6,14 @@ use super::{Attached, Dispatching, Engine, HostCheck, Opened, Start};
 use crate::admin::status::{Status, WorkerStatus};
 use crate::control::membership::{Membership, Update};
 use crate::error::Failure;
-use crate::host;
+use crate::host::{self, privileges};
 use crate::limits::DRAIN;
 use crate::metrics::collect::Stats;
 use crate::metrics::summary::Summary;
 use crate::model::Dispatcher;
 use crate::port::Port;
+use crate::table::Table;
+use caps::Capability;
 use std::net::IpAddr;
 use std::thread;
 
@@ -30,33 +32,44 @@ impl<D: Device + 'static> Opened for OpenedDevice<D> {
         self.0.facts()
     }
 
-    fn attach(self: Box<Self>, cluster_addresses: &[IpAddr]) -> Result<Box<dyn Attached>, Failure> {
-        Ok(Box::new(self.0.attach(cluster_addresses)?))
+    fn attach(self: Box<Self>, cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure> {
+        Ok(Box::new(WithTable { device: self.0.attach(cluster_addresses)?, table }))
     }
 }
 
-impl<P: Port<Frame: Send> + Send + 'static> Attached for AttachedDevice<P> {
+/// A device in service, and what its workers begin with.
+struct WithTable<P> {
+    device: AttachedDevice<P>,
+    table: Table,
+}
+
+impl<P: Port<Frame: Send> + Send + 'static> Attached for WithTable<P> {
     fn text(&self) -> String {
-        self.engine.clone()
+        self.device.engine.clone()
     }
 
     fn start(self: Box<Self>, start: Start) -> Result<Box<dyn Dispatching>, Failure> {
-        let AttachedDevice { ports, device_counters, hold, .. } = *self;
-        let Start { plan, table, cores, flows, reports } = start;
+        let WithTable { device: AttachedDevice { ports, device_counters, hold, .. }, table } = *self;
+        let Start { plan, cores, flows, reports } = start;
         let pool = WorkerPool::start(plan, table, ports, (&cores, flows), device_counters, reports)?;
-        Ok(Box::new(Workers { pool, hold, cores }))
+        Ok(Box::new(Workers { pool, name: hold.engine(), hold, cores }))
     }
 }
 
 struct Workers {
     pool: WorkerPool,
     hold: Attachment,
+    name: &'static str,
     cores: Vec<usize>,
 }
 
 impl Dispatching for Workers {
     fn stats(&self) -> Stats {
         self.pool.stats()
+    }
+
+    fn needs(&self) -> &'static [Capability] {
+        &privileges::CONTROL
     }
 
     fn stop(self: Box<Self>) -> Result<Summary, Failure> {
@@ -87,6 +100,7 @@ impl Engine for Workers {
 
     fn describe(&self, status: &mut Status) {
         status.mode = "dispatcher".to_owned();
+        status.engine = Some(self.name.to_owned());
         let worker = |(worker, core): (usize, &usize)| WorkerStatus { worker, core: *core, ..WorkerStatus::default() };
         status.workers = self.cores.iter().enumerate().map(worker).collect();
     }

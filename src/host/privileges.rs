@@ -6,6 +6,9 @@ use caps::{CapSet, Capability, CapsHashSet};
 /// Asks the kernel to resolve servers (`control::neighbours`).
 pub const CONTROL: [Capability; 1] = [Capability::CAP_NET_ADMIN];
 
+/// As `CONTROL`, and makes the kernel wait for frames that are decided by an old table, and loads the program again where a table has outgrown it.
+pub const KERNEL: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON];
+
 /// Makes new tables for the filter.
 pub const FILTER: [Capability; 1] = [Capability::CAP_BPF];
 
@@ -15,6 +18,13 @@ pub fn hide_memory() {
     let none = rustix::process::DumpableBehavior::NotDumpable;
     if let Err(error) = rustix::process::set_dumpable_behavior(none) {
         tracing::warn!(%error, "the hash key may be in a core dump of this process");
+    }
+}
+
+/// Keeps none: for a thread that needs no privileges.
+pub fn drop_all() {
+    if let Err(error) = keep(&[]) {
+        tracing::warn!(%error, "a thread keeps privileges that it does not need");
     }
 }
 

@@ -31,6 +31,13 @@ impl Latencies {
         *count = count.saturating_add(1);
     }
 
+    /// As many times of a bucket.
+    pub fn add(&mut self, service: usize, bucket: usize, count: u32) {
+        self.timed[service] = true;
+        let sum = &mut self.counts[service * BUCKETS + bucket];
+        *sum = sum.saturating_add(count);
+    }
+
     /// What was timed of each service: from the shortest on, the lowest time of a bucket and how many are in it.
     pub fn services(&self) -> impl ExactSizeIterator<Item = impl Iterator<Item = (u64, u32)>> {
         self.timed.iter().zip(self.counts.chunks_exact(BUCKETS)).map(|(timed, counts)| {

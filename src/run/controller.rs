@@ -329,6 +329,8 @@ impl Controller<'_> {
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: String::new(),
+            engine: None,
+            program: None,
             server: None,
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),

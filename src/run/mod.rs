@@ -64,10 +64,13 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let facts = device.facts();
     // Before anything is asked of the kernel.
     let _alone = InterfaceLock::take(&facts.interface)?;
-    let watch = |mac| runtime.block_on(InterfaceWatch::open(&facts.interface, mac, Some(facts.queues)));
+    let watch = |mac| {
+        runtime.block_on(InterfaceWatch::open(&facts.interface, mac, (facts.workers > 0).then_some(facts.queues)))
+    };
     let watch = facts.mac.map(watch).transpose()?;
     let listed = dispatcher.cores.as_deref();
-    let cores = cores::assign(&facts.interface, facts.queues, listed, &facts.near_cores, &available)?;
+    let listed = listed.filter(|_| facts.workers > 0);
+    let cores = cores::assign(&facts.interface, facts.workers, listed, &facts.near_cores, &available)?;
     let hlog = options.hlog.as_deref().map(open_log).transpose()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
@@ -79,20 +82,24 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         runtime.block_on(Membership::open(plan, (Side::Dispatcher, &facts.interface), &options.down, file))?;
     let plan = Arc::clone(membership.plan());
     let mut followed = ControlPlane { runtime, membership, signals };
-    let attached = device.attach(&addresses)?;
+    followed.membership.set_workers(facts.queues);
+    let attached = device.attach(&addresses, followed.membership.table())?;
     // Now that nothing can refuse any more, an older log of that name gives way.
     if let Some(log) = hlog.as_ref().filter(|log| log.metadata().is_ok_and(|facts| facts.is_file())) {
         log.set_len(0)?;
     }
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
-    followed.membership.set_workers(facts.queues);
     let mut text = greeting(&plan, &facts, &cores, &attached.text());
-    let (table, flows) = (followed.membership.table(), dispatcher.flows as usize);
-    let mut engine = attached.start(Start { plan: &plan, table, cores, flows, reports })?;
-    let kept = privileges::keep(&privileges::CONTROL)?;
+    let mut engine = attached.start(Start { plan: &plan, cores, flows: dispatcher.flows as usize, reports })?;
+    let kept = privileges::keep(engine.needs())?;
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
     let _ = write!(text, "  table      generation 1, hashed with {}\n  keeps      ", Level::detect().name());
-    let _ = write!(text, "{} (to resolve and check servers); workers keep no capability", kept.join(", "));
+    let _ = write!(
+        text,
+        "{} (to resolve and check servers{}",
+        kept.join(", "),
+        if facts.workers > 0 { "); workers keep no capability" } else { ", and to publish tables)" }
+    );
     say(&text, options.json);
     let (stats, latest, overview) = (engine.stats(), engine.stats(), Latest::default());
     let watched = Watched { overview: overview.clone(), figures: Box::new(move || latest.latest()) };
@@ -121,13 +128,13 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 /// What a person wants to see at the start.
 fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], engine: &str) -> String {
     let Facts { text: device, queues, .. } = facts;
-    let mut text = format!(
-        "oneip {}\n  interface  {device}\n  engine     {engine}\n  \
-         queues     {queues}, on core{} {}\n",
-        env!("CARGO_PKG_VERSION"),
-        if cores.len() == 1 { "" } else { "s" },
-        cores::list(cores)
-    );
+    let mut text = format!("oneip {}\n  interface  {device}\n  engine     {engine}\n", env!("CARGO_PKG_VERSION"));
+    let on = match cores {
+        [] => "on the cores that take their interrupts".to_owned(),
+        [core] => format!("on core {core}"),
+        cores => format!("on cores {}", cores::list(cores)),
+    };
+    let _ = writeln!(text, "  queues     {queues}, {on}");
     text += &services(plan);
     text
 }

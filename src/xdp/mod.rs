@@ -19,8 +19,8 @@ pub mod dispatch;
 mod error;
 mod ethtool;
 pub mod link;
-pub mod privileges;
 mod memory;
+pub mod privileges;
 mod ranges;
 mod steer;
 

@@ -21,6 +21,8 @@ pub fn status() -> Status {
     dns[1].configured_weight = Some(1);
     dns.iter_mut().for_each(|server| server.check = None);
     Status {
+        engine: Some("af_xdp".to_owned()),
+        program: None,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         mode: "dispatcher".to_owned(),
         server: None,

@@ -42,6 +42,21 @@ pub fn open(interface: &str) -> Result<Device, XdpError> {
     Ok(device)
 }
 
+/// Whether the driver of an interface lends its own memory on every queue. Binds a socket to each, and closes it again.
+///
+/// # Errors
+///
+/// As `open`, or a socket cannot be bound.
+pub fn has_zero_copy(interface: &str) -> Result<bool, XdpError> {
+    let device = open(interface)?;
+    for queue in 0..device.queues {
+        if device.bind(queue)?.transfer() != Transfer::ZeroCopy {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl Device {
     /// Takes one queue into service to send on, and leaves what is received to whoever has it.
     ///

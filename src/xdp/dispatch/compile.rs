@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::arena::{Arena, Content};
 use super::layout::{BY_FLOW, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, Words};
 use crate::model::Mac;
-use crate::table::flow_table::flow_key;
 use crate::table::build::migration::Kept;
+use crate::table::flow_table::flow_key;
 use crate::table::{self, PackedMac, ServiceTable, Table};
 use crate::xdp::cell::CELL_WORDS;
 use crate::xdp::directory::{Directory, GOLDEN};
@@ -179,7 +179,9 @@ fn destinations(table: &Table, mac: Mac, places: &mut impl Places) -> Result<(u3
     };
     let hops: Vec<u64> = (0..table.destinations()).flat_map(hop).collect();
     let hops = places.place(Part::Hops, Content::Words(padded(hops)))?;
-    if table.previous_owners().next().is_none() && (0..table.services() as u16).all(|id| table.service(id).kept().is_none()) {
+    if table.previous_owners().next().is_none()
+        && (0..table.services() as u16).all(|id| table.service(id).kept().is_none())
+    {
         return Ok((hops, 0));
     }
     let ident = |destination: usize| match destination < table.destinations() {

@@ -14,6 +14,7 @@ mod events;
 mod layout;
 mod measure;
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,9 +36,9 @@ use crate::model::Mac;
 use crate::table::Table;
 
 pub use counters::{Books, Sent, Tally};
-pub use events::{Events, Noted};
-pub use measure::Measured;
+pub use events::{Events, Fate, Noted};
 use measure::MEASURED_CLIENTS;
+pub use measure::Measured;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dispatch.bpf.o"));
 
@@ -152,7 +153,8 @@ impl Dispatch {
             cores,
             of_core: room.accounts,
         };
-        let outer = ArrayOfMaps::try_from(program.take_map("grace").expect("it has this map")).map_err(failed("grace"))?;
+        let outer =
+            ArrayOfMaps::try_from(program.take_map("grace").expect("it has this map")).map_err(failed("grace"))?;
         let inner = Array::create(1, 0).map_err(failed("grace"))?;
         let seen = program.take_map("seen").map(data);
         let mut dispatch = Dispatch {
@@ -288,6 +290,20 @@ impl Dispatch {
     /// The program, for who attaches it.
     pub fn program(&mut self) -> &mut Xdp {
         xdp(&mut self.program, PROGRAM)
+    }
+
+    /// How long the program has run, in nanoseconds, and how often, on all cores together. `None`: the kernel does not measure it
+    /// (`sysctl kernel.bpf_stats_enabled=1`), or does not say.
+    pub fn run_time(&self) -> Option<(u64, u64)> {
+        let program: &Xdp = self.program.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
+        let file = program.fd().ok()?.as_fd().as_raw_fd();
+        // kernel/bpf/syscall.c, bpf_prog_show_fdinfo
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{file}")).ok()?;
+        let value = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+            line?.trim().parse::<u64>().ok()
+        };
+        Some((value("run_time_ns")?, value("run_cnt")?)).filter(|(run_time_ns, _)| *run_time_ns > 0)
     }
 
     /// The frames of a watched client, for whoever reads them: the first that asks gets it.

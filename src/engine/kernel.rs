@@ -1,0 +1,252 @@
+//! The engine `xdp`: the dispatcher inside the kernel. A program decides every frame on the core that takes the NIC's interrupt; this
+//! process only keeps the program's table up to date, and reads what it counts.
+
+use super::kernel_metrics::{CoreMetrics, Timed};
+use super::{Attached, Dispatching, Engine, Facts, HostCheck, Opened, Start};
+use crate::admin::status::{ProgramStatus, Status, WorkerStatus};
+use crate::control::interface::InterfaceWatch;
+use crate::control::membership::{Membership, Update};
+use crate::error::Failure;
+use crate::host::{self, privileges};
+use crate::limits::{DRAIN, FRAMES_TIMED, KERNEL_RETRY};
+use crate::metrics::collect::{self, Collector, Sources, Stats, Troubles};
+use crate::metrics::summary::Summary;
+use crate::model::{Dispatcher, Plan};
+use crate::table::Table;
+use crate::table::trace::{self, Seen};
+use crate::xdp::dispatch::{Books, Dispatch, Events, Fate, Noted, PublishError, Setup};
+use crate::xdp::link::{self, Attachment, Kept, LinkError, Place};
+use crate::xdp::privileges as needed;
+use crate::xdp::{Device, Mode};
+use aya::programs::xdp::XdpLink;
+use caps::Capability;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use tokio::time::Instant;
+
+/// The interface that a configuration names.
+///
+/// # Errors
+/// It does not exist, is no Ethernet or is down, or the process lacks privileges.
+pub fn open(dispatcher: &Dispatcher) -> Result<Box<dyn Opened>, Failure> {
+    needed::check(&dispatcher.interface, &needed::PROGRAM)?;
+    needed::raise_memory_lock_limit();
+    let device = Device::read(&dispatcher.interface)?;
+    if dispatcher.cores.is_some() {
+        tracing::warn!(
+            "the engine xdp ignores `cores`: it runs on the cores that take the interrupts of {} \
+             (/proc/irq/*/smp_affinity_list sets them)",
+            device.interface
+        );
+    }
+    Ok(Box::new(OpenedKernel { device, settings: dispatcher.clone() }))
+}
+
+struct OpenedKernel {
+    device: Device,
+    settings: Dispatcher,
+}
+
+impl Opened for OpenedKernel {
+    fn facts(&self) -> Facts {
+        Facts { workers: 0, ..Facts::of(&self.device) }
+    }
+
+    fn attach(self: Box<Self>, _cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure> {
+        let OpenedKernel { device, settings } = *self;
+        let Device { mac, queues, .. } = device;
+        let setup = Setup { mac, queues, flows: settings.flows, timed_of: FRAMES_TIMED };
+        let mut dispatch = Dispatch::load(setup, &table)?;
+        let place = Place {
+            kept: Kept::Dispatcher,
+            interface: device.interface,
+            index: device.index,
+            pins: settings.pins.clone(),
+        };
+        let at = (settings.xdp, true);
+        let (link, attachment) = match link::attach(dispatch.program(), &place, at) {
+            Err(LinkError::NoBpfFileSystem { path }) => {
+                tracing::warn!(
+                    "there is no BPF file system at {}: nothing is dispatched any more if this process is killed; mount -t bpf bpf \
+                     /sys/fs/bpf",
+                    path.display()
+                );
+                link::attach_unpinned(dispatch.program(), &place, at)?
+            }
+            attached => attached?,
+        };
+        let events = dispatch.events()?;
+        Ok(Box::new(Program { dispatch, table, events, link, attachment, place }))
+    }
+}
+
+/// The program on its interface.
+struct Program {
+    dispatch: Dispatch,
+    /// What it decides by.
+    table: Table,
+    events: Option<Events>,
+    link: XdpLink,
+    attachment: Attachment,
+    place: Place,
+}
+
+impl Attached for Program {
+    fn text(&self) -> String {
+        let Attachment { mode, taken_over, stays } = self.attachment;
+        let slow = if mode == Mode::Generic { ", which is slow" } else { "" };
+        let taken_over = if taken_over { ", taken over from the process before" } else { "" };
+        let stays = if stays { ", goes on if this process is killed" } else { "" };
+        format!("XDP program in the kernel, {mode}{slow}{taken_over}{stays}")
+    }
+
+    fn start(mut self: Box<Self>, start: Start) -> Result<Box<dyn Dispatching>, Failure> {
+        let Start { plan, reports, .. } = start;
+        let (stats, inbox) = collect::channel();
+        let troubles = Troubles::default();
+        let books = self.dispatch.open_books(&self.table)?;
+        let cores = books.cores();
+        open_sources(&stats, plan, &books);
+        let sources =
+            Sources { workers: cores, close: Box::new(|| {}), device_counters: None, troubles: troubles.clone() };
+        let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
+            privileges::drop_all();
+            collect::run(sources, reports, &inbox)
+        })?;
+        let program = self.dispatch.program().info()?;
+        Ok(Box::new(Kernel { number: program.id(), program: *self, cores, stats, collector, troubles, retry: None }))
+    }
+}
+
+/// Has the books read, a source a core.
+fn open_sources(stats: &Stats, plan: &Arc<Plan>, books: &Books) {
+    let mut timed = Some(Timed::new(books.clone()));
+    let sources = (0..books.cores()).map(|core| CoreMetrics::new(books.clone(), core, timed.take()));
+    stats.open(Arc::clone(plan), sources.collect());
+}
+
+struct Kernel {
+    program: Program,
+    /// By which the kernel tells the program from others.
+    number: u32,
+    cores: usize,
+    stats: Stats,
+    collector: JoinHandle<Collector>,
+    troubles: Troubles,
+    /// The last table could not be published; when to try again.
+    retry: Option<Instant>,
+}
+
+impl Program {
+    /// Reads what became of the frames of a watched client, before the table goes by which they were decided.
+    fn read_events(&mut self) {
+        let (Some(events), Some(watch)) = (&mut self.events, &self.table.watch) else { return };
+        while let Some(noted) = events.next() {
+            let _ = watch.seen.push(seen(&noted, &self.table));
+        }
+    }
+}
+
+fn seen(noted: &Noted, table: &Table) -> Seen {
+    let fate = match noted.verdict {
+        Fate::Forward { service, destination } => trace::Fate::Forward(service, table.server(service, destination)),
+        Fate::Drop(reason) => trace::Fate::Drop(reason.name()),
+        Fate::Pass => trace::Fate::Pass,
+    };
+    Seen { at: noted.at, worker: noted.queue as usize, bytes: noted.bytes, protocol: noted.protocol, fate }
+}
+
+impl Dispatching for Kernel {
+    fn stats(&self) -> Stats {
+        self.stats.clone()
+    }
+
+    fn needs(&self) -> &'static [Capability] {
+        &privileges::KERNEL
+    }
+
+    fn stop(self: Box<Self>) -> Result<Summary, Failure> {
+        let Kernel { program, stats, collector, .. } = *self;
+        let Program { link, place, attachment, .. } = program;
+        if attachment.stays {
+            link::unpin(&place)?;
+        }
+        drop(link);
+        // Frames that the program has begun with are counted.
+        thread::sleep(DRAIN);
+        stats.stop();
+        let collector = collector.join().map_err(|_| "the stats thread ended in a panic")?;
+        Ok(collector.summary())
+    }
+}
+
+impl Engine for Kernel {
+    fn publish(&mut self, membership: &mut Membership, update: Update) {
+        let table = membership.table();
+        self.program.read_events();
+        if update == Update::Layout {
+            match self.program.dispatch.open_books(&table) {
+                Ok(books) => open_sources(&self.stats, membership.plan(), &books),
+                Err(error) => return self.try_again(&error),
+            }
+        }
+        match self.program.dispatch.publish(&table) {
+            Ok(()) => (self.program.table, self.retry) = (table, None),
+            Err(error) => self.try_again(&error),
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    fn see(&mut self, interface: &InterfaceWatch) {
+        let found = interface.program();
+        let trouble = (found != Some(self.number)).then(|| {
+            let (name, found) = (interface.name(), found.map(|found| format!(", and XDP program {found} is there")));
+            format!(
+                "somebody has taken the dispatcher's program off {name}{}: nothing is dispatched; start `oneip run` again",
+                found.unwrap_or_default()
+            )
+        });
+        let known = self.troubles.get().map(|(known, _)| (*known).clone()).unwrap_or_default();
+        let now: Vec<String> = trouble.into_iter().collect();
+        if known != now {
+            match now.first() {
+                Some(trouble) => tracing::error!("{trouble}"),
+                None => tracing::info!("the dispatcher's program is on {} again", interface.name()),
+            }
+            self.troubles.put(now);
+        }
+    }
+
+    /// Which addresses those are stands in the table.
+    fn take_addresses(&mut self, _addresses: &[IpAddr]) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn host_check(&self) -> HostCheck {
+        |new| Ok(host::check(new)?)
+    }
+
+    fn describe(&self, status: &mut Status) {
+        status.mode = "dispatcher".to_owned();
+        status.engine = Some("xdp".to_owned());
+        let core = |core| WorkerStatus { worker: core, core, ..WorkerStatus::default() };
+        status.workers = (0..self.cores).map(core).collect();
+        status.program =
+            self.program.dispatch.run_time().map(|(run_time_ns, runs)| ProgramStatus { run_time_ns, runs });
+    }
+
+    fn can_watch(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Kernel {
+    fn try_again(&mut self, error: &PublishError) {
+        tracing::error!("the program goes on by the table that it has: {error}");
+        self.retry = Some(Instant::now() + KERNEL_RETRY);
+    }
+}

@@ -1,0 +1,79 @@
+//! What the program in the kernel counts and times, as the collector takes it: a source a core.
+
+use crate::metrics::histogram::{Answer, Latencies};
+use crate::metrics::snapshot::WorkerReport;
+use crate::metrics::source::{Counted, Counts, SentCounts, Source};
+use crate::xdp::dispatch::{Books, Sent, Tally};
+
+/// A core's.
+pub struct CoreMetrics {
+    books: Books,
+    core: usize,
+    /// What is timed is counted for all cores together: one of them has it.
+    timed: Option<Timed>,
+}
+
+impl CoreMetrics {
+    pub fn new(books: Books, core: usize, timed: Option<Timed>) -> CoreMetrics {
+        CoreMetrics { books, core, timed }
+    }
+}
+
+impl Counted for CoreMetrics {
+    fn counts(&self) -> Counts {
+        let tally @ Tally { passed, dropped, .. } = self.books.tally(self.core);
+        Counts { received: tally.received(), passed, dropped }
+    }
+
+    fn destinations(&self) -> usize {
+        self.books.destinations()
+    }
+
+    fn sent(&self, destination: usize) -> SentCounts {
+        let Sent { frames, bytes, flows } = self.books.sent(self.core, destination);
+        SentCounts { frames, bytes, flows }
+    }
+}
+
+impl Source for CoreMetrics {
+    /// The program is not asked: what it counts can be read at any time.
+    fn request(&mut self) {}
+
+    fn collect(&mut self, with: &mut dyn FnMut(&Latencies)) -> Answer {
+        // Looked for first: what is read after it is all.
+        let is_final = self.books.are_final();
+        self.timed.iter_mut().for_each(|timed| timed.collect(with));
+        if is_final { Answer::Last } else { Answer::Full(WorkerReport::default()) }
+    }
+}
+
+/// What was timed, since it was collected last.
+pub struct Timed {
+    books: Books,
+    /// By service and bucket, when it was collected last.
+    before: Vec<Vec<u32>>,
+    since: Latencies,
+}
+
+impl Timed {
+    pub fn new(books: Books) -> Timed {
+        let before =
+            (0..books.services()).map(|service| books.timed(service).map(|(_, count)| count).collect()).collect();
+        let since = Latencies::new(books.services());
+        Timed { books, before, since }
+    }
+
+    fn collect(&mut self, with: &mut dyn FnMut(&Latencies)) {
+        for (service, before) in self.before.iter_mut().enumerate() {
+            for (bucket, now) in self.books.timed(service) {
+                let before = &mut before[bucket];
+                if *before != now {
+                    self.since.add(service, bucket, now.wrapping_sub(*before));
+                    *before = now;
+                }
+            }
+        }
+        with(&self.since);
+        self.since.clear();
+    }
+}
