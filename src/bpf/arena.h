@@ -20,19 +20,19 @@ struct head {
 	struct key flow_key;       /* of flows that are remembered */
 	struct directory ports;    /* entries */
 	struct directory loops;    /* words: MAC, and the address' id in the upper 16 bits */
+	struct directory servers;  /* words: MAC, and a bit above it */
 	struct directory keeping;  /* words: ident, and destination in the upper 32 bits */
 	__u64 horizon;             /* in ticks: what was last seen before is not remembered */
 	__u64 watched[2];          /* the client, as in the packet */
 	__u32 services;            /* first cell */
-	__u32 hops;                /* first cell, by destination */
+	__u32 hops;                /* first cell */
 	__u32 idents;              /* first cell, by destination */
-	__u32 macs;                /* the cell of a bit for each hash of a server's MAC */
 	__u32 tally;
 	__u32 accounts;            /* the first destination's */
 	__u32 latencies;           /* the first service's */
 	__u32 flags;
 	__u32 watched_is_v6;
-	__u32 unused[21];
+	__u32 unused[18];
 };
 _Static_assert(sizeof(struct head) == 256, "src/xdp/dispatch/layout.rs");
 
@@ -75,8 +75,9 @@ struct service {
 	__u32 remainders;  /* first cell */
 	__u32 base;        /* the first server's destination */
 	__u32 moves;       /* the cell that says who keeps what moves; 0: nothing does */
-	__u32 flags;
-	__u32 unused;
+	__u16 flags;
+	__u16 count;       /* servers */
+	__u32 hops;        /* the first server's; services with the same servers share theirs */
 };
 _Static_assert(sizeof(struct service) == 32, "src/xdp/dispatch/layout.rs");
 

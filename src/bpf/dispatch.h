@@ -55,12 +55,10 @@ INLINE __u64 now_ns(void)
 	return table && table->clock ? table->clock : bpf_ktime_get_ns();
 }
 
-/* Whether the MAC may be a server's: table::Ports::is_server, but for some that are not. */
-INLINE int may_be_server(const struct head *head, __u64 mac)
+/* table::Ports::is_server */
+INLINE int is_server(const struct head *head, __u64 mac)
 {
-	__u32 bit = mac * 0x9e3779b97f4a7c15 >> 49;
-	__u64 *bits = cell(&arena, head->macs);
-	return !bits || bits[bit / 64] >> (bit % 64) & 1;
+	return find_word(&head->servers, mac | 1ULL << 48, -1ULL) != 0;
 }
 
 /*
@@ -249,8 +247,8 @@ INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice 
 		owner = look_up_flows(ctx, head, service, choice);
 	if (owner == NOBODY)
 		return NO_SERVER;
-	choice->destination = owner >= MIGRATING ? owner - MIGRATING : service->base + owner;
-	*hop = AT_INDEX(struct hop, head->hops, choice->destination);
+	choice->destination = service->base + owner;
+	*hop = AT_INDEX(struct hop, head->hops, service->hops + owner);
 	return *hop && !((*hop)->egress & NOT_RESOLVED) ? FORWARDED : UNRESOLVED;
 }
 
@@ -277,7 +275,7 @@ INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *
 			is_plain = plain_v6(eth + ETH_HLEN + 4, end, bytes - ETH_HLEN - 4, &choice->flow);
 	}
 	struct entry *port = 0;
-	if (is_plain && !may_be_server(head, source_mac(eth)))
+	if (is_plain && !is_server(head, source_mac(eth)))
 		port = find(&arena, &head->ports, choice->flow.cluster,
 			    port_key(choice->flow.is_v6, choice->flow.transport, choice->flow.destination));
 	if (port) {

@@ -245,7 +245,7 @@ INLINE __u32 server_of(const struct whole *whole, __u64 kept_by, __u32 present)
 	return previous;
 }
 
-/* path::flow_table::look_up: a frame whose slot is marked. NOBODY, or the server's destination beyond MIGRATING. */
+/* path::flow_table::look_up: a frame whose slot is marked. Its server, or NOBODY. */
 ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, const struct service *service, struct choice *choice)
 {
 	if (!head || !service || !choice)
@@ -264,16 +264,16 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, const struct
 	if (entry)
 		unpack(entry, &flow);
 	__u64 known = entry ? find_word(&head->keeping, flow.server, 0xffffffff) : 0;
-	if (entry && known && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
-		__u32 destination = known >> 32;
+	__u32 of = (known >> 32) - service->base;
+	if (entry && known && of < service->count && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
 		switch (seen_of(&flow, &whole, now)) {
 		case ONE_OF_IT:
-			if (!remembers && present != NOBODY && service->base + present == destination)
+			if (!remembers && present == of)
 				/* It would go there if it were forgotten. */
 				forget(ctx, entry);
 			else
 				entry->state = packed(&flow);
-			return MIGRATING + destination;
+			return of;
 		case ITS_END:
 			forget(ctx, entry);
 			break;
@@ -290,7 +290,7 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, const struct
 		flow = (struct memory){ .server = *ident, .stage = stage, .position = whole.position, .seen = now };
 		remember(ctx, name, &flow, head->horizon);
 	}
-	return MIGRATING + service->base + server;
+	return server;
 }
 
 #endif

@@ -21,6 +21,7 @@ use census::Census;
 use index::{Index, NONE, View};
 pub use next_hop::PackedNextHop;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use trace::Watch;
 
@@ -352,6 +353,12 @@ impl Owners {
 impl Table {
     pub fn directory(&self) -> &Arc<Directory> {
         &self.directory
+    }
+
+    /// The destinations of a service's servers.
+    pub fn destinations_of(&self, service: ServiceId) -> Range<usize> {
+        let base = |id: usize| self.services.get(id).map_or(self.destinations(), |service| service.base as usize);
+        base(service as usize)..base(service as usize + 1)
     }
 
     /// MACs that must never send to a cluster address, and the address' id.

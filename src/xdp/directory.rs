@@ -14,7 +14,7 @@ const PROBES: u64 = 8;
 const TRIES: u64 = 16;
 
 /// Odd (Knuth, TAOCP vol. 3, section 6.4).
-pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const OTHER: u64 = 0xbf58_476d_1ce4_e5b9;
 
 pub struct Directory {

@@ -13,6 +13,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub struct Memory {
     at: NonNull<AtomicU64>,
     words: usize,
+    /// Programs that are loaded later find the map by this.
+    _map: MapData,
 }
 
 // SAFETY: it is shared memory of atomic words, which belongs to no thread.
@@ -26,12 +28,12 @@ impl Memory {
     /// # Errors
     ///
     /// The kernel has no room for it in the address space.
-    pub fn new(map: &MapData, words: usize) -> io::Result<Memory> {
+    pub fn new(map: MapData, words: usize) -> io::Result<Memory> {
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a new mapping, at a place that the kernel chooses, of a map that has at least that many bytes.
         let at = unsafe { mmap(std::ptr::null_mut(), words * size_of::<u64>(), protection, flags, map.fd(), 0) }?;
         let at = NonNull::new(at.cast()).expect("a mapping is not at 0");
-        Ok(Memory { at, words })
+        Ok(Memory { at, words, _map: map })
     }
 
     pub fn words(&self) -> &[AtomicU64] {

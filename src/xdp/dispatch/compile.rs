@@ -8,11 +8,10 @@ use std::sync::Arc;
 use super::arena::{Arena, Content};
 use super::layout::{BY_FLOW, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, Words};
 use crate::model::Mac;
-use crate::table::build::migration::Kept;
 use crate::table::flow_table::flow_key;
+use crate::table::build::migration::Kept;
 use crate::table::{self, PackedMac, ServiceTable, Table};
-use crate::xdp::cell::CELL_WORDS;
-use crate::xdp::directory::{Directory, GOLDEN};
+use crate::xdp::directory::Directory;
 use crate::xdp::ranges::Range;
 
 /// A part of a table.
@@ -24,7 +23,7 @@ pub enum Part {
     Services,
     Hops,
     Idents,
-    Macs,
+    Servers,
     /// Of a service, by its number.
     Moves(u16),
     /// By where the slice lies, which is held as long as the part is.
@@ -135,15 +134,21 @@ impl Ports {
 pub fn compile(table: &Table, ports: &Ports, mac: Mac, places: &mut impl Places) -> Result<Head, Full> {
     let mut head = Head { key: table.key.state(), flow_key: flow_key(table.key).state(), ..Head::default() };
     head.ports = Place::of(&ports.directory, places.place(Part::Ports, Content::Words(Arc::clone(&ports.words)))?);
-    (head.hops, head.idents) = destinations(table, mac, places)?;
-    (head.loops, head.macs) = loops(table, places)?;
+    head.idents = idents(table, places)?;
+    (head.loops, head.servers) = loops(table, places)?;
     let keeping: Vec<(u64, u64)> = table.previous_owners().map(keeping).collect();
     head.keeping = words(&keeping, Part::Keeping, places)?;
     head.horizon = table.horizon;
+    let mut hops = Hops::default();
     let mut services = Vec::with_capacity(table.services() * size_of::<Service>() / 8);
     for id in 0..table.services() as u16 {
-        services.extend_from_slice(service(id, table.service(id), places)?.words());
+        let mut service = service(id, table.service(id), places)?;
+        let destinations = table.destinations_of(id);
+        service.count = destinations.len() as u16;
+        service.hops = hops.add(destinations.flat_map(|destination| hop(table, mac, destination)).collect());
+        services.extend_from_slice(service.words());
     }
+    head.hops = places.place(Part::Hops, Content::Words(padded(hops.words)))?;
     head.services = places.place(Part::Services, Content::Words(padded(services)))?;
     if let Some(watch) = &table.watch {
         head.flags |= WATCHED;
@@ -162,34 +167,53 @@ fn keeping((ident, destination): (u32, u32)) -> (u64, u64) {
     (ident.into(), u64::from(ident) | u64::from(destination) << 32)
 }
 
-/// Next hops and, while any slot moves, idents.
-fn destinations(table: &Table, mac: Mac, places: &mut impl Places) -> Result<(u32, u32), Full> {
-    let hop = |destination| {
-        let next_hop = table.next_hop(destination);
-        let (index, source) = match next_hop.egress() {
-            0 => (0, mac),
-            number => {
-                let egress = table.egresses()[number as usize - 1];
-                (egress.index, egress.source)
-            }
-        };
-        let source = PackedMac::from_bytes(source.0).word();
-        let flags = if next_hop.is_forward() { 0 } else { NOT_RESOLVED };
-        [next_hop.mac_word() | source << 48, source >> 16 | u64::from(index | flags) << 32]
+/// The next hops of all servers. Services with the same share theirs: these are what nearly every frame reads, and so should stay in the
+/// caches.
+#[derive(Default)]
+struct Hops {
+    words: Vec<u64>,
+    known: HashMap<Vec<u64>, u32>,
+}
+
+impl Hops {
+    /// Where those of a service begin.
+    fn add(&mut self, hops: Vec<u64>) -> u32 {
+        let next = (self.words.len() / HOP_WORDS) as u32;
+        *self.known.entry(hops).or_insert_with_key(|hops| {
+            self.words.extend_from_slice(hops);
+            next
+        })
+    }
+}
+
+/// `struct hop`
+const HOP_WORDS: usize = 2;
+
+fn hop(table: &Table, mac: Mac, destination: usize) -> [u64; HOP_WORDS] {
+    let next_hop = table.next_hop(destination);
+    let (index, source) = match next_hop.egress() {
+        0 => (0, mac),
+        number => {
+            let egress = table.egresses()[number as usize - 1];
+            (egress.index, egress.source)
+        }
     };
-    let hops: Vec<u64> = (0..table.destinations()).flat_map(hop).collect();
-    let hops = places.place(Part::Hops, Content::Words(padded(hops)))?;
-    if table.previous_owners().next().is_none()
-        && (0..table.services() as u16).all(|id| table.service(id).kept().is_none())
-    {
-        return Ok((hops, 0));
+    let source = PackedMac::from_bytes(source.0).word();
+    let flags = if next_hop.is_forward() { 0 } else { NOT_RESOLVED };
+    [next_hop.mac_word() | source << 48, source >> 16 | u64::from(index | flags) << 32]
+}
+
+/// While any slot migrates: what names a server for as long as it is configured.
+fn idents(table: &Table, places: &mut impl Places) -> Result<u32, Full> {
+    if (0..table.services() as u16).all(|id| table.service(id).kept().is_none()) {
+        return Ok(0);
     }
     let ident = |destination: usize| match destination < table.destinations() {
         true => u64::from(table.ident(destination as u32)),
         false => 0,
     };
     let idents: Vec<u64> = (0..table.destinations()).step_by(2).map(|at| ident(at) | ident(at + 1) << 32).collect();
-    Ok((hops, places.place(Part::Idents, Content::Words(padded(idents)))?))
+    places.place(Part::Idents, Content::Words(padded(idents)))
 }
 
 /// Nothing takes a cell as well: what begins there must not be what begins elsewhere.
@@ -200,17 +224,14 @@ fn padded(mut words: Vec<u64>) -> Arc<[u64]> {
     words.into()
 }
 
-/// Who must not send to which address, and a bit for each hash of a MAC among them.
-fn loops(table: &Table, places: &mut impl Places) -> Result<(Place, u32), Full> {
-    let word = |(mac, id): (PackedMac, u16)| mac.word() | (u64::from(id) + 1) << 48;
-    let all: Vec<(u64, u64)> = table.loops().map(word).map(|word| (word, word)).collect();
-    let mut bits = vec![0; CELL_WORDS];
-    for (mac, _) in table.loops() {
-        let bit = (mac.word().wrapping_mul(GOLDEN) >> 49) as usize;
-        bits[bit / 64] |= 1 << (bit % 64);
-    }
-    let macs = places.place(Part::Macs, Content::Words(bits.into()))?;
-    Ok((words(&all, Part::Loops, places)?, macs))
+/// Who must not send to which address, and all of them.
+fn loops(table: &Table, places: &mut impl Places) -> Result<(Place, Place), Full> {
+    let loops: Vec<u64> = table.loops().map(|(mac, id)| mac.word() | (u64::from(id) + 1) << 48).collect();
+    let mut servers: Vec<u64> = table.loops().map(|(mac, _)| mac.word() | 1 << 48).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    let keyed = |words: Vec<u64>| words.into_iter().map(|word| (word, word)).collect::<Vec<_>>();
+    Ok((words(&keyed(loops), Part::Loops, places)?, words(&keyed(servers), Part::Servers, places)?))
 }
 
 fn words(all: &[(u64, u64)], part: Part, places: &mut impl Places) -> Result<Place, Full> {

@@ -19,7 +19,7 @@ pub const CONTROL_WORDS: usize = FIRST_HEAD + HEADS * HEAD_WORDS;
 
 /// Flags of a head, and of a service or a rule.
 pub const WATCHED: u32 = 1;
-pub const BY_FLOW: u32 = 1;
+pub const BY_FLOW: u16 = 1;
 
 /// In a hop's `egress`.
 pub const NOT_RESOLVED: u32 = 1 << 31;
@@ -48,19 +48,19 @@ pub struct Head {
     pub flow_key: [u64; 4],
     pub ports: Place,
     pub loops: Place,
+    pub servers: Place,
     pub keeping: Place,
     pub horizon: u64,
     pub watched: [u64; 2],
     pub services: u32,
     pub hops: u32,
     pub idents: u32,
-    pub macs: u32,
     pub tally: u32,
     pub accounts: u32,
     pub latencies: u32,
     pub flags: u32,
     pub watched_is_v6: u32,
-    pub unused: [u32; 21],
+    pub unused: [u32; 18],
 }
 
 /// `struct service`
@@ -73,8 +73,9 @@ pub struct Service {
     pub remainders: u32,
     pub base: u32,
     pub moves: u32,
-    pub flags: u32,
-    pub unused: u32,
+    pub flags: u16,
+    pub count: u16,
+    pub hops: u32,
 }
 
 /// `struct owners`
@@ -92,7 +93,7 @@ pub struct Owners {
 
 impl Owners {
     pub fn of(rule: &Rule, first: u32) -> Owners {
-        let flags = if rule.flow { BY_FLOW } else { 0 };
+        let flags = if rule.flow { BY_FLOW.into() } else { 0 };
         Owners { key: rule.key.state(), slots: rule.slots, flags, first, ..Owners::default() }
     }
 }
@@ -112,8 +113,8 @@ pub struct Moves {
 }
 
 const _: () = {
-    assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 112);
-    assert!(offset_of!(Head, services) == 136 && offset_of!(Head, watched_is_v6) == 168);
+    assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 128);
+    assert!(offset_of!(Head, services) == 152 && offset_of!(Head, watched_is_v6) == 180);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
     assert!(size_of::<Moves>() == 520 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);

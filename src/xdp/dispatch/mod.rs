@@ -363,7 +363,7 @@ fn data(map: Map) -> MapData {
 
 fn memory(program: &mut Ebpf, name: &'static str, words: usize) -> Result<Memory, XdpError> {
     let map = data(program.take_map(name).expect("the program has this map"));
-    Memory::new(&map, words).map_err(|error| XdpError::Map { map: name, reason: error.to_string() })
+    Memory::new(map, words).map_err(|error| XdpError::Map { map: name, reason: error.to_string() })
 }
 
 fn xdp<'p>(program: &'p mut Ebpf, name: &str) -> &'p mut Xdp {
