@@ -18,7 +18,7 @@
 //! - [`arguments`]: the command line
 //! - [`frames`]: every byte of every frame, by its number
 //! - [`schedule`], [`transmit`]: when frames are due, how many there are, and what was sent
-//! - [`xdp`]: sending by an XDP program on frames of the kernel's making (`src/bpf/pktgen.bpf.c`); [`features`]: whether the interface
+//! - [`xdp`]: sending by an XDP program on frames of the kernel's making (`src/bpf/pktgen.bpf.c`); `crate::xdp::Features`: whether the interface
 //!   can
 //! - [`af_xdp`]: sending by an AF_XDP socket
 //! - [`senders`]: a thread for each core that sends
@@ -29,7 +29,6 @@
 pub mod af_xdp;
 pub mod arguments;
 pub mod error;
-pub mod features;
 pub mod frames;
 pub mod histogram;
 pub mod program;

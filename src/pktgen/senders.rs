@@ -7,7 +7,7 @@
 use super::af_xdp;
 use super::arguments::Method;
 use super::error::PktgenError;
-use super::features::Features;
+use crate::xdp::Features;
 use super::frames::Frames;
 use super::transmit::{Load, Sender, Sent, Share, Start};
 use super::xdp::{self, Progress};

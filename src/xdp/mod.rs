@@ -1,7 +1,8 @@
 //! XDP programs: loading them, attaching them to an interface, and what the interface must be like for that. One place for all
 //! programs of `src/bpf`.
 //!
-//! - `device`: is there such an interface, and what is it like? (`ethtool`: what only its driver knows)
+//! - `device`: is there such an interface, and what is it like? (`ethtool`: what only its driver knows; `features`: what
+//!   the kernel says of XDP there)
 //! - `privileges`: may we?
 //! - `attach`: how a program gets onto an interface
 //! - `link`: how it stays there when the process is gone
@@ -18,6 +19,7 @@ pub mod directory;
 pub mod dispatch;
 mod error;
 mod ethtool;
+mod features;
 pub mod link;
 mod memory;
 pub mod privileges;
@@ -29,6 +31,7 @@ pub use device::{Device, FRAME_OFFSET, STAMP_ROOM, cores as core_list};
 pub use error::XdpError;
 pub(crate) use error::{os_error, with_causes};
 pub use ethtool::driver;
+pub use features::Features;
 pub use steer::{Action, Steer, SteerCounters, SteerCounts};
 
 use crate::limits::RELEASE;
