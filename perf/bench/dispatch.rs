@@ -51,7 +51,13 @@ fn row(services: usize, servers: usize, v6: bool, timed_of: u32) -> Row {
         _ => ", none timed".into(),
     };
     let name = format!("{family}, {services} services of {servers}{timed}");
-    Row { name, dispatch, frame: frame(Random(1).next() as u32, cluster_address(0, v6), false), net: Vec::new(), floor: Vec::new() }
+    Row {
+        name,
+        dispatch,
+        frame: frame(Random(1).next() as u32, cluster_address(0, v6), false),
+        net: Vec::new(),
+        floor: Vec::new(),
+    }
 }
 
 /// How long it takes to lay a table out and to publish it.
@@ -70,7 +76,9 @@ fn change(services: usize, servers: usize) {
         .collect();
     times.sort_unstable();
     let (median, most) = (times[ROUNDS], times[2 * ROUNDS - 1]);
-    println!("{services} services of {servers}: one server down or up is published in {median:.1?}, at most {most:.1?}");
+    println!(
+        "{services} services of {servers}: one server down or up is published in {median:.1?}, at most {most:.1?}"
+    );
 }
 
 fn main() {
@@ -100,6 +108,9 @@ fn main() {
         net.sort_unstable();
         floor.sort_unstable();
         let (median, least) = (net[ROUNDS / 2], net[0]);
-        println!("{name:42} floor {:2} ns, net {median:3} ns/frame (median of {ROUNDS}), least {least:3}", floor[ROUNDS / 2]);
+        println!(
+            "{name:42} floor {:2} ns, net {median:3} ns/frame (median of {ROUNDS}), least {least:3}",
+            floor[ROUNDS / 2]
+        );
     }
 }

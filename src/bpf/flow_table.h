@@ -35,7 +35,8 @@ struct flow_report {
 	__u64 held;
 	__u64 remembered;
 	__u64 evicted;
-	__u64 unused[5];
+	__u64 unused;
+	__u64 key[4]; /* the first queue's: what flows are hashed with, for the next instance */
 };
 
 struct {

@@ -20,6 +20,11 @@ impl Key {
         }
     }
 
+    /// Of what `state` has said.
+    pub fn from_state(state: [u64; 4]) -> Key {
+        Key { state }
+    }
+
     /// The four words, for a program that hashes by itself.
     pub fn state(&self) -> [u64; 4] {
         self.state

@@ -15,13 +15,38 @@ use crate::limits::{
     FLOW_CENSUS, FLOW_CLOSED, FLOW_ESTABLISHED_IDLE, FLOW_HALF_OPEN, FLOW_IDLE, FLOW_SEQUENCE_WINDOW, MAX_SERVERS,
     MAX_SERVICES,
 };
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 pub struct FlowTable {
     key: Key,
-    buckets: Box<[Bucket]>,
-    report: FlowTableReport,
+    memory: Box<dyn FlowMemory>,
     round: Round,
+}
+
+/// Where flows are remembered: a worker's own memory, or memory that a program in the kernel shares, which goes on with the flows when the
+/// worker does not. Only one of them writes at a time.
+pub trait FlowMemory: Send {
+    fn buckets(&self) -> &[Bucket];
+
+    /// What it came to, but for the capacity: held, remembered, evicted.
+    fn report(&self) -> &[AtomicU64; 3];
+}
+
+/// A worker's own.
+struct OwnMemory {
+    buckets: Box<[Bucket]>,
+    report: [AtomicU64; 3],
+}
+
+impl FlowMemory for OwnMemory {
+    fn buckets(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
+    fn report(&self) -> &[AtomicU64; 3] {
+        &self.report
+    }
 }
 
 /// Where the worker is in going through its flow table.
@@ -132,10 +157,27 @@ const fn ticks_of(time: Duration) -> u64 {
     (time.as_nanos() >> 23) as u64
 }
 
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Bucket([Entry; ENTRIES]);
+/// A cache line: four entries, of two words each. The twin of `struct bucket` in src/bpf/flow_table.h.
+#[derive(Default)]
+#[repr(C, align(64))]
+pub struct Bucket([[AtomicU64; 2]; ENTRIES]);
+
+impl Bucket {
+    fn entry(&self, at: usize) -> Entry {
+        let [whose, state] = &self.0[at];
+        Entry { whose: whose.load(Relaxed), state: state.load(Relaxed) }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        (0..ENTRIES).map(|at| self.entry(at))
+    }
+
+    fn set(&self, at: usize, entry: Entry) {
+        let [whose, state] = &self.0[at];
+        whose.store(entry.whose, Relaxed);
+        state.store(entry.state, Relaxed);
+    }
+}
 
 const ENTRIES: usize = 4;
 
@@ -240,12 +282,15 @@ impl FlowTable {
     /// For at least that many flows, or none. All of its memory is touched here, so that no page of it is missing later.
     /// `key` is the cluster's; flows are hashed with another one that is drawn from it.
     pub fn new(flows: usize, key: Key) -> FlowTable {
-        let key = flow_key(key);
-        let mut buckets = vec![Bucket([FREE; ENTRIES]); flows.div_ceil(ENTRIES)].into_boxed_slice();
+        let buckets: Box<[Bucket]> = (0..flows.div_ceil(ENTRIES)).map(|_| Bucket::default()).collect();
         // Zeroes come from the kernel page by page, at the first write to each.
-        buckets.iter_mut().for_each(|bucket| bucket.0[0].state = std::hint::black_box(1));
-        let report = FlowTableReport { capacity: (buckets.len() * ENTRIES) as u64, ..FlowTableReport::default() };
-        FlowTable { key, buckets, report, round: Round { is_over: true, ..Round::default() } }
+        buckets.iter().for_each(|bucket| bucket.set(0, Entry { whose: 0, state: std::hint::black_box(1) }));
+        FlowTable::over(Box::new(OwnMemory { buckets, report: Default::default() }), flow_key(key))
+    }
+
+    /// Goes on with what is remembered there, with flows hashed by that key.
+    pub fn over(memory: Box<dyn FlowMemory>, key: Key) -> FlowTable {
+        FlowTable { key, memory, round: Round { is_over: true, ..Round::default() } }
     }
 
     /// What flows are hashed with.
@@ -255,61 +300,67 @@ impl FlowTable {
 
     /// The two buckets of a flow.
     fn buckets_of(&self, hash: u64) -> [u32; 2] {
-        let scaled = |bits: u32| ((bits as u64 * self.buckets.len() as u64) >> 32) as u32;
+        let scaled = |bits: u32| ((bits as u64 * self.memory.buckets().len() as u64) >> 32) as u32;
         // Selection takes the upper half of its hash; both halves of this one are independent of it, and of each other.
         [scaled(hash as u32), scaled((hash >> 32) as u32)]
     }
 
-    fn entry(&mut self, at: At) -> &mut Entry {
-        &mut self.buckets[at.0 as usize].0[at.1 as usize]
+    fn entry(&self, At(bucket, at): At) -> Entry {
+        self.memory.buckets()[bucket as usize].entry(at as usize)
+    }
+
+    fn set(&mut self, At(bucket, at): At, entry: Entry) {
+        self.memory.buckets()[bucket as usize].set(at as usize, entry);
     }
 
     /// What is remembered of a flow since a tick, and where.
     #[inline]
     pub fn find(&self, hash: u64, since: u64) -> Option<(Flow, At)> {
         self.buckets_of(hash).into_iter().find_map(|bucket| {
-            let entries = &self.buckets.get(bucket as usize)?.0;
-            let at = entries.iter().position(|entry| entry.is(hash))?;
-            let flow = entries[at].flow().filter(|flow| flow.seen >= since)?;
+            let (at, entry) =
+                self.memory.buckets().get(bucket as usize)?.entries().enumerate().find(|(_, entry)| entry.is(hash))?;
+            let flow = entry.flow().filter(|flow| flow.seen >= since)?;
             Some((flow, At(bucket, at as u8)))
         })
     }
 
     /// What `find` found there is so now.
     pub fn update(&mut self, at: At, flow: &Flow) {
-        self.entry(at).state = flow.state();
+        self.set(at, Entry { state: flow.state(), ..self.entry(at) });
     }
 
     pub fn forget(&mut self, at: At) {
-        *self.entry(at) = FREE;
-        self.report.held -= 1;
+        self.set(at, FREE);
+        let [held, ..] = self.memory.report();
+        held.store(held.load(Relaxed) - 1, Relaxed);
     }
 
     /// Remembers a flow, which was seen now, if there is any memory; whatever was known of it gives way. Nothing that was last
     /// seen before `horizon` counts.
     pub fn remember(&mut self, hash: u64, flow: &Flow, horizon: u64) {
-        if self.buckets.is_empty() {
+        if self.memory.buckets().is_empty() {
             return;
         }
         let (buckets, now) = (self.buckets_of(hash), flow.seen);
         let entries = || buckets.into_iter().flat_map(|bucket| (0..ENTRIES as u8).map(move |at| At(bucket, at)));
-        let entry = |at: &At| &self.buckets[at.0 as usize].0[at.1 as usize];
-        let at = entries().find(|at| entry(at).is(hash)).unwrap_or_else(|| {
-            let is_live = |entry: &&Entry| entry.worth(now, horizon) > 0;
-            let crowds = buckets.map(|bucket| self.buckets[bucket as usize].0.iter().filter(is_live).count());
+        let at = entries().find(|at| self.entry(*at).is(hash)).unwrap_or_else(|| {
+            let is_live = |entry: &Entry| entry.worth(now, horizon) > 0;
+            let crowds = buckets.map(|at| self.memory.buckets()[at as usize].entries().filter(is_live).count());
             let rank = |at: &At| {
                 let crowd = if at.0 == buckets[0] { crowds[0] } else { crowds[1] };
-                let entry = entry(at);
+                let entry = self.entry(*at);
                 (entry.worth(now, horizon), crowd, entry.state >> SEEN)
             };
             let at = entries().min_by_key(rank).expect("two buckets");
-            let entry = entry(&at);
-            self.report.evicted += u64::from(entry.worth(now, horizon) > 1);
-            self.report.held += u64::from(entry.server() == 0);
-            self.report.remembered += 1;
+            let entry = self.entry(at);
+            let [held, remembered, evicted] = self.memory.report();
+            let add = |sum: &AtomicU64, one: bool| sum.store(sum.load(Relaxed) + u64::from(one), Relaxed);
+            add(evicted, entry.worth(now, horizon) > 1);
+            add(held, entry.server() == 0);
+            add(remembered, true);
             at
         });
-        *self.entry(at) = Entry::new(hash, flow);
+        self.set(at, Entry::new(hash, flow));
     }
 
     /// Goes on to the next bucket, and notes of which servers there are flows in it, where the table wants to know.
@@ -324,20 +375,23 @@ impl FlowTable {
             }
             *round = Round { layout: table.layout, began: now, next: 0, is_over: false };
         }
-        for flow in self.buckets.get(round.next).iter().flat_map(|bucket| &bucket.0).filter_map(Entry::flow) {
+        let bucket = self.memory.buckets().get(round.next);
+        for flow in bucket.iter().flat_map(|bucket| bucket.entries()).filter_map(|entry| entry.flow()) {
             let lasts = flow.seen >= table.horizon && !flow.is_over(now) && !flow.is_silent(FLOW_ESTABLISHED_IDLE, now);
             if let Some(destination) = table.previous_owner(flow.server).filter(|_| lasts) {
                 census.note(destination, round.began);
             }
         }
         round.next += 1;
-        if round.next >= self.buckets.len() {
+        if round.next >= self.memory.buckets().len() {
             round.is_over = true;
             census.complete(worker, round.began);
         }
     }
 
     pub fn report(&self) -> FlowTableReport {
-        self.report
+        let [held, remembered, evicted] = self.memory.report().each_ref().map(|count| count.load(Relaxed));
+        let capacity = (self.memory.buckets().len() * ENTRIES) as u64;
+        FlowTableReport { capacity, held, remembered, evicted }
     }
 }

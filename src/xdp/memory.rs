@@ -6,6 +6,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::table::flow_table::Bucket;
 use aya::maps::MapData;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -39,6 +40,15 @@ impl Memory {
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is of that many words, page aligned, and lasts as long as `self`; the kernel too writes whole words.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.words) }
+    }
+
+    /// As buckets of a flow table.
+    pub fn buckets(&self, first: usize, count: usize) -> &[Bucket] {
+        const WORDS: usize = size_of::<Bucket>() / 8;
+        let words = &self.words()[first * WORDS..][..count * WORDS];
+        const { assert!(align_of::<Bucket>() == size_of::<Bucket>()) };
+        // SAFETY: a bucket is an array of so many atomic words, and the mapping begins with a page.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), count) }
     }
 
     pub fn read(&self, at: usize) -> u64 {

@@ -23,6 +23,17 @@ pub struct Fixture {
     pub now: u64,
     /// Servers made so far.
     made: usize,
+    /// What must decide alike.
+    twin: Option<Box<dyn Twin>>,
+}
+
+/// Another that decides frames, with a flow table of its own.
+pub trait Twin {
+    fn publish(&mut self, table: &Table);
+
+    fn judge(&mut self, frame: &[u8], now: u64) -> Verdict;
+
+    fn report(&self) -> FlowTableReport;
 }
 
 #[derive(Clone, Copy)]
@@ -91,7 +102,8 @@ impl Fixture {
         let table = cluster.compile();
         let flow_table = FlowTable::new(flows, table.key);
         let made = weights.len();
-        Fixture { plan, cluster, table, flow_table, pipeline: Pipeline::default(), now: 1000 * SECOND, made }
+        let twin = crate::twin(&table, flows);
+        Fixture { plan, cluster, table, flow_table, pipeline: Pipeline::default(), now: 1000 * SECOND, made, twin }
     }
 
     /// Plain: equal weights, maglev over the source.
@@ -175,6 +187,9 @@ impl Fixture {
 
     fn publish(&mut self) {
         self.table = self.cluster.compile();
+        if let Some(twin) = &mut self.twin {
+            twin.publish(&self.table);
+        }
     }
 
     pub fn send(&mut self, packet: Packet, client: Ipv4Addr, port: u16) -> Verdict {
@@ -186,7 +201,12 @@ impl Fixture {
         }
         assert!(!self.pipeline.is_migrating());
         assert_eq!(self.pipeline.begins().count(), usize::from(packet.begins()));
-        self.pipeline.outcomes()[0].verdict()
+        let verdict = self.pipeline.outcomes()[0].verdict();
+        if let Some(twin) = &mut self.twin {
+            assert_eq!(twin.judge(&frame, self.now), verdict, "{client}:{port} at {}", self.now);
+            assert_eq!(twin.report(), self.flow_table.report());
+        }
+        verdict
     }
 
     pub fn report(&self) -> FlowTableReport {

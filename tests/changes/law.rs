@@ -258,7 +258,7 @@ fn no_history(fixture: &Fixture) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::CASES, ..ProptestConfig::default() })]
 
     #[test]
     fn connections_stay(

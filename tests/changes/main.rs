@@ -6,3 +6,14 @@ mod law;
 mod memory;
 mod restart;
 mod spoofed;
+
+use fixture::Twin;
+use oneip::table::Table;
+
+/// Of each law.
+const CASES: u32 = 400;
+
+/// The pipeline stands for itself.
+fn twin(_: &Table, _: usize) -> Option<Box<dyn Twin>> {
+    None
+}

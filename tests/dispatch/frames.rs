@@ -31,7 +31,7 @@ pub fn sum(books: &Books) -> (Tally, Vec<Sent>) {
 /// All frames through the program and through a worker: the same verdicts, bytes and counters.
 fn judged_alike(plan: &Plan, down: &[String], own: [u8; 6], frames: &[Vec<u8>], mut bench: Bench) {
     let table = turn::table(plan, down);
-    let Some((dispatch, books)) = dispatch(own, &table) else { return };
+    let Some((dispatch, books)) = dispatch(own, &table, 0) else { return };
     let ours: Vec<&Vec<u8>> = frames
         .iter()
         // A frame too short to hold a destination address is the kernel's.
@@ -101,7 +101,7 @@ fn golden_frames_are_dispatched_as_by_a_worker() {
     }
     let here = [Reason::NoService, Reason::Malformed, Reason::Loop, Reason::Ttl, Reason::NoServer, Reason::Unresolved];
     let table = turn::table(&golden.plan, &golden.down);
-    let Some((dispatch, books)) = dispatch(own, &table) else { return };
+    let Some((dispatch, books)) = dispatch(own, &table, 0) else { return };
     frames.iter().for_each(|frame| _ = dispatch.judge(frame).unwrap());
     assert!(here.iter().all(|reason| sum(&books).0.dropped[*reason as usize] > 0), "every reason is met");
 }

@@ -1,20 +1,33 @@
 //! The dispatcher inside the kernel, by `BPF_PROG_TEST_RUN`: bit for bit what a worker does with a frame, and counts.
 
+#[path = "../changes/cases.rs"]
+mod cases;
+#[path = "../changes/fixture.rs"]
+mod fixture;
 mod frames;
+#[path = "../changes/law.rs"]
+mod law;
 #[path = "../model/mod.rs"]
 mod model;
+#[path = "../changes/spoofed.rs"]
+mod spoofed;
+mod twin;
 
 use oneip::model::Mac;
 use oneip::table::Table;
 use oneip::xdp::dispatch::{Books, Dispatch, Setup};
+use twin::twin;
+
+/// Of the laws of tests/changes, which run there more often.
+const CASES: u32 = 30;
 
 /// `None` without root, and it says so.
-fn dispatch(own: [u8; 6], table: &Table) -> Option<(Dispatch, Books)> {
+fn dispatch(own: [u8; 6], table: &Table, flows: u32) -> Option<(Dispatch, Books)> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: needs root");
         return None;
     }
-    let setup = Setup { mac: Mac(own), queues: 1, flows: 1 << 13, timed_of: 3 };
+    let setup = Setup { mac: Mac(own), queues: 1, flows, timed_of: 3 };
     let mut dispatch = Dispatch::load(setup, table).unwrap();
     let books = dispatch.open_books(table).unwrap();
     Some((dispatch, books))

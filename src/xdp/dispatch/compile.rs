@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::arena::{Arena, Content};
 use super::layout::{BY_FLOW, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, Words};
+use crate::hash::Key;
 use crate::model::Mac;
-use crate::table::flow_table::flow_key;
 use crate::table::build::migration::Kept;
 use crate::table::{self, PackedMac, ServiceTable, Table};
 use crate::xdp::directory::Directory;
@@ -130,9 +130,10 @@ impl Ports {
     }
 }
 
-/// Lays a table out. `mac`: the interface's own, to which frames come. The head does not say yet where frames are counted.
-pub fn compile(table: &Table, ports: &Ports, mac: Mac, places: &mut impl Places) -> Result<Head, Full> {
-    let mut head = Head { key: table.key.state(), flow_key: flow_key(table.key).state(), ..Head::default() };
+/// Lays a table out. With the interface's own MAC, to which frames come, and what flows are hashed with.
+/// The head does not say yet where frames are counted.
+pub fn compile(table: &Table, ports: &Ports, (mac, flows): (Mac, Key), places: &mut impl Places) -> Result<Head, Full> {
+    let mut head = Head { key: table.key.state(), flow_key: flows.state(), ..Head::default() };
     head.ports = Place::of(&ports.directory, places.place(Part::Ports, Content::Words(Arc::clone(&ports.words)))?);
     head.idents = idents(table, places)?;
     (head.loops, head.servers) = loops(table, places)?;

@@ -4,6 +4,7 @@
 //! - `layout`: the structures that the program reads
 //! - `compile`: a table, laid out in the cells of an `arena`
 //! - `counters`: what the program has counted and timed
+//! - `flows`: the flow tables of the queues
 //! - `events`: the frames of a client that an operator watches
 //! - `measure`: what the program costs
 
@@ -11,6 +12,7 @@ mod arena;
 mod compile;
 mod counters;
 mod events;
+mod flows;
 mod layout;
 mod measure;
 
@@ -25,6 +27,7 @@ use aya::{Ebpf, EbpfLoader};
 use self::arena::Arena;
 use self::compile::{Parts, Placing, Ports, Size};
 use self::counters::{Counters, Places, Room};
+use self::flows::REPORT_WORDS;
 use self::layout::{CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, Words};
 use super::attach::load;
 use super::cell::CELL_WORDS;
@@ -34,9 +37,11 @@ use super::ranges::{Free, Range};
 use crate::limits::LAYOUTS;
 use crate::model::Mac;
 use crate::table::Table;
+use crate::table::flow_table::{Bucket, flow_key};
 
 pub use counters::{Books, Sent, Tally};
 pub use events::{Events, Fate, Noted};
+pub use flows::Flows;
 use measure::MEASURED_CLIENTS;
 pub use measure::Measured;
 
@@ -106,6 +111,7 @@ pub struct Dispatch {
     layout: Option<u64>,
     grace: Grace,
     seen: Option<MapData>,
+    flows: Flows,
 }
 
 /// What no head leads to is free after an update of this (kernel/bpf/syscall.c, maybe_wait_bpf_programs).
@@ -123,7 +129,7 @@ impl Dispatch {
     pub fn load(setup: Setup, table: &Table) -> Result<Dispatch, XdpError> {
         let ports = Ports::new(table);
         let mut size = Size::default();
-        compile::compile(table, &ports, setup.mac, &mut size).expect("nothing is placed");
+        compile::compile(table, &ports, (setup.mac, table.key), &mut size).expect("nothing is placed");
         let cores = aya::util::nr_cpus().map_err(|(path, reason)| XdpError::Facts { path: path.into(), reason })?;
         let room = Room::of(table, cores as u32);
         let cells = size.room();
@@ -157,6 +163,13 @@ impl Dispatch {
             ArrayOfMaps::try_from(program.take_map("grace").expect("it has this map")).map_err(failed("grace"))?;
         let inner = Array::create(1, 0).map_err(failed("grace"))?;
         let seen = program.take_map("seen").map(data);
+        let flows = Flows {
+            tables: Arc::new(memory(&mut program, "flows", (buckets * setup.queues).max(1) as usize * BUCKET_WORDS)?),
+            reports: Arc::new(memory(&mut program, "flow_reports", setup.queues as usize * REPORT_WORDS)?),
+            queues: setup.queues as usize,
+            buckets: buckets as usize,
+        };
+        flows.begin(flow_key(table.key));
         let mut dispatch = Dispatch {
             mac: setup.mac,
             control: memory(&mut program, "control", CONTROL_WORDS)?,
@@ -172,6 +185,7 @@ impl Dispatch {
             layout: None,
             grace: Grace { outer, inner },
             seen,
+            flows,
             program,
         };
         dispatch.publish(table).map_err(|error| match error {
@@ -259,7 +273,7 @@ impl Dispatch {
     fn place(&mut self, table: &Table) -> Option<(Head, Parts)> {
         let mut placing =
             Placing { arena: &mut self.arena, published: &self.parts, parts: Parts::new(), taken: Vec::new() };
-        match compile::compile(table, &self.ports, self.mac, &mut placing) {
+        match compile::compile(table, &self.ports, (self.mac, self.flows.key()), &mut placing) {
             Ok(head) => Some((head, placing.parts)),
             Err(compile::Full) => {
                 let Placing { arena, taken, .. } = placing;
@@ -315,6 +329,10 @@ impl Dispatch {
         self.seen.take().map(|map| Events::new(map).map_err(failed("seen"))).transpose()
     }
 
+    pub fn flows(&self) -> Flows {
+        self.flows.clone()
+    }
+
     /// What the program does with a frame of at least 14 bytes, and counts it so; with the frame as it is afterwards. By
     /// `BPF_PROG_TEST_RUN`: the program is run, but the frame goes nowhere.
     ///
@@ -345,6 +363,7 @@ impl Dispatch {
 
 /// Flows that a bucket of the flow table holds: `BUCKET` of src/bpf/flow_table.h.
 const FLOWS_OF_BUCKET: u32 = 4;
+const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
 
 impl Size {
     /// Cells for the table, for another in its place, and for what a migration of the largest service's slots takes: the slots marked, and a word

@@ -1,0 +1,67 @@
+//! The flow tables of the receive queues, in memory that the program shares.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::hash::Key;
+use crate::table::flow_table::{Bucket, FlowMemory, FlowTable};
+use crate::xdp::memory::Memory;
+
+/// `struct flow_report` of src/bpf/flow_table.h, in words.
+pub const REPORT_WORDS: usize = 8;
+
+/// In the first queue's.
+const KEY: usize = 4;
+
+/// Of all queues.
+#[derive(Clone)]
+pub struct Flows {
+    pub(super) tables: Arc<Memory>,
+    pub(super) reports: Arc<Memory>,
+    pub(super) queues: usize,
+    /// Of each queue.
+    pub(super) buckets: usize,
+}
+
+/// Of one.
+struct OfQueue {
+    flows: Flows,
+    queue: usize,
+}
+
+impl Flows {
+    pub fn queues(&self) -> usize {
+        self.queues
+    }
+
+    /// The flow table of a queue. While a frame of the queue may be decided by the program, it may be read only: for the census and the report.
+    ///
+    /// # Panics
+    /// There is no such queue.
+    pub fn of_queue(&self, queue: usize) -> FlowTable {
+        assert!(queue < self.queues);
+        FlowTable::over(Box::new(OfQueue { flows: self.clone(), queue }), self.key())
+    }
+
+    /// What flows are hashed with: the first cluster key's, through every change of that, or flows would not be found any more.
+    pub(super) fn key(&self) -> Key {
+        Key::from_state(std::array::from_fn(|at| self.reports.read(KEY + at)))
+    }
+
+    /// Where nothing was remembered yet.
+    pub(super) fn begin(&self, key: Key) {
+        if self.key().state() == [0; 4] {
+            self.reports.write(KEY, &key.state());
+        }
+    }
+}
+
+impl FlowMemory for OfQueue {
+    fn buckets(&self) -> &[Bucket] {
+        self.flows.tables.buckets(self.queue * self.flows.buckets, self.flows.buckets)
+    }
+
+    fn report(&self) -> &[AtomicU64; 3] {
+        self.flows.reports.words()[self.queue * REPORT_WORDS..].first_chunk().expect("a report has more words")
+    }
+}
