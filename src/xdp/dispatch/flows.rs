@@ -1,10 +1,17 @@
 //! The flow tables of the receive queues, in memory that the program shares.
 
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use aya::maps::MapData;
+
+use super::tables::Sizes;
 use crate::hash::Key;
 use crate::table::flow_table::{Bucket, FlowMemory, FlowTable};
+use crate::xdp::error::XdpError;
 use crate::xdp::memory::Memory;
 
 /// `struct flow_report` of src/bpf/flow_table.h, in words.
@@ -64,4 +71,23 @@ impl FlowMemory for OfQueue {
     fn report(&self) -> &[AtomicU64; 3] {
         self.flows.reports.words()[self.queue * REPORT_WORDS..].first_chunk().expect("a report has more words")
     }
+}
+
+/// The files of flow tables and their reports in a folder on a BPF file system. What does not have these sizes is removed there: the memory
+/// lasts as long as a program has it.
+pub(super) fn pins(folder: &Path, sizes: &Sizes) -> Result<[PathBuf; 2], XdpError> {
+    let failed = |path: &Path, reason: io::Error| XdpError::Facts { path: path.into(), reason };
+    let pins = [(folder.join("flows"), sizes.flows()), (folder.join("flow-reports"), sizes.queues())];
+    let fits = |(path, entries): &(PathBuf, u32)| {
+        let map = MapData::from_pin(path).ok()?;
+        map.info().ok().filter(|info| info.max_entries() == *entries)
+    };
+    let fit = pins.iter().all(|pin| fits(pin).is_some());
+    for (path, _) in pins.iter().filter(|_| !fit) {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(path, error)),
+            _ => {}
+        }
+    }
+    Ok(pins.map(|(path, _)| path))
 }
