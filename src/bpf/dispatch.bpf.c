@@ -5,25 +5,6 @@
  */
 #include "dispatch.h"
 
-/*
- * Nothing looks here. An update of a map of maps returns when no program is under way any more that began before it (kernel/bpf/syscall.c,
- * maybe_wait_bpf_programs): what no head leads to is free then.
- */
-struct nothing {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
-	__array(values, struct nothing);
-} grace SEC(".maps");
-
 SEC("xdp.frags")
 int oneip_dispatch(struct xdp_md *ctx)
 {

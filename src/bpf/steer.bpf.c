@@ -6,8 +6,10 @@
  *
  * Nothing else is judged here. Whether the headers make sense is for the worker to say, which has a counter for each
  * answer; a frame too short to hold a destination address has none, and is the kernel's.
+ *
+ * With the net, frames of a queue whose worker is gone, or hangs, are dispatched here, by the same tables.
  */
-#include "parse.h"
+#include "dispatch.h"
 
 /* The cluster addresses: 4 bytes as in the packet -> present. The loader sizes both sets, and the rings. */
 struct {
@@ -32,13 +34,29 @@ struct {
 	__type(value, __u32);
 } xsks SEC(".maps");
 
-/* Frames; in the order of steer::Counters. seen = passed + redirected + no_socket. */
+/* Whether there are tables to dispatch by; the loader sets it. */
+volatile const __u32 has_net;
+
+/* A worker whose queue had no beat for longer hangs, in nanoseconds; 0: no beat is asked for. The loader sets it. */
+volatile const __u64 net_after;
+
+/* By queue: when its worker had a turn last, by bpf_ktime_get_ns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} beats SEC(".maps");
+
+/* Frames; in the order of steer::Counters. seen = passed + redirected + no_socket + by_net. */
 struct counters {
 	__u64 seen;
 	__u64 passed;
 	__u64 redirected;
 	__u64 no_socket;
 	__u64 unstamped;
+	__u64 by_net;
 };
 
 struct {
@@ -73,15 +91,22 @@ INLINE int to_cluster_address(struct xdp_md *ctx)
  * copy mode (net/xdp/xsk.c, __xsk_rcv copies metadata and frame so) as in zero-copy mode, and the descriptor can be
  * transmitted as it is. The stamp is the 8 bytes before that.
  */
-INLINE int stamp(struct xdp_md *ctx)
+INLINE int stamp(struct xdp_md *ctx, __u64 now)
 {
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(__u64)))
 		return -1;
 	__u64 *arrival = (void *)(long)ctx->data_meta;
 	if ((void *)(arrival + 1) > (void *)(long)ctx->data)
 		return -1;
-	*arrival = bpf_ktime_get_ns();
+	*arrival = now;
 	return 0;
+}
+
+INLINE int hangs(struct xdp_md *ctx, __u64 now)
+{
+	__u32 queue = ctx->rx_queue_index;
+	__u64 *beat = bpf_map_lookup_elem(&beats, &queue);
+	return net_after && beat && now > *beat && now - *beat > net_after;
 }
 
 SEC("xdp")
@@ -97,14 +122,23 @@ int steer(struct xdp_md *ctx)
 		count->passed++;
 		return XDP_PASS;
 	}
-	if (stamp(ctx))
-		count->unstamped++;
-
+	__u64 now = bpf_ktime_get_ns();
+	if (has_net && hangs(ctx, now)) {
+		count->by_net++;
+		return dispatch(ctx, 1);
+	}
 	/*
-	 * Without a ring on this queue (one that was added while we run) the frame is dropped and counted. The kernel must not
-	 * have it: it does not hold the address, and would route the frame back to where it came from, with a redirect.
+	 * Without a ring on this queue (its worker is gone, or it was added while we run) and without the net, the frame is dropped and
+	 * counted. The kernel must not have it: it does not hold the address, and would route the frame back to where it came from, with a
+	 * redirect.
 	 */
 	long action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+	if (has_net && action != XDP_REDIRECT) {
+		count->by_net++;
+		return dispatch(ctx, 1);
+	}
+	if (stamp(ctx, now))
+		count->unstamped++;
 	/* Sums and not branches: of these clang makes one add to a computed place, for which the verifier wants CAP_PERFMON. */
 	count->redirected += action == XDP_REDIRECT;
 	count->no_socket += action != XDP_REDIRECT;

@@ -33,6 +33,7 @@ pub(crate) use error::{os_error, with_causes};
 pub use ethtool::driver;
 pub use features::Features;
 pub use steer::{Action, Steer, SteerCounters, SteerCounts};
+pub use steer::{Action, Beats, Net, Steer, SteerCounters, SteerCounts};
 
 use crate::limits::RELEASE;
 use std::thread;

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::xdp::XdpLink;
@@ -12,9 +14,12 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::attach::{Mode, attach, load};
 use super::device::Device;
+use super::dispatch::{Setup, Sizes, Tables, memory};
 use super::error::{XdpError, with_causes};
+use super::memory::Memory;
 use crate::limits::{MAX_SERVICES, STEER_ADDRESSES};
 use crate::model::Mac;
+use crate::table::Table;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
@@ -25,10 +30,12 @@ const ADDRESSES_V4: &str = "addresses_v4";
 const ADDRESSES_V6: &str = "addresses_v6";
 const SOCKETS: &str = "xsks";
 const COUNTERS: &str = "counters";
+const BEATS: &str = "beats";
 
 /// The verdicts of XDP programs, `enum xdp_action` in include/uapi/linux/bpf.h.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 
 /// What the program does with a frame.
@@ -38,11 +45,13 @@ pub enum Action {
     Pass,
     /// To the ring of its queue.
     Redirect,
-    /// Would be redirected, but its queue has no ring.
+    /// Would be redirected, but its queue has no ring; or dropped by the net, for a reason that is counted.
     Drop,
+    /// By the net: out again.
+    Send,
 }
 
-/// Frames since the program was loaded. `seen == passed + redirected + no_socket` whenever no frame is on its way.
+/// Frames since the program was loaded. `seen == passed + redirected + no_socket + by_net` whenever no frame is on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SteerCounts {
     pub seen: u64,
@@ -52,6 +61,8 @@ pub struct SteerCounts {
     pub redirected: u64,
     /// Dropped, because their queue had no ring.
     pub no_socket: u64,
+    /// Dispatched by the program, because the queue's worker was gone or did not turn.
+    pub by_net: u64,
     /// Redirected or dropped without an arrival time, because the driver keeps no metadata.
     pub unstamped: u64,
 }
@@ -59,7 +70,7 @@ pub struct SteerCounts {
 /// Reads the counts, from any thread, and after the program was detached too.
 #[derive(Clone)]
 pub struct SteerCounters {
-    map: Arc<PerCpuArray<MapData, [u64; 5]>>,
+    map: Arc<PerCpuArray<MapData, [u64; 6]>>,
 }
 
 impl SteerCounters {
@@ -68,14 +79,36 @@ impl SteerCounters {
     /// The kernel has no memory for the answer.
     pub fn read(&self) -> Result<SteerCounts, XdpError> {
         let cores = self.map.get(&0, 0).map_err(failed(COUNTERS))?;
-        let mut sum = [0; 5];
+        let mut sum = [0; 6];
         for core in cores.iter() {
             for (total, part) in sum.iter_mut().zip(core) {
                 *total += part;
             }
         }
-        let [seen, passed, redirected, no_socket, unstamped] = sum;
-        Ok(SteerCounts { seen, passed, redirected, no_socket, unstamped })
+        let [seen, passed, redirected, no_socket, unstamped, by_net] = sum;
+        Ok(SteerCounts { seen, passed, redirected, no_socket, unstamped, by_net })
+    }
+}
+
+/// What the net needs: tables, and how long a worker may be silent.
+#[derive(Clone, Copy)]
+pub struct Net<'a> {
+    pub setup: Setup,
+    pub table: &'a Table,
+    /// A worker that has had no turn for longer hangs, and its frames are dispatched by the program. `None`: only those of queues without
+    /// a ring.
+    pub after: Option<Duration>,
+}
+
+/// Where workers say that they turn.
+#[derive(Clone)]
+pub struct Beats(Arc<Memory>);
+
+impl Beats {
+    /// The worker of a queue has had a turn; by `CLOCK_MONOTONIC`, in nanoseconds.
+    #[inline]
+    pub fn beat(&self, queue: u32, now: u64) {
+        self.0.words()[queue as usize].store(now, Ordering::Relaxed);
     }
 }
 
@@ -89,6 +122,8 @@ pub struct Steer {
     v6: HashMap<MapData, [u8; 16], u8>,
     sockets: XskMap<MapData>,
     counters: SteerCounters,
+    beats: Beats,
+    net: Option<Tables>,
 }
 
 impl Steer {
@@ -98,15 +133,41 @@ impl Steer {
     ///
     /// The kernel refuses it, for want of privileges or features.
     pub fn load(mac: Mac, queues: u32) -> Result<Steer, XdpError> {
+        Steer::load_with(mac, queues, None)
+    }
+
+    /// As `load`, with the net: frames of a queue whose worker is gone, or hangs, are dispatched by the program, by this table until
+    /// another is published to `net`.
+    ///
+    /// # Errors
+    ///
+    /// As `load`.
+    pub fn load_with_net(net: Net) -> Result<Steer, XdpError> {
+        Steer::load_with(net.setup.mac, net.setup.queues, Some(net))
+    }
+
+    fn load_with(mac: Mac, queues: u32, net: Option<Net>) -> Result<Steer, XdpError> {
         let addresses = u32::try_from(STEER_ADDRESSES).expect("the bound is small");
-        let mut program = EbpfLoader::new()
+        let sizes = net.map(|net| Sizes::of(net.setup, net.table)).transpose()?;
+        let has_net = u32::from(net.is_some());
+        let after = net.and_then(|net| net.after).map_or(0, |after| after.as_nanos() as u64);
+        let mut loader = EbpfLoader::new();
+        if let Some(sizes) = &sizes {
+            sizes.apply(&mut loader, None);
+        }
+        loader
             .override_global("own_mac", &mac.0, true)
+            .override_global("has_net", &has_net, true)
+            .override_global("net_after", &after, true)
             .map_max_entries(ADDRESSES_V4, addresses)
             .map_max_entries(ADDRESSES_V6, addresses)
             .map_max_entries(SOCKETS, queues)
-            .load(OBJECT)
-            .map_err(|error| XdpError::Load { reason: with_causes(&error) })?;
+            .map_max_entries(BEATS, queues);
+        let mut program = loader.load(OBJECT).map_err(|error| XdpError::Load { reason: with_causes(&error) })?;
         load(xdp(&mut program)).map_err(refused)?;
+        drop(loader);
+        let tables = sizes.zip(net).map(|(sizes, net)| Tables::open(&mut program, sizes, net.table)).transpose()?;
+        let beats = Beats(Arc::new(memory(&mut program, BEATS, queues as usize)?));
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
         Ok(Steer {
@@ -116,8 +177,20 @@ impl Steer {
             v6: HashMap::try_from(map(ADDRESSES_V6)).map_err(failed(ADDRESSES_V6))?,
             sockets: XskMap::try_from(map(SOCKETS)).map_err(failed(SOCKETS))?,
             counters: SteerCounters { map: Arc::new(counters) },
+            beats,
+            net: tables,
             program,
         })
+    }
+
+    /// The net's tables, counters and flow tables; `None`: it was loaded without.
+    pub fn net(&mut self) -> Option<&mut Tables> {
+        self.net.as_mut()
+    }
+
+    /// Where workers say that they turn.
+    pub fn beats(&self) -> Beats {
+        self.beats.clone()
     }
 
     /// Makes these the addresses whose frames are taken. New ones are taken before old ones are let go, so an address that is
@@ -201,6 +274,7 @@ impl Steer {
             XDP_PASS => Action::Pass,
             XDP_REDIRECT => Action::Redirect,
             XDP_DROP => Action::Drop,
+            XDP_TX => Action::Send,
             other => unreachable!("steer has no verdict {other}"),
         };
         Ok((action, arrival, out))

@@ -2,7 +2,7 @@
 
 use super::peer::{self, Deed};
 use super::veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable, DEVICE, DEVICE_MAC};
-use oneip::pktgen::features::Features;
+use oneip::xdp::Features;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;

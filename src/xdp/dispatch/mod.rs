@@ -36,7 +36,7 @@ pub use events::{Events, Fate, Noted};
 pub use flows::Flows;
 use measure::MEASURED_CLIENTS;
 pub use measure::Measured;
-use tables::Sizes;
+pub(super) use tables::Sizes;
 pub use tables::{PublishError, Tables};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dispatch.bpf.o"));
