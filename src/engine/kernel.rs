@@ -7,23 +7,26 @@ use crate::admin::status::{ProgramStatus, Status, WorkerStatus};
 use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, Update};
 use crate::error::Failure;
-use crate::host::{self, privileges};
-use crate::limits::{DRAIN, FRAMES_TIMED, KERNEL_RETRY};
+use crate::host::{self, clock, privileges};
+use crate::limits::{CENSUS_EVERY, CENSUS_PART, DRAIN, FRAMES_TIMED, KERNEL_RETRY};
 use crate::metrics::collect::{self, Collector, Sources, Stats, Troubles};
 use crate::metrics::summary::Summary;
-use crate::model::{Dispatcher, Plan};
+use crate::model::{Dispatcher, Plan, Xdp};
 use crate::table::Table;
+use crate::table::flow_table::FlowTable;
 use crate::table::trace::{self, Seen};
 use crate::xdp::dispatch::{Books, Dispatch, Events, Fate, Noted, PublishError, Setup};
 use crate::xdp::link::{self, Attachment, Kept, LinkError, Place};
 use crate::xdp::privileges as needed;
-use crate::xdp::{Device, Mode};
+use crate::xdp::{Device, Features, Mode};
 use aya::programs::xdp::XdpLink;
 use caps::Capability;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, interval};
 
 /// The interface that a configuration names.
 ///
@@ -55,41 +58,106 @@ impl Opened for OpenedKernel {
 
     fn attach(self: Box<Self>, _cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure> {
         let OpenedKernel { device, settings } = *self;
-        let Device { mac, queues, .. } = device;
-        let setup = Setup { mac, queues, flows: settings.flows, timed_of: FRAMES_TIMED };
-        let mut dispatch = Dispatch::load(setup, &table)?;
+        let (egress, xdp) = way_out(&device, settings.xdp);
+        let setup =
+            Setup { mac: device.mac, egress, queues: device.queues, flows: settings.flows, timed_of: FRAMES_TIMED };
         let place = Place {
             kept: Kept::Dispatcher,
             interface: device.interface,
             index: device.index,
             pins: settings.pins.clone(),
         };
-        let at = (settings.xdp, true);
-        let (link, attachment) = match link::attach(dispatch.program(), &place, at) {
-            Err(LinkError::NoBpfFileSystem { path }) => {
-                tracing::warn!(
-                    "there is no BPF file system at {}: nothing is dispatched any more if this process is killed; mount -t bpf bpf \
-                     /sys/fs/bpf",
-                    path.display()
-                );
-                link::attach_unpinned(dispatch.program(), &place, at)?
-            }
-            attached => attached?,
-        };
-        let events = dispatch.events()?;
-        Ok(Box::new(Program { dispatch, table, events, link, attachment, place }))
+        Ok(Box::new(Program::begin(setup, place, xdp, table)?))
     }
+}
+
+/// How frames leave, and where the program runs. A veth sends what a program redirects to it if its other end has GRO or an XDP program, and what
+/// leaves by XDP_TX only in the second case (drivers/net/veth.c, veth_xdp_flush): so frames are redirected there. If the other end has neither, only
+/// generic XDP sends anything.
+fn way_out(device: &Device, xdp: Option<Xdp>) -> (u32, Option<Xdp>) {
+    let Device { interface, index, .. } = device;
+    if device.driver != "veth" || xdp == Some(Xdp::Generic) {
+        return (0, xdp);
+    }
+    if Features::of(*index).transmits() {
+        return (*index, xdp);
+    }
+    let mend = "ethtool -K PEER gro on, for the other end of the veth, and start again";
+    if xdp == Some(Xdp::Native) {
+        tracing::warn!("{interface} does not send what its XDP program forwards: {mend}");
+        return (*index, xdp);
+    }
+    tracing::warn!("{interface} does not send what a native XDP program forwards: using generic XDP, which is slow; {mend}");
+    (0, Some(Xdp::Generic))
 }
 
 /// The program on its interface.
 struct Program {
     dispatch: Dispatch,
+    setup: Setup,
     /// What it decides by.
     table: Table,
+    flows: Vec<FlowTable>,
     events: Option<Events>,
     link: XdpLink,
     attachment: Attachment,
     place: Place,
+    xdp: Option<Xdp>,
+}
+
+impl Program {
+    /// Attaches the program, in the place of one that an earlier process has left.
+    fn begin(setup: Setup, place: Place, xdp: Option<Xdp>, table: Table) -> Result<Program, Failure> {
+        let at = (xdp, true);
+        let (mut dispatch, (link, attachment)) = match link::folder(&place) {
+            Ok(folder) => {
+                let mut dispatch = Dispatch::load_kept(setup, &table, &folder)?;
+                let attached = link::attach(dispatch.program(), &place, at)?;
+                (dispatch, attached)
+            }
+            Err(LinkError::NoBpfFileSystem { path }) => {
+                tracing::warn!(
+                    "there is no BPF file system at {}, so if this process is killed, nothing is dispatched any more: mount -t bpf \
+                     bpf /sys/fs/bpf",
+                    path.display()
+                );
+                let mut dispatch = Dispatch::load(setup, &table)?;
+                let attached = link::attach_unpinned(dispatch.program(), &place, at)?;
+                (dispatch, attached)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (events, flows) = (dispatch.events()?, dispatch.flows());
+        let flows = (0..flows.queues()).map(|queue| flows.of_queue(queue)).collect();
+        Ok(Program { dispatch, setup, table, flows, events, link, attachment, place, xdp })
+    }
+
+    /// Puts a program with room for a larger table in the place of this one. The kernel exchanges the two between two frames.
+    fn renew(&mut self, table: Table) -> Result<(), Failure> {
+        let Program { setup, ref place, xdp, .. } = *self;
+        if !self.attachment.stays {
+            return Err("there is no room for so large a table; start oneip again".into());
+        }
+        let new = Program::begin(setup, place.clone(), xdp, table)?;
+        std::mem::replace(self, new).dispatch.close()?;
+        Ok(())
+    }
+
+    /// Reads what became of the frames of a watched client, before the table goes by which they were decided.
+    fn read_events(&mut self) {
+        let (Some(events), Some(watch)) = (&mut self.events, &self.table.watch) else { return };
+        while let Some(noted) = events.next() {
+            let _ = watch.seen.push(seen(&noted, &self.table));
+        }
+    }
+
+    /// Notes of which servers flows are remembered, where the table wants to know: a part of each flow table.
+    fn count_flows(&mut self) {
+        let Program { flows, table, .. } = self;
+        for (queue, flows) in flows.iter_mut().enumerate() {
+            (0..CENSUS_PART).for_each(|_| flows.count(table, queue, clock::now_ns()));
+        }
+    }
 }
 
 impl Attached for Program {
@@ -115,7 +183,8 @@ impl Attached for Program {
             collect::run(sources, reports, &inbox)
         })?;
         let program = self.dispatch.program().info()?;
-        Ok(Box::new(Kernel { number: program.id(), program: *self, cores, stats, collector, troubles, retry: None }))
+        let number = program.id();
+        Ok(Box::new(Kernel { number, program: *self, cores, stats, collector, troubles, census: None, retry: None }))
     }
 }
 
@@ -134,18 +203,10 @@ struct Kernel {
     stats: Stats,
     collector: JoinHandle<Collector>,
     troubles: Troubles,
+    /// When flow tables are gone through, while that is wanted.
+    census: Option<Interval>,
     /// The last table could not be published; when to try again.
     retry: Option<Instant>,
-}
-
-impl Program {
-    /// Reads what became of the frames of a watched client, before the table goes by which they were decided.
-    fn read_events(&mut self) {
-        let (Some(events), Some(watch)) = (&mut self.events, &self.table.watch) else { return };
-        while let Some(noted) = events.next() {
-            let _ = watch.seen.push(seen(&noted, &self.table));
-        }
-    }
 }
 
 fn seen(noted: &Noted, table: &Table) -> Seen {
@@ -188,17 +249,30 @@ impl Engine for Kernel {
         if update == Update::Layout {
             match self.program.dispatch.open_books(&table) {
                 Ok(books) => open_sources(&self.stats, membership.plan(), &books),
+                Err(PublishError::Full) => return self.renew(membership.plan(), table),
                 Err(error) => return self.try_again(&error),
             }
         }
         match self.program.dispatch.publish(&table) {
             Ok(()) => (self.program.table, self.retry) = (table, None),
+            Err(PublishError::Full) => self.renew(membership.plan(), table),
             Err(error) => self.try_again(&error),
         }
     }
 
     fn due(&self) -> Option<Instant> {
         self.retry
+    }
+
+    fn poll_work(&mut self, context: &mut Context) -> Poll<()> {
+        if !self.program.table.wants_census() {
+            return Poll::Pending;
+        }
+        self.census.get_or_insert_with(|| interval(CENSUS_EVERY)).poll_tick(context).map(|_| ())
+    }
+
+    fn work(&mut self, _membership: &mut Membership) {
+        self.program.count_flows();
     }
 
     fn see(&mut self, interface: &InterfaceWatch) {
@@ -245,7 +319,21 @@ impl Engine for Kernel {
 }
 
 impl Kernel {
-    fn try_again(&mut self, error: &PublishError) {
+    /// The table has outgrown the program's maps.
+    fn renew(&mut self, plan: &Arc<Plan>, table: Table) {
+        let renewed = self.program.renew(table).and_then(|()| {
+            let Program { dispatch, table, .. } = &mut self.program;
+            open_sources(&self.stats, plan, &dispatch.open_books(table)?);
+            self.number = dispatch.program().info()?.id();
+            Ok(())
+        });
+        match renewed {
+            Ok(()) => self.retry = None,
+            Err(error) => self.try_again(&error),
+        }
+    }
+
+    fn try_again(&mut self, error: &dyn fmt::Display) {
         tracing::error!("the program goes on by the table that it has: {error}");
         self.retry = Some(Instant::now() + KERNEL_RETRY);
     }

@@ -182,7 +182,11 @@ pub fn unpin(place: &Place) -> Result<(), LinkError> {
     Ok(())
 }
 
-fn folder(place: &Place) -> Result<PathBuf, LinkError> {
+/// The folder of an interface's pins.
+///
+/// # Errors
+/// There is no BPF file system at the path.
+pub fn folder(place: &Place) -> Result<PathBuf, LinkError> {
     let folder = place.pins.join(&place.interface);
     let no_bpf = || LinkError::NoBpfFileSystem { path: place.pins.clone() };
     // A folder that is made on another file system would stay there.

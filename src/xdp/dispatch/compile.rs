@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::arena::{Arena, Content};
 use super::layout::{BY_FLOW, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, Words};
 use crate::hash::Key;
-use crate::model::Mac;
+use crate::model::Egress;
 use crate::table::build::migration::Kept;
 use crate::table::{self, PackedMac, ServiceTable, Table};
 use crate::xdp::directory::Directory;
@@ -130,9 +130,9 @@ impl Ports {
     }
 }
 
-/// Lays a table out. With the interface's own MAC, to which frames come, and what flows are hashed with.
+/// Lays a table out. With the interface that frames come to, and what flows are hashed with.
 /// The head does not say yet where frames are counted.
-pub fn compile(table: &Table, ports: &Ports, (mac, flows): (Mac, Key), places: &mut impl Places) -> Result<Head, Full> {
+pub fn compile(table: &Table, ports: &Ports, (own, flows): (Egress, Key), places: &mut impl Places) -> Result<Head, Full> {
     let mut head = Head { key: table.key.state(), flow_key: flows.state(), ..Head::default() };
     head.ports = Place::of(&ports.directory, places.place(Part::Ports, Content::Words(Arc::clone(&ports.words)))?);
     head.idents = idents(table, places)?;
@@ -146,7 +146,7 @@ pub fn compile(table: &Table, ports: &Ports, (mac, flows): (Mac, Key), places: &
         let mut service = service(id, table.service(id), places)?;
         let destinations = table.destinations_of(id);
         service.count = destinations.len() as u16;
-        service.hops = hops.add(destinations.flat_map(|destination| hop(table, mac, destination)).collect());
+        service.hops = hops.add(destinations.flat_map(|destination| hop(table, own, destination)).collect());
         services.extend_from_slice(service.words());
     }
     head.hops = places.place(Part::Hops, Content::Words(padded(hops.words)))?;
@@ -190,10 +190,10 @@ impl Hops {
 /// `struct hop`
 const HOP_WORDS: usize = 2;
 
-fn hop(table: &Table, mac: Mac, destination: usize) -> [u64; HOP_WORDS] {
+fn hop(table: &Table, own: Egress, destination: usize) -> [u64; HOP_WORDS] {
     let next_hop = table.next_hop(destination);
     let (index, source) = match next_hop.egress() {
-        0 => (0, mac),
+        0 => (own.index, own.source),
         number => {
             let egress = table.egresses()[number as usize - 1];
             (egress.index, egress.source)

@@ -28,7 +28,7 @@ use aya::{Ebpf, EbpfLoader};
 use super::attach::load;
 use super::error::{XdpError, with_causes};
 use super::memory::Memory;
-use crate::model::Mac;
+use crate::model::{Egress, Mac};
 use crate::table::Table;
 
 pub use counters::{Books, Sent, Tally};
@@ -56,12 +56,22 @@ const XDP_REDIRECT: u32 = 4;
 pub struct Setup {
     /// The interface's own address.
     pub mac: Mac,
+    /// By which interface frames leave that go back to where they came from: its index, for a driver that sends only what is redirected to it; 0:
+    /// by XDP_TX.
+    pub egress: u32,
     /// Its receive queues.
     pub queues: u32,
     /// Flows that are remembered of each queue while slots migrate.
     pub flows: u32,
     /// One frame of so many is timed.
     pub timed_of: u32,
+}
+
+impl Setup {
+    /// The interface, as one by which frames leave.
+    fn own(&self) -> Egress {
+        Egress { index: self.egress, source: self.mac }
+    }
 }
 
 /// What the program does with a frame.

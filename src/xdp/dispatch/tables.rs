@@ -16,7 +16,7 @@ use super::flows::{Flows, REPORT_WORDS};
 use super::layout::{CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, Words};
 use super::{Setup, data, failed, memory};
 use crate::limits::LAYOUTS;
-use crate::model::Mac;
+use crate::model::Egress;
 use crate::table::Table;
 use crate::table::flow_table::{Bucket, flow_key};
 use crate::xdp::cell::CELL_WORDS;
@@ -56,7 +56,7 @@ impl Sizes {
     pub fn of(setup: Setup, table: &Table) -> Result<Sizes, XdpError> {
         let ports = Ports::new(table);
         let mut size = Size::default();
-        compile::compile(table, &ports, (setup.mac, table.key), &mut size).expect("nothing is placed");
+        compile::compile(table, &ports, (setup.own(), table.key), &mut size).expect("nothing is placed");
         let cores = aya::util::nr_cpus().map_err(|(path, reason)| XdpError::Facts { path: path.into(), reason })?;
         // The table, another in its place, and what a migration of the largest service's slots takes: the slots marked, and a word each that
         // says whose they were.
@@ -98,7 +98,7 @@ pub const REPORTS: &str = "flow_reports";
 
 /// Tables, counters and flow tables of a loaded program.
 pub struct Tables {
-    mac: Mac,
+    own: Egress,
     control: Memory,
     arena: Arena,
     parts: Parts,
@@ -150,7 +150,7 @@ impl Tables {
         };
         flows.begin(flow_key(table.key));
         let mut tables = Tables {
-            mac: setup.mac,
+            own: setup.own(),
             control: memory(program, "control", CONTROL_WORDS)?,
             arena: Arena::new(memory(program, "arena", cells as usize * CELL_WORDS)?),
             parts: Parts::new(),
@@ -262,7 +262,7 @@ impl Tables {
     fn place(&mut self, table: &Table) -> Option<(Head, Parts)> {
         let mut placing =
             Placing { arena: &mut self.arena, published: &self.parts, parts: Parts::new(), taken: Vec::new() };
-        match compile::compile(table, &self.ports, (self.mac, self.flows.key()), &mut placing) {
+        match compile::compile(table, &self.ports, (self.own, self.flows.key()), &mut placing) {
             Ok(head) => Some((head, placing.parts)),
             Err(compile::Full) => {
                 let Placing { arena, taken, .. } = placing;
