@@ -5,13 +5,17 @@ mod cases;
 #[path = "../changes/fixture.rs"]
 mod fixture;
 mod frames;
+mod kept;
 #[path = "../changes/law.rs"]
 mod law;
 #[path = "../model/mod.rs"]
 mod model;
+mod net;
+mod publish;
 #[path = "../changes/spoofed.rs"]
 mod spoofed;
 mod twin;
+mod watch;
 
 use oneip::model::Mac;
 use oneip::table::Table;

@@ -189,6 +189,25 @@ impl Dispatch {
         Some((value("run_time_ns")?, value("run_cnt")?)).filter(|(run_time_ns, _)| *run_time_ns > 0)
     }
 
+    /// See `Judge`.
+    ///
+    /// # Errors
+    /// The kernel refuses to run it.
+    pub fn judge(&self, frame: &[u8]) -> Result<(Action, Vec<u8>), XdpError> {
+        Judge(&self.program).judge(frame)
+    }
+
+    /// What runs the program, beside what publishes tables to it.
+    pub fn split(&mut self) -> (Judge<'_>, &mut Tables) {
+        (Judge(&self.program), &mut self.tables)
+    }
+}
+
+/// Runs the program on frames, from any thread.
+#[derive(Clone, Copy)]
+pub struct Judge<'p>(&'p Ebpf);
+
+impl Judge<'_> {
     /// What the program does with a frame of at least 14 bytes, and counts it so; with the frame as it is afterwards. By
     /// `BPF_PROG_TEST_RUN`: the program is run, but the frame goes nowhere.
     ///
@@ -198,7 +217,7 @@ impl Dispatch {
     pub fn judge(&self, frame: &[u8]) -> Result<(Action, Vec<u8>), XdpError> {
         let mut out = vec![0; frame.len()];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let program: &Xdp = self.program.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
+        let program: &Xdp = self.0.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
         let result = program.test_run(options).map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
         out.truncate(result.data_size_out as usize);
         let action = match result.return_value {

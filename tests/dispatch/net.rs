@@ -1,0 +1,52 @@
+//! The net: steer dispatches itself what no worker takes.
+
+use super::dispatch;
+use super::frames::sum;
+use super::model::records::Golden;
+use super::model::turn;
+use oneip::model::Mac;
+use oneip::xdp::dispatch::{Action, Setup};
+use oneip::xdp::{self, Net, Steer};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// No queue has a ring here.
+#[test]
+fn without_a_ring_frames_are_dispatched_as_by_the_program_that_does_nothing_else() {
+    let golden = Golden::read();
+    let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
+    let table = turn::table(&golden.plan, &golden.down);
+    let Some((dispatch, books)) = dispatch(own, &table, 0) else { return };
+    let setup = Setup { mac: Mac(own), queues: 1, flows: 0, timed_of: 1 };
+    let net = |after| Steer::load_with_net(Net { setup, table: &table, after }).unwrap();
+    let addresses: Vec<IpAddr> = golden.plan.services.iter().map(|service| service.address).collect();
+    for after in [None, Some(Duration::from_millis(100))] {
+        let mut steer = net(after);
+        steer.set_cluster_addresses(&addresses).unwrap();
+        let own_books = steer.net().unwrap().open_books(&table).unwrap();
+        let before = sum(&books).0;
+        let mut passed = 0;
+        for frame in golden.frames().iter().filter(|frame| frame.len() >= 14) {
+            let (expected, output) = dispatch.judge(frame).unwrap();
+            let (action, arrival, after) = steer.judge(frame).unwrap();
+            assert_eq!((arrival, after), (0, output), "nothing stands in front of it");
+            assert_eq!(
+                action,
+                match expected {
+                    Action::Pass => xdp::Action::Pass,
+                    Action::Drop => xdp::Action::Drop,
+                    Action::Send | Action::Redirect => xdp::Action::Send,
+                }
+            );
+            passed += u64::from(expected == Action::Pass);
+        }
+        let counts = steer.counters().read().unwrap();
+        let tally = sum(&own_books).0;
+        assert_eq!((counts.by_net, counts.no_socket, counts.passed), (tally.by_net, 0, passed));
+        assert_eq!(tally.by_net, tally.received());
+        let (now, whole) = (sum(&books).0, tally);
+        assert_eq!(now.forwarded - before.forwarded, whole.forwarded);
+        let dropped: Vec<u64> = now.dropped.iter().zip(before.dropped).map(|(now, before)| now - before).collect();
+        assert_eq!(dropped, whole.dropped);
+    }
+}
