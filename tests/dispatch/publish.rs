@@ -133,7 +133,7 @@ fn what_does_not_fit_is_said_and_changes_nothing() {
     assert!(matches!(dispatch.publish(&table), Err(PublishError::Full)));
     clients(10).iter().for_each(|frame| assert_eq!(dispatch.judge(frame).unwrap().0, Action::Send));
     assert_eq!(sum(&books).0.forwarded, 10);
-    let setup = Setup { mac: Mac(OWN), queues: 1, flows: 0, timed_of: 1 };
+    let setup = Setup { mac: Mac(OWN), egress: 0, queues: 1, flows: 0, timed_of: 1 };
     let next = Dispatch::load(setup, &table).unwrap();
     dispatch.close().unwrap();
     assert!(books.are_final());
