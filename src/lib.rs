@@ -37,12 +37,14 @@
 //! - [`ctl`]: `oneip ctl`: what an operator asks of a running process, and how the answers are shown.
 //! - [`pktgen`]: `oneip pktgen`: sends frames of many clients, and measures what comes back.
 //! - [`verbs`]: `check`, `lookup`, `replay`, `simulate`: what needs neither root nor a NIC.
+//! - [`cli`]: the command line, and the manuals that are made of it.
 //! - [`config`], [`model`]: the configuration file, and what it says once it is checked.
 //! - [`verdict`], [`limits`], [`error`]: what becomes of a frame, every bound, why a verb failed.
 //!
 //! No module uses one that uses it: a test holds the `use` lines to this. Control and data path meet in [`table`] alone.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod ctl;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// What a module may name of the crate: modules, or items in them. Itself goes without saying. Ports know no more than the
 /// vocabulary, the worker knows the trait but no port, control touches the data path only through the tables, and `ctl` knows
 /// the documents alone.
-const MAY_USE: [(&str, &[&str]); 25] = [
+const MAY_USE: [(&str, &[&str]); 26] = [
     ("error", &[]),
     ("limits", &[]),
     ("verdict", &[]),
@@ -107,6 +107,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
         ],
     ),
     ("pktgen", &["config", "error", "host", "limits", "metrics", "model", "port", "wire", "xdp"]),
+    ("cli", &["ctl", "model", "pktgen::arguments", "server", "verbs::script", "verbs::simulate"]),
     ("lib", &[]),
     ("main", &[]),
 ];

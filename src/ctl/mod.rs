@@ -26,9 +26,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Ask a running dispatcher or filter, and give it orders
 #[derive(Args)]
 pub struct Arguments {
-    /// The admin socket of the process to talk to
+    /// The admin socket of the process
     #[arg(long, value_name = "PATH", default_value = Admin::SOCKET, global = true)]
     socket: PathBuf,
     #[command(subcommand)]
@@ -37,97 +38,116 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// How everything is: services, servers, workers, and what was counted since the start
+    /// Show services, servers and workers, and the counters since the start
+    #[command(after_help = "Example:\n  oneip ctl status")]
     Status {
-        /// Print the document
+        /// Print the JSON document
         #[arg(long)]
         json: bool,
     },
-    /// Rates by the second, until interrupted
+    /// Print tables of rates, until it is interrupted
+    #[command(after_help = "Examples:\n  oneip ctl stats\n  oneip ctl stats --interval 10 --count 6")]
     Stats {
         /// Seconds between two tables
         #[arg(long, value_name = "S", default_value = "1", value_parser = interval)]
         interval: Duration,
-        /// How many tables
+        /// How many tables; default: no end
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
-    /// A live view of services, servers and rates
+    /// Show services, servers and rates live; q quits
+    #[command(after_help = "Example:\n  oneip ctl top --interval 2")]
     Top {
         /// Seconds between two looks
         #[arg(long, value_name = "S", default_value = "1", value_parser = interval)]
         interval: Duration,
     },
-    /// Whom this client's new connections go to now
+    /// Show which server gets this client's new connections now
+    #[command(after_help = "Example:\n  oneip ctl lookup 198.51.100.7")]
     Lookup {
+        /// The client's address
         address: IpAddr,
-        /// In this service; default: in every one of the address' family
+        /// In this service; default: in each service of the address's family
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
         /// Print a JSON array, as `oneip lookup` does
         #[arg(long)]
         json: bool,
     },
-    /// Service, slot, owner and failover order of a client, and where its frames go while it is watched
+    /// Show service, slot, owner and failover order of a client, and where its frames go for a while
+    #[command(after_help = "Example:\n  oneip ctl trace 198.51.100.7 --for 10")]
     Trace {
+        /// The client's address
         address: IpAddr,
         /// How long to watch, in seconds
         #[arg(long = "for", value_name = "SECONDS", default_value = "2", value_parser = watch)]
         watch: Duration,
-        /// Print the document
+        /// Print the JSON document
         #[arg(long)]
         json: bool,
     },
-    /// No new clients to a server; the connections that it has stay
+    /// Drain a server: no new clients, and its connections stay until they end or the time is over
+    #[command(after_help = "Examples:\n  oneip ctl drain web1\n  oneip ctl drain web1 --timeout 60")]
     Drain {
+        /// The server
         #[arg(value_name = "NAME")]
         server: String,
         /// End its connections after so many seconds; default: the service's `drain_s`
         #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(..=u64::from(MAX_DRAIN_S)))]
         timeout: Option<u64>,
-        /// Though a service is left without any server that takes clients
+        /// Do it even if a service is left without any server that takes clients
         #[arg(long)]
         force: bool,
     },
-    /// New clients again to a server that was drained
+    /// Give new clients to a drained server again
+    #[command(after_help = "Example:\n  oneip ctl undrain web1")]
     Undrain {
+        /// The server
         #[arg(value_name = "NAME")]
         server: String,
     },
-    /// Another weight for a server than the configuration's
+    /// Set another weight than the configuration's
+    #[command(after_help = "Examples:\n  oneip ctl weight web1 3\n  oneip ctl weight web1 default")]
     Weight {
+        /// The server
         #[arg(value_name = "NAME")]
         server: String,
-        /// 0 to 65535; `default`: the configuration's again
+        /// 0 to 65535, or `default` for the configuration's weight
         #[arg(value_name = "N|default", value_parser = weight)]
         weight: Weight,
-        /// Though a service is left without any server that takes clients
+        /// Do it even if a service is left without any server that takes clients
         #[arg(long)]
         force: bool,
     },
     /// Take a server out at once, with all its connections
+    #[command(after_help = "Example:\n  oneip ctl disable web1")]
     Disable {
+        /// The server
         #[arg(value_name = "NAME")]
         server: String,
-        /// Though a service is left without any server that takes clients
+        /// Do it even if a service is left without any server that takes clients
         #[arg(long)]
         force: bool,
     },
-    /// Let a server in again that was disabled
+    /// Let a disabled server in again
+    #[command(after_help = "Example:\n  oneip ctl enable web1")]
     Enable {
+        /// The server
         #[arg(value_name = "NAME")]
         server: String,
     },
-    /// Read the configuration again, and put it to work if it is right
+    /// Read the configuration again, and use it if it is right
+    #[command(after_help = "Examples:\n  oneip ctl reload --dry-run\n  oneip ctl reload")]
     Reload {
-        /// Though it gives most clients of a service another server for nothing
+        /// Do it even if most clients of a service get another server for nothing
         #[arg(long)]
         force: bool,
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
     },
-    /// What Prometheus gets
+    /// Print the metrics, as Prometheus gets them
+    #[command(after_help = "Example:\n  oneip ctl metrics")]
     Metrics,
 }
 

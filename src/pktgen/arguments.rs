@@ -23,7 +23,16 @@ const FIRST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
 /// 7 : 4 : 1 of the smallest frame, 594 and 1518 bytes.
 const IMIX: [usize; 12] = [64, 594, 64, 64, 594, 64, 64, 594, 64, 1518, 594, 64];
 
+const EXAMPLES: &str = "\
+Examples:
+  oneip pktgen --interface eth1 --to 02:00:00:00:00:02 --address 203.0.113.80
+  oneip pktgen --interface eth1 --to 02:00:00:00:00:02 --address 203.0.113.80 --rate 100000 --duration 30 --json";
+
 const ABOUT: &str = "\
+Examples:
+  oneip pktgen --interface eth1 --to 02:00:00:00:00:02 --address 203.0.113.80
+  oneip pktgen --interface eth1 --to 02:00:00:00:00:02 --address 203.0.113.80 --rate 100000 --duration 30 --json
+
 Frames that come back carry the time at which they were due, and the latency is from then to the receive loop: \
 with --rate, a frame that the generator sent late counts as if it had been sent on time (no coordinated omission), \
 and how late it sends is reported apart, as lag.
@@ -38,41 +47,41 @@ isolated networks.";
 
 /// Send frames of many clients to a cluster address, and see what comes back
 #[derive(Args)]
-#[command(after_long_help = ABOUT)]
+#[command(after_help = EXAMPLES, after_long_help = ABOUT)]
 pub struct Arguments {
-    /// Frames leave here; their source MAC is the interface's
+    /// Frames leave here; their source MAC address is that of the interface
     #[arg(long, value_name = "ETH")]
     pub interface: String,
-    /// Destination MAC: the dispatcher's; of broadcast-based dispatch, ff:ff:ff:ff:ff:ff or the group's
+    /// The destination MAC address: the dispatcher's; with filters ff:ff:ff:ff:ff:ff or the multicast address
     #[arg(long, value_name = "MAC", value_parser = destination)]
     pub to: Mac,
-    /// Cluster address, IPv4 or IPv6; several take turns
+    /// The cluster address, IPv4 or IPv6; several take turns
     #[arg(long, value_name = "ADDR", required = true)]
     pub address: Vec<IpAddr>,
-    /// Destination port, udp/80 or tcp/80 (a segment with ACK, of no connection); several take turns
+    /// The destination port, udp/80 or tcp/80 (a segment with ACK, of no connection); several take turns
     #[arg(long, value_name = "PORT", default_value = "udp/80", value_parser = config::port)]
     pub port: Vec<Port>,
-    /// Consecutive client addresses
+    /// How many client addresses, one after the other
     #[arg(long, value_name = "N", default_value = "1000000", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     pub clients: u64,
-    /// The first of them; once for each family, default 198.18.0.0 and 2001:2::
+    /// The first client address; once for each family; default: 198.18.0.0 and 2001:2::
     #[arg(long, value_name = "ADDR")]
     pub first_client: Vec<IpAddr>,
-    /// Which client is next: any, uniformly; or the next address, and the first again after the last
+    /// Which client is next: any, with the same probability; or the next address, and after the last the first
     #[arg(long, value_name = "ORDER", default_value = "random")]
     pub order: Clients,
     /// What the random order begins with
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: u64,
-    /// Frame size in bytes, with the 4 of the FCS (RFC 2544), or imix: 64, 594 and 1518 as 7 : 4 : 1 (where 64 cannot hold
-    /// the headers, the smallest that can); several take turns. Default: the smallest: 64 for udp and 76 for tcp over IPv4,
+    /// The frame size in bytes, with the 4 bytes of the FCS (RFC 2544), or imix: 64, 594 and 1518 as 7 : 4 : 1 (the smallest
+    /// possible size where 64 is too small). Several take turns. Default: the smallest: 64 for udp and 76 for tcp over IPv4,
     /// 84 and 96 over IPv6
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub size: Vec<SizeArgument>,
-    /// Frames a second, on a fixed schedule; default: as fast as it goes
+    /// Frames a second, on a fixed schedule; default: as fast as possible
     #[arg(long, value_name = "PPS", value_parser = RangedU64ValueParser::<u64>::new().range(1..=Schedule::MOST_PPS))]
     pub rate: Option<u64>,
-    /// How long to send; the default is 10
+    /// How long to send; default: 10
     #[arg(long, value_name = "SECONDS", value_parser = duration, conflicts_with = "count")]
     pub duration: Option<Duration>,
     /// How many frames to send
@@ -81,19 +90,18 @@ pub struct Arguments {
     /// Frames come back here; default: the same interface
     #[arg(long, value_name = "ETH")]
     pub receive: Option<String>,
-    /// How to send: by an XDP program on frames of the kernel's making, or by an AF_XDP socket. auto takes AF_XDP where the
-    /// device reads frames from this process's memory (zero copy), else XDP where the interface transmits for XDP
-    /// programs, which costs less than AF_XDP's copies, else AF_XDP
+    /// How to send: xdp is a program in the kernel, af_xdp a socket. auto takes af_xdp if the device has zero copy, else
+    /// xdp if the interface can send for XDP programs (which costs less than copies), else af_xdp
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub method: Method,
-    /// Cores to send from, like 2 or 2,3,5 or 2-5: each has a sender, and they take turns at the frames, so that rate, count
-    /// and duration are of all of them. By AF_XDP, each needs a queue of the interface. Default: one sender, on any core
+    /// The cores to send from, like 2 or 2,3,5 or 2-5. Each has a sender, and they take turns at the frames: rate, count
+    /// and duration are of all together. With af_xdp each needs a queue of the interface. Default: one sender, on any core
     #[arg(long, value_name = "CORES", value_parser = core_list)]
     pub core: Option<Arc<[usize]>>,
-    /// Print the figures as JSON
+    /// Print the results as JSON
     #[arg(long)]
     pub json: bool,
-    /// Write an HdrHistogram interval log of the latency
+    /// Write the latency histograms of each second, in the format of HdrHistogram's tools
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
 }
