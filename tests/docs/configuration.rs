@@ -1,0 +1,223 @@
+//! docs/configuration.md against the schema: the same keys, with their types, defaults and bounds. The schema is asked as a
+//! user asks it: by configurations, and by what is said of them.
+
+use crate::page::{read, rows, sections, spans};
+use oneip::config::{self, Loaded};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+/// A configuration with every section.
+const WHOLE: &str = r#"
+[cluster]
+hash_key = "5b2f9d0c71e84a6d93f05ce2187ab46d"
+[dispatcher]
+interface = "eth1"
+[filter]
+interface = "eth1"
+[admin]
+[dpdk]
+port = "0000:03:00.0"
+[[service]]
+name = "web"
+address = "203.0.113.80"
+ports = ["tcp/80"]
+[service.health]
+type = "http"
+port = 80
+[[service.server]]
+name = "web1"
+address = "192.0.2.11"
+"#;
+
+/// A row of a table.
+struct Key {
+    section: String,
+    name: String,
+    kind: String,
+    default: String,
+    values: String,
+    example: String,
+}
+
+/// Every key of the page, by section.
+fn documented() -> BTreeMap<String, Vec<Key>> {
+    let mut found: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+    for (section, text) in sections(&read("docs/configuration.md")) {
+        for row in rows(&text) {
+            let [name, kind, default, values, example] = <[String; 5]>::try_from(row).expect("five cells");
+            let only = |cell: &str| spans(cell).first().cloned().expect("code");
+            let (name, example) = (only(&name), only(&example));
+            let key = Key { section: section.clone(), name, kind, default, values, example };
+            found.entry(section.clone()).or_default().push(key);
+        }
+    }
+    found
+}
+
+/// The table of a section in a configuration, and the name in it of what the section is.
+fn table<'t>(root: &'t mut Table, section: &str) -> &'t mut Table {
+    let mut table = root;
+    for name in section.trim_matches(['[', ']']).split('.') {
+        let value = table.get_mut(name).unwrap_or_else(|| panic!("{section} is not in the whole configuration"));
+        table = match value {
+            Value::Array(sections) => sections[0].as_table_mut().expect("a section"),
+            value => value.as_table_mut().expect("a section"),
+        };
+    }
+    table
+}
+
+struct Bench {
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("hash.key"), "5b2f9d0c71e84a6d93f05ce2187ab46d\n").expect("written");
+        Bench { folder }
+    }
+
+    fn parse(&self, root: &Table) -> Result<Loaded, String> {
+        let file: PathBuf = self.folder.path().join("oneip.toml");
+        config::parse(&toml::to_string(root).expect("TOML"), Path::new(&file)).map_err(|errors| errors.to_string())
+    }
+
+    /// The whole configuration with a key set, or removed.
+    fn with(&self, section: &str, key: &str, value: Option<Value>) -> Result<Loaded, String> {
+        let mut root: Table = WHOLE.parse().expect("TOML");
+        let place = table(&mut root, section);
+        match value {
+            Some(value) => _ = place.insert(key.to_owned(), value),
+            None => _ = place.remove(key),
+        }
+        // One of the two.
+        if key == "hash_key_file" {
+            place.remove("hash_key");
+        }
+        self.parse(&root)
+    }
+
+    fn refused(&self, section: &str, key: &str, value: Option<Value>) -> String {
+        let shown = format!("{value:?}");
+        self.with(section, key, value).err().unwrap_or_else(|| panic!("{section} {key} = {shown} is taken"))
+    }
+
+    /// The keys that the schema has in a section, or the sections that there are.
+    fn known(&self, section: Option<&str>) -> Vec<String> {
+        let mut root: Table = WHOLE.parse().expect("TOML");
+        let place = match section {
+            Some(section) => table(&mut root, section),
+            None => &mut root,
+        };
+        place.insert("zzzzzzzz".to_owned(), true.into());
+        let said = self.parse(&root).expect_err("an unknown key");
+        let keys = said.split("the keys here are ").nth(1).unwrap_or_else(|| panic!("{said}"));
+        keys.lines().next().expect("a line").split(", ").map(str::to_owned).collect()
+    }
+}
+
+fn value(text: &str) -> Value {
+    let table: Table = format!("value = {text}").parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+    table["value"].clone()
+}
+
+#[test]
+fn the_page_has_each_key_of_the_schema_and_no_other() {
+    let bench = Bench::new();
+    let documented = documented();
+    let mut sections = Vec::new();
+    for root in bench.known(None) {
+        sections.push(if root == "service" { "[[service]]".to_owned() } else { format!("[{root}]") });
+    }
+    sections.extend(["[[service.server]]", "[service.health]"].map(String::from));
+    let names: Vec<&String> = documented.keys().collect();
+    sections.sort();
+    assert_eq!(names, sections.iter().collect::<Vec<_>>());
+    for (section, keys) in &documented {
+        let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+        let known = bench.known(Some(section));
+        let is_section = |key: &&String| section == "[[service]]" && ["server", "health"].contains(&key.as_str());
+        assert_eq!(names, known.iter().filter(|key| !is_section(key)).collect::<Vec<_>>(), "{section}");
+    }
+}
+
+#[test]
+fn each_example_is_taken() {
+    let bench = Bench::new();
+    for Key { section, name, example, .. } in documented().values().flatten() {
+        let (key, text) = example.split_once(" = ").expect("key = value");
+        assert_eq!(key, name, "{section}");
+        bench.with(section, name, Some(value(text))).unwrap_or_else(|said| panic!("{section} {example}: {said}"));
+    }
+}
+
+#[test]
+fn each_default_is_what_absence_means() {
+    let bench = Bench::new();
+    let mut compared = 0;
+    for Key { section, name, default, .. } in documented().values().flatten() {
+        if default.starts_with("required") {
+            let said = bench.refused(section, name, None);
+            assert!(said.contains(&format!("lacks `{name}`")), "{section} {name}: {said}");
+        } else {
+            let plan = |value| {
+                let loaded = bench.with(section, name, value);
+                let mut plan = loaded.unwrap_or_else(|said| panic!("{section} {name}: {said}")).plan;
+                // Whether the key is there is a matter of its own.
+                plan.admin.socket_given = true;
+                plan
+            };
+            let absent = if name == "hash_key_file" { continue } else { plan(None) };
+            if default.starts_with('`') {
+                compared += 1;
+                assert_eq!(absent, plan(Some(value(&spans(default)[0]))), "{section} {name} = {default}");
+            }
+        }
+    }
+    assert!(compared >= 20, "only {compared} defaults were compared");
+}
+
+#[test]
+fn each_bound_and_choice_is_the_one_that_is_enforced() {
+    let bench = Bench::new();
+    let mut compared = 0;
+    for Key { section, name, kind, values, .. } in documented().values().flatten() {
+        let quoted: Vec<String> = spans(values).into_iter().filter(|span| span.starts_with('"')).collect();
+        if kind.starts_with("integer") && !kind.contains("string") {
+            compared += 1;
+            let said = bench.refused(section, name, Some(4_294_967_295_i64.into()));
+            let bounds = said.split("a number from ").nth(1).unwrap_or_else(|| panic!("{said}"));
+            let bounds = bounds.lines().next().expect("a line");
+            let rest = values.strip_prefix(bounds).unwrap_or_else(|| panic!("{section} {name} is {bounds}"));
+            assert!(!rest.starts_with(|c: char| c.is_ascii_digit()), "{section} {name} is {bounds}");
+        } else if !quoted.is_empty() {
+            compared += 1;
+            let said = bench.refused(section, name, Some("zzzz".into()));
+            let choices = said.split("; write ").nth(1).unwrap_or_else(|| panic!("{said}"));
+            let choices: Vec<&str> = choices.split('"').skip(1).step_by(2).collect();
+            assert_eq!(quoted, choices.iter().map(|choice| format!("\"{choice}\"")).collect::<Vec<_>>(), "{name}");
+        }
+    }
+    assert!(compared >= 20, "only {compared} keys were compared");
+}
+
+#[test]
+fn each_type_is_the_one_that_is_asked_for() {
+    let bench = Bench::new();
+    for Key { section, name, kind, .. } in documented().values().flatten() {
+        let wanted = match kind.split([' ', ',']).next().expect("a word") {
+            // One or several of them.
+            _ if kind.contains("or an array") => "a boolean stands here",
+            "string" | "path" => "must be a string",
+            "integer" => "must be an integer",
+            "array" => "must be an array",
+            other => panic!("{section} {name}: what is {other}?"),
+        };
+        let said = bench.refused(section, name, Some(true.into()));
+        assert!(said.contains(wanted), "{section} {name} is {kind}: {said}");
+    }
+}

@@ -1,0 +1,17 @@
+//! The documentation says what the program does: held against the schema of the configuration, the command line and the reasons;
+//! links lead somewhere; each configuration and each command in it is right. (What needs a network is run by `quickstart`; the
+//! metrics are held by `admin`.)
+//!
+//! - `page`: tables, headings, text of a page
+//! - `configuration`, `commands`, `reasons`: nothing is missing there, and nothing is too much
+//! - `links`: where links lead
+//! - `blocks`: what stands between fences
+
+mod blocks;
+mod commands;
+mod configuration;
+mod links;
+mod page;
+#[path = "../pages/mod.rs"]
+mod pages;
+mod reasons;
