@@ -33,6 +33,9 @@ nginx-light     nginx
 curl            curl
 prometheus      promtool
 jq              jq
+openssl         openssl
+python3         python3
+groff-base      groff
 nftables        nft
 END
     [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"

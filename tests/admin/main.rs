@@ -2,6 +2,7 @@
 //! `oneip ctl`. (`tests/lab` has a Prometheus ask.)
 
 mod ctl;
+mod documented;
 mod fake;
 mod http;
 mod metrics;

@@ -1,6 +1,7 @@
 //! The verbs that need no root and no NIC, as processes: what they print, literally, and how they exit.
 
 mod check;
+mod help;
 mod lookup;
 mod program;
 mod replay;
