@@ -77,7 +77,9 @@ fn log_level() -> Result<EnvFilter, String> {
     // By itself the parser takes any word for the name of a module.
     let is_directive = |part: &str| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level));
     let wrong = || {
-        format!("ONEIP_LOG=\"{said}\" is no level; write off, error, warn, info, debug or trace, or MODULE=LEVEL,...")
+        format!(
+            "ONEIP_LOG=\"{said}\" is not a level; write off, error, warn, info, debug or trace, or MODULE=LEVEL,..."
+        )
     };
     let said = said.trim();
     if said.is_empty() {

@@ -79,7 +79,7 @@ fn port(text: &str) -> Result<String, String> {
     }
     let found = quoted(text, '"');
     Err(format!(
-        "{found} is no device; write a PCI address like \"0000:03:00.0\", or a virtual device like \"net_af_packet0,iface=eth1\""
+        "{found} is not a device; write a PCI address like \"0000:03:00.0\", or a virtual device like \"net_af_packet0,iface=eth1\""
     ))
 }
 

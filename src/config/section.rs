@@ -155,10 +155,7 @@ pub fn text_element<T>(
     match element.get_ref().as_str() {
         Some(text) => parsed(element, text, report, parse),
         None => {
-            report.error(
-                element.span().start,
-                format!("{} stands here; write {wanted}", with_article(element.get_ref())),
-            );
+            report.error(element.span().start, format!("this is {}; write {wanted}", with_article(element.get_ref())));
             None
         }
     }

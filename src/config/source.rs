@@ -59,7 +59,7 @@ fn report_error(text: &str, error: &Error, report: &mut Report) {
     report.error(at, match line.rfind(']') {
         Some(end) if is_header(line) => {
             let header = quoted(line[..=end].trim_start(), '`');
-            format!("{header} stands here again, or with other brackets; put its keys under one header, or begin each with [[ ]]")
+            format!("{header} is given twice, or with other brackets; put its keys under one header, or begin each with [[ ]]")
         }
         _ => {
             let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
@@ -72,7 +72,7 @@ fn report_error(text: &str, error: &Error, report: &mut Report) {
 fn message(error: &Error) -> String {
     let message = error.message();
     if message.starts_with("string values must be quoted") {
-        return "text stands without quotes, or a value is missing; write it like \"web\"".to_owned();
+        return "quotation marks are missing around a text, or a value is missing; write it like \"web\"".to_owned();
     }
     match message.split_once(", expected ") {
         Some((wrong, "nothing")) => format!("not TOML: {wrong}; remove it"),

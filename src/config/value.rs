@@ -150,7 +150,9 @@ pub fn mac(text: &str) -> Result<Mac, String> {
         return Err(format!("{quote} is a group address; write the server's own MAC, whose first byte is even"));
     }
     if mac.0 == [0; 6] {
-        return Err(format!("{quote} is no machine's address; write the server's own MAC, like \"02:00:00:00:00:11\""));
+        return Err(format!(
+            "{quote} is not the address of a machine; write the server's own MAC, like \"02:00:00:00:00:11\""
+        ));
     }
     Ok(mac)
 }
@@ -162,7 +164,7 @@ pub fn choice<T: Copy, const N: usize>(key: &str, choices: [(&str, T); N]) -> im
         found.map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
             let (last, others) = words.split_last().expect("there is a choice");
-            format!("{} is no value of `{key}`; write {} or {last}", quoted(text, '"'), others.join(", "))
+            format!("{} is not a value of `{key}`; write {} or {last}", quoted(text, '"'), others.join(", "))
         })
     }
 }

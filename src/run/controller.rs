@@ -286,7 +286,7 @@ impl Controller<'_> {
         if request.dry_run {
             let mut changes = prepared.changes();
             changes.extend(warned);
-            changes.push("nothing was changed: this was to see what a reload would".to_owned());
+            changes.push("dry run: nothing was changed".to_owned());
             return Ok(Ok(changes));
         }
         let before = addresses(membership.plan());

@@ -39,7 +39,7 @@ fn a_log_level_that_there_is_not_is_refused() {
         let said = said(wrong);
         assert_eq!(said.code, Some(2), "{wrong}");
         let expected = format!(
-            "error: ONEIP_LOG=\"{wrong}\" is no level; write off, error, warn, info, debug or trace, or MODULE=LEVEL,...\n"
+            "error: ONEIP_LOG=\"{wrong}\" is not a level; write off, error, warn, info, debug or trace, or MODULE=LEVEL,...\n"
         );
         assert_eq!(said.err, expected);
     }

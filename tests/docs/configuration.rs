@@ -211,7 +211,7 @@ fn each_type_is_the_one_that_is_asked_for() {
     for Key { section, name, kind, .. } in documented().values().flatten() {
         let wanted = match kind.split([' ', ',']).next().expect("a word") {
             // One or several of them.
-            _ if kind.contains("or an array") => "a boolean stands here",
+            _ if kind.contains("or an array") => "this is a boolean",
             "string" | "path" => "must be a string",
             "integer" => "must be an integer",
             "array" => "must be an array",
