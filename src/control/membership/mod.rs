@@ -398,7 +398,7 @@ impl Membership {
             return false;
         }
         for (service, server) in gone {
-            tracing::info!("server {server} of service {service} has left: its time is over");
+            tracing::info!("server {server} of service {service} is removed: the time for its connections is over");
         }
         true
     }

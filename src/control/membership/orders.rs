@@ -90,7 +90,7 @@ impl Membership {
             }
             Set::Weight(Some(weight)) => {
                 one.weight = Some(weight);
-                format!("has weight {weight}, whatever the configuration says")
+                format!("has weight {weight} now, and not that of the configuration")
             }
             Set::Weight(None) => {
                 one.weight = None;
@@ -98,7 +98,7 @@ impl Membership {
             }
             Set::Disable => {
                 one.disabled = true;
-                "is out, with all its connections".to_owned()
+                "is disabled: it gets nothing, and its connections are cut".to_owned()
             }
             Set::Enable if !one.disabled => "is not disabled".to_owned(),
             Set::Enable => {

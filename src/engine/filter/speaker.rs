@@ -179,7 +179,9 @@ impl Speaker {
             match (before.map(|before| before.is_heard), agreement.is_heard) {
                 (None | Some(false), true) => tracing::info!("the filter of {server} is heard"),
                 (Some(true), false) if serves => {
-                    tracing::warn!("the filter of {server} is not heard any more; whether it serves, checks say")
+                    tracing::warn!(
+                        "the filter of {server} is not heard any more; now only checks tell whether it serves"
+                    )
                 }
                 _ => {}
             }
