@@ -219,7 +219,7 @@ pub const FLOW_CENSUS: Duration = Duration::from_secs(1);
 /// 65,535 bytes, since its window is never scaled (RFC 7323, section 2.2); later, so much lost in one piece is rare.
 pub const FLOW_SEQUENCE_WINDOW: u32 = 1 << 16;
 
-/// Changes of a service that are under way at once; with one more, the two oldest count as one.
+/// Changes of a service that are under way at once; with one more, the two oldest of one rule count as one.
 pub const MAX_CHANGES: usize = 8;
 
 /// Steps that a service has gone through, of which a process that comes after this one is told; with one more, the first is

@@ -1,6 +1,7 @@
 //! What each kind of packet does while its slot is moving.
 
 use crate::fixture::{Fixture, Packet};
+use crate::restart::successor;
 use oneip::limits::{FLOW_CENSUS, FLOW_CLOSED, FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN};
 use oneip::model::{HashInput, Selection};
 use oneip::table::build::State;
@@ -46,6 +47,29 @@ fn a_draining_server_keeps_its_connections_and_gets_no_new_ones() {
     fixture.wait(HOUR);
     goes(&mut fixture, Packet::Ack, client, 1, "s1");
     assert_eq!(fixture.cluster.moving(0), 0);
+}
+
+/// Who kept what is older than a change is gone: whatever else is not remembered has been the owner's since then.
+#[test]
+fn after_a_restart_an_owner_that_is_drained_keeps_what_it_has_though_its_slots_were_moving() {
+    let mut fixture = Fixture::plain(3);
+    let client = Ipv4Addr::new(198, 51, 100, 7);
+    let position = |fixture: &Fixture| fixture.position(&fixture.owner(client, 1).unwrap()).unwrap();
+    let first = position(&fixture);
+    fixture.set(first, State::Draining, HOUR);
+    fixture.set(first, State::Down, HOUR);
+    let second = position(&fixture);
+    let name = fixture.name(second);
+    goes(&mut fixture, Packet::Syn, client, 1, &name);
+    fixture.succeed(successor(&fixture, fixture.cluster.history(0)));
+    goes(&mut fixture, Packet::Ack, client, 1, &name);
+    fixture.set(second, State::Draining, HOUR);
+    goes(&mut fixture, Packet::Ack, client, 1, &name);
+    // One that has said nothing since the restart.
+    goes(&mut fixture, Packet::Ack, client, 2, &name);
+    // The next change as well.
+    fixture.set(first, State::Active, HOUR);
+    goes(&mut fixture, Packet::Ack, client, 3, &name);
 }
 
 #[test]

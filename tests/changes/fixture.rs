@@ -3,9 +3,9 @@
 use etherparse::PacketBuilder;
 use oneip::model::{Admin, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::path::select::Selection as Pipeline;
-use oneip::table::Table;
 use oneip::table::build::{Cluster, State};
 use oneip::table::flow_table::{FlowTable, FlowTableReport};
+use oneip::table::{Rule, Table};
 use oneip::verdict::{Reason, Verdict};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -185,6 +185,13 @@ impl Fixture {
         self.publish();
     }
 
+    /// Another process goes on. What was remembered of flows is lost.
+    pub fn succeed(&mut self, successor: Cluster) {
+        self.cluster = successor;
+        self.flow_table = FlowTable::new(self.report().capacity as usize, self.table.key);
+        self.publish();
+    }
+
     fn publish(&mut self) {
         self.table = self.cluster.compile();
         if let Some(twin) = &mut self.twin {
@@ -224,13 +231,21 @@ impl Fixture {
 
     /// Who gets the new connections of a flow.
     pub fn owner(&self, client: Ipv4Addr, port: u16) -> Option<String> {
+        self.place(client, port).0
+    }
+
+    /// The same, and who gets what is not remembered of a flow.
+    pub fn place(&self, client: Ipv4Addr, port: u16) -> (Option<String>, Option<String>) {
         let service = self.table.service(0);
-        let hash = match service.rule.flow {
-            true => oneip::hash::flow(service.rule.key, client.into(), CLUSTER.into(), (port, 80), 6),
-            false => oneip::hash::source(service.rule.key, client.into()),
+        let hash = |rule: &Rule| match rule.flow {
+            true => oneip::hash::flow(rule.key, client.into(), CLUSTER.into(), (port, 80), 6),
+            false => oneip::hash::source(rule.key, client.into()),
         };
-        let server = service.select(hash, client.to_bits() as u128).1;
-        server.map(|server| self.name(server as usize))
+        let number = client.to_bits().into();
+        let owner = service.select(hash(&service.rule), number).1;
+        let previous = service.kept().and_then(|kept| kept.previous_owner(owner, hash, number).server());
+        let name = |server: u16| self.name(server.into());
+        (owner.map(name), previous.or(owner).map(name))
     }
 }
 

@@ -3,6 +3,7 @@
 //! they do not know where the client is in its sequence numbers.
 
 use crate::fixture::{Fixture, Kind, Packet, SECOND};
+use crate::restart::successor;
 use oneip::limits::{FLOW_REOPEN, FLOW_SEQUENCE_WINDOW};
 use oneip::model::{HashInput, Selection};
 use oneip::table::build::{Cluster, State};
@@ -22,6 +23,8 @@ pub enum Event {
     /// The servers in another order.
     Turn(usize, u64),
     Wait(u64),
+    /// The process ends, and another goes on with what it has written down.
+    Restart,
     Begin(u8),
     /// A stranger forges a segment of this sequence number, in the name of a client who has a connection, or of one who has none.
     Forge(Kind, u16, u32, u16),
@@ -71,6 +74,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         3 => (0u64..60).prop_map(Event::Wait),
         4 => (1u8..40).prop_map(Event::Begin),
         6 => (kind(), any::<(u16, u32)>(), 0u16..1400).prop_map(|(kind, (whose, number), data)| Event::Forge(kind, whose, number, data)),
+        1 => Just(Event::Restart),
         2 => any::<(u16, bool, u32)>().prop_map(|(which, reset, number)| Event::Again(which, reset, number)),
     ]
 }
@@ -138,7 +142,7 @@ pub fn apply(fixture: &mut Fixture, event: &Event) -> Option<u64> {
             fixture.wait(seconds(time));
             None
         }
-        Event::Begin(_) | Event::Forge(..) | Event::Again(..) => None,
+        Event::Restart | Event::Begin(_) | Event::Forge(..) | Event::Again(..) => None,
     }
 }
 
@@ -213,6 +217,17 @@ fn again(
     Ok(())
 }
 
+/// Another process goes on. Connections that were begun during a change, away from who keeps what it does not remember, are lost.
+fn restart(fixture: &mut Fixture, connections: &mut [Connection]) {
+    fixture.succeed(successor(fixture, fixture.cluster.history(0)));
+    for connection in connections.iter_mut().filter(|connection| !connection.server.is_empty()) {
+        connection.shown = false;
+        if fixture.place(connection.client, connection.port).1.as_ref() != Some(&connection.server) {
+            connection.server.clear();
+        }
+    }
+}
+
 /// Forgets the connections that may break, and checks the others: those that send something after this step.
 fn check(
     fixture: &mut Fixture,
@@ -257,6 +272,29 @@ fn no_history(fixture: &Fixture) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+fn run(mut fixture: Fixture, events: &[Event]) -> Result<(), TestCaseError> {
+    let mut connections: Vec<Connection> = Vec::new();
+    for (step, event) in events.iter().enumerate() {
+        let keep = apply(&mut fixture, event);
+        match *event {
+            Event::Restart => restart(&mut fixture, &mut connections),
+            Event::Begin(count) => begin(&mut fixture, &mut connections, count)?,
+            Event::Forge(kind, whose, number, data) => {
+                forge(&mut fixture, &mut connections, (kind, whose, number, data))
+            }
+            Event::Again(which, reset, number) => again(&mut fixture, &mut connections, (which, reset, number))?,
+            _ => {}
+        }
+        // A third of them send at every step, a third now and then, a third never.
+        let sends = |port: u16| port.is_multiple_of(3) || (port % 3 == 1 && (port as usize + step).is_multiple_of(7));
+        check(&mut fixture, &mut connections, keep, sends)?;
+    }
+    check(&mut fixture, &mut connections, None, |_| true)?;
+    no_history(&fixture)?;
+    prop_assert_eq!(fixture.report().evicted, 0);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::CASES, ..ProptestConfig::default() })]
 
@@ -266,24 +304,23 @@ proptest! {
         kind in select(&[
             (Selection::Maglev, HashInput::Source), (Selection::Maglev, HashInput::Flow), (Selection::Modulo, HashInput::Source),
         ][..]),
-        events in prop::collection::vec(event(), 1..40),
+        mut events in prop::collection::vec(event(), 1..40),
         until_closed: bool,
     ) {
-        let mut fixture = Fixture::of(&weights, 1009, kind, 1 << 13, until_closed);
-        let mut connections: Vec<Connection> = Vec::new();
-        for (step, event) in events.into_iter().enumerate() {
-            let keep = apply(&mut fixture, &event);
-            match event {
-                Event::Begin(count) => begin(&mut fixture, &mut connections, count)?,
-                Event::Forge(kind, whose, number, data) => forge(&mut fixture, &mut connections, (kind, whose, number, data)),
-                Event::Again(which, reset, number) => again(&mut fixture, &mut connections, (which, reset, number))?,
-                _ => {}
-            }
-            // A third of them send at every step, a third now and then, a third never.
-            check(&mut fixture, &mut connections, keep, |port| port % 3 == 0 || (port % 3 == 1 && (port as usize + step).is_multiple_of(7)))?;
-        }
-        check(&mut fixture, &mut connections, None, |_| true)?;
-        no_history(&fixture)?;
-        prop_assert_eq!(fixture.report().evicted, 0);
+        events.retain(|event| !matches!(event, Event::Restart));
+        run(Fixture::of(&weights, 1009, kind, 1 << 13, until_closed), &events)?;
+    }
+
+    /// What a process that has just begun does not remember stays where it goes. (By other rules it does, as long as no more than
+    /// `MAX_CHANGES` are under way.)
+    #[test]
+    fn connections_stay_through_restarts(
+        weights in prop::collection::vec(0u32..4, 2..6),
+        hash in select(&[HashInput::Source, HashInput::Flow][..]),
+        mut events in prop::collection::vec(event(), 1..40),
+        until_closed: bool,
+    ) {
+        events.retain(|event| !matches!(event, Event::Rule(..)));
+        run(Fixture::of(&weights, 1009, (Selection::Maglev, hash), 1 << 13, until_closed), &events)?;
     }
 }

@@ -30,7 +30,7 @@ fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<Kept>) {
 }
 
 /// Another process, which knows the plan, what each server is there for now, and what the one before has written down.
-fn successor(fixture: &Fixture, written: Option<&History>) -> Cluster {
+pub fn successor(fixture: &Fixture, written: Option<&History>) -> Cluster {
     let mut cluster = Cluster::new(&fixture.plan);
     let states: Vec<_> = (0..fixture.plan.services[0].servers.len()).map(|at| fixture.cluster.state(0, at)).collect();
     cluster.set_states(0, &states, 0, 0);

@@ -63,9 +63,11 @@ impl Traffic<'_> {
                 }
                 body.resize(PIECE, 0);
                 match stream.read(&mut body) {
-                    Ok(0) => break self.model.break_(id, &format!("closed after {at} bytes")),
+                    Ok(0) => break self.model.break_(id, &format!("closed after {at} bytes; {}", self.place(&client))),
                     Ok(length) => body.truncate(length),
-                    Err(error) => break self.model.break_(id, &format!("{error} after {at} bytes")),
+                    Err(error) => {
+                        break self.model.break_(id, &format!("{error} after {at} bytes; {}", self.place(&client)));
+                    }
                 }
                 thread::sleep(PAUSE);
             }
@@ -125,6 +127,12 @@ impl Traffic<'_> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+
+    /// Where each process says that a client belongs.
+    fn place(&self, client: &str) -> String {
+        let traces = self.lab.ask_all(&["trace", client, "--for", "0", "--json"]);
+        traces.iter().map(|trace| trace["services"].to_string()).collect()
     }
 
     /// Who may have been meant to answer a client: by the order of its slot the first, whoever has it now, and who keeps it.

@@ -87,8 +87,11 @@ impl Moves {
         let before = before.marked_against(present).kept_through(marked);
         self.open.push(Change { before, began: now, until });
         if self.open.len() > MAX_CHANGES {
-            let first = self.open.remove(0);
-            let second = &mut self.open[0];
+            // Of two by one rule nothing is lost.
+            let alike = self.open.windows(2).position(|pair| pair[0].before.rule == pair[1].before.rule);
+            let at = alike.unwrap_or(0);
+            let first = self.open.remove(at);
+            let second = &mut self.open[at];
             let before = first.before.joined(&second.before);
             *second = Change { before, began: first.began, until: second.until.max(first.until) };
         }
@@ -180,7 +183,8 @@ impl Moves {
         rule.modulo.is_none() && settled && self.open.iter().all(|change| change.before.rule == rule)
     }
 
-    /// Marks the slots that moved in an open change. They are kept by who had them before the first.
+    /// Marks the slots that moved in an open change. They are kept by who had them before the first; where that one is gone, by who
+    /// has got since then what nobody remembers: the owner before the next.
     fn lay(&self, present: &[u16], marked: Option<(&[u16], &[PreviousOwner])>, now: u64) -> Vec<(u16, PreviousOwner)> {
         let still = |owner: &u16| (*owner, PreviousOwner::new(*owner, false, ticks(now)));
         let mut laid: Vec<(u16, PreviousOwner)> = present.iter().map(still).collect();
@@ -188,12 +192,17 @@ impl Moves {
             let moved = change.before.slots.iter().enumerate().filter(|(_, before)| **before & MIGRATING != 0);
             for (slot, before) in moved {
                 let (owner, previous_owner) = &mut laid[slot];
-                if *owner & MIGRATING != 0 {
+                let is_first = *owner & MIGRATING == 0;
+                if !is_first && previous_owner.server().is_some() {
                     continue;
                 }
                 *owner |= MIGRATING;
                 let long = marked.filter(|(owners, _)| owners[slot] & MIGRATING != 0);
-                let since = long.map_or(ticks(change.began), |(_, previous_owners)| previous_owners[slot].since());
+                let since = match long {
+                    Some((_, previous_owners)) => previous_owners[slot].since(),
+                    None if is_first => ticks(change.began),
+                    None => previous_owner.since(),
+                };
                 *previous_owner = PreviousOwner::new(before & !MIGRATING, now < change.learnt(), since);
             }
         }
@@ -264,13 +273,13 @@ impl Owners {
     }
 
     /// Where a slot that moves has been moving before, those of its connections that nobody remembers are older than its
-    /// last owner.
+    /// last owner, which gets them only if who had them is gone.
     fn kept_through(mut self, marked: Option<&Marked>) -> Owners {
         if let Some((owners, previous_owners)) = marked.and_then(|marked| marked.by_slot(self.rule)) {
             let through =
                 |(mine, (owner, previous_owner)): (&u16, (&u16, &PreviousOwner))| match owner & mine & MIGRATING {
                     0 => *mine,
-                    mark => previous_owner.server_or_nobody() | mark,
+                    mark => previous_owner.server().map_or(*mine, |server| server | mark),
                 };
             self.slots = self.slots.iter().zip(owners.iter().zip(previous_owners)).map(through).collect();
         }
@@ -290,7 +299,13 @@ impl Owners {
         if self.rule != newer.rule {
             return self.clone();
         }
-        self.zip(newer, |mine, newer| if mine & MIGRATING != 0 { mine } else { newer })
+        // A remainder that is nobody's is the slot's.
+        let by_slot = self.rule.modulo.is_none();
+        self.zip(newer, |mine, newer| match (mine & MIGRATING != 0, newer & MIGRATING != 0) {
+            (true, true) if by_slot && mine & !MIGRATING == NOBODY => newer,
+            (true, _) => mine,
+            (false, _) => newer,
+        })
     }
 }
 
