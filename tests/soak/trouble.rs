@@ -1,6 +1,6 @@
 //! What is done to the network, one thing after the other, as the seed draws it.
 
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, run};
 use crate::filters::Filter;
 use crate::model::{Live, Model};
 use crate::network::{CLUSTER, Lab, SERVERS, WEB, lookup, succeed};
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,9 +73,17 @@ impl Lab {
         lookup(&self.config(), WEB[family], &[client.to_owned()], &[]).remove(0).1
     }
 
-    /// A switch port goes, and comes again.
+    /// A host's link goes, and comes again.
     fn cut(&self, port: &str, by: Cut, time: Duration) {
         let (off, on) = match by {
+            Cut::Own => {
+                self.sh(port, "sysctl -qw net.ipv6.conf.lan0.keep_addr_on_down=1; ip link set lan0 down");
+                thread::sleep(time);
+                // Its routes went with it.
+                let routes = "ip route replace default via 192.0.2.1; ip -6 route replace default via 2001:db8:2::1";
+                self.sh(port, &format!("ip link set lan0 up; {routes}"));
+                return;
+            }
             Cut::Link => (format!("link set {port} down"), format!("link set {port} up")),
             Cut::Switch => (format!("link set {port} nomaster"), format!("link set {port} master br0")),
         };
@@ -93,6 +101,15 @@ impl Lab {
         model.back(server);
     }
 
+    /// Weight 0 too: it takes no clients then, and keeps those that it has.
+    fn weigh(&self, draw: &mut Rng, model: &Model) {
+        let (server, weight) = (server(draw), draw.u8(..4).to_string());
+        model.note(&format!("{server} has weight {weight} for a while"));
+        self.order_all(&["weight", server, &weight]);
+        thread::sleep(while_(draw));
+        self.order_all(&["weight", server, "default"]);
+    }
+
     fn kill_nginx(&self, server: &'static str, time: Duration, model: &Model) {
         model.note(&format!("nginx of {server} is killed for {time:?}"));
         model.out(server);
@@ -106,24 +123,31 @@ impl Lab {
         model.back(server);
     }
 
-    /// Segments of IPv4 connections that live, as a stranger makes them who knows addresses and ports, and no sequence number.
+    /// Segments of connections that live, as a stranger makes them who knows addresses and ports, and no sequence number.
     fn spoof(&self, lives: &[Live], draw: &mut Rng, model: &Model) {
-        let lives: Vec<&Live> = lives.iter().filter(|live| !live.client.contains(':')).collect();
-        model.note(&format!("600 forged segments of {} connections", lives.len()));
+        model.note(&format!("800 forged segments of {} connections", lives.len()));
         if lives.is_empty() {
             return;
         }
-        let socket = self.inside("client", || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap());
-        let to: Ipv4Addr = CLUSTER[0].parse().unwrap();
+        // With this protocol the sender makes the header of IPv6 too (`rawv6_init_sk`, net/ipv6/raw.c).
+        let raw = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(255))).unwrap();
+        let sockets = self.inside("client", || [raw(Domain::IPV4), raw(Domain::IPV6)]);
         for _ in 0..200 {
-            let live = lives[draw.usize(..lives.len())];
-            let from: Ipv4Addr = live.client.parse().unwrap();
+            let live = &lives[draw.usize(..lives.len())];
+            let from: IpAddr = live.client.parse().unwrap();
+            let to: IpAddr = CLUSTER[usize::from(from.is_ipv6())].parse().unwrap();
             let (sequence, acknowledged) = (draw.u32(..), draw.u32(..));
-            let tcp = || PacketBuilder::ipv4(from.octets(), to.octets(), 64).tcp(live.port, 80, sequence, 1000);
-            for packet in [tcp().syn(), tcp().rst(), tcp().ack(acknowledged)] {
+            let ip = || match (from, to) {
+                (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+                (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+                _ => unreachable!("both are of one family"),
+            };
+            let tcp = || ip().tcp(live.port, 80, sequence, 1000);
+            for packet in [tcp().syn(), tcp().rst(), tcp().fin().ack(acknowledged), tcp().ack(acknowledged)] {
                 let mut bytes = Vec::new();
                 packet.write(&mut bytes, &[]).unwrap();
                 // While its link is away the host may refuse one.
+                let socket = &sockets[usize::from(from.is_ipv6())];
                 let _ = socket.send_to(&bytes, &SockAddr::from(SocketAddr::from((to, 0))));
             }
         }
@@ -137,10 +161,16 @@ enum Cut {
     Link,
     /// It does not.
     Switch,
+    /// The host takes its interface down.
+    Own,
 }
 
 fn cut(draw: &mut Rng) -> Cut {
     if draw.bool() { Cut::Link } else { Cut::Switch }
+}
+
+fn cut_of_server(draw: &mut Rng) -> Cut {
+    if draw.u8(..3) == 0 { Cut::Own } else { cut(draw) }
 }
 
 fn server(draw: &mut Rng) -> &'static str {
@@ -215,6 +245,13 @@ impl<'l> Dispatched<'l> {
         self.lab.order_all(&["reload"]);
     }
 
+    /// A second process for the same interface, which is refused and touches nothing.
+    fn start_a_second(&self, model: &Model) {
+        model.note("a second dispatcher is started");
+        let second = run(self.lab, &self.lab.config()).output().unwrap();
+        assert_eq!(second.status.code(), Some(1), "{}", String::from_utf8_lossy(&second.stderr));
+    }
+
     /// Somebody gives a server another MAC, and tells nobody.
     fn readdress(&self, draw: &mut Rng, model: &Model) {
         let server = server(draw);
@@ -246,14 +283,14 @@ impl<'l> Dispatched<'l> {
 impl Trouble for Dispatched<'_> {
     fn strike(&mut self, draw: &mut Rng, model: &Model) {
         let lab = self.lab;
-        match draw.u8(..14) {
+        match draw.u8(..15) {
             0 | 1 => {
                 let (by, time) = (cut(draw), while_(draw));
                 model.note(&format!("the dispatcher loses its {by:?} for {time:?}"));
                 lab.cut("dispatcher", by, time);
                 lab.settle();
             }
-            2 | 3 => lab.cut_server(server(draw), cut(draw), while_(draw), model),
+            2 | 3 => lab.cut_server(server(draw), cut_of_server(draw), while_(draw), model),
             4 => lab.kill_nginx(server(draw), while_(draw), model),
             5 | 6 => {
                 let (kill, pause) = (draw.bool(), Duration::from_millis(draw.u64(..500)));
@@ -261,13 +298,7 @@ impl Trouble for Dispatched<'_> {
             }
             7 => self.readdress(draw, model),
             8 | 9 => self.meddle(draw, model),
-            10 => {
-                let (server, weight) = (server(draw), draw.u8(1..4).to_string());
-                model.note(&format!("{server} has weight {weight} for a while"));
-                lab.order_all(&["weight", server, &weight]);
-                thread::sleep(while_(draw));
-                lab.order_all(&["weight", server, "default"]);
-            }
+            10 => lab.weigh(draw, model),
             11 => {
                 let server = server(draw);
                 model.note(&format!("{server} is drained for a while"));
@@ -275,7 +306,8 @@ impl Trouble for Dispatched<'_> {
                 thread::sleep(while_(draw));
                 lab.order_all(&["undrain", server]);
             }
-            12 => {
+            12 => self.start_a_second(model),
+            13 => {
                 model.note("web3 is removed for a while, and reloads");
                 let without = self
                     .config
@@ -315,8 +347,8 @@ impl<'l> Broadcast<'l> {
 impl Trouble for Broadcast<'_> {
     fn strike(&mut self, draw: &mut Rng, model: &Model) {
         let lab = self.lab;
-        match draw.u8(..10) {
-            0..=2 => lab.cut_server(server(draw), cut(draw), while_(draw), model),
+        match draw.u8(..11) {
+            0..=2 => lab.cut_server(server(draw), cut_of_server(draw), while_(draw), model),
             3 => lab.kill_nginx(server(draw), while_(draw), model),
             4 | 5 => {
                 let at = draw.usize(..self.filters.len());
@@ -348,6 +380,7 @@ impl Trouble for Broadcast<'_> {
                 thread::sleep(while_(draw));
                 lab.order_all(&["undrain", server]);
             }
+            9 => lab.weigh(draw, model),
             _ => lab.spoof(&model.all(), draw, model),
         }
         lab.settle();
