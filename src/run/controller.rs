@@ -1,16 +1,16 @@
 //! The control thread once everything runs: it follows the servers, carries out what operators ask for, and has the data path
 //! follow both, until a signal ends it. It does not know whether that is workers or a filter.
 
-use super::reload::{Made, Reloading, Request, Source, addresses, made};
+use super::reload::{Reloads, Request};
 use crate::admin::order::{Answer, Order, Trace, TracedFrame};
 use crate::admin::status::Status;
 use crate::admin::{Asked, Overview};
 use crate::control::interface::{InterfaceError, InterfaceWatch};
-use crate::control::membership::{Membership, Reloaded, Set, Update};
+use crate::control::membership::{Membership, Set, Update};
 use crate::engine::Engine;
 use crate::error::Failure;
 use crate::host::clock;
-use crate::limits::{DRAIN, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
+use crate::limits::{OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
 use crate::metrics::latest::Latest;
 use crate::model::Plan;
 use crate::table::trace::{Fate, Seen, Watch, protocol_name};
@@ -87,7 +87,7 @@ pub struct Controller<'a> {
 #[derive(Default)]
 struct Tasks {
     watching: Option<Watching>,
-    reloading: Option<Reloading>,
+    reloads: Reloads,
 }
 
 /// An operator watches the frames of a client.
@@ -117,9 +117,9 @@ impl ControlPlane {
                 tokio::select! {
                     command = signals.any() => match command {
                         Command::Stop => return Ok(()),
-                        Command::Reload => controller.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloading),
+                        Command::Reload => controller.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloads),
                     },
-                    made = made(&mut tasks.reloading) => controller.end_reload(membership, made, &mut tasks.reloading).await,
+                    made = tasks.reloads.made() => controller.end_reload(membership, made, &mut tasks.reloads).await,
                     event = membership.next() => {
                         if let Some(update) = membership.take(event?).await {
                             controller.engine.publish(membership, update);
@@ -176,7 +176,7 @@ impl Controller<'_> {
             }
             Order::Reload { force, dry_run } => {
                 let request = Request { force, dry_run, to: Some(to) };
-                return self.begin_reload(membership, request, &mut tasks.reloading);
+                return self.begin_reload(membership, request, &mut tasks.reloads);
             }
             Order::Drain { server, timeout_s, force } => (server, Set::Drain(timeout_s), force),
             Order::Undrain { server } => (server, Set::Undrain, false),
@@ -195,129 +195,9 @@ impl Controller<'_> {
     }
 
     /// Puts down how things are.
-    fn show(&self, membership: &mut Membership) {
+    pub(super) fn show(&self, membership: &mut Membership) {
         let services = membership.look();
         self.overview.put(Overview { head: self.head(membership), at: std::time::Instant::now(), services });
-    }
-
-    /// Has the configuration file read, unless that is being done.
-    fn begin_reload(&self, membership: &Membership, request: Request, reloading: &mut Option<Reloading>) {
-        if let Some(other) = reloading {
-            let error = other.busy();
-            match request.to {
-                Some(to) => drop(to.send(Answer::Refused { error })),
-                None => {
-                    tracing::warn!("reload: {error}; the file is read once more then");
-                    other.again = true;
-                }
-            }
-            return;
-        }
-        *reloading = self.start_reload(membership, request, Source::File(self.config.clone()));
-    }
-
-    fn start_reload(&self, membership: &Membership, request: Request, source: Source) -> Option<Reloading> {
-        let host = (addresses(membership.plan()), self.engine.host_check());
-        match Reloading::start(request, source, membership.base(), host) {
-            Ok(reloading) => Some(reloading),
-            Err((request, error)) => {
-                self.answer(request, Err(error));
-                None
-            }
-        }
-    }
-
-    /// Goes over to what was read, and says what comes of it.
-    async fn end_reload(
-        &mut self,
-        membership: &mut Membership,
-        made: Result<Made, String>,
-        reloading: &mut Option<Reloading>,
-    ) {
-        let Reloading { request, again, .. } = reloading.take().expect("it made this");
-        let result = match made {
-            Ok(made) => self.take_over(membership, made, &request).await,
-            Err(error) => Err(error),
-        };
-        let answer = match result {
-            Ok(Ok(changes)) => Ok(changes),
-            Err(error) => Err(error),
-            Ok(Err(source)) => {
-                *reloading = self.start_reload(membership, request, source);
-                reloading.iter_mut().for_each(|reloading| reloading.again = again);
-                return;
-            }
-        };
-        self.show(membership);
-        self.answer(request, answer);
-        if again {
-            self.begin_reload(membership, Request::BY_SIGNAL, reloading);
-        }
-    }
-
-    fn answer(&self, request: Request, result: Result<Vec<String>, String>) {
-        match &result {
-            _ if request.dry_run => {}
-            Ok(changes) => changes.iter().for_each(|change| tracing::info!("reload: {change}")),
-            Err(error) => tracing::error!("reload: nothing was changed: {error}"),
-        }
-        let Some(to) = request.to else { return };
-        let _ = to.send(match result {
-            Ok(mut changes) => {
-                changes.extend(self.engine.remark());
-                Answer::Done { changes }
-            }
-            Err(error) => Answer::Refused { error },
-        });
-    }
-
-    /// Returns what changed, a line each, or what must be worked out again.
-    async fn take_over(
-        &mut self,
-        membership: &mut Membership,
-        made: Made,
-        request: &Request,
-    ) -> Result<Result<Vec<String>, Source>, String> {
-        let Made { prepared, warnings, addresses: after } = made;
-        if !request.force {
-            prepared.confirm().map_err(|error| error.to_string())?;
-        }
-        let warned = warnings.iter().map(|warning| format!("warning: {warning}"));
-        if request.dry_run {
-            let mut changes = prepared.changes();
-            changes.extend(warned);
-            changes.push("dry run: nothing was changed".to_owned());
-            return Ok(Ok(changes));
-        }
-        let before = addresses(membership.plan());
-        let (mut changes, update) = match membership.reload(prepared).await.map_err(|error| error.to_string())? {
-            Reloaded::Done(changes, update) => (changes, update),
-            Reloaded::Outdated(plan) => return Ok(Err(Source::Read(plan, warnings))),
-        };
-        changes.extend(warned);
-        let Some(update) = update else {
-            changes.push("nothing has changed".to_owned());
-            return Ok(Ok(changes));
-        };
-        // What goes is the kernel's before workers lose sight of it, and what comes is theirs before it is taken.
-        let staying: Vec<IpAddr> = before.intersection(&after).copied().collect();
-        let mut taken = Ok(());
-        if staying.len() < before.len() {
-            taken = self.take(&staying);
-            tokio::time::sleep(DRAIN).await;
-        }
-        // In any case: the tables that come are of this layout.
-        self.engine.publish(membership, update);
-        if staying.len() < after.len() || taken.is_err() {
-            taken = self.take(&after.into_iter().collect::<Vec<_>>());
-        }
-        taken.map(|()| Ok(changes))
-    }
-
-    fn take(&mut self, addresses: &[IpAddr]) -> Result<(), String> {
-        self.engine.take_addresses(addresses).map_err(|error| {
-            format!("the new configuration is in use, but the interface takes the frames of the old addresses: {error}; reload again")
-        })
     }
 
     fn status(&self, membership: &Membership) -> Status {

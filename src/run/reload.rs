@@ -1,10 +1,13 @@
 //! A reload. The file is read, and what it comes to is worked out, on a thread of its own: however long that takes, servers are
-//! followed and orders carried out meanwhile, by the configuration that there is. One at a time.
+//! followed and orders carried out meanwhile, by the configuration that there is. One at a time. Then the control thread has the data
+//! path go over to it.
 
+use super::controller::Controller;
 use crate::admin::order::Answer;
 use crate::config::{self, Loaded};
-use crate::control::membership::{Base, Prepared};
+use crate::control::membership::{Base, Membership, Prepared, Reloaded};
 use crate::engine::HostCheck;
+use crate::limits::DRAIN;
 use crate::model::Plan;
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -78,14 +81,34 @@ impl Reloading {
     }
 }
 
-/// Waits until the one that is under way has made something. Cancel-safe.
-pub async fn made(reloading: &mut Option<Reloading>) -> Result<Made, String> {
-    match reloading {
-        Some(reloading) => (&mut reloading.made)
-            .await
-            .unwrap_or_else(|_| Err("the thread that reads the configuration has ended in a panic".to_owned())),
-        None => pending().await,
+/// What the control thread knows of reloads.
+#[derive(Default)]
+pub struct Reloads {
+    pub under_way: Option<Reloading>,
+    /// The interface does not take the frames of the addresses of the configuration that is in use.
+    owes_addresses: bool,
+}
+
+impl Reloads {
+    /// Waits until the one that is under way has made something. Cancel-safe.
+    pub async fn made(&mut self) -> Result<Made, String> {
+        match &mut self.under_way {
+            Some(reloading) => (&mut reloading.made)
+                .await
+                .unwrap_or_else(|_| Err("the thread that reads the configuration has ended in a panic".to_owned())),
+            None => pending().await,
+        }
     }
+}
+
+/// What came of a reload.
+enum Outcome {
+    /// What has changed, a line each.
+    Done(Vec<String>),
+    /// It is in use, but for this.
+    Partly(Vec<String>, String),
+    /// Nothing was changed.
+    Refused(String),
 }
 
 fn make(source: Source, base: &Base, (before, check): (&BTreeSet<IpAddr>, HostCheck)) -> Result<Made, String> {
@@ -103,6 +126,307 @@ fn make(source: Source, base: &Base, (before, check): (&BTreeSet<IpAddr>, HostCh
     Ok(Made { prepared, warnings, addresses })
 }
 
-pub fn addresses(plan: &Plan) -> BTreeSet<IpAddr> {
+impl Controller<'_> {
+    /// Has the configuration file read, unless that is being done.
+    pub(super) fn begin_reload(&self, membership: &Membership, request: Request, reloads: &mut Reloads) {
+        if let Some(other) = &mut reloads.under_way {
+            let error = other.busy();
+            match request.to {
+                Some(to) => drop(to.send(Answer::Refused { error })),
+                None => {
+                    tracing::warn!("reload: {error}; the file is read once more then");
+                    other.again = true;
+                }
+            }
+            return;
+        }
+        reloads.under_way = self.start_reload(membership, request, Source::File(self.config.clone()));
+    }
+
+    fn start_reload(&self, membership: &Membership, request: Request, source: Source) -> Option<Reloading> {
+        let host = (addresses(membership.plan()), self.engine.host_check());
+        match Reloading::start(request, source, membership.base(), host) {
+            Ok(reloading) => Some(reloading),
+            Err((request, error)) => {
+                self.answer(request, Outcome::Refused(error));
+                None
+            }
+        }
+    }
+
+    /// Goes over to what was read, and says what comes of it.
+    pub(super) async fn end_reload(
+        &mut self,
+        membership: &mut Membership,
+        made: Result<Made, String>,
+        reloads: &mut Reloads,
+    ) {
+        let Reloading { request, again, .. } = reloads.under_way.take().expect("it made this");
+        let outcome = match made {
+            Ok(made) => self.take_over(membership, made, &request, &mut reloads.owes_addresses).await,
+            Err(error) => Ok(Outcome::Refused(error)),
+        };
+        match outcome {
+            Ok(outcome) => {
+                self.show(membership);
+                self.answer(request, outcome);
+                if again {
+                    self.begin_reload(membership, Request::BY_SIGNAL, reloads);
+                }
+            }
+            Err(source) => {
+                reloads.under_way = self.start_reload(membership, request, source);
+                reloads.under_way.iter_mut().for_each(|reloading| reloading.again = again);
+            }
+        }
+    }
+
+    fn answer(&self, request: Request, outcome: Outcome) {
+        if !request.dry_run {
+            let tell = |changes: &[String]| changes.iter().for_each(|change| tracing::info!("reload: {change}"));
+            match &outcome {
+                Outcome::Done(changes) => tell(changes),
+                Outcome::Partly(changes, trouble) => {
+                    tell(changes);
+                    tracing::error!("reload: {trouble}");
+                }
+                Outcome::Refused(error) => tracing::error!("reload: nothing was changed: {error}"),
+            }
+        }
+        let Some(to) = request.to else { return };
+        let _ = to.send(match outcome {
+            Outcome::Done(mut changes) => {
+                changes.extend(self.engine.remark());
+                Answer::Done { changes }
+            }
+            Outcome::Partly(_, error) | Outcome::Refused(error) => Answer::Refused { error },
+        });
+    }
+
+    /// `Err`: what must be worked out again. `owes`: whether the interface takes the frames of other addresses than it should.
+    async fn take_over(
+        &mut self,
+        membership: &mut Membership,
+        made: Made,
+        request: &Request,
+        owes: &mut bool,
+    ) -> Result<Outcome, Source> {
+        let Made { prepared, warnings, addresses: after } = made;
+        if !request.force
+            && let Err(error) = prepared.confirm()
+        {
+            return Ok(Outcome::Refused(error.to_string()));
+        }
+        let warned = warnings.iter().map(|warning| format!("warning: {warning}"));
+        if request.dry_run {
+            let mut changes = prepared.changes();
+            changes.extend(warned);
+            changes.push("dry run: nothing was changed".to_owned());
+            return Ok(Outcome::Done(changes));
+        }
+        let before = addresses(membership.plan());
+        let (mut changes, update) = match membership.reload(prepared).await {
+            Ok(Reloaded::Done(changes, update)) => (changes, update),
+            Ok(Reloaded::Outdated(plan)) => return Err(Source::Read(plan, warnings)),
+            Err(error) => return Ok(Outcome::Refused(error.to_string())),
+        };
+        changes.extend(warned);
+        // What goes is the kernel's before workers lose sight of it, and what comes is theirs before it is taken.
+        let staying: Vec<IpAddr> = before.intersection(&after).copied().collect();
+        let mut taken = Ok(());
+        if staying.len() < before.len() {
+            taken = self.engine.take_addresses(&staying);
+            tokio::time::sleep(DRAIN).await;
+        }
+        match update {
+            // In any case: the tables that come are of this layout.
+            Some(update) => self.engine.publish(membership, update),
+            None if *owes => {}
+            None => changes.push("nothing has changed".to_owned()),
+        }
+        if staying.len() < after.len() || taken.is_err() || *owes {
+            taken = self.engine.take_addresses(&after.into_iter().collect::<Vec<_>>());
+        }
+        let owed = std::mem::replace(owes, taken.is_err());
+        Ok(match taken {
+            Ok(()) => {
+                let late = "the interface takes the frames of the addresses of this configuration now";
+                changes.extend(owed.then(|| late.to_owned()));
+                Outcome::Done(changes)
+            }
+            Err(error) => {
+                let trouble = format!(
+                    "the new configuration is in use, but the interface does not take the frames of all of its addresses: {error}; \
+                     reload again"
+                );
+                Outcome::Partly(changes, trouble)
+            }
+        })
+    }
+}
+
+fn addresses(plan: &Plan) -> BTreeSet<IpAddr> {
     plan.services.iter().map(|service| service.address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin;
+    use crate::admin::status::Status;
+    use crate::control::membership::{Side, Update};
+    use crate::engine::Engine;
+    use crate::engine::worker_pool::WorkerPool;
+    use crate::error::Failure;
+    use crate::metrics::collect::{DeviceCounters, Reports};
+    use crate::metrics::latest::Latest;
+    use crate::port::memory::Memory;
+    use std::fs;
+    use std::io;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::{Arc, Mutex};
+    use tokio::sync::mpsc;
+
+    /// Workers, and an interface that takes no addresses while it is told not to.
+    struct Stubborn {
+        workers: WorkerPool,
+        refuses: bool,
+        asked: Vec<Vec<IpAddr>>,
+    }
+
+    impl Engine for Stubborn {
+        fn publish(&mut self, membership: &mut Membership, update: Update) {
+            let table = membership.table();
+            match update {
+                Update::Table => self.workers.publish(table),
+                Update::Layout => self.workers.publish_layout(membership.plan(), table),
+            }
+        }
+
+        fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure> {
+            self.asked.push(addresses.to_vec());
+            if self.refuses { Err("no memory".into()) } else { Ok(()) }
+        }
+
+        fn host_check(&self) -> HostCheck {
+            |_| Ok(())
+        }
+
+        fn describe(&self, _status: &mut Status) {}
+
+        fn can_watch(&self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    /// Needs no privileges: every MAC is known, and nothing is checked.
+    fn config(services: u8) -> String {
+        let service = |n: u8| {
+            format!(
+                "[[service]]\nname = \"web{n}\"\naddress = \"203.0.113.{n}\"\n[[service.server]]\nname = \"a\"\naddress = \
+                 \"192.0.2.1\"\nmac = \"02:00:00:00:00:01\"\n"
+            )
+        };
+        let head = "[cluster]\nhash_key = \"8f3a1c5e7b9d2046a1b3c5d7e9f00112\"\n[dispatcher]\ninterface = \"eth1\"\n";
+        head.to_owned() + &(1..=services).map(service).collect::<String>()
+    }
+
+    /// What the operator is answered.
+    async fn reload(controller: &mut Controller<'_>, membership: &mut Membership, reloads: &mut Reloads) -> Answer {
+        let (to, answer) = oneshot::channel();
+        controller.begin_reload(membership, Request { force: false, dry_run: false, to: Some(to) }, reloads);
+        let made = reloads.made().await;
+        controller.end_reload(membership, made, reloads).await;
+        answer.await.expect("it is answered")
+    }
+
+    /// What a log is written to.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panics").write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        fn take(&self) -> String {
+            String::from_utf8(std::mem::take(&mut self.0.lock().expect("nobody panics"))).expect("text")
+        }
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_taken_keep_nothing_from_being_published_and_are_taken_later() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = folder.path().join("t.toml");
+        fs::write(&file, config(2)).expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        let plan = config::load(&file).expect("it is a configuration").plan;
+        let log = Log::default();
+        let writer = log.clone();
+        let _logged = tracing::subscriber::set_default(
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish(),
+        );
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let opened = Membership::open(plan, (Side::Dispatcher, "eth1"), &[], None).await;
+            let mut membership = opened.expect("it needs nothing of the kernel");
+            membership.set_workers(1);
+            let table = membership.table();
+            let reports = Reports { line: false, to_stderr: true, hlog: None };
+            let ports = vec![Memory::new::<&[u8]>(&[])];
+            let device_counters = Box::new(DeviceCounters::default);
+            let workers = WorkerPool::start(membership.plan(), table, ports, (&[0], 16), device_counters, reports)
+                .expect("threads");
+            let mut engine = Stubborn { workers, refuses: true, asked: Vec::new() };
+            let (_orders, orders) = mpsc::channel::<admin::Asked>(1);
+            let (started, overview) = (Instant::now(), Latest::default());
+            let mut controller =
+                Controller { config: file.clone(), orders, started, watch: None, overview, engine: &mut engine };
+            let mut reloads = Reloads::default();
+
+            fs::write(&file, config(3)).expect("written");
+            let layout = membership.table().layout;
+            let answer = reload(&mut controller, &mut membership, &mut reloads).await;
+            let Answer::Refused { error } = answer else { panic!("{answer:?}") };
+            assert!(
+                error.starts_with("the new configuration is in use, but") && error.contains("no memory"),
+                "{error}"
+            );
+            let logged = log.take();
+            assert!(logged.contains("INFO") && logged.contains("reload: service web3 added"), "{logged}");
+            assert!(logged.contains("ERROR") && logged.contains("reload: the new configuration is in use"), "{logged}");
+            assert!(!logged.contains("nothing was changed"), "{logged}");
+            assert_eq!(membership.plan().services.len(), 3);
+            // Of another layout, which the workers know.
+            assert_ne!(membership.table().layout, layout);
+            controller.engine.publish(&mut membership, Update::Table);
+
+            // Nothing has changed, and the kernel goes on refusing.
+            let answer = reload(&mut controller, &mut membership, &mut reloads).await;
+            assert!(matches!(answer, Answer::Refused { .. }), "{answer:?}");
+            drop(controller);
+            engine.refuses = false;
+            let (_orders, orders) = mpsc::channel::<admin::Asked>(1);
+            let overview = Latest::default();
+            let mut controller =
+                Controller { config: file, orders, started, watch: None, overview, engine: &mut engine };
+            for expected in
+                ["the interface takes the frames of the addresses of this configuration now", "nothing has changed"]
+            {
+                let answer = reload(&mut controller, &mut membership, &mut reloads).await;
+                let Answer::Done { changes } = answer else { panic!("{answer:?}") };
+                assert_eq!(changes, [expected]);
+            }
+            drop(controller);
+            let all: Vec<IpAddr> = (1..=3).map(|n| IpAddr::from([203, 0, 113, n])).collect();
+            assert_eq!(engine.asked, [all.clone(), all.clone(), all], "three times, and not when nothing is owed");
+            engine.workers.stop().expect("no thread panics");
+        });
+    }
 }
