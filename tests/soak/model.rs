@@ -2,7 +2,7 @@
 
 use crate::network::say;
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// A connection that lives.
@@ -39,11 +39,13 @@ struct State {
 pub struct Model {
     began: Instant,
     state: Mutex<State>,
+    /// Whoever begins a connection reads it until `begin`.
+    beginning: RwLock<()>,
 }
 
 impl Model {
     pub fn new() -> Model {
-        Model { began: Instant::now(), state: Mutex::default() }
+        Model { began: Instant::now(), state: Mutex::default(), beginning: RwLock::default() }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -59,6 +61,16 @@ impl Model {
         let now = Instant::now();
         say(&format!("{} {what}", self.clock(now)));
         self.with(|state| state.log.push((now, what.to_owned())));
+    }
+
+    /// A connection is begun, until this is dropped.
+    pub fn beginning(&self) -> RwLockReadGuard<'_, ()> {
+        self.beginning.read().unwrap()
+    }
+
+    /// Nobody begins one until this is dropped: all that there are, are known.
+    pub fn hold(&self) -> RwLockWriteGuard<'_, ()> {
+        self.beginning.write().unwrap()
     }
 
     /// A connection was made, and this server answers.

@@ -86,6 +86,7 @@ impl Traffic<'_> {
     }
 
     fn ask(&self, client: &str, family: usize, path: &str) -> Option<(TcpStream, usize, Vec<u8>)> {
+        let _beginning = self.model.beginning();
         let begun = Instant::now();
         match self.try_ask(client, family, path) {
             Ok((stream, Answer { server, body })) => {

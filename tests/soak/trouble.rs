@@ -1,9 +1,9 @@
 //! What is done to the network, one thing after the other, as the seed draws it.
 
 use crate::dispatcher::{Dispatcher, run};
-use crate::filters::Filter;
+use crate::filters::{Filter, publish};
 use crate::model::{Live, Model};
-use crate::network::{CLUSTER, Lab, SERVERS, WEB, lookup, succeed};
+use crate::network::{CLUSTER, Lab, SERVERS, WEB, eventually, lookup, succeed};
 use etherparse::PacketBuilder;
 use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
@@ -110,6 +110,14 @@ impl Lab {
         self.order_all(&["weight", server, "default"]);
     }
 
+    /// Gives a server another MAC. Which one.
+    fn readdress(&self, server: &str, draw: &mut Rng, model: &Model) -> String {
+        let mac = format!("02:00:00:00:{:02x}:1{}", draw.u8(1..), &server[3..]);
+        model.note(&format!("{server} has {mac}"));
+        self.ip(server, &format!("link set lan0 address {mac}"));
+        mac
+    }
+
     fn kill_nginx(&self, server: &'static str, time: Duration, model: &Model) {
         model.note(&format!("nginx of {server} is killed for {time:?}"));
         model.out(server);
@@ -124,7 +132,8 @@ impl Lab {
     }
 
     /// Segments of connections that live, as a stranger makes them who knows addresses and ports, and no sequence number.
-    fn spoof(&self, lives: &[Live], draw: &mut Rng, model: &Model) {
+    /// How much is drawn depends on how many there are, so `draw` is not the schedule's.
+    fn spoof(&self, lives: &[Live], mut draw: Rng, model: &Model) {
         model.note(&format!("800 forged segments of {} connections", lives.len()));
         if lives.is_empty() {
             return;
@@ -194,12 +203,14 @@ impl<'l> Dispatched<'l> {
         Dispatched { lab, dispatcher: Some(dispatcher), config }
     }
 
-    /// Ends the process, and starts another one. It does not know which connections were begun during a change that is open.
+    /// Ends the process, and starts another one. It does not know which connections were begun during a change that is open; which
+    /// those are is found out while nobody begins one.
     fn restart(&mut self, kill: bool, pause: Duration, model: &Model) {
         model.note(&format!(
             "the dispatcher is {} and started after {pause:?}",
             if kill { "killed" } else { "stopped" }
         ));
+        let nobody_begins = model.hold();
         for live in model.all() {
             let traces = self.lab.ask_all(&["trace", &live.client, "--for", "0", "--json"]);
             let service = &traces[0]["services"][0];
@@ -216,6 +227,7 @@ impl<'l> Dispatched<'l> {
         } else {
             dispatcher.stop();
         }
+        drop(nobody_begins);
         thread::sleep(pause);
         self.dispatcher = Some(Dispatcher::start(self.lab, &[]));
     }
@@ -252,31 +264,15 @@ impl<'l> Dispatched<'l> {
         assert_eq!(second.status.code(), Some(1), "{}", String::from_utf8_lossy(&second.stderr));
     }
 
-    /// Somebody gives a server another MAC, and tells nobody.
+    /// Somebody gives a server another MAC, and tells nobody. Its connections wait until that is followed, and none breaks: it is
+    /// found by the first check that fails, and a server is down only after several.
     fn readdress(&self, draw: &mut Rng, model: &Model) {
         let server = server(draw);
-        let mac = format!("02:00:00:00:{:02x}:1{}", draw.u8(1..), &server[3..]);
-        model.note(&format!("{server} has {mac}"));
-        model.out(server);
-        self.lab.ip(server, &format!("link set lan0 address {mac}"));
-        let follows = || {
-            let status = self.lab.ask_all(&["status", "--json"]).remove(0);
-            let services = status["services"].as_array().unwrap().clone();
-            services.iter().all(|service| {
-                service["servers"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .any(|known| known["name"] == server && known["mac"] == *mac)
-            })
-        };
-        let begin = Instant::now();
-        while !follows() {
-            assert!(begin.elapsed() < LONG, "{server} is at {mac}, and nobody knows");
-            thread::sleep(Duration::from_millis(50));
-        }
-        self.lab.settle();
-        model.back(server);
+        let mac = self.lab.readdress(server, draw, model);
+        let services = || self.lab.ask_all(&["status", "--json"]).remove(0)["services"].as_array().unwrap().clone();
+        let is_there = |known: &Value| known["name"] == server && known["mac"] == *mac;
+        let knows = |service: &Value| service["servers"].as_array().unwrap().iter().any(is_there);
+        eventually("the other MAC is followed", || services().iter().all(knows));
     }
 }
 
@@ -323,7 +319,7 @@ impl Trouble for Dispatched<'_> {
                 thread::sleep(while_(draw));
                 self.reload(&self.config);
             }
-            _ => lab.spoof(&model.all(), draw, model),
+            _ => lab.spoof(&model.all(), draw.fork(), model),
         }
         lab.settle();
     }
@@ -336,18 +332,39 @@ impl Trouble for Dispatched<'_> {
 pub struct Broadcast<'l> {
     lab: &'l Lab,
     filters: Vec<Filter<'l>>,
+    config: String,
 }
 
 impl<'l> Broadcast<'l> {
     pub fn new(lab: &'l Lab, filters: Vec<Filter<'l>>) -> Broadcast<'l> {
-        Broadcast { lab, filters }
+        let config = fs::read_to_string(lab.config()).unwrap();
+        Broadcast { lab, filters, config }
+    }
+
+    /// The filter of a server ends with the address that it was made for, and is started again. Nobody else has its clients
+    /// meanwhile, or only once it is known to be gone.
+    fn readdress(&mut self, draw: &mut Rng, model: &Model) {
+        let filter = self.filters.swap_remove(draw.usize(..self.filters.len()));
+        let server = filter.server;
+        model.out(server);
+        self.lab.readdress(server, draw, model);
+        let said = filter.fail();
+        assert!(said.contains("lan0 has another MAC address than at the start"), "{said}");
+        self.filters.push(Filter::start(self.lab, server));
+        self.lab.settle();
+        model.back(server);
+    }
+
+    fn reload(&self, text: &str) {
+        publish(self.lab, text);
+        self.lab.order_all(&["reload"]);
     }
 }
 
 impl Trouble for Broadcast<'_> {
     fn strike(&mut self, draw: &mut Rng, model: &Model) {
         let lab = self.lab;
-        match draw.u8(..11) {
+        match draw.u8(..12) {
             0..=2 => lab.cut_server(server(draw), cut_of_server(draw), while_(draw), model),
             3 => lab.kill_nginx(server(draw), while_(draw), model),
             4 | 5 => {
@@ -370,8 +387,12 @@ impl Trouble for Broadcast<'_> {
                 kill_process(pid, Signal::CONT).unwrap();
             }
             7 => {
-                model.note("all filters reload");
-                lab.order_all(&["reload"]);
+                let (server, weight) = (server(draw), draw.u8(2..4));
+                model.note(&format!("all filters reload, and {server} has weight {weight} for a while"));
+                let name = format!("name = \"{server}\"\n");
+                self.reload(&self.config.replace(&name, &format!("{name}weight = {weight}\n")));
+                thread::sleep(while_(draw));
+                self.reload(&self.config);
             }
             8 => {
                 let server = server(draw);
@@ -381,7 +402,8 @@ impl Trouble for Broadcast<'_> {
                 lab.order_all(&["undrain", server]);
             }
             9 => lab.weigh(draw, model),
-            _ => lab.spoof(&model.all(), draw, model),
+            10 => self.readdress(draw, model),
+            _ => lab.spoof(&model.all(), draw.fork(), model),
         }
         lab.settle();
     }
