@@ -224,7 +224,7 @@ pub const MAX_CHANGES: usize = 8;
 
 /// Steps that a service has gone through, of which a process that comes after this one is told; with one more, the first is
 /// forgotten.
-pub const MAX_HISTORY: usize = 64;
+pub const MAX_HISTORY: usize = 256;
 
 /// Layouts that the program in the kernel counts for at once: the one that is published, and those before it whose last counts were not
 /// read yet. The twin of `TALLIES` in src/bpf/counters.h.

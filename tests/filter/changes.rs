@@ -111,7 +111,18 @@ fn connections_stay_where_their_sockets_are(selection: Selection, pair: Pair) {
     assert_eq!(keeps(Segment::Ack, known), [0, 1]);
     assert_eq!(keeps(Segment::Syn, unknown), [0; 0]);
 
+    // Who kept them has failed: what was begun meanwhile may be with anybody, and nobody ends it.
     states[new] = State::Active;
+    let mut failed = cluster.clone();
+    states[old] = State::Down;
+    assert!(failed.set_states(0, &states, 2, UNTIL));
+    publish(&failed);
+    assert_eq!(keeps(Segment::Ack, known), [0, 1], "where the socket is");
+    assert_eq!(keeps(Segment::Ack, unknown), [0; 0], "it may be with another one");
+    assert_eq!(keeps(Segment::Syn, unknown), [new]);
+    assert_eq!(keeps(Segment::Fragment, known), [new]);
+
+    states[old] = State::Draining;
     cluster.set_states(0, &states, 2, UNTIL);
     assert!(cluster.expire(2 * UNTIL));
     publish(&cluster);

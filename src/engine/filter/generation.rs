@@ -117,9 +117,10 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: 
     } else if let Some(kept) = table.kept() {
         match kept.previous_owners() {
             Some(previous_owners) => {
+                // Where who kept them is gone, others may have some yet that were begun since.
                 let previous_owner = |(owner, previous_owner): (&u16, &PreviousOwner)| match owner & MIGRATING {
                     0 => Owner::Nobody,
-                    _ => previous_owner.server().map_or(Owner::Nobody, |server| whose(&server)),
+                    _ => whose(&previous_owner.server().unwrap_or(*owner)),
                 };
                 moves = slots.add(table.owners().iter().zip(previous_owners).map(previous_owner));
             }
