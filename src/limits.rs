@@ -264,6 +264,9 @@ pub const VERDICT_MOST: Duration = Duration::from_secs(3600);
 /// The state file is written again after this, though nothing has changed, so that it tells until when it was true.
 pub const STATE_AGAIN: Duration = Duration::from_secs(60);
 
+/// The last time that a state file may speak of, in nanoseconds since 1970: 2116. Times are added to one another.
+pub const STATE_LAST_NS: u64 = 1 << 62;
+
 /// How long an order, or a stop, waits for the state file.
 pub const STATE_MOST: Duration = Duration::from_secs(2);
 

@@ -9,12 +9,15 @@ use oneip::hash::Key;
 use oneip::host::clock;
 use oneip::limits::FLOW_CLOSED;
 use oneip::metrics::worker;
-use oneip::model::Plan;
+use oneip::model::{Plan, Server};
 use oneip::port::memory::Memory;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::verdict::Verdict;
 use oneip::worker::Worker;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use serde_json::Value;
 use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -355,4 +358,87 @@ fn a_drain_without_time_is_over_at_once() {
         assert!(matches!((answer, update), (Answer::Done { .. }, Some(Update::Table))));
         assert_eq!(web2(&membership), (State::Drained, false, 0));
     });
+}
+
+/// What somebody may write into a file.
+const EDITS: [&str; 12] =
+    ["0", "1", "2", "65536", "4294967295", "18446744073709551615", "-1", "0.5", "\"x\"", "null", "[]", "{}"];
+
+/// The node of that number in a document, counted in some order, becomes another one; or is there twice, or not at all.
+fn edit(document: &mut Value, number: &mut usize, edit: usize) {
+    if *number == 0 {
+        *document = serde_json::from_str(EDITS[edit % EDITS.len()]).unwrap();
+    }
+    *number = number.wrapping_sub(1);
+    if let Value::Array(all) = document {
+        match edit % 4 {
+            1 if *number == 0 && !all.is_empty() => drop(all.pop()),
+            2 if *number == 0 && !all.is_empty() => all.push(all[0].clone()),
+            _ => {}
+        }
+    }
+    let parts: Vec<&mut Value> = match document {
+        Value::Array(all) => all.iter_mut().collect(),
+        Value::Object(all) => all.values_mut().collect(),
+        _ => Vec::new(),
+    };
+    parts.into_iter().for_each(|part| self::edit(part, number, edit));
+}
+
+/// In the middle of all that can be under way.
+fn much_to_remember(plan: &Plan) -> String {
+    let mut text = String::new();
+    let written = &mut text;
+    with_state_file(|file| async move {
+        let mut membership = opened(plan, &file).await;
+        let _ = membership.set("web2", Set::Drain(None), false).await;
+        let _ = membership.set("web1", Set::Weight(Some(3)), false).await;
+        let mut without = plan.clone();
+        without.services[0].servers.remove(2);
+        let prepared = membership.base().prepare(without).unwrap();
+        membership.reload(prepared).await.unwrap();
+        membership.close().await;
+        *written = std::fs::read_to_string(file.path()).unwrap();
+    });
+    text
+}
+
+/// It is ignored with a warning, or says something that can be.
+#[test]
+fn no_state_file_that_was_edited_by_hand_keeps_a_start_from_succeeding() {
+    let mut plan = config::parse(CONFIG, "t.toml").unwrap().plan;
+    plan.services.iter_mut().for_each(|service| service.slots = 251);
+    let web3 = Server { name: "web3".into(), address: [192, 0, 2, 13].into(), ..plan.services[0].servers[1].clone() };
+    plan.services[0].servers.push(web3);
+    let text = much_to_remember(&plan);
+    for wrong in ["\"slots\": 0", "\"slots\": 250", "\"slots\": 4294967291"] {
+        let edited = text.replace("\"slots\": 251", wrong);
+        assert_ne!(edited, text);
+        with_state_file(|file| async move {
+            std::fs::write(file.path(), edited).unwrap();
+            let error = file.load().unwrap_err();
+            assert!(error.contains("is damaged: the `history` of service web: `slots`"), "{error}");
+        });
+    }
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() });
+    let edits = prop::collection::vec((0usize..160, 0usize..EDITS.len()), 1..3);
+    let result = runner.run(&edits, |edits| {
+        let mut document = document.clone();
+        edits.into_iter().for_each(|(mut number, what)| edit(&mut document, &mut number, what));
+        with_state_file(|file| {
+            std::fs::write(file.path(), document.to_string()).unwrap();
+            let plan = &plan;
+            async move {
+                let mut membership = opened(plan, &file).await;
+                membership.table();
+                membership.services();
+                let _ = membership.set("web3", Set::Drain(None), true).await;
+                membership.close().await;
+            }
+        });
+        Ok(())
+    });
+    result.unwrap();
 }

@@ -5,6 +5,7 @@ use super::health;
 use super::report::Report;
 use super::section::At;
 use crate::limits::SLOTS_PER_SERVER;
+use crate::model::prime::next_prime;
 use crate::model::{HashInput, Selection};
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -86,30 +87,5 @@ fn check_modulo(service: &ServiceDraft, report: &mut Report) {
     for weight in service.servers.iter().filter_map(|server| server.weight).filter(|weight| weight.value > 1) {
         report
             .error(weight.at, "`modulo` gives every server the same share; write weight 1 or 0, or select \"maglev\"");
-    }
-}
-
-/// The first prime that is `n` or greater.
-fn next_prime(n: u32) -> u32 {
-    (n..).find(|n| is_prime(*n)).expect("a prime below 2^32 - 5")
-}
-
-/// By trial division: at most 4,096 steps up to `MAX_SLOTS`.
-fn is_prime(n: u32) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::{DEFAULT_SLOTS, MAX_SLOTS};
-
-    #[test]
-    fn primes() {
-        let small: Vec<u32> = (0..30).filter(|n| is_prime(*n)).collect();
-        assert_eq!(small, [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]);
-        assert!(is_prime(DEFAULT_SLOTS) && is_prime(MAX_SLOTS));
-        assert_eq!(next_prime(MAX_SLOTS + 1), (1 << 24) + 43, "so `MAX_SLOTS` is the largest below 2^24");
-        assert_eq!(next_prime(90), 97);
     }
 }

@@ -9,10 +9,11 @@ use super::overrides::Overrides;
 use crate::hash::{Key, siphash};
 use crate::host::clock;
 use crate::host::privileges;
-use crate::limits::{STATE_AGAIN, STATE_MOST};
+use crate::limits::{MAX_WEIGHT, STATE_AGAIN, STATE_LAST_NS, STATE_MOST};
 use crate::model::{HashKey, Server};
 use crate::table::build::History;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -56,6 +57,34 @@ pub struct OpenChange {
 }
 
 impl Remembered {
+    /// Whether a process can go on with it. Its times are of the wall clock.
+    fn check(&self) -> Result<(), String> {
+        if let Some((name, weight)) =
+            self.servers.iter().find_map(|(name, set)| Some((name, set.weight.filter(|weight| *weight > MAX_WEIGHT)?)))
+        {
+            return Err(format!("server {name} has `weight` {weight}, which is more than {MAX_WEIGHT}"));
+        }
+        let mut known = HashSet::new();
+        if let Some(twice) = self.leaving.iter().find(|left| {
+            !known.insert((&left.service, Ok(left.server.address)))
+                | !known.insert((&left.service, Err(&left.server.name)))
+        }) {
+            return Err(format!("server {} of service {} is `leaving` twice", twice.server.name, twice.service));
+        }
+        for OpenChange { service, history } in &self.changes {
+            history.check().map_err(|error| format!("the `history` of service {service}: {error}"))?;
+        }
+        let seconds = self.servers.values().filter_map(|set| set.drained_until);
+        let late = |at: &u64| *at > STATE_LAST_NS;
+        let mut times =
+            self.leaving.iter().map(|left| left.until).chain(self.changes.iter().flat_map(|open| open.history.times()));
+        let of_server = seconds.map(|at| at.saturating_mul(1_000_000_000)).find(late);
+        match of_server.or_else(|| times.find(late)) {
+            Some(at) => Err(format!("it has a time that is {} years after 1970", at / 1_000_000_000 / 31_556_952)),
+            None => Ok(()),
+        }
+    }
+
     /// With its times on another clock.
     fn on_clock(mut self, to: impl Fn(u64) -> u64) -> Remembered {
         self.leaving.iter_mut().for_each(|left| left.until = to(left.until));
@@ -103,6 +132,10 @@ impl StateFile {
         StateFile { path: path.to_owned(), config: config.to_owned() }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What was remembered, and how long ago that was true. `Err`: why nothing is, in words; the configuration alone holds then.
     pub fn load(&self) -> Result<(Remembered, Duration), String> {
         let path = self.path.display();
@@ -117,6 +150,7 @@ impl StateFile {
             let other = content.config.display();
             return Err(format!("the state file {path} belongs to the configuration {other}"));
         }
+        content.remembered.check().map_err(|error| format!("the state file {path} is damaged: {error}"))?;
         let written = Duration::from_secs(content.written);
         Ok((content.remembered.on_clock(from_wall_ns), since_1970().saturating_sub(written)))
     }

@@ -2,6 +2,7 @@
 
 pub mod identity;
 mod next_hop;
+pub mod prime;
 
 pub use next_hop::{Egress, NextHop};
 

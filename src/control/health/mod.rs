@@ -52,7 +52,7 @@ use self::observer::Observer;
 use self::probe::{Failure, Target, Trouble};
 use self::routes::{Access, Installation, ProbeRoutes};
 use self::state::State;
-use crate::limits::{HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
+use crate::limits::{FLAP_HOLD_LAST, HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
 use crate::model::identity::{Identity, continued};
 use crate::model::{Mac, Plan, Probe, Via};
 
@@ -205,7 +205,7 @@ impl Health {
                 let ago = Duration::from_secs(since_1970().saturating_sub(known.since));
                 let since = now.checked_sub(ago).unwrap_or(now);
                 check.since = known.since;
-                let hold = known.hold_s.map(Duration::from_secs);
+                let hold = known.hold_s.map(|hold| Duration::from_secs(hold).min(FLAP_HOLD_LAST));
                 check.state = State::recalled(known.verdict, hold, since, now);
             }
         }

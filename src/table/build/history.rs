@@ -2,9 +2,11 @@
 //! keeps connections where this one does: who keeps what follows from nothing else.
 
 use super::service::State;
-use crate::limits::MAX_HISTORY;
+use crate::limits::{MAX_HISTORY, MAX_SERVERS, MAX_SLOTS, MAX_WEIGHT};
+use crate::model::prime::is_prime;
 use crate::model::{HashInput, Selection, Server, Service};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// Never empty. Times are nanoseconds on the clock of the ports.
@@ -65,6 +67,28 @@ impl Configuration {
         }
     }
 
+    fn check(&self) -> Result<(), String> {
+        let Configuration { servers, leaving, slots, flow, modulo } = self;
+        if *slots > MAX_SLOTS || !is_prime(*slots) {
+            return Err(format!("`slots` {slots} is not a prime up to {MAX_SLOTS}"));
+        }
+        let staying = servers.len().saturating_sub(*leaving);
+        if staying == 0 || servers.len() > MAX_SERVERS {
+            return Err(format!("it has {} `servers`, of which {leaving} are `leaving`", servers.len()));
+        }
+        if let Some(server) = servers.iter().find(|server| server.weight > MAX_WEIGHT) {
+            return Err(format!(
+                "server {} has `weight` {}, which is more than {MAX_WEIGHT}",
+                server.name, server.weight
+            ));
+        }
+        let mut known = HashSet::new();
+        if let Some(twice) = servers.iter().find(|server| !known.insert(server.address)) {
+            return Err(format!("it has two servers at {}", twice.address));
+        }
+        if *flow && *modulo { Err("it is both by `flow` and `modulo`".to_owned()) } else { Ok(()) }
+    }
+
     /// The service as it was.
     fn applied(&self, service: &Service) -> Service {
         let server =
@@ -85,6 +109,45 @@ impl History {
     pub fn new(service: &Service, states: Vec<State>) -> History {
         let first = Step { configuration: 0, states, at: 0, until: 0, prolonged: None };
         History { configurations: vec![Configuration::of(service)], steps: vec![first] }
+    }
+
+    /// Whether it can be gone through.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words: somebody else than this program wrote that.
+    pub fn check(&self) -> Result<(), String> {
+        let History { configurations, steps } = self;
+        configurations.iter().try_for_each(Configuration::check)?;
+        if configurations.len() > steps.len() || steps.len() > MAX_HISTORY {
+            return Err(format!("it has {} `configurations` and {} `steps`", configurations.len(), steps.len()));
+        }
+        let mut last = Some(0);
+        for step in steps {
+            let at = step.configuration;
+            let Some(configuration) =
+                configurations.get(at).filter(|_| last.is_some_and(|last| (last..=last + 1).contains(&at)))
+            else {
+                return Err(format!("a step has `configuration` {at} out of order"));
+            };
+            if step.states.len() != configuration.servers.len() {
+                return Err(format!(
+                    "a step has {} `states` for {} servers",
+                    step.states.len(),
+                    configuration.servers.len()
+                ));
+            }
+            last = Some(at);
+        }
+        if steps.first().is_none_or(|step| step.configuration != 0) {
+            Err("it has no first step".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// All times in it.
+    pub fn times(&self) -> impl Iterator<Item = u64> {
+        self.steps.iter().flat_map(|step| [step.at, step.until].into_iter().chain(step.prolonged))
     }
 
     /// From now on it is configured so.
