@@ -103,6 +103,19 @@ impl WorkerPool {
     }
 }
 
+#[cfg(test)]
+impl WorkerPool {
+    /// A worker that no frame comes to.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn idle(plan: &Arc<Plan>, table: Table) -> io::Result<WorkerPool> {
+        let reports = Reports { line: false, to_stderr: true, hlog: None };
+        let ports = vec![crate::port::memory::Memory::new::<&[u8]>(&[])];
+        WorkerPool::start(plan, table, ports, (&[0], 16), Box::new(DeviceCounters::default), reports)
+    }
+}
+
 /// Metrics for each worker, and the collector's views of them.
 fn open(table: &Table, workers: usize) -> (Vec<WorkerMetrics>, Vec<View>) {
     (0..workers).map(|_| worker::open(table)).unzip()

@@ -278,9 +278,7 @@ mod tests {
     use crate::engine::Engine;
     use crate::engine::worker_pool::WorkerPool;
     use crate::error::Failure;
-    use crate::metrics::collect::{DeviceCounters, Reports};
     use crate::metrics::latest::Latest;
-    use crate::port::memory::Memory;
     use std::fs;
     use std::io;
     use std::os::unix::fs::PermissionsExt;
@@ -378,11 +376,7 @@ mod tests {
             let mut membership = opened.expect("it needs nothing of the kernel");
             membership.set_workers(1);
             let table = membership.table();
-            let reports = Reports { line: false, to_stderr: true, hlog: None };
-            let ports = vec![Memory::new::<&[u8]>(&[])];
-            let device_counters = Box::new(DeviceCounters::default);
-            let workers = WorkerPool::start(membership.plan(), table, ports, (&[0], 16), device_counters, reports)
-                .expect("threads");
+            let workers = WorkerPool::idle(membership.plan(), table).expect("threads");
             let mut engine = Stubborn { workers, refuses: true, asked: Vec::new() };
             let (_orders, orders) = mpsc::channel::<admin::Asked>(1);
             let (started, overview) = (Instant::now(), Latest::default());

@@ -8,6 +8,7 @@ use super::check::Check;
 use super::observer::Evidence;
 use super::probe::Trouble;
 use super::routes::Told;
+use super::silence::Part;
 use super::state::{Rules, Verdict};
 use super::{Done, Health, Id};
 use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_HERE_PAUSE, HEALTH_JITTER, HEALTH_MOST_SILENT, HEALTH_REPAIR};
@@ -139,7 +140,7 @@ impl Health {
         let here = matches!(result, Err(Trouble::Here(_)));
         match result {
             Ok(latency) => {
-                check.succeed(latency, began);
+                self.change(id, |check| check.succeed(latency, began));
                 self.judge(id, true, now);
             }
             Err(Trouble::Here(reason)) => {
@@ -151,7 +152,7 @@ impl Health {
             }
             Err(Trouble::Server(failure)) => {
                 let evidence = failure.evidence();
-                check.fail(&failure, now);
+                self.change(id, |check| check.fail(&failure, now));
                 match evidence.needs_witness() && self.has_others(id, evidence) {
                     true => self.doubt(id, began, evidence, now),
                     false => self.judge(id, false, now),
@@ -244,26 +245,26 @@ impl Health {
     /// Takes in a result that counts.
     fn judge(&mut self, id: Id, success: bool, now: Instant) {
         let ipv4 = self.check(id).is_some_and(|check| check.asked.is_ipv4());
-        let most_silent = !success && self.most_are_silent(ipv4);
-        let Some(service) = self.services[id.0 as usize].as_mut() else { return };
-        let rules = service.rules;
+        let most_silent = !success && self.silence.is_with_most(ipv4);
+        let Some(rules) = self.services[id.0 as usize].as_ref().map(|service| service.rules) else { return };
         let fall = if most_silent { rules.fall * HEALTH_MOST_SILENT } else { rules.fall };
-        let check = &mut service.checks[id.1 as usize];
-        let Some(what) = check.judge(success, &Rules { fall, ..rules }, id.1 as usize, now) else { return };
+        let judge = |check: &mut Check| check.judge(success, &Rules { fall, ..rules }, id.1 as usize, now);
+        let Some(what) = self.change(id, judge).flatten() else { return };
+        let Some(service) = self.services[id.0 as usize].as_mut() else { return };
         let name = service.name.clone();
         let count = service.count();
         self.tell(id, what);
         self.changes.extend(count.map(|what| Change { service: id.0 as usize, what, names: (name, None) }));
     }
 
-    fn most_are_silent(&self, ipv4: bool) -> bool {
-        let counted = self.checks().filter(|(_, check)| check.is_of(ipv4) && check.state.verdict != Verdict::Down);
-        let (mut all, mut silent) = (0, 0);
-        counted.for_each(|(_, check)| {
-            all += 1;
-            silent += usize::from(check.stalled == Some(Evidence::Silence));
-        });
-        all > 2 && 2 * silent > all
+    /// Every change of a verdict, and of who is silent.
+    fn change<T>(&mut self, id: Id, change: impl FnOnce(&mut Check) -> T) -> Option<T> {
+        let check = self.check_mut(id)?;
+        let before = Part::of(check);
+        let changed = change(check);
+        let after = Part::of(check);
+        self.silence.change(before, after);
+        Some(changed)
     }
 
     fn tell(&mut self, id: Id, what: What) {

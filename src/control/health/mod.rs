@@ -28,6 +28,7 @@ mod observer;
 mod probe;
 mod route;
 mod routes;
+mod silence;
 pub mod state;
 mod strays;
 mod tls;
@@ -51,6 +52,7 @@ use self::echo::Echo;
 use self::observer::Observer;
 use self::probe::{Failure, Target, Trouble};
 use self::routes::{Access, Installation, ProbeRoutes};
+use self::silence::Silence;
 use self::state::State;
 use crate::limits::{FLAP_HOLD_LAST, HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
 use crate::model::identity::{Identity, continued};
@@ -67,6 +69,7 @@ pub struct Health {
     routes: ProbeRoutes,
     echo: Arc<Echo>,
     observer: Observer,
+    silence: Silence,
     /// Who verifies the MAC of a server that does not answer.
     doubts: Option<mpsc::Sender<IpAddr>>,
     /// Probes under way.
@@ -109,6 +112,7 @@ impl Health {
             routes,
             echo: Arc::new(Echo::open()),
             observer,
+            silence: Silence::default(),
             doubts: None,
             running: FuturesUnordered::new(),
             agenda: BinaryHeap::new(),
@@ -147,6 +151,7 @@ impl Health {
         let services = plan.services.iter().zip(continued(&old, &new));
         self.services =
             services.map(|(service, of)| Service::new(service, of.and_then(|at| before[at].take()))).collect();
+        self.silence = Silence::of(self.checks().map(|(_, check)| check));
         let places_now = self.places();
         self.changes.retain(|change| places.get(change.service) == places_now.get(change.service));
         let ids = self.services.iter().enumerate().flat_map(|(s, service)| {
@@ -209,6 +214,7 @@ impl Health {
                 check.state = State::recalled(known.verdict, hold, since, now);
             }
         }
+        self.silence = Silence::of(self.checks().map(|(_, check)| check));
     }
 
     /// The MAC that the data path uses for a server from now on; `None`: it has none, and checks of it by way of the
