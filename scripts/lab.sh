@@ -22,7 +22,7 @@
 #                cluster     203.0.113.80 (web)       2001:db8:80::80 (web6)
 #   MACs         router 02:00:00:00:00:01, dispatcher ...:02, webN ...:1N
 #   run/         /run/P-lab: oneip.toml, oneip.sock and state.json of a dispatcher, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/};
-#                with --broadcast webN.{toml,sock,state.json} of its filter, and bpf/, where that is kept
+#                bpf/, where programs are kept; with --broadcast webN.{toml,sock,state.json} of its filter
 #   nginx        GET / says "webN", GET /big sends run/big, PUT /upload/NAME writes run/webN/upload/NAME;
 #                every answer has the header X-Server: webN
 set -euo pipefail
@@ -46,6 +46,7 @@ usage: scripts/lab.sh up [OPTION]...            build the network and start the 
        scripts/lab.sh narrow MTU                the link between isp and client carries packets up to MTU (1280 to 1500)
 
   --vlan ID          the LAN is tagged with this 802.1Q VLAN
+  --engine NAME      the configuration asks for this engine (default: none, so it is af_xdp)
   --bare             the servers get no cluster address; else `oneip server add` sets it up
   --broadcast[=MAC]  no dispatcher: the router sends to the broadcast address, or to this multicast address
 
@@ -221,7 +222,8 @@ END
     if [[ -n $broadcast ]]; then
         printf '[filter]\ninterface = "lan0"\npins = "%s"\n\n[admin]\n' "$RUN/bpf"
     else
-        printf '[dispatcher]\ninterface = "lan0"\n\n[admin]\nsocket = "%s"\nstate = "%s"\n' "$RUN/oneip.sock" "$RUN/state.json"
+        printf '[dispatcher]\ninterface = "lan0"\n%spins = "%s"\n\n' "${engine:+engine = \"$engine\"$'\n'}" "$RUN/bpf"
+        printf '[admin]\nsocket = "%s"\nstate = "%s"\n' "$RUN/oneip.sock" "$RUN/state.json"
     fi
     cat <<END
 
@@ -304,7 +306,7 @@ wait_until_ready() {
     die "the lab did not become ready: the servers' logs are $RUN/web*/error.log"
 }
 
-vlan='' lan=lan0 bare='' broadcast='' oneip='' built=''
+vlan='' lan=lan0 bare='' broadcast='' engine='' oneip='' built=''
 up() {
     local name
     while (($#)); do
@@ -312,6 +314,7 @@ up() {
             --vlan) vlan=${2-}; shift 2 || true
                 [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan wants a number from 1 to 4094" ;;
             --bare) bare=yes; shift ;;
+            --engine) engine=${2:?--engine wants a name}; shift 2 ;;
             --broadcast) broadcast=ff:ff:ff:ff:ff:ff; shift ;;
             --broadcast=*) broadcast=${1#*=}; shift ;;
             *) usage >&2; exit 2 ;;
@@ -324,10 +327,8 @@ up() {
     trap 'exit 130' INT TERM
 
     mkdir -p "$RUN"
-    if [[ -n $broadcast ]]; then
-        mkdir "$RUN/bpf"
-        mount -t bpf bpf "$RUN/bpf"
-    fi
+    mkdir "$RUN/bpf"
+    mount -t bpf bpf "$RUN/bpf"
     head -c 20M /dev/urandom >"$RUN/big"
     make_hosts
     make_links

@@ -70,7 +70,9 @@ pub struct Down {
 Examples:
   oneip run -c cluster.toml
   oneip run -c cluster.toml --stats --hlog latency.hlog
-  oneip run -c cluster.toml --down web2")]
+  oneip run -c cluster.toml --down web2
+  oneip run -c cluster.toml --takeover
+  oneip run -c cluster.toml --detach")]
 pub struct Run {
     #[command(flatten)]
     pub config: Config,
@@ -82,6 +84,12 @@ pub struct Run {
     /// Write the latency histograms of each second, in the format of HdrHistogram's tools
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
+    /// Take the place of the dispatcher that runs with this configuration's admin socket; with engine xdp no frame is lost
+    #[arg(long)]
+    pub takeover: bool,
+    /// Take the program of a dispatcher that was killed off the interface, and do nothing else
+    #[arg(long, conflicts_with_all = ["down", "stats", "hlog", "takeover", "json"])]
+    pub detach: bool,
     /// At the end print the counters as JSON on standard output, and all else on standard error
     #[arg(long)]
     pub json: bool,

@@ -97,9 +97,12 @@ fn is_broken_pipe(failure: &Failure) -> bool {
 }
 
 fn run(arguments: Run) -> Result<(), Failure> {
-    let Run { config, down, stats, hlog, json } = arguments;
+    let Run { config, down, stats, hlog, takeover, detach, json } = arguments;
     let (config, plan) = load_for_long(&config.config)?;
-    run::run(plan, run::Options { config, down: down.down, stats, hlog, json })
+    if detach {
+        return run::detach(&plan);
+    }
+    run::run(plan, run::Options { config, down: down.down, stats, hlog, takeover, json })
 }
 
 /// For a process that reads it again: by the same name in full, which may be a link that leads elsewhere by then. And one that

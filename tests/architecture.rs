@@ -93,6 +93,7 @@ const MAY_USE: [(&str, &[&str]); 26] = [
             "admin",
             "config",
             "control",
+            "ctl::client",
             "engine",
             "error",
             "hash",

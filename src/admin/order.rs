@@ -49,6 +49,8 @@ pub enum Order {
     Enable {
         server: String,
     },
+    /// End, and leave what dispatches to the process that asks: `oneip run --takeover`.
+    HandOver,
     /// Which service, slot and servers a client address has, and where its next frames go, watched for so long.
     Trace {
         client: IpAddr,

@@ -15,7 +15,7 @@ use crate::model::{Dispatcher, Plan, Xdp};
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::table::trace::{self, Seen};
-use crate::xdp::dispatch::{Books, Dispatch, Events, Fate, Noted, PublishError, Setup};
+use crate::xdp::dispatch::{self, Books, Dispatch, Events, Fate, Noted, PublishError, Setup};
 use crate::xdp::link::{self, Attachment, Kept, LinkError, Place};
 use crate::xdp::privileges as needed;
 use crate::xdp::{Device, Features, Mode};
@@ -61,13 +61,7 @@ impl Opened for OpenedKernel {
         let (egress, xdp) = way_out(&device, settings.xdp);
         let setup =
             Setup { mac: device.mac, egress, queues: device.queues, flows: settings.flows, timed_of: FRAMES_TIMED };
-        let place = Place {
-            kept: Kept::Dispatcher,
-            interface: device.interface,
-            index: device.index,
-            pins: settings.pins.clone(),
-        };
-        Ok(Box::new(Program::begin(setup, place, xdp, table)?))
+        Ok(Box::new(Program::begin(setup, place(&device, &settings), xdp, table)?))
     }
 }
 
@@ -87,7 +81,9 @@ fn way_out(device: &Device, xdp: Option<Xdp>) -> (u32, Option<Xdp>) {
         tracing::warn!("{interface} does not send what its XDP program forwards: {mend}");
         return (*index, xdp);
     }
-    tracing::warn!("{interface} does not send what a native XDP program forwards: using generic XDP, which is slow; {mend}");
+    tracing::warn!(
+        "{interface} does not send what a native XDP program forwards: using generic XDP, which is slow; {mend}"
+    );
     (0, Some(Xdp::Generic))
 }
 
@@ -228,17 +224,50 @@ impl Dispatching for Kernel {
     }
 
     fn stop(self: Box<Self>) -> Result<Summary, Failure> {
-        let Kernel { program, stats, collector, .. } = *self;
-        let Program { link, place, attachment, .. } = program;
-        if attachment.stays {
-            link::unpin(&place)?;
+        if self.program.attachment.stays {
+            forget(&self.program.place)?;
         }
+        self.leave()
+    }
+
+    fn leave(self: Box<Self>) -> Result<Summary, Failure> {
+        let Kernel { program: Program { link, .. }, stats, collector, .. } = *self;
         drop(link);
         // Frames that the program has begun with are counted.
         thread::sleep(DRAIN);
         stats.stop();
         let collector = collector.join().map_err(|_| "the stats thread ended in a panic")?;
         Ok(collector.summary())
+    }
+}
+
+/// Nothing holds the program on the interface any more but who has its link.
+fn forget(place: &Place) -> Result<(), Failure> {
+    link::unpin(place)?;
+    Ok(dispatch::forget_flows(&place.pins.join(&place.interface))?)
+}
+
+/// See `super::detach`.
+pub fn detach(dispatcher: &Dispatcher) -> Result<(), Failure> {
+    let place = place(&Device::read(&dispatcher.interface)?, dispatcher);
+    let name = &place.interface;
+    if !link::is_pinned(&place)? {
+        return Err(format!("there is no dispatcher's program on {name}; nothing was changed").into());
+    }
+    forget(&place)?;
+    collect::say(
+        &format!("the dispatcher's program is off {name}; where an `oneip run` runs, as soon as that ends"),
+        false,
+    );
+    Ok(())
+}
+
+fn place(device: &Device, dispatcher: &Dispatcher) -> Place {
+    Place {
+        kept: Kept::Dispatcher,
+        interface: device.interface.clone(),
+        index: device.index,
+        pins: dispatcher.pins.clone(),
     }
 }
 

@@ -70,6 +70,14 @@ pub trait Engine {
     /// What to do instead.
     fn can_watch(&self) -> Result<(), String>;
 
+    /// Whether another process can take the place of this one while frames are dispatched.
+    ///
+    /// # Errors
+    /// What to do instead.
+    fn can_hand_over(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// What to tell an operator whose order was carried out.
     fn remark(&self) -> Option<String> {
         None
@@ -123,6 +131,20 @@ pub trait Dispatching: Engine {
     /// # Errors
     /// A thread ended in a panic.
     fn stop(self: Box<Self>) -> Result<Summary, Failure>;
+
+    /// As `stop`, but leaves to another process what dispatches without this one.
+    ///
+    /// # Errors
+    /// As `stop`.
+    fn leave(self: Box<Self>) -> Result<Summary, Failure>;
+}
+
+/// Takes off the interface what a process that was killed has left there.
+///
+/// # Errors
+/// There is nothing, or the kernel refuses.
+pub fn detach(dispatcher: &Dispatcher) -> Result<(), Failure> {
+    kernel::detach(dispatcher)
 }
 
 /// The device that a configuration names, for the engine that it asks for.

@@ -79,6 +79,11 @@ impl Dispatching for Workers {
         thread::sleep(DRAIN);
         pool.stop()
     }
+
+    /// Workers dispatch nothing without their process.
+    fn leave(self: Box<Self>) -> Result<Summary, Failure> {
+        self.stop()
+    }
 }
 
 impl Engine for Workers {

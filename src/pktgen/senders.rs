@@ -7,7 +7,6 @@
 use super::af_xdp;
 use super::arguments::Method;
 use super::error::PktgenError;
-use crate::xdp::Features;
 use super::frames::Frames;
 use super::transmit::{Load, Sender, Sent, Share, Start};
 use super::xdp::{self, Progress};
@@ -15,6 +14,7 @@ use crate::host::clock::now_ns;
 use crate::limits::{PKTGEN_LOOK, PKTGEN_START};
 use crate::port::af_xdp::Transfer;
 use crate::xdp::Device;
+use crate::xdp::Features;
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -10,7 +10,7 @@ use crate::control::membership::{Membership, Set, Update};
 use crate::engine::Engine;
 use crate::error::Failure;
 use crate::host::clock;
-use crate::limits::{OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
+use crate::limits::{DRAIN, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
 use crate::metrics::latest::Latest;
 use crate::model::Plan;
 use crate::table::trace::{Fate, Seen, Watch, protocol_name};
@@ -66,6 +66,15 @@ impl Signals {
     }
 }
 
+/// Why the control thread has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By a signal.
+    Stopped,
+    /// Another process goes on with what dispatches.
+    HandedOver,
+}
+
 enum Command {
     Stop,
     Reload,
@@ -104,7 +113,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// The servers cannot be followed any more, or the interface is not the one that it was.
-    pub fn until_signal(&mut self, controller: &mut Controller) -> Result<(), Failure> {
+    pub fn until_signal(&mut self, controller: &mut Controller) -> Result<Ended, Failure> {
         let ControlPlane { runtime, membership, signals } = self;
         runtime.block_on(async {
             let mut was_up = controller.watch.as_ref().is_none_or(InterfaceWatch::is_up);
@@ -116,7 +125,7 @@ impl ControlPlane {
                 let due = controller.engine.due();
                 tokio::select! {
                     command = signals.any() => match command {
-                        Command::Stop => return Ok(()),
+                        Command::Stop => return Ok(Ended::Stopped),
                         Command::Reload => controller.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloads),
                     },
                     made = tasks.reloads.made() => controller.end_reload(membership, made, &mut tasks.reloads).await,
@@ -141,6 +150,18 @@ impl ControlPlane {
                     }
                     () = poll_fn(|context| controller.engine.poll_work(context)) => controller.engine.work(membership),
                     Some((order, to)) = controller.orders.recv() => {
+                        if order == Order::HandOver {
+                            match controller.engine.can_hand_over() {
+                                Ok(()) => {
+                                    let _ = to.send(Answer::Done { changes: vec!["it ends, and leaves what dispatches".to_owned()] });
+                                    // Until the answer is on its way.
+                                    tokio::time::sleep(DRAIN).await;
+                                    return Ok(Ended::HandedOver);
+                                }
+                                Err(error) => drop(to.send(Answer::Refused { error })),
+                            }
+                            continue;
+                        }
                         if !to.is_closed() {
                             controller.carry_out(membership, order, to, &mut tasks).await;
                         }
@@ -170,6 +191,7 @@ impl Controller<'_> {
         tasks: &mut Tasks,
     ) {
         let (server, set, force) = match order {
+            Order::HandOver => unreachable!("it ends the loop"),
             Order::Status => return drop(to.send(Answer::Status(Box::new(self.status(membership))))),
             Order::Trace { client, watch_ms } => {
                 return self.trace(membership, client, watch_ms, to, &mut tasks.watching);

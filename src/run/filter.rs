@@ -96,7 +96,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         say(&stays, json);
     }
     tell(&path.counting.figures().summary, json)?;
-    ended
+    ended.map(|_| ())
 }
 
 /// Takes off the interface what a filter has left there.

@@ -9,10 +9,12 @@ mod controller;
 pub mod filter;
 mod reload;
 
+use crate::admin::order::{Answer, Order};
 use crate::admin::{self, Watched};
 use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, Side};
 use crate::control::state_file::StateFile;
+use crate::ctl::client::{self, Client};
 use crate::engine::{self, Facts, Start};
 use crate::error::Failure;
 use crate::hash::vector::Level;
@@ -23,7 +25,7 @@ use crate::metrics::latest::Latest;
 use crate::metrics::summary::Summary;
 use crate::model::Plan;
 use crate::verbs;
-use controller::{ControlPlane, Controller, Signals};
+use controller::{ControlPlane, Controller, Ended, Signals};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -31,6 +33,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
+const NO_DISPATCHER: &str = "the configuration has no [dispatcher]; `oneip run` needs one:\n  [dispatcher]\n  interface = \"eth1\"  # where \
+         clients' frames arrive and leave";
 
 /// What the command line adds to the configuration.
 pub struct Options {
@@ -42,6 +47,8 @@ pub struct Options {
     pub stats: bool,
     /// Where to write the interval log.
     pub hlog: Option<PathBuf>,
+    /// Take the place of a dispatcher that runs.
+    pub takeover: bool,
     /// Print the final figures as JSON, and everything else to standard error.
     pub json: bool,
 }
@@ -51,10 +58,7 @@ pub struct Options {
 /// # Errors
 /// Whatever keeps it from starting; nothing is left behind then.
 pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
-    let dispatcher = plan.dispatcher.clone().ok_or(
-        "the configuration has no [dispatcher]; `oneip run` needs one:\n  [dispatcher]\n  interface = \"eth1\"  # where \
-         clients' frames arrive and leave",
-    )?;
+    let dispatcher = plan.dispatcher.clone().ok_or(NO_DISPATCHER)?;
     let started = Instant::now();
     let available = cores::available();
     verbs::cluster(&plan, &options.down)?;
@@ -62,6 +66,9 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let signals = runtime.block_on(async { Signals::catch() })?;
     let device = engine::open(&dispatcher, &available)?;
     let facts = device.facts();
+    if options.takeover {
+        ask_to_hand_over(&plan)?;
+    }
     // Before anything is asked of the kernel.
     let _alone = InterfaceLock::take(&facts.interface)?;
     let watch = |mac| {
@@ -109,8 +116,37 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let mut controller = Controller { config: options.config, orders, started, watch, overview, engine: &mut *engine };
     let ended = followed.until_signal(&mut controller);
     drop(admin);
-    tell(&engine.stop()?, options.json)?;
-    ended
+    let summary = match ended {
+        Ok(Ended::HandedOver) => engine.leave()?,
+        _ => engine.stop()?,
+    };
+    tell(&summary, options.json)?;
+    ended.map(|_| ())
+}
+
+/// Has the dispatcher end that answers at the admin socket. It writes down all that this one needs, and lets the interface go.
+fn ask_to_hand_over(plan: &Plan) -> Result<(), Failure> {
+    let socket = &plan.admin.socket;
+    let nobody = |error: &dyn std::fmt::Display| {
+        format!(
+            "--takeover: no oneip hands over at {}: {error}; without --takeover it starts by itself",
+            socket.display()
+        )
+    };
+    let client = Client::new(socket.clone()).map_err(|error| nobody(&error))?;
+    let answer = client.order(&Order::HandOver).and_then(client::read::<Answer>).map_err(|error| nobody(&error))?;
+    match answer {
+        Answer::Refused { error } => Err(nobody(&error).into()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes off the interface what a dispatcher that was killed has left there.
+///
+/// # Errors
+/// There is nothing, or the kernel refuses.
+pub fn detach(plan: &Plan) -> Result<(), Failure> {
+    engine::detach(plan.dispatcher.as_ref().ok_or(NO_DISPATCHER)?)
 }
 
 /// The figures of the run, on standard output.

@@ -199,8 +199,9 @@ fn without_a_link_nobody_is_judged_and_probe_routes_are_put_back() {
             net.here("link set lan0 address 02:00:00:00:00:dd");
             net.at(0, "neigh flush dev lan0");
             during(&mut health, Duration::from_millis(300)).await;
-            let is_up = |health: &Health, all: &[Change]| {
-                is_checked(health, all) && health.status(0, 0).unwrap().verdict == Verdict::Up
+            let is_up = |health: &Health, _: &[Change]| {
+                let status = health.status(0, 0).unwrap();
+                status.unchecked.is_none() && status.verdict == Verdict::Up
             };
             gather(&mut health, is_up).await;
             health.close().await.unwrap();

@@ -36,7 +36,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A network of its own name, taken down when dropped, or when this process ends in whichever way.
 pub struct Lab {
     name: String,
-    previous_owner: Child,
+    remover: Child,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -52,14 +52,19 @@ impl Lab {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("test{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Waits for the end of its input, which comes with the end of this process at the latest.
-        let previous_owner = script(&name, "sh")
+        let remover = script(&name, "sh")
             .args(["-c", "cat; exec scripts/lab.sh down"])
             .stdin(Stdio::piped())
             .process_group(0)
             .spawn()
             .unwrap();
-        let lab = Lab { name, previous_owner, _turn: turn };
-        lab.script("up", options);
+        let lab = Lab { name, remover, _turn: turn };
+        let mut options = options.to_vec();
+        let engine = std::env::var("LAB_ENGINE").unwrap_or_default();
+        if !engine.is_empty() {
+            options.extend(["--engine", &engine]);
+        }
+        lab.script("up", &options);
         let config = fs::read_to_string(lab.file("oneip.toml")).unwrap();
         write_config(&lab.config(), &with_echo_services(&config));
         Some(lab)
@@ -113,8 +118,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        drop(self.previous_owner.stdin.take());
-        let _ = self.previous_owner.wait();
+        drop(self.remover.stdin.take());
+        let _ = self.remover.wait();
     }
 }
 

@@ -160,6 +160,10 @@ impl Engine for Keeping {
             .to_owned())
     }
 
+    fn can_hand_over(&self) -> Result<(), String> {
+        Err("a filter goes on without its process: end that, and start the next".to_owned())
+    }
+
     fn remark(&self) -> Option<String> {
         let server = self.takeover.server();
         Some(format!("this is known to the filter of {server} alone; the other servers' must be told the same"))

@@ -132,7 +132,12 @@ impl Ports {
 
 /// Lays a table out. With the interface that frames come to, and what flows are hashed with.
 /// The head does not say yet where frames are counted.
-pub fn compile(table: &Table, ports: &Ports, (own, flows): (Egress, Key), places: &mut impl Places) -> Result<Head, Full> {
+pub fn compile(
+    table: &Table,
+    ports: &Ports,
+    (own, flows): (Egress, Key),
+    places: &mut impl Places,
+) -> Result<Head, Full> {
     let mut head = Head { key: table.key.state(), flow_key: flows.state(), ..Head::default() };
     head.ports = Place::of(&ports.directory, places.place(Part::Ports, Content::Words(Arc::clone(&ports.words)))?);
     head.idents = idents(table, places)?;

@@ -73,21 +73,42 @@ impl FlowMemory for OfQueue {
     }
 }
 
+/// What flow tables and their reports are called in a folder on a BPF file system.
+const NAMES: [&str; 2] = ["flows", "flow-reports"];
+
+/// Removes the flow tables in a folder, and the folder if nothing else is in it. Their memory lasts as long as a program has it.
+///
+/// # Errors
+///
+/// They cannot be removed.
+pub fn forget_flows(folder: &Path) -> Result<(), XdpError> {
+    for path in NAMES.map(|name| folder.join(name)) {
+        remove(&path)?;
+    }
+    // Another process's pins may be there.
+    let _ = fs::remove_dir(folder);
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), XdpError> {
+    match fs::remove_file(path) {
+        Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(XdpError::Facts { path: path.into(), reason }),
+        _ => Ok(()),
+    }
+}
+
 /// The files of flow tables and their reports in a folder on a BPF file system. What does not have these sizes is removed there: the memory
 /// lasts as long as a program has it.
 pub(super) fn pins(folder: &Path, sizes: &Sizes) -> Result<[PathBuf; 2], XdpError> {
-    let failed = |path: &Path, reason: io::Error| XdpError::Facts { path: path.into(), reason };
-    let pins = [(folder.join("flows"), sizes.flows()), (folder.join("flow-reports"), sizes.queues())];
+    let [flows, reports] = NAMES.map(|name| folder.join(name));
+    let pins = [(flows, sizes.flows()), (reports, sizes.queues())];
     let fits = |(path, entries): &(PathBuf, u32)| {
         let map = MapData::from_pin(path).ok()?;
         map.info().ok().filter(|info| info.max_entries() == *entries)
     };
     let fit = pins.iter().all(|pin| fits(pin).is_some());
     for (path, _) in pins.iter().filter(|_| !fit) {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(path, error)),
-            _ => {}
-        }
+        remove(path)?;
     }
     Ok(pins.map(|(path, _)| path))
 }

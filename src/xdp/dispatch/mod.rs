@@ -34,6 +34,7 @@ use crate::table::Table;
 pub use counters::{Books, Sent, Tally};
 pub use events::{Events, Fate, Noted};
 pub use flows::Flows;
+pub use flows::forget_flows;
 use measure::MEASURED_CLIENTS;
 pub use measure::Measured;
 pub(super) use tables::Sizes;
