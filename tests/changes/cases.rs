@@ -1,7 +1,7 @@
 //! What each kind of packet does while its slot is moving.
 
+use crate::fixture::successor;
 use crate::fixture::{Fixture, Packet};
-use crate::restart::successor;
 use oneip::limits::{FLOW_CENSUS, FLOW_CLOSED, FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN};
 use oneip::model::{HashInput, Selection};
 use oneip::table::build::State;

@@ -3,7 +3,7 @@
 use etherparse::PacketBuilder;
 use oneip::model::{Admin, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::path::select::Selection as Pipeline;
-use oneip::table::build::{Cluster, State};
+use oneip::table::build::{Cluster, History, State};
 use oneip::table::flow_table::{FlowTable, FlowTableReport};
 use oneip::table::{Rule, Table};
 use oneip::verdict::{Reason, Verdict};
@@ -299,4 +299,16 @@ pub fn frame(packet: Packet, client: Ipv4Addr, port: u16) -> Vec<u8> {
     }
     frame.resize(frame.len().max(60), 0);
     frame
+}
+
+/// Another process, which knows the plan, what each server is there for now, and what the one before has written down.
+pub fn successor(fixture: &Fixture, written: Option<&History>) -> Cluster {
+    let mut cluster = Cluster::new(&fixture.plan);
+    let states: Vec<_> = (0..fixture.plan.services[0].servers.len()).map(|at| fixture.cluster.state(0, at)).collect();
+    cluster.set_states(0, &states, 0, 0);
+    let text = serde_json::to_string(&written).unwrap();
+    if let Some(written) = serde_json::from_str::<Option<History>>(&text).unwrap() {
+        cluster.recall(0, &fixture.plan, &written, fixture.now);
+    }
+    cluster
 }

@@ -2,8 +2,8 @@
 //! which a change lets it stay; and a new one goes to whoever owns its slot. Strangers who forge segments change nothing of it, if
 //! they do not know where the client is in its sequence numbers.
 
+use crate::fixture::successor;
 use crate::fixture::{Fixture, Kind, Packet, SECOND};
-use crate::restart::successor;
 use oneip::limits::{FLOW_REOPEN, FLOW_SEQUENCE_WINDOW};
 use oneip::model::{HashInput, Selection};
 use oneip::table::build::{Cluster, State};

@@ -1,10 +1,9 @@
 //! A process that begins in the middle of changes keeps connections where the one before it did.
 
-use crate::fixture::{CLUSTER, Fixture};
+use crate::fixture::{CLUSTER, Fixture, successor};
 use crate::law::{Event, apply, event};
 use oneip::hash;
 use oneip::model::{HashInput, Selection};
-use oneip::table::build::{Cluster, History};
 use oneip::table::{Rule, ServiceTable};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -27,18 +26,6 @@ fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<Kept>) {
         .map(|kept| kept.previous_owner(owner, by, number))
         .filter(|previous_owner| previous_owner.server() != owner);
     (owner, kept.map(|previous_owner| (previous_owner.server(), previous_owner.is_learning(), previous_owner.since())))
-}
-
-/// Another process, which knows the plan, what each server is there for now, and what the one before has written down.
-pub fn successor(fixture: &Fixture, written: Option<&History>) -> Cluster {
-    let mut cluster = Cluster::new(&fixture.plan);
-    let states: Vec<_> = (0..fixture.plan.services[0].servers.len()).map(|at| fixture.cluster.state(0, at)).collect();
-    cluster.set_states(0, &states, 0, 0);
-    let text = serde_json::to_string(&written).unwrap();
-    if let Some(written) = serde_json::from_str::<Option<History>>(&text).unwrap() {
-        cluster.recall(0, &fixture.plan, &written, fixture.now);
-    }
-    cluster
 }
 
 proptest! {
