@@ -8,6 +8,7 @@
 
 #include "arena.h"
 #include "buckets.h"
+#include "parse.h"
 #include "verdict.h"
 
 /* What went to one server of one service. */
@@ -32,14 +33,33 @@ struct {
 /* Layouts that are counted for at once: the twin of limits::LAYOUTS. */
 #define TALLIES 8
 
+/*
+ * What was found out about the frame that a core is at. Not on the stack: with it, the functions of the long way would take more than its 512
+ * bytes together.
+ */
+struct choice {
+	struct flow flow;
+	struct services address; /* by what the long way found */
+	__u32 service;
+	__u32 destination; /* of what is forwarded: among all servers of all services */
+	__u32 bytes;
+	__u32 at;          /* of the payload, in the frame; by what the long way found, as is what follows */
+	__u32 len;         /* of the payload */
+	__u16 protocol;
+	__u8 is_found;     /* it is to a cluster address */
+	__u8 unused[5];    /* no gaps: functions get it whole */
+};
+
 /* Of one core and one layout. All frames together are what was received. */
 struct tally {
 	__u64 frames[VERDICTS];
 	__u64 by_net; /* of these, in the place of a worker */
 	__u64 untimed; /* frames until one is timed */
 	__u64 unused[16 - VERDICTS - 2];
+	struct choice choice;
+	__u64 unused_too[5];
 };
-_Static_assert(sizeof(struct tally) == 128, "src/xdp/dispatch/counters.rs");
+_Static_assert(sizeof(struct tally) == 256, "src/xdp/dispatch/counters.rs");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

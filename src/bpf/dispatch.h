@@ -13,20 +13,6 @@
 #include "counters.h"
 #include "select.h"
 
-/* What was found out about a frame to a cluster address. */
-struct choice {
-	struct flow flow;
-	struct services address; /* by what the long way found */
-	__u32 service;
-	__u32 destination; /* of what is forwarded: among all servers of all services */
-	__u32 bytes;
-	__u32 at;          /* of the payload, in the frame; by what the long way found, as is what follows */
-	__u32 len;         /* of the payload */
-	__u16 protocol;
-	__u8 is_found;     /* it is to a cluster address */
-	__u8 unused;
-};
-
 INLINE __u16 half_at(const void *at)
 {
 	return *(const __u16 *)at;
@@ -176,6 +162,12 @@ ONCE int read_frame(struct xdp_md *ctx, const struct head *head, struct choice *
 	choice->is_found = 1;
 	if (!wrong)
 		wrong = read_flow(ctx, packet, flow);
+	if (wrong) {
+		/* There is no flow in it: it is whose address it has, and not whom a quoted packet was for. */
+		flow->client[0] = into->v4.saddr;
+		if (flow->is_v6)
+			__builtin_memcpy(flow->client, &into->v6.saddr, sizeof(flow->client));
+	}
 	choice->at = packet->at;
 	choice->len = packet->len;
 	choice->protocol = packet->protocol;
@@ -244,7 +236,7 @@ INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice 
 		return NO_SERVICE;
 	__u32 owner = owner_of(head, service, &choice->flow);
 	if (owner & MIGRATING)
-		owner = look_up_flows(ctx, head, service, choice);
+		owner = look_up_flows(ctx, head, choice);
 	if (owner == NOBODY)
 		return NO_SERVER;
 	choice->destination = service->base + owner;
@@ -324,25 +316,27 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 		tally->untimed = timed_of - 1;
 		begun = bpf_ktime_get_ns();
 	}
-	struct choice choice = {};
+	struct choice *choice = &tally->choice;
+	*choice = (struct choice){};
 	struct hop *hop = 0;
-	enum verdict verdict = judge(ctx, head, &choice, &hop);
-	tally->frames[verdict & 15]++;
+	enum verdict verdict = judge(ctx, head, choice, &hop);
+	tally->frames[hidden(verdict, tally->untimed) & 15]++;
 	if (by_net)
 		tally->by_net++;
-	if (head->flags & WATCHED)
-		note(ctx, head, verdict, &choice);
+	/* It was sent to us. */
+	if (head->flags & WATCHED && choice->bytes)
+		note(ctx, head, verdict, choice);
 	if (verdict != FORWARDED || !hop)
 		return verdict == PASSED ? XDP_PASS : XDP_DROP;
-	at = core * accounts_of_core + head->accounts + choice.destination;
+	at = core * accounts_of_core + head->accounts + choice->destination;
 	struct account *account = bpf_map_lookup_elem(&accounts, &at);
 	if (account) {
 		account->frames++;
-		account->bytes += choice.bytes;
-		account->flows += choice.flow.begins;
+		account->bytes += choice->bytes;
+		account->flows += choice->flow.begins;
 	}
 	if (begun)
-		record(head->latencies + choice.service, bpf_ktime_get_ns() - begun);
+		record(head->latencies + choice->service, bpf_ktime_get_ns() - begun);
 	return send(ctx, hop);
 }
 

@@ -135,9 +135,14 @@ INLINE int is_flow(const struct remembering *entry, __u64 hash)
 	return (entry->whose & ~IDENT) == fingerprint(hash) && (entry->whose & IDENT);
 }
 
+INLINE __u32 bucket_of_queue(__u32 bits)
+{
+	return (__u64)bits * flow_buckets >> 32;
+}
+
 INLINE struct bucket *bucket_at(struct xdp_md *ctx, __u32 bits)
 {
-	__u32 at = ctx->rx_queue_index * flow_buckets + (__u32)((__u64)bits * flow_buckets >> 32);
+	__u32 at = ctx->rx_queue_index * flow_buckets + bucket_of_queue(bits);
 	return flow_buckets ? bpf_map_lookup_elem(&flows, &at) : 0;
 }
 
@@ -151,7 +156,7 @@ INLINE struct flow_report *report_of(struct xdp_md *ctx)
 INLINE struct remembering *entry_at(struct xdp_md *ctx, __u64 hash, __u32 place)
 {
 	struct bucket *bucket = bucket_at(ctx, place < BUCKET ? hash : hash >> 32);
-	return bucket ? &bucket->entries[place % BUCKET] : 0;
+	return bucket ? &bucket->entries[hidden(place, hash) % BUCKET] : 0;
 }
 
 /* Where something is remembered of a flow since a tick. -1: nothing is. */
@@ -194,12 +199,23 @@ ONCE int worth(__u64 whose, __u64 state, __u64 now, __u64 horizon)
 }
 
 /* How many of a bucket are worth something. */
-INLINE __u32 crowd_of(const struct bucket *bucket, __u64 now, __u64 horizon)
+ONCE int crowd_of(const struct bucket *bucket, __u64 now, __u64 horizon)
 {
 	__u32 crowd = 0;
+	if (!bucket)
+		return 0;
 	for (int i = 0; i < BUCKET; i++)
 		crowd += worth(bucket->entries[i].whose, bucket->entries[i].state, now, horizon) > 0;
 	return crowd;
+}
+
+/*
+ * The lower of the rank that was least and an entry's: what it is worth (2
+ * bits), how crowded its bucket is (3), when it was seen (40), and its place (3).
+ */
+ONCE __u64 least_of(__u64 least, __u64 rank)
+{
+	return rank < least ? rank : least;
 }
 
 /* Remembers a flow, which was seen now; whatever was known of it gives way. */
@@ -210,33 +226,27 @@ ONCE int remember(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u
 	if (!first || !second || !report || !flow)
 		return 0;
 	__u64 now = flow->seen;
-	__u32 crowds[2] = { crowd_of(first, now, horizon), crowd_of(second, now, horizon) };
-	/* What is worth least, in the emptier bucket, silent for longest: 2 bits, 3 and 40. */
-	__u64 least = -1ULL;
-	__u32 place = 0, is_known = 0;
-	for (__u32 at = 0; at < 2 * BUCKET; at++) {
-		struct bucket *bucket = at < BUCKET ? first : second;
-		struct remembering *entry = &bucket->entries[at % BUCKET];
-		if (is_flow(entry, hash)) {
-			place = at;
-			is_known = 1;
-			break;
+	int place = find_flow(ctx, hash, 0);
+	if (place < 0) {
+		/* What is worth least, in the emptier bucket, silent for longest. */
+		__u64 least = -1ULL, crowds[2] = { crowd_of(first, now, horizon), crowd_of(second, now, horizon) };
+		if (bucket_of_queue(hash) == bucket_of_queue(hash >> 32))
+			crowds[1] = crowds[0];
+#pragma unroll
+		for (__u32 at = 0; at < 2 * BUCKET; at++) {
+			struct remembering *entry = &(at < BUCKET ? first : second)->entries[at % BUCKET];
+			__u64 value = worth(entry->whose, entry->state, now, horizon);
+			least = least_of(least, value << 46 | crowds[at / BUCKET] << 43 | entry->state >> 24 << 3 | at);
 		}
-		__u64 rank = (__u64)worth(entry->whose, entry->state, now, horizon) << 43 | (__u64)(at < BUCKET ? crowds[0] : crowds[1]) << 40 |
-			     entry->state >> 24;
-		if (rank < least) {
-			least = rank;
-			place = at;
-		}
+		place = least & 7;
+		report->evicted += least >> 47;
+		struct remembering *entry = entry_at(ctx, hash, place);
+		report->held += entry && !(entry->whose & IDENT);
+		report->remembered++;
 	}
 	struct remembering *entry = entry_at(ctx, hash, place);
 	if (!entry)
 		return 0;
-	if (!is_known) {
-		report->evicted += least >> 43 > 1;
-		report->held += !(entry->whose & IDENT);
-		report->remembered++;
-	}
 	entry->whose = fingerprint(hash) | flow->server;
 	entry->state = packed(flow);
 	return 0;

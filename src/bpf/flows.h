@@ -133,9 +133,12 @@ COLD __u64 previous_owner_of(const struct moves *moves, const struct choice *cho
 	for (__u32 i = 0; i < CHANGES; i++) {
 		if (i >= moves->changes)
 			break;
-		__u32 owner = find_owner(&moves->chain[i], choice);
+		const struct owners *before = &moves->chain[i];
+		/* Read here, or clang finds its place anew behind the loop, for which the verifier wants CAP_PERFMON. */
+		__u32 is_learning = *(volatile const __u32 *)&before->is_learning;
+		__u32 owner = find_owner(before, choice);
 		if (owner & MIGRATING && (owner & ~MIGRATING) != NOBODY) {
-			kept_by = (owner & ~MIGRATING) | (moves->chain[i].is_learning ? LEARNING : 0);
+			kept_by = (owner & ~MIGRATING) | (is_learning ? LEARNING : 0);
 			break;
 		}
 	}
@@ -246,9 +249,12 @@ INLINE __u32 server_of(const struct whole *whole, __u64 kept_by, __u32 present)
 }
 
 /* path::flow_table::look_up: a frame whose slot is marked. Its server, or NOBODY. */
-ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, const struct service *service, struct choice *choice)
+ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choice *choice)
 {
-	if (!head || !service || !choice)
+	if (!head || !choice)
+		return NOBODY;
+	const struct service *service = AT_INDEX(struct service, head->services, choice->service);
+	if (!service)
 		return NOBODY;
 	struct whole whole = {};
 	__u32 at = service->moves;

@@ -49,6 +49,17 @@ static long (*bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
 #define BE32(value) ((__be32)(value))
 #endif
 
+/*
+ * The value, of which the verifier knows nothing, as it knows nothing of `any`. Where it knows an offset on one way to an instruction and not on
+ * another, or another one, it wants CAP_PERFMON (kernel/bpf/verifier.c, sanitize_ptr_alu).
+ */
+INLINE __u32 hidden(__u32 value, __u32 any)
+{
+	value ^= any;
+	asm volatile("" : "+r"(value));
+	return value ^ any;
+}
+
 /* Tags that are looked through: limits::MAX_VLAN_TAGS. */
 #define MAX_VLAN_TAGS 2
 

@@ -66,7 +66,7 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
-INLINE int to_cluster_address(struct xdp_md *ctx)
+COLD int to_cluster_address(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = (void *)(long)ctx->data;
@@ -109,6 +109,12 @@ INLINE int hangs(struct xdp_md *ctx, __u64 now)
 	return net_after && beat && now > *beat && now - *beat > net_after;
 }
 
+/* In the place of a worker. */
+ONCE int by_net(struct xdp_md *ctx)
+{
+	return dispatch(ctx, 1);
+}
+
 SEC("xdp")
 int steer(struct xdp_md *ctx)
 {
@@ -125,7 +131,7 @@ int steer(struct xdp_md *ctx)
 	__u64 now = bpf_ktime_get_ns();
 	if (has_net && hangs(ctx, now)) {
 		count->by_net++;
-		return dispatch(ctx, 1);
+		return by_net(ctx);
 	}
 	/*
 	 * Without a ring on this queue (its worker is gone, or it was added while we run) and without the net, the frame is dropped and
@@ -135,7 +141,7 @@ int steer(struct xdp_md *ctx)
 	long action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
 	if (has_net && action != XDP_REDIRECT) {
 		count->by_net++;
-		return dispatch(ctx, 1);
+		return by_net(ctx);
 	}
 	if (stamp(ctx, now))
 		count->unstamped++;

@@ -14,7 +14,7 @@ use crate::xdp::memory::Memory;
 use crate::xdp::ranges::Range;
 
 /// `struct tally`, `struct account` and an element of `latencies`, in words.
-const TALLY_WORDS: usize = 16;
+const TALLY_WORDS: usize = 32;
 const ACCOUNT_WORDS: usize = 4;
 const BUCKETS: usize = 3584;
 pub const LATENCY_WORDS: usize = BUCKETS / 2;
