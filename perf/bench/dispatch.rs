@@ -86,7 +86,7 @@ fn main() {
     change(512, 64);
     let mut rows = Vec::new();
     for v6 in [false, true] {
-        for (services, servers) in [(8, 64), (1, 64), (4096, 64), (8, 3), (8, 1000)] {
+        for (services, servers) in [(8, 64), (1, 64), (4096, 64), (4096, 3), (8, 3), (8, 1000)] {
             rows.push(row(services, servers, v6, TIMED_OF));
         }
     }

@@ -18,7 +18,8 @@
 struct head {
 	struct key key;            /* of what selects */
 	struct key flow_key;       /* of flows that are remembered */
-	struct directory ports;    /* entries */
+	struct directory ports;    /* entries; apart from addresses, because nearly every frame needs only these */
+	struct directory addresses;
 	struct directory loops;    /* words: MAC, and the address' id in the upper 16 bits */
 	struct directory servers;  /* words: MAC, and a bit above it */
 	struct directory keeping;  /* words: ident, and destination in the upper 32 bits */
@@ -32,7 +33,7 @@ struct head {
 	__u32 latencies;           /* the first service's */
 	__u32 flags;
 	__u32 watched_is_v6;
-	__u32 unused[18];
+	__u32 unused[14];
 };
 _Static_assert(sizeof(struct head) == 256, "src/xdp/dispatch/layout.rs");
 

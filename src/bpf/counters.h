@@ -15,8 +15,6 @@
 struct account {
 	__u64 frames;
 	__u64 bytes; /* of whole frames, Ethernet header included */
-	__u64 flows; /* TCP connections begun: SYN without ACK */
-	__u64 unused;
 };
 
 /* Accounts of a core; the loader sets it. */
@@ -29,6 +27,22 @@ struct {
 	__type(key, __u32);
 	__type(value, struct account);
 } accounts SEC(".maps");
+
+/* TCP connections begun: SYN without ACK. By account; apart from it, because most frames begin none, and every frame has an account. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} begun SEC(".maps");
+
+INLINE void begin_flow(__u32 account)
+{
+	__u64 *flows = bpf_map_lookup_elem(&begun, &account);
+	if (flows)
+		(*flows)++;
+}
 
 /* Layouts that are counted for at once: the twin of limits::LAYOUTS. */
 #define TALLIES 8

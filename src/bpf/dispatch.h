@@ -155,7 +155,7 @@ ONCE int read_frame(struct xdp_md *ctx, const struct head *head, struct choice *
 		flow->cluster[0] = ip->daddr;
 		flow->client[0] = ip->saddr;
 	}
-	struct entry *address = find(&arena, &head->ports, flow->cluster, port_key(flow->is_v6, 0, 0));
+	struct entry *address = find(&arena, &head->addresses, flow->cluster, port_key(flow->is_v6, 0, 0));
 	if (!address)
 		return PASSED;
 	choice->address = address->services;
@@ -309,12 +309,12 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 	struct tally *tally = bpf_map_lookup_elem(&tallies, &at);
 	if (!tally)
 		return XDP_PASS;
-	__u64 begun = 0;
+	__u64 entered = 0;
 	if (tally->untimed) {
 		tally->untimed--;
 	} else {
 		tally->untimed = timed_of - 1;
-		begun = bpf_ktime_get_ns();
+		entered = bpf_ktime_get_ns();
 	}
 	struct choice *choice = &tally->choice;
 	*choice = (struct choice){};
@@ -333,10 +333,11 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 	if (account) {
 		account->frames++;
 		account->bytes += choice->bytes;
-		account->flows += choice->flow.begins;
 	}
-	if (begun)
-		record(head->latencies + choice->service, bpf_ktime_get_ns() - begun);
+	if (choice->flow.begins)
+		begin_flow(at);
+	if (entered)
+		record(head->latencies + choice->service, bpf_ktime_get_ns() - entered);
 	return send(ctx, hop);
 }
 

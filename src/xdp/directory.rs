@@ -24,22 +24,30 @@ pub struct Directory {
     pub cells: Vec<Cell>,
 }
 
+/// `struct entry`, by words.
+type Entry = [u64; 4];
+
 impl Directory {
-    /// Of the services of cluster addresses: `struct entry` by address and port.
+    /// Of the services of cluster addresses, by address and by port.
     pub fn new(directory: &table::Directory) -> Directory {
-        let id = |service: Option<u16>| u64::from(service.unwrap_or(u16::MAX));
-        let whole = directory.addresses().map(|(address, services)| {
-            let [tcp, udp, sctp] = Transport::ALL.map(|transport| id(services.by_transport(transport)));
-            let own = id(services.any()) << 32 | u64::from(services.default()) << 48;
-            entry(address, 0, 0, own, tcp | udp << 16 | sctp << 32 | u64::from(services.id()) << 48)
-        });
-        let ports = directory
-            .ports()
-            .map(|(address, protocol, port, service)| entry(address, protocol, port, u64::from(service) << 32, 0));
-        let key = |[low, high, port, _]: &[u64; 4]| {
+        Directory::of_entries(addresses(directory).chain(ports(directory)))
+    }
+
+    /// By address alone.
+    pub fn addresses(directory: &table::Directory) -> Directory {
+        Directory::of_entries(addresses(directory))
+    }
+
+    /// By port alone.
+    pub fn ports(directory: &table::Directory) -> Directory {
+        Directory::of_entries(ports(directory))
+    }
+
+    fn of_entries(entries: impl Iterator<Item = Entry>) -> Directory {
+        let key = |[low, high, port, _]: &Entry| {
             low.wrapping_add(high.wrapping_mul(GOLDEN)).wrapping_add((*port as u32 as u64).wrapping_mul(OTHER))
         };
-        let entries: Vec<(u64, [u64; 4])> = whole.chain(ports).map(|entry| (key(&entry), entry)).collect();
+        let entries: Vec<(u64, Entry)> = entries.map(|entry| (key(&entry), entry)).collect();
         Directory::of(&entries, |entry| entry[2] == 0)
     }
 
@@ -78,8 +86,23 @@ impl Directory {
     }
 }
 
+fn addresses(directory: &table::Directory) -> impl Iterator<Item = Entry> {
+    let id = |service: Option<u16>| u64::from(service.unwrap_or(u16::MAX));
+    directory.addresses().map(move |(address, services)| {
+        let [tcp, udp, sctp] = Transport::ALL.map(|transport| id(services.by_transport(transport)));
+        let own = id(services.any()) << 32 | u64::from(services.default()) << 48;
+        entry(address, 0, 0, own, tcp | udp << 16 | sctp << 32 | u64::from(services.id()) << 48)
+    })
+}
+
+fn ports(directory: &table::Directory) -> impl Iterator<Item = Entry> {
+    directory
+        .ports()
+        .map(|(address, protocol, port, service)| entry(address, protocol, port, u64::from(service) << 32, 0))
+}
+
 /// `own` and `by_transport` are what stands behind the port.
-fn entry(address: IpAddr, protocol: u8, port: u16, own: u64, by_transport: u64) -> [u64; 4] {
+fn entry(address: IpAddr, protocol: u8, port: u16, own: u64, by_transport: u64) -> Entry {
     let (low, high, family) = match address {
         IpAddr::V4(address) => (u32::from_le_bytes(address.octets()) as u64, 0, 4),
         IpAddr::V6(address) => {

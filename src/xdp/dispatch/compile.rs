@@ -18,6 +18,7 @@ use crate::xdp::ranges::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     Ports,
+    Addresses,
     Loops,
     Keeping,
     Services,
@@ -112,17 +113,21 @@ impl Held {
     }
 }
 
-/// The directory of ports, which takes longest and seldom changes.
+/// The directories of ports and of addresses, which take longest and seldom change.
 pub struct Ports {
     of: Arc<table::Directory>,
-    directory: Directory,
-    words: Arc<[u64]>,
+    ports: (Directory, Arc<[u64]>),
+    addresses: (Directory, Arc<[u64]>),
 }
 
 impl Ports {
     pub fn new(table: &Table) -> Ports {
-        let directory = Directory::new(table.directory());
-        Ports { of: Arc::clone(table.directory()), words: directory.cells.concat().into(), directory }
+        let of = Arc::clone(table.directory());
+        let [addresses, ports] = [Directory::addresses(&of), Directory::ports(&of)].map(|directory| {
+            let words = directory.cells.concat().into();
+            (directory, words)
+        });
+        Ports { of, ports, addresses }
     }
 
     pub fn are_of(&self, table: &Table) -> bool {
@@ -139,7 +144,11 @@ pub fn compile(
     places: &mut impl Places,
 ) -> Result<Head, Full> {
     let mut head = Head { key: table.key.state(), flow_key: flows.state(), ..Head::default() };
-    head.ports = Place::of(&ports.directory, places.place(Part::Ports, Content::Words(Arc::clone(&ports.words)))?);
+    for (place, part, (directory, words)) in
+        [(&mut head.ports, Part::Ports, &ports.ports), (&mut head.addresses, Part::Addresses, &ports.addresses)]
+    {
+        *place = Place::of(directory, places.place(part, Content::Words(Arc::clone(words)))?);
+    }
     head.idents = idents(table, places)?;
     (head.loops, head.servers) = loops(table, places)?;
     let keeping: Vec<(u64, u64)> = table.previous_owners().map(keeping).collect();

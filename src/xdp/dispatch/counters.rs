@@ -15,7 +15,7 @@ use crate::xdp::ranges::Range;
 
 /// `struct tally`, `struct account` and an element of `latencies`, in words.
 const TALLY_WORDS: usize = 32;
-const ACCOUNT_WORDS: usize = 4;
+const ACCOUNT_WORDS: usize = 2;
 const BUCKETS: usize = 3584;
 pub const LATENCY_WORDS: usize = BUCKETS / 2;
 
@@ -30,6 +30,8 @@ const _: () = assert!(BY_NET < TALLY_WORDS - 1 && BUCKETS.is_multiple_of(2));
 pub struct Counters {
     pub tallies: Memory,
     pub accounts: Memory,
+    /// TCP connections begun, by account.
+    pub begun: Memory,
     pub latencies: Memory,
     pub cores: usize,
     pub of_core: u32,
@@ -57,10 +59,11 @@ impl Room {
         self.cores * LAYOUTS as u32
     }
 
-    pub fn words(&self) -> [usize; 3] {
+    pub fn words(&self) -> [usize; 4] {
         [
             self.tallies() as usize * TALLY_WORDS,
             (self.cores * self.accounts) as usize * ACCOUNT_WORDS,
+            (self.cores * self.accounts) as usize,
             self.services as usize * LATENCY_WORDS,
         ]
     }
@@ -153,7 +156,7 @@ impl Books {
         assert!(core < self.counters.cores && destination < self.destinations());
         let account = core * self.counters.of_core as usize + self.places.accounts.first as usize + destination;
         let word = |at: usize| self.counters.accounts.read(account * ACCOUNT_WORDS + at);
-        Sent { frames: word(0), bytes: word(1), flows: word(2) }
+        Sent { frames: word(0), bytes: word(1), flows: self.counters.begun.read(account) }
     }
 
     /// How often the program took as long as each bucket says (`metrics::buckets`), from its entry to its decision, for the frames of a
@@ -179,6 +182,7 @@ impl Counters {
             self.tallies.clear(tally * TALLY_WORDS, TALLY_WORDS);
             let account = core * self.of_core as usize + places.accounts.first as usize;
             self.accounts.clear(account * ACCOUNT_WORDS, places.accounts.count as usize * ACCOUNT_WORDS);
+            self.begun.clear(account, places.accounts.count as usize);
         }
         let (first, services) = (places.latencies.first as usize, places.latencies.count as usize);
         self.latencies.clear(first * LATENCY_WORDS, services * LATENCY_WORDS);

@@ -47,6 +47,7 @@ pub struct Head {
     pub key: [u64; 4],
     pub flow_key: [u64; 4],
     pub ports: Place,
+    pub addresses: Place,
     pub loops: Place,
     pub servers: Place,
     pub keeping: Place,
@@ -60,7 +61,7 @@ pub struct Head {
     pub latencies: u32,
     pub flags: u32,
     pub watched_is_v6: u32,
-    pub unused: [u32; 18],
+    pub unused: [u32; 14],
 }
 
 /// `struct service`
@@ -113,8 +114,8 @@ pub struct Moves {
 }
 
 const _: () = {
-    assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 128);
-    assert!(offset_of!(Head, services) == 152 && offset_of!(Head, watched_is_v6) == 180);
+    assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
+    assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
     assert!(size_of::<Moves>() == 520 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);

@@ -75,6 +75,7 @@ impl Sizes {
             .map_max_entries("arena", self.cells)
             .map_max_entries("tallies", self.room.tallies())
             .map_max_entries("accounts", self.room.cores * self.room.accounts)
+            .map_max_entries("begun", self.room.cores * self.room.accounts)
             .map_max_entries("latencies", self.room.services)
             .map_max_entries(FLOWS, self.flows())
             .map_max_entries(REPORTS, self.setup.queues);
@@ -131,10 +132,11 @@ impl Tables {
     /// The kernel has no room in the address space.
     pub fn open(program: &mut Ebpf, sizes: Sizes, table: &Table) -> Result<Tables, XdpError> {
         let Sizes { setup, ports, room, cells, buckets, .. } = sizes;
-        let [tallies, accounts, latencies] = room.words();
+        let [tallies, accounts, begun, latencies] = room.words();
         let counters = Counters {
             tallies: memory(program, "tallies", tallies)?,
             accounts: memory(program, "accounts", accounts)?,
+            begun: memory(program, "begun", begun)?,
             latencies: memory(program, "latencies", latencies)?,
             cores: room.cores as usize,
             of_core: room.accounts,
