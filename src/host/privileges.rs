@@ -7,7 +7,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 pub const CONTROL: [Capability; 1] = [Capability::CAP_NET_ADMIN];
 
 /// As `CONTROL`, and makes the kernel wait for frames that are decided by an old table, and loads the program again where a table has outgrown it.
-pub const KERNEL: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON];
+pub const KERNEL: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
 
 /// Makes new tables for the filter.
 pub const FILTER: [Capability; 1] = [Capability::CAP_BPF];

@@ -11,8 +11,8 @@ use super::error::XdpError;
 /// To attach a program and make its socket map; to open a socket; to load a program and its maps.
 pub const SOCKETS: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_BPF];
 
-/// To attach a program; to load it; and because it reads packets by pointers that it computes (kernel/bpf/verifier.c, sanitize_ptr_alu).
-pub const PROGRAM: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON];
+/// To attach a program; to load it and its maps.
+pub const PROGRAM: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
 
 /// # Errors
 ///

@@ -60,23 +60,30 @@ impl<'l> Dispatcher<'l> {
 
     /// Ends it by a signal, and checks what it leaves behind and that its account balances.
     pub fn stop_by(self, signal: Signal) -> Account {
-        let Dispatcher { lab, mut child, said, listener, counted } = self;
-        kill_process(Pid::from_child(&child), signal).unwrap();
+        let (lab, counted) = (self.lab, self.counted);
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let account = self.ended();
+        assert!(!is_attached(lab), "the program is detached when the process has ended");
+        if account.said.contains("native XDP\n") {
+            let frames = driver_count(lab) - counted;
+            assert_eq!(account.number("frames"), frames, "as the driver counts: {}", account.json);
+        }
+        account
+    }
+
+    /// Waits until it has ended by itself, and checks that its account balances.
+    pub fn ended(self) -> Account {
+        let Dispatcher { mut child, said, listener, .. } = self;
         let mut stdout = String::new();
         child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let status = child.wait().unwrap();
         listener.join().unwrap();
         let said = said.text();
         assert_eq!(status.code(), Some(0), "{said}");
-        assert!(!is_attached(lab), "the program is detached when the process has ended");
         let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}: {stdout}"));
         let account = Account { json, said };
         let out = account.number("forwarded") + account.dropped_total() + account.number("passed");
         assert_eq!(account.number("frames"), out, "frames in = forwarded + dropped + passed: {}", account.json);
-        if account.said.contains("native XDP\n") {
-            let frames = driver_count(lab) - counted;
-            assert_eq!(account.number("frames"), frames, "as the driver counts: {}", account.json);
-        }
         account
     }
 

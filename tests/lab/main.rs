@@ -5,7 +5,7 @@
 //! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `isolation` (the dispatcher is cut off), `restart` (kill -9 under load), `figures` (what it prints and
 //!   logs), `prometheus` (which scrapes it), `refusals` (why it does not start),
-//!   `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should)
+//!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should)
 //!
 //! The labs are made one after another: a dispatcher takes a core for itself.
 
@@ -20,6 +20,7 @@ mod hlog;
 mod host;
 mod interface;
 mod isolation;
+mod kernel;
 mod network;
 mod operator;
 mod packets;

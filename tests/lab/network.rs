@@ -33,6 +33,10 @@ pub const HEALTH: &str =
 /// However slow the machine: what takes longer does not happen any more.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+fn engine() -> Option<String> {
+    std::env::var("LAB_ENGINE").ok().filter(|engine| !engine.is_empty())
+}
+
 /// A network of its own name, taken down when dropped, or when this process ends in whichever way.
 pub struct Lab {
     name: String,
@@ -60,14 +64,19 @@ impl Lab {
             .unwrap();
         let lab = Lab { name, remover, _turn: turn };
         let mut options = options.to_vec();
-        let engine = std::env::var("LAB_ENGINE").unwrap_or_default();
-        if !engine.is_empty() {
-            options.extend(["--engine", &engine]);
+        let engine = engine();
+        if let Some(engine) = &engine {
+            options.extend(["--engine", engine]);
         }
         lab.script("up", &options);
         let config = fs::read_to_string(lab.file("oneip.toml")).unwrap();
         write_config(&lab.config(), &with_echo_services(&config));
         Some(lab)
+    }
+
+    /// That of all labs, if the environment says so (`LAB_ENGINE`).
+    pub fn engine(&self) -> String {
+        engine().unwrap_or("af_xdp".to_owned())
     }
 
     /// `scripts/lab.sh VERB OPTIONS`

@@ -1,0 +1,132 @@
+//! The dispatcher inside the kernel (`engine = "xdp"`): what goes on without a process, and what takes its place.
+//! (With `LAB_ENGINE=xdp` the other tests run over it too.)
+
+use std::fmt::Write as _;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::dispatcher::{Dispatcher, is_attached, run};
+use crate::echo::{Echo, round_trip};
+use crate::network::{Lab, WEB, clients, lookup, succeed, write_config};
+use crate::stop::Stop;
+
+const XDP: [&str; 2] = ["--engine", "xdp"];
+const TAKEN_OVER: &str = "taken over from the process before";
+
+#[test]
+fn what_was_killed_goes_on_and_the_next_takes_it_over() {
+    let Some(lab) = &Lab::up(&XDP) else { return };
+    let all: Vec<Vec<String>> = (0..2).map(|family| clients(family)[..40].to_vec()).collect();
+    let serves = |when: &str| {
+        for (family, all) in all.iter().enumerate() {
+            assert_eq!(lab.fetch(family, all), lookup(&lab.config(), WEB[family], all, &[]), "{when}");
+        }
+    };
+    let dispatcher = Dispatcher::start(lab, &[]);
+    assert!(dispatcher.said().contains("XDP program in the kernel, native XDP, goes on if this process is killed"));
+    let status: serde_json::Value = serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap();
+    assert_eq!(status["engine"], "xdp");
+    serves("at first");
+    dispatcher.kill();
+    assert!(is_attached(lab));
+    serves("with no process at all");
+    let dispatcher = Dispatcher::start(lab, &[]);
+    assert!(dispatcher.said().contains(TAKEN_OVER), "{}", dispatcher.said());
+    serves("by the next process");
+    let account = dispatcher.stop();
+    assert!(
+        account.number("forwarded") > 400 && account.dropped_total() == 0,
+        "its own frames alone: {}",
+        account.json
+    );
+    assert!(!lab.file("bpf/lan0").exists(), "nothing is left where programs are kept");
+
+    Dispatcher::start(lab, &[]).kill();
+    let detach = || run(lab, &lab.config()).arg("--detach").output().unwrap();
+    let said = detach();
+    assert!(said.status.success() && !is_attached(lab), "{said:?}");
+    let said = String::from_utf8(detach().stderr).unwrap();
+    assert!(said.contains("error: there is no dispatcher's program on lan0; nothing was changed\n"), "{said}");
+}
+
+/// Sends one at a time, until told to stop: how many there were. Every one must come back.
+fn datagrams(socket: &UdpSocket, stop: &AtomicBool) -> usize {
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        assert!(round_trip(socket, 18).is_some(), "datagram {sent} is lost");
+        sent += 1;
+    }
+    sent
+}
+
+#[test]
+fn no_frame_is_lost_when_another_process_takes_over() {
+    let Some(lab) = &Lab::up(&XDP) else { return };
+    let _echo = Echo::serve(lab);
+    let stop = &AtomicBool::new(false);
+    let first = Dispatcher::start(lab, &[]);
+    let sockets: Vec<UdpSocket> = clients(0)[..3].iter().map(|client| lab.datagrams(0, client)).collect();
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let senders: Vec<_> = sockets.iter().map(|socket| scope.spawn(|| datagrams(socket, stop))).collect();
+        lab.ctl(&["drain", "web1"]);
+        let second = Dispatcher::start(lab, &["--takeover"]);
+        assert!(second.said().contains(TAKEN_OVER), "{}", second.said());
+        let account = first.ended();
+        assert!(account.number("forwarded") > 0, "the first one ended by itself: {}", account.json);
+        assert_eq!(lab.server("web", "web1")["state"], "draining", "orders are taken over too");
+        second.kill();
+        let third = Dispatcher::start(lab, &[]);
+        drop(when_done);
+        for sender in senders {
+            assert!(sender.join().unwrap() > 10);
+        }
+        third.stop();
+    });
+    let said = run(lab, &lab.config()).arg("--takeover").output().unwrap();
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("error: --takeover: no oneip hands over at "), "{said}");
+}
+
+/// 64 services more, each with slots of its own, do not fit in the maps that the program was loaded with.
+#[test]
+fn a_table_that_has_outgrown_the_maps_gets_a_larger_program() {
+    let Some(lab) = &Lab::up(&XDP) else { return };
+    let config = lab.config();
+    let all = &clients(0)[..30];
+    let before = std::fs::read_to_string(&config).unwrap();
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let number = program(lab);
+    let expected = lookup(&config, WEB[0], all, &[]);
+    assert_eq!(lab.fetch(0, all), expected);
+    let mut more = before.clone();
+    for n in 1..=64 {
+        let _ = write!(
+            more,
+            "\n[[service]]\nname = \"more{n}\"\naddress = \"203.0.113.{}\"\n\n[[service.server]]\nname = \"a{n}\"\naddress = \
+             \"192.0.2.11\"\n\n[[service.server]]\nname = \"b{n}\"\naddress = \"192.0.2.12\"\n",
+            100 + n
+        );
+    }
+    write_config(&config, &more);
+    lab.ctl(&["reload"]);
+    assert_ne!(program(lab), number, "a larger one is there");
+    assert_eq!(lab.fetch(0, all), expected);
+    write_config(&config, &before);
+    lab.ctl(&["reload"]);
+    assert_eq!(lab.fetch(0, all), expected);
+    let account = dispatcher.stop();
+    let of_web: u64 = ["web1", "web2", "web3"].map(|server| account.server(server, "frames")).iter().sum();
+    assert_eq!(account.number("forwarded"), of_web, "all are counted on the servers' accounts: {}", account.json);
+    assert!(of_web >= 3 * 30 * 5, "those of all three programs: {}", account.json);
+}
+
+/// The number of the XDP program on the dispatcher's interface.
+fn program(lab: &Lab) -> String {
+    let said = succeed(lab.command("dispatcher", "ip").args(["-d", "link", "show", "dev", "lan0"]));
+    let at = said.find("prog/xdp id ").unwrap_or_else(|| panic!("no program: {said}"));
+    said[at..].split_whitespace().nth(2).unwrap().to_owned()
+}
