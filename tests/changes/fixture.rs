@@ -189,7 +189,9 @@ impl Fixture {
     pub fn succeed(&mut self, successor: Cluster) {
         self.cluster = successor;
         self.flow_table = FlowTable::new(self.report().capacity as usize, self.table.key);
+        self.twin = None;
         self.publish();
+        self.twin = crate::twin(&self.table, self.report().capacity as usize);
     }
 
     fn publish(&mut self) {
