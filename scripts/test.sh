@@ -55,7 +55,11 @@ others() {
 }
 
 # Tests wait more than they work: four at a time.
-run_tests() { cargo test --no-fail-fast "$@" -- --test-threads=4; }
+run_tests() {
+    local targets=()
+    while (($#)) && [[ $1 != -- ]]; do targets+=("$1"); shift; done
+    cargo test --no-fail-fast "${targets[@]}" -- --test-threads=4 "${@:2}"
+}
 
 # The networks' tests, in the background: what they say comes at the end.
 both() {
@@ -87,6 +91,8 @@ else
     # Without the feature, as most will build it; and then what only that port has.
     step build cargo test --no-run
     both
+    # The lab's tests of what a dispatcher does, over the engine in the kernel too.
+    LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator:: reload:: servers:: restart::
     step dpdk run_tests --features dpdk --test dpdk
 fi
 

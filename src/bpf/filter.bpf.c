@@ -182,7 +182,10 @@ INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, cons
 	if (servers)
 		owner = at_slot(map, service->remainders, remainder(flow, servers));
 	if (owner == NOBODY) {
-		__u64 hash = siphash(head->key, flow, service->flags & BY_FLOW && flow->upper == PORTS);
+		/* As a whole word: a part of one, kept where a pointer was, takes CAP_PERFMON (kernel/bpf/verifier.c, check_stack_write_fixed_off). */
+		__u64 by_flow = service->flags & BY_FLOW && flow->upper == PORTS;
+		asm volatile("" : "+r"(by_flow));
+		__u64 hash = siphash(head->key, flow, by_flow);
 		__u32 slot = (hash >> 32) * service->slots >> 32;
 		owner = at_slot(map, service->owners, slot);
 		if (service->moves)

@@ -39,7 +39,7 @@ INLINE void absorb(__u64 *v, __u64 word)
 }
 
 /* hash::source and hash::flow */
-INLINE __u64 siphash(const __u64 *key, const struct flow *flow, int by_flow)
+INLINE __u64 siphash(const __u64 *key, const struct flow *flow, __u64 by_flow)
 {
 	__u64 v[4] = { key[0], key[1], key[2], key[3] };
 	__u64 ports = 0;

@@ -142,7 +142,7 @@ impl Program {
     /// Reads what became of the frames of a watched client, before the table goes by which they were decided.
     fn read_events(&mut self) {
         let (Some(events), Some(watch)) = (&mut self.events, &self.table.watch) else { return };
-        while let Some(noted) = events.next() {
+        for noted in events {
             let _ = watch.seen.push(seen(&noted, &self.table));
         }
     }

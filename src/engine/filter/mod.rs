@@ -23,6 +23,7 @@ mod view;
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aya::maps::{Array, ArrayOfMaps, MapData, MapError, PerCpuArray};
@@ -67,6 +68,8 @@ pub struct Filter {
     counters: PerCpuArray<MapData, u64>,
     kept: PerCpuArray<MapData, Words>,
     lease: Mutex<Array<MapData, u64>>,
+    /// Whether there is a table. (To ask the kernel for it takes CAP_SYS_ADMIN.)
+    is_published: AtomicBool,
 }
 
 type Table = ArrayOfMaps<MapData, Array<MapData, Cell>>;
@@ -130,7 +133,15 @@ impl Filter {
         let kept = PerCpuArray::try_from(map(KEPT)).map_err(failed(KEPT))?;
         let mut lease = Array::try_from(map(LEASE)).map_err(failed(LEASE))?;
         lease.set(0, u64::MAX, 0).map_err(failed(LEASE))?;
-        Ok(Filter { link: None, table: Mutex::new(table), counters, kept, lease: Mutex::new(lease), program })
+        Ok(Filter {
+            link: None,
+            table: Mutex::new(table),
+            counters,
+            kept,
+            lease: Mutex::new(lease),
+            is_published: AtomicBool::new(false),
+            program,
+        })
     }
 
     /// Until when, in nanoseconds of `CLOCK_MONOTONIC`, the program keeps clients that other servers have while all are up.
@@ -162,7 +173,9 @@ impl Filter {
             table.set(at, cell, 0).map_err(failed(TABLE))?;
         }
         let mut published = self.table.lock().expect("nobody panics with it");
-        published.set(0, &table, 0).map_err(failed(TABLE))
+        published.set(0, &table, 0).map_err(failed(TABLE))?;
+        self.is_published.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Attaches the program `at` that place; if none is given, in the driver, or in the kernel where the driver cannot; or, where
@@ -181,8 +194,7 @@ impl Filter {
         interface: &Interface,
         at: (Option<model::Xdp>, &Path),
     ) -> Result<Attachment, FilterError> {
-        let table = self.table.get_mut().expect("nobody panics with it");
-        assert!(table.get(&0, 0).is_ok(), "a table is published first");
+        assert!(*self.is_published.get_mut(), "a table is published first");
         let (xdp_mode, pins) = at;
         // On veth the driver's XDP meets socket buffers that are marked as broadcast when they are sent, and `eth_type_trans`, which marks,
         // does not unmark what is host-addressed by then (drivers/net/veth.c, veth_xdp_rcv_skb): TCP would refuse what the filter

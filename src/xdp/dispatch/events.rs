@@ -38,9 +38,13 @@ impl Events {
     pub(super) fn new(map: MapData) -> Result<Events, MapError> {
         RingBuf::try_from(aya::maps::Map::RingBuf(map)).map(Events)
     }
+}
 
-    /// The oldest that was not read.
-    pub fn next(&mut self) -> Option<Noted> {
+/// From the oldest that was not read.
+impl Iterator for Events {
+    type Item = Noted;
+
+    fn next(&mut self) -> Option<Noted> {
         let item = self.0.next()?;
         let event: &[u8; BYTES] = item.first_chunk().expect("the program reserves so many bytes");
         let word = |at: usize| u32::from_ne_bytes(*event[at..].first_chunk().expect("within it"));
