@@ -1,11 +1,15 @@
 //! The device that frames come to, as far as `run` sees it, whichever engine drives it.
 
 use crate::error::Failure;
+use crate::limits::{FRAMES_TIMED, NET_AFTER};
 use crate::metrics::collect::DeviceCounters;
 use crate::model::{Dispatcher, Mac};
 use crate::port::Port;
 use crate::port::af_xdp::{self, AfXdp};
-use crate::xdp::{self, Steer};
+use crate::table::Table;
+use crate::xdp::dispatch::{Setup, Tables};
+use crate::xdp::link::{self, Kept, LinkError, Place};
+use crate::xdp::{self, Net, Steer};
 use std::net::IpAddr;
 
 /// A device that can be taken into service.
@@ -18,7 +22,12 @@ pub trait Device: Sized {
     fn facts(&self) -> Facts;
 
     /// From here on the frames to a cluster address come to the ports.
-    fn attach(self, cluster_addresses: &[IpAddr]) -> Result<AttachedDevice<Self::Port>, Failure>;
+    fn attach(
+        self,
+        settings: &Dispatcher,
+        cluster_addresses: &[IpAddr],
+        table: &Table,
+    ) -> Result<AttachedDevice<Self::Port>, Failure>;
 }
 
 pub struct Facts {
@@ -62,18 +71,21 @@ pub struct AttachedDevice<P> {
 
 /// What keeps a device in service. To be kept until the ports have gone.
 pub enum Attachment {
-    AfXdp(Box<Steer>),
-    #[cfg(feature = "dpdk")]
-    Dpdk {
-        _service: crate::port::dpdk::InService,
+    AfXdp {
+        steer: Box<Steer>,
+        queues: u32,
+        /// Where the program is kept when the process is gone.
+        place: Option<Place>,
     },
+    #[cfg(feature = "dpdk")]
+    Dpdk { _service: crate::port::dpdk::InService },
 }
 
 impl Attachment {
     /// As the configuration calls it.
     pub fn engine(&self) -> &'static str {
         match self {
-            Attachment::AfXdp(_) => "af_xdp",
+            Attachment::AfXdp { .. } => "af_xdp",
             #[cfg(feature = "dpdk")]
             Attachment::Dpdk { .. } => "dpdk",
         }
@@ -85,17 +97,42 @@ impl Attachment {
     /// The kernel refuses.
     pub fn take_addresses(&mut self, cluster_addresses: &[IpAddr]) -> Result<(), Failure> {
         match self {
-            Attachment::AfXdp(steer) => Ok(steer.set_cluster_addresses(cluster_addresses)?),
+            Attachment::AfXdp { steer, .. } => Ok(steer.set_cluster_addresses(cluster_addresses)?),
             // The workers see every frame; their tables tell them which are theirs.
             #[cfg(feature = "dpdk")]
             Attachment::Dpdk { .. } => Ok(()),
         }
     }
 
+    /// The program's tables, by which it dispatches in the place of workers that are gone.
+    pub fn net(&mut self) -> Option<&mut Tables> {
+        match self {
+            Attachment::AfXdp { steer, .. } => steer.net(),
+            #[cfg(feature = "dpdk")]
+            Attachment::Dpdk { .. } => None,
+        }
+    }
+
+    /// Has the program dispatch what comes from here on, and stay when this is dropped. Whether it can.
+    pub fn leave(&mut self) -> bool {
+        match self {
+            Attachment::AfXdp { steer, queues, place: Some(_) } => {
+                steer.take_sockets(*queues);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Gives the kernel all frames again, where it shares the device. What is on its way to the ports comes yet.
     pub fn detach(&mut self) {
         match self {
-            Attachment::AfXdp(steer) => steer.detach(),
+            Attachment::AfXdp { steer, place, .. } => {
+                if let Some(Err(error)) = place.as_ref().map(link::unpin) {
+                    tracing::warn!("the program stays on its interface: {error}");
+                }
+                steer.detach();
+            }
             #[cfg(feature = "dpdk")]
             Attachment::Dpdk { .. } => {}
         }
@@ -113,8 +150,38 @@ impl Device for xdp::Device {
         Facts::of(self)
     }
 
-    fn attach(self, cluster_addresses: &[IpAddr]) -> Result<AttachedDevice<AfXdp>, Failure> {
-        let af_xdp::Attached { steer, mode, ports } = xdp::Device::attach(&self, cluster_addresses)?;
+    fn attach(
+        self,
+        settings: &Dispatcher,
+        cluster_addresses: &[IpAddr],
+        table: &Table,
+    ) -> Result<AttachedDevice<AfXdp>, Failure> {
+        let xdp::Device { mac, index, queues, .. } = self;
+        let place =
+            Place { kept: Kept::Dispatcher, interface: self.interface.clone(), index, pins: settings.pins.clone() };
+        let can_stay = match link::folder(&place) {
+            Ok(_) => true,
+            Err(LinkError::NoBpfFileSystem { path }) => {
+                tracing::warn!(
+                    "there is no BPF file system at {}, so if this process is killed, nothing is dispatched any more: mount -t bpf bpf \
+                     /sys/fs/bpf",
+                    path.display()
+                );
+                false
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // A veth sends what is redirected to it, see `kernel::way_out`.
+        let egress = if self.driver == "veth" { index } else { 0 };
+        let setup = Setup { mac, egress, queues, flows: settings.flows, timed_of: FRAMES_TIMED };
+        let steer = Steer::load_with_net(Net { setup, table, after: Some(NET_AFTER) })?;
+        let (mut steer, ports) = self.prepare(steer, cluster_addresses)?;
+        let (mode, taken_over) = match can_stay {
+            true => {
+                steer.attach_kept(&place, settings.xdp).map(|attachment| (attachment.mode, attachment.taken_over))?
+            }
+            false => (steer.attach(&self)?, false),
+        };
         let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
         let device_counters = move || {
             let lost = losses.iter().map(|losses| losses.total()).sum::<u64>();
@@ -133,11 +200,12 @@ impl Device for xdp::Device {
         };
         let pages = if ports.iter().all(AfXdp::in_huge_pages) { ", huge pages" } else { "" };
         let engine = format!("AF_XDP, {} mode{pages}, {mode}", ports[0].transfer());
+        let engine = if taken_over { engine + ", taken over from the process before" } else { engine };
         Ok(AttachedDevice {
             ports,
             engine,
             device_counters: Box::new(device_counters),
-            hold: Attachment::AfXdp(Box::new(steer)),
+            hold: Attachment::AfXdp { steer: Box::new(steer), queues, place: can_stay.then_some(place) },
         })
     }
 }
@@ -163,7 +231,7 @@ impl Device for crate::port::dpdk::Device {
         }
     }
 
-    fn attach(self, _cluster_addresses: &[IpAddr]) -> Result<AttachedDevice<Self::Port>, Failure> {
+    fn attach(self, _: &Dispatcher, _: &[IpAddr], _: &Table) -> Result<AttachedDevice<Self::Port>, Failure> {
         let engine = format!("{}, {}", crate::port::dpdk::version(), self.offloads);
         let crate::port::dpdk::Attached { ports, statistics, service } = crate::port::dpdk::Device::attach(self);
         // The workers count what they pass themselves.

@@ -10,6 +10,7 @@ use crate::error::Failure;
 use crate::host::{self, clock, privileges};
 use crate::limits::{CENSUS_EVERY, CENSUS_PART, DRAIN, FRAMES_TIMED, KERNEL_RETRY};
 use crate::metrics::collect::{self, Collector, Sources, Stats, Troubles};
+use crate::metrics::source::boxed;
 use crate::metrics::summary::Summary;
 use crate::model::{Dispatcher, Plan, Xdp};
 use crate::table::Table;
@@ -172,8 +173,13 @@ impl Attached for Program {
         let books = self.dispatch.open_books(&self.table)?;
         let cores = books.cores();
         open_sources(&stats, plan, &books);
-        let sources =
-            Sources { workers: cores, close: Box::new(|| {}), device_counters: None, troubles: troubles.clone() };
+        let sources = Sources {
+            workers: cores,
+            beside: 0,
+            close: Box::new(|| {}),
+            device_counters: None,
+            troubles: troubles.clone(),
+        };
         let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
             privileges::drop_all();
             collect::run(sources, reports, &inbox)
@@ -188,7 +194,7 @@ impl Attached for Program {
 fn open_sources(stats: &Stats, plan: &Arc<Plan>, books: &Books) {
     let mut timed = Some(Timed::new(books.clone()));
     let sources = (0..books.cores()).map(|core| CoreMetrics::new(books.clone(), core, timed.take()));
-    stats.open(Arc::clone(plan), sources.collect());
+    stats.open(Arc::clone(plan), boxed(sources.collect()));
 }
 
 struct Kernel {

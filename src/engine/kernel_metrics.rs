@@ -77,3 +77,59 @@ impl Timed {
         self.since.clear();
     }
 }
+
+/// What the program counts in the place of workers, on all cores together.
+pub struct NetMetrics {
+    /// Empty where nothing is counted.
+    cores: Vec<CoreMetrics>,
+    destinations: usize,
+}
+
+impl NetMetrics {
+    pub fn new(books: &Books) -> NetMetrics {
+        let mut timed = Some(Timed::new(books.clone()));
+        let cores = (0..books.cores()).map(|core| CoreMetrics::new(books.clone(), core, timed.take())).collect();
+        NetMetrics { cores, destinations: books.destinations() }
+    }
+
+    /// Of nothing.
+    pub fn none(destinations: usize) -> NetMetrics {
+        NetMetrics { cores: Vec::new(), destinations }
+    }
+}
+
+impl Counted for NetMetrics {
+    fn counts(&self) -> Counts {
+        self.cores.iter().map(Counted::counts).fold(
+            Counts::default(),
+            |mut sum, Counts { received, passed, dropped }| {
+                sum.received += received;
+                sum.passed += passed;
+                sum.dropped.iter_mut().zip(dropped).for_each(|(sum, count)| *sum += count);
+                sum
+            },
+        )
+    }
+
+    fn destinations(&self) -> usize {
+        self.destinations
+    }
+
+    fn sent(&self, destination: usize) -> SentCounts {
+        let each = self.cores.iter().map(|core| core.sent(destination));
+        each.fold(SentCounts::default(), |mut sum, SentCounts { frames, bytes, flows }| {
+            sum.frames += frames;
+            sum.bytes += bytes;
+            sum.flows += flows;
+            sum
+        })
+    }
+}
+
+impl Source for NetMetrics {
+    fn request(&mut self) {}
+
+    fn collect(&mut self, with: &mut dyn FnMut(&Latencies)) -> Answer {
+        self.cores.iter_mut().map(|core| core.collect(with)).last().unwrap_or(Answer::Last)
+    }
+}

@@ -4,6 +4,7 @@
 use crate::error::Failure;
 use crate::host::privileges;
 use crate::metrics::collect::{self, Collector, DeviceCounters, Reports, Sources, Stats, Troubles};
+use crate::metrics::source::{Source, boxed};
 use crate::metrics::summary::Summary;
 use crate::metrics::worker::{self, View, WorkerMetrics};
 use crate::model::Plan;
@@ -27,7 +28,7 @@ pub struct WorkerPool {
 
 impl WorkerPool {
     /// Starts a worker on each of `ports`, pinned to the core at the same position; it remembers `flows` flows while slots
-    /// move. `table` is of the services and servers of `plan`.
+    /// move. `table` is of the services and servers of `plan`. `beside` counts what is dispatched without workers.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -36,17 +37,19 @@ impl WorkerPool {
         table: Table,
         ports: Vec<P>,
         (cores, flows): (&[usize], usize),
-        device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
+        (device_counters, beside): (Box<dyn Fn() -> DeviceCounters + Send>, Option<Box<dyn Source>>),
         reports: Reports,
     ) -> io::Result<WorkerPool> {
         let key = table.key;
         let (stats, inbox) = collect::channel();
         let (metrics, views) = open(&table, ports.len());
-        stats.open(Arc::clone(plan), views);
+        let count = usize::from(beside.is_some());
+        stats.open(Arc::clone(plan), boxed(views).into_iter().chain(beside).collect());
         let (tables, readers) = publish::channel(table, metrics);
         let retired = tables.retired();
         let sources = Sources {
             workers: ports.len(),
+            beside: count,
             close: Box::new(move || retired.clear()),
             device_counters: Some(device_counters),
             troubles: Troubles::default(),
@@ -76,9 +79,9 @@ impl WorkerPool {
 
     /// As `publish`, for a table of another layout: of the services and servers of `plan`, in that order. What is counted
     /// from then on is counted under their names.
-    pub fn publish_layout(&mut self, plan: &Arc<Plan>, table: Table) {
+    pub fn publish_layout(&mut self, plan: &Arc<Plan>, table: Table, beside: Option<Box<dyn Source>>) {
         let (metrics, views) = open(&table, self.workers.len());
-        self.stats.open(Arc::clone(plan), views);
+        self.stats.open(Arc::clone(plan), boxed(views).into_iter().chain(beside).collect());
         self.tables.publish_layout(table, metrics);
     }
 
@@ -112,7 +115,7 @@ impl WorkerPool {
     pub fn idle(plan: &Arc<Plan>, table: Table) -> io::Result<WorkerPool> {
         let reports = Reports { line: false, to_stderr: true, hlog: None };
         let ports = vec![crate::port::memory::Memory::new::<&[u8]>(&[])];
-        WorkerPool::start(plan, table, ports, (&[0], 16), Box::new(DeviceCounters::default), reports)
+        WorkerPool::start(plan, table, ports, (&[0], 16), (Box::new(DeviceCounters::default), None), reports)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Workers over the queues of a device: the engines `af_xdp` and `dpdk`.
 
 use super::device::{AttachedDevice, Attachment, Device, Facts};
+use super::kernel_metrics::NetMetrics;
 use super::worker_pool::WorkerPool;
 use super::{Attached, Dispatching, Engine, HostCheck, Opened, Start};
 use crate::admin::status::{Status, WorkerStatus};
@@ -9,6 +10,7 @@ use crate::error::Failure;
 use crate::host::{self, privileges};
 use crate::limits::DRAIN;
 use crate::metrics::collect::Stats;
+use crate::metrics::source::Source;
 use crate::metrics::summary::Summary;
 use crate::model::Dispatcher;
 use crate::port::Port;
@@ -22,10 +24,10 @@ pub fn open<D: Device + 'static>(
     dispatcher: &Dispatcher,
     available_cores: &[usize],
 ) -> Result<Box<dyn Opened>, Failure> {
-    Ok(Box::new(OpenedDevice(D::open(dispatcher, available_cores)?)))
+    Ok(Box::new(OpenedDevice(D::open(dispatcher, available_cores)?, dispatcher.clone())))
 }
 
-struct OpenedDevice<D>(D);
+struct OpenedDevice<D>(D, Dispatcher);
 
 impl<D: Device + 'static> Opened for OpenedDevice<D> {
     fn facts(&self) -> Facts {
@@ -33,7 +35,8 @@ impl<D: Device + 'static> Opened for OpenedDevice<D> {
     }
 
     fn attach(self: Box<Self>, cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure> {
-        Ok(Box::new(WithTable { device: self.0.attach(cluster_addresses)?, table }))
+        let OpenedDevice(device, settings) = *self;
+        Ok(Box::new(WithTable { device: device.attach(&settings, cluster_addresses, &table)?, table }))
     }
 }
 
@@ -49,9 +52,10 @@ impl<P: Port<Frame: Send> + Send + 'static> Attached for WithTable<P> {
     }
 
     fn start(self: Box<Self>, start: Start) -> Result<Box<dyn Dispatching>, Failure> {
-        let WithTable { device: AttachedDevice { ports, device_counters, hold, .. }, table } = *self;
+        let WithTable { device: AttachedDevice { ports, device_counters, mut hold, .. }, table } = *self;
         let Start { plan, cores, flows, reports } = start;
-        let pool = WorkerPool::start(plan, table, ports, (&cores, flows), device_counters, reports)?;
+        let net = net_source(&mut hold, &table);
+        let pool = WorkerPool::start(plan, table, ports, (&cores, flows), (device_counters, net), reports)?;
         Ok(Box::new(Workers { pool, name: hold.engine(), hold, cores }))
     }
 }
@@ -63,13 +67,24 @@ struct Workers {
     cores: Vec<usize>,
 }
 
+/// What the program counts that dispatches in the workers' place.
+fn net_source(hold: &mut Attachment, table: &Table) -> Option<Box<dyn Source>> {
+    Some(Box::new(match hold.net()?.open_books(table) {
+        Ok(books) => NetMetrics::new(&books),
+        Err(error) => {
+            tracing::warn!("what is dispatched without workers is not counted: {error}");
+            NetMetrics::none(table.destinations())
+        }
+    }))
+}
+
 impl Dispatching for Workers {
     fn stats(&self) -> Stats {
         self.pool.stats()
     }
 
     fn needs(&self) -> &'static [Capability] {
-        &privileges::CONTROL
+        if self.name == "af_xdp" { &privileges::KERNEL } else { &privileges::CONTROL }
     }
 
     fn stop(self: Box<Self>) -> Result<Summary, Failure> {
@@ -80,18 +95,26 @@ impl Dispatching for Workers {
         pool.stop()
     }
 
-    /// Workers dispatch nothing without their process.
-    fn leave(self: Box<Self>) -> Result<Summary, Failure> {
-        self.stop()
+    fn leave(mut self: Box<Self>) -> Result<Summary, Failure> {
+        if !self.hold.leave() {
+            return self.stop();
+        }
+        // What is in the rings is the workers' still.
+        thread::sleep(DRAIN);
+        self.pool.stop()
     }
 }
 
 impl Engine for Workers {
     fn publish(&mut self, membership: &mut Membership, update: Update) {
         let table = membership.table();
+        let net = if update == Update::Layout { net_source(&mut self.hold, &table) } else { None };
+        if let Some(Err(error)) = self.hold.net().map(|net| net.publish(&table)) {
+            tracing::warn!("without a worker its frames are dispatched by an older table: {error}; start oneip again");
+        }
         match update {
             Update::Table => self.pool.publish(table),
-            Update::Layout => self.pool.publish_layout(membership.plan(), table),
+            Update::Layout => self.pool.publish_layout(membership.plan(), table, net),
         }
     }
 

@@ -29,7 +29,9 @@ pub struct Aggregator {
     present: Arc<Places>,
     /// The services of that layout.
     plan: Vec<model::Service>,
+    /// The workers', and those beside.
     workers: Vec<Account>,
+    beside: usize,
     /// Between `ask` and `end_interval`.
     asking: bool,
     /// What was timed in ended intervals, for all services together.
@@ -63,9 +65,9 @@ struct Account {
     before: WorkerReport,
 }
 
-impl Aggregator {
-    pub fn new(workers: usize) -> Aggregator {
-        let account = || Account {
+impl Default for Account {
+    fn default() -> Account {
+        Account {
             open: Vec::new(),
             received: 0,
             answered: false,
@@ -74,7 +76,12 @@ impl Aggregator {
             stuck: false,
             report: WorkerReport::default(),
             before: WorkerReport::default(),
-        };
+        }
+    }
+}
+
+impl Aggregator {
+    pub fn new(workers: usize) -> Aggregator {
         Aggregator {
             closed: Summary::default(),
             services: Vec::new(),
@@ -82,10 +89,18 @@ impl Aggregator {
             server_at: HashMap::new(),
             present: Arc::default(),
             plan: Vec::new(),
-            workers: (0..workers).map(|_| account()).collect(),
+            workers: (0..workers).map(|_| Account::default()).collect(),
+            beside: 0,
             asking: false,
             total: empty(),
         }
+    }
+
+    /// With so many sources beside the workers': what they count is no worker's.
+    pub fn and(mut self, beside: usize) -> Aggregator {
+        self.workers.resize_with(self.workers.len() + beside, Account::default);
+        self.beside += beside;
+        self
     }
 
     /// Takes note of a layout, and of each worker's metrics for it. Its tables have the services and servers of `plan`, in that
@@ -239,7 +254,7 @@ impl Aggregator {
             stuck: account.stuck,
             report: account.report,
         };
-        self.workers.iter().map(figures).collect()
+        self.workers[..self.workers.len() - self.beside].iter().map(figures).collect()
     }
 
     /// What was timed in ended intervals, by service, where anything was.

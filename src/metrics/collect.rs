@@ -4,7 +4,7 @@
 use super::aggregate::{self, Aggregator, Long};
 use super::latest::Latest;
 use super::snapshot::Snapshot;
-use super::source::{Source, boxed};
+use super::source::Source;
 use super::summary::{Percentiles, Summary, microseconds};
 use crate::limits::{FIGURES_EVERY, FIGURES_PART, STATS_INTERVAL};
 use crate::model::Plan;
@@ -35,6 +35,8 @@ pub struct DeviceCounters {
 /// Everything that the collector reads besides the workers' metrics. It writes nothing that a worker sees.
 pub struct Sources {
     pub workers: usize,
+    /// Sources beside the workers'.
+    pub beside: usize,
     /// Called at every harvest; drops what workers have done with, which closes the metrics in it.
     pub close: Box<dyn Fn() + Send>,
     /// `None`: the sources see every frame.
@@ -81,10 +83,10 @@ pub fn channel() -> (Stats, Inbox) {
 }
 
 impl Stats {
-    /// Hands over the sources of metrics for a layout, one a worker, before any worker can get these metrics. The layout's tables
+    /// Hands over the sources of metrics for a layout, one a worker, then those beside, before any worker can get these metrics. The layout's tables
     /// have the services and servers of `plan`, in that order.
-    pub fn open(&self, plan: Arc<Plan>, sources: Vec<impl Source + 'static>) {
-        self.send(Message::Layout(plan, boxed(sources)));
+    pub fn open(&self, plan: Arc<Plan>, sources: Vec<Box<dyn Source>>) {
+        self.send(Message::Layout(plan, sources));
     }
 
     /// Asks for the figures. `reply` is called on the stats thread, and shall not keep it; it is dropped if that has ended.
@@ -178,9 +180,9 @@ pub struct Interval {
 
 impl Collector {
     pub fn new(sources: Sources) -> Collector {
-        let Sources { workers, close, device_counters, troubles } = sources;
+        let Sources { workers, beside, close, device_counters, troubles } = sources;
         let now = Instant::now();
-        let accounts = Aggregator::new(workers);
+        let accounts = Aggregator::new(workers).and(beside);
         Collector {
             accounts,
             close,

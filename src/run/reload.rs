@@ -297,7 +297,7 @@ mod tests {
             let table = membership.table();
             match update {
                 Update::Table => self.workers.publish(table),
-                Update::Layout => self.workers.publish_layout(membership.plan(), table),
+                Update::Layout => self.workers.publish_layout(membership.plan(), table, None),
             }
         }
 

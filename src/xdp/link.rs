@@ -179,6 +179,8 @@ pub fn unpin(place: &Place) -> Result<(), LinkError> {
             _ => {}
         }
     }
+    // Another process's pins may be there.
+    let _ = fs::remove_dir(folder);
     Ok(())
 }
 

@@ -16,9 +16,10 @@ use super::attach::{Mode, attach, load};
 use super::device::Device;
 use super::dispatch::{Setup, Sizes, Tables, memory};
 use super::error::{XdpError, with_causes};
+use super::link::{self, Attachment, LinkError, Place};
 use super::memory::Memory;
 use crate::limits::{MAX_SERVICES, STEER_ADDRESSES};
-use crate::model::Mac;
+use crate::model::{self, Mac};
 use crate::table::Table;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -243,6 +244,30 @@ impl Steer {
         let (link, mode) = attach(xdp(&mut self.program), device)?;
         self.link = Some((link, mode));
         Ok(mode)
+    }
+
+    /// As `attach`, where it stays when the process is gone, and in the place of what an earlier one has left.
+    ///
+    /// # Errors
+    ///
+    /// There is no BPF file system, another program is attached, or the kernel refuses.
+    pub fn attach_kept(&mut self, place: &Place, xdp: Option<model::Xdp>) -> Result<Attachment, LinkError> {
+        let (link, attachment) = link::attach(self::xdp(&mut self.program), place, (xdp, true))?;
+        self.link = Some((link, attachment.mode));
+        Ok(attachment)
+    }
+
+    /// The number of the program, by which the kernel tells it from others.
+    pub fn number(&mut self) -> Option<u32> {
+        xdp(&mut self.program).info().ok().map(|info| info.id())
+    }
+
+    /// No frame goes to a ring any more: the program dispatches all of them, if it has the net.
+    pub fn take_sockets(&mut self, queues: u32) {
+        for queue in 0..queues {
+            // Of a queue without one there is nothing to take.
+            let _ = self.sockets.unset(queue);
+        }
     }
 
     /// Every frame is the kernel's again.

@@ -1,4 +1,4 @@
-//! The dispatcher inside the kernel (`engine = "xdp"`): what goes on without a process, and what takes its place.
+//! The dispatcher inside the kernel (`engine = "xdp"`, and the net under AF_XDP): what goes on without a process, and what takes its place.
 //! (With `LAB_ENGINE=xdp` the other tests run over it too.)
 
 use std::fmt::Write as _;
@@ -17,7 +17,17 @@ const TAKEN_OVER: &str = "taken over from the process before";
 
 #[test]
 fn what_was_killed_goes_on_and_the_next_takes_it_over() {
-    let Some(lab) = &Lab::up(&XDP) else { return };
+    goes_on("xdp", "XDP program in the kernel, native XDP, goes on if this process is killed");
+}
+
+/// Without workers their frames are dispatched by the program that gave them to the workers.
+#[test]
+fn under_af_xdp_is_a_net() {
+    goes_on("af_xdp", "AF_XDP, copy mode, native XDP");
+}
+
+fn goes_on(engine: &str, said: &str) {
+    let Some(lab) = &Lab::up(&["--engine", engine]) else { return };
     let all: Vec<Vec<String>> = (0..2).map(|family| clients(family)[..40].to_vec()).collect();
     let serves = |when: &str| {
         for (family, all) in all.iter().enumerate() {
@@ -25,9 +35,9 @@ fn what_was_killed_goes_on_and_the_next_takes_it_over() {
         }
     };
     let dispatcher = Dispatcher::start(lab, &[]);
-    assert!(dispatcher.said().contains("XDP program in the kernel, native XDP, goes on if this process is killed"));
+    assert!(dispatcher.said().contains(said), "{}", dispatcher.said());
     let status: serde_json::Value = serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap();
-    assert_eq!(status["engine"], "xdp");
+    assert_eq!(status["engine"], engine);
     serves("at first");
     dispatcher.kill();
     assert!(is_attached(lab));

@@ -33,6 +33,7 @@ pub const HEALTH: &str =
 /// However slow the machine: what takes longer does not happen any more.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// That of all labs, if the environment says so (`LAB_ENGINE`).
 fn engine() -> Option<String> {
     std::env::var("LAB_ENGINE").ok().filter(|engine| !engine.is_empty())
 }
@@ -65,18 +66,15 @@ impl Lab {
         let lab = Lab { name, remover, _turn: turn };
         let mut options = options.to_vec();
         let engine = engine();
-        if let Some(engine) = &engine {
+        if let Some(engine) = &engine
+            && !options.contains(&"--engine")
+        {
             options.extend(["--engine", engine]);
         }
         lab.script("up", &options);
         let config = fs::read_to_string(lab.file("oneip.toml")).unwrap();
         write_config(&lab.config(), &with_echo_services(&config));
         Some(lab)
-    }
-
-    /// That of all labs, if the environment says so (`LAB_ENGINE`).
-    pub fn engine(&self) -> String {
-        engine().unwrap_or("af_xdp".to_owned())
     }
 
     /// `scripts/lab.sh VERB OPTIONS`

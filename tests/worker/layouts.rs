@@ -260,15 +260,16 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
     let ports =
         cores.map(|seed| Faulty::<ReplayPort>::new(ReplayPort::new(&truth).with_own_thread(), seed as u64)).into();
     let table = layouts.cluster.compile();
-    let mut pool = WorkerPool::start(&layouts.plan, table, ports, (&cores, 64), device_counters(&truth), reports)
-        .expect("threads");
+    let mut pool =
+        WorkerPool::start(&layouts.plan, table, ports, (&cores, 64), (device_counters(&truth), None), reports)
+            .expect("threads");
     let stats = pool.stats();
     let mut last = Snapshot::default();
     // Over at least two harvests.
     let until = Instant::now() + Duration::from_millis(2500);
     while Instant::now() < until || layouts.number <= 200 {
         let (plan, table) = layouts.next();
-        pool.publish_layout(&plan, table);
+        pool.publish_layout(&plan, table, None);
         pool.publish(layouts.table());
         thread::sleep(Duration::from_millis(5));
         let figures = ask(&pool);
@@ -322,8 +323,9 @@ fn a_crew_ends_while_more_comes_in() {
     let core = core_affinity::get_core_ids().expect("cores")[0].id;
     let (ports, table) = (vec![ReplayPort::new(&truth).with_own_thread()], layouts.cluster.compile());
     let device_counters = device_counters(&truth);
-    let pool = WorkerPool::start(&layouts.plan, table, ports, (&[core], 64), device_counters, Reports::default())
-        .expect("threads");
+    let pool =
+        WorkerPool::start(&layouts.plan, table, ports, (&[core], 64), (device_counters, None), Reports::default())
+            .expect("threads");
     while truth.received.load(Relaxed) == 0 {
         thread::yield_now();
     }

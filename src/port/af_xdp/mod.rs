@@ -74,6 +74,17 @@ impl Device {
     /// The memory cannot be locked, a queue is busy, another XDP program is attached, or the kernel refuses for a reason of
     /// its own. Nothing is left behind then.
     pub fn attach(&self, addresses: &[IpAddr]) -> Result<Attached, XdpError> {
+        let (mut steer, ports) = self.prepare(Steer::load(self.mac, self.queues)?, addresses)?;
+        let mode = steer.attach(self)?;
+        Ok(Attached { steer, mode, ports })
+    }
+
+    /// Gives every queue its ring, of a program that is not attached yet.
+    ///
+    /// # Errors
+    ///
+    /// As `attach`.
+    pub fn prepare(&self, mut steer: Steer, addresses: &[IpAddr]) -> Result<(Steer, Vec<AfXdp>), XdpError> {
         if self.strips_vlan_tags == Some(true) {
             let interface = &self.interface;
             tracing::warn!(
@@ -82,15 +93,14 @@ impl Device {
                  if there are VLANs here: ethtool -K {interface} rxvlan off"
             );
         }
-        let mut steer = Steer::load(self.mac, self.queues)?;
         steer.set_cluster_addresses(addresses)?;
         let mut ports = Vec::with_capacity(self.queues as usize);
         for queue in 0..self.queues {
-            let port = AfXdp::bind(self, queue)?;
+            let mut port = AfXdp::bind(self, queue)?;
+            port.beat_at(steer.beats());
             steer.add_socket(queue, port.socket())?;
             ports.push(port);
         }
-        let mode = steer.attach(self)?;
-        Ok(Attached { steer, mode, ports })
+        Ok((steer, ports))
     }
 }
