@@ -1,9 +1,10 @@
-//! What the dispatcher inside the kernel costs a frame, by BPF_PROG_TEST_RUN: the kernel runs a program a million times in a row which makes the
-//! frame one of a random client out of a million, to a random one of the services, and dispatches it. The floor is a program that makes
-//! the frame in the same way and sends it back: a swap of MAC addresses. What stands in the last column is net of it.
+//! What the dispatcher inside the kernel costs a frame, by BPF_PROG_TEST_RUN: the kernel runs a program a million times in a
+//! row which makes the frame one of a random client out of a million, to a random one of the services, and dispatches it. The
+//! floor is a program that makes the frame in the same way and sends it back: a swap of MAC addresses. What stands in the last
+//! column is net of it.
 //!
-//! 64-byte UDP frames (62 bytes with IPv6), 65,537 slots a service. The rows take turns, because the machine's speed drifts. Needs root:
-//! `cargo bench --bench dispatch`
+//! 64-byte UDP frames (62 bytes with IPv6), 65,537 slots a service. The rows take turns, because the machine's speed drifts.
+//! Needs root: `cargo bench --bench dispatch`
 
 #[path = "common/frames.rs"]
 mod frames;
@@ -37,7 +38,8 @@ struct Row {
 /// `distinct` servers make a plan: services beyond it have the servers of another one, and so share its slots.
 fn row(services: usize, servers: usize, v6: bool, timed_of: u32) -> Row {
     let mut plan: Plan = plan(services, servers, v6);
-    // Of thousands of services the tables would be some hundred MiB: as it is with many ports of a few clusters, eight clusters share theirs.
+    // Of thousands of services the tables would be some hundred MiB: as it is with many ports of a few clusters, eight clusters
+    // share theirs.
     for at in 8..plan.services.len() {
         plan.services[at].servers = plan.services[at % 8].servers.clone();
     }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What a dispatcher decides by: the twin of src/table, as src/xdp/dispatch lays it out. Cells without a meaning of their own (the arena), and a few heads,
- * each of which says where everything of one table begins. User space writes what is new into cells that no head leads to,
- * and a head that is not the present one; then one word says that it is. A frame reads that word once.
+ * What a dispatcher decides by: the twin of src/table, as src/xdp/dispatch lays it out. Cells without a meaning of their own (the
+ * arena), and a few heads, each of which says where everything of one table begins. User space writes what is new into cells
+ * that no head leads to, and a head that is not the present one; then one word says that it is. A frame reads that word once.
  */
 #ifndef ONEIP_ARENA_H
 #define ONEIP_ARENA_H
@@ -61,8 +61,8 @@ struct {
 } arena SEC(".maps");
 
 /*
- * Nothing looks here. An update of a map of maps returns when no program is under way any more that began before it (kernel/bpf/syscall.c,
- * maybe_wait_bpf_programs): what no head leads to is free then.
+ * Nothing looks here. An update of a map of maps returns when no program is under way any more that began before it
+ * (kernel/bpf/syscall.c, maybe_wait_bpf_programs): what no head leads to is free then.
  */
 struct nothing {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -104,11 +104,13 @@ _Static_assert(sizeof(struct service) == 32, "src/xdp/dispatch/layout.rs");
 /* Flags of a service. */
 #define BY_FLOW 1
 
-/* What stands at a slot: a server of the service, or NOBODY; with the mark MIGRATING where flows may be another's. */
+/*
+ * What stands at a slot: a server of the service, or NOBODY; with the mark MIGRATING where flows may be another's:
+ * table::build::maglev::NOBODY and table::MIGRATING.
+ */
 #define NOBODY 0x7fff
 #define MIGRATING 0x8000
 
-/* table::build::maglev::NOBODY and table::MIGRATING. */
 struct hop {
 	__u8 destination[ETH_ALEN];
 	__u8 source[ETH_ALEN];

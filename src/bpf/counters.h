@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What a dispatcher counts and times: the twin of src/metrics/counters.rs and src/metrics/histogram.rs, as src/xdp/dispatch/counters.rs reads it. User space reads the
- * memory, without a system call. A core writes its own words: XDP does not nest on a core.
+ * What a dispatcher counts and times: the twin of src/metrics/counters.rs and src/metrics/histogram.rs, as
+ * src/xdp/dispatch/counters.rs reads it: the memory, without a system call. A core writes its own words: XDP does not nest on a
+ * core.
  */
 #ifndef ONEIP_COUNTERS_H
 #define ONEIP_COUNTERS_H
@@ -48,8 +49,8 @@ INLINE void begin_flow(__u32 account)
 #define TALLIES 8
 
 /*
- * What was found out about the frame that a core is at. Not on the stack: with it, the functions of the long way would take more than its 512
- * bytes together.
+ * What was found out about the frame that a core is at. Not on the stack: with it, the functions of the long way would take more
+ * than its 512 bytes together.
  */
 struct choice {
 	struct flow flow;

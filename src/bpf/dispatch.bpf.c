@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Dispatch: the dispatcher inside the kernel. A frame that was sent to this interface and is destined for a cluster address goes out again, to
- * the server of its client; every other frame goes on to the kernel, untouched.
+ * Dispatch: the dispatcher inside the kernel. A frame that was sent to this interface and is destined for a cluster address goes
+ * out again, to the server of its client; every other frame goes on to the kernel, untouched.
  */
 #include "dispatch.h"
 
@@ -12,8 +12,8 @@ int oneip_dispatch(struct xdp_md *ctx)
 }
 
 /*
- * For measuring. BPF_PROG_TEST_RUN runs a program again and again on the frame as the run before has left it: these make it one of another
- * client, to another service, of the router. The floor is that and a frame that goes back.
+ * For measuring. BPF_PROG_TEST_RUN runs a program again and again on the frame as the run before has left it: these make it one
+ * of another client, to another service, of the router. The floor is that and a frame that goes back.
  */
 volatile const __u32 measured_services;
 volatile const __u32 measured_clients; /* a power of two */

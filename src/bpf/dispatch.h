@@ -3,8 +3,8 @@
  * Dispatch: the whole verdict table, one frame at a time: the twin of src/path (plain, parse, select, rewrite) and of the turn in
  * src/worker.rs.
  *
- * As there, the frames that nearly all are go a short way, which makes every test that the long way makes; where one fails, or the frame is
- * another, the long way says what it is. On the short way lie eight look-ups in arrays and one hash.
+ * As there, the frames that nearly all are go a short way, which makes every test that the long way makes; where one fails, or
+ * the frame is another, the long way says what it is. On the short way lie eight look-ups in arrays and one hash.
  */
 #ifndef ONEIP_DISPATCH_H
 #define ONEIP_DISPATCH_H
@@ -48,8 +48,8 @@ INLINE int is_server(const struct head *head, __u64 mac)
 }
 
 /*
- * path::fast_path, behind the IP header: whether the transport header at `upper` is whole, of `room` bytes that the packet has there. The first 8
- * bytes are there.
+ * path::fast_path, behind the IP header: whether the transport header at `upper` is whole, of `room` bytes that the packet has
+ * there. The first 8 bytes are there.
  */
 INLINE int plain_upper(void *upper, void *end, __u32 protocol, __u32 room, struct flow *flow)
 {

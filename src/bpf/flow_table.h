@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The flow table: the twin of src/table/flow_table.rs, in the same memory. One a receive queue, which one core serves at a time; read
- * and written only for frames whose slot is migrating.
+ * The flow table: the twin of src/table/flow_table.rs, in the same memory. One a receive queue, which one core serves at a
+ * time; read and written only for frames whose slot is migrating.
  */
 #ifndef ONEIP_FLOW_TABLE_H
 #define ONEIP_FLOW_TABLE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Where frames go whose slot is migrating: the twin of src/path/flow_table.rs and table::build::migration::Kept. Included by dispatch.h, whose long way it
- * takes again: few frames come here.
+ * Where frames go whose slot is migrating: the twin of src/path/flow_table.rs and table::build::migration::Kept. Included by
+ * dispatch.h, whose long way it takes again: few frames come here.
  */
 #ifndef ONEIP_FLOWS_H
 #define ONEIP_FLOWS_H

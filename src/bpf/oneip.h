@@ -50,8 +50,8 @@ static long (*bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
 #endif
 
 /*
- * The value, of which the verifier knows nothing, as it knows nothing of `any`. Where it knows an offset on one way to an instruction and not on
- * another, or another one, it wants CAP_PERFMON (kernel/bpf/verifier.c, sanitize_ptr_alu).
+ * The value, of which the verifier knows nothing, as it knows nothing of `any`. Where it knows an offset on one way to an
+ * instruction and not on another, or another one, it wants CAP_PERFMON (kernel/bpf/verifier.c, sanitize_ptr_alu).
  */
 INLINE __u32 hidden(__u32 value, __u32 any)
 {

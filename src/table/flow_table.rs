@@ -24,8 +24,8 @@ pub struct FlowTable {
     round: Round,
 }
 
-/// Where flows are remembered: a worker's own memory, or memory that a program in the kernel shares, which goes on with the flows when the
-/// worker does not. Only one of them writes at a time.
+/// Where flows are remembered: a worker's own memory, or memory that a program in the kernel shares, which goes on with the
+/// flows when the worker does not. Only one of them writes at a time.
 pub trait FlowMemory: Send {
     fn buckets(&self) -> &[Bucket];
 
@@ -267,7 +267,8 @@ impl Entry {
     }
 }
 
-/// What a hash leaves in an entry. The product's upper bits depend on all bits of the hash, so that it is more than the bucket says.
+/// What a hash leaves in an entry. The product's upper bits depend on all bits of the hash, so that it is more than the bucket
+/// says.
 fn fingerprint(hash: u64) -> u64 {
     hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !u64::from(MAX_IDENT)
 }

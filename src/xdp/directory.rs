@@ -1,5 +1,5 @@
-//! Directories in BPF tables: hash tables whose every look-up reads one bucket, which is a cell, and at most `PROBES` entries of it,
-//! because a BPF program's loops are bounded. Their keys come from the configuration, never from a client.
+//! Directories in BPF tables: hash tables whose every look-up reads one bucket, which is a cell, and at most `PROBES` entries
+//! of it, because a BPF program's loops are bounded. Their keys come from the configuration, never from a client.
 
 use std::net::IpAddr;
 

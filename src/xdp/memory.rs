@@ -1,4 +1,5 @@
-//! The memory of an array map, mapped into this process: what is read and written here needs no system call, and the program sees it.
+//! The memory of an array map, mapped into this process: what is read and written here needs no system call, and the program
+//! sees it.
 
 #![allow(unsafe_code)]
 

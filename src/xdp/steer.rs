@@ -96,8 +96,8 @@ impl SteerCounters {
 pub struct Net<'a> {
     pub setup: Setup,
     pub table: &'a Table,
-    /// A worker that has had no turn for longer hangs, and its frames are dispatched by the program. `None`: only those of queues without
-    /// a ring.
+    /// A worker that has had no turn for longer hangs, and its frames are dispatched by the program. `None`: only those of
+    /// queues without a ring.
     pub after: Option<Duration>,
 }
 
@@ -137,8 +137,8 @@ impl Steer {
         Steer::load_with(mac, queues, None)
     }
 
-    /// As `load`, with the net: frames of a queue whose worker is gone, or hangs, are dispatched by the program, by this table until
-    /// another is published to `net`.
+    /// As `load`, with the net: frames of a queue whose worker is gone, or hangs, are dispatched by the program, by this table
+    /// until another is published to `net`.
     ///
     /// # Errors
     ///

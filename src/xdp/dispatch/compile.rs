@@ -182,8 +182,8 @@ fn keeping((ident, destination): (u32, u32)) -> (u64, u64) {
     (ident.into(), u64::from(ident) | u64::from(destination) << 32)
 }
 
-/// The next hops of all servers. Services with the same share theirs: these are what nearly every frame reads, and so should stay in the
-/// caches.
+/// The next hops of all servers. Services with the same share theirs: these are what nearly every frame reads, and so should
+/// stay in the caches.
 #[derive(Default)]
 struct Hops {
     words: Vec<u64>,

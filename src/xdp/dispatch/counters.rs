@@ -159,8 +159,8 @@ impl Books {
         Sent { frames: word(0), bytes: word(1), flows: self.counters.begun.read(account) }
     }
 
-    /// How often the program took as long as each bucket says (`metrics::buckets`), from its entry to its decision, for the frames of a
-    /// service that were timed, on all cores. The counts turn over at 2^32: who wants more takes differences.
+    /// How often the program took as long as each bucket says (`metrics::buckets`), from its entry to its decision, for the
+    /// frames of a service that were timed, on all cores. The counts turn over at 2^32: who wants more takes differences.
     ///
     /// # Panics
     /// There is no such service.

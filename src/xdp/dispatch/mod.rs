@@ -57,8 +57,8 @@ const XDP_REDIRECT: u32 = 4;
 pub struct Setup {
     /// The interface's own address.
     pub mac: Mac,
-    /// By which interface frames leave that go back to where they came from: its index, for a driver that sends only what is redirected to it; 0:
-    /// by XDP_TX.
+    /// By which interface frames leave that go back to where they came from: its index, for a driver that sends only what is
+    /// redirected to it; 0: by XDP_TX.
     pub egress: u32,
     /// Its receive queues.
     pub queues: u32,
@@ -103,8 +103,8 @@ impl Dispatch {
         Dispatch::load_with(setup, table, None)
     }
 
-    /// As `load`, with flow tables that are kept in a folder on a BPF file system: those that another instance has left there, if they are of the
-    /// same size, or new ones. They last when this process has ended.
+    /// As `load`, with flow tables that are kept in a folder on a BPF file system: those that another instance has left there,
+    /// if they are of the same size, or new ones. They last when this process has ended.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! What a program decides by, counts in and remembers: the maps of `src/bpf/arena.h`, `counters.h`, `flow_table.h` and `watch.h`. The program may be the
-//! dispatcher, or steer, which dispatches in a worker's place.
+//! What a program decides by, counts in and remembers: the maps of `src/bpf/arena.h`, `counters.h`, `flow_table.h` and
+//! `watch.h`. The program may be the dispatcher, or steer, which dispatches in a worker's place.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,8 +58,8 @@ impl Sizes {
         let mut size = Size::default();
         compile::compile(table, &ports, (setup.own(), table.key), &mut size).expect("nothing is placed");
         let cores = aya::util::nr_cpus().map_err(|(path, reason)| XdpError::Facts { path: path.into(), reason })?;
-        // The table, another in its place, and what a migration of the largest service's slots takes: the slots marked, and a word each that
-        // says whose they were.
+        // The table, another in its place, and what a migration of the largest service's slots takes: the slots marked, and a
+        // word each that says whose they were.
         let cells = 2 * size.cells + 2 * 5 * size.slots + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
         Ok(Sizes { setup, ports, room, cells, timed_of: setup.timed_of.max(1), buckets })
@@ -212,9 +212,9 @@ impl Tables {
         });
     }
 
-    /// Has the program decide by this table from its next frame on. A frame is decided by one table from beginning to end. Waits for a grace
-    /// period of the kernel (some 10 ms) where memory is needed that frames may still be decided by, and where the layout changes: then no frame is
-    /// counted in the old layout's books any more.
+    /// Has the program decide by this table from its next frame on. A frame is decided by one table from beginning to end.
+    /// Waits for a grace period of the kernel (some 10 ms) where memory is needed that frames may still be decided by, and
+    /// where the layout changes: then no frame is counted in the old layout's books any more.
     ///
     /// # Errors
     ///
