@@ -58,12 +58,12 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     let lasts = |flow: &Flow| !previous_owner.is_settled() || !flow.is_silent(FLOW_ESTABLISHED_IDLE, now);
     let known = flows
         .find(name, previous_owner.since())
-        .filter(|(flow, _)| table.previous_owner(flow.server).is_some() && lasts(flow));
+        .filter(|(flow, _)| table.previous_owner_in(service, flow.server).is_some() && lasts(flow));
     let mut remembers = !previous_owner.is_settled();
     if let Some((flow, at)) = known {
         match seen(&packet, flow, now) {
             Seen::Now(next) => {
-                let destination = table.previous_owner(flow.server).expect("it was looked for");
+                let destination = table.previous_owner_in(service, flow.server).expect("it was looked for");
                 let server = table.server(service, destination);
                 if previous_owner.is_settled() && present == Some(server) {
                     // It would go there if it were forgotten.

@@ -437,6 +437,13 @@ impl Table {
         self.previous_owners.get(ident)
     }
 
+    /// As `previous_owner`, if it is a server of that service.
+    pub fn previous_owner_in(&self, service: ServiceId, ident: u32) -> Option<u32> {
+        let first = self.services[service as usize].base;
+        let behind = self.services.get(service as usize + 1).map_or(self.destinations() as u32, |next| next.base);
+        self.previous_owner(ident).filter(|destination| (first..behind).contains(destination))
+    }
+
     /// What names a server for as long as it is configured.
     pub fn ident(&self, destination: u32) -> u32 {
         self.idents[destination as usize]
