@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on real traffic: curl - router - `oneip run` on AF_XDP - nginx, which answers the clients directly; or, with
+# The main job on real traffic: curl - router - `oneip run` (on AF_XDP, or in the kernel) - nginx, which answers the clients directly; or, with
 # --broadcast, curl - router - every server's `oneip filter` - the one nginx that has the client.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,14 +15,15 @@ readonly LAB=scripts/lab.sh
 
 usage() {
     cat <<'END'
-usage: scripts/demo.sh [--broadcast] [--keep]
+usage: scripts/demo.sh [--broadcast | --engine NAME] [--keep]
 
 Installs what is missing (scripts/setup.sh), builds oneip, makes a network in network namespaces (scripts/lab.sh), lets 210
 IPv4 and 210 IPv6 clients fetch from three web servers behind one address, and checks what they get. Everything is taken
 down again, on failure and Ctrl-C too. Needs root. Exit 0 only if everything held.
 
-  --broadcast  no dispatcher: the router broadcasts, and a filter on each server keeps only its own clients
-  --keep       leave the network and what dispatches up, to play with
+  --broadcast    no dispatcher: the router broadcasts, and a filter on each server keeps only its own clients
+  --engine NAME  af_xdp (default), or xdp: the dispatcher inside the kernel
+  --keep         leave the network and what dispatches up, to play with
 
 environment: ONEIP_LAB  name of the network (default: demo)
 END
@@ -288,15 +289,20 @@ take_down() {
     fi
 }
 
-keep='' broadcast=''
-for option in "$@"; do
-    case $option in
-        --broadcast) broadcast=yes ;;
-        --keep) keep=yes ;;
+keep='' broadcast='' engine=''
+while (($#)); do
+    case $1 in
+        --broadcast) broadcast=yes; shift ;;
+        --engine)
+            engine=${2-}
+            [[ $engine == af_xdp || $engine == xdp ]] || die "--engine wants af_xdp or xdp"
+            shift 2 ;;
+        --keep) keep=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
 done
+[[ -z $broadcast || -z $engine ]] || die "with --broadcast there is no dispatcher, and so no --engine"
 ((EUID == 0)) || die "network namespaces need root: sudo scripts/demo.sh"
 [[ ! -e $RUN && ! -e /run/netns/$ONEIP_LAB-client ]] ||
     die "a network \"$ONEIP_LAB\" is up already; remove it: ONEIP_LAB=$ONEIP_LAB $LAB down"
@@ -310,7 +316,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 start=$SECONDS
 mine=yes
-"$LAB" up ${broadcast:+--broadcast} >/dev/null
+"$LAB" up ${broadcast:+--broadcast} ${engine:+--engine "$engine"} >/dev/null
 clients 4 >"$RUN/clients4"
 clients 6 >"$RUN/clients6"
 picture_of_filters() {
@@ -327,7 +333,7 @@ END
 picture() {
     cat <<END
 
-  client ---- isp ---- router ---+--- dispatcher    oneip on AF_XDP; the router's route for the
+  client ---- isp ---- router ---+--- dispatcher    oneip (${engine:-af_xdp}); the router's route for the
   $(lines "$RUN/clients4") IPv4,                      |                  cluster addresses leads to it
   $(lines "$RUN/clients6") IPv6                       +--- web1 web2 web3    nginx; answers through the router
 

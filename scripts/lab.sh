@@ -222,7 +222,7 @@ END
     if [[ -n $broadcast ]]; then
         printf '[filter]\ninterface = "lan0"\npins = "%s"\n\n[admin]\n' "$RUN/bpf"
     else
-        printf '[dispatcher]\ninterface = "lan0"\n%spins = "%s"\n\n' "${engine:+engine = \"$engine\"$'\n'}" "$RUN/bpf"
+        printf '[dispatcher]\npins = "%s"\n%sinterface = "lan0"\n\n' "$RUN/bpf" "${engine:+engine = \"$engine\"$'\n'}"
         printf '[admin]\nsocket = "%s"\nstate = "%s"\n' "$RUN/oneip.sock" "$RUN/state.json"
     fi
     cat <<END

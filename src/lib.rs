@@ -16,6 +16,9 @@
 //! On a NIC that is bound to DPDK (feature `dpdk`, `port/dpdk`) the same worker finds the same frames in the device's own ring;
 //! there is no XDP program, so what is not for a cluster address goes to the kernel by way of the worker, through a tap.
 //!
+//! With the engine `xdp` the frame never leaves the kernel: `bpf/dispatch.bpf.c` decides it where it came in, by a table that is compiled
+//! of the same one ([`xdp::dispatch`]), and sends it out again. Steer has that program too, for queues whose worker is gone.
+//!
 //! # The modules, in reading order
 //!
 //! - [`worker`]: one turn, from the ring to the ring; generic over the port.

@@ -233,9 +233,6 @@ pub const LAYOUTS: usize = 8;
 /// Of the frames that the program in the kernel dispatches, one of so many is timed: reading the clock twice costs as much as the rest.
 pub const FRAMES_TIMED: u32 = 64;
 
-/// A worker that has had no turn for so long hangs: the program in the kernel dispatches its queue's frames until it has one.
-pub const NET_AFTER: Duration = Duration::from_millis(100);
-
 /// How often the control thread goes through a part of the flow tables that the program in the kernel fills, and how many buckets that are.
 pub const CENSUS_EVERY: Duration = Duration::from_millis(20);
 pub const CENSUS_PART: usize = 4096;

@@ -2,7 +2,9 @@
 
 use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
-use crate::admin::status::{CheckStatus, LatencyStatus, PeerStatus, ServerStatus, ServiceStatus, Status, WorkerStatus};
+use crate::admin::status::{
+    CheckStatus, LatencyStatus, PeerStatus, ProgramStatus, ServerStatus, ServiceStatus, Status, WorkerStatus,
+};
 use crate::metrics::summary::microseconds;
 use crate::verdict::Reason;
 use std::fmt::Write;
@@ -10,8 +12,16 @@ use std::fmt::Write;
 /// The process, its workers and frames, then every service with its servers.
 pub fn text(status: &Status) -> String {
     let mut text = process(status);
-    for worker in &status.workers {
-        let _ = writeln!(text, "  {}", of_worker(worker));
+    let in_kernel = status.engine.as_deref() == Some("xdp");
+    let of = if in_kernel { of_core } else { of_worker };
+    status.workers.iter().for_each(|worker| _ = writeln!(text, "  {}", of(worker)));
+    if let Some(ProgramStatus { run_time_ns, runs }) = status.program {
+        let (seconds, each) = (run_time_ns as f64 / 1e9, run_time_ns / runs.max(1));
+        let _ = writeln!(
+            text,
+            "  the program took {seconds:.1} s of the cores' time for {} frames, {each} ns each",
+            count(runs)
+        );
     }
     status.peers.iter().for_each(|peer| _ = writeln!(text, "  {}", of_peer(peer)));
     text += &frames(status);
@@ -22,11 +32,12 @@ pub fn text(status: &Status) -> String {
 }
 
 fn process(status: &Status) -> String {
-    let Status { version, mode, pid, uptime_s, config, interface, interface_up, generation, .. } = status;
+    let Status { version, mode, pid, uptime_s, config, interface, interface_up, generation, engine, .. } = status;
+    let engine = engine.as_ref().map_or(String::new(), |engine| format!(", engine {engine}"));
     let table = if *generation == 0 { "no table yet".to_owned() } else { format!("table generation {generation}") };
     let link = if *interface_up == Some(false) { ", which is DOWN" } else { "" };
     format!(
-        "oneip {version}, {mode} on {interface}{link}, up {} (process {pid}), {table}\n  configuration {config}\n",
+        "oneip {version}, {mode} on {interface}{link}, up {} (process {pid}), {table}\n  configuration {config}{engine}\n",
         span(*uptime_s)
     )
 }
@@ -43,6 +54,12 @@ fn of_worker(worker: &WorkerStatus) -> String {
         pins => format!(", remembers {} of {} flows", count(*pins), count(*pins_most)),
     };
     format!("worker {worker} on core {core} {state}, received {}{pins}", count(*received))
+}
+
+/// A core on which the program in the kernel runs.
+fn of_core(core: &WorkerStatus) -> String {
+    let WorkerStatus { core, received, .. } = core;
+    format!("core {core}, where the program in the kernel runs, received {}", count(*received))
 }
 
 /// How the filter of another server stands to this one.

@@ -1,11 +1,11 @@
 //! The device that frames come to, as far as `run` sees it, whichever engine drives it.
 
 use crate::error::Failure;
-use crate::limits::{FRAMES_TIMED, NET_AFTER};
+use crate::limits::FRAMES_TIMED;
 use crate::metrics::collect::DeviceCounters;
 use crate::model::{Dispatcher, Mac};
 use crate::port::Port;
-use crate::port::af_xdp::{self, AfXdp};
+use crate::port::af_xdp::{self, AfXdp, Transfer};
 use crate::table::Table;
 use crate::xdp::dispatch::{Setup, Tables};
 use crate::xdp::link::{self, Kept, LinkError, Place};
@@ -64,6 +64,8 @@ pub struct AttachedDevice<P> {
     pub ports: Vec<P>,
     /// How frames come and go, in words.
     pub engine: String,
+    /// The kernel copies each frame.
+    pub copies: bool,
     /// What the device counts besides the workers.
     pub device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
     pub hold: Attachment,
@@ -174,7 +176,8 @@ impl Device for xdp::Device {
         // A veth sends what is redirected to it, see `kernel::way_out`.
         let egress = if self.driver == "veth" { index } else { 0 };
         let setup = Setup { mac, egress, queues, flows: settings.flows, timed_of: FRAMES_TIMED };
-        let steer = Steer::load_with_net(Net { setup, table, after: Some(NET_AFTER) })?;
+        // Not for workers that only hang: while slots move, what such a one remembers of flows is its own.
+        let steer = Steer::load_with_net(Net { setup, table, after: None })?;
         let (mut steer, ports) = self.prepare(steer, cluster_addresses)?;
         let (mode, taken_over) = match can_stay {
             true => {
@@ -202,6 +205,7 @@ impl Device for xdp::Device {
         let engine = format!("AF_XDP, {} mode{pages}, {mode}", ports[0].transfer());
         let engine = if taken_over { engine + ", taken over from the process before" } else { engine };
         Ok(AttachedDevice {
+            copies: ports.iter().any(|port| port.transfer() == Transfer::Copy),
             ports,
             engine,
             device_counters: Box::new(device_counters),

@@ -101,6 +101,11 @@ pub trait Attached {
     /// How frames come and go, in words.
     fn text(&self) -> String;
 
+    /// What would be better here.
+    fn advice(&self) -> Option<String> {
+        None
+    }
+
     /// Begins to dispatch.
     ///
     /// # Errors

@@ -51,6 +51,11 @@ impl<P: Port<Frame: Send> + Send + 'static> Attached for WithTable<P> {
         self.device.engine.clone()
     }
 
+    fn advice(&self) -> Option<String> {
+        let advice = "this NIC has no AF_XDP zero copy: engine = \"xdp\" in [dispatcher] is faster here";
+        self.device.copies.then(|| advice.to_owned())
+    }
+
     fn start(self: Box<Self>, start: Start) -> Result<Box<dyn Dispatching>, Failure> {
         let WithTable { device: AttachedDevice { ports, device_counters, mut hold, .. }, table } = *self;
         let Start { plan, cores, flows, reports } = start;

@@ -96,7 +96,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         log.set_len(0)?;
     }
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
-    let mut text = greeting(&plan, &facts, &cores, &attached.text());
+    let mut text = greeting(&plan, &facts, &cores, (&attached.text(), attached.advice()));
     let mut engine = attached.start(Start { plan: &plan, cores, flows: dispatcher.flows as usize, reports })?;
     let kept = privileges::keep(engine.needs())?;
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
@@ -162,9 +162,10 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 }
 
 /// What a person wants to see at the start.
-fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], engine: &str) -> String {
+fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], (engine, advice): (&str, Option<String>)) -> String {
     let Facts { text: device, queues, .. } = facts;
     let mut text = format!("oneip {}\n  interface  {device}\n  engine     {engine}\n", env!("CARGO_PKG_VERSION"));
+    advice.iter().for_each(|advice| _ = writeln!(text, "  note       {advice}"));
     let on = match cores {
         [] => "on the cores that take their interrupts".to_owned(),
         [core] => format!("on core {core}"),

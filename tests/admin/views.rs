@@ -2,7 +2,7 @@
 
 use crate::sample;
 use oneip::admin::order::Trace;
-use oneip::admin::status::{CheckStatus, LatencyStatus, State, Status};
+use oneip::admin::status::{CheckStatus, LatencyStatus, ProgramStatus, State, Status};
 use oneip::ctl::{rates, stats, status, trace};
 use std::time::Duration;
 
@@ -41,11 +41,26 @@ fn lines(text: &str) -> Vec<&str> {
 }
 
 #[test]
+fn the_engine_in_the_kernel_has_cores_and_a_run_time() {
+    let mut status = busy();
+    status.engine = Some("xdp".to_owned());
+    status.program = Some(ProgramStatus { run_time_ns: 2_400_000_000, runs: 30_000_000 });
+    let text = status::text(&status);
+    for line in [
+        "  configuration /etc/oneip/cluster.toml, engine xdp\n",
+        "  core 2, where the program in the kernel runs, received 12.0 M\n",
+        "  the program took 2.4 s of the cores' time for 30.0 M frames, 80 ns each\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in:\n{text}");
+    }
+}
+
+#[test]
 fn a_status_is_grouped_by_service() {
     let expected = format!(
         "\
 oneip {}, dispatcher on eth1, up 3 d 4 h (process 812), table generation 17
-  configuration /etc/oneip/cluster.toml
+  configuration /etc/oneip/cluster.toml, engine af_xdp
   worker 0 on core 2 turns, received 12.0 M, remembers 1500 of 1.05 M flows
   worker 1 on core 3 turns, but its transmit ring is STUCK, received 0
   frames in 12.3 M = forwarded 12.3 M + dropped 78 + passed 600

@@ -96,8 +96,7 @@ impl Device {
         steer.set_cluster_addresses(addresses)?;
         let mut ports = Vec::with_capacity(self.queues as usize);
         for queue in 0..self.queues {
-            let mut port = AfXdp::bind(self, queue)?;
-            port.beat_at(steer.beats());
+            let port = AfXdp::bind(self, queue)?;
             steer.add_socket(queue, port.socket())?;
             ports.push(port);
         }

@@ -14,9 +14,9 @@ use super::privileges;
 use super::rings::{BindFailure, Frame, Rings, Transfer};
 use crate::limits::QUEUE_FRAMES;
 use crate::port::{Burst, Ledger, Port};
+use crate::xdp::Device;
 use crate::xdp::XdpError;
 use crate::xdp::when_released;
-use crate::xdp::{Beats, Device};
 
 /// A queue of a device. Dropping it gives the queue back to the kernel, a moment later.
 pub struct AfXdp {
@@ -33,8 +33,6 @@ pub struct AfXdp {
     link_down: bool,
     socket: Arc<OwnedFd>,
     lost: Arc<AtomicU64>,
-    /// Where the program is told that frames are taken here.
-    beats: Option<Beats>,
 }
 
 impl AfXdp {
@@ -62,15 +60,9 @@ impl AfXdp {
             link_down: false,
             socket: Arc::new(socket),
             lost: Arc::new(AtomicU64::new(0)),
-            beats: None,
         };
         port.service();
         Ok(port)
-    }
-
-    /// From here on each turn is told there.
-    pub(super) fn beat_at(&mut self, beats: Beats) {
-        self.beats = Some(beats);
     }
 
     /// The queue's number on the device.
@@ -138,11 +130,6 @@ impl Port for AfXdp {
 
     #[inline]
     fn service(&mut self) {
-        if let Some(beats) = &self.beats {
-            // Of the last tick (some milliseconds): what a reading of the clock costs less is a good part of an empty turn.
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-            beats.beat(self.queue, now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64);
-        }
         let reaped = self.rings.reap(&mut self.idle);
         self.sending -= reaped;
         self.left += reaped as u64;
