@@ -92,7 +92,7 @@ else
     step build cargo test --no-run
     both
     # The lab's tests of what a dispatcher does, over the engine in the kernel too.
-    LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator:: reload:: servers:: restart::
+    LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator::a_server_with reload::fifty restart::kill
     step dpdk run_tests --features dpdk --test dpdk
 fi
 
