@@ -128,8 +128,8 @@ make_links() {
                 ethtool -K "${path##*/}" tx off tso off gso off gro off rxvlan off txvlan off >/dev/null 2>&1
         done'
     done
-    # A veth sends what an XDP program forwards only to one that has GRO.
-    [[ -n $broadcast ]] || in_host lan ethtool -K dispatcher gro on
+    # A veth sends what an XDP program forwards only to one that has GRO. Where no engine is named, frames come as they are.
+    [[ -z $engine || -n $broadcast ]] || in_host lan ethtool -K dispatcher gro on
 }
 
 # The LAN's hosts on 802.1Q devices; not every kernel has these, and a program at the interface does as well.
