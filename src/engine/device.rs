@@ -11,6 +11,7 @@ use crate::xdp::dispatch::{Setup, Tables};
 use crate::xdp::link::{self, Kept, LinkError, Place};
 use crate::xdp::{self, Net, Steer};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// A device that can be taken into service.
 pub trait Device: Sized {
@@ -56,6 +57,35 @@ impl Facts {
             workers: *queues as usize,
             near_cores: near_cores.clone(),
         }
+    }
+}
+
+/// Where a dispatcher's program is kept.
+pub fn place(device: &xdp::Device, settings: &Dispatcher) -> Place {
+    Place {
+        kept: Kept::Dispatcher,
+        interface: device.interface.clone(),
+        index: device.index,
+        pins: settings.pins.clone(),
+    }
+}
+
+/// The folder of its pins. `None`: there is no BPF file system, and the program ends with this process.
+///
+/// # Errors
+/// /proc or the folder cannot be used.
+pub fn folder(place: &Place) -> Result<Option<PathBuf>, LinkError> {
+    match link::folder(place) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(LinkError::NoBpfFileSystem { path }) => {
+            tracing::warn!(
+                "there is no BPF file system at {}, so if this process is killed, nothing is dispatched any more: mount -t bpf bpf \
+                 /sys/fs/bpf",
+                path.display()
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -159,20 +189,8 @@ impl Device for xdp::Device {
         table: &Table,
     ) -> Result<AttachedDevice<AfXdp>, Failure> {
         let xdp::Device { mac, index, queues, .. } = self;
-        let place =
-            Place { kept: Kept::Dispatcher, interface: self.interface.clone(), index, pins: settings.pins.clone() };
-        let can_stay = match link::folder(&place) {
-            Ok(_) => true,
-            Err(LinkError::NoBpfFileSystem { path }) => {
-                tracing::warn!(
-                    "there is no BPF file system at {}, so if this process is killed, nothing is dispatched any more: mount -t bpf bpf \
-                     /sys/fs/bpf",
-                    path.display()
-                );
-                false
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let place = place(&self, settings);
+        let can_stay = folder(&place)?.is_some();
         // A veth sends what is redirected to it, see `kernel::way_out`.
         let egress = if self.driver == "veth" { index } else { 0 };
         let setup = Setup { mac, egress, queues, flows: settings.flows, timed_of: FRAMES_TIMED };

@@ -1,6 +1,7 @@
 //! The engine `xdp`: the dispatcher inside the kernel. A program decides every frame on the core that takes the NIC's interrupt; this
 //! process only keeps the program's table up to date, and reads what it counts.
 
+use super::device::{folder, place};
 use super::kernel_metrics::{CoreMetrics, Timed};
 use super::{Attached, Dispatching, Engine, Facts, HostCheck, Opened, Start};
 use crate::admin::status::{ProgramStatus, Status, WorkerStatus};
@@ -17,7 +18,7 @@ use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::table::trace::{self, Seen};
 use crate::xdp::dispatch::{self, Books, Dispatch, Events, Fate, Noted, PublishError, Setup};
-use crate::xdp::link::{self, Attachment, Kept, LinkError, Place};
+use crate::xdp::link::{self, Attachment, Place};
 use crate::xdp::privileges as needed;
 use crate::xdp::{Device, Features, Mode};
 use aya::programs::xdp::XdpLink;
@@ -106,23 +107,17 @@ impl Program {
     /// Attaches the program, in the place of one that an earlier process has left.
     fn begin(setup: Setup, place: Place, xdp: Option<Xdp>, table: Table) -> Result<Program, Failure> {
         let at = (xdp, true);
-        let (mut dispatch, (link, attachment)) = match link::folder(&place) {
-            Ok(folder) => {
+        let (mut dispatch, (link, attachment)) = match folder(&place)? {
+            Some(folder) => {
                 let mut dispatch = Dispatch::load_kept(setup, &table, &folder)?;
                 let attached = link::attach(dispatch.program(), &place, at)?;
                 (dispatch, attached)
             }
-            Err(LinkError::NoBpfFileSystem { path }) => {
-                tracing::warn!(
-                    "there is no BPF file system at {}, so if this process is killed, nothing is dispatched any more: mount -t bpf \
-                     bpf /sys/fs/bpf",
-                    path.display()
-                );
+            None => {
                 let mut dispatch = Dispatch::load(setup, &table)?;
                 let attached = link::attach_unpinned(dispatch.program(), &place, at)?;
                 (dispatch, attached)
             }
-            Err(error) => return Err(error.into()),
         };
         let (events, flows) = (dispatch.events()?, dispatch.flows());
         let flows = (0..flows.queues()).map(|queue| flows.of_queue(queue)).collect();
@@ -266,15 +261,6 @@ pub fn detach(dispatcher: &Dispatcher) -> Result<(), Failure> {
         false,
     );
     Ok(())
-}
-
-fn place(device: &Device, dispatcher: &Dispatcher) -> Place {
-    Place {
-        kept: Kept::Dispatcher,
-        interface: device.interface.clone(),
-        index: device.index,
-        pins: dispatcher.pins.clone(),
-    }
 }
 
 impl Engine for Kernel {

@@ -13,21 +13,21 @@ use crossbeam::queue::ArrayQueue;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A table, and metrics where its layout is new to whom it is for.
-struct Edition<B> {
+struct Update<B> {
     table: Arc<Table>,
     metrics: Option<B>,
 }
 
 struct Mailbox<B> {
-    /// An edition that was not taken yet is replaced by a newer one.
-    next: ArrayQueue<Edition<B>>,
-    retired: ArrayQueue<Edition<B>>,
+    /// An update that was not taken yet is replaced by a newer one.
+    next: ArrayQueue<Update<B>>,
+    retired: ArrayQueue<Update<B>>,
     /// Held by the ordinary thread that empties `retired`: after its turn nobody is half-way through with that, which a worker
     /// might have to wait for.
     emptying: Mutex<()>,
 }
 
-/// Between two publications a worker takes at most the edition that was in its mailbox and the one that replaced it.
+/// Between two publications a worker takes at most the update that was in its mailbox and the one that replaced it.
 const SPENT: usize = 2;
 
 impl<B> Mailbox<B> {
@@ -58,7 +58,7 @@ pub struct Reader<B> {
 /// What the workers have no use for any more. For a thread that does not want to wait for the next publication.
 pub struct Retired<B>(Vec<Arc<Mailbox<B>>>);
 
-/// A publisher and its readers, which begin with `table`, each with one of `books`.
+/// A publisher and its readers, which begin with `table`, each with one of `metrics`.
 pub fn channel<B>(table: Table, metrics: Vec<B>) -> (Publisher<B>, Vec<Reader<B>>) {
     let table = Arc::new(table);
     let mailboxes: Vec<_> = metrics.iter().map(|_| Mailbox::new()).collect();
@@ -76,7 +76,7 @@ impl<B> Publisher<B> {
     /// Every worker's next turn sees `table`, which is of the layout of the one before. Drops the tables and metrics that no
     /// worker can see any more. Never waits: in a worker that stands still, only the newest table is waiting.
     pub fn publish(&mut self, table: Table) {
-        assert_eq!(table.layout, self.layout, "a table of another layout comes with books");
+        assert_eq!(table.layout, self.layout, "a table of another layout comes with metrics");
         self.send(table, self.mailboxes.iter().map(|_| None).collect());
     }
 
@@ -94,9 +94,9 @@ impl<B> Publisher<B> {
             mailbox.clear();
             let unseen = mailbox.next.pop();
             // The worker still needs the metrics that were waiting, unless they are of a layout that it will never see.
-            let metrics = metrics.or_else(|| unseen.and_then(|edition| edition.metrics));
-            let edition = Edition { table: Arc::clone(&table), metrics };
-            assert!(mailbox.next.push(edition).is_ok(), "nobody else fills `next`");
+            let metrics = metrics.or_else(|| unseen.and_then(|update| update.metrics));
+            let update = Update { table: Arc::clone(&table), metrics };
+            assert!(mailbox.next.push(update).is_ok(), "nobody else fills `next`");
         }
     }
 
@@ -149,8 +149,8 @@ impl<B> Reader<B> {
 
     #[cold]
     fn take(&mut self) {
-        let Some(Edition { table, metrics }) = self.mailbox.next.pop() else { return };
-        let retired = Edition {
+        let Some(Update { table, metrics }) = self.mailbox.next.pop() else { return };
+        let retired = Update {
             table: std::mem::replace(&mut self.table, table),
             metrics: metrics.map(|metrics| std::mem::replace(&mut self.metrics, metrics)),
         };

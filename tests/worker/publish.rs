@@ -123,7 +123,7 @@ fn a_reader_that_stands_still_sees_the_newest_at_last() {
 
 /// Figures would be counted under wrong names.
 #[test]
-#[should_panic(expected = "a table of another layout comes with books")]
+#[should_panic(expected = "a table of another layout comes with metrics")]
 fn a_table_of_another_layout_does_not_go_without_books() {
     let mut cluster = Cluster::new(&One::weights(&[1, 1], 1009).plan());
     let (mut publisher, _readers) = publish::channel(cluster.compile(), metrics(0, 1));
