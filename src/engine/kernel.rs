@@ -145,9 +145,9 @@ impl Program {
 
     /// Notes of which servers flows are remembered, where the table wants to know: a part of each flow table.
     fn count_flows(&mut self) {
-        let Program { flows, table, .. } = self;
+        let (Program { flows, table, .. }, now) = (self, clock::now_ns());
         for (queue, flows) in flows.iter_mut().enumerate() {
-            (0..CENSUS_PART).for_each(|_| flows.count(table, queue, clock::now_ns()));
+            (0..CENSUS_PART).for_each(|_| flows.count(table, queue, now));
         }
     }
 }
