@@ -264,6 +264,7 @@ impl Device for crate::port::dpdk::Device {
         Ok(AttachedDevice {
             ports,
             engine,
+            copies: false,
             device_counters: Box::new(device_counters),
             hold: Attachment::Dpdk { _service: service },
         })
