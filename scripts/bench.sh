@@ -21,8 +21,8 @@ plots, and the raw figures. Needs root; scripts/setup.sh --bench installs what i
   --generator G      oneip (default): oneip pktgen; pktgen: the kernel's (module pktgen); dpdk: testpmd, which knows no rate, so
                      that only overload is measured
   --parts LIST       of throughput,latency,loss,cost,growth,memory,change (default: all); throughput is measured always
-  --duts LIST        of oneip,reflector,nftables,routing,ipvs,ipvs-ops,oneip-dpdk,testpmd-af_xdp,testpmd-af_packet (default:
-                     all that there are here); oneip is always among them
+  --duts LIST        of oneip,oneip-xdp,reflector,macswap,nftables,routing,ipvs,ipvs-ops,oneip-dpdk,testpmd-af_xdp,
+                     testpmd-af_packet (default: all that there are here); oneip is always among them
   --loss PERCENT     frames that may be lost in a trial that counts as lossless (default: 0.1)
   --seconds S        length of a trial (default: 0.25)
   --full             trials of 10 s, 5 rounds, all of RFC 2544's frame sizes: two hours or so
@@ -131,7 +131,7 @@ heads() {
     row instructions scenario,stage,value
     row growth what,n,pps,rss_kib
     row memory services,servers,rss_kib
-    row change what,rate,sent,lost,ms,late
+    row change dut,what,rate,sent,lost,ms,late
 }
 
 mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr , '\n' | while IFS=- read -r first last; do seq "$first" "${last:-$first}"; done)
@@ -182,6 +182,9 @@ trap 'exit 143' TERM HUP
 if [[ -z $dry_run ]]; then
     rm -rf "$report"
     mkdir -p "$report/hlog"
+    # Programs in the kernel are kept there, and forgotten with it.
+    mkdir "$work/bpf"
+    mount -t bpf bpf "$work/bpf"
 fi
 heads
 
@@ -202,7 +205,7 @@ done
 dut=''
 # Those that are worth more than 64-byte frames.
 size_duts=()
-for name in oneip reflector testpmd-af_xdp nftables; do if [[ " ${duts[*]} " == *" $name "* ]]; then size_duts+=("$name"); fi; done
+for name in oneip oneip-xdp reflector testpmd-af_xdp nftables; do if [[ " ${duts[*]} " == *" $name "* ]]; then size_duts+=("$name"); fi; done
 
 for part in throughput latency loss cost growth memory change; do
     if [[ $part == throughput || " ${parts[*]} " == *" $part "* ]]; then "part_$part"; fi

@@ -90,12 +90,13 @@ pub struct Memory {
 /// A change under load.
 #[derive(Deserialize)]
 pub struct Change {
-    /// "disable", "enable", "reload" or "kill".
+    pub dut: String,
+    /// "none", "disable", "enable", "reload", "takeover" or "kill".
     pub what: String,
     pub rate: f64,
     pub sent: f64,
     pub lost: f64,
-    /// Until the order was answered; after "kill", until the new process was ready.
+    /// Until the order was answered; after "takeover" and "kill", until the new process was ready.
     pub ms: f64,
     /// Frames to a disabled server after the answer.
     pub late: Option<f64>,

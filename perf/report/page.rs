@@ -1,10 +1,18 @@
 //! The page of a run: the findings first, then what they rest on.
 
-use crate::figures::{Cost, Latency, Snapshot, Tail, median};
+use crate::figures::{Change, Cost, Latency, Snapshot, Tail, median};
 use std::fmt::Write as _;
 
-/// What the dispatcher is to reach of what the I/O itself allows, and of DPDK's forwarder on the same kind of socket.
-const AIMS: [(&str, f64); 2] = [("reflector", 0.95), ("testpmd-af_xdp", 1.0)];
+/// Which device is compared with which, and what it is to reach of it: workers with what the I/O itself allows and with DPDK's
+/// forwarder on the same kind of socket, the program in the kernel with the kernel's nearest rule and with what a program there costs at least.
+const AIMS: [(&str, &str, f64); 4] = [
+    ("oneip", "reflector", 0.95),
+    ("oneip", "testpmd-af_xdp", 1.0),
+    ("oneip-xdp", "nftables", 2.0),
+    ("oneip-xdp", "macswap", 0.75),
+];
+/// Devices of ours: each is compared with all others.
+const OURS: [&str; 2] = ["oneip", "oneip-xdp"];
 /// A p99 of so many times another's is no worse: two runs of one device differ by more.
 const NO_WORSE: f64 = 1.05;
 const LOADS: [&str; 5] = ["idle", "10", "50", "90", "99"];
@@ -57,62 +65,41 @@ fn range(values: &[f64]) -> (f64, f64) {
 
 fn findings(figures: &Snapshot) -> String {
     let mut text = String::from("## Findings\n\n");
-    let rate = |dut| median(figures.rounds(dut, 4, "64"));
-    if let Some(ours) = rate("oneip") {
-        let rounds = figures.rounds("oneip", 4, "64");
+    for ours in OURS {
+        let rounds = figures.rounds(ours, 4, "64");
+        let Some(rate) = median(rounds.clone()) else { continue };
         let (low, high) = range(&rounds);
-        let bound = if figures.generator_bound("oneip", 4, "64") { "; the generator had no more" } else { "" };
+        let bound = if figures.generator_bound(ours, 4, "64") { "; the generator had no more" } else { "" };
         let _ = writeln!(
             text,
-            "- oneip forwards **{} kpps** of 64-byte frames without loss ({} to {} in {} rounds{bound}).",
-            kpps(ours),
+            "- {ours} forwards **{} kpps** of 64-byte frames without loss ({} to {} in {} rounds{bound}).",
+            kpps(rate),
             kpps(low),
             kpps(high),
             rounds.len()
         );
     }
-    for dut in figures.duts().into_iter().filter(|dut| *dut != "oneip") {
-        let ratios: Vec<f64> = figures.neighbours("oneip", dut).into_iter().map(|(_, ratio)| ratio).collect();
-        let (low, high) = range(&ratios);
-        let count = ratios.len();
-        let Some(ratio) = median(ratios) else { continue };
-        let aim = AIMS.iter().find(|(known, _)| *known == dut);
-        let verdict = aim.map_or(String::new(), |(_, aim)| {
-            format!(
-                "; the aim of {aim:.2} is {}",
-                if percent(ratio) >= percent(*aim) { "reached" } else { "**not reached**" }
-            )
-        });
-        let wins = if percent(ratio) < 100 { format!(" **{dut} is faster here.**") } else { String::new() };
-        let bound = [("oneip", "oneip's"), (dut, "its")]
-            .iter()
-            .filter(|(dut, _)| figures.generator_bound(dut, 4, "64"))
-            .map(|(_, whose)| *whose)
-            .collect::<Vec<_>>();
-        let bound = if bound.is_empty() {
-            String::new()
-        } else {
-            format!(" (the generator was {} limit in some round)", bound.join(" and "))
-        };
-        let _ = writeln!(
-            text,
-            "- oneip to {dut}: **{ratio:.2}** x its throughput, the median of {count} pairs of neighbouring searches ({low:.2} to {high:.2}){verdict}.{wins}{bound}"
-        );
+    for ours in OURS {
+        for dut in figures.duts().into_iter().filter(|dut| !OURS.contains(dut)) {
+            text += &beside(figures, ours, dut);
+        }
     }
     text += &tail(figures);
     for row in &figures.change {
         let what = match row.what.as_str() {
-            "none" => "Nothing changed, for comparison,",
-            "disable" => "A server taken out",
+            "none" => "nothing changed, for comparison,",
+            "disable" => "a server taken out",
             "enable" => "taken in again",
-            "reload" => "A reload that adds a server",
-            _ => "Killed (`kill -9`) and started again",
+            "reload" => "a reload that adds a server",
+            "takeover" => "a new process took over (`run --takeover`)",
+            _ => "killed (`kill -9`) and started again",
         };
         let late =
             row.late.map_or(String::new(), |late| format!("; {late:.0} frames reached the server after the answer"));
         let _ = writeln!(
             text,
-            "- {what} under {} kpps: {:.0} ms, {:.0} of {:.0} frames lost{late}.",
+            "- {}: {what} under {} kpps: {:.0} ms, {:.0} of {:.0} frames lost{late}.",
+            row.dut,
             kpps(row.rate),
             row.ms,
             row.lost,
@@ -120,6 +107,30 @@ fn findings(figures: &Snapshot) -> String {
         );
     }
     text + "\n"
+}
+
+/// The throughput of `ours` by that of `dut`; nothing if one of them was not measured.
+fn beside(figures: &Snapshot, ours: &str, dut: &str) -> String {
+    let ratios: Vec<f64> = figures.neighbours(ours, dut).into_iter().map(|(_, ratio)| ratio).collect();
+    let (low, high) = range(&ratios);
+    let count = ratios.len();
+    let Some(ratio) = median(ratios) else { return String::new() };
+    let aim = AIMS.iter().find(|(known, other, _)| (*known, *other) == (ours, dut));
+    let verdict = aim.map_or(String::new(), |(_, _, aim)| {
+        format!("; the aim of {aim:.2} is {}", if percent(ratio) >= percent(*aim) { "reached" } else { "**not reached**" })
+    });
+    let wins = if percent(ratio) < 100 { format!(" **{dut} is faster here.**") } else { String::new() };
+    let bound = [(ours, format!("{ours}'s")), (dut, "its".to_owned())];
+    let bound: Vec<String> =
+        bound.into_iter().filter(|(dut, _)| figures.generator_bound(dut, 4, "64")).map(|(_, whose)| whose).collect();
+    let bound = if bound.is_empty() {
+        String::new()
+    } else {
+        format!(" (the generator was {} limit in some round)", bound.join(" and "))
+    };
+    format!(
+        "- {ours} to {dut}: **{ratio:.2}** x its throughput, the median of {count} pairs of neighbouring searches ({low:.2} to {high:.2}){verdict}.{wins}{bound}\n"
+    )
 }
 
 /// Is oneip's p99 no worse than the reflector's?
@@ -287,14 +298,14 @@ fn change(figures: &Snapshot) -> String {
     }
     let mut text = String::from(
         "## Changes under load\n\nThree seconds at half the throughput, the change in the second. The time is that of `oneip ctl`, process start included; after \
-        a kill, until the new process is ready. What a changed server's clients lose is not in it: no server answers here. `none` is the same three seconds without a change: what the host takes.\n\n",
+        a takeover and a kill, until the new process is ready. What a changed server's clients lose is not in it: no server answers here. `none` is the same three seconds without a change: what the host takes.\n\n",
     );
-    text += "| change | ms | lost | of sent | the loss in ms of the load | frames to the server after the answer |\n|---|--:|--:|--:|--:|--:|\n";
+    text += "| device | change | ms | lost | of sent | the loss in ms of the load | frames to the server after the answer |\n|---|---|--:|--:|--:|--:|--:|\n";
     for row in &figures.change {
         let late = row.late.map_or(String::new(), |late| format!("{late:.0}"));
         let gap = row.lost / row.rate.max(1.0) * 1e3;
-        let _ =
-            writeln!(text, "| {} | {:.0} | {:.0} | {:.0} | {gap:.1} | {late} |", row.what, row.ms, row.lost, row.sent);
+        let Change { dut, what, ms, lost, sent, .. } = row;
+        let _ = writeln!(text, "| {dut} | {what} | {ms:.0} | {lost:.0} | {sent:.0} | {gap:.1} | {late} |");
     }
     text + "\n"
 }

@@ -1,7 +1,7 @@
 # The devices under test: `start_NAME` sets one up on its cable, and `unfair_NAME` says what the comparison with oneip hides.
 # All of them take the same frames in at dut0 and send the same number out there again.
 
-readonly ALL_DUTS=(oneip reflector nftables routing ipvs ipvs-ops oneip-dpdk testpmd-af_xdp testpmd-af_packet)
+readonly ALL_DUTS=(oneip oneip-xdp reflector macswap nftables routing ipvs ipvs-ops oneip-dpdk testpmd-af_xdp testpmd-af_packet)
 
 # Why a DUT cannot be had here; nothing if it can.
 lacks() { # DUT
@@ -12,8 +12,9 @@ lacks() { # DUT
             elif [[ ! -e /proc/net/ip_vs ]] && ! modprobe -q ip_vs 2>/dev/null; then echo "this kernel has no IPVS: scripts/guest.sh has it"; fi ;;
         oneip-dpdk) [[ -x $ONEIP_DPDK || -n $dry_run ]] || echo "no $ONEIP_DPDK: scripts/setup.sh --dpdk, and build" ;;
         testpmd*) command -v dpdk-testpmd >/dev/null || echo "no dpdk-testpmd: scripts/setup.sh --bench" ;;
+        macswap) command -v clang >/dev/null || echo "no clang: scripts/setup.sh" ;;
     esac
-    if [[ -n $interface && $1 != oneip && $1 != reflector ]]; then echo "in the lab only"; fi
+    if [[ -n $interface && ! $1 =~ ^(oneip|oneip-xdp|reflector)$ ]]; then echo "in the lab only"; fi
 }
 
 # ---- oneip ----
@@ -27,7 +28,8 @@ hash_key = "a1b2c3d4e5f60718293a4b5c6d7e8f90"
 [dispatcher]
 interface = "${interface:-dut0}"
 engine = "${4:-af_xdp}"
-$(if [[ -z $interface ]]; then echo "cores = [$3]"; fi)
+pins = "$work/bpf/$dut"
+$(if [[ -z $interface && ${4-} != xdp ]]; then echo "cores = [$3]"; fi)
 
 [admin]
 socket = "$work/$dut.sock"
@@ -52,11 +54,34 @@ cluster() { if (($1 == 4)); then echo "$CLUSTER4"; else echo "$CLUSTER6"; fi; }
 start_oneip() { # [SERVICES [SERVERS [CORES]]]
     write_configuration "${1:-1}" "${2:-$SERVERS}" "${3:-$dut_core}" >"$work/$dut.toml"
     rm -f "$work/$dut.json"
-    spawn '^ready' "$ONEIP" run -c "$work/$dut.toml" --json --hlog "$work/$dut.hlog"
+    run_oneip
 }
+
+run_oneip() { spawn '^ready' "$ONEIP" run -c "$work/$dut.toml" --json --hlog "$work/$dut.hlog" "$@"; } # [OPTION]...
 
 unfair_oneip() {
     echo "It polls: its core is fully used at any load. Its worker has a core; the frame's way into the ring runs on the generator's."
+}
+
+# ---- oneip's program in the kernel, and what a program there costs at least ----
+
+start_oneip_xdp() {
+    write_configuration 1 "$SERVERS" "$dut_core" xdp >"$work/$dut.toml"
+    rm -f "$work/$dut.json"
+    run_oneip
+}
+
+unfair_oneip_xdp() {
+    echo "It needs no core of its own: it runs where the NIC's interrupts come, here on the generator's core. For it and against it: the same."
+}
+
+start_macswap() {
+    clang -target bpf -O2 -Wall -Werror -I"/usr/include/$(uname -m)-linux-gnu" -c perf/bench/macswap.bpf.c -o "$work/macswap.o"
+    at_dut ip link set dut0 xdpdrv object "$work/macswap.o" section xdp
+}
+
+unfair_macswap() {
+    echo "For it: an XDP program that swaps two addresses, decides nothing and counts nothing. Against it: nothing; same driver, same core as oneip-xdp."
 }
 
 # ---- a bare AF_XDP reflector: what the I/O itself allows ----

@@ -226,37 +226,36 @@ part_memory() {
 
 # At half of the throughput, so that what is lost is lost to the change.
 part_change() {
-    measure oneip
-    change none
-    change disable
-    change enable
-    change reload
-    change kill
+    local name
+    for name in none disable enable reload takeover kill; do change oneip "$name"; done
+    if [[ " ${duts[*]} " != *" oneip-xdp "* ]]; then return; fi
+    for name in none reload takeover kill; do change oneip-xdp "$name"; done
 }
 
 # In the second of three seconds of load.
-change() { # NAME
+change() { # DUT NAME
     local rate=$((base / 2)) began ms late='' load second=1
+    measure "$1"
     if [[ -n $smoke ]]; then second=0.3; fi
     generate "$rate" "$(awk "BEGIN { print 3 * $second }")" >"$work/answer" &
     load=$!
     [[ -n $dry_run ]] || sleep "$second"
     began=${EPOCHREALTIME/[.,]/}
-    "change_$1"
+    "change_$2"
     ms=$(((${EPOCHREALTIME/[.,]/} - began + 500) / 1000))
     # What comes to the server after the order was answered. It is worked out later, so as not to take a core from the load.
-    if [[ $1 == disable ]]; then
+    if [[ $2 == disable ]]; then
         ctl status --json
         cp "$work/ctl.out" "$work/answered.json"
     fi
     wait "$load" || die "the load failed"
-    if [[ $1 == disable ]]; then
+    if [[ $2 == disable ]]; then
         ctl status --json
         late=$(($(frames_to server1 "$work/ctl.out") - $(frames_to server1 "$work/answered.json")))
     fi
     account change "$rate" "$(<"$work/answer")"
-    say "change, $1: $ms ms, $lost of $sent frames lost$(if [[ -n $late ]]; then echo ", $late to the server after the answer"; fi)"
-    row change "$1,$rate,$sent,$lost,$ms,$late"
+    say "change, $1, $2: $ms ms, $lost of $sent frames lost$(if [[ -n $late ]]; then echo ", $late to the server after the answer"; fi)"
+    row change "$1,$2,$rate,$sent,$lost,$ms,$late"
 }
 
 # What the host takes.
@@ -265,16 +264,22 @@ change_disable() { ctl disable server1; }
 change_enable() { ctl enable server1; }
 # A server more.
 change_reload() {
-    write_configuration 1 $((SERVERS + 1)) "$dut_core" >"$work/oneip.toml"
+    write_configuration 1 $((SERVERS + 1)) "$dut_core" "$(if [[ $dut == oneip-xdp ]]; then echo xdp; fi)" >"$work/$dut.toml"
     ctl reload
 }
+# A new process beside the old one, as an upgrade has it.
+change_takeover() {
+    local old=${pid[$dut]-}
+    run_oneip --takeover
+    [[ -n $dry_run ]] || wait "$old" || die "the old process failed: $(<"$work/$dut.err")"
+}
 change_kill() {
-    signal KILL oneip
-    [[ -n $dry_run ]] || wait "${pid[oneip]}" 2>/dev/null || true
-    start_oneip
+    signal KILL "$dut"
+    [[ -n $dry_run ]] || wait "${pid[$dut]}" 2>/dev/null || true
+    run_oneip
 }
 
-ctl() { at_dut "$ONEIP" ctl --socket "$work/oneip.sock" "$@" >"$work/ctl.out" 2>&1 || { cat "$work/ctl.out" >&2; die "oneip ctl $* failed"; }; }
+ctl() { at_dut "$ONEIP" ctl --socket "$work/$dut.sock" "$@" >"$work/ctl.out" 2>&1 || { cat "$work/ctl.out" >&2; die "oneip ctl $* failed"; }; }
 
 frames_to() { # SERVER STATUS
     if [[ -n $dry_run ]]; then echo 0; return; fi

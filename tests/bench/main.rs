@@ -79,6 +79,8 @@ fn a_dry_run_prints_the_commands_and_runs_none() {
     for command in [
         "    netns add benchtest-oneip\n",
         "ip netns exec benchtest-nftables nft -f -\n",
+        "ip netns exec benchtest-macswap ip link set dut0 xdpdrv object ",
+        " --takeover",
         "ip daddr 203.0.113.80 ether daddr set jhash ip saddr mod 16 seed",
         "oneip run -c ",
         "oneip pktgen --interface tester0 --to 02:00:00:00:00:02 --address 203.0.113.80",
