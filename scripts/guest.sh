@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Debian's own kernel in a virtual machine without KVM, for what this host's kernel lacks: pktgen and IPVS.
+# Debian's own kernels in a virtual machine without KVM, for what this host lacks: pktgen and IPVS, and NICs whose drivers have zero copy.
 #
 # The guest sees this host's files, read-only, through 9p; what it writes to /tmp, /run and /var is gone at the end, except what
-# it writes to /run/out. Its kernel and modules come from Debian's package, unpacked, not installed.
+# it writes to /run/out. Kernel and modules come from Debian's packages, unpacked, not installed; so does qemu where the host's lacks the NIC.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -10,63 +10,143 @@ PATH=$PATH:/usr/sbin:/sbin
 readonly CACHE=$PWD/target/guest
 # What a console of the guest needs before it can see the host's files.
 readonly ROOT_MODULES=(virtio_pci 9pnet_virtio 9p)
-# What it is for.
-readonly MODULES=(veth pktgen ip_vs ip_vs_sh nf_tables nft_hash nft_fwd_netdev)
 
 usage() {
     cat <<'END'
-usage: scripts/guest.sh [--out DIR] [--minutes N] [COMMAND...]
+usage: scripts/guest.sh [OPTION]... [COMMAND...]
+       scripts/guest.sh --nic NIC --lab P [OPTION]... [COMMAND...]
 
-Boots Debian's kernel (package linux-image-amd64) in qemu, by software emulation, with the modules pktgen, ip_vs, veth and
-nf_tables, runs COMMAND there as root in this directory, and exits as it did. Without COMMAND: scripts/bench.sh with the
-kernel's pktgen and IPVS among the peers, which writes its report below DIR.
+Boots a kernel of Debian's in qemu, by software emulation, runs COMMAND there as root in this directory, and exits as it did.
 
-  --out DIR     the guest's /run/out: what it leaves behind (default: perf/reports)
-  --minutes N   stop the guest after so long (default: 30)
+Without --nic: the kernel has pktgen, IPVS, veth and nf_tables. Without COMMAND it runs scripts/bench.sh with the kernel's pktgen and IPVS
+among the peers, which writes its report below DIR.
+
+With --nic: the guest is the dispatcher of the lab P that scripts/lab.sh made (default of both: oneip). Its interface lan0 is on the lab's LAN in place of the
+lab's own dispatcher, with its addresses. /run/P-lab is the lab's folder, with a BPF file system of the guest's on /run/P-lab/bpf. Without COMMAND
+it runs bash on the standard input.
+
+  --nic NIC       igb, virtio, e1000e or vmxnet3
+  --lab P         the lab (default: oneip)
+  --queues N      of the NIC: igb up to 8, virtio up to the guest's two cores in both directions (default: 2; e1000e and vmxnet3 as they are)
+  --mtu N         of lan0 (default: 1500)
+  --kernel SUITE  Debian's suite that the kernel comes from (default: this host's own; with --nic trixie-backports, whose igb and virtio have zero copy)
+  --out DIR       the guest's /run/out: what it leaves behind (default: perf/reports; with --nic a folder that is removed)
+  --minutes N     stop the guest after so long (default: 30)
 
 Speeds in the guest compare only with each other: emulation is some 20 times slower than the machine.
-Needs scripts/setup.sh --bench, and no root.
+Needs scripts/setup.sh --guest; root only for --nic.
 END
 }
 
 die() { echo "error: $*" >&2; exit 1; }
+wrong() { echo "error: $*; see scripts/guest.sh --help" >&2; exit 2; }
 
-# The kernel's package, unpacked once.
-fetch_kernel() {
-    local package
-    package=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
-    [[ -n $package ]] || die "apt-cache knows no linux-image-amd64: run apt-get update"
+# ---- packages of a suite that this host does not use, without touching its lists ----
+
+# Of this host's own suite: the host's lists.
+apt_of() { # SUITE COMMAND...
+    local suite=$1 folder=$CACHE/apt/$1 command=$2 mirror
+    shift 2
+    if [[ $suite == "$own_suite" ]]; then "$command" "$@"; return; fi
+    if [[ ! -e $folder/fresh ]]; then
+        mirror=$(apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' | awk -v suite="$own_suite" '$1 == suite { print $2; exit }')
+        [[ -n $mirror ]] || die "this host's apt has no source for $own_suite, and so no place to fetch $suite from"
+        mkdir -p "$folder"/{lists,archives}/partial
+        # Its own suite too: what the other one's packages need may be there.
+        printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' "$mirror" "$own_suite" "$mirror" "$suite" >"$folder/sources"
+        echo "guest: reading the packages of $suite" >&2
+        options_of "$folder"
+        apt-get -qq "${options[@]}" update >"$CACHE/log" 2>&1 || { cat "$CACHE/log" >&2; die "cannot read the packages of $suite"; }
+        touch "$folder/fresh"
+    fi
+    options_of "$folder"
+    "$command" "${options[@]}" -t "$suite" "$@"
+}
+
+options_of() { # FOLDER
+    options=(-o "Dir::Etc::sourcelist=$1/sources" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::Lists=$1/lists" -o "Dir::Cache=$1"
+        -o "Dir::Cache::archives=$1/archives" -o APT::Sandbox::User=root)
+}
+
+unpack() { # FOLDER PACKAGE-FILE...
+    local folder=$1 file
+    shift
+    for file in "$@"; do dpkg -x "$file" "$folder"; done
+}
+
+# The kernel's packages, unpacked once: all in one, or split in three.
+fetch_kernel() { # SUITE
+    local package name found=()
+    package=$(apt_of "$1" apt-cache show --no-all-versions linux-image-amd64 2>/dev/null | sed -nE 's/^Depends:.*(linux-image-[^ ,]*[0-9][^ ,]*-amd64).*/\1/p')
+    [[ -n $package ]] || die "apt knows no linux-image-amd64 of $1: run apt-get update"
     release=${package#linux-image-}
-    if [[ ! -e $CACHE/$release/boot/vmlinuz-$release ]]; then
-        echo "guest: fetching $package" >&2
+    if [[ ! -e $CACHE/$release/vmlinuz ]]; then
+        echo "guest: fetching the kernel $release" >&2
         rm -rf "${CACHE:?}/$release" "$CACHE/part"
-        mkdir -p "$CACHE/part"
-        (cd "$CACHE/part" && apt-get -qq download "$package" 2>"$CACHE/log") || { cat "$CACHE/log" >&2; die "cannot fetch $package"; }
-        dpkg -x "$CACHE/part/$package"_*.deb "$CACHE/part/root"
+        mkdir -p "$CACHE/part/root"
+        for name in image binary modules base; do
+            if apt_of "$1" apt-cache show "linux-$name-$release" 2>/dev/null | grep ^Filename >/dev/null; then found+=("linux-$name-$release"); fi
+        done
+        (cd "$CACHE/part" && apt_of "$1" apt-get -qq download "${found[@]}" >"$CACHE/log" 2>&1) || { cat "$CACHE/log" >&2; die "cannot fetch ${found[*]}"; }
+        unpack "$CACHE/part/root" "$CACHE/part"/*.deb
+        if [[ ! -e $CACHE/part/root/lib ]]; then ln -s usr/lib "$CACHE/part/root/lib"; fi
+        for name in "boot/vmlinuz-$release" "lib/modules/$release/vmlinuz"; do
+            if [[ -e $CACHE/part/root/$name ]]; then ln -s "$name" "$CACHE/part/root/vmlinuz"; fi
+        done
         depmod -b "$CACHE/part/root" "$release"
         mv "$CACHE/part/root" "$CACHE/$release"
         rm -rf "$CACHE/part"
     fi
 }
 
-# The modules, those they need first: paths.
+# A qemu that has the NIC: the host's, or that of its suite's backports, beside it.
+find_qemu() { # DEVICE
+    qemu=(qemu-system-x86_64)
+    if command -v qemu-system-x86_64 >/dev/null && has_device "$1"; then return; fi
+    local folder=$CACHE/qemu suite=$own_suite-backports
+    if [[ ! -e $folder ]]; then
+        echo "guest: fetching a qemu that has $1" >&2
+        apt_of "$suite" apt-get -qq -y --download-only --no-install-recommends install qemu-system-x86 >"$CACHE/log" 2>&1 ||
+            { cat "$CACHE/log" >&2; die "this host has no qemu with $1, and $suite gives none"; }
+        rm -rf "$CACHE/part"
+        unpack "$CACHE/part" "$CACHE/apt/$suite/archives"/*.deb
+        mv "$CACHE/part" "$folder"
+    fi
+    qemu=(env "LD_LIBRARY_PATH=$folder/usr/lib/x86_64-linux-gnu:$folder/lib/x86_64-linux-gnu" "$folder/usr/bin/qemu-system-x86_64"
+        -L "$folder/usr/share/qemu" -L "$folder/usr/share/seabios")
+    has_device "$1" || die "no qemu here has $1: $("${qemu[@]}" --version 2>&1 | head -1)"
+}
+
+has_device() { "${qemu[@]}" -device help 2>/dev/null | grep "^name \"$1\"" >/dev/null; } # DEVICE
+
+# ---- the guest ----
+
+# The modules, those they need first: names of files in the initramfs, where they are put.
 with_dependencies() { # MODULE...
-    local module
+    local module path
     for module in "$@"; do
         modprobe -d "$CACHE/$release" -S "$release" --show-depends "$module" | awk '$1 == "insmod" { print $2 }'
-    done | awk '!seen[$0]++'
+    done | awk '!seen[$0]++' | while read -r path; do
+        module=${path##*/} module=${module%.xz}
+        case $path in
+            *.xz) xz -dc "$path" >"$work/root/modules/$module" ;;
+            *) cp "$path" "$work/root/modules/" ;;
+        esac
+        echo "/modules/$module"
+    done
 }
 
 make_initramfs() {
-    local module
     mkdir -p "$work/root"/{bin,modules,host,proc,sys,dev}
     cp "$(command -v busybox)" "$work/root/bin/busybox"
-    while read -r module; do
-        cp "$module" "$work/root/modules/"
-        echo "/modules/${module##*/}"
-    done < <(with_dependencies "${ROOT_MODULES[@]}") >"$work/root/modules/list"
-    with_dependencies "${MODULES[@]}" >"$work/root/modules/later"
-    printf '%q ' "$@" >"$work/root/command"
+    with_dependencies "${ROOT_MODULES[@]}" >"$work/root/modules/list"
+    with_dependencies "${modules[@]}" >"$work/root/modules/later"
+    {
+        echo "cd $PWD"
+        echo "export HOME=/tmp TERM=dumb PATH=$PATH"
+        if [[ -n $nic ]]; then network; fi
+        printf '%q ' "$@"
+    } >"$work/root/command"
     cat >"$work/root/init" <<END
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -75,7 +155,7 @@ mount -t devtmpfs dev /dev
 for module in \$(cat /modules/list); do insmod \$module; done
 nineP() { mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,\$1 "\$2" "\$3"; }
 nineP ro,cache=loose host /host
-for module in \$(cat /modules/later); do insmod /host\$module; done
+for module in \$(cat /modules/later); do insmod \$module; done
 mount -t proc proc /host/proc
 mount -t sysfs sys /host/sys
 mount -t bpf bpf /host/sys/fs/bpf
@@ -84,9 +164,20 @@ ln -s /proc/self/fd /host/dev/fd
 for directory in tmp run var/tmp var/lib; do mount -t tmpfs tmpfs /host/\$directory; done
 mkdir -p /host/run/out /host/run/netns
 nineP rw,cache=none out /host/run/out
+if [ -n "$lab_folder" ]; then
+    mkdir -p /host$lab_folder
+    nineP rw,cache=none lab /host$lab_folder
+    mount -t bpf bpf /host$lab_folder/bpf
+fi
 ip link set lo up
-echo "cd $PWD && HOME=/tmp TERM=dumb PATH=$PATH \$(cat /command)" >/host/run/command
-chroot /host /bin/bash /run/command </dev/null
+cp /command /host/run/command
+console=/dev/null
+if [ -n "$interactive" ]; then
+    console=/dev/ttyS1
+    stty raw -echo <\$console
+    exec >\$console 2>&1
+fi
+chroot /host /bin/bash /run/command <\$console
 echo \$? >/host/run/out/.status
 sync
 poweroff -f
@@ -95,29 +186,109 @@ END
     (cd "$work/root" && find . | cpio --quiet -o -H newc) | gzip -1 >"$work/initramfs"
 }
 
-boot() {
-    local share='security_model=none,multidevs=remap'
-    timeout --foreground "$((minutes * 60))" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
-        -display none -nic none -no-reboot -serial stdio -monitor none \
-        -kernel "$CACHE/$release/boot/vmlinuz-$release" -initrd "$work/initramfs" \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off" \
-        -virtfs "local,path=/,mount_tag=host,readonly=on,$share" -virtfs "local,path=$out,mount_tag=out,$share"
+# Commands that make the NIC the lab's dispatcher.
+network() {
+    cat <<END
+mount -t tmpfs tmpfs /run/netns
+for path in /sys/class/net/*; do
+    if [[ -e \$path/device && \$(<"\$path/address") == $DISPATCHER_MAC ]]; then ip link set "\${path##*/}" name lan0; fi
+done
+sysctl -qw net.ipv4.conf.{all,default,lan0}.{send_redirects,accept_redirects}=0 net.ipv6.conf.{all,default,lan0}.{accept_dad,accept_ra}=0
+sysctl -qw net.ipv6.conf.lan0.keep_addr_on_down=1
+ethtool -K lan0 gro off rxvlan off txvlan off tso off 2>/dev/null
+if [[ -n "$(only_with "$nic" igb virtio)" ]]; then ethtool -L lan0 combined $queues 2>/dev/null; fi
+ip link set lan0 mtu $mtu up
+ip address add 192.0.2.2/24 dev lan0
+ip address add 2001:db8:2::2/64 dev lan0 nodad
+ip route add default via 192.0.2.1
+ip route add default via 2001:db8:2::1
+# igb's link takes seconds.
+for ((tries = 0; tries < 300; tries++)); do if [[ \$(</sys/class/net/lan0/carrier) == 1 ]]; then break; fi; sleep 0.1; done
+END
 }
 
-out=perf/reports minutes=30
+only_with() { local word=$1; shift; if [[ " $* " == *" $word "* ]]; then echo yes; fi; } # WORD OF...
+
+# The guest's end of the lab's LAN: a tap in the place of the lab's dispatcher.
+plug_in() {
+    local queues_=''
+    [[ -e /run/netns/$lab-lan ]] || die "there is no lab $lab: scripts/lab.sh --name $lab up"
+    if [[ $nic == virtio ]] && ((queues > 1)); then queues_=multi_queue; fi
+    ip -n "$lab-lan" link set dispatcher nomaster
+    # shellcheck disable=SC2086
+    ip -n "$lab-lan" tuntap add guest0 mode tap $queues_
+    ip -n "$lab-lan" link set guest0 master br0 up
+}
+
+unplug() {
+    ip -n "$lab-lan" link delete guest0 2>/dev/null || true
+    ip -n "$lab-lan" link set dispatcher master br0 2>/dev/null || true
+}
+
+boot() {
+    local share='security_model=none,multidevs=remap' device place=() serial=(-serial stdio)
+    if [[ -n $interactive ]]; then serial=(-serial "file:$out/console" -serial stdio); fi
+    device=(-nic none)
+    if [[ -n $nic ]]; then
+        place=(ip netns exec "$lab-lan")
+        case $nic in
+            virtio)
+                device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no$( ((queues < 2)) || echo ",queues=$queues")"
+                    -device "virtio-net-pci,netdev=n0,mac=$DISPATCHER_MAC,mq=on,vectors=18,iommu_platform=on,disable-legacy=on") ;;
+            *)
+                device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no" -device pcie-root-port,id=rp1,chassis=1,slot=1
+                    -device "$nic,bus=rp1,netdev=n0,mac=$DISPATCHER_MAC") ;;
+        esac
+        device+=(-virtfs "local,path=$lab_folder,mount_tag=lab,$share")
+    fi
+    timeout --foreground "$((minutes * 60))" "${place[@]}" "${qemu[@]}" -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
+        -display none -no-reboot "${serial[@]}" -monitor none \
+        -kernel "$CACHE/$release/vmlinuz" -initrd "$work/initramfs" \
+        -append "console=ttyS0 quiet panic=-1 mitigations=off" \
+        -virtfs "local,path=/,mount_tag=host,readonly=on,$share" -virtfs "local,path=$out,mount_tag=out,$share" "${device[@]}"
+}
+
+own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02
+out='' minutes=30 nic='' lab=oneip queues=2 mtu=1500 suite='' interactive='' lab_folder=''
 while (($# > 0)); do
     case $1 in
-        --out) out=${2:?--out wants a directory}; shift 2 ;;
-        --minutes) minutes=${2:?--minutes wants a number}; shift 2 ;;
+        --out | --minutes | --nic | --lab | --queues | --mtu | --kernel)
+            (($# >= 2)) || wrong "$1 wants a value"
+            case $1 in
+                --out) out=$2 ;;
+                --minutes) minutes=$2 ;;
+                --nic) nic=$2 ;;
+                --lab) lab=$2 ;;
+                --queues) queues=$2 ;;
+                --mtu) mtu=$2 ;;
+                --kernel) suite=$2 ;;
+            esac
+            shift 2 ;;
         -h | --help) usage; exit 0 ;;
-        -*) usage >&2; exit 2 ;;
+        -*) wrong "no such option: $1" ;;
         *) break ;;
     esac
 done
-[[ $minutes =~ ^[1-9][0-9]*$ ]] || { usage >&2; exit 2; }
-for tool in qemu-system-x86_64 busybox cpio modprobe; do
-    command -v "$tool" >/dev/null || die "no $tool: run scripts/setup.sh --bench"
+[[ $minutes =~ ^[1-9][0-9]*$ && $queues =~ ^[1-8]$ && $mtu =~ ^[1-9][0-9]*$ ]] || wrong "--minutes, --queues and --mtu want numbers"
+[[ $nic =~ ^(|igb|virtio|e1000e|vmxnet3)$ ]] || wrong "--nic is igb, virtio, e1000e or vmxnet3, not $nic"
+[[ -n $own_suite ]] || die "this is no Debian: the kernel comes from its packages"
+[[ -z $nic ]] || ((EUID == 0)) || die "a NIC on the lab's LAN needs root"
+for tool in busybox cpio modprobe xz apt-get; do
+    command -v "$tool" >/dev/null || die "no $tool: run scripts/setup.sh --guest"
 done
+mkdir -p "$CACHE"
+if [[ -n $nic ]]; then
+    modules=(igb virtio_net e1000e vmxnet3 veth nf_tables)
+    lab_folder=/run/$lab-lab
+    suite=${suite:-trixie-backports}
+    if (($# == 0)); then interactive=yes; set -- bash; fi
+    find_qemu "$(if [[ $nic == virtio ]]; then echo virtio-net-pci; else echo "$nic"; fi)"
+else
+    modules=(veth pktgen ip_vs ip_vs_sh nf_tables nft_hash nft_fwd_netdev)
+    out=${out:-perf/reports} suite=${suite:-$own_suite}
+    find_qemu virtio-net-pci
+fi
 if (($# == 0)); then
     [[ -n ${ONEIP_BUILT-} ]] || cargo build --quiet --release --bin oneip --example reflector --example report
     # The trials are long enough that starting them is not most of the time.
@@ -125,19 +296,26 @@ if (($# == 0)); then
         --parts throughput,loss,memory --duts oneip,nftables,routing,ipvs,ipvs-ops --out /run/out
 fi
 
+work=$(mktemp -d)
+out=${out:-$work/out}
 mkdir -p "$out"
 out=$(realpath "$out")
-work=$(mktemp -d)
-trap 'rm -rf "$work" "$out/.status"' EXIT
+finish() {
+    rm -rf "$work" "$out/.status"
+    [[ -z $nic ]] || unplug
+}
+trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-fetch_kernel
+fetch_kernel "$suite"
 make_initramfs "$@"
+[[ -z $nic ]] || plug_in
 echo "guest: kernel $release" >&2
 boot || die "the guest did not end within $minutes minutes"
 [[ -s $out/.status ]] || die "the guest's kernel did not come to the command's end"
+status=$(<"$out/.status")
 newest=$(cd "$out" && find . -maxdepth 1 -name '*-guest' -newer "$work/initramfs" -printf '%f\n' | tail -1)
 if [[ -n $newest && $out == "$PWD/perf/reports" ]]; then
     sed -i "s|^Newest in the guest: .*|Newest in the guest: [$newest](reports/$newest/report.md)|" perf/README.md
 fi
-exit "$(<"$out/.status")"
+exit "$status"

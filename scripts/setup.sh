@@ -4,12 +4,13 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/setup.sh [--dpdk] [--bench] [--help]
+usage: scripts/setup.sh [--dpdk] [--guest] [--bench] [--help]
 
 Installs the missing ones of the packages that the build and the tests need (see the table in
 this file). Nothing missing: does nothing and says nothing. Needs root only when something is missing.
   --dpdk   also what a build with --features dpdk needs
-  --bench  also what scripts/bench.sh measures beside oneip, and what scripts/guest.sh needs
+  --guest  also what scripts/guest.sh needs (it fetches its kernels itself, and qemu too where the host's is too old)
+  --bench  also what scripts/bench.sh measures beside oneip
 END
 }
 
@@ -39,13 +40,15 @@ groff-base      groff
 nftables        nft
 END
     [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
-    [[ -z $bench ]] || cat <<'END'
-dpdk-dev        dpdk-testpmd
-ipvsadm         ipvsadm
-qemu-system-x86 qemu-system-x86_64
+    [[ -z $guest ]] || cat <<'END'
 busybox-static  busybox
 cpio            cpio
 kmod            modprobe
+xz-utils        xz
+END
+    [[ -z $bench ]] || cat <<'END'
+dpdk-dev        dpdk-testpmd
+ipvsadm         ipvsadm
 valgrind        valgrind
 END
 }
@@ -94,10 +97,11 @@ install_packages() {
     done
 }
 
-dpdk='' bench=''
+dpdk='' guest='' bench=''
 for option in "$@"; do
     case $option in
         --dpdk) dpdk=yes ;;
+        --guest) guest=yes ;;
         --bench) bench=yes ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;

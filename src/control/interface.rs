@@ -103,14 +103,15 @@ impl InterfaceWatch {
         }
     }
 
-    /// A queue that came later (`ethtool -L`) has no socket: what is spread to it is lost, and those of its clients with it.
+    /// A queue that came later (`ethtool -L`, or see `xdp::Device::receive_queues`) has no socket.
     fn count_queues(&mut self) {
         let (Some(taken), interface) = (self.queues, &self.seen.name) else { return };
-        let has_more = receive_queues(interface).is_ok_and(|now| now > taken);
+        let now = receive_queues(interface).unwrap_or(0);
+        let has_more = now > taken;
         if has_more && !self.has_more_queues {
             tracing::warn!(
-                "{interface} has more receive queues than the {taken} that oneip took, and what comes to the others is lost: \
-                 start oneip again, or take them away: ethtool -L {interface}"
+                "{interface} has {now} receive queues, and oneip has workers for {taken}: what comes to the others is dispatched by the \
+                 program in the kernel; if they were added just now, start oneip again, or take them away: ethtool -L {interface} combined {taken}"
             );
         }
         self.has_more_queues = has_more;

@@ -62,7 +62,7 @@ impl Opened for OpenedKernel {
         let OpenedKernel { device, settings } = *self;
         let (egress, xdp) = way_out(&device, settings.xdp);
         let setup =
-            Setup { mac: device.mac, egress, queues: device.queues, flows: settings.flows, timed_of: FRAMES_TIMED };
+            Setup { mac: device.mac, egress, queues: device.receive_queues, flows: settings.flows, timed_of: FRAMES_TIMED };
         Ok(Box::new(Program::begin(setup, place(&device, &settings), xdp, table)?))
     }
 }

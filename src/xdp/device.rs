@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::error::XdpError;
 use super::ethtool;
+use super::features::Features;
 use crate::limits::MAX_VLAN_TAGS;
 use crate::model::Mac;
 
@@ -43,16 +44,19 @@ pub struct Device {
     pub mac: Mac,
     /// In bytes, without the Ethernet header.
     pub mtu: u32,
-    /// Receive queues, each with a transmit queue of the same number.
+    /// Receive queues that have a transmit queue of the same number: an AF_XDP socket takes both.
     pub queues: u32,
+    /// All receive queues. There are more while an XDP program is attached to a virtio_net that has queues to spare: it takes these for
+    /// what programs send (drivers/net/virtio_net.c, virtnet_xdp_set), and receives on them too.
+    pub receive_queues: u32,
     /// `None`: a virtual device, or a machine with one node.
     pub numa_node: Option<u32>,
     /// The cores of that node; empty where the device has no place.
     pub near_cores: Vec<usize>,
     /// Whether VLAN tags are taken out of frames before steer sees them; `None` where the driver does not say.
     pub strips_vlan_tags: Option<bool>,
-    /// Transmit queues.
-    pub transmit_queues: u32,
+    /// Whether the driver may write received frames into an AF_XDP socket's memory by itself; as it is said, see [`Features`].
+    pub zero_copies: bool,
 }
 
 impl Device {
@@ -63,24 +67,20 @@ impl Device {
 
     /// Bytes of memory that AF_XDP needs for a frame. `None`: the MTU is too large for it.
     pub fn chunk(&self) -> Option<u32> {
-        chunk_for(self.mtu)
+        chunk_for(self.mtu, self.zero_copies)
     }
 
-    /// Whether AF_XDP sockets can be bound to every queue.
+    /// Whether AF_XDP sockets can be bound to its queues.
     ///
     /// # Errors
     ///
-    /// It lacks transmit queues, or has too large an MTU.
+    /// It has too large an MTU.
     pub fn check_for_sockets(&self) -> Result<(), XdpError> {
-        let Device { mtu, queues, transmit_queues, .. } = *self;
-        let interface = self.interface.clone();
-        if self.chunk().is_none() {
-            return Err(XdpError::MtuTooLarge { interface, mtu, most: largest_mtu(CHUNKS[1]) });
+        if self.chunk().is_some() {
+            return Ok(());
         }
-        if transmit_queues < queues {
-            return Err(XdpError::FewTransmitQueues { interface, receive: queues, transmit: transmit_queues });
-        }
-        Ok(())
+        let most = largest_mtu(CHUNKS[1], self.zero_copies);
+        Err(XdpError::MtuTooLarge { interface: self.interface.clone(), mtu: self.mtu, most })
     }
 
     /// Reads the facts from sysfs and the driver.
@@ -98,29 +98,37 @@ impl Device {
             return Err(XdpError::Down { interface: interface.into() });
         }
         let queues = folder.join("queues");
+        let (receive_queues, index) = (count(&queues, "rx-")?, number(&folder.join("ifindex"))?);
         Ok(Device {
             interface: interface.into(),
-            index: number(&folder.join("ifindex"))?,
+            index,
             driver: ethtool::driver(interface).unwrap_or_else(|| "unknown".into()),
             mac: parse(&folder.join("address"))?,
             mtu: number(&folder.join("mtu"))?,
-            queues: count(&queues, "rx-")?,
-            transmit_queues: count(&queues, "tx-")?,
+            queues: receive_queues.min(count(&queues, "tx-")?),
+            receive_queues,
             // Both are absent on a virtual device, and the node is -1 on a machine that has but one.
             numa_node: number(&folder.join("device/numa_node")).ok(),
             near_cores: read(&folder.join("device/local_cpulist")).map(|list| cores(&list)).unwrap_or_default(),
             strips_vlan_tags: ethtool::strips_vlan_tags(interface),
+            zero_copies: Features::of(index).zero_copies(),
         })
     }
 }
 
+/// A driver that writes into a chunk by itself may take its room in whole KiB only (igb: SRRCTL.BSIZEPACKET,
+/// drivers/net/ethernet/intel/igb/igb_main.c, igb_setup_srrctl), and loses what is behind that.
+const DRIVERS_UNIT: u32 = 1024;
+
 /// The smallest chunk that holds every frame of the MTU; AF_XDP's multi-buffer frames are not used.
-fn chunk_for(mtu: u32) -> Option<u32> {
-    CHUNKS.into_iter().find(|chunk| mtu <= largest_mtu(*chunk))
+fn chunk_for(mtu: u32, zero_copies: bool) -> Option<u32> {
+    CHUNKS.into_iter().find(|chunk| mtu <= largest_mtu(*chunk, zero_copies))
 }
 
-const fn largest_mtu(chunk: u32) -> u32 {
-    chunk - FRAME_OFFSET - ETHERNET_HEADER - MAX_VLAN_TAGS as u32 * VLAN_TAG
+const fn largest_mtu(chunk: u32, zero_copies: bool) -> u32 {
+    let room = chunk - FRAME_OFFSET;
+    let room = if zero_copies { room / DRIVERS_UNIT * DRIVERS_UNIT } else { room };
+    room - ETHERNET_HEADER - MAX_VLAN_TAGS as u32 * VLAN_TAG
 }
 
 fn folder(interface: &str) -> Result<PathBuf, XdpError> {
@@ -189,11 +197,19 @@ mod tests {
 
     #[test]
     fn the_chunk_holds_the_frame_with_its_tags() {
-        assert_eq!(chunk_for(1500), Some(2048));
-        assert_eq!(chunk_for(2048 - 264 - 22), Some(2048));
-        assert_eq!(chunk_for(2048 - 264 - 21), Some(4096));
-        assert_eq!(chunk_for(4096 - 264 - 22), Some(4096));
-        assert_eq!(chunk_for(9000), None);
+        assert_eq!(chunk_for(1500, false), Some(2048));
+        assert_eq!(chunk_for(2048 - 264 - 22, false), Some(2048));
+        assert_eq!(chunk_for(2048 - 264 - 21, false), Some(4096));
+        assert_eq!(chunk_for(4096 - 264 - 22, false), Some(4096));
+        assert_eq!(chunk_for(9000, false), None);
+    }
+
+    #[test]
+    fn what_a_driver_writes_by_itself_fits_in_whole_kib() {
+        assert_eq!(chunk_for(1024 - 22, true), Some(2048));
+        assert_eq!(chunk_for(1500, true), Some(4096));
+        assert_eq!(chunk_for(3072 - 22, true), Some(4096));
+        assert_eq!(chunk_for(3072 - 21, true), None);
     }
 
     #[test]

@@ -28,12 +28,6 @@ pub enum XdpError {
     #[error("a frame at {interface}'s MTU of {mtu} does not fit in one buffer: ip link set {interface} mtu {most}")]
     MtuTooLarge { interface: String, mtu: u32, most: u32 },
 
-    #[error(
-        "{interface} has {receive} receive queues and {transmit} transmit queues, and a worker needs one of each: \
-         ethtool -L {interface} rx {transmit}"
-    )]
-    FewTransmitQueues { interface: String, receive: u32, transmit: u32 },
-
     #[error("cannot read {}: {reason}", path.display())]
     Facts { path: PathBuf, reason: io::Error },
 

@@ -96,7 +96,7 @@ fn queues_that_are_added_are_told() {
     let Some(lab) = Lab::up(&[]) else { return };
     lay_with_queues(&lab, 2);
     let (clients, dispatcher) = (&clients(0)[..24], Dispatcher::start(&lab, &[]));
-    let told = || dispatcher.said().matches("lan0 has more receive queues than the 1 that oneip took").count();
+    let told = || dispatcher.said().matches("lan0 has 2 receive queues, and oneip has workers for 1").count();
     assert_eq!((lab.ping(0, clients, 56), told()), (clients.len(), 0));
     use_queues(&lab, 2);
     eventually("it is told", || told() == 1);

@@ -59,7 +59,9 @@ fn no_connection_breaks_when_the_dispatcher_loses_its_link_or_its_switch() {
         let config = checked(lab);
         let text = fs::read_to_string(&config).unwrap();
         let all_down = format!("type = \"http\"\nall_down = \"{all_down}\"\n");
-        fs::write(&config, text.replace("type = \"http\"\n", &all_down)).unwrap();
+        // When the trouble is over, all downloads go on at once: a server on a busy machine may then be slow to answer a check.
+        let text = text.replace("type = \"http\"\n", &all_down).replace("_ms = 400\n", "_ms = 1500\n");
+        fs::write(&config, text).unwrap();
         let dispatcher = &Dispatcher::start_with(lab, &config, &[]);
         let expected = lookup(&config, WEB[0], &clients(0), &[]);
         assert_eq!(lab.fetch(0, &clients(0)), expected);
@@ -69,7 +71,7 @@ fn no_connection_breaks_when_the_dispatcher_loses_its_link_or_its_switch() {
             dispatcher.hear(said);
             eventually("it is shown", unchecked);
             // Longer than it takes to find all servers down, one by one.
-            thread::sleep(Duration::from_secs(4));
+            thread::sleep(Duration::from_secs(8));
             lab.ip("lan", mend);
         });
         eventually("they are checked again", || !unchecked());

@@ -32,8 +32,7 @@ pub struct Attached {
 ///
 /// # Errors
 ///
-/// Missing privileges; or the interface does not exist, is not Ethernet, is down, lacks transmit queues, or has too large an
-/// MTU.
+/// Missing privileges; or the interface does not exist, is not Ethernet, is down, or has too large an MTU.
 pub fn open(interface: &str) -> Result<Device, XdpError> {
     privileges::check(interface, &privileges::SOCKETS)?;
     privileges::raise_memory_lock_limit();
