@@ -23,11 +23,11 @@ among the peers, which writes its report below DIR.
 
 With --nic: the guest is the dispatcher of the lab P that scripts/lab.sh made (default of both: oneip). Its interface lan0 is on the lab's LAN in place of the
 lab's own dispatcher, with its addresses. /run/P-lab is the lab's folder, with a BPF file system of the guest's on /run/P-lab/bpf. Without COMMAND
-it runs bash on the standard input.
+it says "the guest is up" and runs what comes on the standard input by bash.
 
   --nic NIC       igb, virtio, e1000e or vmxnet3
   --lab P         the lab (default: oneip)
-  --queues N      of the NIC: igb up to 8, virtio up to the guest's two cores in both directions (default: 2; e1000e and vmxnet3 as they are)
+  --queues N      of the NIC, whose workers share the guest's two cores: igb and virtio up to 8 (default: 2; e1000e and vmxnet3 have their own number)
   --mtu N         of lan0 (default: 1500)
   --kernel SUITE  Debian's suite that the kernel comes from (default: this host's own; with --nic trixie-backports, whose igb and virtio have zero copy)
   --out DIR       the guest's /run/out: what it leaves behind (default: perf/reports; with --nic a folder that is removed)
@@ -211,12 +211,12 @@ only_with() { local word=$1; shift; if [[ " $* " == *" $word "* ]]; then echo ye
 
 # The guest's end of the lab's LAN: a tap in the place of the lab's dispatcher.
 plug_in() {
-    local queues_=''
+    local kind='mode tap'
     [[ -e /run/netns/$lab-lan ]] || die "there is no lab $lab: scripts/lab.sh --name $lab up"
-    if [[ $nic == virtio ]] && ((queues > 1)); then queues_=multi_queue; fi
+    if [[ $nic == virtio ]]; then kind+=' multi_queue'; fi
     ip -n "$lab-lan" link set dispatcher nomaster
     # shellcheck disable=SC2086
-    ip -n "$lab-lan" tuntap add guest0 mode tap $queues_
+    ip -n "$lab-lan" tuntap add guest0 $kind
     ip -n "$lab-lan" link set guest0 master br0 up
 }
 
@@ -233,8 +233,8 @@ boot() {
         place=(ip netns exec "$lab-lan")
         case $nic in
             virtio)
-                device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no$( ((queues < 2)) || echo ",queues=$queues")"
-                    -device "virtio-net-pci,netdev=n0,mac=$DISPATCHER_MAC,mq=on,vectors=18,iommu_platform=on,disable-legacy=on") ;;
+                device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no,queues=$VIRTIO_QUEUES"
+                    -device "virtio-net-pci,netdev=n0,mac=$DISPATCHER_MAC,mq=on,vectors=$((2 * VIRTIO_QUEUES + 2)),iommu_platform=on,disable-legacy=on") ;;
             *)
                 device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no" -device pcie-root-port,id=rp1,chassis=1,slot=1
                     -device "$nic,bus=rp1,netdev=n0,mac=$DISPATCHER_MAC") ;;
@@ -249,7 +249,7 @@ boot() {
 }
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
-readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02
+readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 VIRTIO_QUEUES=8
 out='' minutes=30 nic='' lab=oneip queues=2 mtu=1500 suite='' interactive='' lab_folder=''
 while (($# > 0)); do
     case $1 in
@@ -282,7 +282,8 @@ if [[ -n $nic ]]; then
     modules=(igb virtio_net e1000e vmxnet3 veth nf_tables)
     lab_folder=/run/$lab-lab
     suite=${suite:-trixie-backports}
-    if (($# == 0)); then interactive=yes; set -- bash; fi
+    # What is no terminal bash just runs, and neither prompts nor echoes.
+    if (($# == 0)); then interactive=yes; set -- bash -c 'echo the guest is up; exec bash < <(cat)'; fi
     find_qemu "$(if [[ $nic == virtio ]]; then echo virtio-net-pci; else echo "$nic"; fi)"
 else
     modules=(veth pktgen ip_vs ip_vs_sh nf_tables nft_hash nft_fwd_netdev)

@@ -1,0 +1,158 @@
+//! The guest of `scripts/guest.sh --nic`, which is a lab's dispatcher, and commands in it.
+
+use crate::network::{Lab, say};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// Longest wait for the end of a command in a guest, and for a guest to come up: emulation is slow, and so may the machine be.
+const GUEST_PATIENCE: Duration = Duration::from_secs(150);
+
+/// A guest that runs. Dropped, it is powered off.
+pub struct Guest<'l> {
+    lab: &'l Lab,
+    machine: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+    /// All that it has said, for a test that fails.
+    said: Arc<Mutex<String>>,
+    commands: u32,
+}
+
+impl<'l> Guest<'l> {
+    /// With this NIC in the place of the lab's dispatcher. `None` where `scripts/guest.sh` lacks a program, and it says so.
+    pub fn boot(lab: &'l Lab, nic: &str, queues: u32) -> Option<Guest<'l>> {
+        let lacking = |program: &&&str| {
+            let asked = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
+            !asked.status.success()
+        };
+        if let Some(program) = ["busybox", "cpio", "modprobe", "xz"].iter().find(lacking) {
+            assert!(std::env::var_os("CI").is_none(), "CI has {program}: scripts/setup.sh --guest");
+            say(&format!("SKIPPED: there is no {program}: scripts/setup.sh --guest"));
+            return None;
+        }
+        let name = lab.namespace("lan").strip_suffix("-lan").unwrap().to_owned();
+        let mut machine = Command::new("scripts/guest.sh")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["--nic", nic, "--lab", &name, "--queues", &queues.to_string(), "--minutes", "10"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let (tell, lines) = mpsc::channel();
+        listen(machine.stdout.take().unwrap(), Arc::clone(&said), move |line| drop(tell.send(line)));
+        listen(machine.stderr.take().unwrap(), Arc::clone(&said), |_| ());
+        let input = machine.stdin.take().unwrap();
+        let guest = Guest { lab, machine, input, lines, said, commands: 0 };
+        while guest.line("boot") != "the guest is up" {}
+        Some(guest)
+    }
+
+    /// What a shell command says; it succeeds.
+    pub fn run(&mut self, command: &str) -> String {
+        self.commands += 1;
+        let mark = format!("guest-command-{}-ended", self.commands);
+        writeln!(self.input, "{{ {command}; }} </dev/null 2>&1; echo; echo {mark} $?").unwrap();
+        let mut said = String::new();
+        loop {
+            let line = self.line(command);
+            if let Some(status) = line.strip_prefix(&mark) {
+                assert_eq!(status.trim(), "0", "{command}: {said}\nthe guest said:\n{}", self.said());
+                return said.trim().to_owned();
+            }
+            said += &line;
+            said.push('\n');
+        }
+    }
+
+    /// What comes next, of a command.
+    fn line(&self, command: &str) -> String {
+        let line = self.lines.recv_timeout(GUEST_PATIENCE);
+        line.unwrap_or_else(|_| panic!("{command}: no end of it; the guest said:\n{}", self.said()))
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// `oneip run` in the guest, with the lab's configuration and this in its section `[dispatcher]`. What it says up to `ready`.
+    pub fn start(&mut self, settings: &str, options: &str) -> String {
+        let text = std::fs::read_to_string(self.lab.config()).unwrap();
+        let config = self.lab.file("guest.toml");
+        crate::network::write_config(&config, &text.replace("[dispatcher]\n", &format!("[dispatcher]\n{settings}\n")));
+        let (oneip, config) = (oneip(), config.display().to_string());
+        self.run(&format!("{oneip} run -c {config} --json {options} >/tmp/account 2>/tmp/said & echo $! >/tmp/process"));
+        self.run(
+            "for ((t = 0; t < 600; t++)); do if grep -q ^ready /tmp/said || ! kill -0 $(cat /tmp/process); then break; fi; sleep 0.1; done; \
+             cat /tmp/said; grep -q ^ready /tmp/said",
+        )
+    }
+
+    /// What `oneip run` has said since it was started.
+    pub fn heard(&mut self) -> String {
+        self.run("cat /tmp/said")
+    }
+
+    /// `oneip ctl status --json`
+    pub fn status(&mut self) -> Value {
+        let socket = self.lab.file("oneip.sock");
+        let said = self.run(&format!("{} ctl --socket {} status --json", oneip(), socket.display()));
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+
+    /// Ends `oneip run` by a signal, and returns when it is gone.
+    pub fn end(&mut self, signal: &str) {
+        self.run(&format!("kill -{signal} $(cat /tmp/process); while kill -0 $(cat /tmp/process) 2>/dev/null; do sleep 0.1; done"));
+    }
+
+    /// Ends it by SIGINT; its account, which balances.
+    pub fn stop(&mut self) -> Value {
+        self.end("INT");
+        let said = self.run("cat /tmp/account");
+        let account: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+        let number = |value: &Value| value.as_u64().unwrap();
+        let dropped: u64 = account["dropped"].as_object().unwrap().values().map(number).sum();
+        let out = number(&account["forwarded"]) + dropped + number(&account["passed"]);
+        assert_eq!(number(&account["frames"]), out, "frames in = forwarded + dropped + passed: {account}");
+        account
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        let _ = writeln!(self.input, "exit");
+        let ended = (0..300).any(|_| {
+            thread::sleep(Duration::from_millis(100));
+            self.machine.try_wait().unwrap().is_some()
+        });
+        if !ended {
+            kill_process_group(Pid::from_child(&self.machine), Signal::TERM).unwrap();
+            let _ = self.machine.wait();
+        }
+    }
+}
+
+/// The binary that is tested, by its path, which is the same in the guest.
+fn oneip() -> String {
+    PathBuf::from(env!("CARGO_BIN_EXE_oneip")).display().to_string()
+}
+
+fn listen(from: impl Read + Send + 'static, said: Arc<Mutex<String>>, mut tell: impl FnMut(String) + Send + 'static) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let line = line.trim_end_matches('\r').to_owned();
+            *said.lock().unwrap() += &format!("{line}\n");
+            tell(line);
+        }
+    });
+}

@@ -1,0 +1,100 @@
+//! The dispatcher on NICs of its own, which qemu emulates: the drivers are Linux's, with zero copy and several hardware queues. The rest of
+//! the lab is on this host, with real servers and clients.
+//!
+//! One of them runs with every test; the others with `cargo test --test guest -- --ignored`.
+
+mod machine;
+// What the lab's tests have and these do not need.
+#[allow(dead_code)]
+#[path = "../lab/network.rs"]
+mod network;
+
+use machine::Guest;
+use network::{Lab, Pairs, WEB, clients, eventually, lookup};
+
+/// As many that each queue and each server gets some.
+const CLIENTS: usize = 24;
+
+/// Where everybody should be, over IPv4.
+fn expected(lab: &Lab) -> Pairs {
+    lookup(&lab.config(), WEB[0], &clients(0)[..CLIENTS], &[])
+}
+
+/// Attaching a program takes the link of many NICs down for a while.
+fn wait_for_link(lab: &Lab) {
+    let (client, mut answered) = (&clients(0)[..1], 0);
+    eventually("frames come and go", || {
+        answered = lab.ping_within(2, 0, client, 56);
+        answered == 1
+    });
+}
+
+/// Everybody has their server; packets as long as the MTU arrive; downloads and uploads arrive whole.
+fn all_is_well(lab: &Lab) {
+    wait_for_link(lab);
+    assert_eq!(lab.fetch(0, &clients(0)[..CLIENTS]), expected(lab));
+    assert_eq!(lab.fetch(1, &clients(1)[..4]), lookup(&lab.config(), WEB[1], &clients(1)[..4], &[]));
+    assert_eq!(lab.ping(0, &clients(0)[..4], 1472), 4, "whole frames at the MTU");
+    let (client, server) = &expected(lab)[0];
+    lab.transfer(0, client, server);
+}
+
+/// By worker: frames received.
+fn received(guest: &mut Guest) -> Vec<u64> {
+    let status = guest.status();
+    status["workers"].as_array().unwrap().iter().map(|worker| worker["received"].as_u64().unwrap()).collect()
+}
+
+/// What all drivers must stand.
+fn works_on(lab: &Lab, guest: &mut Guest, mode: &str, queues: usize) {
+    let said = guest.start("engine = \"af_xdp\"", "");
+    assert!(said.contains(mode), "{said}");
+    all_is_well(lab);
+    let workers = received(guest);
+    assert!(workers.len() == queues && workers.iter().all(|received| *received > 0), "each has a share: {workers:?}");
+
+    guest.end("KILL");
+    assert_eq!(lab.fetch(0, &clients(0)[..CLIENTS]), expected(lab), "the program in the kernel dispatches on");
+    let said = guest.start("engine = \"af_xdp\"", "");
+    assert!(said.contains(mode) && said.contains("taken over from the process before"), "{said}");
+    all_is_well(lab);
+
+    guest.run("ip link set lan0 down");
+    guest.run("sleep 1; ip link set lan0 up; ip route replace default via 192.0.2.1; ip -6 route replace default via 2001:db8:2::1");
+    wait_for_link(lab);
+    assert_eq!(lab.fetch(0, &clients(0)[..CLIENTS]), expected(lab), "after the link was down");
+    let said = guest.heard();
+    assert!(said.contains("lan0 is down") && said.contains("lan0 is up"), "{said}");
+    guest.stop();
+
+    let said = guest.start("engine = \"xdp\"", "");
+    assert!(said.contains("XDP"), "{said}");
+    all_is_well(lab);
+    guest.stop();
+}
+
+#[test]
+fn igb_with_two_queues_in_zero_copy_mode() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let Some(mut guest) = Guest::boot(&lab, "igb", 2) else { return };
+    works_on(&lab, &mut guest, "AF_XDP, zero-copy mode, native XDP", 2);
+    let said = guest.start("engine = \"auto\"", "");
+    assert!(said.contains("AF_XDP, zero-copy mode"), "{said}");
+    guest.stop();
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn virtio_with_queues_to_spare_in_zero_copy_mode() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let Some(mut guest) = Guest::boot(&lab, "virtio", 2) else { return };
+    works_on(&lab, &mut guest, "AF_XDP, zero-copy mode, native XDP", 2);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn e1000e_in_copy_mode() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let Some(mut guest) = Guest::boot(&lab, "e1000e", 1) else { return };
+    works_on(&lab, &mut guest, "AF_XDP, copy mode, generic XDP", 1);
+}
