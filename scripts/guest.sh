@@ -234,10 +234,10 @@ boot() {
         case $nic in
             virtio)
                 device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no,queues=$VIRTIO_QUEUES"
-                    -device "virtio-net-pci,netdev=n0,mac=$DISPATCHER_MAC,mq=on,vectors=$((2 * VIRTIO_QUEUES + 2)),iommu_platform=on,disable-legacy=on") ;;
+                    -device "virtio-net-pci,netdev=n0,mac=$DISPATCHER_MAC,mq=on,vectors=$((2 * VIRTIO_QUEUES + 2)),iommu_platform=on,disable-legacy=on,romfile=") ;;
             *)
                 device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no" -device pcie-root-port,id=rp1,chassis=1,slot=1
-                    -device "$nic,bus=rp1,netdev=n0,mac=$DISPATCHER_MAC") ;;
+                    -device "$nic,bus=rp1,netdev=n0,mac=$DISPATCHER_MAC,romfile=") ;;
         esac
         device+=(-virtfs "local,path=$lab_folder,mount_tag=lab,$share")
     fi
@@ -312,7 +312,7 @@ fetch_kernel "$suite"
 make_initramfs "$@"
 [[ -z $nic ]] || plug_in
 echo "guest: kernel $release" >&2
-boot || die "the guest did not end within $minutes minutes"
+boot || { (($? == 124)) && die "the guest did not end within $minutes minutes" || die "qemu could not run the guest"; }
 [[ -s $out/.status ]] || die "the guest's kernel did not come to the command's end"
 status=$(<"$out/.status")
 newest=$(cd "$out" && find . -maxdepth 1 -name '*-guest' -newer "$work/initramfs" -printf '%f\n' | tail -1)
