@@ -86,7 +86,7 @@ mod dpdk {
 
     /// Every function and constant that the port names.
     const NAMES: &str = "oneip_.*|rte_eal_init|rte_dev_probe|rte_dev_remove|rte_eth_(dev_(get_port_by_name|info_get|configure|\
-        adjust_nb_rx_tx_desc|start|stop|close|socket_id|get_mtu)|(rx|tx)_queue_setup|macaddr_get|stats_(get|reset)|allmulticast_enable|\
+        adjust_nb_rx_tx_desc|start|stop|close|socket_id|get_mtu)|(rx|tx)_queue_setup|macaddr_get|stats_(get|reset)|link_get_nowait|allmulticast_enable|\
         promiscuous_enable)|rte_pktmbuf_(pool_create|free_bulk)|rte_mempool_(avail_count|free)|rte_thread_(un)?register|rte_eal_alarm_set|\
         rte_strerror|rte_version";
 

@@ -30,6 +30,7 @@ it says "the guest is up" and runs what comes on the standard input by bash.
   --queues N      of the NIC, whose workers share the guest's two cores: igb and virtio up to 8 (default: 2; e1000e and vmxnet3 have their own number)
   --mtu N         of lan0 (default: 1500)
   --kernel SUITE  Debian's suite that the kernel comes from (default: this host's own; with --nic trixie-backports, whose igb and virtio have zero copy)
+  --fetch         fetch the kernel, and qemu where it is wanted, and run nothing
   --out DIR       the guest's /run/out: what it leaves behind (default: perf/reports; with --nic a folder that is removed)
   --minutes N     stop the guest after so long (default: 30)
 
@@ -250,7 +251,7 @@ boot() {
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
 readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 VIRTIO_QUEUES=8
-out='' minutes=30 nic='' lab=oneip queues=2 mtu=1500 suite='' interactive='' lab_folder=''
+out='' minutes=30 nic='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder=''
 while (($# > 0)); do
     case $1 in
         --out | --minutes | --nic | --lab | --queues | --mtu | --kernel)
@@ -265,6 +266,7 @@ while (($# > 0)); do
                 --kernel) suite=$2 ;;
             esac
             shift 2 ;;
+        --fetch) fetch=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         -*) wrong "no such option: $1" ;;
         *) break ;;
@@ -273,7 +275,7 @@ done
 [[ $minutes =~ ^[1-9][0-9]*$ && $queues =~ ^[1-8]$ && $mtu =~ ^[1-9][0-9]*$ ]] || wrong "--minutes, --queues and --mtu want numbers"
 [[ $nic =~ ^(|igb|virtio|e1000e|vmxnet3)$ ]] || wrong "--nic is igb, virtio, e1000e or vmxnet3, not $nic"
 [[ -n $own_suite ]] || die "this is no Debian: the kernel comes from its packages"
-[[ -z $nic ]] || ((EUID == 0)) || die "a NIC on the lab's LAN needs root"
+[[ -z $nic || -n $fetch ]] || ((EUID == 0)) || die "a NIC on the lab's LAN needs root"
 for tool in busybox cpio modprobe xz apt-get; do
     command -v "$tool" >/dev/null || die "no $tool: run scripts/setup.sh --guest"
 done
@@ -290,6 +292,8 @@ else
     out=${out:-perf/reports} suite=${suite:-$own_suite}
     find_qemu virtio-net-pci
 fi
+fetch_kernel "$suite"
+if [[ -n $fetch ]]; then exit; fi
 if (($# == 0)); then
     [[ -n ${ONEIP_BUILT-} ]] || cargo build --quiet --release --bin oneip --example reflector --example report
     # The trials are long enough that starting them is not most of the time.
@@ -308,7 +312,6 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-fetch_kernel "$suite"
 make_initramfs "$@"
 [[ -z $nic ]] || plug_in
 echo "guest: kernel $release" >&2

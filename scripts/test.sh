@@ -7,6 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly NETWORKS=(health lab neighbours quickstart server_verb soak)
 # These load the kernel or take a core, or build: --quick leaves them out too.
 readonly MACHINES=(af_xdp bench filter pktgen steer)
+# In a machine of its own, which qemu emulates.
+readonly GUEST=guest
 # With feature dpdk only.
 readonly DPDK=dpdk
 
@@ -14,11 +16,11 @@ usage() {
     cat <<END
 usage: scripts/test.sh [--quick] [--help]
 
-Installs what is missing (scripts/setup.sh --dpdk), then checks the format, the lints and runs every test.
+Installs what is missing (scripts/setup.sh --dpdk --guest), then checks the format, the lints and runs every test.
 Exit 0 only if all of it passed. As root it runs the tests on real networks too; without root these say that they were skipped.
 
   --quick  only what needs no network and no kernel's help: it leaves out ${NETWORKS[*]}
-           ${MACHINES[*]} $DPDK; and the lints of these, of the benchmarks and of feature dpdk
+           ${MACHINES[*]} $GUEST $DPDK; and the lints of these, of the benchmarks and of feature dpdk
 END
 }
 
@@ -50,7 +52,7 @@ others() {
     printf -- '--lib --bins '
     for file in tests/*.rs tests/*/main.rs; do
         name=${file#tests/} name=${name%.rs} name=${name%/main}
-        [[ " ${NETWORKS[*]} $DPDK $* " == *" $name "* ]] || named "$name"
+        [[ " ${NETWORKS[*]} $GUEST $DPDK $* " == *" $name "* ]] || named "$name"
     done
 }
 
@@ -79,7 +81,7 @@ both() {
     trap - EXIT
 }
 
-scripts/setup.sh --dpdk
+scripts/setup.sh --dpdk --guest
 step format cargo fmt --check
 if [[ -n $quick ]]; then
     # shellcheck disable=SC2046
@@ -93,6 +95,7 @@ else
     both
     # The lab's tests of what a dispatcher does, over the engine in the kernel too.
     LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator::a_server_with reload::fifty restart::kill
+    step guest run_tests --test "$GUEST"
     step dpdk run_tests --features dpdk --test dpdk
 fi
 

@@ -117,7 +117,10 @@ fn beside(figures: &Snapshot, ours: &str, dut: &str) -> String {
     let Some(ratio) = median(ratios) else { return String::new() };
     let aim = AIMS.iter().find(|(known, other, _)| (*known, *other) == (ours, dut));
     let verdict = aim.map_or(String::new(), |(_, _, aim)| {
-        format!("; the aim of {aim:.2} is {}", if percent(ratio) >= percent(*aim) { "reached" } else { "**not reached**" })
+        format!(
+            "; the aim of {aim:.2} is {}",
+            if percent(ratio) >= percent(*aim) { "reached" } else { "**not reached**" }
+        )
     });
     let wins = if percent(ratio) < 100 { format!(" **{dut} is faster here.**") } else { String::new() };
     let bound = [(ours, format!("{ours}'s")), (dut, "its".to_owned())];

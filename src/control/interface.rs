@@ -31,8 +31,8 @@ pub enum InterfaceError {
 pub struct InterfaceWatch {
     requests: Handle,
     index: u32,
-    /// What the data path was made for.
-    mac: Mac,
+    /// What the data path was made for. `None`: the frames do not come over the interface, which is a way to the kernel only.
+    mac: Option<Mac>,
     /// Receive queues that have a worker; `None` where no worker is needed.
     queues: Option<usize>,
     /// Whether there were more when it was looked last.
@@ -44,12 +44,13 @@ pub struct InterfaceWatch {
 }
 
 impl InterfaceWatch {
-    /// `mac` is the address that the data path takes frames to, `queues` how many it takes them from, if that is a question.
+    /// `mac` is the address that the data path takes frames to, if they come over this interface, `queues` how many it takes them from, if that
+    /// is a question.
     /// Inside a runtime.
     ///
     /// # Errors
     /// There is none of that name, or the kernel refuses.
-    pub async fn open(name: &str, mac: Mac, queues: Option<usize>) -> Result<InterfaceWatch, InterfaceError> {
+    pub async fn open(name: &str, mac: Option<Mac>, queues: Option<usize>) -> Result<InterfaceWatch, InterfaceError> {
         let failed = |source| InterfaceError::Kernel { interface: name.to_owned(), source };
         let requests = netlink::requests().map_err(failed)?;
         let all = links::all(&requests).await.map_err(failed)?;
@@ -85,14 +86,19 @@ impl InterfaceWatch {
             let interface = self.seen.name.clone();
             let (link, program) = match self.look().await {
                 Ok(link) => link,
-                Err(error) if is(&error, Errno::NODEV) => return Err(InterfaceError::Gone { interface }),
+                Err(error) if is(&error, Errno::NODEV) && self.mac.is_some() => {
+                    return Err(InterfaceError::Gone { interface });
+                }
+                Err(error) if is(&error, Errno::NODEV) => (Link { up: false, ..self.seen.clone() }, None),
                 Err(error) => {
                     tracing::warn!("{interface}: cannot ask the kernel about it, and will again: {error}");
                     continue;
                 }
             };
-            if let Some(is) = link.mac.filter(|is| *is != self.mac) {
-                return Err(InterfaceError::Readdressed { interface, was: self.mac, is });
+            if let (Some(was), Some(is)) = (self.mac, link.mac)
+                && was != is
+            {
+                return Err(InterfaceError::Readdressed { interface, was, is });
             }
             let was = (self.seen.up, self.program);
             (self.seen, self.program) = (link, program);

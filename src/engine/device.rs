@@ -34,6 +34,8 @@ pub trait Device: Sized {
 pub struct Facts {
     /// The kernel's, that has the dispatcher's own addresses.
     pub interface: String,
+    /// The kernel has that interface; without it the dispatcher has no way to the kernel.
+    pub has_interface: bool,
     /// The address of that interface, if the frames come over it; a device that is DPDK's has them without.
     pub mac: Option<Mac>,
     /// The device in a few words: driver, MAC, MTU.
@@ -51,6 +53,7 @@ impl Facts {
         let xdp::Device { interface, driver, mac, mtu, queues, near_cores, .. } = device;
         Facts {
             interface: interface.clone(),
+            has_interface: true,
             mac: Some(*mac),
             text: format!("{interface} ({driver}), {mac}, MTU {mtu}"),
             queues: *queues as usize,
@@ -242,9 +245,11 @@ impl Device for crate::port::dpdk::Device {
     }
 
     fn facts(&self) -> Facts {
-        let crate::port::dpdk::Device { interface, port, driver, mac, mtu, queues, near_cores, .. } = self;
+        let crate::port::dpdk::Device { interface, has_interface, port, driver, mac, mtu, queues, near_cores, .. } =
+            self;
         Facts {
             interface: interface.clone(),
+            has_interface: *has_interface,
             mac: None,
             text: format!("{interface}, for {port} ({driver}), {mac}, MTU {mtu}"),
             queues: usize::from(*queues),

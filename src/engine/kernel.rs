@@ -61,8 +61,13 @@ impl Opened for OpenedKernel {
     fn attach(self: Box<Self>, _cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure> {
         let OpenedKernel { device, settings } = *self;
         let (egress, xdp) = way_out(&device, settings.xdp);
-        let setup =
-            Setup { mac: device.mac, egress, queues: device.receive_queues, flows: settings.flows, timed_of: FRAMES_TIMED };
+        let setup = Setup {
+            mac: device.mac,
+            egress,
+            queues: device.receive_queues,
+            flows: settings.flows,
+            timed_of: FRAMES_TIMED,
+        };
         Ok(Box::new(Program::begin(setup, place(&device, &settings), xdp, table)?))
     }
 }

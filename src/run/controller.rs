@@ -85,7 +85,7 @@ pub struct Controller<'a> {
     pub config: PathBuf,
     pub orders: mpsc::Receiver<Asked>,
     pub started: std::time::Instant,
-    /// `None`: the frames do not come over an interface of the kernel's.
+    /// `None`: the kernel has no interface for this dispatcher.
     pub watch: Option<InterfaceWatch>,
     /// Where it puts down how things are.
     pub overview: Latest<Overview>,

@@ -51,7 +51,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     verbs::cluster(&plan, &down)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
-    let watch = runtime.block_on(InterfaceWatch::open(&interface.name, interface.mac, None))?;
+    let watch = runtime.block_on(InterfaceWatch::open(&interface.name, Some(interface.mac), None))?;
     let listeners = admin::bind(&plan.admin)?;
     let state = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
     warn_of_settings(&plan, &server);

@@ -71,10 +71,11 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     }
     // Before anything is asked of the kernel.
     let _alone = InterfaceLock::take(&facts.interface)?;
-    let watch = |mac| {
-        runtime.block_on(InterfaceWatch::open(&facts.interface, mac, (facts.workers > 0).then_some(facts.queues)))
+    let watch = || {
+        let queues = (facts.workers > 0).then_some(facts.queues);
+        runtime.block_on(InterfaceWatch::open(&facts.interface, facts.mac, queues))
     };
-    let watch = facts.mac.map(watch).transpose()?;
+    let watch = facts.has_interface.then(watch).transpose()?;
     let listed = dispatcher.cores.as_deref();
     let listed = listed.filter(|_| facts.workers > 0);
     let cores = cores::assign(&facts.interface, facts.workers, listed, &facts.near_cores, &available)?;

@@ -143,3 +143,22 @@ fn over_net_af_xdp_with_a_tap_for_the_kernel() {
     eventually("clients are served again", || lab.fetch(0, &clients(0)) == expected);
     dispatcher.stop();
 }
+
+/// The tap is this host's only sight of the network: without the port's link it has no carrier, and nobody's servers are judged.
+#[test]
+fn a_link_that_goes_down_takes_the_taps_carrier_with_it() {
+    let _turn = crate::turn();
+    let Some(lab) = &Lab::up(&[]) else { return };
+    move_to_tap(lab);
+    let config = config(lab, "oneip0", "port = \"net_tap0,iface=port0\"");
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    let carrier = || lab.sh("dispatcher", "cat /sys/class/net/oneip0/carrier").trim().to_owned();
+    assert_eq!(carrier(), "1");
+    lab.ip("dispatcher", "link set port0 down");
+    eventually("the carrier is gone", || carrier() == "0");
+    dispatcher.hear("oneip0 is down: nothing comes or goes there until its link is back");
+    lab.ip("dispatcher", "link set port0 up");
+    eventually("the carrier is back", || carrier() == "1");
+    dispatcher.hear("oneip0 is up");
+    dispatcher.stop();
+}

@@ -248,6 +248,15 @@ impl Port {
         Some(Statistics { missed: stats.imissed, no_mbuf: stats.rx_nombuf })
     }
 
+    /// Whether its link is up, without waiting for one that is just coming up; `None`: the driver does not say.
+    pub(super) fn has_link(self) -> Option<bool> {
+        let mut link = MaybeUninit::<sys::rte_eth_link>::zeroed();
+        // SAFETY: fills the structure, for which all zeros are a value too.
+        let link =
+            unsafe { (sys::rte_eth_link_get_nowait(self.0, link.as_mut_ptr()) == 0).then(|| link.assume_init()) }?;
+        Some(link.link_status() != 0)
+    }
+
     /// Stops the port, gives its frames back and removes the device from DPDK. No queue of it may be in use.
     pub(super) fn close(self) -> Result<(), Refusal> {
         let device = self.info()?.device;

@@ -10,15 +10,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caps::CapSet;
 use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::error::DpdkError;
+use super::ethdev;
 use super::tap::{Tap, mac_of};
-use crate::limits::KERNEL_LANE;
+use crate::limits::{INTERFACE_LOOK, KERNEL_LANE};
 use crate::model::Mac;
 
 /// The bytes of a frame, in memory that is allocated once.
@@ -125,8 +126,13 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// With an end for each of so many workers; the first gets what the kernel sends.
-    pub(super) fn open(tap: Tap, workers: usize, room: usize) -> Result<(Way, Vec<End>), DpdkError> {
+    /// Between a port and the tap, which has a carrier while the port has a link; with an end for each of so many workers, the first of which gets
+    /// what the kernel sends.
+    pub(super) fn open(
+        (port, tap): (ethdev::Port, Tap),
+        workers: usize,
+        room: usize,
+    ) -> Result<(Way, Vec<End>), DpdkError> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
         let event = event.map_err(|reason| DpdkError::Thread(reason.into()))?;
         let bell = Arc::new(Bell { asleep: AtomicBool::new(false), event });
@@ -142,7 +148,8 @@ impl Way {
         let ends = ends.collect();
         let stop = Arc::new(AtomicBool::new(false));
         let (bell_of, refused_by, stopped) = (Arc::clone(&bell), Arc::clone(&refused), Arc::clone(&stop));
-        let between = Between { tap, lanes, from_kernel, bell: bell_of, refused: refused_by, stop: stopped };
+        let (bell_, refused_, link) = (bell_of, refused_by, (true, Instant::now()));
+        let between = Between { tap, port, link, lanes, from_kernel, bell: bell_, refused: refused_, stop: stopped };
         let thread = thread::Builder::new().name("oneip-kernel".into()).spawn(move || between.run());
         let thread = thread.map_err(DpdkError::Thread)?;
         Ok((Way { refused, stop, bell, thread: Some(thread) }, ends))
@@ -167,6 +174,9 @@ impl Drop for Way {
 /// What the thread has.
 struct Between {
     tap: Tap,
+    port: ethdev::Port,
+    /// Whether the port had a link when it was looked last, and when that was.
+    link: (bool, Instant),
     lanes: Vec<Arc<Lane>>,
     from_kernel: Arc<Lane>,
     bell: Arc<Bell>,
@@ -175,7 +185,7 @@ struct Between {
 }
 
 impl Between {
-    fn run(self) {
+    fn run(mut self) {
         // The tap is open: what follows takes no privilege.
         for set in [CapSet::Effective, CapSet::Permitted] {
             if let Err(error) = caps::clear(None, set) {
@@ -183,10 +193,25 @@ impl Between {
             }
         }
         while !self.stop.load(Ordering::SeqCst) {
+            if self.link.1.elapsed() >= INTERFACE_LOOK {
+                self.follow_link();
+            }
             if !self.carry() {
                 self.sleep();
             }
         }
+    }
+
+    /// The kernel sees a carrier where the port has one, so that this host's own trouble is known for what it is.
+    fn follow_link(&mut self) {
+        let is_up = self.port.has_link().unwrap_or(true);
+        if is_up != self.link.0
+            && let Err(error) = self.tap.set_carrier(is_up)
+        {
+            let state = if is_up { "up again" } else { "down" };
+            tracing::warn!("the link is {state}, which the tap cannot be told: {error}");
+        }
+        self.link = (is_up, Instant::now());
     }
 
     /// Whether there was anything to carry. A lane's worth each way at most, so that neither waits for the other for long.
@@ -223,8 +248,9 @@ impl Between {
             if !crowded {
                 waited.push(PollFd::from_borrowed_fd(self.tap.as_fd(), PollFlags::IN));
             }
-            let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-            let _: Result<usize, _> = poll(&mut waited, crowded.then_some(&moment));
+            let most = if crowded { Duration::from_millis(1) } else { INTERFACE_LOOK };
+            let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
+            let _: Result<usize, _> = poll(&mut waited, Some(&most));
             // The interface was deleted, which poll does not wait for.
             if waited.get(1).is_some_and(|tap| tap.revents().contains(PollFlags::ERR)) {
                 thread::sleep(Duration::from_millis(1));

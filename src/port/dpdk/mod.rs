@@ -42,6 +42,8 @@ use crate::xdp::core_list;
 pub struct Device {
     /// The kernel's, that has the dispatcher's addresses.
     pub interface: String,
+    /// There is one; without it the dispatcher has no way to the kernel.
+    pub has_interface: bool,
     /// As DPDK calls it.
     pub port: String,
     pub driver: String,
@@ -98,7 +100,7 @@ pub fn open(settings: &model::Dpdk, interface: &str, cores: &[usize]) -> Result<
                      neighbours do not find this host"
                 );
             }
-            let (way, ends) = Way::open(tap, count, device::longest(mtu))?;
+            let (way, ends) = Way::open((queues[0].port(), tap), count, device::longest(mtu))?;
             (Some(way), ends.into_iter().map(Passing::Tap).collect())
         }
         Exception::Kernel => {
@@ -111,6 +113,7 @@ pub fn open(settings: &model::Dpdk, interface: &str, cores: &[usize]) -> Result<
     let near_cores = near_cores(&port);
     Ok(Device {
         interface: interface.to_owned(),
+        has_interface: settings.exception != Exception::None,
         port,
         driver: description.driver,
         mac,

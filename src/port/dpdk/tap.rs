@@ -18,6 +18,9 @@ const UP: u32 = 1;
 /// `ARPHRD_ETHER`, include/uapi/linux/if_arp.h.
 const ETHERNET: u16 = 1;
 
+/// `_IOW('T', 226, int)`, include/uapi/linux/if_tun.h.
+const TUNSETCARRIER: c_ulong = 0x4004_54e2;
+
 pub(super) struct Tap {
     file: File,
 }
@@ -57,6 +60,13 @@ impl Tap {
             set_mac(interface, mac).map_err(failed("set the MAC of"))?;
         }
         Ok(Tap { file })
+    }
+
+    /// Has the kernel see a carrier, or none (`TUNSETCARRIER`, from Linux 5.0).
+    pub(super) fn set_carrier(&self, carrier: bool) -> io::Result<()> {
+        let carrier = libc::c_int::from(carrier);
+        // SAFETY: TUNSETCARRIER reads an int, which outlives the call.
+        answer(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETCARRIER, &carrier) })
     }
 
     /// Hands a frame to the kernel. What it does not take is lost, as it would be on a wire.
