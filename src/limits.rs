@@ -280,6 +280,9 @@ pub const DRAIN: Duration = Duration::from_millis(20);
 /// How often workers' histograms are harvested and reports written.
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A service manager's watchdog with less time than this ends processes whose workers turn: they are looked at once a `STATS_INTERVAL`.
+pub const SHORT_WATCHDOG: Duration = Duration::from_secs(4);
+
 /// What is shown of the figures is at most this old, unless it takes long to put them together: a `FIGURES_PART` of the stats
 /// thread's time is spent on it.
 pub const FIGURES_EVERY: Duration = Duration::from_millis(250);

@@ -18,6 +18,7 @@ use crate::admin::status::Status;
 use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, Update};
 use crate::error::Failure;
+use crate::host::supervisor::Progress;
 use crate::metrics::collect::{Reports, Stats};
 use crate::metrics::summary::Summary;
 use crate::model::{self, Dispatcher, Plan};
@@ -63,6 +64,11 @@ pub trait Engine {
 
     /// What it is called in the status, and its workers.
     fn describe(&self, status: &mut Status);
+
+    /// How far its threads have come; `None`: it dispatches without any.
+    fn progress(&self) -> Option<Progress> {
+        None
+    }
 
     /// Whether the frames of a client can be watched.
     ///

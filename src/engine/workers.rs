@@ -7,6 +7,7 @@ use super::{Attached, Dispatching, Engine, HostCheck, Opened, Start};
 use crate::admin::status::{Status, WorkerStatus};
 use crate::control::membership::{Membership, Update};
 use crate::error::Failure;
+use crate::host::supervisor::Progress;
 use crate::host::{self, privileges};
 use crate::limits::DRAIN;
 use crate::metrics::collect::Stats;
@@ -136,6 +137,14 @@ impl Engine for Workers {
         status.engine = Some(self.name.to_owned());
         let worker = |(worker, core): (usize, &usize)| WorkerStatus { worker, core: *core, ..WorkerStatus::default() };
         status.workers = self.cores.iter().enumerate().map(worker).collect();
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        let seen = self.pool.stats().latest();
+        Some(seen.map_or_else(Progress::default, |(seen, _)| {
+            let standing = seen.workers.iter().enumerate().filter(|(_, worker)| !worker.turns);
+            Progress { rounds: seen.rounds, standing: standing.map(|(worker, _)| worker).collect() }
+        }))
     }
 
     fn can_watch(&self) -> Result<(), String> {

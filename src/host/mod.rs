@@ -4,6 +4,7 @@ pub mod clock;
 pub mod cores;
 pub mod lock;
 pub mod privileges;
+pub mod supervisor;
 
 use crate::server::{self, Held};
 use std::fs;

@@ -159,6 +159,8 @@ pub struct Collector {
     close: Box<dyn Fn() + Send>,
     device_counters: Option<Box<dyn Fn() -> DeviceCounters + Send>>,
     troubles: Troubles,
+    /// Harvests that every worker has answered in time.
+    rounds: u64,
     /// The passed frames of the summary before.
     passed: Cell<u64>,
     started: Instant,
@@ -188,6 +190,7 @@ impl Collector {
             close,
             device_counters,
             troubles,
+            rounds: 0,
             passed: Cell::new(0),
             started: now,
             since: now,
@@ -233,7 +236,9 @@ impl Collector {
             // A worker may come to another layout in the meantime.
             (self.close)();
             inbox.messages.try_iter().for_each(|message| self.take(message));
-            if self.accounts.gather() || Instant::now() >= give_up {
+            let all = self.accounts.gather();
+            self.rounds += u64::from(all);
+            if all || Instant::now() >= give_up {
                 break;
             }
             thread::sleep(Duration::from_millis(1));
@@ -285,7 +290,7 @@ impl Collector {
     pub fn figures(&self) -> Snapshot {
         let (summary, workers, latency) = (self.summary(), self.accounts.workers(), self.accounts.latency());
         let troubles = self.troubles.get().map(|(troubles, _)| (*troubles).clone()).unwrap_or_default();
-        Snapshot { summary, workers, latency, troubles }
+        Snapshot { summary, workers, latency, rounds: self.rounds, troubles }
     }
 }
 

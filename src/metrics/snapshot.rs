@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub workers: Vec<WorkerSnapshot>,
     /// Nanoseconds from arrival to hand-over up to the last harvest, by service.
     pub latency: Vec<(String, Histogram<u64>)>,
+    /// Harvests that every worker has answered in time.
+    pub rounds: u64,
     /// What is wrong with the data path, in words.
     pub troubles: Vec<String>,
 }

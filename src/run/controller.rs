@@ -3,17 +3,18 @@
 
 use super::reload::{Reloads, Request};
 use crate::admin::order::{Answer, Order, Trace, TracedFrame};
-use crate::admin::status::Status;
-use crate::admin::{Asked, Overview};
+use crate::admin::status::{State, Status};
+use crate::admin::{Asked, Overview, Seen};
 use crate::control::interface::{InterfaceError, InterfaceWatch};
 use crate::control::membership::{Membership, Set, Update};
 use crate::engine::Engine;
 use crate::error::Failure;
 use crate::host::clock;
+use crate::host::supervisor::Supervisor;
 use crate::limits::{DRAIN, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
 use crate::metrics::latest::Latest;
 use crate::model::Plan;
-use crate::table::trace::{Fate, Seen, Watch, protocol_name};
+use crate::table::trace::{self, Fate, Watch, protocol_name};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
@@ -90,6 +91,8 @@ pub struct Controller<'a> {
     /// Where it puts down how things are.
     pub overview: Latest<Overview>,
     pub engine: &'a mut dyn Engine,
+    /// Who has started this process, and wants to know how it is.
+    pub supervisor: Supervisor,
 }
 
 /// What goes on beside the servers.
@@ -115,14 +118,15 @@ impl ControlPlane {
     /// The servers cannot be followed any more, or the interface is not the one that it was.
     pub fn until_signal(&mut self, controller: &mut Controller) -> Result<Ended, Failure> {
         let ControlPlane { runtime, membership, signals } = self;
-        runtime.block_on(async {
+        let ended = runtime.block_on(async {
             let mut was_up = controller.watch.as_ref().is_none_or(InterfaceWatch::is_up);
             let mut tasks = Tasks::default();
             controller.show(membership);
+            controller.supervisor.ready();
             let mut look = Instant::now() + OVERVIEW_EVERY;
             loop {
                 let watched = tasks.watching.as_ref().map(|watching| watching.end);
-                let due = controller.engine.due();
+                let (due, feeding) = (controller.engine.due(), controller.supervisor.due());
                 tokio::select! {
                     command = signals.any() => match command {
                         Command::Stop => return Ok(Ended::Stopped),
@@ -169,6 +173,10 @@ impl ControlPlane {
                     () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                         controller.engine.publish(membership, Update::Table);
                     }
+                    () = tokio::time::sleep_until(feeding.unwrap_or_else(Instant::now)), if feeding.is_some() => {
+                        let progress = controller.engine.progress();
+                        controller.supervisor.feed(progress);
+                    }
                     () = tokio::time::sleep_until(watched.unwrap_or_else(Instant::now)), if watched.is_some() => {
                         let seen = tasks.watching.take().expect("somebody watches");
                         membership.set_watch(None);
@@ -178,7 +186,9 @@ impl ControlPlane {
                     }
                 }
             }
-        })
+        });
+        controller.supervisor.stopping();
+        ended
     }
 }
 
@@ -217,8 +227,9 @@ impl Controller<'_> {
     }
 
     /// Puts down how things are.
-    pub(super) fn show(&self, membership: &mut Membership) {
+    pub(super) fn show(&mut self, membership: &mut Membership) {
         let services = membership.look();
+        self.supervisor.status(in_a_line(&services));
         self.overview.put(Overview { head: self.head(membership), at: std::time::Instant::now(), services });
     }
 
@@ -289,12 +300,12 @@ impl Controller<'_> {
 
 impl Watching {
     fn frames(&self, plan: &Plan) -> Vec<TracedFrame> {
-        let mut seen: Vec<Seen> = std::iter::from_fn(|| self.watch.seen.pop()).collect();
+        let mut seen: Vec<trace::Seen> = std::iter::from_fn(|| self.watch.seen.pop()).collect();
         seen.sort_by_key(|seen| seen.at);
         seen.into_iter().map(|seen| self.frame(seen, plan)).collect()
     }
 
-    fn frame(&self, seen: Seen, plan: &Plan) -> TracedFrame {
+    fn frame(&self, seen: trace::Seen, plan: &Plan) -> TracedFrame {
         let mut frame = TracedFrame {
             at_us: seen.at.saturating_sub(self.began) / 1000,
             worker: seen.worker,
@@ -322,6 +333,23 @@ impl Watching {
         }
         frame
     }
+}
+
+/// How the servers are, as the service manager shows it.
+fn in_a_line(services: &[Arc<Seen>]) -> String {
+    const SHOWN: usize = 4;
+    let servers = || services.iter().flat_map(|seen| seen.service.servers.iter().map(move |server| (seen, server)));
+    let others = || servers().filter(|(_, server)| server.state != State::Up);
+    let (all, out) = (servers().count(), others().count());
+    let mut line = format!("{} of {all} servers take clients", all - out);
+    for (at, (seen, server)) in others().take(SHOWN).enumerate() {
+        let separator = if at == 0 { "; " } else { ", " };
+        line += &format!("{separator}{} of {} is {}", server.name, seen.service.name, server.state.name());
+    }
+    if out > SHOWN {
+        line += &format!(", and {} more", out - SHOWN);
+    }
+    line
 }
 
 async fn next_link(watch: &mut Option<InterfaceWatch>) -> Result<&InterfaceWatch, InterfaceError> {

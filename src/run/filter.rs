@@ -14,6 +14,7 @@ use crate::engine::filter::{Attachment, Filter, Interface};
 use crate::error::Failure;
 use crate::host::lock::InterfaceLock;
 use crate::host::privileges::{self, FILTER};
+use crate::host::supervisor::Supervisor;
 use crate::limits::FILTER_LEASE;
 use crate::metrics::collect::say;
 use crate::metrics::latest::Latest;
@@ -83,6 +84,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         watch: Some(watch),
         overview,
         engine: &mut path,
+        supervisor: Supervisor::of_environment(),
     };
     let ended = followed.until_signal(&mut controller);
     drop(admin);

@@ -19,6 +19,7 @@ use crate::engine::{self, Facts, Start};
 use crate::error::Failure;
 use crate::hash::vector::Level;
 use crate::host::lock::InterfaceLock;
+use crate::host::supervisor::Supervisor;
 use crate::host::{self, cores, privileges};
 use crate::metrics::collect::{Reports, say};
 use crate::metrics::latest::Latest;
@@ -114,7 +115,9 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let (backend, orders) = admin::channel(watched, move |to| stats.figures(|figures| drop(to.send(figures))));
     let admin = listeners.start(backend)?;
     say("ready", options.json);
-    let mut controller = Controller { config: options.config, orders, started, watch, overview, engine: &mut *engine };
+    let supervisor = Supervisor::of_environment();
+    let mut controller =
+        Controller { config: options.config, orders, started, watch, overview, engine: &mut *engine, supervisor };
     let ended = followed.until_signal(&mut controller);
     drop(admin);
     let summary = match ended {

@@ -128,7 +128,7 @@ fn make(source: Source, base: &Base, (before, check): (&BTreeSet<IpAddr>, HostCh
 
 impl Controller<'_> {
     /// Has the configuration file read, unless that is being done.
-    pub(super) fn begin_reload(&self, membership: &Membership, request: Request, reloads: &mut Reloads) {
+    pub(super) fn begin_reload(&mut self, membership: &Membership, request: Request, reloads: &mut Reloads) {
         if let Some(other) = &mut reloads.under_way {
             let error = other.busy();
             match request.to {
@@ -140,10 +140,13 @@ impl Controller<'_> {
             }
             return;
         }
+        if !request.dry_run {
+            self.supervisor.reloading();
+        }
         reloads.under_way = self.start_reload(membership, request, Source::File(self.config.clone()));
     }
 
-    fn start_reload(&self, membership: &Membership, request: Request, source: Source) -> Option<Reloading> {
+    fn start_reload(&mut self, membership: &Membership, request: Request, source: Source) -> Option<Reloading> {
         let host = (addresses(membership.plan()), self.engine.host_check());
         match Reloading::start(request, source, membership.base(), host) {
             Ok(reloading) => Some(reloading),
@@ -181,8 +184,9 @@ impl Controller<'_> {
         }
     }
 
-    fn answer(&self, request: Request, outcome: Outcome) {
+    fn answer(&mut self, request: Request, outcome: Outcome) {
         if !request.dry_run {
+            self.supervisor.ready();
             let tell = |changes: &[String]| changes.iter().for_each(|change| tracing::info!("reload: {change}"));
             match &outcome {
                 Outcome::Done(changes) => tell(changes),
@@ -278,6 +282,7 @@ mod tests {
     use crate::engine::Engine;
     use crate::engine::worker_pool::WorkerPool;
     use crate::error::Failure;
+    use crate::host::supervisor::Supervisor;
     use crate::metrics::latest::Latest;
     use std::fs;
     use std::io;
@@ -327,6 +332,16 @@ mod tests {
         };
         let head = "[cluster]\nhash_key = \"8f3a1c5e7b9d2046a1b3c5d7e9f00112\"\n[dispatcher]\ninterface = \"eth1\"\n";
         head.to_owned() + &(1..=services).map(service).collect::<String>()
+    }
+
+    fn controller(
+        config: PathBuf,
+        orders: mpsc::Receiver<admin::Asked>,
+        started: Instant,
+        engine: &mut dyn Engine,
+    ) -> Controller<'_> {
+        let (overview, supervisor) = (Latest::default(), Supervisor::default());
+        Controller { config, orders, started, watch: None, overview, engine, supervisor }
     }
 
     /// What the operator is answered.
@@ -379,9 +394,8 @@ mod tests {
             let workers = WorkerPool::idle(membership.plan(), table).expect("threads");
             let mut engine = Stubborn { workers, refuses: true, asked: Vec::new() };
             let (_orders, orders) = mpsc::channel::<admin::Asked>(1);
-            let (started, overview) = (Instant::now(), Latest::default());
-            let mut controller =
-                Controller { config: file.clone(), orders, started, watch: None, overview, engine: &mut engine };
+            let started = Instant::now();
+            let mut controller = self::controller(file.clone(), orders, started, &mut engine);
             let mut reloads = Reloads::default();
 
             fs::write(&file, config(3)).expect("written");
@@ -407,9 +421,7 @@ mod tests {
             drop(controller);
             engine.refuses = false;
             let (_orders, orders) = mpsc::channel::<admin::Asked>(1);
-            let overview = Latest::default();
-            let mut controller =
-                Controller { config: file, orders, started, watch: None, overview, engine: &mut engine };
+            let mut controller = self::controller(file, orders, started, &mut engine);
             for expected in
                 ["the interface takes the frames of the addresses of this configuration now", "nothing has changed"]
             {

@@ -124,6 +124,7 @@ pub fn figures() -> Snapshot {
         },
     };
     Snapshot {
+        rounds: 7,
         summary: Summary {
             frames: 6167,
             forwarded: 6047,

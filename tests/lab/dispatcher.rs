@@ -28,8 +28,12 @@ impl<'l> Dispatcher<'l> {
     }
 
     pub fn start_with(lab: &'l Lab, config: &Path, options: &[&str]) -> Dispatcher<'l> {
+        Dispatcher::start_by(lab, run(lab, config), options)
+    }
+
+    /// `command` is one of `run`.
+    pub fn start_by(lab: &'l Lab, mut command: Command, options: &[&str]) -> Dispatcher<'l> {
         let counted = driver_count(lab);
-        let mut command = run(lab, config);
         let mut child =
             command.arg("--json").args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Heard::default();

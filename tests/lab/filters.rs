@@ -54,18 +54,23 @@ pub struct Filter<'l> {
 
 /// On every server.
 pub fn start(lab: &Lab) -> Vec<Filter<'_>> {
-    let begun: Vec<_> = SERVERS.iter().map(|server| Filter::begin(lab, server)).collect();
+    let program = |server| lab.command(server, env!("CARGO_BIN_EXE_oneip"));
+    let begun: Vec<_> = SERVERS.iter().map(|server| Filter::begin(lab, server, program(server))).collect();
     begun.into_iter().map(|(filter, ready)| filter.when(&ready)).collect()
 }
 
 impl<'l> Filter<'l> {
     pub fn start(lab: &'l Lab, server: &'static str) -> Filter<'l> {
-        let (filter, ready) = Filter::begin(lab, server);
+        Filter::start_by(lab, server, lab.command(server, env!("CARGO_BIN_EXE_oneip")))
+    }
+
+    /// `command` is the program in the server.
+    pub fn start_by(lab: &'l Lab, server: &'static str, command: Command) -> Filter<'l> {
+        let (filter, ready) = Filter::begin(lab, server, command);
         filter.when(&ready)
     }
 
-    fn begin(lab: &'l Lab, server: &'static str) -> (Filter<'l>, Receiver<()>) {
-        let mut command = lab.command(server, env!("CARGO_BIN_EXE_oneip"));
+    fn begin(lab: &'l Lab, server: &'static str, mut command: Command) -> (Filter<'l>, Receiver<()>) {
         command.args(["filter", "--json", "-c"]).arg(config(lab, server));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));

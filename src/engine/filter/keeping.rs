@@ -209,7 +209,7 @@ impl Counting {
             Summary::default()
         });
         let troubles = lock(&self.book).trouble.iter().cloned().collect();
-        Snapshot { summary, workers: Vec::new(), latency: Vec::new(), troubles }
+        Snapshot { summary, workers: Vec::new(), latency: Vec::new(), rounds: 0, troubles }
     }
 
     fn summary(&self) -> Result<Summary, FilterError> {
