@@ -3,7 +3,7 @@
 
 use crate::error::Failure;
 use crate::host::privileges;
-use crate::metrics::collect::{self, Collector, DeviceCounters, Reports, Sources, Stats, Troubles};
+use crate::metrics::collect::{self, Collector, ReadDevice, Reports, Sources, Stats, Troubles};
 use crate::metrics::source::{Source, boxed};
 use crate::metrics::summary::Summary;
 use crate::metrics::worker::{self, View, WorkerMetrics};
@@ -37,7 +37,7 @@ impl WorkerPool {
         table: Table,
         ports: Vec<P>,
         (cores, flows): (&[usize], usize),
-        (device_counters, beside): (Box<dyn Fn() -> DeviceCounters + Send>, Option<Box<dyn Source>>),
+        (device_counters, beside): (ReadDevice, Option<Box<dyn Source>>),
         reports: Reports,
     ) -> io::Result<WorkerPool> {
         let key = table.key;
@@ -115,7 +115,7 @@ impl WorkerPool {
     pub fn idle(plan: &Arc<Plan>, table: Table) -> io::Result<WorkerPool> {
         let reports = Reports { line: false, to_stderr: true, hlog: None };
         let ports = vec![crate::port::memory::Memory::new::<&[u8]>(&[])];
-        WorkerPool::start(plan, table, ports, (&[0], 16), (Box::new(DeviceCounters::default), None), reports)
+        WorkerPool::start(plan, table, ports, (&[0], 16), (Box::new(collect::DeviceCounters::default), None), reports)
     }
 }
 

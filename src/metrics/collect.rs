@@ -32,6 +32,9 @@ pub struct DeviceCounters {
     pub lost: u64,
 }
 
+/// Reads them.
+pub type ReadDevice = Box<dyn Fn() -> DeviceCounters + Send>;
+
 /// Everything that the collector reads besides the workers' metrics. It writes nothing that a worker sees.
 pub struct Sources {
     pub workers: usize,
@@ -40,7 +43,7 @@ pub struct Sources {
     /// Called at every harvest; drops what workers have done with, which closes the metrics in it.
     pub close: Box<dyn Fn() + Send>,
     /// `None`: the sources see every frame.
-    pub device_counters: Option<Box<dyn Fn() -> DeviceCounters + Send>>,
+    pub device_counters: Option<ReadDevice>,
     pub troubles: Troubles,
 }
 
@@ -157,7 +160,7 @@ pub fn say(line: &str, to_stderr: bool) {
 pub struct Collector {
     accounts: Aggregator,
     close: Box<dyn Fn() + Send>,
-    device_counters: Option<Box<dyn Fn() -> DeviceCounters + Send>>,
+    device_counters: Option<ReadDevice>,
     troubles: Troubles,
     /// Harvests that every worker has answered in time.
     rounds: u64,

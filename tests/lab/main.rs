@@ -33,6 +33,6 @@ mod reload;
 mod restart;
 mod selection;
 mod servers;
-mod supervisor;
 #[path = "../stop/mod.rs"]
 mod stop;
+mod supervisor;
