@@ -37,6 +37,7 @@ jq              jq
 openssl         openssl
 python3         python3
 groff-base      groff
+systemd         /lib/systemd/systemd-journald
 nftables        nft
 END
     [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"

@@ -3,6 +3,7 @@
 
 pub mod manual;
 
+use crate::log::Format;
 use crate::model::Mac;
 use crate::pktgen::arguments::Arguments as Pktgen;
 use crate::verbs::script::Change;
@@ -21,7 +22,8 @@ Start:
   oneip ctl status                     how is it?
 
 Exit codes: 0 done; 1 it failed, and standard error says why; 2 wrong usage.
-Environment: ONEIP_LOG=debug logs more (off, error, warn, info, debug, trace, or MODULE=LEVEL,...).";
+Environment: ONEIP_CONFIG names the configuration where -c does not; ONEIP_LOG=debug logs more (off, error, warn, info, debug, trace,
+or MODULE=LEVEL,...).";
 
 /// Make a cluster of servers answer on one IP address
 #[derive(Parser)]
@@ -51,8 +53,15 @@ pub enum Verb {
 #[derive(Args)]
 pub struct Config {
     /// The configuration file (TOML)
-    #[arg(short, long = "config", value_name = "FILE")]
+    #[arg(short, long = "config", value_name = "FILE", env = "ONEIP_CONFIG", hide_env_values = true)]
     pub config: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Log {
+    /// How to write the log; default: to the journal if standard error leads there, else as text
+    #[arg(long, value_name = "FORMAT")]
+    pub log: Option<Format>,
 }
 
 #[derive(Args)]
@@ -78,6 +87,8 @@ pub struct Run {
     pub config: Config,
     #[command(flatten)]
     pub down: Down,
+    #[command(flatten)]
+    pub log: Log,
     /// Print a line of rates each second
     #[arg(long)]
     pub stats: bool,
@@ -113,6 +124,8 @@ pub struct Filter {
     pub server: Option<String>,
     #[command(flatten)]
     pub down: Down,
+    #[command(flatten)]
+    pub log: Log,
     /// At the end print the counters as JSON on standard output, and all else on standard error
     #[arg(long)]
     pub json: bool,

@@ -41,6 +41,7 @@
 //! - [`pktgen`]: `oneip pktgen`: sends frames of many clients, and measures what comes back.
 //! - [`verbs`]: `check`, `lookup`, `replay`, `simulate`: what needs neither root nor a NIC.
 //! - [`cli`]: the command line, and the manuals that are made of it.
+//! - [`log`]: what is logged, and in which form: text, JSON, the journal.
 //! - [`config`], [`model`]: the configuration file, and what it says once it is checked.
 //! - [`verdict`], [`limits`], [`error`]: what becomes of a frame, every bound, why a verb failed.
 //!
@@ -56,6 +57,7 @@ pub mod error;
 pub mod hash;
 pub mod host;
 pub mod limits;
+pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod netlink;

@@ -4,38 +4,34 @@ use clap::Parser;
 use oneip::cli::{
     Check, Cli, Config, Filter, Lookup, Replay, Run, Server, ServerArguments, ServerVerb, Simulate, Verb, manual,
 };
+use oneip::config::{self, Loaded};
 use oneip::error::Failure;
 use oneip::host::privileges;
+use oneip::log::{self, Format};
 use oneip::model::Plan;
 use oneip::server::Dispatch;
 use oneip::verbs;
 use oneip::verbs::simulate;
 use oneip::{ctl, pktgen, run, server};
-use std::env;
-use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
-
-/// What is logged where nobody says otherwise. The netlink library warns of answers that nobody waits for any more: those of
-/// requests that were given up.
-const LOG: &str = "info,netlink_proto=error";
 
 fn main() -> ExitCode {
-    let level = match log_level() {
-        Ok(level) => level,
+    let verb = Cli::parse().verb;
+    let asked = match &verb {
+        Verb::Run(Run { log, .. }) | Verb::Filter(Filter { log, .. }) => log.log,
+        _ => Some(Format::Text),
+    };
+    let format = match log::begin(asked) {
+        Ok(format) => format,
         Err(wrong) => {
-            let _ = writeln!(io::stderr(), "error: {wrong}");
+            log::fail(Format::Text, &wrong);
             return ExitCode::from(2);
         }
     };
-    // No time and no colour: journald adds the one, and cannot use the other. And when nobody reads any more, the library
-    // shall not tell of that by `eprintln!`, which panics.
-    let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(io::stderr);
-    log.without_time().with_ansi(false).log_internal_errors(false).init();
-    let done = match Cli::parse().verb {
+    let done = match verb {
         Verb::Run(arguments) => run(arguments),
         Verb::Filter(arguments) => filter(arguments),
         Verb::Check(arguments) => check(&arguments),
@@ -59,36 +55,9 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(failure) if is_broken_pipe(&failure) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "error: {failure}");
+            log::fail(format, &failure);
             ExitCode::FAILURE
         }
-    }
-}
-
-/// What `ONEIP_LOG` says, or that.
-fn log_level() -> Result<EnvFilter, String> {
-    let said = match env::var_os("ONEIP_LOG").map(OsString::into_string) {
-        None => String::new(),
-        Some(Ok(said)) => said,
-        Some(Err(said)) => said.to_string_lossy().into_owned(),
-    };
-    let is_level =
-        |text: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&text.to_lowercase().as_str());
-    // By itself the parser takes any word for the name of a module.
-    let is_directive = |part: &str| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level));
-    let wrong = || {
-        format!(
-            "ONEIP_LOG=\"{said}\" is not a level; write off, error, warn, info, debug or trace, or MODULE=LEVEL,..."
-        )
-    };
-    let said = said.trim();
-    if said.is_empty() {
-        return Ok(EnvFilter::new(LOG));
-    }
-    match said.split(',').all(|part| is_directive(part.trim())) {
-        // The last directive of a module counts.
-        true => EnvFilter::try_new(format!("{LOG},{said}")).map_err(|_| wrong()),
-        false => Err(wrong()),
     }
 }
 
@@ -97,7 +66,7 @@ fn is_broken_pipe(failure: &Failure) -> bool {
 }
 
 fn run(arguments: Run) -> Result<(), Failure> {
-    let Run { config, down, stats, hlog, takeover, detach, json } = arguments;
+    let Run { config, down, stats, hlog, takeover, detach, json, log: _ } = arguments;
     let (config, plan) = load_for_long(&config.config)?;
     if detach {
         return run::detach(&plan);
@@ -110,11 +79,12 @@ fn run(arguments: Run) -> Result<(), Failure> {
 fn load_for_long(file: &Path) -> Result<(PathBuf, Plan), Failure> {
     privileges::hide_memory();
     let file = std::path::absolute(file)?;
-    let plan = verbs::load(&file)?;
+    let Loaded { plan, warnings } = config::load(&file)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok((file, plan))
 }
 
-fn filter(Filter { config, server, down, json, detach }: Filter) -> Result<(), Failure> {
+fn filter(Filter { config, server, down, json, detach, log: _ }: Filter) -> Result<(), Failure> {
     let (config, plan) = load_for_long(&config.config)?;
     if detach {
         return run::filter::detach(&plan);

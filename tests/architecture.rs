@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// What a module may name of the crate: modules, or items in them. Itself goes without saying. Ports know no more than the
 /// vocabulary, the worker knows the trait but no port, control touches the data path only through the tables, and `ctl` knows
 /// the documents alone.
-const MAY_USE: [(&str, &[&str]); 26] = [
+const MAY_USE: [(&str, &[&str]); 27] = [
     ("error", &[]),
     ("limits", &[]),
     ("verdict", &[]),
@@ -108,7 +108,8 @@ const MAY_USE: [(&str, &[&str]); 26] = [
         ],
     ),
     ("pktgen", &["config", "error", "host", "limits", "metrics", "model", "port", "wire", "xdp"]),
-    ("cli", &["ctl", "model", "pktgen::arguments", "server", "verbs::script", "verbs::simulate"]),
+    ("log", &[]),
+    ("cli", &["ctl", "log", "model", "pktgen::arguments", "server", "verbs::script", "verbs::simulate"]),
     ("lib", &[]),
     ("main", &[]),
 ];

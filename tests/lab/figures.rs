@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::dispatcher::{Dispatcher, run};
+use crate::failover::checked;
 use crate::hlog::intervals;
-use crate::network::{Lab, WEB, clients, succeed};
+use crate::network::{Lab, WEB, clients, eventually, succeed};
 
 #[test]
 fn a_line_a_second_and_an_interval_log_that_standard_tools_read() {
@@ -122,4 +124,19 @@ fn a_log_that_cannot_be_written_ends_and_the_figures_go_on() {
     assert_eq!(lab.ping(0, &clients(0)[..3], 56), 3);
     dispatcher.hear("the interval log cannot be written");
     assert!(dispatcher.stop().number("forwarded") >= 3);
+}
+
+#[test]
+fn a_log_in_json_names_service_and_server() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let dispatcher = Dispatcher::start_with(lab, &checked(lab), &["--log", "json"]);
+    lab.ip("web2", "address del 203.0.113.80/32 dev lo");
+    let is_it = |line: &str| {
+        let event: Value = serde_json::from_str(line).unwrap_or_default();
+        let message = event["message"].as_str().unwrap_or_default();
+        (&event["level"], &event["service"], &event["server"]) == (&"WARN".into(), &"web".into(), &"web2".into())
+            && message.starts_with("server web2 of service web is down: ")
+    };
+    eventually("it is logged", || dispatcher.said().lines().any(is_it));
+    dispatcher.stop();
 }

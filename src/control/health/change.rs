@@ -20,6 +20,15 @@ pub struct Change {
     pub(super) names: (String, Option<String>),
 }
 
+impl Change {
+    /// Of the service and of the server that it is about.
+    pub fn names(&self) -> (Option<&str>, Option<&str>) {
+        let (service, server) = &self.names;
+        let is_of_host = matches!(self.what, What::Isolated(_) | What::NotIsolated);
+        (Some(service.as_str()).filter(|_| !is_of_host), server.as_deref())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// The first verdict of a server, or one that was down: it is up.

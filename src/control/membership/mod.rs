@@ -508,9 +508,10 @@ fn on_link(neighbours: &Neighbours) -> Result<(), MembershipError> {
 }
 
 fn tell(change: &health::Change) {
+    let (service, server) = change.names();
     match change.what {
-        What::Up { .. } | What::NotAllDown | What::NotIsolated => tracing::info!("{change}"),
-        _ => tracing::warn!("{change}"),
+        What::Up { .. } | What::NotAllDown | What::NotIsolated => tracing::info!(service, server, "{change}"),
+        _ => tracing::warn!(service, server, "{change}"),
     }
 }
 
