@@ -34,6 +34,9 @@ pub const MOVED_TOLD: f64 = 0.01;
 /// Largest configuration file, in bytes: some 400,000 servers.
 pub const MAX_CONFIG: u64 = 32 << 20;
 
+/// Most files that a configuration may include: one for each service.
+pub const MAX_INCLUDED: usize = MAX_SERVICES;
+
 /// Most slots a service may have: the largest prime below 2^24 (32 MiB of table).
 pub const MAX_SLOTS: u32 = 16_777_213;
 

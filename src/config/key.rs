@@ -34,7 +34,7 @@ pub fn read(cluster: &Section, base: &Path, report: &mut Report) -> Option<HashK
         _ => {}
     }
     let inline = cluster.text("hash_key", report, |text| from_hex(text.as_bytes(), "`hash_key`"));
-    let mut warning = inline.is_some().then(|| exposed(report.file())).flatten();
+    let mut warning = inline.and_then(|key| exposed(report.file(key.at)));
     let in_file = cluster.text("hash_key_file", report, |path| from_file(path, base, &mut warning));
     let key = inline.or(in_file)?;
     let known = key.0 == EXAMPLE || key.0 == [0; 16];

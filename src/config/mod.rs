@@ -1,6 +1,7 @@
 //! The configuration file: from its text to a [`Plan`], or to everything that is wrong with it at once.
 //!
-//! In reading order: `file` reads it; `source` turns the text into a TOML tree, past lines that are not TOML; `draft` reads every key of the
+//! In reading order: `file` reads it; `include` reads those that it names, and makes one tree of all; `source` turns a text into a TOML tree, past lines
+//! that are not TOML; `draft` reads every key of the
 //! tree by the walker of `section` and the keys of `schema`, each value by a function of `value` or `key`; `service` holds the rules inside one
 //! service, `health` those of its checks, `dpdk` those of the DPDK engine, and `cross_checks` those between services; `report` collects what they find, with line and column.
 
@@ -9,6 +10,7 @@ mod dpdk;
 mod draft;
 mod file;
 mod health;
+mod include;
 mod key;
 mod report;
 mod schema;
@@ -43,20 +45,27 @@ pub fn load(path: &Path) -> Result<Loaded, Errors> {
     let (bytes, _) = file::read(path, MAX_CONFIG).map_err(|why| Errors::of_file(path, why))?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => parse(text, path),
-        Err(e) => Err(not_utf8(path, &bytes, e.valid_up_to())),
+        Err(error) => {
+            let valid = error.valid_up_to();
+            let mut report = Report::default();
+            report.add(path, &String::from_utf8_lossy(&bytes[..valid]));
+            report.error(valid, not_utf8(&bytes, valid));
+            Err(report.into_errors())
+        }
     }
 }
 
-/// Checks the text of a configuration. `file` is its name in messages, and its directory what paths in it are relative to.
+/// Checks the text of a configuration, and the files that it includes. `file` is its name in messages, and its directory what paths in all of them
+/// are relative to.
 ///
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn parse(text: &str, file: impl AsRef<Path>) -> Result<Loaded, Errors> {
     let file = file.as_ref();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut report = Report::new(file, text);
-    let mut rest = String::new();
-    let draft = source::read(text, &mut rest, &mut report).map(|tree| {
+    let mut report = Report::default();
+    let mut texts = include::texts(text, file, &mut report);
+    let draft = include::tree(&mut texts, &mut report).map(|tree| {
         let draft = Draft::read(&tree, file.parent().unwrap_or(Path::new("")), &mut report);
         draft.services.iter().for_each(|service| service::check(service, &mut report));
         cross_checks::check(&draft.services, &mut report);
@@ -67,10 +76,7 @@ pub fn parse(text: &str, file: impl AsRef<Path>) -> Result<Loaded, Errors> {
     Ok(Loaded { plan, warnings })
 }
 
-fn not_utf8(path: &Path, bytes: &[u8], offset: usize) -> Errors {
-    let readable = String::from_utf8_lossy(&bytes[..offset]);
-    let mut report = Report::new(path, &readable);
-    report
-        .error(offset, format!("byte {:#04x} at offset {offset} is not UTF-8; save the file as UTF-8", bytes[offset]));
-    report.into_errors()
+/// What is wrong with bytes that are text up to `valid`.
+fn not_utf8(bytes: &[u8], valid: usize) -> String {
+    format!("byte {:#04x} at offset {valid} is not UTF-8; save the file as UTF-8", bytes[valid])
 }

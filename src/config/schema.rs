@@ -25,6 +25,7 @@ const fn optional(name: &'static str, form: &'static str) -> Key {
 pub static ROOT: Schema = Schema {
     title: "the configuration",
     keys: &[
+        optional("include", "include = \"services.d\""),
         required("cluster", "[cluster] with hash_key = \"32 hex digits\""),
         optional("dispatcher", "[dispatcher] with interface = \"eth1\""),
         optional("filter", "[filter] with interface = \"eth1\""),

@@ -40,6 +40,11 @@ impl<'t> Section<'t> {
         Section { at, table, schema }
     }
 
+    /// As `open`, of which only single keys are wanted: reports nothing.
+    pub fn part(table: &'t DeTable<'t>, at: usize, schema: &'static Schema) -> Section<'t> {
+        Section { at, table, schema }
+    }
+
     /// Where a key stands, if it is there.
     pub fn key_at(&self, name: &str) -> Option<usize> {
         self.table.get_key_value(name).map(|(key, _)| key.span().start)

@@ -53,13 +53,13 @@ fn servers<'d, T: 'd>(
 pub fn distinct<'d, T: Eq + Hash + Display + 'd>(
     values: impl Iterator<Item = &'d At<T>>,
     report: &mut Report,
-    message: impl Fn(&T, usize) -> String,
+    message: impl Fn(&T, &str) -> String,
 ) {
     let mut first = HashMap::new();
     for value in values {
         let at = *first.entry(&value.value).or_insert(value.at);
         if at != value.at {
-            report.error(value.at, message(&value.value, report.line(at)));
+            report.error(value.at, message(&value.value, &report.line(at)));
         }
     }
 }

@@ -7,7 +7,8 @@ use toml::de::{DeTable, Error};
 /// Reads the text. Lines that are not TOML are reported, then blanked and the rest is read again (from `rest`, which the
 /// caller lends), so that a stray quote does not hide the other mistakes of the file. `None` where what is left has no
 /// structure that could be judged, for example because a header is not readable.
-pub fn read<'t>(text: &'t str, rest: &'t mut String, report: &mut Report) -> Option<DeTable<'t>> {
+/// Offsets are into the text; it begins at `begin` of all that the report knows.
+pub fn read<'t>(text: &'t str, begin: usize, rest: &'t mut String, report: &mut Report) -> Option<DeTable<'t>> {
     let (tree, mut errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         return Some(tree.into_inner());
@@ -15,16 +16,16 @@ pub fn read<'t>(text: &'t str, rest: &'t mut String, report: &mut Report) -> Opt
     errors.sort_by_key(|error| offset(error, text));
     if let Some(first) = errors.first().filter(|_| errors.iter().any(is_unclosed)) {
         let message = format!("{}, or close the `[` or `{{` before it", message(first));
-        report.error(offset(first, text), message);
+        report.error(begin + offset(first, text), message);
         return None;
     }
-    errors.dedup_by_key(|error| report.line(offset(error, text)));
+    errors.dedup_by_key(|error| line_start(text, offset(error, text)));
     let mut bytes = text.as_bytes().to_vec();
     let mut broken_header = false;
     for error in &errors {
         let start = line_start(text, offset(error, text));
         broken_header |= is_header(&text[start..]) && !is_duplicate(error);
-        report_error(text, error, report);
+        report_error(text, begin, error, report);
         blank(text, start, &mut bytes);
     }
     if broken_header {
@@ -48,15 +49,15 @@ fn is_duplicate(error: &Error) -> bool {
     error.message() == "duplicate key"
 }
 
-fn report_error(text: &str, error: &Error, report: &mut Report) {
+fn report_error(text: &str, begin: usize, error: &Error, report: &mut Report) {
     let at = offset(error, text);
     if !is_duplicate(error) {
         report.set_incomplete();
-        return report.error(at, message(error));
+        return report.error(begin + at, message(error));
     }
     let line = &text[line_start(text, at)..];
     let line = line.lines().next().unwrap_or_default();
-    report.error(at, match line.rfind(']') {
+    report.error(begin + at, match line.rfind(']') {
         Some(end) if is_header(line) => {
             let header = quoted(line[..=end].trim_start(), '`');
             format!("{header} is given twice, or with other brackets; put its keys under one header, or begin each with [[ ]]")

@@ -46,6 +46,9 @@ address = "192.0.2.12"
 mac = "02:00:00:00:00:12"
 "#;
 
+/// What stands in a file that a block includes.
+const SERVICE: &str = "[[service]]\nname = \"web\"\naddress = \"203.0.113.80\"\n[[service.server]]\nname = \"web1\"\naddress = \"192.0.2.11\"\n";
+
 /// The blocks of a kind on all pages.
 fn blocks(kind: &str) -> Vec<Fence> {
     let found: Vec<Fence> = all().into_keys().flat_map(fences).filter(|fence| fence.info == kind).collect();
@@ -63,6 +66,10 @@ fn write(folder: &TempDir, name: &str, text: &str) {
 fn check(text: &str) -> (Output, String) {
     let folder = tempfile::tempdir().expect("a folder");
     write(&folder, "FILE", text);
+    if text.contains("include = \"services.d\"") {
+        fs::create_dir(folder.path().join("services.d")).expect("a folder in it");
+        write(&folder, "services.d/web.toml", SERVICE);
+    }
     let output = Command::new(ONEIP).args(["check", "-c", "FILE"]).current_dir(folder.path()).output().expect("oneip");
     // Which cores there are is this machine's matter.
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

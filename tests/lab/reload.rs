@@ -105,6 +105,25 @@ fn a_service_comes_and_goes_and_a_bad_configuration_changes_nothing() {
     dispatcher.stop();
 }
 
+#[test]
+fn a_reload_reads_the_files_that_are_included_again() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let plain = fs::read_to_string(lab.config()).unwrap();
+    let (head, services) = plain.split_at(plain.find("[[service]]").unwrap());
+    fs::create_dir(lab.file("services.d")).unwrap();
+    let included = lab.file("services.d/all.toml");
+    fs::write(&included, services).unwrap();
+    fs::write(lab.config(), format!("include = \"services.d\"\n{head}")).unwrap();
+    let dispatcher = Dispatcher::start(lab, &[]);
+    assert!(lab.ctl(&["reload"]).contains("nothing has changed"));
+    fs::write(&included, without_web3(services)).unwrap();
+    assert!(lab.ctl(&["reload"]).contains("server web3"));
+    fs::write(&included, services.replacen("name = \"web1\"", "nome = \"web1\"", 1)).unwrap();
+    let said = lab.ctl_refused(&["reload"]);
+    assert!(said.contains("services.d/all.toml:") && said.contains("unknown key `nome`"), "{said}");
+    dispatcher.stop();
+}
+
 impl Dispatcher<'_> {
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(self.child()), signal).unwrap();
