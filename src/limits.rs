@@ -97,6 +97,15 @@ pub const BEACON_BYTES: usize = 60_000;
 /// Services that a filter counts frames of, those that a reload removed included.
 pub const FILTER_ACCOUNTS: u32 = 2 * MAX_SERVICES as u32;
 
+/// Clients whose packets are too large are told so at most so often in each window, by each worker or core: some 950 a second. Linux
+/// answers 1,000 a second (net.ipv4.icmp_msgs_per_sec).
+pub const TOO_BIG_ANSWERS: u32 = 64;
+/// In nanoseconds; a power of two, as BPF divides slowly.
+pub const TOO_BIG_WINDOW: u64 = 1 << 26;
+
+/// No frame of any port is longer, with what is put in front of it.
+pub const MAX_FRAME: usize = 20_000;
+
 /// How often an XDP program is loaded at most, where signals interrupt the verifier.
 pub const PROGRAM_LOADS: usize = 5;
 

@@ -17,10 +17,11 @@ pub enum Reason {
     Stray,
     PassFull,
     OtherServer,
+    TooBig,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::NoService,
         Reason::Malformed,
         Reason::Loop,
@@ -32,6 +33,7 @@ impl Reason {
         Reason::Stray,
         Reason::PassFull,
         Reason::OtherServer,
+        Reason::TooBig,
     ];
 
     pub const COUNT: usize = Self::ALL.len();
@@ -50,6 +52,7 @@ impl Reason {
             Reason::Stray => "stray",
             Reason::PassFull => "pass_full",
             Reason::OtherServer => "other_server",
+            Reason::TooBig => "too_big",
         }
     }
 
@@ -71,6 +74,9 @@ impl Reason {
             Reason::Stray => "to an address that stopped being a cluster address while the frame waited in the ring",
             Reason::PassFull => "for the kernel, and the way there (DPDK only) was full, is down, or there is none",
             Reason::OtherServer => "on a server, by its filter: another server has the client",
+            Reason::TooBig => {
+                "larger than the MTU with the tunnel's header, and not to be fragmented: the client is told by ICMP"
+            }
         }
     }
 }

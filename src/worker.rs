@@ -5,12 +5,16 @@
 
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
+use crate::path::encapsulate::{self, Answers, Fate, Whole};
 use crate::path::rewrite;
 use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
+use crate::limits::BURST;
+use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::table::publish::Reader;
 use crate::verdict::{Reason, Verdict};
+use arrayvec::ArrayVec;
 
 pub struct Worker<P: Port> {
     port: P,
@@ -23,6 +27,18 @@ pub struct Worker<P: Port> {
     passed: Burst<P::Frame>,
     /// How many frames of the burst are not forwarded.
     kept: usize,
+    beyond: Beyond<P::Frame>,
+}
+
+/// What frames take that do not go to their servers as they are.
+struct Beyond<F> {
+    /// To be sent behind the frame at a position of the burst, in order.
+    fragments: ArrayVec<(usize, F), BURST>,
+    /// Positions of the frames that are answered, where they were to go, and how long their answers' frames are.
+    answered: ArrayVec<(usize, u32, usize), BURST>,
+    answers: Answers,
+    answer: Burst<F>,
+    whole: Whole,
 }
 
 impl<P: Port> Worker<P> {
@@ -38,6 +54,13 @@ impl<P: Port> Worker<P> {
             gone: Burst::new(),
             passed: Burst::new(),
             kept: 0,
+            beyond: Beyond {
+                fragments: ArrayVec::new(),
+                answered: ArrayVec::new(),
+                answers: Answers::default(),
+                answer: Burst::new(),
+                whole: Whole::new(),
+            },
         }
     }
 
@@ -67,14 +90,18 @@ impl<P: Port> Worker<P> {
         if self.received.is_empty() {
             return &[];
         }
-        self.dispatch();
+        if self.tables.table().has_ways() {
+            self.dispatch::<true>();
+        } else {
+            self.dispatch::<false>();
+        }
         self.send();
         self.selection.outcomes()
     }
 
-    /// Decides every received frame, and rewrites and counts those that go to a server.
-    fn dispatch(&mut self) {
-        let Worker { port, tables, selection, flow_table, received, kept, .. } = self;
+    /// Decides every received frame, and rewrites and counts those that go to a server. `WAYS`: not all of them go as they are.
+    fn dispatch<const WAYS: bool>(&mut self) {
+        let Worker { port, tables, selection, flow_table, received, kept, beyond, .. } = self;
         let number = tables.number();
         let (table, WorkerMetrics { tally, latency }) = tables.split();
         let tally = &**tally;
@@ -86,7 +113,7 @@ impl<P: Port> Worker<P> {
             selection.look_up_flows(table, flow_table, now, |at| port.bytes(&received[at]));
         }
         let (mut left, mut pass_room) = (0, None);
-        for (frame, outcome) in received.iter_mut().zip(selection.outcomes_mut()) {
+        for (at, (frame, outcome)) in received.iter_mut().zip(selection.outcomes_mut()).enumerate() {
             if !port.is_ours(frame) {
                 *outcome = Verdict::Pass.into();
             }
@@ -94,6 +121,9 @@ impl<P: Port> Worker<P> {
             // none of them a place on a full link.
             if room == 0 && outcome.is_forward() {
                 *outcome = Verdict::Drop(Reason::TxFull).into();
+            }
+            if WAYS && outcome.next_hop.has_way() {
+                beyond.decide(port, (at, frame), outcome, table, (&mut room, now));
             }
             if !outcome.is_forward() {
                 left += 1;
@@ -114,7 +144,9 @@ impl<P: Port> Worker<P> {
                 latency.record(outcome.service as usize, now.saturating_sub(arrival));
             }
             let bytes = port.bytes_mut(frame);
-            rewrite::to_next_hop(bytes, outcome.next_hop);
+            if !WAYS || !outcome.next_hop.has_way() {
+                rewrite::to_next_hop(bytes, outcome.next_hop);
+            }
             let sent = tally.sent(outcome.destination as usize);
             sent.frames.add(1);
             sent.bytes.add(bytes.len() as u64);
@@ -123,6 +155,9 @@ impl<P: Port> Worker<P> {
         if let Some(watch) = &table.watch {
             selection.note(watch, number, now, |at| port.bytes(&received[at]));
         }
+        if WAYS {
+            beyond.write(port, received, selection.outcomes(), table);
+        }
         for outcome in selection.begins().map(|at| &selection.outcomes()[at]).filter(|outcome| outcome.is_forward()) {
             tally.sent(outcome.destination as usize).flows.add(1);
         }
@@ -130,17 +165,27 @@ impl<P: Port> Worker<P> {
 
     /// Hands the forwarded frames over and frees the others.
     fn send(&mut self) {
-        if self.kept == 0 {
+        if self.kept == 0 && self.beyond.fragments.is_empty() {
             self.port.tx(&mut self.received);
             return;
         }
         let tally = &*self.tables.metrics().tally;
-        for (frame, outcome) in self.received.drain(..).zip(self.selection.outcomes()) {
+        let mut fragments = self.beyond.fragments.drain(..).peekable();
+        let mut answered = self.beyond.answered.drain(..).peekable();
+        for (at, (frame, outcome)) in self.received.drain(..).zip(self.selection.outcomes()).enumerate() {
             match outcome.verdict() {
-                Verdict::Forward { .. } => self.forward.push(frame),
+                Verdict::Forward { .. } => {
+                    push(&mut self.port, &mut self.forward, frame);
+                    while let Some((_, fragment)) = fragments.next_if(|(of, _)| *of == at) {
+                        push(&mut self.port, &mut self.forward, fragment);
+                    }
+                }
                 Verdict::Drop(reason) => {
                     tally.dropped(reason).add(1);
-                    self.gone.push(frame);
+                    match answered.next_if(|(of, ..)| *of == at) {
+                        Some(_) => self.beyond.answer.push(frame),
+                        None => self.gone.push(frame),
+                    }
                 }
                 Verdict::Pass => {
                     tally.passed.add(1);
@@ -149,8 +194,102 @@ impl<P: Port> Worker<P> {
             }
         }
         self.port.tx(&mut self.forward);
+        if !self.beyond.answer.is_empty() {
+            self.port.answer(&mut self.beyond.answer);
+        }
         self.port.free(&mut self.gone);
         self.port.pass(&mut self.passed);
+    }
+}
+
+/// Adds a frame to those that are sent, and sends them where they are a burst.
+#[inline]
+fn push<P: Port>(port: &mut P, burst: &mut Burst<P::Frame>, frame: P::Frame) {
+    if burst.is_full() {
+        port.tx(burst);
+    }
+    burst.push(frame);
+}
+
+impl<F> Beyond<F> {
+    /// What becomes of a frame that is not forwarded as it is: whether it fits, and whether there are frames for its fragments.
+    fn decide<P: Port<Frame = F>>(
+        &mut self,
+        port: &mut P,
+        (at, frame): (usize, &F),
+        outcome: &mut Outcome,
+        table: &Table,
+        (room, now): (&mut usize, u64),
+    ) {
+        let destination = outcome.destination;
+        match encapsulate::fate(port.bytes(frame), table, destination) {
+            Fate::Fits => {}
+            Fate::TooBig => {
+                *outcome = Verdict::Drop(Reason::TooBig).into();
+                if let Some(len) = self.answers.decide(port.bytes(frame), table, destination, now) {
+                    self.answered.push((at, destination, len));
+                    *room -= 1;
+                }
+            }
+            Fate::Fragments(count) => {
+                let more = count - 1;
+                let fits = more < *room && more <= self.fragments.remaining_capacity();
+                let before = self.fragments.len();
+                let lends = |_| port.blank(frame, 0).map(|blank| (at, blank));
+                if fits {
+                    self.fragments.extend((0..more).map_while(lends));
+                }
+                if self.fragments.len() == before + more {
+                    *room -= more;
+                    return;
+                }
+                let mut unused = self.fragments.drain(before..).map(|(_, blank)| blank).collect();
+                port.free(&mut unused);
+                *outcome = Verdict::Drop(Reason::TxFull).into();
+            }
+        }
+    }
+
+    /// Writes what was decided, when nobody reads the frames any more.
+    fn write<P: Port<Frame = F>>(
+        &mut self,
+        port: &mut P,
+        received: &mut Burst<F>,
+        outcomes: &[Outcome],
+        table: &Table,
+    ) {
+        let Beyond { fragments, answered, answers, whole, .. } = self;
+        for (at, destination, len) in answered.iter() {
+            let frame = &mut received[*at];
+            answers.compose(port.bytes(frame), table, *destination);
+            port.resize(frame, *len);
+            answers.write(port.bytes_mut(frame));
+        }
+        let mut fragments = fragments.iter_mut().peekable();
+        for (at, (frame, outcome)) in received.iter_mut().zip(outcomes).enumerate() {
+            if !outcome.next_hop.has_way() {
+                continue;
+            }
+            let (destination, next_hop) = (outcome.destination, outcome.next_hop);
+            if fragments.peek().is_none_or(|(of, _)| *of != at) {
+                let added = encapsulate::added(table, destination);
+                if added > 0 {
+                    port.prepend(frame, added);
+                }
+                let len = encapsulate::write(port.bytes_mut(frame), table, destination, next_hop);
+                port.resize(frame, len);
+                continue;
+            }
+            whole.fill(port.bytes(frame), table, destination, next_hop);
+            port.resize(frame, whole.len(0));
+            whole.write(0, port.bytes_mut(frame));
+            let mut piece = 1;
+            while let Some((_, fragment)) = fragments.next_if(|(of, _)| *of == at) {
+                port.resize(fragment, whole.len(piece));
+                whole.write(piece, port.bytes_mut(fragment));
+                piece += 1;
+            }
+        }
     }
 }
 

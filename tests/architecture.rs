@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 27] = [
     ("model", &["limits"]),
     ("wire", &["limits", "model"]),
     ("hash", &["limits", "model"]),
-    ("table", &["hash", "limits", "model"]),
+    ("table", &["hash", "limits", "model", "wire"]),
     ("path", &["hash", "limits", "model", "table", "verdict", "wire"]),
     ("xdp", &["hash", "limits", "model", "table", "verdict"]),
     ("port", &["limits", "model", "verdict", "wire", "xdp"]),

@@ -2,7 +2,7 @@
 
 use oneip::config::{self, Loaded};
 use oneip::model::{
-    Admin, AllDown, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS, Plan, Port,
+    Admin, AllDown, Dispatcher, Dpdk, Engine, Exception, Deliver, HashInput, HashKey, Health, Http, Mac, PINS, Plan, Port,
     Probe, Selection, Server, Service, Transport, Via,
 };
 use proptest::prelude::*;
@@ -146,6 +146,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         address: "203.0.113.80".parse().unwrap(),
         ports: vec![port(Transport::Tcp, 80), port(Transport::Tcp, 443), port(Transport::Udp, 443)],
         hash: HashInput::Source,
+        deliver: Deliver::L2,
         selection: Selection::Maglev,
         slots: 65537,
         drain: Duration::from_secs(600),
@@ -164,6 +165,9 @@ weight = 1                    # default 1; 0 = configured but takes no clients
             xdp: None,
             pins: PINS.into(),
             dpdk: None,
+            source: Vec::new(),
+            mtu: None,
+            gateway_mac: None,
         }),
         filter: None,
         admin: Admin::default(),

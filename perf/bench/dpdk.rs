@@ -95,6 +95,18 @@ impl Port for Filled {
         self.inner.is_ours(frame)
     }
 
+    fn prepend(&mut self, frame: &mut Frame, len: usize) {
+        self.inner.prepend(frame, len);
+    }
+
+    fn resize(&mut self, frame: &mut Frame, len: usize) {
+        self.inner.resize(frame, len);
+    }
+
+    fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {
+        self.inner.blank(with, len)
+    }
+
     fn arrival(&mut self, frame: &mut Frame) -> u64 {
         if self.stamped { self.inner.arrival(frame) } else { 0 }
     }

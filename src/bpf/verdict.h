@@ -17,6 +17,7 @@ enum verdict {
 	STRAY,
 	PASS_FULL,
 	OTHER_SERVER,
+	TOO_BIG,
 	FORWARDED,
 	VERDICTS
 };

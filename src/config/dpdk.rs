@@ -7,7 +7,7 @@ use crate::limits::{DESCRIPTORS, MAX_DESCRIPTORS, MAX_MBUFS, MAX_QUEUES};
 use crate::model::{Dpdk, Exception};
 
 /// RFC 791 asks for 68 and IPv6 for 1,280; a frame's length is 16 bits, with room to round up.
-const MTUS: std::ops::RangeInclusive<u32> = 1280..=16_000;
+pub const MTUS: std::ops::RangeInclusive<u32> = 1280..=16_000;
 const DEFAULT_MTU: u16 = 1500;
 
 /// The arguments by which DPDK is told its cores.

@@ -1,6 +1,7 @@
 //! Every key of the file, read: what is legal by itself. What is not is reported and absent.
 
-use super::dpdk::DpdkDraft;
+use super::deliver::{self, DeliverDraft};
+use super::dpdk::{DpdkDraft, MTUS};
 use super::health::HealthDraft;
 use super::report::Report;
 use super::schema;
@@ -21,13 +22,13 @@ use toml::de::DeTable;
 
 pub struct Draft {
     hash_key: Option<HashKey>,
-    dispatcher: Option<DispatcherDraft>,
-    filter: Option<FilterDraft>,
+    pub dispatcher: Option<DispatcherDraft>,
+    pub filter: Option<FilterDraft>,
     admin: Admin,
     pub services: Vec<ServiceDraft>,
 }
 
-struct DispatcherDraft {
+pub struct DispatcherDraft {
     interface: Option<String>,
     engine: Engine,
     cores: Option<Vec<usize>>,
@@ -35,9 +36,13 @@ struct DispatcherDraft {
     xdp: Option<Xdp>,
     pins: PathBuf,
     dpdk: Option<DpdkDraft>,
+    /// `None` where the key is absent.
+    pub source: Option<Vec<At<IpAddr>>>,
+    mtu: Option<u32>,
+    gateway_mac: Option<Mac>,
 }
 
-struct FilterDraft {
+pub struct FilterDraft {
     interface: Option<String>,
     hold: Option<Duration>,
     xdp: Option<Xdp>,
@@ -53,6 +58,7 @@ pub struct ServiceDraft {
     /// `None` where the key is absent: every protocol and port.
     pub ports: Option<Vec<At<Port>>>,
     pub hash: Option<At<HashInput>>,
+    pub deliver: DeliverDraft,
     pub selection: Selection,
     pub slots: Option<At<u32>>,
     drain_s: u32,
@@ -120,7 +126,10 @@ impl DispatcherDraft {
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
         let engine = engine.map_or(Engine::AfXdp, |engine| engine.value);
         let (xdp, pins) = (read_xdp(section, report), read_pins(section, base, report));
-        DispatcherDraft { interface, engine, cores, flows, xdp, pins, dpdk }
+        let source = deliver::read_source(section, report);
+        let mtu = section.integer("mtu", MTUS, report).map(|mtu| mtu.value);
+        let gateway_mac = section.text("gateway_mac", report, value::mac).map(|mac| mac.value);
+        DispatcherDraft { interface, engine, cores, flows, xdp, pins, dpdk, source, mtu, gateway_mac }
     }
 
     fn into_dispatcher(self) -> Option<Dispatcher> {
@@ -128,8 +137,9 @@ impl DispatcherDraft {
             Some(draft) => Some(draft.into_dpdk()?),
             None => None,
         };
-        let DispatcherDraft { interface, engine, cores, flows, xdp, pins, .. } = self;
-        Some(Dispatcher { interface: interface?, engine, cores, flows, xdp, pins, dpdk })
+        let DispatcherDraft { interface, engine, cores, flows, xdp, pins, source, mtu, gateway_mac, .. } = self;
+        let source = source.into_iter().flatten().map(|source| source.value).collect();
+        Some(Dispatcher { interface: interface?, engine, cores, flows, xdp, pins, dpdk, source, mtu, gateway_mac })
     }
 }
 
@@ -198,6 +208,7 @@ impl ServiceDraft {
             ports: section
                 .list("ports", report, no_ports, |port, report| text_element(port, report, form, value::port)),
             hash: section.text("hash", report, value::choice("hash", inputs)),
+            deliver: DeliverDraft::read(section, report),
             selection: selection.map_or(Selection::Maglev, |selection| selection.value),
             slots: section.integer("slots", 1..=MAX_SLOTS, report),
             drain_s: section.integer("drain_s", 0..=MAX_DRAIN_S, report).map_or(DEFAULT_DRAIN_S, |s| s.value),
@@ -230,6 +241,7 @@ impl ServiceDraft {
             address: self.address?.value,
             ports: self.ports.unwrap_or_default().into_iter().map(|port| port.value).collect(),
             hash: self.hash.map_or(HashInput::Source, |hash| hash.value),
+            deliver: self.deliver.to_deliver(),
             selection: self.selection,
             slots,
             drain: Duration::from_secs(self.drain_s.into()),

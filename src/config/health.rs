@@ -55,7 +55,8 @@ pub struct HealthDraft {
     timeout: Option<At<u32>>,
     rise: Option<At<u32>>,
     fall: Option<At<u32>>,
-    via: Via,
+    /// `None` where the key is absent.
+    pub via: Option<At<Via>>,
     all_down: AllDown,
 }
 
@@ -89,7 +90,7 @@ impl HealthDraft {
             timeout: section.integer("timeout_ms", TIMEOUTS, report),
             rise: section.integer("rise", STREAKS, report),
             fall: section.integer("fall", STREAKS, report),
-            via: via.map_or(Via::Service, |via| via.value),
+            via,
             all_down: all_down.map_or(AllDown::Drop, |all_down| all_down.value),
         }
     }
@@ -115,7 +116,7 @@ impl HealthDraft {
         };
         Some(Health {
             probe,
-            via: self.via,
+            via: self.via.map_or_else(|| default_via(service), |via| via.value),
             interval: millis(self.interval_ms()),
             timeout: millis(or(self.timeout, DEFAULT_TIMEOUT_MS.min(self.interval_ms()))),
             rise: or(self.rise, DEFAULT_RISE),
@@ -138,6 +139,11 @@ impl HealthDraft {
             },
         }
     }
+}
+
+/// Clients' way, where a probe can go it.
+fn default_via(service: &ServiceDraft) -> Via {
+    if service.deliver.to_deliver().is_routed() { Via::Primary } else { Via::Service }
 }
 
 /// Reports what the keys of the section break together, or with those of their service.

@@ -3,9 +3,10 @@
 //! In reading order: `file` reads it; `include` reads those that it names, and makes one tree of all; `source` turns a text into a TOML tree, past lines
 //! that are not TOML; `draft` reads every key of the
 //! tree by the walker of `section` and the keys of `schema`, each value by a function of `value` or `key`; `service` holds the rules inside one
-//! service, `health` those of its checks, `dpdk` those of the DPDK engine, and `cross_checks` those between services; `report` collects what they find, with line and column.
+//! service, `health` those of its checks, `deliver` those of the way to its servers, `dpdk` those of the DPDK engine, and `cross_checks` those between services; `report` collects what they find, with line and column.
 
 mod cross_checks;
+mod deliver;
 mod dpdk;
 mod draft;
 mod file;
@@ -69,6 +70,7 @@ pub fn parse(text: &str, file: impl AsRef<Path>) -> Result<Loaded, Errors> {
         let draft = Draft::read(&tree, file.parent().unwrap_or(Path::new("")), &mut report);
         draft.services.iter().for_each(|service| service::check(service, &mut report));
         cross_checks::check(&draft.services, &mut report);
+        deliver::check(&draft, &mut report);
         draft
     });
     let warnings = report.finish()?;

@@ -22,6 +22,8 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             differ(old.engine != new.engine, "[dispatcher] engine");
             differ(old.cores != new.cores, "[dispatcher] cores");
             differ(old.flows != new.flows, "[dispatcher] flows");
+            differ(old.source != new.source, "[dispatcher] source");
+            differ(old.mtu != new.mtu, "[dispatcher] mtu");
             differ((old.xdp, &old.pins) != (new.xdp, &new.pins), "[dispatcher] xdp or pins");
             differ(old.dpdk != new.dpdk, "[dpdk]");
         }
@@ -79,6 +81,9 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
     }
     if old.hash != new.hash {
         changed("hash", &old.hash.name(), &new.hash.name());
+    }
+    if old.deliver != new.deliver {
+        changed("deliver", &old.deliver, &new.deliver);
     }
     if old.selection != new.selection {
         changed("selection", &old.selection.name(), &new.selection.name());

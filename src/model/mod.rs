@@ -58,6 +58,12 @@ pub struct Dispatcher {
     pub pins: PathBuf,
     /// With `Engine::Dpdk` always there.
     pub dpdk: Option<Dpdk>,
+    /// Outer source addresses of tunnels, at most one of each family; empty: the interface's.
+    pub source: Vec<IpAddr>,
+    /// In bytes, without the Ethernet header: what frames with tunnels' headers must fit in. `None`: the interface's.
+    pub mtu: Option<u32>,
+    /// Of the router that leads to servers without `mac`, where nobody can be asked.
+    pub gateway_mac: Option<Mac>,
 }
 
 /// The server's side of broadcast-based dispatch, the same on every server.
@@ -189,6 +195,7 @@ pub struct Service {
     /// Empty: every protocol and port.
     pub ports: Vec<Port>,
     pub hash: HashInput,
+    pub deliver: Deliver,
     pub selection: Selection,
     /// Prime, at least `SLOTS_PER_SERVER` times the number of servers.
     pub slots: u32,
@@ -269,6 +276,48 @@ impl HashInput {
         match self {
             HashInput::Source => "source",
             HashInput::Flow => "flow",
+        }
+    }
+}
+
+/// How packets come to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deliver {
+    /// As they are, in a frame to its MAC.
+    L2,
+    /// Behind an IP header of the family of its address (RFC 2003, 2473, 4213).
+    Ipip,
+    /// Behind IP and UDP, to this port (GUE variant 1, draft-ietf-intarea-gue).
+    Gue { port: u16 },
+    /// Behind IP and GRE without a key (RFC 2784).
+    Gre,
+    /// With its address in place of the cluster address, which DSCP tells.
+    L3dsr { dscp: u8 },
+}
+
+impl Deliver {
+    pub const GUE_PORT: u16 = 6080;
+
+    /// Whether a header is put in front of packets.
+    pub const fn is_tunnel(self) -> bool {
+        matches!(self, Deliver::Ipip | Deliver::Gue { .. } | Deliver::Gre)
+    }
+
+    /// Whether packets reach the server over routers too.
+    pub const fn is_routed(self) -> bool {
+        !matches!(self, Deliver::L2)
+    }
+}
+
+/// As it is written in the configuration, with what goes with it.
+impl fmt::Display for Deliver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Deliver::L2 => write!(f, "l2"),
+            Deliver::Ipip => write!(f, "ipip"),
+            Deliver::Gue { port } => write!(f, "gue to port {port}"),
+            Deliver::Gre => write!(f, "gre"),
+            Deliver::L3dsr { dscp } => write!(f, "l3dsr with dscp {dscp}"),
         }
     }
 }

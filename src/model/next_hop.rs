@@ -8,12 +8,19 @@ pub struct NextHop {
     /// The number of an `Egress`, from 1; 0: the interface that the frame came in on, from the address that it came to.
     pub egress: u8,
     pub destination: Mac,
+    /// It is a router's, and not the server's own.
+    pub is_gateway: bool,
 }
 
 impl NextHop {
     /// A server on the link that frames come from.
     pub fn on_link(mac: Mac) -> NextHop {
-        NextHop { egress: 0, destination: mac }
+        NextHop { egress: 0, destination: mac, is_gateway: false }
+    }
+
+    /// A server behind a router that is on that link.
+    pub fn by_gateway(mac: Mac) -> NextHop {
+        NextHop { egress: 0, destination: mac, is_gateway: true }
     }
 }
 

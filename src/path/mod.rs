@@ -3,11 +3,12 @@
 //! `plain` reads the headers of the frames that nearly all are, a burst at a time; `parse` any frame's, down to the flow that
 //! decides. `select` matches the flow with a service, sorts it into a `batch`, hashes a whole burst and looks the servers up.
 //! `flow_table` decides the few whose slot is migrating, `watch` notes those of a client that an operator watches. `rewrite`
-//! writes the two MAC addresses.
+//! writes the two MAC addresses, `encapsulate` what goes through tunnels.
 
 pub mod batch;
 pub mod classify;
 pub mod fast_path;
+pub mod encapsulate;
 mod flow_table;
 pub mod rewrite;
 pub mod select;

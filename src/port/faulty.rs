@@ -69,6 +69,19 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
         self.inner.bytes_mut(frame)
     }
 
+    fn prepend(&mut self, frame: &mut P::Frame, len: usize) {
+        self.inner.prepend(frame, len);
+    }
+
+    fn resize(&mut self, frame: &mut P::Frame, len: usize) {
+        self.inner.resize(frame, len);
+    }
+
+    /// Now and then there is none.
+    fn blank(&mut self, with: &P::Frame, len: usize) -> Option<P::Frame> {
+        if self.draw() == 0 { None } else { self.inner.blank(with, len) }
+    }
+
     fn arrival(&mut self, frame: &mut P::Frame) -> u64 {
         self.inner.arrival(frame)
     }
@@ -85,6 +98,12 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
         assert!(burst.len() <= self.room, "the worker sends no more than there is room for");
         self.room -= burst.len();
         self.inner.tx(burst);
+    }
+
+    fn answer(&mut self, burst: &mut Burst<P::Frame>) {
+        assert!(burst.len() <= self.room, "the worker sends no more than there is room for");
+        self.room -= burst.len();
+        self.inner.answer(burst);
     }
 
     fn free(&mut self, burst: &mut Burst<P::Frame>) {

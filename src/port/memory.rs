@@ -3,9 +3,13 @@
 //! Frames lie in chunks of `STRIDE` bytes, as in a UMEM. Each is received once, in order, until `rewind`.
 
 use super::{Burst, Ledger, Port};
+use crate::limits::BURST;
 
 /// Bytes from one frame's start to the next one's.
 pub const STRIDE: usize = 2048;
+
+/// Frames besides those that are received.
+const SPARES: usize = BURST;
 
 /// Begins at a cache line, wherever the allocator puts it: a header that lies across two costs a nanosecond.
 #[derive(Clone)]
@@ -15,6 +19,10 @@ struct Chunk([u8; STRIDE]);
 pub struct Memory {
     arena: Box<[Chunk]>,
     lens: Box<[u16]>,
+    /// As long as they were sent, of all frames.
+    sent_lens: Box<[u16]>,
+    /// Positions of frames that are not received, and not lent.
+    spares: Vec<u32>,
     arrivals: Box<[u64]>,
     /// Clock, in nanoseconds: stands still unless a test moves it.
     pub now: u64,
@@ -44,14 +52,17 @@ impl Memory {
     /// # Panics
     /// If a frame is longer than `STRIDE`.
     pub fn new<F: AsRef<[u8]>>(frames: &[F]) -> Memory {
-        let mut arena = vec![Chunk([0; STRIDE]); frames.len()].into_boxed_slice();
+        let total = frames.len() + SPARES;
+        let mut arena = vec![Chunk([0; STRIDE]); total].into_boxed_slice();
         for (chunk, frame) in arena.iter_mut().zip(frames) {
             chunk.0[..frame.as_ref().len()].copy_from_slice(frame.as_ref());
         }
         Memory {
             arena,
             lens: frames.iter().map(|f| f.as_ref().len() as u16).collect(),
-            arrivals: vec![0; frames.len()].into(),
+            sent_lens: frames.iter().map(|f| f.as_ref().len() as u16).chain([0; SPARES]).collect(),
+            spares: (frames.len() as u32..total as u32).rev().collect(),
+            arrivals: vec![0; total].into(),
             now: 0,
             burst: usize::MAX,
             tx_room: usize::MAX,
@@ -60,8 +71,8 @@ impl Memory {
             next: 0,
             lent: 0,
             left: 0,
-            sent: Vec::with_capacity(frames.len()),
-            freed: Vec::with_capacity(frames.len()),
+            sent: Vec::with_capacity(total),
+            freed: Vec::with_capacity(total),
             passed: Vec::with_capacity(frames.len()),
         }
     }
@@ -73,6 +84,8 @@ impl Memory {
     pub fn rewind(&mut self) {
         assert_eq!(self.lent, 0, "a frame is still lent");
         self.next = 0;
+        self.spares = (self.lens.len() as u32..self.arena.len() as u32).rev().collect();
+        self.sent_lens[..self.lens.len()].copy_from_slice(&self.lens);
         self.sent.clear();
         self.freed.clear();
         self.passed.clear();
@@ -83,7 +96,7 @@ impl Memory {
         self.arrivals.fill(arrival);
     }
 
-    /// Positions of the frames that were sent, in order.
+    /// Positions of the frames that were sent, in order; those beyond the received ones were lent blank.
     pub fn sent(&self) -> &[u32] {
         &self.sent
     }
@@ -100,7 +113,7 @@ impl Memory {
 
     #[inline(always)]
     pub fn frame(&self, position: usize) -> &[u8] {
-        &self.arena[position].0[..self.lens[position] as usize]
+        &self.arena[position].0[..self.sent_lens[position] as usize]
     }
 
     #[inline(always)]
@@ -138,6 +151,24 @@ impl Port for Memory {
         &mut self.arena[frame.index as usize].0[..frame.len as usize]
     }
 
+    fn prepend(&mut self, frame: &mut Frame, len: usize) {
+        let end = frame.len as usize;
+        self.arena[frame.index as usize].0.copy_within(..end, len);
+        frame.len += len as u16;
+    }
+
+    fn resize(&mut self, frame: &mut Frame, len: usize) {
+        assert!(len <= STRIDE, "a chunk holds the frame");
+        frame.len = len as u16;
+    }
+
+    fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {
+        assert!(len <= STRIDE, "a chunk holds the frame");
+        let index = self.spares.pop()?;
+        self.lent += 1;
+        Some(Frame { index, len: len as u16 })
+    }
+
     #[inline(always)]
     fn arrival(&mut self, frame: &mut Frame) -> u64 {
         self.arrivals[frame.index as usize]
@@ -158,7 +189,10 @@ impl Port for Memory {
         self.room_left -= burst.len();
         self.lent -= burst.len();
         self.left += burst.len() as u64;
-        self.sent.extend(burst.drain(..).map(|frame| frame.index));
+        for frame in burst.drain(..) {
+            self.sent_lens[frame.index as usize] = frame.len;
+            self.sent.push(frame.index);
+        }
     }
 
     #[inline]
@@ -179,8 +213,8 @@ impl Port for Memory {
     fn ledger(&self) -> Ledger {
         let returned = self.sent.len() + self.freed.len() + self.passed.len();
         Ledger {
-            total: self.lens.len(),
-            idle: 0,
+            total: self.arena.len(),
+            idle: self.spares.len(),
             lent: self.lent,
             in_device: self.lens.len() - self.next + returned,
             sending: 0,

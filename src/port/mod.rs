@@ -41,6 +41,15 @@ pub trait Port {
     /// The same, to be changed in place.
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Self::Frame) -> &'a mut [u8];
 
+    /// Puts `len` bytes in front of the frame, whatever is in them. With them it is no longer than the device's longest.
+    fn prepend(&mut self, frame: &mut Self::Frame, len: usize);
+
+    /// Cuts the frame to `len` bytes, or makes it longer at its end, by whatever bytes.
+    fn resize(&mut self, frame: &mut Self::Frame, len: usize);
+
+    /// Lends a frame of `len` bytes, whatever is in them, to be sent with another; `None`: there is none left.
+    fn blank(&mut self, with: &Self::Frame, len: usize) -> Option<Self::Frame>;
+
     /// When the frame reached the driver, in nanoseconds on the scale of `now`; 0 where that is not known.
     /// Asked at most once a frame.
     fn arrival(&mut self, frame: &mut Self::Frame) -> u64;
@@ -59,6 +68,11 @@ pub trait Port {
 
     /// Transmits the whole burst, which is no longer than `room` said.
     fn tx(&mut self, burst: &mut Burst<Self::Frame>);
+
+    /// Transmits what is not forwarded: answers to frames that were dropped. As `tx`.
+    fn answer(&mut self, burst: &mut Burst<Self::Frame>) {
+        self.tx(burst);
+    }
 
     /// Takes the whole burst back unsent.
     fn free(&mut self, burst: &mut Burst<Self::Frame>);

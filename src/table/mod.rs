@@ -12,6 +12,7 @@ pub mod index;
 mod next_hop;
 pub mod publish;
 pub mod trace;
+mod way;
 
 use crate::hash::{self, Key};
 use crate::model::{Egress, Transport};
@@ -20,9 +21,11 @@ use build::migration::Kept;
 use census::Census;
 use index::{Index, NONE, View};
 pub use next_hop::PackedNextHop;
+pub use way::{TunnelEnd, Way, families};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use trace::Watch;
 
 /// In a slot, beside its owner: flows of the slot may be kept by others. Whoever looks up finds this or `NOBODY` by one
@@ -42,6 +45,11 @@ pub struct Table {
     services: Box<[ServiceTable]>,
     /// By destination: the service's `base` plus the server's position; behind them `UNRESOLVED`, for no destination at all.
     next_hops: Box<[PackedNextHop]>,
+    /// By destination; none where every service is delivered on the link.
+    ways: Box<[Way]>,
+    tunnel_mtu: u32,
+    /// Identifications of packets that may be fragmented, of all workers and all tables.
+    identifications: Arc<AtomicU32>,
     /// By number, from 1: the interfaces besides the one that frames come in on.
     egresses: Arc<[Egress]>,
     /// While any slot moves: the servers whose connections stay with them, by ident, to their destinations.
@@ -463,6 +471,29 @@ impl Table {
     #[inline(always)]
     pub fn next_hop(&self, destination: usize) -> PackedNextHop {
         self.next_hops[destination]
+    }
+
+    /// Whether some packets do not go to their servers as they are.
+    #[inline(always)]
+    pub fn has_ways(&self) -> bool {
+        !self.ways.is_empty()
+    }
+
+    /// How packets come to a server.
+    #[inline(always)]
+    pub fn way(&self, destination: u32) -> &Way {
+        self.ways.get(destination as usize).unwrap_or(&Way::Direct)
+    }
+
+    /// Bytes that a packet may have with its headers.
+    #[inline(always)]
+    pub fn tunnel_mtu(&self) -> usize {
+        self.tunnel_mtu as usize
+    }
+
+    /// One that no packet has had for a long time (RFC 6864, section 4.2). Workers share them: few packets need one.
+    pub fn next_identification(&self) -> u32 {
+        self.identifications.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The interfaces by which frames leave besides the one that they come in on; the first has the number 1.

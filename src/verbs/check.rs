@@ -5,7 +5,7 @@ use crate::admin::status::Status;
 use crate::ctl::client::{self, Client};
 use crate::engine::filter::takeover;
 use crate::host::cores;
-use crate::model::{Admin, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
+use crate::model::{Admin, Deliver, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
 use crate::table::ServiceId;
 use crate::table::build::Cluster;
 use crate::xdp::Device;
@@ -131,7 +131,8 @@ pub fn heading(service: &Service) -> String {
         (Selection::Maglev, HashInput::Source) => format!("maglev over the source, {} slots", service.slots),
         (Selection::Maglev, HashInput::Flow) => format!("maglev over the flow, {} slots", service.slots),
     };
-    format!("service {}: {} {ports}; {rule}", service.name, service.address)
+    let deliver = if service.deliver == Deliver::L2 { String::new() } else { format!("; by {}", service.deliver) };
+    format!("service {}: {} {ports}; {rule}{deliver}", service.name, service.address)
 }
 
 fn servers(service: &Service, shares: &[u32]) -> String {
@@ -140,11 +141,12 @@ fn servers(service: &Service, shares: &[u32]) -> String {
     for at in 3..6 {
         table.column_mut(at).expect("six columns").set_cell_alignment(CellAlignment::Right);
     }
+    let from = if service.deliver.is_routed() { "by the route" } else { "from the neighbour table" };
     for (server, slots) in service.servers.iter().zip(shares) {
         table.add_row([
             format!("  {}", server.name),
             server.address.to_string(),
-            server.mac.map_or("from the neighbour table".to_owned(), |mac| mac.to_string()),
+            server.mac.map_or_else(|| from.to_owned(), |mac| mac.to_string()),
             server.weight.to_string(),
             slots.to_string(),
             format!("{:.3} %", 100.0 * *slots as f64 / service.slots as f64),

@@ -6,9 +6,9 @@ use crate::limits::DEFAULT_FLOWS;
 use crate::metrics::counters::Tally;
 use crate::metrics::summary::Summary;
 use crate::metrics::worker::{self, WorkerMetrics};
-use crate::model::Plan;
+use crate::model::{NextHop, Plan};
 use crate::port::pcap::{Output, Pcap};
-use crate::table::Table;
+use crate::table::{self, Table, TunnelEnd};
 use crate::table::build::Cluster;
 use crate::table::flow_table::FlowTable;
 use crate::table::publish::{self, Publisher};
@@ -49,7 +49,12 @@ pub fn run(
     verdicts: Option<&Path>,
     changes: Vec<Change>,
 ) -> Result<Summary, Failure> {
-    require_macs(plan)?;
+    require_next_hops(plan)?;
+    require_source(plan)?;
+    let gateway = plan.dispatcher.as_ref().and_then(|dispatcher| dispatcher.gateway_mac);
+    for server in plan.services.iter().flat_map(|service| &service.servers).filter(|server| server.mac.is_none()) {
+        cluster.set_next_hop(server.address, gateway.map(NextHop::by_gateway));
+    }
     require_distinct(config, (input, output), verdicts)?;
     let mut port = Pcap::open(input, output)?;
     let mut log = verdicts.map(Verdicts::create).transpose()?;
@@ -106,15 +111,26 @@ impl Replayer {
     }
 }
 
-fn require_macs(plan: &Plan) -> Result<(), Failure> {
-    let mut missing: Vec<&str> = plan
-        .services
-        .iter()
-        .flat_map(|service| &service.servers)
-        .filter(|server| server.mac.is_none())
-        .map(|server| server.name.as_str())
-        .collect();
-    missing.dedup();
+/// Each server has a MAC, or is behind a router that has one.
+fn require_next_hops(plan: &Plan) -> Result<(), Failure> {
+    let gateway = plan.dispatcher.as_ref().and_then(|dispatcher| dispatcher.gateway_mac);
+    let without_mac = |is_routed: bool| {
+        let services = plan.services.iter().filter(move |service| service.deliver.is_routed() == is_routed);
+        let servers = services.flat_map(|service| &service.servers).filter(|server| server.mac.is_none());
+        let mut names: Vec<&str> = servers.map(|server| server.name.as_str()).collect();
+        names.dedup();
+        names
+    };
+    let routed = without_mac(true);
+    if gateway.is_none() && !routed.is_empty() {
+        return Err(format!(
+            "replay cannot look up routes: server {} has no `mac`, and [dispatcher] has no `gateway_mac`; add the router's, as in \
+             gateway_mac = \"02:00:00:00:00:fe\"",
+            super::some(&routed)
+        )
+        .into());
+    }
+    let missing = without_mac(false);
     if missing.is_empty() {
         return Ok(());
     }
@@ -124,6 +140,22 @@ fn require_macs(plan: &Plan) -> Result<(), Failure> {
         super::some(&missing)
     )
     .into())
+}
+
+/// Tunnels come from an address.
+fn require_source(plan: &Plan) -> Result<(), Failure> {
+    let end = TunnelEnd::new(plan.dispatcher.as_ref().map_or(&[], |dispatcher| &dispatcher.source), TunnelEnd::MTU);
+    let sources = [("IPv4", end.v4.is_some(), "192.0.2.2"), ("IPv6", end.v6.is_some(), "2001:db8::2")];
+    for (server, (family, is_known, example)) in table::families(&plan.services).into_iter().zip(sources) {
+        if let Some(server) = server.filter(|_| !is_known) {
+            return Err(format!(
+                "replay cannot ask for this host's addresses: the tunnel to server {server} comes from an {family} address, and `source` \
+                 of [dispatcher] has none; add one, as in source = [\"{example}\"]"
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to write over what is read, or two things into one file.

@@ -1,14 +1,18 @@
-//! Views of the headers that dispatching reads, one file a header.
+//! Views of the headers that dispatching reads, one file a header; and builders of those that it writes: `tunnel`, `too_big`, `readdress`,
+//! with `checksum`.
 //!
 //! Every view borrows the bytes from its header's first one on. `check` (or `new`) says whether the header is whole and
-//! consistent; after it, no accessor can panic. Nothing is copied and nothing is written: the only bytes that oneip ever
-//! changes are the two MAC addresses, in `path::rewrite`.
+//! consistent; after it, no accessor can panic. Nothing is copied.
 
+pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod readdress;
+pub mod too_big;
 pub mod transport;
+pub mod tunnel;
 
 /// The header is truncated, or one of its fields contradicts the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! One service whose servers come and go, the pipeline over it, and time that the test sets.
 
 use etherparse::PacketBuilder;
-use oneip::model::{Admin, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
+use oneip::model::{Admin, Deliver, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::path::select::Selection as Pipeline;
 use oneip::table::build::{Cluster, History, State};
 use oneip::table::flow_table::{FlowTable, FlowTableReport};
@@ -83,6 +83,7 @@ impl Fixture {
             address: IpAddr::V4(CLUSTER),
             ports: Vec::new(),
             hash,
+            deliver: Deliver::L2,
             selection,
             slots,
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),

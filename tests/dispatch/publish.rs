@@ -175,7 +175,7 @@ fn frames_leave_by_the_egress_of_their_next_hop() {
     // The loopback interface of this namespace: the frame goes nowhere in a test run.
     let source = Mac([2, 0, 0, 0, 7, 7]);
     cluster.set_egresses(&[Egress { index: 1, source }]);
-    let there = NextHop { egress: 1, destination: mac(1) };
+    let there = NextHop { egress: 1, ..NextHop::on_link(mac(1)) };
     cluster.set_next_hop("10.0.0.2".parse().unwrap(), Some(there));
     let Some((dispatch, books)) = dispatch(OWN, &cluster.compile(), 0) else { return };
     let mut redirected = 0;

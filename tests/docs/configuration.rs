@@ -94,6 +94,10 @@ impl Bench {
             Some(value) => _ = place.insert(key.to_owned(), value),
             None => _ = place.remove(key),
         }
+        // What goes with another key.
+        if let Some(way) = [("gue_port", "gue"), ("dscp", "l3dsr")].iter().find(|(of, _)| *of == key) {
+            place.insert("deliver".to_owned(), way.1.into());
+        }
         // One of the two.
         if key == "hash_key_file" {
             place.remove("hash_key");

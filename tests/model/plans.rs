@@ -1,6 +1,6 @@
 //! Plans in a line or two.
 
-use oneip::model::{Admin, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::model::{Admin, Deliver, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -55,6 +55,7 @@ impl One {
             address: *address,
             ports: vec![Port { transport: Transport::Udp, number: 53 }],
             hash: self.hash,
+            deliver: Deliver::L2,
             selection: self.selection,
             slots: self.slots,
             until_closed: false,

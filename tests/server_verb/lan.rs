@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneip::model::{Admin, HashInput, HashKey, Plan, Selection, Server, Service};
+use oneip::model::{Admin, Deliver, HashInput, HashKey, Plan, Selection, Server, Service};
 use oneip::server::{self, Dispatch, Error, Report};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -155,6 +155,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         address: address(cluster),
         ports: Vec::new(),
         hash: HashInput::Source,
+        deliver: Deliver::L2,
         selection: Selection::Maglev,
         slots: 65_537,
         drain: Duration::from_secs(600),

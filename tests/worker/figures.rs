@@ -44,6 +44,18 @@ impl Port for Reported {
         self.memory.bytes_mut(frame)
     }
 
+    fn prepend(&mut self, frame: &mut Frame, len: usize) {
+        self.memory.prepend(frame, len);
+    }
+
+    fn resize(&mut self, frame: &mut Frame, len: usize) {
+        self.memory.resize(frame, len);
+    }
+
+    fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {
+        self.memory.blank(with, len)
+    }
+
     fn arrival(&mut self, frame: &mut Frame) -> u64 {
         self.memory.arrival(frame)
     }

@@ -5,7 +5,7 @@ use crate::counting;
 use crate::model::Random;
 use crate::model::plans::{CLUSTER_V4, KEY, mac, query};
 use oneip::metrics::summary::ServerSummary;
-use oneip::model::{Admin, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport};
+use oneip::model::{Admin, Deliver, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport};
 use oneip::port::memory::{Frame, Memory};
 use oneip::port::{Burst, Ledger, Port};
 use std::net::{IpAddr, Ipv4Addr};
@@ -40,6 +40,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         address: IpAddr::V4(CLUSTER_V4),
         ports: vec![ServicePort { transport: Transport::Udp, number: PORT + i as u16 }],
         hash: HashInput::Source,
+        deliver: Deliver::L2,
         selection: Selection::Maglev,
         slots: 1009,
         until_closed: false,
@@ -201,6 +202,18 @@ impl Port for ReplayPort {
 
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
         self.memory.bytes_mut(frame)
+    }
+
+    fn prepend(&mut self, frame: &mut Frame, len: usize) {
+        self.memory.prepend(frame, len);
+    }
+
+    fn resize(&mut self, frame: &mut Frame, len: usize) {
+        self.memory.resize(frame, len);
+    }
+
+    fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {
+        self.memory.blank(with, len)
     }
 
     fn arrival(&mut self, frame: &mut Frame) -> u64 {

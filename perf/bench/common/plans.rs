@@ -1,6 +1,6 @@
 //! Plans for benchmarks.
 
-use oneip::model::{Admin, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::model::{Admin, Deliver, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
         address: cluster_address(i, v6),
         ports: vec![Port { transport: Transport::Udp, number: 53 }],
         hash: HashInput::Source,
+        deliver: Deliver::L2,
         selection: Selection::Maglev,
         slots: 65_537,
         drain: Duration::from_secs(600),

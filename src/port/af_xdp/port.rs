@@ -159,6 +159,24 @@ impl Port for AfXdp {
         self.rings.bytes_mut(frame)
     }
 
+    /// A descriptor of xsk-rs keeps the address that it has, so the frame moves back within its chunk. There is room: with the headers it is
+    /// no longer than the device's MTU allows, and a chunk holds that.
+    #[inline]
+    fn prepend(&mut self, frame: &mut Frame, len: usize) {
+        let end = self.rings.bytes(frame).len();
+        self.rings.set_len(frame, end + len);
+        self.rings.bytes_mut(frame).copy_within(..end, len);
+    }
+
+    #[inline]
+    fn resize(&mut self, frame: &mut Frame, len: usize) {
+        self.rings.set_len(frame, len);
+    }
+
+    fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {
+        AfXdp::blank(self, len)
+    }
+
     /// The time that steer stamped: CLOCK_MONOTONIC when the driver's receive loop came to the frame.
     #[inline]
     fn arrival(&mut self, frame: &mut Frame) -> u64 {

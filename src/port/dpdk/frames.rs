@@ -148,20 +148,44 @@ impl Queue {
 
     /// A new frame of these bytes; `None` where no frame is left, or it holds fewer.
     pub(super) fn make(&mut self, bytes: &[u8]) -> Option<Frame> {
+        let mut frame = self.blank(bytes.len())?;
+        self.bytes_mut(&mut frame).copy_from_slice(bytes);
+        Some(frame)
+    }
+
+    /// A new frame of so many bytes, whatever is in them; `None` where no frame is left, or it holds fewer.
+    pub(super) fn blank(&mut self, len: usize) -> Option<Frame> {
         // SAFETY: the pool is alive, by the lease; a frame that we get is ours.
         let mut frame = Frame(NonNull::new(unsafe { sys::oneip_alloc(self.pool.as_ptr()) })?);
         // SAFETY: as above.
         let mbuf = unsafe { frame.0.as_mut() };
-        if bytes.len() > (mbuf.buf_len - mbuf.data_off) as usize {
+        if len > (mbuf.buf_len - mbuf.data_off) as usize {
             let mut burst = Burst::new();
             burst.push(frame);
             self.free(&mut burst);
             return None;
         }
-        mbuf.data_len = bytes.len() as u16;
-        mbuf.pkt_len = bytes.len() as u32;
-        self.bytes_mut(&mut frame).copy_from_slice(bytes);
+        mbuf.data_len = len as u16;
+        mbuf.pkt_len = len as u32;
         Some(frame)
+    }
+
+    /// Puts `len` bytes in front of the frame, of its headroom.
+    #[inline]
+    pub(super) fn prepend(&mut self, frame: &mut Frame, len: usize) {
+        // SAFETY: the mbuf is ours, by the frame. DPDK moves its beginning, and says so if there is no room.
+        let begin = unsafe { sys::oneip_prepend(frame.0.as_ptr(), len as u16) };
+        assert!(!begin.is_null(), "a frame has headroom for a tunnel's header");
+    }
+
+    /// Cuts the frame, or makes it longer at its end.
+    #[inline]
+    pub(super) fn resize(&mut self, frame: &mut Frame, len: usize) {
+        // SAFETY: the mbuf is ours, by the frame.
+        let mbuf = unsafe { frame.0.as_mut() };
+        assert!(len <= (mbuf.buf_len - mbuf.data_off) as usize, "a buffer holds the frame");
+        mbuf.data_len = len as u16;
+        mbuf.pkt_len = len as u32;
     }
 
     /// The frame; of one in several buffers, which `device` sees to that there are none of, the first.

@@ -160,6 +160,22 @@ impl Port for Dpdk {
         self.queue.bytes_mut(frame)
     }
 
+    #[inline]
+    fn prepend(&mut self, frame: &mut Frame, len: usize) {
+        self.queue.prepend(frame, len);
+    }
+
+    #[inline]
+    fn resize(&mut self, frame: &mut Frame, len: usize) {
+        self.queue.resize(frame, len);
+    }
+
+    fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {
+        let frame = self.queue.blank(len)?;
+        self.lent += 1;
+        Some(frame)
+    }
+
     /// A device says nothing of each frame. The device does to all other frames what XDP's steer would: only what has its
     /// own MAC is for a worker.
     #[inline]

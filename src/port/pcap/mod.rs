@@ -172,6 +172,24 @@ impl Port for Pcap {
         &mut frame.bytes
     }
 
+    fn prepend(&mut self, frame: &mut Frame, len: usize) {
+        frame.bytes.splice(..0, std::iter::repeat_n(0, len));
+        frame.original = frame.bytes.len() as u32;
+    }
+
+    fn resize(&mut self, frame: &mut Frame, len: usize) {
+        frame.bytes.resize(len, 0);
+        frame.original = len as u32;
+    }
+
+    fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {
+        let mut frame = self.pool.pop()?;
+        self.lent += 1;
+        (frame.seconds, frame.fraction) = (with.seconds, with.fraction);
+        self.resize(&mut frame, len);
+        Some(frame)
+    }
+
     /// 0: a capture says nothing of the time that dispatching takes.
     fn arrival(&mut self, _frame: &mut Frame) -> u64 {
         0
@@ -198,6 +216,11 @@ impl Port for Pcap {
             }
             self.take_back(frame);
         }
+    }
+
+    /// The output has what was forwarded.
+    fn answer(&mut self, burst: &mut Burst<Frame>) {
+        self.free(burst);
     }
 
     fn free(&mut self, burst: &mut Burst<Frame>) {

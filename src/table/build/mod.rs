@@ -11,7 +11,7 @@ use self::maglev::Candidate;
 use self::service::{Idents, Ranking, ServerState, ServiceState, candidates};
 use super::{
     Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, PackedNextHop, ServiceId, ServiceTable, Table,
-    port_key, port_key_v4,
+    TunnelEnd, Way, port_key, port_key_v4,
 };
 use crate::hash::Key;
 use crate::model::identity::{Identity, continued};
@@ -21,7 +21,7 @@ use crate::table::index::Index;
 use crate::table::trace::Watch;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -40,6 +40,8 @@ pub struct Cluster {
     idents: Idents,
     watch: Option<Arc<Watch>>,
     egresses: Arc<[Egress]>,
+    tunnel_end: TunnelEnd,
+    identifications: Arc<AtomicU32>,
     workers: usize,
     /// What workers remember, of this layout.
     census: Arc<Census>,
@@ -90,6 +92,8 @@ impl Cluster {
             idents,
             watch: None,
             egresses: Arc::new([]),
+            tunnel_end: tunnel_end(plan),
+            identifications: Arc::default(),
             workers: 1,
             census: Arc::new(Census::new(1, plan.services.iter().map(|service| service.servers.len()).sum())),
         }
@@ -203,6 +207,11 @@ impl Cluster {
     /// Notes the interfaces by which frames leave besides the one that they come in on.
     pub fn set_egresses(&mut self, egresses: &[Egress]) {
         self.egresses = egresses.into();
+    }
+
+    /// Says where tunnels begin; until then, where the plan says.
+    pub fn set_tunnel_end(&mut self, end: TunnelEnd) {
+        self.tunnel_end = end;
     }
 
     /// Has workers note the frames of a client from the next table on; `None`: no more.
@@ -349,17 +358,24 @@ impl Cluster {
         self.count_generation();
         let mut base = 0;
         let (mut next_hops, mut idents, mut previous_owners) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut own, mut loops) = (Vec::new(), Vec::new());
+        let (mut own, mut loops, mut ways) = (Vec::new(), Vec::new(), Vec::new());
         let mut services = Vec::with_capacity(self.services.len());
         for service in &self.services {
             let table = service.table(base);
             for (server, destination) in service.servers.iter().zip(base..) {
-                next_hops.push(PackedNextHop::from(server.next_hop));
+                let way = Way::new(service.deliver, service.identity.address, server.address, &self.tunnel_end);
+                let next_hop = PackedNextHop::from(server.next_hop.filter(|_| way != Way::Closed));
+                next_hops.push(match way {
+                    Way::Tunnel(_) | Way::Readdressed(_) if next_hop.is_forward() => next_hop.with_way(),
+                    _ => next_hop,
+                });
+                ways.push(way);
                 idents.push(server.ident);
                 if table.kept().is_some() && server.keeps() {
                     previous_owners.push((server.ident, destination));
                 }
-                if let Some(mac) = server.mac() {
+                // A router sends clients' frames as well.
+                if let Some(mac) = server.mac().filter(|_| server.next_hop.is_some_and(|hop| !hop.is_gateway)) {
                     own.push((PackedMac::from_bytes(mac.0).0, 0));
                     loops.push(((PackedMac::from_bytes(mac.0).0, service.address as u32), 0));
                 }
@@ -376,6 +392,9 @@ impl Cluster {
             directory: Arc::clone(&self.directory),
             services: services.into(),
             next_hops: next_hops.into(),
+            ways: if ways.iter().all(|way| *way == Way::Direct) { Box::default() } else { ways.into() },
+            tunnel_mtu: self.tunnel_end.mtu,
+            identifications: Arc::clone(&self.identifications),
             egresses: Arc::clone(&self.egresses),
             idents: idents.into(),
             previous_owners: Index::new(previous_owners),
@@ -402,6 +421,12 @@ impl Renewal {
         let is_new = |server: &ServerState| old.servers.iter().all(|old| old.address != server.address);
         (!state.selects_like(old)).then(|| state.promised(is_new))
     }
+}
+
+fn tunnel_end(plan: &Plan) -> TunnelEnd {
+    let dispatcher = plan.dispatcher.as_ref();
+    let mtu = dispatcher.and_then(|dispatcher| dispatcher.mtu).unwrap_or(TunnelEnd::MTU);
+    TunnelEnd::new(dispatcher.map_or(&[], |dispatcher| &dispatcher.source), mtu)
 }
 
 /// Each service's ranking, and all by what they depend on. Those that are not known are made on all cores at once:

@@ -7,7 +7,7 @@ use super::rendezvous::Rendezvous;
 use crate::hash::Key;
 use crate::limits::FLOW_CENSUS;
 use crate::model::identity::Identity;
-use crate::model::{HashInput, Mac, NextHop, Selection, Server, Service};
+use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, Service};
 use crate::table::census::Census;
 use crate::table::flow_table::MAX_IDENT;
 use crate::table::{Owners, Rule, ServiceTable};
@@ -38,6 +38,7 @@ pub struct ServiceState {
     version: u64,
     /// Index into the directory's addresses.
     pub address: u16,
+    pub deliver: Deliver,
     pub servers: Vec<ServerState>,
     ranking: Arc<Ranking>,
     present: Owners,
@@ -126,6 +127,7 @@ impl ServiceState {
             identity: Identity::of(service),
             version: 0,
             address,
+            deliver: service.deliver,
             servers: servers.collect(),
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
             ranking,
@@ -242,7 +244,14 @@ impl ServiceState {
         let in_place = new_positions.iter().enumerate().all(|(at, new)| usize::from(*new) == at);
         if known_ranking && rule == self.present.rule && in_place && servers.len() == new_positions.len() {
             // Nothing that slots depend on: of thousands of services, a reload changes few.
-            let mut state = ServiceState { identity: Identity::of(service), version, address, servers, ..self };
+            let mut state = ServiceState {
+                identity: Identity::of(service),
+                version,
+                address,
+                deliver: service.deliver,
+                servers,
+                ..self
+            };
             state.moves.set_until_closed(service.until_closed);
             state.moves.expire(now);
             state.mark(now);
@@ -259,6 +268,7 @@ impl ServiceState {
             identity: Identity::of(service),
             version,
             address,
+            deliver: service.deliver,
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
             ranking,

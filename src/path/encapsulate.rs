@@ -1,0 +1,196 @@
+//! What becomes of a packet that does not go to its server as it is: it gets headers (`wire::tunnel`), in fragments where it must, or another
+//! address (`wire::readdress`). One that is too large is answered (`wire::too_big`).
+//!
+//! The frames are the caller's: here is said how long they must be, and written what is in them.
+
+use crate::hash;
+use crate::limits::{TOO_BIG_ANSWERS, TOO_BIG_WINDOW};
+use crate::table::{PackedNextHop, Table, Way};
+use crate::wire::ethernet::Ethernet;
+use crate::wire::too_big::{self, IPV6_MIN_MTU};
+use crate::wire::tunnel::{Inner, Pieces, Template};
+use crate::wire::{array, ipv4, ipv6};
+
+/// What becomes of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes in one frame.
+    Fits,
+    /// It goes in so many.
+    Fragments(usize),
+    TooBig,
+}
+
+/// Where the packet begins in a frame that is forwarded, and what it says of itself.
+#[inline]
+fn inner(frame: &[u8]) -> (usize, Inner) {
+    let (_, packet) = Ethernet::new(frame).expect("a frame that is forwarded has a header").payload();
+    (frame.len() - packet.len(), Inner::read(packet))
+}
+
+/// Of a frame that is forwarded to that destination.
+#[inline]
+pub fn fate(frame: &[u8], table: &Table, destination: u32) -> Fate {
+    let Way::Tunnel(template) = table.way(destination) else { return Fate::Fits };
+    let (_, inner) = inner(frame);
+    let mtu = table.tunnel_mtu();
+    let total = template.header_len() + inner.len;
+    if total <= mtu {
+        return Fate::Fits;
+    }
+    // RFC 2003, section 3.1, and RFC 2473, section 7: what nobody may fragment is its sender's to make smaller. IPv6 has a size that
+    // everything must carry.
+    if inner.dont_fragment && (inner.is_v4 || inner.len > IPV6_MIN_MTU) {
+        return Fate::TooBig;
+    }
+    Fate::Fragments(pieces(template, total, mtu).count())
+}
+
+fn pieces(template: &Template, total: usize, mtu: usize) -> Pieces {
+    Pieces::new(template.is_v4(), total, mtu)
+}
+
+/// Bytes that come in front of the packet, where it goes in one frame.
+#[inline]
+pub fn added(table: &Table, destination: u32) -> usize {
+    match table.way(destination) {
+        Way::Tunnel(template) => template.header_len(),
+        Way::Direct | Way::Readdressed(_) | Way::Closed => 0,
+    }
+}
+
+/// The source port by which servers spread tunnels over their queues: of the client's hash, so that it is the same for all fragments of a
+/// packet, from the dynamic ports (draft-ietf-intarea-gue, section 5.11; RFC 6335, section 6).
+fn port(table: &Table, packet: &[u8]) -> u16 {
+    let hash = if packet[0] >> 4 == 4 {
+        hash::siphash::blocks(table.key, hash::source_v4(array(packet, 12)))
+    } else {
+        hash::siphash::blocks(table.key, hash::source_v6(array(packet, 8)))
+    };
+    hash as u16 | 0xc000
+}
+
+/// The identification of an IPv4 packet that may be fragmented on its way. Where nobody may, it means nothing.
+fn identification(template: &Template, inner: &Inner, table: &Table) -> Option<u16> {
+    (template.is_v4() && !inner.dont_fragment).then(|| table.next_identification() as u16)
+}
+
+/// Sends a frame on that fits: `added` bytes are free in front of it. Returns how long it is: behind that is padding.
+#[inline]
+pub fn write(frame: &mut [u8], table: &Table, destination: u32, next_hop: PackedNextHop) -> usize {
+    let len = match table.way(destination) {
+        Way::Tunnel(template) => {
+            let added = template.header_len();
+            let (l2, inner) = inner(&frame[added..]);
+            frame.copy_within(added..added + l2, 0);
+            let packet = &mut frame[l2..];
+            let port = if template.has_port() { port(table, &packet[added..]) } else { 0 };
+            template.write(packet, inner, identification(template, &inner, table), port);
+            frame[l2 - 2..l2].copy_from_slice(&template.ethertype());
+            l2 + added + inner.len
+        }
+        Way::Readdressed(readdress) => {
+            let (l2, _) = inner(frame);
+            readdress.apply(&mut frame[l2..]);
+            frame.len()
+        }
+        Way::Direct | Way::Closed => frame.len(),
+    };
+    super::rewrite::to_next_hop(frame, next_hop);
+    len
+}
+
+/// A packet with its headers, to be cut into fragments.
+pub struct Whole {
+    frame: Box<[u8]>,
+    l2: usize,
+    len: usize,
+    identification: u32,
+    pieces: Pieces,
+}
+
+impl Whole {
+    /// Room for any frame.
+    pub fn new() -> Whole {
+        let frame = vec![0; crate::limits::MAX_FRAME].into_boxed_slice();
+        Whole { frame, l2: 0, len: 0, identification: 0, pieces: Pieces::new(true, ipv4::HEADER_LEN, ipv6::HEADER_LEN) }
+    }
+
+    /// Of a frame whose fate that is.
+    pub fn fill(&mut self, frame: &[u8], table: &Table, destination: u32, next_hop: PackedNextHop) {
+        let Way::Tunnel(template) = table.way(destination) else { unreachable!("only tunnels are fragmented") };
+        let (l2, inner) = inner(frame);
+        let total = template.header_len() + inner.len;
+        self.identification = table.next_identification();
+        let packet = &mut self.frame[l2..l2 + total];
+        packet[template.header_len()..].copy_from_slice(&frame[l2..l2 + inner.len]);
+        let port = if template.has_port() { port(table, &frame[l2..]) } else { 0 };
+        template.write(packet, inner, Some(self.identification as u16), port);
+        self.frame[..l2].copy_from_slice(&frame[..l2]);
+        self.frame[l2 - 2..l2].copy_from_slice(&template.ethertype());
+        super::rewrite::to_next_hop(&mut self.frame, next_hop);
+        (self.l2, self.len) = (l2, l2 + total);
+        self.pieces = pieces(template, total, table.tunnel_mtu());
+    }
+
+    /// How long the frame of a fragment is.
+    pub fn len(&self, at: usize) -> usize {
+        self.l2 + self.pieces.len(at)
+    }
+
+    /// Writes a fragment into a frame of its length.
+    pub fn write(&self, at: usize, frame: &mut [u8]) {
+        let (link, packet) = frame.split_at_mut(self.l2);
+        link.copy_from_slice(&self.frame[..self.l2]);
+        self.pieces.write(at, &self.frame[self.l2..self.len], self.identification, packet);
+    }
+}
+
+/// What is sent to who sends too large packets: at most `TOO_BIG_ANSWERS` in each `TOO_BIG_WINDOW`.
+pub struct Answers {
+    window: u64,
+    sent: u32,
+    /// The last one.
+    packet: [u8; too_big::MAX_LEN],
+}
+
+impl Default for Answers {
+    fn default() -> Answers {
+        Answers { window: 0, sent: 0, packet: [0; too_big::MAX_LEN] }
+    }
+}
+
+impl Answers {
+    /// Whether a frame that is too large is answered, and by how long a frame.
+    pub fn decide(&mut self, frame: &[u8], table: &Table, destination: u32, now: u64) -> Option<usize> {
+        let window = now / TOO_BIG_WINDOW;
+        if self.window != window {
+            (self.window, self.sent) = (window, 0);
+        }
+        if self.sent == TOO_BIG_ANSWERS {
+            return None;
+        }
+        let len = self.compose(frame, table, destination)?;
+        self.sent += 1;
+        Some(len)
+    }
+
+    /// Has the answer lie ready for `write`. How long its frame is.
+    pub fn compose(&mut self, frame: &[u8], table: &Table, destination: u32) -> Option<usize> {
+        let Way::Tunnel(template) = table.way(destination) else { return None };
+        let (l2, inner) = inner(frame);
+        let fits = template.inner_mtu(table.tunnel_mtu());
+        let fits = if inner.is_v4 { fits } else { fits.max(IPV6_MIN_MTU) };
+        Some(l2 + too_big::write(&frame[l2..], fits, &mut self.packet)?)
+    }
+
+    /// Writes it into the frame that it answers, which has that length now: it goes back where it came from.
+    pub fn write(&self, frame: &mut [u8]) {
+        let (_, packet) = Ethernet::new(frame).expect("it had a header").payload();
+        let (l2, len) = (frame.len() - packet.len(), packet.len());
+        let (link, packet) = frame.split_at_mut(l2);
+        packet.copy_from_slice(&self.packet[..len]);
+        let (to, from) = link.split_at_mut(6);
+        to.swap_with_slice(&mut from[..6]);
+    }
+}

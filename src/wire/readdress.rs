@@ -1,0 +1,97 @@
+//! A packet that goes to another address than it came for (L3DSR): the destination and the DSCP (RFC 2474) change, and with them the
+//! checksum of the IPv4 header and those of TCP, UDP and ICMPv6, whose pseudo-header has the destination (RFC 1624).
+
+use super::ipv4::{Fragment, Ipv4};
+use super::ipv6::Ipv6;
+use super::{array, be16, checksum, icmp, ipv4, ipv6};
+use crate::model::Transport;
+use std::net::IpAddr;
+
+/// What packets to one server get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readdress {
+    destination: IpAddr,
+    dscp: u8,
+}
+
+impl Readdress {
+    pub fn new(destination: IpAddr, dscp: u8) -> Readdress {
+        Readdress { destination, dscp }
+    }
+
+    pub fn destination(&self) -> IpAddr {
+        self.destination
+    }
+
+    pub fn dscp(&self) -> u8 {
+        self.dscp
+    }
+
+    /// Changes a packet that is whole, from its version field on. A fragment without a transport header has no checksum to mend.
+    pub fn apply(&self, packet: &mut [u8]) {
+        match self.destination {
+            IpAddr::V4(destination) => self.apply_v4(packet, destination.octets()),
+            IpAddr::V6(destination) => self.apply_v6(packet, destination.octets()),
+        }
+    }
+
+    fn apply_v4(&self, packet: &mut [u8], destination: [u8; 4]) {
+        let Some(view) = Ipv4::new(packet) else { return };
+        let (protocol, fragment) = (view.protocol(), view.fragment());
+        let payload = (packet[0] & 0xf) as usize * 4..be16(packet, 2) as usize;
+        let old = checksum::sum(&view.destination());
+        let new = checksum::sum(&destination);
+        let before = be16(packet, 0);
+        packet[1] = self.dscp << 2 | packet[1] & 3;
+        packet[16..20].copy_from_slice(&destination);
+        let (was, is) = (old + u32::from(before), new + u32::from(be16(packet, 0)));
+        mend(packet, 10, was, is);
+        if fragment != Fragment::Later && protocol != icmp::PROTOCOL_V6 {
+            mend_upper(&mut packet[payload], protocol, old, new);
+        }
+    }
+
+    fn apply_v6(&self, packet: &mut [u8], destination: [u8; 16]) {
+        let Some(view) = Ipv6::new(packet) else { return };
+        let old = checksum::sum(&array::<16>(packet, 24));
+        let end = ipv6::HEADER_LEN + be16(packet, 4) as usize;
+        let upper = view.upper().ok().filter(|upper| upper.fragment != Fragment::Later);
+        let upper = upper.and_then(|upper| Some((upper.protocol?, end - upper.payload.len())));
+        let class = (be16(packet, 0) >> 4) as u8 & 3 | self.dscp << 2;
+        let first = 0x6000 | u16::from(class) << 4 | be16(packet, 0) & 0xf;
+        packet[..2].copy_from_slice(&first.to_be_bytes());
+        packet[24..40].copy_from_slice(&destination);
+        if let Some((protocol, at)) = upper {
+            mend_upper(&mut packet[at..end], protocol, old, checksum::sum(&destination));
+        }
+    }
+}
+
+const _: () = assert!(ipv4::HEADER_LEN == 20);
+
+const TCP: u8 = Transport::Tcp.protocol();
+const UDP: u8 = Transport::Udp.protocol();
+
+/// Mends the checksum at `at`.
+fn mend(bytes: &mut [u8], at: usize, old: u32, new: u32) {
+    let mended = checksum::mended(be16(bytes, at), old, new);
+    bytes[at..at + 2].copy_from_slice(&mended.to_be_bytes());
+}
+
+/// Where a transport header is, and long enough.
+fn mend_upper(upper: &mut [u8], protocol: u8, old: u32, new: u32) {
+    let at = match protocol {
+        TCP => 16,
+        UDP => 6,
+        icmp::PROTOCOL_V6 => 2,
+        _ => return,
+    };
+    if upper.len() < at + 2 || (protocol == UDP && be16(upper, at) == 0) {
+        return;
+    }
+    mend(upper, at, old, new);
+    // Of UDP, 0 says that there is none (RFC 768).
+    if protocol == UDP && be16(upper, at) == 0 {
+        upper[at..at + 2].fill(0xff);
+    }
+}
