@@ -3,13 +3,13 @@
 //! Generic over the port, with no `if` on what kind it is. In a turn there is no allocation, no lock, no log and no system
 //! call but the port's own; the clock is read once a burst.
 
+use crate::limits::BURST;
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
 use crate::path::encapsulate::{self, Answers, Fate, Whole};
 use crate::path::rewrite;
 use crate::path::select::{Outcome, Selection};
 use crate::port::{Burst, Port};
-use crate::limits::BURST;
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::table::publish::Reader;

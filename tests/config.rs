@@ -2,8 +2,8 @@
 
 use oneip::config::{self, Loaded};
 use oneip::model::{
-    Admin, AllDown, Dispatcher, Dpdk, Engine, Exception, Deliver, HashInput, HashKey, Health, Http, Mac, PINS, Plan, Port,
-    Probe, Selection, Server, Service, Transport, Via,
+    Admin, AllDown, Deliver, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS, Plan,
+    Port, Probe, Selection, Server, Service, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;

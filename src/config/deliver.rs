@@ -28,8 +28,7 @@ pub struct DeliverDraft {
 
 impl DeliverDraft {
     pub fn read(section: &Section, report: &mut Report) -> DeliverDraft {
-        let ways =
-            [("l2", Way::L2), ("ipip", Way::Ipip), ("gue", Way::Gue), ("gre", Way::Gre), ("l3dsr", Way::L3dsr)];
+        let ways = [("l2", Way::L2), ("ipip", Way::Ipip), ("gue", Way::Gue), ("gre", Way::Gre), ("l3dsr", Way::L3dsr)];
         DeliverDraft {
             way: section.text("deliver", report, value::choice("deliver", ways)),
             port: section.integer("gue_port", 1..=u16::MAX.into(), report),
@@ -66,7 +65,10 @@ pub fn read_source(section: &Section, report: &mut Report) -> Option<Vec<At<IpAd
         let mut of_family = source.iter().filter(|source| source.is_ipv4() == is_v4);
         if let (Some(first), Some(second)) = (of_family.next(), of_family.next()) {
             let (family, line) = (family(first.value), report.line(first.at));
-            report.error(second.at, format!("`source` has an {family} address already, on line {line}; write one of each family"));
+            report.error(
+                second.at,
+                format!("`source` has an {family} address already, on line {line}; write one of each family"),
+            );
         }
     }
     Some(source)
@@ -109,7 +111,10 @@ fn check_service(service: &ServiceDraft, report: &mut Report) {
     }
     if !dscp_given && let Some(way) = service.deliver.way {
         let (title, form) = (SERVICE.title, SERVICE.key("dscp").form);
-        report.missing(way.at, format!("{title} lacks `dscp`, by which servers know the cluster address of l3dsr; write {form}"));
+        report.missing(
+            way.at,
+            format!("{title} lacks `dscp`, by which servers know the cluster address of l3dsr; write {form}"),
+        );
     }
     let Some(cluster) = service.address else { return };
     for address in service.servers.iter().filter_map(|server| server.address) {
@@ -154,19 +159,29 @@ fn check_dscps(services: &[ServiceDraft], report: &mut Report) {
 /// Tunnels come from no address that is somebody else's, and from one of the family of each server.
 fn check_source(source: &[At<IpAddr>], services: &[ServiceDraft], report: &mut Report) {
     for service in services {
-        if let Some(own) = source.iter().find(|source| Some(source.value) == service.address.map(|address| address.value)) {
+        if let Some(own) =
+            source.iter().find(|source| Some(source.value) == service.address.map(|address| address.value))
+        {
             let (label, line) = (service.label(), report.line(service.at));
-            report.error(own.at, format!(
-                "{} is the cluster address of {label} (line {line}); write an address of the dispatcher itself", own.value
-            ));
+            report.error(
+                own.at,
+                format!(
+                    "{} is the cluster address of {label} (line {line}); write an address of the dispatcher itself",
+                    own.value
+                ),
+            );
         }
         for ServerDraft { address, .. } in &service.servers {
             let Some(address) = *address else { continue };
             if let Some(own) = source.iter().find(|source| source.value == address.value) {
                 let (label, line) = (service.label(), report.line(address.at));
-                report.error(own.at, format!(
-                    "{} is a server of {label} (line {line}); write an address of the dispatcher itself", own.value
-                ));
+                report.error(
+                    own.at,
+                    format!(
+                        "{} is a server of {label} (line {line}); write an address of the dispatcher itself",
+                        own.value
+                    ),
+                );
             }
             let is_tunnel = service.deliver.to_deliver().is_tunnel();
             if is_tunnel && !source.is_empty() && source.iter().all(|source| source.is_ipv4() != address.is_ipv4()) {

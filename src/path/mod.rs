@@ -7,8 +7,8 @@
 
 pub mod batch;
 pub mod classify;
-pub mod fast_path;
 pub mod encapsulate;
+pub mod fast_path;
 mod flow_table;
 pub mod rewrite;
 pub mod select;

@@ -52,7 +52,12 @@ impl Memory {
     /// # Panics
     /// If a frame is longer than `STRIDE`.
     pub fn new<F: AsRef<[u8]>>(frames: &[F]) -> Memory {
-        let total = frames.len() + SPARES;
+        Memory::with_spares(frames, SPARES)
+    }
+
+    /// As `new`, with so many frames besides, to be lent blank.
+    pub fn with_spares<F: AsRef<[u8]>>(frames: &[F], spares: usize) -> Memory {
+        let total = frames.len() + spares;
         let mut arena = vec![Chunk([0; STRIDE]); total].into_boxed_slice();
         for (chunk, frame) in arena.iter_mut().zip(frames) {
             chunk.0[..frame.as_ref().len()].copy_from_slice(frame.as_ref());
@@ -60,7 +65,7 @@ impl Memory {
         Memory {
             arena,
             lens: frames.iter().map(|f| f.as_ref().len() as u16).collect(),
-            sent_lens: frames.iter().map(|f| f.as_ref().len() as u16).chain([0; SPARES]).collect(),
+            sent_lens: frames.iter().map(|f| f.as_ref().len() as u16).chain(vec![0; spares]).collect(),
             spares: (frames.len() as u32..total as u32).rev().collect(),
             arrivals: vec![0; total].into(),
             now: 0,

@@ -21,12 +21,12 @@ use build::migration::Kept;
 use census::Census;
 use index::{Index, NONE, View};
 pub use next_hop::PackedNextHop;
-pub use way::{TunnelEnd, Way, families};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use trace::Watch;
+pub use way::{TunnelEnd, Way, families};
 
 /// In a slot, beside its owner: flows of the slot may be kept by others. Whoever looks up finds this or `NOBODY` by one
 /// comparison, `owner >= NOBODY`.

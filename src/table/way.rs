@@ -67,7 +67,6 @@ impl Way {
 pub fn families(services: &[Service]) -> [Option<&str>; 2] {
     let tunnels = services.iter().filter(|service| service.deliver.is_tunnel());
     let servers: Vec<_> = tunnels.flat_map(|service| &service.servers).collect();
-    [true, false].map(|is_v4| {
-        servers.iter().find(|server| server.address.is_ipv4() == is_v4).map(|server| server.name.as_str())
-    })
+    [true, false]
+        .map(|is_v4| servers.iter().find(|server| server.address.is_ipv4() == is_v4).map(|server| server.name.as_str()))
 }

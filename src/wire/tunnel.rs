@@ -77,7 +77,13 @@ impl Template {
     pub fn new(deliver: Deliver, source: IpAddr, destination: IpAddr, inner_is_v4: bool) -> Option<Template> {
         let protocol = match deliver {
             Deliver::L2 | Deliver::L3dsr { .. } => return None,
-            Deliver::Ipip => if inner_is_v4 { IPV4 } else { IPV6 },
+            Deliver::Ipip => {
+                if inner_is_v4 {
+                    IPV4
+                } else {
+                    IPV6
+                }
+            }
             Deliver::Gue { .. } => UDP,
             Deliver::Gre => GRE,
         };

@@ -1,8 +1,9 @@
 //! tests/data/golden.toml
 
 use oneip::config;
-use oneip::model::{HashInput, Mac, Plan, Selection};
+use oneip::model::{Deliver, Dispatcher, Engine, HashInput, Mac, PINS, Plan, Selection};
 use serde::Deserialize;
+use std::net::IpAddr;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,8 +64,46 @@ impl Golden {
         plan
     }
 
+    /// The same services, but the frames of all come to their servers that way, where `is_v6`, to IPv6 addresses of theirs. L3DSR is for
+    /// servers of the cluster address' family.
+    pub fn plan_delivering(&self, deliver: Deliver, is_v6: bool, mtu: u32) -> Plan {
+        let mut plan = self.plan.clone();
+        for (at, service) in plan.services.iter_mut().enumerate() {
+            for server in &mut service.servers {
+                if let IpAddr::V4(v4) = server.address
+                    && is_v6
+                {
+                    server.address = IpAddr::V6(v4.to_ipv6_compatible());
+                }
+            }
+            service.deliver = match deliver {
+                Deliver::L3dsr { .. } if service.address.is_ipv6() != is_v6 => Deliver::Ipip,
+                Deliver::L3dsr { dscp } => Deliver::L3dsr { dscp: dscp + at as u8 },
+                other => other,
+            };
+        }
+        plan.dispatcher = Some(dispatcher(mtu));
+        plan
+    }
+
     pub fn frames(&self) -> Vec<Vec<u8>> {
         self.records.iter().map(|record| record.frame.clone()).collect()
+    }
+}
+
+/// One that sends tunnels.
+pub fn dispatcher(mtu: u32) -> Dispatcher {
+    Dispatcher {
+        interface: "eth1".into(),
+        engine: Engine::AfXdp,
+        cores: None,
+        flows: 16,
+        xdp: None,
+        pins: PINS.into(),
+        dpdk: None,
+        source: ["192.0.2.2", "2001:db8:2::2"].map(|source| source.parse().expect("an address")).to_vec(),
+        mtu: Some(mtu),
+        gateway_mac: None,
     }
 }
 

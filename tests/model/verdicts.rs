@@ -1,5 +1,6 @@
 //! The verdict table, row by row.
 
+use super::deliver::{Leaving, Sent, leave};
 use super::owners::{populate, scaled, siphash};
 use super::packet::{self, Facts, Refusal, Topic};
 use oneip::model::{HashInput, Mac, Plan, Selection, Service};
@@ -37,33 +38,45 @@ impl Model {
     }
 
     pub fn verdict(&self, frame: &[u8]) -> Verdict {
+        let (service, server) = match self.place(frame) {
+            Ok(place) => place,
+            Err(verdict) => return verdict,
+        };
+        match leave(&self.plan, frame, service, server, &mut Sent::default(), &[0; 6]) {
+            Leaving::Frames(_) => Verdict::Forward { service, server },
+            Leaving::TooBig(_) => Verdict::Drop(Reason::TooBig),
+        }
+    }
+
+    /// The service and the server of a frame, if it can come to them.
+    pub fn place(&self, frame: &[u8]) -> Result<(u16, u16), Verdict> {
         let packet = match packet::ip(frame) {
-            None => return Verdict::Pass,
-            Some(Err(_)) => return Verdict::Drop(Reason::Malformed),
+            None => return Err(Verdict::Pass),
+            Some(Err(_)) => return Err(Verdict::Drop(Reason::Malformed)),
             Some(Ok(packet)) => packet,
         };
         if !self.plan.services.iter().any(|service| service.address == packet.destination) {
-            return Verdict::Pass;
+            return Err(Verdict::Pass);
         }
         let facts = match packet.facts() {
-            Err(Refusal::Malformed) => return Verdict::Drop(Reason::Malformed),
-            Err(Refusal::Ttl) => return Verdict::Drop(Reason::Ttl),
+            Err(Refusal::Malformed) => return Err(Verdict::Drop(Reason::Malformed)),
+            Err(Refusal::Ttl) => return Err(Verdict::Drop(Reason::Ttl)),
             Ok(facts) => facts,
         };
         let sender = Mac(frame[6..12].try_into().expect("six bytes"));
         let on_address = || self.plan.services.iter().filter(|service| service.address == packet.destination);
         if on_address().flat_map(|service| &service.servers).any(|server| server.mac == Some(sender)) {
-            return Verdict::Drop(Reason::Loop);
+            return Err(Verdict::Drop(Reason::Loop));
         }
         let Some(service) = self.service(packet.destination, facts.topic) else {
-            return Verdict::Drop(Reason::NoService);
+            return Err(Verdict::Drop(Reason::NoService));
         };
         let Some(server) = self.server(service, packet.destination, facts) else {
-            return Verdict::Drop(Reason::NoServer);
+            return Err(Verdict::Drop(Reason::NoServer));
         };
         match self.plan.services[service].servers[server].mac {
-            None => Verdict::Drop(Reason::Unresolved),
-            Some(_) => Verdict::Forward { service: service as u16, server: server as u16 },
+            None => Err(Verdict::Drop(Reason::Unresolved)),
+            Some(_) => Ok((service as u16, server as u16)),
         }
     }
 

@@ -5,7 +5,9 @@ use crate::counting;
 use crate::model::Random;
 use crate::model::plans::{CLUSTER_V4, KEY, mac, query};
 use oneip::metrics::summary::ServerSummary;
-use oneip::model::{Admin, Deliver, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport};
+use oneip::model::{
+    Admin, Deliver, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport,
+};
 use oneip::port::memory::{Frame, Memory};
 use oneip::port::{Burst, Ledger, Port};
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,0 +1,13 @@
+//! Delivery through tunnels and to other addresses: frames through a whole worker, held against a second data path, two decoders, and
+//! the laws of what comes out.
+
+mod decoded;
+mod frames;
+#[path = "../model/mod.rs"]
+mod model;
+mod twins;
+
+use oneip::model::Deliver;
+
+/// Each way but the first, which is no tunnel.
+const WAYS: [Deliver; 4] = [Deliver::Ipip, Deliver::Gue { port: 6080 }, Deliver::Gre, Deliver::L3dsr { dscp: 10 }];
