@@ -115,6 +115,9 @@ pub const MAX_VLAN_TAGS: usize = 2;
 /// IPv6 extension headers that are walked; a longer chain is dispatched as if its transport were unknown.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
+/// How often the routes to servers behind routers are looked up again.
+pub const ROUTE_LOOK: Duration = Duration::from_secs(2);
+
 /// Neighbours the kernel is asked to resolve in one `NEIGHBOUR_ROUND`: 1,280 a second, so that a start with 1,000 servers
 /// is over in a second and stays far below the storm control of a switch.
 pub const NEIGHBOURS_PER_ROUND: usize = 64;

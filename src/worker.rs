@@ -59,7 +59,7 @@ impl<P: Port> Worker<P> {
                 answered: ArrayVec::new(),
                 answers: Answers::default(),
                 answer: Burst::new(),
-                whole: Whole::new(),
+                whole: Whole::default(),
             },
         }
     }

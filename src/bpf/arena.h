@@ -33,7 +33,9 @@ struct head {
 	__u32 latencies;           /* the first service's */
 	__u32 flags;
 	__u32 watched_is_v6;
-	__u32 unused[14];
+	__u32 ways;                /* first cell; 0: everything goes as it is */
+	__u32 own_egress;          /* by which answers leave; 0: by XDP_TX */
+	__u32 unused[12];
 };
 _Static_assert(sizeof(struct head) == 256, "src/xdp/dispatch/layout.rs");
 
@@ -118,8 +120,26 @@ struct hop {
 };
 _Static_assert(sizeof(struct hop) == 16, "src/xdp/dispatch/layout.rs");
 
-/* In `egress`: it is not known how to get there. */
+/* In `egress`: it is not known how to get there; its packets get headers or another address. */
 #define NOT_RESOLVED 0x80000000
+#define HAS_WAY 0x40000000
+
+#define WAY_HEADER 48
+
+/* table::Way, by destination. */
+enum kind { DIRECT, TUNNEL_V4, TUNNEL_V6, READDRESS };
+
+struct way {
+	__u8 header[WAY_HEADER]; /* the template; of READDRESS the address */
+	__u32 sum;               /* wire::tunnel::Template::sum; of READDRESS, of the address */
+	__u32 inner_mtu;
+	__u8 kind;
+	__u8 len;                /* of the header */
+	__u8 is_udp;
+	__u8 dscp;
+	__u32 unused;
+};
+_Static_assert(sizeof(struct way) == 64, "src/xdp/dispatch/layout.rs");
 
 /* Word of a directory: what the key's bits are the same as. 0: none. An empty directory has no cell. */
 INLINE __u64 find_word(const struct directory *directory, __u64 key, const __u64 mask)

@@ -292,9 +292,11 @@ INLINE int send(struct xdp_md *ctx, const struct hop *hop)
 	to[0] = macs[0];
 	to[1] = macs[1];
 	to[2] = macs[2];
-	return hop->egress ? bpf_redirect(hop->egress, 0) : XDP_TX;
+	__u32 egress = hop->egress & ~HAS_WAY;
+	return egress ? bpf_redirect(egress, 0) : XDP_TX;
 }
 
+#include "encap.h"
 #include "watch.h"
 
 /* All that becomes of a frame. `by_net`: in the place of a worker. */
@@ -320,12 +322,18 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 	*choice = (struct choice){};
 	struct hop *hop = 0;
 	enum verdict verdict = judge(ctx, head, choice, &hop);
-	tally->frames[hidden(verdict, tally->untimed) & 15]++;
-	if (by_net)
-		tally->by_net++;
+	if (verdict == FORWARDED && hop && hop->egress & HAS_WAY)
+		verdict = fate_of(ctx, head, choice);
 	/* It was sent to us. */
 	if (head->flags & WATCHED && choice->bytes)
 		note(ctx, head, verdict, choice);
+	if (verdict == FORWARDED && hop && hop->egress & HAS_WAY && encapsulate(ctx, head, choice))
+		verdict = TX_FULL;
+	tally->frames[hidden(verdict, tally->untimed) & 15]++;
+	if (by_net)
+		tally->by_net++;
+	if (verdict == TOO_BIG)
+		return answer(ctx, head, choice, tally);
 	if (verdict != FORWARDED || !hop)
 		return verdict == PASSED ? XDP_PASS : XDP_DROP;
 	at = core * accounts_of_core + head->accounts + choice->destination;

@@ -58,9 +58,8 @@ impl DeliverDraft {
 pub fn read_source(section: &Section, report: &mut Report) -> Option<Vec<At<IpAddr>>> {
     let empty = "`source` is empty; leave the key out to send tunnels from the interface's addresses";
     let form = "an address, like \"192.0.2.2\"";
-    let source = section.list("source", report, empty, |source, report| {
-        text_element(source, report, form, |text| value::cluster_address(text))
-    })?;
+    let source = section
+        .list("source", report, empty, |source, report| text_element(source, report, form, value::cluster_address))?;
     for is_v4 in [true, false] {
         let mut of_family = source.iter().filter(|source| source.is_ipv4() == is_v4);
         if let (Some(first), Some(second)) = (of_family.next(), of_family.next()) {

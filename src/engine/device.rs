@@ -38,6 +38,8 @@ pub struct Facts {
     pub has_interface: bool,
     /// The address of that interface, if the frames come over it; a device that is DPDK's has them without.
     pub mac: Option<Mac>,
+    /// In bytes, without the Ethernet header.
+    pub mtu: u32,
     /// The device in a few words: driver, MAC, MTU.
     pub text: String,
     pub queues: usize,
@@ -55,6 +57,7 @@ impl Facts {
             interface: interface.clone(),
             has_interface: true,
             mac: Some(*mac),
+            mtu: *mtu,
             text: format!("{interface} ({driver}), {mac}, MTU {mtu}"),
             queues: *queues as usize,
             workers: *queues as usize,
@@ -251,6 +254,7 @@ impl Device for crate::port::dpdk::Device {
             interface: interface.clone(),
             has_interface: *has_interface,
             mac: None,
+            mtu: u32::from(*mtu),
             text: format!("{interface}, for {port} ({driver}), {mac}, MTU {mtu}"),
             queues: usize::from(*queues),
             workers: usize::from(*queues),

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
+pub mod addresses;
 pub mod links;
 
 use futures::StreamExt;

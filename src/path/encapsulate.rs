@@ -4,7 +4,7 @@
 //! The frames are the caller's: here is said how long they must be, and written what is in them.
 
 use crate::hash;
-use crate::limits::{TOO_BIG_ANSWERS, TOO_BIG_WINDOW};
+use crate::limits::{MAX_FRAME, TOO_BIG_ANSWERS, TOO_BIG_WINDOW};
 use crate::table::{PackedNextHop, Table, Way};
 use crate::wire::ethernet::Ethernet;
 use crate::wire::too_big::{self, IPV6_MIN_MTU};
@@ -109,13 +109,16 @@ pub struct Whole {
     pieces: Pieces,
 }
 
-impl Whole {
-    /// Room for any frame.
-    pub fn new() -> Whole {
-        let frame = vec![0; crate::limits::MAX_FRAME].into_boxed_slice();
-        Whole { frame, l2: 0, len: 0, identification: 0, pieces: Pieces::new(true, ipv4::HEADER_LEN, ipv6::HEADER_LEN) }
+/// Room for any frame.
+impl Default for Whole {
+    fn default() -> Whole {
+        let frame = vec![0; MAX_FRAME].into_boxed_slice();
+        let pieces = Pieces::new(true, ipv4::HEADER_LEN, ipv6::HEADER_LEN);
+        Whole { frame, l2: 0, len: 0, identification: 0, pieces }
     }
+}
 
+impl Whole {
     /// Of a frame whose fate that is.
     pub fn fill(&mut self, frame: &[u8], table: &Table, destination: u32, next_hop: PackedNextHop) {
         let Way::Tunnel(template) = table.way(destination) else { unreachable!("only tunnels are fragmented") };

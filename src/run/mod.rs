@@ -24,7 +24,9 @@ use crate::host::{self, cores, privileges};
 use crate::metrics::collect::{Reports, say};
 use crate::metrics::latest::Latest;
 use crate::metrics::summary::Summary;
-use crate::model::Plan;
+use crate::model::{Dispatcher, Plan};
+use crate::netlink::{self, addresses};
+use crate::table::{TunnelEnd, families};
 use crate::verbs;
 use controller::{ControlPlane, Controller, Ended, Signals};
 use std::fmt::Write as _;
@@ -91,6 +93,8 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         runtime.block_on(Membership::open(plan, (Side::Dispatcher, &facts.interface), &options.down, file))?;
     let plan = Arc::clone(membership.plan());
     let mut followed = ControlPlane { runtime, membership, signals };
+    let end = followed.runtime.block_on(tunnel_end(&plan, &dispatcher, &facts))?;
+    followed.membership.set_tunnel_end(end);
     followed.membership.set_workers(facts.queues);
     let attached = device.attach(&addresses, followed.membership.table())?;
     // Now that nothing can refuse any more, an older log of that name gives way.
@@ -126,6 +130,34 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     };
     tell(&summary, options.json)?;
     ended.map(|_| ())
+}
+
+/// Where tunnels begin: at the addresses that the configuration gives, or the interface's.
+async fn tunnel_end(plan: &Plan, dispatcher: &Dispatcher, facts: &Facts) -> Result<TunnelEnd, Failure> {
+    let Facts { interface, mtu, .. } = facts;
+    if let Some(given) = dispatcher.mtu.filter(|given| given > mtu) {
+        return Err(
+            format!("`mtu` of [dispatcher] is {given}, and {interface} carries {mtu}; write at most that").into()
+        );
+    }
+    let mtu = dispatcher.mtu.unwrap_or(*mtu);
+    if !dispatcher.source.is_empty() {
+        return Ok(TunnelEnd::new(&dispatcher.source, mtu));
+    }
+    let found = addresses::of(&netlink::requests()?, interface).await;
+    let found = found.map_err(|error| format!("{interface}: its addresses cannot be read: {error}"))?;
+    let end = TunnelEnd::new(&found, mtu);
+    let known = [("IPv4", end.v4.is_some(), "192.0.2.2"), ("IPv6", end.v6.is_some(), "2001:db8::2")];
+    for (server, (family, is_known, example)) in families(&plan.services).into_iter().zip(known) {
+        if let Some(server) = server.filter(|_| !is_known) {
+            return Err(format!(
+                "the tunnel to server {server} comes from an {family} address, and {interface} has none; give it one, or write one in \
+                 [dispatcher], as in source = [\"{example}\"]"
+            )
+            .into());
+        }
+    }
+    Ok(end)
 }
 
 /// Has the dispatcher end that answers at the admin socket. It writes down all that this one needs, and lets the interface go.

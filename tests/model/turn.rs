@@ -109,6 +109,12 @@ impl Bench {
         verdicts
     }
 
+    /// A frame alone, without a look at what leaves.
+    pub fn one(&mut self, frame: &[u8]) -> Verdict {
+        *self.worker.port_mut() = Memory::new(&[frame]);
+        self.worker.turn()[0].verdict()
+    }
+
     /// As `run`, and the verdicts are the model's.
     pub fn check(&mut self, frames: &[impl AsRef<[u8]>]) -> Vec<Verdict> {
         let verdicts = self.run(frames);

@@ -3,6 +3,7 @@
 
 mod decoded;
 mod frames;
+mod kernel;
 #[path = "../model/mod.rs"]
 mod model;
 mod twins;

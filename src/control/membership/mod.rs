@@ -17,7 +17,7 @@ pub use reload::{Base, Prepared, Refusal, Reloaded};
 
 use self::report::Shown;
 use super::health::{self, Health, Verdict, What};
-use super::neighbours::{self, Neighbours, What as Whereabouts};
+use super::neighbours::{self, Neighbours, Routes, What as Whereabouts};
 use super::overrides::Overrides;
 use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
 use crate::admin::status::State;
@@ -26,7 +26,7 @@ use crate::limits::{FLOW_CENSUS, LEAVE_AGAIN, QUIET, START_MOST, VERDICT_MOST};
 use crate::model::{NextHop, Plan, Server, Via};
 use crate::table::build::Cluster;
 use crate::table::trace::Watch;
-use crate::table::{ServiceId, Table};
+use crate::table::{ServiceId, Table, TunnelEnd};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -74,11 +74,25 @@ impl Side {
         if self == Side::Server {
             return Vec::new();
         }
-        let servers = plan.services.iter().flat_map(|service| &service.servers).filter(|server| server.mac.is_none());
-        let by_address: BTreeMap<IpAddr, String> =
-            servers.map(|server| (server.address, server.name.clone())).collect();
-        by_address.into_iter().map(|(address, name)| (name, address)).collect()
+        without_mac(plan, false).into_iter().map(|(address, name)| (name, address)).collect()
     }
+
+    /// Those whose packets may go by routers, unless a service has them on the link.
+    fn routed(self, plan: &Plan) -> Vec<(String, IpAddr)> {
+        if self == Side::Server {
+            return Vec::new();
+        }
+        let on_link = without_mac(plan, false);
+        let routed = without_mac(plan, true).into_iter().filter(|(address, _)| !on_link.contains_key(address));
+        routed.map(|(address, name)| (name, address)).collect()
+    }
+}
+
+/// The servers of services whose packets may go by routers, or may not, that have no MAC in the configuration.
+fn without_mac(plan: &Plan, is_routed: bool) -> BTreeMap<IpAddr, String> {
+    let services = plan.services.iter().filter(|service| service.deliver.is_routed() == is_routed);
+    let servers = services.flat_map(|service| &service.servers).filter(|server| server.mac.is_none());
+    servers.map(|server| (server.address, server.name.clone())).collect()
 }
 
 /// Follows the servers of a plan. Needs `CAP_NET_ADMIN` as long as it lives, and a tokio runtime with time and I/O.
@@ -96,6 +110,8 @@ pub struct Membership {
     overrides: Overrides,
     /// Writes the state file. `None`: nothing is remembered.
     file: Option<StateWriter>,
+    /// `None`: no server is behind a router, or those have a MAC in the configuration.
+    routes: Option<Routes>,
     /// `None`: every MAC is in the configuration.
     neighbours: Option<Neighbours>,
     /// `None`: no service is checked.
@@ -125,6 +141,8 @@ pub struct Membership {
 /// Something happened that has yet to be taken in.
 pub enum Event {
     Neighbours(Vec<neighbours::Change>),
+    /// The routes to servers are others.
+    Routes,
     Verdicts(Vec<health::Change>),
     /// Time has passed.
     Due,
@@ -172,6 +190,7 @@ impl Membership {
             down: down.to_vec(),
             overrides,
             file,
+            routes: None,
             neighbours: None,
             health: None,
             draining,
@@ -219,7 +238,9 @@ impl Membership {
     }
 
     async fn start(&mut self, remembered: &Remembered, age: Duration) -> Result<(), MembershipError> {
-        let wanted = self.side.unresolved(&self.plan);
+        let plan = Arc::clone(&self.plan);
+        self.follow_routes(&plan).await?;
+        let wanted = self.wanted(&plan);
         if !wanted.is_empty() {
             self.resolve(&wanted).await?;
         }
@@ -277,6 +298,11 @@ impl Membership {
         &self.plan
     }
 
+    /// Says where tunnels begin, for the next tables.
+    pub fn set_tunnel_end(&mut self, end: TunnelEnd) {
+        self.cluster.set_tunnel_end(end);
+    }
+
     /// Has the workers note the frames of a client from the next table on.
     pub fn set_watch(&mut self, watch: Option<Arc<Watch>>) {
         self.cluster.set_watch(watch);
@@ -309,9 +335,10 @@ impl Membership {
     /// The neighbours cannot be followed any more.
     pub async fn next(&mut self) -> Result<Event, MembershipError> {
         let due = self.due().map(|due| Duration::from_nanos(due.saturating_sub(clock::now_ns())));
-        let Membership { neighbours, health, .. } = self;
+        let Membership { neighbours, routes, health, .. } = self;
         Ok(tokio::select! {
             changes = next_neighbours(neighbours) => Event::Neighbours(changes?),
+            changed = next_routes(routes) => changed.map(|()| Event::Routes)?,
             changes = next_verdicts(health) => Event::Verdicts(changes),
             () = tokio::time::sleep(due.unwrap_or(Duration::MAX)), if due.is_some() => Event::Due,
         })
@@ -327,6 +354,7 @@ impl Membership {
     async fn take_in(&mut self, event: Event) -> Option<Update> {
         let moved = match event {
             Event::Neighbours(changes) => self.locate(&changes),
+            Event::Routes => self.reroute().await,
             Event::Verdicts(changes) => {
                 changes.iter().for_each(tell);
                 let services: HashSet<usize> = changes.iter().map(|change| change.service).collect();
@@ -345,7 +373,7 @@ impl Membership {
             tracing::info!("{change}");
             self.tell_mac(change.address);
         }
-        let addresses: HashSet<IpAddr> = changes.iter().map(|change| change.address).collect();
+        let addresses: HashSet<IpAddr> = changes.iter().flat_map(|change| self.reached_by(change.address)).collect();
         for (at, service) in Arc::clone(&self.plan).services.iter().enumerate() {
             if service.servers.iter().any(|server| addresses.contains(&server.address)) {
                 self.judge(at, None);
@@ -475,10 +503,68 @@ impl Membership {
     /// Passes on what the neighbour table says of an address.
     fn tell_mac(&mut self, address: IpAddr) {
         let mac = self.neighbours.as_ref().and_then(|neighbours| neighbours.mac(address));
-        self.cluster.set_next_hop(address, mac.map(NextHop::on_link));
-        if let Some(health) = &mut self.health {
-            health.set_mac(address, mac);
+        for server in self.reached_by(address) {
+            let by = if server == address { NextHop::on_link } else { NextHop::by_gateway };
+            self.cluster.set_next_hop(server, mac.map(by));
+            if let Some(health) = &mut self.health {
+                health.set_mac(server, mac);
+            }
         }
+    }
+
+    /// The servers whose packets go to that neighbour: it is one itself, or their gateway.
+    fn reached_by(&self, neighbour: IpAddr) -> Vec<IpAddr> {
+        let routes = self.routes.as_ref();
+        let itself = Some(neighbour).filter(|it| routes.is_none_or(|routes| !routes.follows(*it)));
+        let behind = routes.into_iter().flat_map(|routes| routes.behind(neighbour));
+        itself.into_iter().chain(behind).collect()
+    }
+
+    /// Whose MACs must be known, each address once.
+    fn wanted(&self, plan: &Plan) -> Vec<(String, IpAddr)> {
+        let mut wanted = self.side.unresolved(plan);
+        let routed = self.routes.iter().flat_map(Routes::neighbours);
+        for (name, address) in routed {
+            if wanted.iter().all(|(_, known)| *known != address) {
+                wanted.push((name, address));
+            }
+        }
+        wanted
+    }
+
+    /// Looks up the routes to the servers of a plan that may be behind routers.
+    async fn follow_routes(&mut self, plan: &Plan) -> Result<(), MembershipError> {
+        let routed = self.side.routed(plan);
+        if self.routes.is_none() {
+            if routed.is_empty() {
+                return Ok(());
+            }
+            self.routes = Some(Routes::open(&self.interface)?);
+        }
+        let Some(routes) = &mut self.routes else { return Ok(()) };
+        routes.watch(&routed, plan.services.iter().map(|service| service.address).collect()).await?;
+        let wrong: Vec<String> = routes.wrong().iter().map(ToString::to_string).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(MembershipError::OffLink(wrong.join("\n"))) }
+    }
+
+    /// Goes over to the neighbours that the routes lead to now.
+    async fn reroute(&mut self) -> bool {
+        let plan = Arc::clone(&self.plan);
+        let wrong = self.routes.iter().flat_map(Routes::wrong);
+        wrong.for_each(|wrong| tracing::warn!("{wrong}; its packets go where they went"));
+        let wanted = self.wanted(&plan);
+        let followed = match &mut self.neighbours {
+            Some(neighbours) => neighbours.watch(&wanted).await,
+            None => {
+                Neighbours::open(&self.interface, &wanted).await.map(|neighbours| self.neighbours = Some(neighbours))
+            }
+        };
+        if let Err(error) = followed {
+            tracing::warn!("the neighbours that routes lead to cannot be followed: {error}");
+            return false;
+        }
+        wanted.iter().for_each(|(_, address)| self.tell_mac(*address));
+        true
     }
 
     /// Gives the kernel back what was asked of it: neighbour entries, rules and routes. What is known is remembered.
@@ -518,6 +604,13 @@ fn tell(change: &health::Change) {
 async fn next_neighbours(neighbours: &mut Option<Neighbours>) -> Result<Vec<neighbours::Change>, neighbours::Error> {
     match neighbours {
         Some(neighbours) => neighbours.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_routes(routes: &mut Option<Routes>) -> Result<(), neighbours::Error> {
+    match routes {
+        Some(routes) => routes.next().await,
         None => std::future::pending().await,
     }
 }

@@ -276,12 +276,14 @@ impl Membership {
         }
         self.plan = Arc::new(plan);
         self.cluster.adopt(renewal, &self.plan, clock::now_ns());
-        self.side.unresolved(&self.plan).iter().for_each(|(_, address)| self.tell_mac(*address));
+        let plan = Arc::clone(&self.plan);
+        self.wanted(&plan).iter().for_each(|(_, address)| self.tell_mac(*address));
         Ok(())
     }
 
     async fn watch(&mut self, plan: &Plan) -> Result<(), MembershipError> {
-        let wanted = self.side.unresolved(plan);
+        self.follow_routes(plan).await?;
+        let wanted = self.wanted(plan);
         match &mut self.neighbours {
             Some(neighbours) => neighbours.watch(&wanted).await?,
             None if wanted.is_empty() => {}

@@ -18,12 +18,13 @@
 //! when the kernel happens to verify it, half a minute later.
 //!
 //! Here is what is done and when; `heard` has what follows from the kernel's messages, `entry` what an event does to one
-//! address, `kernel` what is said over netlink.
+//! address, `routes` which neighbour leads to a server behind a router, `kernel` what is said over netlink.
 
 mod change;
 mod entry;
 mod heard;
 mod kernel;
+mod routes;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
@@ -36,6 +37,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 pub use self::change::{Change, Detour, Error, OffLink, What, Why};
+
+pub use self::routes::Routes;
 
 use self::entry::Entry;
 use self::kernel::{Notices, Route, Seen, Table};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::arena::{Arena, Content};
-use super::layout::{BY_FLOW, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, Words};
+use super::layout::{BY_FLOW, HAS_WAY, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, WayCell, Words};
 use crate::hash::Key;
 use crate::model::Egress;
 use crate::table::build::migration::Kept;
@@ -23,6 +23,7 @@ pub enum Part {
     Keeping,
     Services,
     Hops,
+    Ways,
     Idents,
     Servers,
     /// Of a service, by its number.
@@ -164,6 +165,8 @@ pub fn compile(
         services.extend_from_slice(service.words());
     }
     head.hops = places.place(Part::Hops, Content::Words(padded(hops.words)))?;
+    head.ways = ways(table, places)?;
+    head.own_egress = own.index;
     head.services = places.place(Part::Services, Content::Words(padded(services)))?;
     if let Some(watch) = &table.watch {
         head.flags |= WATCHED;
@@ -214,8 +217,19 @@ fn hop(table: &Table, own: Egress, destination: usize) -> [u64; HOP_WORDS] {
         }
     };
     let source = PackedMac::from_bytes(source.0).word();
-    let flags = if next_hop.is_forward() { 0 } else { NOT_RESOLVED };
+    let way = if next_hop.has_way() { HAS_WAY } else { 0 };
+    let flags = if next_hop.is_forward() { way } else { NOT_RESOLVED };
     [next_hop.mac_word() | source << 48, source >> 16 | u64::from(index | flags) << 32]
+}
+
+/// What packets get besides MACs, where they do.
+fn ways(table: &Table, places: &mut impl Places) -> Result<u32, Full> {
+    if !table.has_ways() {
+        return Ok(0);
+    }
+    let cells = (0..table.destinations() as u32).map(|at| WayCell::new(table.way(at), table.tunnel_mtu()));
+    let words: Vec<u64> = cells.flat_map(|cell| cell.words().to_vec()).collect();
+    places.place(Part::Ways, Content::Words(padded(words)))
 }
 
 /// While any slot migrates: what names a server for as long as it is configured.

@@ -3,8 +3,10 @@
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;
+use std::net::IpAddr;
 
-use crate::table::Rule;
+use crate::table::{Rule, Way};
+use crate::wire::checksum;
 use crate::xdp::cell::CELL_WORDS;
 use crate::xdp::directory::Directory;
 
@@ -23,6 +25,7 @@ pub const BY_FLOW: u16 = 1;
 
 /// In a hop's `egress`.
 pub const NOT_RESOLVED: u32 = 1 << 31;
+pub const HAS_WAY: u32 = 1 << 30;
 
 /// `struct directory`
 #[derive(Clone, Copy, Default)]
@@ -61,7 +64,53 @@ pub struct Head {
     pub latencies: u32,
     pub flags: u32,
     pub watched_is_v6: u32,
-    pub unused: [u32; 14],
+    pub ways: u32,
+    pub own_egress: u32,
+    pub unused: [u32; 12],
+}
+
+/// `struct way`
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub struct WayCell {
+    pub header: [u8; 48],
+    pub sum: u32,
+    pub inner_mtu: u32,
+    pub kind: u8,
+    pub len: u8,
+    pub is_udp: u8,
+    pub dscp: u8,
+    pub unused: u32,
+}
+
+impl WayCell {
+    const TUNNEL_V4: u8 = 1;
+    const TUNNEL_V6: u8 = 2;
+    const READDRESS: u8 = 3;
+
+    /// `mtu`: bytes that a packet may have with its headers.
+    pub fn new(way: &Way, mtu: usize) -> WayCell {
+        let mut cell =
+            WayCell { header: [0; 48], sum: 0, inner_mtu: 0, kind: 0, len: 0, is_udp: 0, dscp: 0, unused: 0 };
+        match way {
+            Way::Direct | Way::Closed => {}
+            Way::Tunnel(template) => {
+                cell.header = *template.bytes();
+                (cell.sum, cell.inner_mtu) = (template.sum(), template.inner_mtu(mtu) as u32);
+                cell.kind = if template.is_v4() { Self::TUNNEL_V4 } else { Self::TUNNEL_V6 };
+                (cell.len, cell.is_udp) = (template.header_len() as u8, template.has_port().into());
+            }
+            Way::Readdressed(readdress) => {
+                match readdress.destination() {
+                    IpAddr::V4(address) => cell.header[..4].copy_from_slice(&address.octets()),
+                    IpAddr::V6(address) => cell.header[..16].copy_from_slice(&address.octets()),
+                }
+                cell.sum = checksum::sum(&cell.header);
+                (cell.kind, cell.dscp) = (Self::READDRESS, readdress.dscp());
+            }
+        }
+        cell
+    }
 }
 
 /// `struct service`
@@ -116,6 +165,8 @@ pub struct Moves {
 const _: () = {
     assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
     assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
+    assert!(size_of::<WayCell>() == 64 && offset_of!(WayCell, sum) == 48 && offset_of!(WayCell, kind) == 56);
+    assert!(offset_of!(Head, ways) == 200);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
     assert!(size_of::<Moves>() == 520 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);
@@ -142,3 +193,5 @@ unsafe impl Words for Head {}
 unsafe impl Words for Service {}
 // SAFETY: as above.
 unsafe impl Words for Moves {}
+// SAFETY: as above.
+unsafe impl Words for WayCell {}

@@ -30,6 +30,7 @@ use super::error::{XdpError, with_causes};
 use super::memory::Memory;
 use crate::model::{Egress, Mac};
 use crate::table::Table;
+use crate::wire::tunnel::MAX_HEADER_LEN;
 
 pub use counters::{Books, Sent, Tally};
 pub use events::{Events, Fate, Noted};
@@ -216,7 +217,7 @@ impl Judge<'_> {
     ///
     /// The kernel refuses to run it: too short or too long a frame, or no privileges.
     pub fn judge(&self, frame: &[u8]) -> Result<(Action, Vec<u8>), XdpError> {
-        let mut out = vec![0; frame.len()];
+        let mut out = vec![0; frame.len() + MAX_HEADER_LEN];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
         let program: &Xdp = self.0.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
         let result = program.test_run(options).map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
