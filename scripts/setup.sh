@@ -4,13 +4,14 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/setup.sh [--dpdk] [--guest] [--bench] [--help]
+usage: scripts/setup.sh [--dpdk] [--guest] [--bench] [--package] [--help]
 
 Installs the missing ones of the packages that the build and the tests need (see the table in
 this file). Nothing missing: does nothing and says nothing. Needs root only when something is missing.
   --dpdk   also what a build with --features dpdk needs
   --guest  also what scripts/guest.sh needs (it fetches its kernels itself, and qemu too where the host's is too old)
   --bench  also what scripts/bench.sh measures beside oneip
+  --package  also what scripts/package.sh needs, and the tests of the package
 END
 }
 
@@ -41,6 +42,7 @@ systemd         /lib/systemd/systemd-journald
 nftables        nft
 END
     [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
+    [[ -z $package ]] || printf '%s\n' "lintian lintian" "shellcheck shellcheck" "dpkg-dev dpkg-shlibdeps"
     [[ -z $guest ]] || cat <<'END'
 busybox-static  busybox
 cpio            cpio
@@ -55,12 +57,12 @@ END
 }
 
 missing() {
-    local package probe
-    while read -r package probe; do
+    local name probe
+    while read -r name probe; do
         if [[ $probe == /* ]]; then
-            [[ -e $probe ]] || echo "$package"
+            [[ -e $probe ]] || echo "$name"
         else
-            command -v "$probe" >/dev/null || echo "$package"
+            command -v "$probe" >/dev/null || echo "$name"
         fi
     done < <(needed)
 }
@@ -89,21 +91,22 @@ install_packages() {
         exit 1
     fi
     # The tests run their own: a service that was installed just now shall not come up at the next boot either.
-    local package
-    for package in "$@"; do
-        case $package in
+    local name
+    for name in "$@"; do
+        case $name in
             nginx-light) update-rc.d nginx disable >/dev/null 2>&1 || true ;;
             prometheus) update-rc.d prometheus disable >/dev/null 2>&1 || true ;;
         esac
     done
 }
 
-dpdk='' guest='' bench=''
+dpdk='' guest='' bench='' package=''
 for option in "$@"; do
     case $option in
         --dpdk) dpdk=yes ;;
         --guest) guest=yes ;;
         --bench) bench=yes ;;
+        --package) package=yes ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
@@ -124,4 +127,8 @@ fi
 if ! command -v cargo >/dev/null; then
     echo "error: cargo is not in PATH; install Rust first: https://rustup.rs" >&2
     exit 1
+fi
+if [[ -n $package ]] && ! command -v cargo-deb >/dev/null; then
+    echo "setup: installing cargo-deb"
+    cargo install --quiet --locked cargo-deb@3.8.0
 fi

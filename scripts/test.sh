@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # These tests have networks of their own (as root), and mostly wait: they run beside the others.
 readonly NETWORKS=(health lab neighbours quickstart server_verb soak)
 # These load the kernel or take a core, or build: --quick leaves them out too.
-readonly MACHINES=(af_xdp bench filter pktgen steer)
+readonly MACHINES=(af_xdp bench filter package pktgen steer)
 # In a machine of its own, which qemu emulates.
 readonly GUEST=guest
 # With feature dpdk only.
@@ -16,7 +16,7 @@ usage() {
     cat <<END
 usage: scripts/test.sh [--quick] [--help]
 
-Installs what is missing (scripts/setup.sh --dpdk --guest), then checks the format, the lints and runs every test.
+Installs what is missing (scripts/setup.sh --dpdk --guest --package), then checks the format, the lints and runs every test.
 Exit 0 only if all of it passed. As root it runs the tests on real networks too; without root these say that they were skipped.
 
   --quick  only what needs no network and no kernel's help: it leaves out ${NETWORKS[*]}
@@ -81,7 +81,7 @@ both() {
     trap - EXIT
 }
 
-scripts/setup.sh --dpdk --guest
+scripts/setup.sh --dpdk --guest --package
 step format cargo fmt --check
 if [[ -n $quick ]]; then
     # shellcheck disable=SC2046

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 #[derive(Args)]
 pub struct Arguments {
     /// The admin socket of the process
-    #[arg(long, value_name = "PATH", default_value = Admin::SOCKET, global = true)]
+    #[arg(long, value_name = "PATH", default_value = Admin::SOCKET, env = "ONEIP_SOCKET", hide_env_values = true, global = true)]
     socket: PathBuf,
     #[command(subcommand)]
     verb: Verb,
@@ -146,6 +146,9 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// End the process, and leave its program in the kernel dispatching: the next start takes over without losing a frame
+    #[command(after_help = "Example:\n  oneip ctl hand-over && systemctl restart oneip")]
+    HandOver,
     /// Print the metrics, as Prometheus gets them
     #[command(after_help = "Example:\n  oneip ctl metrics")]
     Metrics,
@@ -207,6 +210,7 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
         Verb::Disable { server, force } => carry_out(&client, &Order::Disable { server, force }),
         Verb::Enable { server } => carry_out(&client, &Order::Enable { server }),
         Verb::Reload { force, dry_run } => carry_out(&client, &Order::Reload { force, dry_run }),
+        Verb::HandOver => carry_out(&client, &Order::HandOver),
         Verb::Metrics => print(client.metrics()?.trim_end()),
     }
 }

@@ -227,3 +227,36 @@ fn each_type_is_the_one_that_is_asked_for() {
         assert!(said.contains(wanted), "{section} {name} is {kind}: {said}");
     }
 }
+
+/// The example that the package installs, as it is and with all that it only shows.
+#[test]
+fn the_packaged_example_is_right_and_has_every_key() {
+    let bench = Bench::new();
+    let example = read("packaging/oneip.toml");
+    let shown = |line: &str| {
+        let rest = line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
+        rest.unwrap_or(line).to_owned() + "\n"
+    };
+    let whole: String = example.lines().map(shown).collect();
+    fs::create_dir(bench.folder.path().join("services.d")).expect("created");
+    for text in [&example, &whole] {
+        let file = bench.folder.path().join("oneip.toml");
+        let loaded = config::parse(text, file).unwrap_or_else(|errors| panic!("{errors}"));
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        assert!(warnings.iter().all(|warning| warning.contains("hash.key")), "{warnings:?}");
+    }
+    let mut root: Table = whole.parse().expect("TOML");
+    for (section, keys) in documented() {
+        let there = table(&mut root, &section);
+        for Key { name, default, .. } in keys.iter().filter(|key| key.name != "hash_key") {
+            let value = there.get(name).unwrap_or_else(|| panic!("{section} lacks {name}"));
+            if default.starts_with('`') && example.contains(&format!("#{name} = ")) {
+                assert_eq!(
+                    *value,
+                    self::value(&spans(default)[0]),
+                    "{section} {name}: what is commented out is the default"
+                );
+            }
+        }
+    }
+}

@@ -101,6 +101,29 @@ fn no_frame_is_lost_when_another_process_takes_over() {
     assert!(said.contains("error: --takeover: no oneip hands over at "), "{said}");
 }
 
+/// As the package's scripts do it at an upgrade, over a service manager that knows nothing of takeovers.
+#[test]
+fn no_frame_is_lost_when_it_hands_over_and_is_started_again() {
+    let Some(lab) = &Lab::up(&XDP) else { return };
+    let _echo = Echo::serve(lab);
+    let stop = &AtomicBool::new(false);
+    let first = Dispatcher::start(lab, &[]);
+    let sockets: Vec<UdpSocket> = clients(0)[..3].iter().map(|client| lab.datagrams(0, client)).collect();
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let senders: Vec<_> = sockets.iter().map(|socket| scope.spawn(|| datagrams(socket, stop))).collect();
+        assert_eq!(lab.ctl(&["hand-over"]), "it ends, and leaves what dispatches\n");
+        assert!(first.ended().number("forwarded") > 0);
+        let second = Dispatcher::start(lab, &[]);
+        assert!(second.said().contains(TAKEN_OVER), "{}", second.said());
+        drop(when_done);
+        for sender in senders {
+            assert!(sender.join().unwrap() > 10);
+        }
+        second.stop();
+    });
+}
+
 /// 64 services more, each with slots of its own, do not fit in the maps that the program was loaded with.
 #[test]
 fn a_table_that_has_outgrown_the_maps_gets_a_larger_program() {
