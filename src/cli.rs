@@ -45,6 +45,8 @@ pub enum Verb {
     Server(Server),
     Pktgen(Box<Pktgen>),
     #[command(hide = true)]
+    Guard(Guard),
+    #[command(hide = true)]
     Man(Man),
     #[command(hide = true)]
     Completions(Completions),
@@ -104,6 +106,17 @@ pub struct Run {
     /// At the end print the counters as JSON on standard output, and all else on standard error
     #[arg(long)]
     pub json: bool,
+}
+
+/// Withdraw the routes of a dispatcher that is gone, or hangs; `run` starts it, with its beats on standard input
+#[derive(Args)]
+pub struct Guard {
+    #[arg(long)]
+    pub interface: String,
+    #[arg(long)]
+    pub table: u8,
+    #[arg(long)]
+    pub hold_s: u64,
 }
 
 /// Keep this server's clients and drop all others' packets, until SIGINT or SIGTERM

@@ -175,6 +175,23 @@ pub const HEALTH_BEAT: Duration = Duration::from_millis(50);
 /// The pause after a probe that this host could not send or follow, if the interval is not shorter.
 pub const HEALTH_HERE_PAUSE: Duration = Duration::from_secs(1);
 
+/// The last routing table that routes for routing daemons may be put in: those behind it are the kernel's own (`RT_TABLE_DEFAULT`,
+/// include/uapi/linux/rtnetlink.h), and FRR imports none that is greater.
+pub const MAX_ANNOUNCE_TABLE: u8 = 252;
+
+/// Longest time that an address must be ready before it is announced again: an hour.
+pub const MAX_HOLD_DOWN_MS: u32 = 3_600_000;
+
+/// Longest time that routes stay when the process was killed: a day.
+pub const MAX_ANNOUNCE_HOLD_S: u32 = 86_400;
+
+/// How often the kernel is asked whether the routes of cluster addresses are as they should be: an interface that goes down takes
+/// them along and says nothing.
+pub const ANNOUNCE_LOOK: Duration = Duration::from_secs(1);
+
+/// How often the process that withdraws them looks whether another dispatcher has come in the place of the one that was killed.
+pub const GUARD_LOOK: Duration = Duration::from_millis(100);
+
 /// A service none of whose servers could be checked for so long is not ready.
 pub const UNCHECKED_MOST: Duration = Duration::from_secs(3);
 

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use oneip::cli::{
-    Check, Cli, Config, Filter, Lookup, Replay, Run, Server, ServerArguments, ServerVerb, Simulate, Verb, manual,
+    Check, Cli, Config, Filter, Guard, Lookup, Replay, Run, Server, ServerArguments, ServerVerb, Simulate, Verb, manual,
 };
 use oneip::config::{self, Loaded};
 use oneip::error::Failure;
@@ -17,6 +17,7 @@ use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
             server(&arguments, |plan, name, _| server::remove(plan, name))
         }
         Verb::Server(Server { verb: ServerVerb::Check(arguments) }) => server(&arguments, server::check),
+        Verb::Guard(Guard { interface, table, hold_s }) => {
+            run::guard::run(&interface, table, Duration::from_secs(hold_s))
+        }
         Verb::Man(arguments) => manual::write(&arguments.directory).map_err(Failure::from),
         Verb::Completions(arguments) => {
             manual::completions(arguments.shell, io::stdout().lock()).map_err(Failure::from)

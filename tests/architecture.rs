@@ -102,6 +102,7 @@ const MAY_USE: [(&str, &[&str]); 27] = [
             "limits",
             "metrics",
             "model",
+            "netlink::address_routes",
             "server",
             "netlink",
             "table::TunnelEnd",

@@ -153,6 +153,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         servers: vec![server],
         until_closed: false,
         leaving: 0,
+        withdrawn: false,
         health: None,
     };
     let plan = Plan {
@@ -171,6 +172,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         }),
         filter: None,
         admin: Admin::default(),
+        announce: None,
         services: vec![service],
     };
     assert_eq!(loaded(text).plan, plan);

@@ -24,5 +24,6 @@ pub mod status;
 pub use backend::{Asked, Backend, Wanted, Watched, channel};
 pub use overview::{Overview, Seen};
 pub use prometheus::LATENCY_BOUNDS_NS;
+pub use ready::{healthy, serves};
 pub use server::Server;
 pub use socket::{Error, Listeners, bind};

@@ -49,6 +49,16 @@ pub enum Order {
     Enable {
         server: String,
     },
+    /// Routers shall send no more clients of the service here, or none at all.
+    Withdraw {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+    },
+    /// The end of a `Withdraw`.
+    Announce {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+    },
     /// End, and leave what dispatches to the process that asks: `oneip run --takeover`.
     HandOver,
     /// Which service, slot and servers a client address has, and where its next frames go, watched for so long.

@@ -1,6 +1,6 @@
 //! How things are, as the control thread has put it down: scrapes and looks read it there, however many come, and ask no thread.
 
-use super::status::{ServerStatus, ServiceStatus, Status};
+use super::status::{AnnounceStatus, ServerStatus, ServiceStatus, Status};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ pub struct Overview {
     /// When `head` was true.
     pub at: Instant,
     pub services: Vec<Arc<Seen>>,
+    /// One a service; a filter has none.
+    pub announcements: Vec<AnnounceStatus>,
 }
 
 /// A service, as of a moment. One in which nothing has happened is not looked at anew.
@@ -27,6 +29,9 @@ impl Overview {
         let mut status = self.head.clone();
         status.uptime_s += now.saturating_duration_since(self.at).as_secs_f64();
         status.services = self.services.iter().map(|seen| seen.as_of(now)).collect();
+        for (service, announcement) in status.services.iter_mut().zip(&self.announcements) {
+            service.announce = Some(announcement.clone());
+        }
         status
     }
 }

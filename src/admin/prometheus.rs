@@ -2,7 +2,7 @@
 //! scrape costs the workers nothing.
 
 use super::backend::Observation;
-use super::status::{CheckStatus, PeerStatus, ServerStatus, State};
+use super::status::{AnnounceStatus, CheckStatus, PeerStatus, ServerStatus, State};
 use crate::metrics::buckets::MAX_NS;
 use crate::metrics::snapshot::WorkerSnapshot;
 use crate::verdict::Reason;
@@ -152,6 +152,16 @@ impl Observation {
         let moving = services.iter().map(|service| ([("service", service.name.as_str())], service.moving));
         let help = "Slots whose connections stay where they are while new ones go to another server";
         page.gauges("oneip_service_slots_moving", help, moving)?;
+        let each = |value: fn(&AnnounceStatus) -> Option<bool>| {
+            services.iter().filter_map(move |service| {
+                let value = value(service.announce.as_ref()?)?;
+                Some(([("service", service.name.as_str())], u64::from(value)))
+            })
+        };
+        let help = "Whether link, table, workers and servers are there that the service's clients need";
+        page.gauges("oneip_service_ready", help, each(|of| Some(of.ready)))?;
+        let help = "Whether a route tells routing daemons to send the service's clients here";
+        page.gauges("oneip_announced", help, each(|of| of.announced))?;
         if self.figures.workers.is_empty() {
             // A filter's program times nothing.
             return Ok(());

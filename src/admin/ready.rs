@@ -1,7 +1,7 @@
 //! The verdicts of `/healthz` and `/readyz`: fine, or why not, a line a reason.
 
-use super::overview::Overview;
-use super::status::{CheckStatus, PeerStatus, ServerStatus};
+use super::overview::{Overview, Seen};
+use super::status::{CheckStatus, PeerStatus, ServerStatus, Status};
 use crate::limits::UNCHECKED_MOST;
 use crate::metrics::snapshot::Snapshot;
 use std::time::Instant;
@@ -34,27 +34,40 @@ pub fn ready(Overview { head: status, services, .. }: &Overview) -> Result<(), S
     if status.generation == 0 {
         return Err("no table is published yet\n".to_owned());
     }
-    let reasons = services.iter().filter_map(|seen| {
-        let service = &seen.service;
-        let meant: Vec<&ServerStatus> = service.servers.iter().filter(|server| server.weight > 0).collect();
-        let mut takes = meant.iter().filter(|server| status.takes_clients(server)).peekable();
-        let name = &service.name;
-        if meant.is_empty() {
-            return None;
-        }
-        if takes.peek().is_none() {
-            return Some(format!("service {name} has no server that takes clients\n"));
-        }
-        // The one of them that was checked last.
-        let unchecked =
-            takes.map(|server| unchecked(server, seen.at)).min_by(|one, other| one.0.total_cmp(&other.0))?;
-        let (seconds, why) = unchecked;
-        let long = seconds > UNCHECKED_MOST.as_secs_f64();
-        long.then(|| format!("service {name} has no server that could be checked for {seconds:.0} s: {why}\n"))
+    let meant = services.iter().filter(|seen| seen.service.servers.iter().any(|server| server.weight > 0));
+    let reasons = meant.filter_map(|seen| {
+        let name = &seen.service.name;
+        serves(status, seen, 1).err().map(|why| format!("service {name} has {why}\n"))
     });
     // A start anew does not mend it, so it is not `healthy`'s.
     let differing = status.peers.iter().flat_map(PeerStatus::troubles).map(|trouble| trouble + "\n");
     verdict(reasons.chain(differing).collect())
+}
+
+/// Whether at least so many servers of a service take clients, or all that it has if they are fewer; and whether one of them could
+/// be checked lately.
+///
+/// # Errors
+/// What it has instead.
+pub fn serves(status: &Status, seen: &Seen, least: usize) -> Result<(), String> {
+    if least == 0 {
+        return Ok(());
+    }
+    let servers = &seen.service.servers;
+    let least = least.min(servers.iter().filter(|server| server.weight > 0).count()).max(1);
+    let takes: Vec<&ServerStatus> = servers.iter().filter(|server| status.takes_clients(server)).collect();
+    match takes.len() {
+        0 => return Err("no server that takes clients".to_owned()),
+        up if up < least => return Err(format!("{up} servers that take clients, and needs {least} (`min_up`)")),
+        _ => {}
+    }
+    // The one of them that was checked last.
+    let unchecked = takes.into_iter().map(|server| unchecked(server, seen.at));
+    let (seconds, why) = unchecked.min_by(|one, other| one.0.total_cmp(&other.0)).expect("there is one");
+    match seconds > UNCHECKED_MOST.as_secs_f64() {
+        true => Err(format!("no server that could be checked for {seconds:.0} s: {why}")),
+        false => Ok(()),
+    }
 }
 
 /// For how long a server that was seen then could not be checked, in seconds, and why.

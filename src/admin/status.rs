@@ -104,8 +104,32 @@ pub struct ServiceStatus {
     /// Slots whose connections are kept where they are while new ones go to another server.
     pub moving: u32,
     pub servers: Vec<ServerStatus>,
+    /// Whether routers may send its clients to this dispatcher; a filter has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announce: Option<AnnounceStatus>,
     /// Latency from arrival to hand-over, the whole run; `None`: nothing was timed.
     pub latency_ns: Option<LatencyStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnnounceStatus {
+    /// Link, table, workers and servers: all is there that its clients need.
+    pub ready: bool,
+    /// By `ctl withdraw`, or by `announce = "drain"`.
+    pub withdrawn: bool,
+    /// The kernel has the route; `None`: there is no `[announce]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<bool>,
+    /// Why it is not announced or not ready, in words; empty where nothing is to be said.
+    pub why: String,
+}
+
+impl AnnounceStatus {
+    /// # Errors
+    /// Why routers should not send clients here.
+    pub fn wants_clients(&self) -> Result<(), String> {
+        if self.ready && !self.withdrawn { Ok(()) } else { Err(self.why.clone()) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,11 +8,12 @@ use super::schema;
 use super::section::{At, Section, integer_element, text_element};
 use super::{key, value};
 use crate::limits::{
-    DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_SLOTS, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES,
-    MAX_SLOTS, MAX_WEIGHT,
+    DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_SLOTS, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS,
+    MAX_HOLD_DOWN_MS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT,
 };
 use crate::model::{
-    Admin, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, PINS, Plan, Port, Selection, Server, Service, Xdp,
+    Admin, Announce, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, PINS, Plan, Port, Selection, Server, Service,
+    Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ pub struct Draft {
     pub dispatcher: Option<DispatcherDraft>,
     pub filter: Option<FilterDraft>,
     admin: Admin,
+    announce: Option<Announce>,
     pub services: Vec<ServiceDraft>,
 }
 
@@ -63,6 +65,7 @@ pub struct ServiceDraft {
     pub slots: Option<At<u32>>,
     drain_s: u32,
     until_closed: bool,
+    withdrawn: bool,
     pub servers: Vec<ServerDraft>,
     pub health: Option<HealthDraft>,
 }
@@ -82,6 +85,7 @@ impl Draft {
         let dispatcher = root.table("dispatcher", &schema::DISPATCHER, report);
         let filter = root.table("filter", &schema::FILTER, report);
         let admin = root.table("admin", &schema::ADMIN, report);
+        let announce = root.table("announce", &schema::ANNOUNCE, report);
         let dpdk = root.table("dpdk", &schema::DPDK, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
@@ -89,6 +93,7 @@ impl Draft {
             dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, dpdk.as_ref(), base, report)),
             filter: filter.map(|section| FilterDraft::read(&section, base, report)),
             admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
+            announce: announce.map(|section| read_announce(&section, report)),
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
         }
     }
@@ -108,6 +113,7 @@ impl Draft {
                 None => None,
             },
             admin: self.admin,
+            announce: self.announce,
             services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
         })
     }
@@ -193,10 +199,23 @@ fn read_admin(section: &Section, base: &Path, report: &mut Report) -> Admin {
     Admin { socket, socket_given, metrics: metrics.map(|metrics| metrics.value), state }
 }
 
+fn read_announce(section: &Section, report: &mut Report) -> Announce {
+    let mut read = |name, range, default| section.integer(name, range, report).map_or(default, |value| value.value);
+    let table = read("table", 1..=MAX_ANNOUNCE_TABLE.into(), Announce::TABLE.into());
+    Announce {
+        table: u8::try_from(table).expect("at most MAX_ANNOUNCE_TABLE"),
+        min_up: read("min_up", 0..=MAX_SERVERS as u32, Announce::MIN_UP),
+        hold_down: Duration::from_millis(read("hold_down_ms", 0..=MAX_HOLD_DOWN_MS, Announce::HOLD_DOWN_MS).into()),
+        linger: Duration::from_millis(read("linger_ms", 0..=MAX_HOLD_MS, Announce::LINGER_MS).into()),
+        hold: Duration::from_secs(read("hold_s", 0..=MAX_ANNOUNCE_HOLD_S, Announce::HOLD_S).into()),
+    }
+}
+
 impl ServiceDraft {
     fn read(section: &Section, report: &mut Report) -> ServiceDraft {
         let inputs = [("source", HashInput::Source), ("flow", HashInput::Flow)];
         let selections = [("maglev", Selection::Maglev), ("modulo", Selection::Modulo)];
+        let announces = [("ready", false), ("drain", true)];
         let ends = [("time-limited", false), ("until-closed", true)];
         let selection = section.text("selection", report, value::choice("selection", selections));
         let no_ports = "`ports` is empty; leave the key out to take every protocol and port";
@@ -213,6 +232,9 @@ impl ServiceDraft {
             slots: section.integer("slots", 1..=MAX_SLOTS, report),
             drain_s: section.integer("drain_s", 0..=MAX_DRAIN_S, report).map_or(DEFAULT_DRAIN_S, |s| s.value),
             until_closed: section.text("drain", report, value::choice("drain", ends)).is_some_and(|end| end.value),
+            withdrawn: section
+                .text("announce", report, value::choice("announce", announces))
+                .is_some_and(|it| it.value),
             servers: section
                 .tables("server", MAX_SERVERS, &schema::SERVER, report)
                 .iter()
@@ -249,6 +271,7 @@ impl ServiceDraft {
             servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
             leaving: 0,
             health,
+            withdrawn: self.withdrawn,
         })
     }
 }

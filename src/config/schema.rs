@@ -30,6 +30,7 @@ pub static ROOT: Schema = Schema {
         optional("dispatcher", "[dispatcher] with interface = \"eth1\""),
         optional("filter", "[filter] with interface = \"eth1\""),
         optional("admin", "[admin] with metrics = \"127.0.0.1:9180\""),
+        optional("announce", "[announce], which may be empty"),
         optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
         required("service", "[[service]] with double brackets, once for each service"),
     ],
@@ -78,6 +79,17 @@ pub static ADMIN: Schema = Schema {
     ],
 };
 
+pub static ANNOUNCE: Schema = Schema {
+    title: "[announce]",
+    keys: &[
+        optional("table", "table = 111"),
+        optional("min_up", "min_up = 1"),
+        optional("hold_down_ms", "hold_down_ms = 5000"),
+        optional("linger_ms", "linger_ms = 2000"),
+        optional("hold_s", "hold_s = 30"),
+    ],
+};
+
 pub static DPDK: Schema = Schema {
     title: "[dpdk]",
     keys: &[
@@ -105,6 +117,7 @@ pub static SERVICE: Schema = Schema {
         optional("slots", "slots = 65537"),
         optional("drain_s", "drain_s = 600"),
         optional("drain", "drain = \"until-closed\""),
+        optional("announce", "announce = \"drain\""),
         required("server", "[[service.server]] with double brackets, once for each server"),
         optional("health", "[service.health] with type = \"http\""),
     ],
@@ -137,7 +150,8 @@ pub static HEALTH: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 9] = [&ROOT, &CLUSTER, &DISPATCHER, &FILTER, &ADMIN, &DPDK, &SERVICE, &SERVER, &HEALTH];
+static ALL: [&Schema; 10] =
+    [&ROOT, &CLUSTER, &DISPATCHER, &FILTER, &ADMIN, &ANNOUNCE, &DPDK, &SERVICE, &SERVER, &HEALTH];
 
 impl Schema {
     /// The key of that name. Asking for one that the schema lacks is a bug.

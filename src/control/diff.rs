@@ -29,6 +29,14 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
         }
         (old, new) => differ(old.is_some() != new.is_some(), "[dispatcher]"),
     }
+    if side == Side::Dispatcher {
+        let place = |plan: &Plan| plan.announce.as_ref().map(|announce| (announce.table, announce.hold));
+        differ(old.announce.is_some() != new.announce.is_some(), "[announce]");
+        differ(
+            old.announce.is_some() && place(old) != place(new) && new.announce.is_some(),
+            "[announce] table or hold_s",
+        );
+    }
     differ(old.admin.socket != new.admin.socket, "[admin] socket");
     differ(old.admin.metrics != new.admin.metrics, "[admin] metrics");
     differ(old.admin.state != new.admin.state, "[admin] state");
@@ -42,6 +50,14 @@ pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     if hold(old) != hold(new) {
         let said = |hold: Option<Duration>| hold.map_or("absent".to_owned(), |hold| hold.as_millis().to_string());
         lines.push(format!("[filter] hold_ms {} -> {}", said(hold(old)), said(hold(new))));
+    }
+    if let (Some(old), Some(new)) = (&old.announce, &new.announce) {
+        let mut changed = |key: &str, old: u128, new: u128| {
+            lines.extend((old != new).then(|| format!("[announce] {key} {old} -> {new}")));
+        };
+        changed("min_up", old.min_up.into(), new.min_up.into());
+        changed("hold_down_ms", old.hold_down.as_millis(), new.hold_down.as_millis());
+        changed("linger_ms", old.linger.as_millis(), new.linger.as_millis());
     }
     if old.hash_key != new.hash_key {
         lines.push("[cluster] hash_key: another one; nearly every client gets another server".to_owned());
@@ -97,6 +113,10 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
     }
     if old.drain != new.drain {
         changed("drain_s", &old.drain.as_secs(), &new.drain.as_secs());
+    }
+    if old.withdrawn != new.withdrawn {
+        let name = |withdrawn| if withdrawn { "drain" } else { "ready" };
+        changed("announce", &name(old.withdrawn), &name(new.withdrawn));
     }
     if old.health != new.health {
         let health = |service: &Service| service.health.as_ref().map_or("none".to_owned(), ToString::to_string);

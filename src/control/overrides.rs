@@ -1,7 +1,7 @@
 //! What operators have set beside the configuration, by the names of servers.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was set for one server, in every service that has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,3 +19,20 @@ pub struct Override {
 
 /// By name of the server; none is empty.
 pub type Overrides = BTreeMap<String, Override>;
+
+/// The services whose cluster addresses are not to be announced, by name, or all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withdrawn {
+    /// Those too that a reload adds.
+    #[serde(default)]
+    pub all: bool,
+    #[serde(default)]
+    pub services: BTreeSet<String>,
+}
+
+impl Withdrawn {
+    pub fn has(&self, service: &str) -> bool {
+        self.all || self.services.contains(service)
+    }
+}

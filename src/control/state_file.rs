@@ -5,7 +5,7 @@
 //! remembered. A file is whole or not there. Times are of the wall clock: another boot has another monotonic one.
 
 use super::health::Known;
-use super::overrides::Overrides;
+use super::overrides::{Overrides, Withdrawn};
 use crate::hash::{Key, siphash};
 use crate::host::clock;
 use crate::host::privileges;
@@ -26,6 +26,8 @@ use tempfile::NamedTempFile;
 pub struct Remembered {
     /// What operators have set.
     pub servers: Overrides,
+    #[serde(default)]
+    pub withdrawn: Withdrawn,
     #[serde(default)]
     pub verdicts: Vec<Known>,
     #[serde(default)]
@@ -334,6 +336,7 @@ mod tests {
         let history = serde_json::from_value(history).unwrap();
         Remembered {
             servers: Overrides::from([("web1".to_owned(), drained), ("web2".to_owned(), other)]),
+            withdrawn: Withdrawn { all: false, services: ["web".to_owned()].into() },
             verdicts: vec![Known {
                 service: "web".into(),
                 server: "web1".into(),

@@ -136,6 +136,27 @@ enum Verb {
         #[arg(value_name = "NAME")]
         server: String,
     },
+    /// Tell routers to send no more clients here; frames that come are dispatched still
+    #[command(after_help = "Examples:\n  oneip ctl withdraw\n  oneip ctl withdraw --service web")]
+    Withdraw {
+        /// Only this service's cluster address; default: all
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+    },
+    /// Announce again what was withdrawn, as soon as it is ready
+    #[command(after_help = "Examples:\n  oneip ctl announce\n  oneip ctl announce --service web")]
+    Announce {
+        /// Only this service's cluster address; default: all
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+    },
+    /// Tell by the exit code whether clients should be sent here: 0 yes, 1 no
+    #[command(after_help = "Examples:\n  oneip ctl ready\n  oneip ctl ready --service web")]
+    Ready {
+        /// Only this service; default: all services must be ready
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+    },
     /// Read the configuration again, and use it if it is right
     #[command(after_help = "Examples:\n  oneip ctl reload --dry-run\n  oneip ctl reload")]
     Reload {
@@ -209,6 +230,12 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
         }
         Verb::Disable { server, force } => carry_out(&client, &Order::Disable { server, force }),
         Verb::Enable { server } => carry_out(&client, &Order::Enable { server }),
+        Verb::Withdraw { service } => carry_out(&client, &Order::Withdraw { service }),
+        Verb::Announce { service } => carry_out(&client, &Order::Announce { service }),
+        Verb::Ready { service } => {
+            status::ready(&client::read(client.status()?)?, service.as_deref())?;
+            print("ready")
+        }
         Verb::Reload { force, dry_run } => carry_out(&client, &Order::Reload { force, dry_run }),
         Verb::HandOver => carry_out(&client, &Order::HandOver),
         Verb::Metrics => print(client.metrics()?.trim_end()),

@@ -3,7 +3,8 @@
 use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
 use crate::admin::status::{
-    CheckStatus, LatencyStatus, PeerStatus, ProgramStatus, ServerStatus, ServiceStatus, Status, WorkerStatus,
+    AnnounceStatus, CheckStatus, LatencyStatus, PeerStatus, ProgramStatus, ServerStatus, ServiceStatus, Status,
+    WorkerStatus,
 };
 use crate::metrics::summary::microseconds;
 use crate::verdict::Reason;
@@ -91,6 +92,29 @@ fn frames(status: &Status) -> String {
     text
 }
 
+/// Whether clients should be sent to this dispatcher.
+///
+/// # Errors
+/// Why not, a line a service.
+pub fn ready(status: &Status, service: Option<&str>) -> Result<(), String> {
+    if status.mode != "dispatcher" {
+        return Err(format!("a {} is not announced; ask a dispatcher", status.mode));
+    }
+    let asked: Vec<&ServiceStatus> =
+        status.services.iter().filter(|known| service.is_none_or(|name| known.name == name)).collect();
+    if let (Some(name), true) = (service, asked.is_empty()) {
+        let known: Vec<&str> = status.services.iter().map(|known| known.name.as_str()).take(12).collect();
+        return Err(format!("there is no service {name}; there are {}", known.join(", ")));
+    }
+    let of = |service: &ServiceStatus| match service.announce.as_ref().map(AnnounceStatus::wants_clients) {
+        Some(Ok(())) => None,
+        Some(Err(why)) => Some(format!("service {} is not ready: {why}", service.name)),
+        None => Some(format!("service {} was not judged yet", service.name)),
+    };
+    let reasons: Vec<String> = asked.into_iter().filter_map(of).collect();
+    if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
+}
+
 /// A service in a line or two.
 fn heading(service: &ServiceStatus) -> String {
     let ServiceStatus { name, address, ports, hash, selection, slots, moving, latency_ns, .. } = service;
@@ -99,12 +123,27 @@ fn heading(service: &ServiceStatus) -> String {
     if *moving > 0 {
         let _ = write!(text, ", {moving} of them moving: their connections stay where they are");
     }
+    if let Some(announce) = &service.announce {
+        text += &announced(announce);
+    }
     if let Some(LatencyStatus { count: timed, p50, p90, p99, p999, max }) = latency_ns {
         let named = [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p999), ("max", max)];
         let named = named.map(|(name, ns)| format!("{name} {}", microseconds(*ns)));
         let _ = write!(text, "\n  latency {} ({} frames)", named.join(", "), count(*timed));
     }
     text
+}
+
+/// Nothing where there is nothing to announce, and nothing is wrong.
+fn announced(AnnounceStatus { ready, withdrawn, announced, why }: &AnnounceStatus) -> String {
+    let state = match (announced, *ready && !withdrawn) {
+        (Some(true), _) => "announced",
+        (Some(false), _) => "NOT ANNOUNCED",
+        (None, true) => return String::new(),
+        (None, false) => "NOT READY",
+    };
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    format!("\n  {state}{why}")
 }
 
 fn servers(service: &ServiceStatus) -> String {

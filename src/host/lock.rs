@@ -47,6 +47,13 @@ impl InterfaceLock {
     }
 }
 
+impl InterfaceLock {
+    /// Whether somebody has it.
+    pub fn is_taken(interface: &str) -> bool {
+        bind(interface).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
 /// Names of abstract sockets are those of a network namespace (unix(7)), as interfaces are.
 fn address(interface: &str) -> io::Result<SockAddr> {
     SockAddr::unix(format!("\0oneip/interface/{interface}"))

@@ -21,6 +21,8 @@ pub struct Plan {
     pub dispatcher: Option<Dispatcher>,
     pub filter: Option<Filter>,
     pub admin: Admin,
+    /// `None`: routers are told by hand.
+    pub announce: Option<Announce>,
     /// In the order of the file.
     pub services: Vec<Service>,
 }
@@ -94,6 +96,30 @@ pub const PINS: &str = "/sys/fs/bpf/oneip";
 
 impl Filter {
     pub const PORT: u16 = 7480;
+}
+
+/// How a dispatcher says which cluster addresses routers may send here: by routes in a table of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announce {
+    /// The kernel's routing table, 1 to 252. No rule must look routes up there.
+    pub table: u8,
+    /// Servers that a service needs to be ready; of those that it has, if they are fewer.
+    pub min_up: u32,
+    /// How long an address that was withdrawn must be ready again before it is announced.
+    pub hold_down: Duration,
+    /// From the withdrawal at a clean stop to the end of dispatching.
+    pub linger: Duration,
+    /// How long routes stay when the process was killed, or hangs.
+    pub hold: Duration,
+}
+
+impl Announce {
+    /// In milliseconds, milliseconds and seconds.
+    pub const HOLD_DOWN_MS: u32 = 5000;
+    pub const LINGER_MS: u32 = 2000;
+    pub const HOLD_S: u32 = 30;
+    pub const TABLE: u8 = 111;
+    pub const MIN_UP: u32 = 1;
 }
 
 /// How a running dispatcher or filter is asked and watched.
@@ -209,6 +235,8 @@ pub struct Service {
     pub leaving: usize,
     /// `None`: the servers count as up.
     pub health: Option<Health>,
+    /// Never announced, and dispatched all the same.
+    pub withdrawn: bool,
 }
 
 /// A transport protocol and port, written `tcp/80`.

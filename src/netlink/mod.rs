@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
+pub mod address_routes;
 pub mod addresses;
 pub mod links;
 

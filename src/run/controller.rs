@@ -1,6 +1,8 @@
 //! The control thread once everything runs: it follows the servers, carries out what operators ask for, and has the data path
 //! follow both, until a signal ends it. It does not know whether that is workers or a filter.
 
+use super::announcing::Announcing;
+use super::guard::Guard;
 use super::reload::{Reloads, Request};
 use crate::admin::order::{Answer, Order, Trace, TracedFrame};
 use crate::admin::status::{State, Status};
@@ -32,6 +34,17 @@ pub struct ControlPlane {
     pub runtime: Runtime,
     pub membership: Membership,
     pub signals: Signals,
+}
+
+impl ControlPlane {
+    /// Takes back what is announced yet, unless another process goes on with it.
+    pub fn end_announcing(&mut self, controller: &mut Controller, handed_over: bool) {
+        let Some(Announcing { mut announcer, guard, .. }) = controller.announcing.take() else { return };
+        if !handed_over {
+            self.runtime.block_on(announcer.stop());
+        }
+        guard.into_iter().for_each(Guard::dismiss);
+    }
 }
 
 impl Drop for ControlPlane {
@@ -93,6 +106,8 @@ pub struct Controller<'a> {
     pub engine: &'a mut dyn Engine,
     /// Who has started this process, and wants to know how it is.
     pub supervisor: Supervisor,
+    /// `None`: a filter announces nothing.
+    pub announcing: Option<Announcing>,
 }
 
 /// What goes on beside the servers.
@@ -124,14 +139,22 @@ impl ControlPlane {
             controller.show(membership);
             controller.supervisor.ready();
             let mut look = Instant::now() + OVERVIEW_EVERY;
+            let mut end: Option<Instant> = None;
             loop {
+                controller.announce(membership).await;
                 let watched = tasks.watching.as_ref().map(|watching| watching.end);
                 let (due, feeding) = (controller.engine.due(), controller.supervisor.due());
                 tokio::select! {
                     command = signals.any() => match command {
+                        Command::Stop if end.is_none() => match controller.withdraw(membership).await {
+                            Some(at) => end = Some(at),
+                            None => return Ok(Ended::Stopped),
+                        },
+                        // Whoever asks twice does not want to wait.
                         Command::Stop => return Ok(Ended::Stopped),
                         Command::Reload => controller.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloads),
                     },
+                    () = tokio::time::sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return Ok(Ended::Stopped),
                     made = tasks.reloads.made() => controller.end_reload(membership, made, &mut tasks.reloads).await,
                     event = membership.next() => {
                         if let Some(update) = membership.take(event?).await {
@@ -210,6 +233,8 @@ impl Controller<'_> {
                 let request = Request { force, dry_run, to: Some(to) };
                 return self.begin_reload(membership, request, &mut tasks.reloads);
             }
+            Order::Withdraw { service } => return self.set_withdrawn(membership, service.as_deref(), true, to).await,
+            Order::Announce { service } => return self.set_withdrawn(membership, service.as_deref(), false, to).await,
             Order::Drain { server, timeout_s, force } => (server, Set::Drain(timeout_s), force),
             Order::Undrain { server } => (server, Set::Undrain, false),
             Order::Weight { server, weight, force } => (server, Set::Weight(weight), force),
@@ -226,15 +251,39 @@ impl Controller<'_> {
         let _ = to.send(answer);
     }
 
+    async fn set_withdrawn(
+        &mut self,
+        membership: &mut Membership,
+        service: Option<&str>,
+        withdrawn: bool,
+        to: oneshot::Sender<Answer>,
+    ) {
+        let answer = match &self.announcing {
+            Some(_) => membership.set_withdrawn(service, withdrawn),
+            None => Answer::Refused { error: "a filter announces nothing; ask a dispatcher".to_owned() },
+        };
+        self.show(membership);
+        self.announce(membership).await;
+        let _ = to.send(answer);
+    }
+
     /// Puts down how things are.
     pub(super) fn show(&mut self, membership: &mut Membership) {
-        let services = membership.look();
+        let (services, head) = (membership.look(), self.head(membership));
         self.supervisor.status(in_a_line(&services));
-        self.overview.put(Overview { head: self.head(membership), at: std::time::Instant::now(), services });
+        let announcements = self.announcing.as_mut().map(|announcing| {
+            announcing.judge(membership, &head, &services);
+            announcing.statuses.clone()
+        });
+        let announcements = announcements.unwrap_or_default();
+        self.overview.put(Overview { head, at: std::time::Instant::now(), services, announcements });
     }
 
     fn status(&self, membership: &Membership) -> Status {
-        Status { services: membership.services(), ..self.head(membership) }
+        let mut services = membership.services();
+        let announced = self.announcing.iter().flat_map(|announcing| &announcing.statuses);
+        services.iter_mut().zip(announced).for_each(|(service, status)| service.announce = Some(status.clone()));
+        Status { services, ..self.head(membership) }
     }
 
     /// The status without services.

@@ -85,6 +85,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         overview,
         engine: &mut path,
         supervisor: Supervisor::of_environment(),
+        announcing: None,
     };
     let ended = followed.until_signal(&mut controller);
     drop(admin);

@@ -5,12 +5,15 @@
 //! follows the servers, where they are and whether they serve, until a signal ends it. At the end the program is detached first, so that the kernel has all
 //! frames again; the workers finish what is in their rings; the figures of the run are printed.
 
+mod announcing;
 mod controller;
 pub mod filter;
+pub mod guard;
 mod reload;
 
 use crate::admin::order::{Answer, Order};
 use crate::admin::{self, Watched};
+use crate::control::announce::Announcer;
 use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, Side};
 use crate::control::state_file::StateFile;
@@ -28,7 +31,9 @@ use crate::model::{Dispatcher, Plan};
 use crate::netlink::{self, addresses};
 use crate::table::{TunnelEnd, families};
 use crate::verbs;
+use announcing::Announcing;
 use controller::{ControlPlane, Controller, Ended, Signals};
+use guard::Guard;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -74,6 +79,8 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     }
     // Before anything is asked of the kernel.
     let _alone = InterfaceLock::take(&facts.interface)?;
+    // Before there are sockets that another process must not have.
+    let guard = plan.announce.as_ref().map(|settings| Guard::start(&facts.interface, settings)).transpose()?;
     let watch = || {
         let queues = (facts.workers > 0).then_some(facts.queues);
         runtime.block_on(InterfaceWatch::open(&facts.interface, facts.mac, queues))
@@ -114,15 +121,27 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         if facts.workers > 0 { "); workers keep no capability" } else { ", and to publish tables)" }
     );
     say(&text, options.json);
-    let (stats, latest, overview) = (engine.stats(), engine.stats(), Latest::default());
+    let (stats, latest, figures, overview) = (engine.stats(), engine.stats(), engine.stats(), Latest::default());
     let watched = Watched { overview: overview.clone(), figures: Box::new(move || latest.latest()) };
     let (backend, orders) = admin::channel(watched, move |to| stats.figures(|figures| drop(to.send(figures))));
     let admin = listeners.start(backend)?;
     say("ready", options.json);
-    let supervisor = Supervisor::of_environment();
-    let mut controller =
-        Controller { config: options.config, orders, started, watch, overview, engine: &mut *engine, supervisor };
+    let _answers = guard.as_ref().map(|_| guard::answer_for(&facts.interface)).transpose()?;
+    let announcer = followed.runtime.block_on(Announcer::open(plan.announce.as_ref(), &facts.interface))?;
+    let announcing = Announcing { announcer, guard, figures: Box::new(move || figures.latest()), statuses: Vec::new() };
+    let mut controller = Controller {
+        config: options.config,
+        orders,
+        started,
+        watch,
+        overview,
+        engine: &mut *engine,
+        supervisor: Supervisor::of_environment(),
+        announcing: Some(announcing),
+    };
     let ended = followed.until_signal(&mut controller);
+    followed.end_announcing(&mut controller, matches!(ended, Ok(Ended::HandedOver)));
+    drop(controller);
     drop(admin);
     let summary = match ended {
         Ok(Ended::HandedOver) => engine.leave()?,

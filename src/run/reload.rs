@@ -341,7 +341,7 @@ mod tests {
         engine: &mut dyn Engine,
     ) -> Controller<'_> {
         let (overview, supervisor) = (Latest::default(), Supervisor::default());
-        Controller { config, orders, started, watch: None, overview, engine, supervisor }
+        Controller { config, orders, started, watch: None, overview, engine, supervisor, announcing: None }
     }
 
     /// What the operator is answered.

@@ -55,7 +55,7 @@ pub const LOOK: Duration = Duration::from_millis(2);
 
 pub fn overview_of(mut status: Status, at: Instant) -> Overview {
     let services = status.services.drain(..).map(|service| Arc::new(Seen { service, at })).collect();
-    Overview { head: status, at, services }
+    Overview { head: status, at, services, announcements: Vec::new() }
 }
 
 /// Does what it is told, except to a server called `nobody`.
@@ -66,6 +66,9 @@ fn done(order: &Order) -> Option<Answer> {
         Order::HandOver => Answer::Done { changes: vec!["it ends".to_owned()] },
         Order::Reload { .. } => {
             Answer::Done { changes: vec!["service web: server web4 is new".into(), "generation 18".into()] }
+        }
+        Order::Withdraw { service } | Order::Announce { service } => {
+            Answer::Done { changes: vec![format!("{service:?}: {order:?}")] }
         }
         Order::Drain { server, .. }
         | Order::Undrain { server }

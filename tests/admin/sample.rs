@@ -2,7 +2,9 @@
 
 use hdrhistogram::Histogram;
 use oneip::admin::order::{Trace, TracedFrame, TracedService};
-use oneip::admin::status::{CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
+use oneip::admin::status::{
+    AnnounceStatus, CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus,
+};
 use oneip::metrics::buckets::{DIGITS, MAX_NS};
 use oneip::metrics::snapshot::{FlowTableReport, Snapshot, WorkerReport, WorkerSnapshot};
 use oneip::metrics::summary::{ServerSummary, Summary};
@@ -69,6 +71,7 @@ fn service(name: &str, address: &str, servers: Vec<ServerStatus>, moving: u32) -
         slots: 65_537,
         moving,
         servers,
+        announce: Some(AnnounceStatus { ready: true, withdrawn: false, announced: Some(true), why: String::new() }),
         latency_ns: None,
     }
 }

@@ -89,6 +89,7 @@ impl Fixture {
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
             until_closed,
             leaving: 0,
+            withdrawn: false,
             drain: Duration::ZERO,
             health: None,
         };
@@ -97,6 +98,7 @@ impl Fixture {
             dispatcher: None,
             filter: None,
             admin: Admin::default(),
+            announce: None,
             services: vec![service],
         };
         let mut cluster = Cluster::new(&plan);

@@ -60,6 +60,7 @@ impl One {
             slots: self.slots,
             until_closed: false,
             leaving: 0,
+            withdrawn: false,
             drain: Duration::from_secs(600),
             health: None,
             servers: self.servers.iter().enumerate().map(server).collect(),

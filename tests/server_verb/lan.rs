@@ -44,8 +44,14 @@ impl Lan {
             service("web", CLUSTER4, &["192.0.2.11", "192.0.2.12"]),
             service("web6", CLUSTER6, &["2001:db8:2::11", "2001:db8:2::12"]),
         ];
-        let plan =
-            Plan { hash_key: HashKey([7; 16]), dispatcher: None, filter: None, admin: Admin::default(), services };
+        let plan = Plan {
+            hash_key: HashKey([7; 16]),
+            dispatcher: None,
+            filter: None,
+            admin: Admin::default(),
+            announce: None,
+            services,
+        };
         let lan = Lan { plan, server: format!("oneip-server-{id}"), router: format!("oneip-router-{id}") };
         let Lan { server, router, .. } = &lan;
         run(Command::new("sh").args([
@@ -162,6 +168,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         servers: servers.collect(),
         until_closed: false,
         leaving: 0,
+        withdrawn: false,
         health: None,
     }
 }

@@ -47,6 +47,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         slots: 1009,
         until_closed: false,
         leaving: 0,
+        withdrawn: false,
         drain: Duration::ZERO,
         health: None,
         servers: some(SERVERS).into_iter().map(server).collect(),
@@ -56,6 +57,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         dispatcher: None,
         filter: None,
         admin: Admin::default(),
+        announce: None,
         services: services.collect(),
     }
 }

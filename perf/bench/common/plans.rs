@@ -25,6 +25,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
             .collect(),
         until_closed: false,
         leaving: 0,
+        withdrawn: false,
         health: None,
     };
     Plan {
@@ -32,6 +33,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
         dispatcher: None,
         filter: None,
         admin: Admin::default(),
+        announce: None,
         services: (0..services).map(service).collect(),
     }
 }

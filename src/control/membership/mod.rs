@@ -18,7 +18,7 @@ pub use reload::{Base, Prepared, Refusal, Reloaded};
 use self::report::Shown;
 use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, Routes, What as Whereabouts};
-use super::overrides::Overrides;
+use super::overrides::{Overrides, Withdrawn};
 use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
 use crate::admin::status::State;
 use crate::host::clock;
@@ -108,6 +108,7 @@ pub struct Membership {
     down: Vec<String>,
     /// What the operator set.
     overrides: Overrides,
+    withdrawn: Withdrawn,
     /// Writes the state file. `None`: nothing is remembered.
     file: Option<StateWriter>,
     /// `None`: no server is behind a router, or those have a MAC in the configuration.
@@ -189,6 +190,7 @@ impl Membership {
             plan,
             down: down.to_vec(),
             overrides,
+            withdrawn: remembered.withdrawn.clone(),
             file,
             routes: None,
             neighbours: None,
@@ -219,6 +221,14 @@ impl Membership {
     }
 
     fn tell_overrides(&self) {
+        let services: Vec<&str> = self.withdrawn.services.iter().map(String::as_str).collect();
+        match self.withdrawn.all {
+            true => tracing::info!("every service is withdrawn by the operator, as before the restart"),
+            false if services.is_empty() => {}
+            false => {
+                tracing::info!("service {}: withdrawn by the operator, as before the restart", services.join(", "))
+            }
+        }
         for (name, set) in &self.overrides {
             let known =
                 self.plan.services.iter().flat_map(|service| &service.servers).any(|server| server.name == *name);

@@ -72,6 +72,7 @@ impl Membership {
         });
         Remembered {
             servers,
+            withdrawn: self.withdrawn.clone(),
             verdicts: self.health.as_ref().map(|health| health.known()).unwrap_or_default(),
             leaving: leaving.collect(),
             changes: changes.collect(),

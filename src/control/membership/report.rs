@@ -81,6 +81,7 @@ impl Membership {
             slots: service.slots,
             moving: self.cluster.moving(at as ServiceId),
             servers: (0..service.servers.len()).map(|server| self.server(at, server, &shares)).collect(),
+            announce: None,
             latency_ns: None,
         }
     }
