@@ -8,8 +8,12 @@
 #   With --broadcast there is no dispatcher: the router has a permanent neighbour entry that maps the cluster addresses to the
 #   broadcast address, or to a multicast address, and every server runs a filter (`oneip filter`).
 #
+#   With --dispatchers N there are N of them and four servers. Router and dispatchers run BIRD; the router has a route to each
+#   dispatcher that announces a cluster address, and spreads connections over them (ECMP).
+#
 # Conventions (P is $ONEIP_LAB, "oneip" unless set; labs with different P stand side by side):
 #   namespaces   P-client P-isp P-router P-lan P-dispatcher P-web1 P-web2 P-web3
+#                with --dispatchers N: P-dispatcher1 to P-dispatcherN in place of P-dispatcher, and P-web4
 #   interfaces   client: wan0 | isp: client0 router0 | router: wan0 lan0 | dispatcher, webN: lan0
 #                lan: br0 and its ports, named after the host behind them (router dispatcher web1 web2 web3)
 #                with --vlan ID, all frames on the LAN are tagged; router, dispatcher and servers have their LAN
@@ -17,12 +21,13 @@
 #   addresses    client      198.51.100.10 to .219    2001:db8:1::10 to ::219 (decimal digits)
 #                isp         198.51.100.1             2001:db8:1::1     and 100.64.0.2   2001:db8:3::2 on router0
 #                router      192.0.2.1                2001:db8:2::1     and 100.64.0.1   2001:db8:3::1 on wan0
-#                dispatcher  192.0.2.2                2001:db8:2::2
+#                dispatcher  192.0.2.2                2001:db8:2::2     dispatcherN: .2, .3, .4
 #                webN        192.0.2.1N               2001:db8:2::1N
 #                cluster     203.0.113.80 (web)       2001:db8:80::80 (web6)
-#   MACs         router 02:00:00:00:00:01, dispatcher ...:02, webN ...:1N
+#   MACs         router 02:00:00:00:00:01, dispatcher ...:02 (dispatcherN: 02, 03, 04), webN ...:1N
 #   run/         /run/P-lab: oneip.toml, oneip.sock and state.json of a dispatcher, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/};
-#                bpf/, where programs are kept; with --broadcast webN.{toml,sock,state.json} of its filter
+#                bpf/, where programs are kept; with --broadcast webN.{toml,sock,state.json} of its filter; with --dispatchers
+#                dispatcherN.{toml,sock,state.json}, and HOST.{bird.conf,birdctl} of each BIRD
 #   nginx        GET / says "webN", GET /big sends run/big, PUT /upload/NAME writes run/webN/upload/NAME;
 #                every answer has the header X-Server: webN
 set -euo pipefail
@@ -31,8 +36,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 readonly LAB=${ONEIP_LAB:-oneip}
 readonly RUN=/run/$LAB-lab
-readonly SERVERS=(web1 web2 web3)
-readonly HOSTS=(client isp router lan dispatcher "${SERVERS[@]}")
+readonly HOSTS=(client isp router lan dispatcher dispatcher{1,2,3} web{1,2,3,4})
 readonly CLUSTER4=203.0.113.80 CLUSTER6=2001:db8:80::80
 readonly FIRST_CLIENT=10 LAST_CLIENT=219
 
@@ -41,13 +45,15 @@ usage() {
 usage: scripts/lab.sh up [OPTION]...            build the network and start the servers
        scripts/lab.sh down                      remove all of it, processes included
        scripts/lab.sh status                    what stands and what runs; exit 1 when it is not up
-       scripts/lab.sh shell NAME                a shell in a host: client isp router lan dispatcher web1 web2 web3
+       scripts/lab.sh shell NAME                a shell in a host: client isp router lan dispatcher web1 web2 web3 ...
        scripts/lab.sh exec NAME COMMAND...      one command in a host
        scripts/lab.sh narrow MTU                the link between isp and client carries packets up to MTU (1280 to 1500)
 
   --vlan ID          the LAN is tagged with this 802.1Q VLAN
   --engine NAME      the configuration asks for this engine (default: none, so it is af_xdp)
   --bare             the servers get no cluster address; else `oneip server add` sets it up
+  --dispatchers N    so many dispatchers (1 to 3), which announce the cluster addresses by BGP, and four servers; their engine is
+                     xdp where none is named. Needs BIRD
   --broadcast[=MAC]  no dispatcher: the router sends to the broadcast address, or to this multicast address
 
 environment: ONEIP_LAB  name of the lab (default: oneip), for several side by side
@@ -59,12 +65,12 @@ END
 die() { echo "error: $*" >&2; exit 1; }
 
 # The hosts of this lab, and those of its LAN.
-hosts() { [[ -n $broadcast ]] && printf '%s\n' "${HOSTS[@]/dispatcher/}" | sed '/^$/d' || printf '%s\n' "${HOSTS[@]}"; }
+hosts() { printf '%s\n' client isp router lan "${dispatchers[@]}" "${servers[@]}"; }
 lan_hosts() { hosts | grep -vx 'client\|isp\|lan'; }
 
 in_host() { local host=$1; shift; ip netns exec "$LAB-$host" "$@"; }
 
-host_index() { case $1 in router) echo 01 ;; dispatcher) echo 02 ;; web*) echo "1${1#web}" ;; esac; }
+host_index() { case $1 in router) echo 01 ;; dispatcher) echo 02 ;; dispatcher*) echo "0$((${1#dispatcher} + 1))" ;; web*) echo "1${1#web}" ;; esac; }
 
 find_binary() {
     local candidate
@@ -129,7 +135,7 @@ make_links() {
         done'
     done
     # A veth sends what an XDP program forwards only to one that has GRO. Where no engine is named, frames come as they are.
-    [[ -z $engine || -n $broadcast ]] || in_host lan ethtool -K dispatcher gro on
+    [[ -z $engine ]] || for host in "${dispatchers[@]}"; do in_host lan ethtool -K "$host" gro on; done
 }
 
 # The LAN's hosts on 802.1Q devices; not every kernel has these, and a program at the interface does as well.
@@ -200,6 +206,7 @@ END
 
 # To the dispatcher; or to everybody on the LAN. RFC 1812, 3.3.2: a router must not learn such a mapping, so it is permanent.
 cluster_routes() {
+    [[ -z $bgp ]] || return 0
     if [[ -z $broadcast ]]; then
         echo "route add $CLUSTER4/32 via 192.0.2.2"
         echo "route add $CLUSTER6/128 via 2001:db8:2::2"
@@ -212,18 +219,20 @@ cluster_routes() {
     done
 }
 
-write_configuration() {
+# Of a dispatcher with these files, or of all filters.
+write_configuration() { # HOST SOCKET STATE
     local name
     cat <<END
 [cluster]
-hash_key = "$(od -An -N16 -tx1 /dev/urandom | tr -d " \n")"
+hash_key = "$key"
 
 END
     if [[ -n $broadcast ]]; then
         printf '[filter]\ninterface = "lan0"\npins = "%s"\n\n[admin]\n' "$RUN/bpf"
     else
-        printf '[dispatcher]\npins = "%s"\n%sinterface = "lan0"\n\n' "$RUN/bpf" "${engine:+engine = \"$engine\"$'\n'}"
-        printf '[admin]\nsocket = "%s"\nstate = "%s"\n' "$RUN/oneip.sock" "$RUN/state.json"
+        printf '[dispatcher]\npins = "%s"\n%sinterface = "lan0"\n\n' "$RUN/bpf${bgp:+/$1}" "${engine:+engine = \"$engine\"$'\n'}"
+        printf '[admin]\nsocket = "%s"\nstate = "%s"\n' "$2" "$3"
+        [[ -z $bgp ]] || printf '\n[announce]\n'
     fi
     cat <<END
 
@@ -232,7 +241,7 @@ name = "web"
 address = "$CLUSTER4"
 ports = ["tcp/80"]
 END
-    for name in "${SERVERS[@]}"; do
+    for name in "${servers[@]}"; do
         printf '\n[[service.server]]\nname = "%s"\naddress = "192.0.2.%s"\n' "$name" "$(host_index "$name")"
     done
     cat <<END
@@ -242,7 +251,7 @@ name = "web6"
 address = "$CLUSTER6"
 ports = ["tcp/80"]
 END
-    for name in "${SERVERS[@]}"; do
+    for name in "${servers[@]}"; do
         printf '\n[[service.server]]\nname = "%s"\naddress = "2001:db8:2::%s"\n' "$name" "$(host_index "$name")"
     done
 }
@@ -287,14 +296,52 @@ END
 }
 
 knows_dispatcher() {
-    [[ -z $broadcast ]] || return 0
-    in_host router ping -c1 -W1 -q 192.0.2.2 >/dev/null && in_host router ping -c1 -W1 -q 2001:db8:2::2 >/dev/null
+    local host n
+    for host in "${dispatchers[@]}"; do
+        n=$(host_index "$host")
+        in_host router ping -c1 -W1 -q "192.0.2.${n#0}" >/dev/null || return
+        in_host router ping -c1 -W1 -q "2001:db8:2::${n#0}" >/dev/null || return
+    done
+}
+
+# The dispatchers' BIRD takes packaging/bird.conf as it stands.
+start_bird() {
+    local host=$1
+    in_host "$host" bird -c "$RUN/$host.bird.conf" -s "$RUN/$host.birdctl" -P "$RUN/$host.bird.pid"
+}
+
+start_routing() {
+    local host
+    in_host router bash -c 'echo 1 | tee /proc/sys/net/ipv{4,6}/fib_multipath_hash_policy >/dev/null'
+    cat >"$RUN/router.bird.conf" <<'END'
+log stderr all;
+router id 192.0.2.1;
+protocol device {}
+# A route to all dispatchers that announce an address.
+protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; merge paths on; }
+protocol kernel { ipv6 { import none; export where source = RTS_BGP; }; merge paths on; }
+protocol bfd { interface "*" { interval 300 ms; multiplier 5; }; }
+protocol bgp dispatchers {
+    local 192.0.2.1 as 64512;
+    neighbor range 192.0.2.0/24 as 64513;
+    bfd on;
+    ipv4 { import where net ~ [203.0.113.0/24{32,32}]; export none; };
+}
+protocol bgp dispatchers6 {
+    local 2001:db8:2::1 as 64512;
+    neighbor range 2001:db8:2::/64 as 64513;
+    bfd on;
+    ipv6 { import where net ~ [2001:db8:80::/48{128,128}]; export none; };
+}
+END
+    for host in "${dispatchers[@]}"; do cp packaging/bird.conf "$RUN/$host.bird.conf"; done
+    for host in router "${dispatchers[@]}"; do start_bird "$host"; done
 }
 
 # Every server answers the client on its primary address, and the router knows the dispatcher's MAC.
 wait_until_ready() {
     local tries name urls=()
-    for name in "${SERVERS[@]}"; do
+    for name in "${servers[@]}"; do
         urls+=("http://192.0.2.$(host_index "$name")/" "http://[2001:db8:2::$(host_index "$name")]/")
     done
     for ((tries = 0; tries < 50; tries++)); do
@@ -306,7 +353,8 @@ wait_until_ready() {
     die "the lab did not become ready: the servers' logs are $RUN/web*/error.log"
 }
 
-vlan='' lan=lan0 bare='' broadcast='' engine='' oneip='' built=''
+vlan='' lan=lan0 bare='' broadcast='' engine='' bgp='' oneip='' built='' key=''
+dispatchers=(dispatcher) servers=(web1 web2 web3)
 up() {
     local name
     while (($#)); do
@@ -315,12 +363,21 @@ up() {
                 [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan wants a number from 1 to 4094" ;;
             --bare) bare=yes; shift ;;
             --engine) engine=${2:?--engine wants a name}; shift 2 ;;
+            --dispatchers) bgp=yes
+                [[ ${2-} == [1-3] ]] || die "--dispatchers wants a number from 1 to 3"
+                mapfile -t dispatchers < <(seq -f dispatcher%g "$2")
+                servers+=(web4)
+                shift 2 ;;
             --broadcast) broadcast=ff:ff:ff:ff:ff:ff; shift ;;
             --broadcast=*) broadcast=${1#*=}; shift ;;
             *) usage >&2; exit 2 ;;
         esac
     done
     [[ ! -e $RUN && ! -e /run/netns/$LAB-client ]] || die "lab \"$LAB\" is up, or was left half built: $0 down"
+    [[ -z $broadcast || -z $bgp ]] || die "--broadcast has no dispatchers"
+    [[ -z $broadcast ]] || dispatchers=()
+    [[ -z $bgp ]] || command -v bird >/dev/null || die "--dispatchers needs BIRD: scripts/setup.sh installs it"
+    [[ -z $bgp ]] || engine=${engine:-xdp}
     [[ -n $bare ]] || find_binary
     # Whatever ends this before the network is ready, an error or Ctrl-C, takes down what stands.
     trap '[[ -n $built ]] || down' EXIT
@@ -333,15 +390,23 @@ up() {
     make_hosts
     make_links
     make_addresses
-    (umask 077 && write_configuration >"$RUN/oneip.toml")
-    for name in "${SERVERS[@]}"; do start_server "$name"; done
+    key=$(od -An -N16 -tx1 /dev/urandom | tr -d " \n")
+    (umask 077 && write_configuration dispatcher "$RUN/oneip.sock" "$RUN/state.json" >"$RUN/oneip.toml")
+    [[ -z $bgp ]] || for name in "${dispatchers[@]}"; do
+        (umask 077 && write_configuration "$name" "$RUN/$name.sock" "$RUN/$name.state.json" >"$RUN/$name.toml")
+    done
+    for name in "${servers[@]}"; do start_server "$name"; done
     wait_until_ready
+    [[ -z $bgp ]] || start_routing
     built=yes
     introduce
 }
 
 introduce_oneip() {
-    if [[ -n $broadcast ]]; then
+    if [[ -n $bgp ]]; then
+        echo "  dispatch, on each  $1 exec dispatcher1 target/release/oneip run -c $RUN/dispatcher1.toml"
+        echo "  the router's view  $1 exec router ip route show $CLUSTER4"
+    elif [[ -n $broadcast ]]; then
         echo "  filter, on each    $1 exec web1 target/release/oneip filter -c $RUN/web1.toml"
     else
         echo "  dispatch           $1 exec dispatcher target/release/oneip run -c $RUN/oneip.toml"
@@ -401,6 +466,7 @@ status() {
     [[ -e $RUN && -e /run/netns/$LAB-client ]] || { echo "lab \"$LAB\" is not up"; return 1; }
     echo "lab \"$LAB\" is up, files in $RUN"
     for host in "${HOSTS[@]}"; do
+        [[ -e /run/netns/$LAB-$host ]] || continue
         printf '\n%s\n' "$LAB-$host"
         [[ $host != client ]] || echo "  wan0  $((LAST_CLIENT - FIRST_CLIENT + 1)) addresses of each family"
         ip -n "$LAB-$host" -br address | while read -r interface state addresses; do
@@ -418,7 +484,8 @@ narrow() {
     [[ $mtu =~ ^[0-9]+$ ]] && ((mtu >= 1280 && mtu <= 1500)) || die "narrow wants an MTU from 1280 (IPv6's least) to 1500"
     ip -n "$LAB-isp" link set client0 mtu "$mtu"
     ip -n "$LAB-client" link set wan0 mtu "$mtu"
-    for name in "${SERVERS[@]}"; do
+    for name in web{1,2,3,4}; do
+        [[ -e /run/netns/$LAB-$name ]] || continue
         # What the servers learnt about the path before.
         ip -n "$LAB-$name" -4 route flush cache
         ip -n "$LAB-$name" -6 route flush cache

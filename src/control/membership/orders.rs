@@ -169,7 +169,7 @@ impl Membership {
         let mut wanted = self.withdrawn.clone();
         let known = |name: &str| self.configured.services.iter().find(|service| service.name == name);
         let said = match (service, withdrawn) {
-            (Some(name), _) if known(name).is_none() && !(wanted.services.contains(name) && !withdrawn) => {
+            (Some(name), _) if known(name).is_none() && (withdrawn || !wanted.services.contains(name)) => {
                 let known: Vec<&str> =
                     self.configured.services.iter().map(|known| known.name.as_str()).take(12).collect();
                 return Err(format!("there is no service {name}; there are {}", known.join(", ")));
