@@ -15,6 +15,7 @@ use crate::network::{Lab, PATIENCE, eventually};
 
 pub struct Dispatcher<'l> {
     lab: &'l Lab,
+    host: String,
     child: Child,
     said: Heard,
     listener: JoinHandle<()>,
@@ -32,14 +33,23 @@ impl<'l> Dispatcher<'l> {
     }
 
     /// `command` is one of `run`.
-    pub fn start_by(lab: &'l Lab, mut command: Command, options: &[&str]) -> Dispatcher<'l> {
-        let counted = driver_count(lab);
+    pub fn start_by(lab: &'l Lab, command: Command, options: &[&str]) -> Dispatcher<'l> {
+        Dispatcher::begin(lab, "dispatcher", command, options)
+    }
+
+    /// In another host.
+    pub fn start_on(lab: &'l Lab, host: &str, config: &Path, options: &[&str]) -> Dispatcher<'l> {
+        Dispatcher::begin(lab, host, run_on(lab, host, config), options)
+    }
+
+    fn begin(lab: &'l Lab, host: &str, mut command: Command, options: &[&str]) -> Dispatcher<'l> {
+        let counted = driver_count(lab, host);
         let mut child =
             command.arg("--json").args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Heard::default();
         let (listener, ready) = listen(child.stderr.take().unwrap(), Arc::clone(&said.0));
         let started = ready.recv_timeout(PATIENCE);
-        let dispatcher = Dispatcher { lab, child, said, listener, counted };
+        let dispatcher = Dispatcher { lab, host: host.to_owned(), child, said, listener, counted };
         assert!(started.is_ok(), "it does not become ready: {}", dispatcher.said());
         dispatcher
     }
@@ -64,12 +74,12 @@ impl<'l> Dispatcher<'l> {
 
     /// Ends it by a signal, and checks what it leaves behind and that its account balances.
     pub fn stop_by(self, signal: Signal) -> Account {
-        let (lab, counted) = (self.lab, self.counted);
+        let (lab, host, counted) = (self.lab, self.host.clone(), self.counted);
         kill_process(Pid::from_child(&self.child), signal).unwrap();
         let account = self.ended();
-        assert!(!is_attached(lab), "the program is detached when the process has ended");
+        assert!(!is_attached_on(lab, &host), "the program is detached when the process has ended");
         if account.said.contains("native XDP\n") {
-            let frames = driver_count(lab) - counted;
+            let frames = driver_count(lab, &host) - counted;
             assert_eq!(account.number("frames"), frames, "as the driver counts: {}", account.json);
         }
         account
@@ -118,19 +128,27 @@ impl<'l> Dispatcher<'l> {
 
 /// `oneip run` in the dispatcher's network.
 pub fn run(lab: &Lab, config: &Path) -> Command {
-    let mut command = lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip"));
+    run_on(lab, "dispatcher", config)
+}
+
+fn run_on(lab: &Lab, host: &str, config: &Path) -> Command {
+    let mut command = lab.command(host, env!("CARGO_BIN_EXE_oneip"));
     command.arg("run").arg("-c").arg(config);
     command
 }
 
 /// Whether an XDP program is attached to an interface of the dispatcher's.
 pub fn is_attached(lab: &Lab) -> bool {
-    lab.ip("dispatcher", "-d link show").contains("xdp")
+    is_attached_on(lab, "dispatcher")
+}
+
+fn is_attached_on(lab: &Lab, host: &str) -> bool {
+    lab.ip(host, "-d link show").contains("xdp")
 }
 
 /// Frames that came in while a program was attached, as the interface's driver counts them, since it was made.
-fn driver_count(lab: &Lab) -> u64 {
-    let statistics = lab.sh("dispatcher", "ethtool -S lan0");
+fn driver_count(lab: &Lab, host: &str) -> u64 {
+    let statistics = lab.sh(host, "ethtool -S lan0");
     let counts =
         statistics.lines().filter_map(|line| line.trim().strip_prefix("rx_queue_")?.split_once("_xdp_packets: "));
     counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum()

@@ -5,10 +5,12 @@
 //! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `isolation` (the dispatcher is cut off), `restart` (kill -9 under load), `figures` (what it prints and
 //!   logs), `prometheus` (which scrapes it), `refusals` (why it does not start), `supervisor` (what a service manager is told),
-//!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should)
+//!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should),
+//!   `announce` (routes for routing daemons, from one dispatcher), `several` (three of them behind BGP, two behind VRRP)
 //!
 //! The labs are made one after another: a dispatcher takes a core for itself.
 
+mod announce;
 mod broadcast;
 mod dispatcher;
 mod echo;
@@ -33,6 +35,7 @@ mod reload;
 mod restart;
 mod selection;
 mod servers;
+mod several;
 #[path = "../stop/mod.rs"]
 mod stop;
 mod supervisor;

@@ -1,0 +1,145 @@
+//! Several dispatchers behind one router: by BGP, which the operator's BIRD speaks with what `packaging/` says, and as a pair by VRRP.
+
+use crate::dispatcher::Dispatcher;
+use crate::network::{HEALTH, Lab, clients, eventually, say, succeed, url, with_health, write_config};
+use crate::operator::surf;
+use crate::restart::browse;
+use crate::stop::Stop;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+impl Lab {
+    /// The configuration of a dispatcher of several, with health checks, and times that suit a test.
+    fn several(&self, host: &str) -> PathBuf {
+        let path = self.file(&format!("{host}.toml"));
+        let plain = fs::read_to_string(&path).unwrap();
+        let settings = "[announce]\nhold_down_ms = 500\nlinger_ms = 500\nhold_s = 2\n";
+        write_config(&path, &with_health(&plain.replace("[announce]\n", settings), HEALTH));
+        path
+    }
+
+    /// `oneip ctl ARGUMENTS` in a dispatcher of several.
+    fn ctl_on(&self, host: &str, arguments: &[&str]) -> String {
+        let mut ctl = self.command(host, env!("CARGO_BIN_EXE_oneip"));
+        succeed(ctl.args(["ctl", "--socket"]).arg(self.file(&format!("{host}.sock"))).args(arguments))
+    }
+
+    /// The dispatchers to which the router sends IPv4 and IPv6 clients, by the last digit of their addresses.
+    fn next_hops(&self) -> [Vec<String>; 2] {
+        [("-4 route show 203.0.113.80", "192.0.2."), ("-6 route show 2001:db8:80::80", "2001:db8:2::")].map(
+            |(show, network)| {
+                let text = self.ip("router", show);
+                let hops = text.split_whitespace().filter_map(|word| word.strip_prefix(network));
+                let mut hops: Vec<String> = hops.map(str::to_owned).collect();
+                hops.sort();
+                hops
+            },
+        )
+    }
+
+    /// Waits until the router sends clients to these dispatchers.
+    fn sends_to(&self, hops: &[&str]) -> Duration {
+        eventually(&format!("the router sends clients to {hops:?}"), || self.next_hops() == [hops, hops])
+    }
+
+    fn forwarded(&self, host: &str) -> u64 {
+        let status: Value = serde_json::from_str(&self.ctl_on(host, &["status", "--json"])).unwrap();
+        status["forwarded"].as_u64().unwrap()
+    }
+}
+
+#[test]
+fn dispatchers_come_are_withdrawn_and_die_and_no_connection_breaks() {
+    let Some(lab) = &Lab::up(&["--dispatchers", "3", "--engine", "xdp"]) else { return };
+    let hosts = ["dispatcher1", "dispatcher2", "dispatcher3"];
+    let configs = hosts.map(|host| lab.several(host));
+    let start = |at: usize| Dispatcher::start_on(lab, hosts[at], &configs[at], &[]);
+    let first = start(0);
+    let _second = start(1);
+    lab.sends_to(&["2", "3"]);
+    let big = fs::read(lab.file("big")).unwrap();
+    let stop = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let both = [0, 1].map(clients);
+        let browsers: Vec<_> = (0..60)
+            .map(|n| (n % 2, both[n % 2][n].clone()))
+            .map(|(family, client)| scope.spawn(move || browse(lab, family, &client, stop)))
+            .collect();
+        let surfers: Vec<_> = (0..2)
+            .map(|family| (family, both[family][150].clone()))
+            .map(|(family, client)| scope.spawn(move || surf(lab, family, &client, stop)))
+            .collect();
+        let downloads: Vec<_> = (100..116)
+            .map(|n| (n % 2, both[n % 2][n].clone()))
+            .map(|(family, client)| {
+                scope.spawn(move || {
+                    lab.curl(&client, &["--limit-rate", "1200k", &url(family, "/big")]).output().unwrap()
+                })
+            })
+            .collect();
+        let uploads: Vec<_> = (120..128)
+            .map(|n| (n % 2, both[n % 2][n].clone()))
+            .map(|(family, client)| {
+                let to = url(family, &format!("/upload/several-{}", client.replace(':', "-")));
+                let file = lab.file("big");
+                scope.spawn(move || {
+                    let put = ["--limit-rate", "1200k", "-T", file.to_str().unwrap(), &to];
+                    lab.curl(&client, &put).output().unwrap()
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(500));
+
+        let third = start(2);
+        say(&format!("a dispatcher more: the router sends clients there after {:.1?}", lab.sends_to(&["2", "3", "4"])));
+        for host in hosts {
+            eventually(&format!("{host} has its share"), || lab.forwarded(host) > 100);
+            // Each checks the servers by itself, from its own address.
+            eventually(&format!("{host} has checked all servers"), || {
+                let status: Value = serde_json::from_str(&lab.ctl_on(host, &["status", "--json"])).unwrap();
+                let servers =
+                    status["services"].as_array().unwrap().iter().flat_map(|of| of["servers"].as_array().unwrap());
+                servers.into_iter().all(|server| server["state"] == "up" && server["check"]["latency_ms"].is_f64())
+            });
+        }
+
+        lab.ctl_on(hosts[0], &["withdraw"]);
+        say(&format!("withdrawn: the router sends clients elsewhere after {:.1?}", lab.sends_to(&["3", "4"])));
+        lab.ctl_on(hosts[0], &["announce"]);
+        lab.sends_to(&["2", "3", "4"]);
+        let stopped = Instant::now();
+        kill_process(Pid::from_child(first.child()), Signal::TERM).unwrap();
+        say(&format!("stopped: the router sends clients elsewhere after {:.1?}", lab.sends_to(&["3", "4"])));
+        assert!(first.ended().number("forwarded") > 100);
+        say(&format!("and the process ends after {:.1?}", stopped.elapsed()));
+        let _first = start(0);
+        lab.sends_to(&["2", "3", "4"]);
+
+        // The whole box: nothing comes from there any more, and BFD finds it out.
+        lab.ip("lan", "link set dispatcher2 down");
+        say(&format!("a dead box: the router sends clients elsewhere after {:.1?}", lab.sends_to(&["2", "4"])));
+        // The process alone: the program in the kernel dispatches until the routes are withdrawn.
+        kill_process(Pid::from_child(third.child()), Signal::KILL).unwrap();
+        say(&format!("kill -9, hold_s = 2: the router sends clients elsewhere after {:.1?}", lab.sends_to(&["2"])));
+
+        for transfer in downloads {
+            let done = transfer.join().unwrap();
+            assert!(done.status.success() && done.stdout == big, "{}", String::from_utf8_lossy(&done.stderr));
+        }
+        for transfer in uploads {
+            let done = transfer.join().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        }
+        drop(when_done);
+        let requests: usize = browsers.into_iter().map(|browser| browser.join().unwrap().0).sum();
+        let fetched: usize = surfers.into_iter().map(|surfer| surfer.join().unwrap()).sum();
+        say(&format!("60 connections with {requests} requests, {fetched} connections one after the other: none broke"));
+        assert!(requests > 1000 && fetched > 10);
+    });
+}
