@@ -40,6 +40,8 @@ python3         python3
 groff-base      groff
 systemd         /lib/systemd/systemd-journald
 nftables        nft
+bird2           bird
+keepalived      keepalived
 END
     [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
     [[ -z $package ]] || printf '%s\n' "lintian lintian" "shellcheck shellcheck" "dpkg-dev dpkg-shlibdeps"
@@ -96,6 +98,8 @@ install_packages() {
         case $name in
             nginx-light) update-rc.d nginx disable >/dev/null 2>&1 || true ;;
             prometheus) update-rc.d prometheus disable >/dev/null 2>&1 || true ;;
+            bird2) update-rc.d bird disable >/dev/null 2>&1 || true ;;
+            keepalived) update-rc.d keepalived disable >/dev/null 2>&1 || true ;;
         esac
     done
 }
