@@ -321,16 +321,19 @@ protocol device {}
 protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; merge paths on; }
 protocol kernel { ipv6 { import none; export where source = RTS_BGP; }; merge paths on; }
 protocol bfd { interface "*" { interval 300 ms; multiplier 5; }; }
+# One that was cut off may come back at once, and not after a minute (`error wait time`).
 protocol bgp dispatchers {
     local 192.0.2.1 as 64512;
     neighbor range 192.0.2.0/24 as 64513;
     bfd on;
+    error wait time 1, 5;
     ipv4 { import where net ~ [203.0.113.0/24{32,32}]; export none; };
 }
 protocol bgp dispatchers6 {
     local 2001:db8:2::1 as 64512;
     neighbor range 2001:db8:2::/64 as 64513;
     bfd on;
+    error wait time 1, 5;
     ipv6 { import where net ~ [2001:db8:80::/48{128,128}]; export none; };
 }
 END

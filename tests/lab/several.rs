@@ -1,13 +1,15 @@
 //! Several dispatchers behind one router: by BGP, which the operator's BIRD speaks with what `packaging/` says, and as a pair by VRRP.
 
 use crate::dispatcher::Dispatcher;
-use crate::network::{HEALTH, Lab, clients, eventually, say, succeed, url, with_health, write_config};
+use crate::network::{HEALTH, Lab, WEB, clients, eventually, lookup, say, succeed, url, with_health, write_config};
 use crate::operator::surf;
 use crate::restart::browse;
 use crate::stop::Stop;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -126,9 +128,14 @@ fn dispatchers_come_are_withdrawn_and_die_and_no_connection_breaks() {
         // The whole box: nothing comes from there any more, and BFD finds it out.
         lab.ip("lan", "link set dispatcher2 down");
         say(&format!("a dead box: the router sends clients elsewhere after {:.1?}", lab.sends_to(&["2", "4"])));
+        lab.ip("lan", "link set dispatcher2 up");
+        say(&format!("its link is back: the router sends clients there after {:.1?}", lab.sends_to(&["2", "3", "4"])));
         // The process alone: the program in the kernel dispatches until the routes are withdrawn.
         kill_process(Pid::from_child(third.child()), Signal::KILL).unwrap();
-        say(&format!("kill -9, hold_s = 2: the router sends clients elsewhere after {:.1?}", lab.sends_to(&["2"])));
+        say(&format!(
+            "kill -9, hold_s = 2: the router sends clients elsewhere after {:.1?}",
+            lab.sends_to(&["2", "3"])
+        ));
 
         for transfer in downloads {
             let done = transfer.join().unwrap();
@@ -144,6 +151,65 @@ fn dispatchers_come_are_withdrawn_and_die_and_no_connection_breaks() {
         say(&format!("60 connections with {requests} requests, {fetched} connections one after the other: none broke"));
         assert!(requests > 1000 && fetched > 10);
     });
+}
+
+/// Whether a connection has its answer to one more request, from the server that it had.
+fn goes_on(connection: &TcpStream, server: &mut Option<String>) -> bool {
+    let asked = (&*connection).write_all(b"GET / HTTP/1.1\r\nHost: cluster\r\n\r\n");
+    let mut answers = BufReader::new(connection);
+    let mut line = String::new();
+    while asked.is_ok() && !line.starts_with("web") {
+        line.clear();
+        if answers.read_line(&mut line).unwrap_or(0) == 0 {
+            break;
+        }
+    }
+    line.starts_with("web") && *server.get_or_insert(line.clone()) == line
+}
+
+/// Connections that begin while slots move are remembered by the dispatcher that has seen them begin, and by no other.
+#[test]
+fn a_dispatcher_that_dies_during_a_drain_breaks_only_what_began_since_on_the_drained_server_s_slots() {
+    let Some(lab) = &Lab::up(&["--dispatchers", "3", "--engine", "xdp"]) else { return };
+    let hosts = ["dispatcher1", "dispatcher2", "dispatcher3"];
+    let configs = hosts.map(|host| lab.several(host));
+    let _dispatchers: Vec<_> =
+        hosts.iter().zip(&configs).map(|(host, config)| Dispatcher::start_on(lab, host, config, &[])).collect();
+    lab.sends_to(&["2", "3", "4"]);
+    let all = clients(0);
+    let own = lookup(&configs[0], WEB[0], &all, &[]);
+    let begin = || -> Vec<(TcpStream, Option<String>)> {
+        let begin = |client: &String| {
+            let (connection, mut server) = (lab.connect(client, "203.0.113.80:80".parse().unwrap()), None);
+            assert!(goes_on(&connection, &mut server), "{client}");
+            (connection, server)
+        };
+        all.iter().map(begin).collect()
+    };
+    let mut before = begin();
+    hosts.iter().for_each(|host| drop(lab.ctl_on(host, &["drain", "web1"])));
+    let mut since = begin();
+    assert!(since.iter().all(|(_, server)| server.as_deref() != Some("web1\n")), "the drained server gets no new ones");
+    lab.ip("lan", "link set dispatcher2 down");
+    lab.sends_to(&["2", "4"]);
+    let broken = |connections: &mut [(TcpStream, Option<String>)]| -> Vec<bool> {
+        connections.iter_mut().map(|(connection, server)| !goes_on(connection, server)).collect()
+    };
+    assert!(!broken(&mut before).contains(&true), "what was there before the drain goes on");
+    let broken = broken(&mut since);
+    let moving = |at: &usize| own[*at].1 == "web1";
+    let count = |broken: bool, moves: bool, all: &[bool]| {
+        (0..all.len()).filter(|at| all[*at] == broken && moving(at) == moves).count()
+    };
+    assert_eq!(count(true, false, &broken), 0, "what is on other slots goes on");
+    let (lost, kept) = (count(true, true, &broken), count(false, true, &broken));
+    say(&format!(
+        "a drain, then a dead box: of {} connections from before none broke; of {} begun since, {lost} did, all of them among the {} on \
+         the drained server's slots",
+        before.len(),
+        since.len(),
+        lost + kept
+    ));
 }
 
 /// keepalived in a dispatcher, with what `packaging/` says but for the interface and the path of `oneip`.
