@@ -63,6 +63,16 @@ fn orders_are_what_was_typed() {
         assert_eq!(said, format!("server web1: {order:?}\n"), "{arguments}");
         assert_eq!(fake.orders().last(), Some(&order), "{arguments}");
     }
+    for service in [None, Some("web".to_owned())] {
+        let option = service.as_ref().map_or(String::new(), |name| format!(" --service {name}"));
+        done(&fake, &format!("withdraw{option}"));
+        assert_eq!(fake.orders().last(), Some(&Order::Withdraw { service: service.clone() }));
+        done(&fake, &format!("announce{option}"));
+        assert_eq!(fake.orders().last(), Some(&Order::Announce { service }));
+    }
+    assert_eq!(done(&fake, "ready --service web"), "ready\n");
+    let refused = "error: service dns is not ready: withdrawn by oneip ctl withdraw\n";
+    assert_eq!(failed(&fake.socket, "ready"), refused);
     assert_eq!(done(&fake, "reload"), "service web: server web4 is new\ngeneration 18\n");
     assert_eq!(fake.orders().last(), Some(&Order::Reload { force: false, dry_run: false }));
     for (arguments, force, dry_run) in [("reload --force", true, false), ("reload --dry-run", false, true)] {

@@ -22,6 +22,9 @@ pub fn status() -> Status {
     dns[1].weight = 3;
     dns[1].configured_weight = Some(1);
     dns.iter_mut().for_each(|server| server.check = None);
+    let mut dns = service("dns", "203.0.113.53", dns, 1200);
+    let why = "withdrawn by oneip ctl withdraw".to_owned();
+    dns.announce = Some(AnnounceStatus { ready: true, withdrawn: true, announced: Some(false), why });
     Status {
         engine: Some("af_xdp".to_owned()),
         program: None,
@@ -35,7 +38,7 @@ pub fn status() -> Status {
         peers: Vec::new(),
         interface_up: Some(true),
         generation: 17,
-        services: vec![service("web", "203.0.113.80", web, 0), service("dns", "203.0.113.53", dns, 1200)],
+        services: vec![service("web", "203.0.113.80", web, 0), dns],
         workers: (0..2).map(|worker| WorkerStatus { worker, core: worker + 2, ..WorkerStatus::default() }).collect(),
         counted_s: None,
         frames: 0,

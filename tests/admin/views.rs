@@ -68,6 +68,7 @@ oneip {}, dispatcher on eth1, up 3 d 4 h (process 812), table generation 17
     dropped tx_full           8  the transmit ring was full: the link is down, or it or the kernel takes frames slower than they come
 
 service web: 203.0.113.80 tcp/80 tcp/443; maglev over the source, 65537 slots
+  announced
   latency p50 3.10 us, p90 5.20 us, p99 12.3 us, p99.9 90.1 us, max 1235 us (12.0 M frames)
   server  address     state       since  weight  slots    share  frames    bytes  new flows    check
   web1    192.0.2.11  up     1 h 10 min       1  21845  33.33 %  12.0 M  3.46 GB       1234  0.81 ms
@@ -75,12 +76,35 @@ service web: 203.0.113.80 tcp/80 tcp/443; maglev over the source, 65537 slots
   web3    192.0.2.13  up     1 h 10 min       1  21845  33.33 %       0      0 B          0  0.81 ms  a check failed 0.4 s ago: status 503
 
 service dns: 203.0.113.53 tcp/80 tcp/443; maglev over the source, 65537 slots, 1200 of them moving: their connections stay where they are
+  NOT ANNOUNCED: withdrawn by oneip ctl withdraw
   server  address     state          since     weight  slots    share  frames  bytes  new flows  check
   ns1     192.0.2.51  up        1 h 10 min          1  21845  33.33 %       0    0 B          0
   ns2     192.0.2.52  draining  1 h 10 min  3 (not 1)  21845  33.33 %       0    0 B          0         by `ctl drain`, its connections end in 312 s",
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(lines(&status::text(&busy())), lines(&expected));
+}
+
+#[test]
+fn whether_clients_should_come_is_told_by_service() {
+    let mut status = busy();
+    assert_eq!(status::ready(&status, Some("web")), Ok(()));
+    let error = "service dns is not ready: withdrawn by oneip ctl withdraw";
+    assert_eq!(status::ready(&status, None), Err(error.to_owned()));
+    assert_eq!(status::ready(&status, Some("x")), Err("there is no service x; there are web, dns".to_owned()));
+    let announce = status.services[0].announce.as_mut().unwrap();
+    // Without [announce] there is no route, and the answer is the same.
+    announce.announced = None;
+    assert!(!status::text(&status).contains("\n  announced"));
+    let announce = status.services[0].announce.as_mut().unwrap();
+    (announce.ready, announce.why) = (false, "eth1 is down".to_owned());
+    assert!(status::text(&status).contains("\n  NOT READY: eth1 is down\n"));
+    let both = format!("service web is not ready: eth1 is down\n{error}");
+    assert_eq!(status::ready(&status, None), Err(both));
+    status.services[0].announce = None;
+    assert_eq!(status::ready(&status, Some("web")), Err("service web was not judged yet".to_owned()));
+    status.mode = "filter".to_owned();
+    assert_eq!(status::ready(&status, None), Err("a filter is not announced; ask a dispatcher".to_owned()));
 }
 
 #[test]

@@ -18,6 +18,7 @@ interface = "eth1"
 [filter]
 interface = "eth1"
 [admin]
+[announce]
 [dpdk]
 port = "0000:03:00.0"
 [[service]]
