@@ -110,12 +110,16 @@ pub struct Run {
 
 /// Withdraw the routes of a dispatcher that is gone, or hangs; `run` starts it, with its beats on standard input
 #[derive(Args)]
+#[command(after_help = "Example:\n  oneip guard --interface eth1 --table 111 --hold-s 30")]
 pub struct Guard {
-    #[arg(long)]
+    /// The interface that the routes lead out of
+    #[arg(long, value_name = "ETH")]
     pub interface: String,
-    #[arg(long)]
+    /// The routing table that they are in
+    #[arg(long, value_name = "N")]
     pub table: u8,
-    #[arg(long)]
+    /// How long they stay without a beat
+    #[arg(long, value_name = "S")]
     pub hold_s: u64,
 }
 

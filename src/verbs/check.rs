@@ -5,7 +5,9 @@ use crate::admin::status::Status;
 use crate::ctl::client::{self, Client};
 use crate::engine::filter::takeover;
 use crate::host::cores;
-use crate::model::{Admin, Deliver, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
+use crate::model::{
+    Admin, Announce, Deliver, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via,
+};
 use crate::table::ServiceId;
 use crate::table::build::Cluster;
 use crate::xdp::Device;
@@ -39,6 +41,9 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
             "filter on interface {}: takes over what others give up after {hold} ms, and when it comes up after {first} ms",
             filter.interface
         );
+    }
+    if let (Some(settings), true) = (&plan.announce, plan.dispatcher.is_some()) {
+        text += &announce(settings);
     }
     text + &plan.dispatcher.as_ref().map_or(String::new(), queues)
 }
@@ -75,6 +80,15 @@ pub fn against_running(plan: &Plan, config: &Path) -> Option<String> {
 fn admin(Admin { socket, metrics, state, .. }: &Admin) -> String {
     let metrics = metrics.map_or("no metrics over TCP".to_owned(), |address| format!("http://{address}/metrics"));
     format!("admin: socket {}, {metrics}, state in {}\n", socket.display(), state.display())
+}
+
+fn announce(Announce { table, min_up, hold_down, linger, hold }: &Announce) -> String {
+    format!(
+        "announce: routes in table {table}; needs {min_up} up, again after {} ms; gone {} ms before a stop, {} s after a crash\n",
+        hold_down.as_millis(),
+        linger.as_millis(),
+        hold.as_secs()
+    )
 }
 
 /// Which core each queue's worker would run on, as far as this machine tells. The configuration may be for another one, so

@@ -42,7 +42,10 @@ fn the_plan_says_what_a_change_keeps_and_where_the_dispatcher_is_asked() {
     let plan = said(CONFIG);
     assert_eq!(plan.matches("\n  a change keeps connections where they are for 600 s\n").count(), 3, "{plan}");
     let admin = "\nadmin: socket /run/oneip/oneip.sock, no metrics over TCP, state in /var/lib/oneip/oneip.json\n";
-    assert!(plan.contains(admin), "{plan}");
+    assert!(plan.contains(admin) && !plan.contains("announce"), "{plan}");
+    let plan = said(&format!("[announce]\nhold_s = 0\n{CONFIG}"));
+    let announce = "\nannounce: routes in table 111; needs 1 up, again after 5000 ms; gone 2000 ms before a stop, 0 s after a crash\n";
+    assert!(plan.contains(announce), "{plan}");
     let plan = said(&format!("[admin]\nsocket = \"east.sock\"\nmetrics = \"[::1]:9180\"\n{CONFIG}"));
     let admin = "\nadmin: socket east.sock, http://[::1]:9180/metrics, state in /var/lib/oneip/east.json\n";
     assert!(plan.contains(admin), "{plan}");
