@@ -78,6 +78,7 @@ impl Controller<'_> {
         self.show(membership);
         let linger = membership.plan().announce.as_ref()?.linger;
         had.then(|| {
+            self.supervisor.stopping();
             tracing::info!(
                 "nothing is announced any more; what comes is dispatched for {} ms more",
                 linger.as_millis()

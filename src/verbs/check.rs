@@ -5,9 +5,7 @@ use crate::admin::status::Status;
 use crate::ctl::client::{self, Client};
 use crate::engine::filter::takeover;
 use crate::host::cores;
-use crate::model::{
-    Admin, Announce, Deliver, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via,
-};
+use crate::model::{Admin, Announce, Deliver, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
 use crate::table::ServiceId;
 use crate::table::build::Cluster;
 use crate::xdp::Device;

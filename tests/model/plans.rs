@@ -66,7 +66,7 @@ impl One {
             servers: self.servers.iter().enumerate().map(server).collect(),
         };
         let (admin, services) = (Admin::default(), addresses.iter().map(service).collect());
-        Plan { hash_key: HashKey(self.key), dispatcher: None, filter: None, admin, services }
+        Plan { hash_key: HashKey(self.key), dispatcher: None, filter: None, admin, announce: None, services }
     }
 }
 
