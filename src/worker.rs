@@ -272,12 +272,12 @@ impl<F> Beyond<F> {
             }
             let (destination, next_hop) = (outcome.destination, outcome.next_hop);
             if fragments.peek().is_none_or(|(of, _)| *of != at) {
-                let added = encapsulate::added(table, destination);
-                if added > 0 {
+                // Without the padding first: a buffer has room for the longest frame, and no more.
+                if let Some((len, added)) = encapsulate::room(port.bytes(frame), table, destination) {
+                    port.resize(frame, len);
                     port.prepend(frame, added);
                 }
-                let len = encapsulate::write(port.bytes_mut(frame), table, destination, next_hop);
-                port.resize(frame, len);
+                encapsulate::write(port.bytes_mut(frame), table, destination, next_hop);
                 continue;
             }
             whole.fill(port.bytes(frame), table, destination, next_hop);

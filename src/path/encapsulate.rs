@@ -50,13 +50,12 @@ fn pieces(template: &Template, total: usize, mtu: usize) -> Pieces {
     Pieces::new(template.is_v4(), total, mtu)
 }
 
-/// Bytes that come in front of the packet, where it goes in one frame.
+/// How much of a frame goes through the tunnel, without padding, and how many bytes come in front of it. `None`: it goes as long as it is.
 #[inline]
-pub fn added(table: &Table, destination: u32) -> usize {
-    match table.way(destination) {
-        Way::Tunnel(template) => template.header_len(),
-        Way::Direct | Way::Readdressed(_) | Way::Closed => 0,
-    }
+pub fn room(frame: &[u8], table: &Table, destination: u32) -> Option<(usize, usize)> {
+    let Way::Tunnel(template) = table.way(destination) else { return None };
+    let (l2, inner) = inner(frame);
+    Some((l2 + inner.len, template.header_len()))
 }
 
 /// The source port by which servers spread tunnels over their queues: of the client's hash, so that it is the same for all fragments of a
@@ -75,10 +74,10 @@ fn identification(template: &Template, inner: &Inner, table: &Table) -> Option<u
     (template.is_v4() && !inner.dont_fragment).then(|| table.next_identification() as u16)
 }
 
-/// Sends a frame on that fits: `added` bytes are free in front of it. Returns how long it is: behind that is padding.
+/// Sends a frame on that fits, after `room`.
 #[inline]
-pub fn write(frame: &mut [u8], table: &Table, destination: u32, next_hop: PackedNextHop) -> usize {
-    let len = match table.way(destination) {
+pub fn write(frame: &mut [u8], table: &Table, destination: u32, next_hop: PackedNextHop) {
+    match table.way(destination) {
         Way::Tunnel(template) => {
             let added = template.header_len();
             let (l2, inner) = inner(&frame[added..]);
@@ -87,17 +86,14 @@ pub fn write(frame: &mut [u8], table: &Table, destination: u32, next_hop: Packed
             let port = if template.has_port() { port(table, &packet[added..]) } else { 0 };
             template.write(packet, inner, identification(template, &inner, table), port);
             frame[l2 - 2..l2].copy_from_slice(&template.ethertype());
-            l2 + added + inner.len
         }
         Way::Readdressed(readdress) => {
             let (l2, _) = inner(frame);
             readdress.apply(&mut frame[l2..]);
-            frame.len()
         }
-        Way::Direct | Way::Closed => frame.len(),
-    };
+        Way::Direct | Way::Closed => {}
+    }
     super::rewrite::to_next_hop(frame, next_hop);
-    len
 }
 
 /// A packet with its headers, to be cut into fragments.

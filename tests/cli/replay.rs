@@ -293,3 +293,57 @@ fn verdicts_go_into_a_pipe_or_device_without_replacing_it() {
     assert!(!fs::metadata(&fifo).unwrap().is_file());
     folder.run("replay", "in.pcap /dev/null --verdicts /dev/null").done();
 }
+
+/// The frames of a capture through tunnels, with their timestamps; a large one in two frames, a larger one not at all.
+#[test]
+fn tunnels_come_out_encapsulated() {
+    let folder = Folder::new();
+    let bare = CONFIG.replace("mac = \"02:00:00:00:00:12\"\n", "");
+    let tunnels = bare.replacen("[[service.server]]", "deliver = \"ipip\"\n[[service.server]]", 1);
+    let dispatcher = |keys: &str| format!("[dispatcher]\ninterface = \"eth1\"\n{keys}\n{tunnels}");
+    let large = |dont_fragment: bool| {
+        let mut ip =
+            etherparse::Ipv4Header::new(0, 64, etherparse::IpNumber(0), [198, 51, 100, 7], [203, 0, 113, 80]).unwrap();
+        ip.dont_fragment = dont_fragment;
+        let packet =
+            PacketBuilder::ethernet2(ROUTER, DISPATCHER).ip(etherparse::IpHeaders::Ipv4(ip, Default::default()));
+        let mut frame = Vec::new();
+        packet.tcp(40_000, 80, 1, 1024).write(&mut frame, &[7; 1460]).unwrap();
+        frame
+    };
+    let mut padded = web(8);
+    padded.extend([0xee; 6]);
+    fs::write(folder.path("in.pcap"), capture(&[web(7), padded, large(false), large(true), web(9)])).unwrap();
+
+    for (keys, expected) in [
+        (
+            "source = [\"192.0.2.2\"]",
+            "replay cannot look up routes: server web2 has no `mac`, and [dispatcher] has no `gateway_mac`",
+        ),
+        (
+            "gateway_mac = \"02:00:00:00:00:fe\"",
+            "replay cannot ask for this host's addresses: the tunnel to server web1 comes from an IPv4 address, and `source`",
+        ),
+    ] {
+        fs::write(folder.path("oneip.toml"), dispatcher(keys)).unwrap();
+        let said = folder.run("replay", "in.pcap out.pcap").failed();
+        assert!(said.starts_with(expected), "{said}");
+    }
+    let keys = "source = [\"192.0.2.2\"]\ngateway_mac = \"02:00:00:00:00:fe\"";
+    fs::write(folder.path("oneip.toml"), dispatcher(keys)).unwrap();
+    let out: Value = serde_json::from_str(&folder.run("replay", "in.pcap out.pcap --json").done()).unwrap();
+    assert_eq!((&out["forwarded"], &out["dropped"]), (&json!(4), &json!({"too_big": 1})));
+    let sent = frames(&fs::read(folder.path("out.pcap")).unwrap());
+    let micros: Vec<u64> = sent.iter().map(|(time, _)| time - 1_700_000_000_000_007).collect();
+    assert_eq!(micros, [0, 1000, 2000, 2000, 4000], "an answer is not forwarded, and so is not there");
+    for ((_, bytes), (client, inner)) in
+        [&sent[0], &sent[1], &sent[4]].into_iter().zip([(7, web(7)), (8, web(8)), (9, web(9))])
+    {
+        let server = server(&folder, client, "");
+        let mac = if server == 2 { [2, 0, 0, 0, 0, 0xfe] } else { [2, 0, 0, 0, 0, 0x10 + server] };
+        assert_eq!(bytes[..6], mac, "to the server's MAC, or the gateway's");
+        assert_eq!(bytes[6..12], DISPATCHER);
+        assert_eq!(bytes[26..34], [192, 0, 2, 2, 192, 0, 2, 10 + server]);
+        assert_eq!(bytes[34..], inner[14..], "the packet byte for byte, without padding");
+    }
+}

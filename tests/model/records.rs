@@ -126,7 +126,7 @@ fn record(raw: RawRecord) -> Record {
     Record { what, frame, expected, output, same_server_as }
 }
 
-fn hex(text: &str) -> Vec<u8> {
+pub fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
         .lines()
         .flat_map(|line| line.split('#').next().expect("a part before the comment").split_whitespace())

@@ -1,6 +1,7 @@
 //! `control::neighbours` against the real kernel, in network namespaces of its own. Needs root.
 
 mod net;
+mod routes;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -11,7 +11,7 @@ use oneip::path::classify::{self, Outer};
 use oneip::verdict::{Reason, Verdict};
 use oneip::xdp::dispatch::{Action, Dispatch, Setup};
 
-fn load(plan: &Plan, down: &[String], own: [u8; 6]) -> Option<Dispatch> {
+pub fn load(plan: &Plan, down: &[String], own: [u8; 6]) -> Option<Dispatch> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: needs root");
         return None;

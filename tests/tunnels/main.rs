@@ -3,7 +3,9 @@
 
 mod decoded;
 mod frames;
+mod golden;
 mod kernel;
+mod lab;
 #[path = "../model/mod.rs"]
 mod model;
 mod twins;
