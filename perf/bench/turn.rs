@@ -15,14 +15,15 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{OURS, ROUTER, Random, client_v6, frame};
 use oneip::limits::{BURST, DEFAULT_FLOWS};
 use oneip::metrics::{counters::Tally, worker};
+use oneip::model::Deliver;
 use oneip::path::rewrite;
 use oneip::path::select::Selection;
 use oneip::port::memory::Memory;
 use oneip::port::{Burst, Port};
-use oneip::table::Table;
 use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
+use oneip::table::{Table, TunnelEnd};
 use oneip::worker::Worker;
 use plans::{cluster_address, plan};
 use std::hint::black_box;
@@ -41,14 +42,34 @@ struct Scenario {
     vlan: bool,
     /// Whether frames carry an arrival time, so that each is recorded in a latency histogram.
     stamped: bool,
+    deliver: Deliver,
 }
 
 const SCENARIOS: [Scenario; 5] = [
-    Scenario { name: "ipv4", services: 8, v6: false, vlan: false, stamped: false },
-    Scenario { name: "ipv4, latency recorded", services: 8, v6: false, vlan: false, stamped: true },
-    Scenario { name: "ipv4, one service", services: 1, v6: false, vlan: false, stamped: false },
-    Scenario { name: "ipv4, VLAN", services: 8, v6: false, vlan: true, stamped: false },
-    Scenario { name: "ipv6", services: 8, v6: true, vlan: false, stamped: false },
+    Scenario { name: "ipv4", services: 8, v6: false, vlan: false, stamped: false, deliver: Deliver::L2 },
+    Scenario {
+        name: "ipv4, latency recorded",
+        services: 8,
+        v6: false,
+        vlan: false,
+        stamped: true,
+        deliver: Deliver::L2,
+    },
+    Scenario { name: "ipv4, one service", services: 1, v6: false, vlan: false, stamped: false, deliver: Deliver::L2 },
+    Scenario { name: "ipv4, VLAN", services: 8, v6: false, vlan: true, stamped: false, deliver: Deliver::L2 },
+    Scenario { name: "ipv6", services: 8, v6: true, vlan: false, stamped: false, deliver: Deliver::L2 },
+];
+
+const fn by(name: &'static str, deliver: Deliver) -> Scenario {
+    Scenario { name, services: 8, v6: false, vlan: false, stamped: false, deliver }
+}
+
+/// The same frames to servers that are reached in other ways.
+const DELIVERIES: [Scenario; 4] = [
+    by("ipv4, ipip", Deliver::Ipip),
+    by("ipv4, gue", Deliver::Gue { port: 6080 }),
+    by("ipv4, gre", Deliver::Gre),
+    by("ipv4, l3dsr", Deliver::L3dsr { dscp: 10 }),
 ];
 
 /// The worker under test, and what the floor needs to do the same work with the decisions known beforehand.
@@ -60,6 +81,8 @@ struct Bench {
     v6: bool,
     owners: Vec<Vec<u16>>,
     macs: Vec<[u8; 8]>,
+    /// As they were received, where more of them changes than addresses.
+    received: Vec<Vec<u8>>,
     /// Service and slot of each frame.
     known: Vec<(u16, u32)>,
     key: oneip::hash::Key,
@@ -67,8 +90,11 @@ struct Bench {
 
 impl Bench {
     fn new(scenario: &Scenario) -> Bench {
-        let plan = plan(scenario.services, 64, scenario.v6);
-        let table = Cluster::new(&plan).compile();
+        let mut plan = plan(scenario.services, 64, scenario.v6);
+        plan.services.iter_mut().for_each(|service| service.deliver = scenario.deliver);
+        let mut cluster = Cluster::new(&plan);
+        cluster.set_tunnel_end(TunnelEnd::new(&[[192, 0, 2, 2].into()], TunnelEnd::MTU));
+        let table = cluster.compile();
         let key = table.key;
         let owners = (0..scenario.services as u16).map(|service| {
             // The least hash of each slot.
@@ -99,6 +125,7 @@ impl Bench {
             v6: scenario.v6,
             owners,
             macs,
+            received: if scenario.deliver == Deliver::L2 { Vec::new() } else { frames },
             known: vec![(0, 0); FRAMES],
             key,
         }
@@ -113,6 +140,9 @@ impl Bench {
             let client = 0x6440_0000 + (self.random.next() % CLIENTS) as u32;
             let service = (self.random.next() % services as u64) as usize;
             let bytes = port.frame_mut(i);
+            if let Some(received) = self.received.get(i) {
+                bytes.copy_from_slice(received);
+            }
             bytes[..6].copy_from_slice(&OURS);
             bytes[6..12].copy_from_slice(&ROUTER);
             let (client, hash) = if self.v6 {
@@ -330,7 +360,7 @@ fn turn(c: &mut Criterion) {
         return counted(SCENARIOS.iter().find(|scenario| scenario.name == name).expect("a scenario of this bench"));
     }
     println!("interleaved, bursts of {BURST}:");
-    SCENARIOS.iter().for_each(ratio);
+    SCENARIOS.iter().chain(&DELIVERIES).for_each(ratio);
     println!("stage by stage:");
     SCENARIOS.iter().for_each(stages);
     println!("small bursts:");
