@@ -7,7 +7,8 @@
 //! gets it untouched; else it is stamped with the time and redirected into the AF_XDP ring of its queue ([`port::af_xdp`]).
 //! There the queue's [`worker`] finds it, with up to 63 others, at its next turn. [`path::classify`] reads the headers
 //! ([`wire`]) down to the flow that decides; [`path::select`] finds the service, hashes all clients of the burst at once
-//! ([`hash::vector`]), and looks their slots' owners up in the [`table`]; [`path::rewrite`] writes two MAC addresses. The port
+//! ([`hash::vector`]), and looks their slots' owners up in the [`table`]; [`path::rewrite`] writes two MAC addresses, and
+//! where the server is behind a router [`path::encapsulate`] puts the tunnel's header in front. The port
 //! hands the burst back to the device, and the server, on which the cluster address is an alias, answers the client through
 //! its own gateway. We never see the answer. What was done is counted in the worker's [`metrics::counters`] and timed in its
 //! [`metrics::histogram`] histograms, which the stats thread ([`metrics::collect`]) takes away whole once a second. When services or
