@@ -20,7 +20,7 @@ const MAY_USE: [(&str, &[&str]); 27] = [
     ("xdp", &["hash", "limits", "model", "table", "verdict", "wire"]),
     ("port", &["limits", "model", "verdict", "wire", "xdp"]),
     ("metrics", &["limits", "model", "port::Ledger", "table", "verdict"]),
-    ("worker", &["metrics", "path", "port::Burst", "port::Port", "table", "verdict"]),
+    ("worker", &["limits", "metrics", "path", "port::Burst", "port::Port", "table", "verdict"]),
     ("config", &["limits", "model"]),
     ("netlink", &["limits", "model"]),
     ("server", &["model"]),

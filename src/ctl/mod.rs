@@ -168,7 +168,7 @@ enum Verb {
         dry_run: bool,
     },
     /// End the process, and leave its program in the kernel dispatching: the next start takes over without losing a frame
-    #[command(after_help = "Example:\n  oneip ctl hand-over && systemctl restart oneip")]
+    #[command(after_help = "Example:\n  oneip ctl hand-over")]
     HandOver,
     /// Print the metrics, as Prometheus gets them
     #[command(after_help = "Example:\n  oneip ctl metrics")]

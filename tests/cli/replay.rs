@@ -298,7 +298,7 @@ fn verdicts_go_into_a_pipe_or_device_without_replacing_it() {
 #[test]
 fn tunnels_come_out_encapsulated() {
     let folder = Folder::new();
-    let bare = CONFIG.replace("mac = \"02:00:00:00:00:12\"\n", "");
+    let bare = CONFIG.replacen("mac = \"02:00:00:00:00:12\"\n", "", 1);
     let tunnels = bare.replacen("[[service.server]]", "deliver = \"ipip\"\n[[service.server]]", 1);
     let dispatcher = |keys: &str| format!("[dispatcher]\ninterface = \"eth1\"\n{keys}\n{tunnels}");
     let large = |dont_fragment: bool| {
