@@ -89,7 +89,8 @@ impl Memory {
     pub fn rewind(&mut self) {
         assert_eq!(self.lent, 0, "a frame is still lent");
         self.next = 0;
-        self.spares = (self.lens.len() as u32..self.arena.len() as u32).rev().collect();
+        self.spares.clear();
+        self.spares.extend((self.lens.len() as u32..self.arena.len() as u32).rev());
         self.sent_lens[..self.lens.len()].copy_from_slice(&self.lens);
         self.sent.clear();
         self.freed.clear();
@@ -218,8 +219,9 @@ impl Port for Memory {
     fn ledger(&self) -> Ledger {
         let returned = self.sent.len() + self.freed.len() + self.passed.len();
         Ledger {
-            total: self.arena.len(),
-            idle: self.spares.len(),
+            // Spares are nobody's until they are lent.
+            total: self.arena.len() - self.spares.len(),
+            idle: 0,
             lent: self.lent,
             in_device: self.lens.len() - self.next + returned,
             sending: 0,
