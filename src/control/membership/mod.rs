@@ -220,33 +220,6 @@ impl Membership {
         Ok(membership)
     }
 
-    fn tell_overrides(&self) {
-        let services: Vec<&str> = self.withdrawn.services.iter().map(String::as_str).collect();
-        match self.withdrawn.all {
-            true => tracing::info!("every service is withdrawn by the operator, as before the restart"),
-            false if services.is_empty() => {}
-            false => {
-                tracing::info!("service {}: withdrawn by the operator, as before the restart", services.join(", "))
-            }
-        }
-        for (name, set) in &self.overrides {
-            let known =
-                self.plan.services.iter().flat_map(|service| &service.servers).any(|server| server.name == *name);
-            let set = [
-                set.drained_until.map(|_| "drained".to_owned()),
-                set.disabled.then(|| "disabled".to_owned()),
-                set.weight.map(|weight| format!("weight {weight}")),
-            ];
-            let set: Vec<String> = set.into_iter().flatten().collect();
-            match known {
-                true => tracing::info!("server {name}: {} by the operator, as before the restart", set.join(", ")),
-                false => {
-                    tracing::warn!("server {name}, {} by the operator, is not configured any more", set.join(", "))
-                }
-            }
-        }
-    }
-
     async fn start(&mut self, remembered: &Remembered, age: Duration) -> Result<(), MembershipError> {
         let plan = Arc::clone(&self.plan);
         self.follow_routes(&plan).await?;
@@ -480,27 +453,6 @@ impl Membership {
         }
         let until = until.unwrap_or(now + services[service].drain.as_nanos() as u64);
         self.cluster.set_states(service as ServiceId, &states, now, until)
-    }
-
-    /// Whether a server that does not take clients has stood in for those that are up, so that it keeps the connections that
-    /// it has. One that has failed since keeps none.
-    fn stand_in(&mut self, name: &Name, state: State, takes: bool) -> bool {
-        let verdict = match state {
-            State::Held => Verdict::Held,
-            State::Down => Verdict::Down,
-            _ => {
-                self.standing_in.remove(name);
-                return false;
-            }
-        };
-        if takes {
-            self.standing_in.insert(name.clone(), verdict);
-        }
-        let kept = self.standing_in.get(name).is_some_and(|then| *then == verdict || verdict == Verdict::Held);
-        if !kept {
-            self.standing_in.remove(name);
-        }
-        kept
     }
 
     /// Has the MAC of a server that fails its checks verified.

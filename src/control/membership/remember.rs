@@ -80,6 +80,34 @@ impl Membership {
         }
     }
 
+    /// Says in the log what operators had set.
+    pub(super) fn tell_overrides(&self) {
+        let services: Vec<&str> = self.withdrawn.services.iter().map(String::as_str).collect();
+        match self.withdrawn.all {
+            true => tracing::info!("every service is withdrawn by the operator, as before the restart"),
+            false if services.is_empty() => {}
+            false => {
+                tracing::info!("service {}: withdrawn by the operator, as before the restart", services.join(", "))
+            }
+        }
+        for (name, set) in &self.overrides {
+            let known =
+                self.plan.services.iter().flat_map(|service| &service.servers).any(|server| server.name == *name);
+            let set = [
+                set.drained_until.map(|_| "drained".to_owned()),
+                set.disabled.then(|| "disabled".to_owned()),
+                set.weight.map(|weight| format!("weight {weight}")),
+            ];
+            let set: Vec<String> = set.into_iter().flatten().collect();
+            match known {
+                true => tracing::info!("server {name}: {} by the operator, as before the restart", set.join(", ")),
+                false => {
+                    tracing::warn!("server {name}, {} by the operator, is not configured any more", set.join(", "))
+                }
+            }
+        }
+    }
+
     /// Goes on with the changes that were open.
     pub(super) fn reopen(&mut self, remembered: &Remembered) {
         if remembered.changes.is_empty() {

@@ -1,6 +1,6 @@
 //! What a server is there for, by all that is known of it.
 
-use super::{Membership, Side};
+use super::{Membership, Name, Side};
 use crate::admin::status::State;
 use crate::control::health::Verdict;
 use crate::host::clock;
@@ -118,5 +118,26 @@ impl Membership {
         if *until <= now || servers.all(|(server, _)| self.not_ready(service, server).is_none()) {
             self.starting.remove(&of.name);
         }
+    }
+
+    /// Whether a server that does not take clients has stood in for those that are up, so that it keeps the connections that
+    /// it has. One that has failed since keeps none.
+    pub(super) fn stand_in(&mut self, name: &Name, state: State, takes: bool) -> bool {
+        let verdict = match state {
+            State::Held => Verdict::Held,
+            State::Down => Verdict::Down,
+            _ => {
+                self.standing_in.remove(name);
+                return false;
+            }
+        };
+        if takes {
+            self.standing_in.insert(name.clone(), verdict);
+        }
+        let kept = self.standing_in.get(name).is_some_and(|then| *then == verdict || verdict == Verdict::Held);
+        if !kept {
+            self.standing_in.remove(name);
+        }
+        kept
     }
 }
