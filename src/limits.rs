@@ -192,6 +192,9 @@ pub const ANNOUNCE_LOOK: Duration = Duration::from_secs(1);
 /// How often the process that withdraws them looks whether another dispatcher has come in the place of the one that was killed.
 pub const GUARD_LOOK: Duration = Duration::from_millis(100);
 
+/// How long routes stay at least for the dispatcher that takes over: it may wait `START_MOST` for verdicts.
+pub const GUARD_HAND_OVER: Duration = Duration::from_secs(20);
+
 /// A service none of whose servers could be checked for so long is not ready.
 pub const UNCHECKED_MOST: Duration = Duration::from_secs(3);
 

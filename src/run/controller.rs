@@ -40,9 +40,10 @@ impl ControlPlane {
     /// Takes back what is announced yet, unless another process goes on with it.
     pub fn end_announcing(&mut self, controller: &mut Controller, handed_over: bool) {
         let Some(Announcing { mut announcer, guard, .. }) = controller.announcing.take() else { return };
-        if !handed_over {
-            self.runtime.block_on(announcer.stop());
+        if handed_over {
+            return guard.into_iter().for_each(Guard::hand_over);
         }
+        self.runtime.block_on(announcer.stop());
         guard.into_iter().for_each(Guard::dismiss);
     }
 }

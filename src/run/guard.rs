@@ -7,7 +7,7 @@
 use crate::error::Failure;
 use crate::host::lock::InterfaceLock;
 use crate::host::privileges;
-use crate::limits::GUARD_LOOK;
+use crate::limits::{GUARD_HAND_OVER, GUARD_LOOK};
 use crate::model::Announce;
 use crate::netlink::address_routes::AddressRoutes;
 use std::env;
@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// What the dispatcher says to it.
 const BEAT: u8 = b'.';
 const LEAVE: u8 = b'q';
+const HAND_OVER: u8 = b'h';
 
 /// The dispatcher's end.
 pub struct Guard {
@@ -61,6 +62,11 @@ impl Guard {
             }
             _ => {}
         }
+    }
+
+    /// The routes are the next dispatcher's from now on; without one they are withdrawn after a while.
+    pub fn hand_over(mut self) {
+        let _ = self.beats.write(&[HAND_OVER]);
     }
 
     /// Ends it. The routes stay as they are.
@@ -103,7 +109,7 @@ async fn watch(interface: &str, table: u8, hold: Duration) -> Result<(), Failure
     // A service manager signals every process of a service at once: this one goes when the dispatcher has gone.
     let mut terminate = signal(SignalKind::terminate())?;
     let _interrupt = signal(SignalKind::interrupt())?;
-    let (mut has_begun, mut is_withdrawn) = (false, false);
+    let (mut has_begun, mut is_withdrawn, mut is_handed_over) = (false, false, false);
     let mut buffer = [0; 64];
     loop {
         match timeout(hold.max(GUARD_LOOK), beats.read(&mut buffer)).await {
@@ -111,6 +117,7 @@ async fn watch(interface: &str, table: u8, hold: Duration) -> Result<(), Failure
                 if buffer[..count].contains(&LEAVE) {
                     return Ok(());
                 }
+                is_handed_over |= buffer[..count].contains(&HAND_OVER);
                 (has_begun, is_withdrawn) = (true, false);
             }
             Ok(_) => break,
@@ -125,6 +132,7 @@ async fn watch(interface: &str, table: u8, hold: Duration) -> Result<(), Failure
         // It has not begun to dispatch. Whose routes there are, another one's guard knows.
         return Ok(());
     }
+    let hold = if is_handed_over { hold.max(GUARD_HAND_OVER) } else { hold };
     let until = Instant::now() + hold;
     while Instant::now() < until {
         if is_answered_for(interface) {
@@ -133,7 +141,10 @@ async fn watch(interface: &str, table: u8, hold: Duration) -> Result<(), Failure
         // A service manager that ends what is left of the dispatcher's service does not let us wait.
         tokio::select! {
             () = sleep(GUARD_LOOK) => {}
-            _ = terminate.recv() => break,
+            _ = terminate.recv() => match is_handed_over {
+                true => return Ok(()),
+                false => break,
+            },
         }
     }
     if is_answered_for(interface) {
