@@ -5,7 +5,6 @@ use super::frames::{Frames, Words};
 use crate::limits::PKTGEN_FRAME;
 use crate::xdp::{load, with_causes};
 use aya::maps::{Array, MapData, MapError};
-use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
 /// A program of this name, alone in its object, with its constants.
@@ -42,7 +41,7 @@ impl Program {
         }
         let failed = |reason| PktgenError::Load { program: self.name, reason };
         let mut program = loader.load(self.object).map_err(|error| failed(with_causes(&error)))?;
-        load(self.xdp(&mut program)).map_err(|error| failed(refused(error)))?;
+        load(&mut program, self.name).map_err(failed)?;
         let map = |program: &mut Ebpf, name| program.take_map(name).expect("the program has this map");
         let mut table: Array<MapData, Words> =
             Array::try_from(map(&mut program, "templates")).map_err(inaccessible("templates"))?;
@@ -53,22 +52,6 @@ impl Program {
             Array::try_from(map(&mut program, "filler")).map_err(inaccessible("filler"))?;
         filler.set(0, Frames::filler(), 0).map_err(inaccessible("filler"))?;
         Ok(program)
-    }
-
-    pub fn xdp<'a>(&self, program: &'a mut Ebpf) -> &'a mut Xdp {
-        let program = program.program_mut(self.name).expect("the object has this program");
-        program.try_into().expect("it is an XDP program")
-    }
-}
-
-/// The verifier's log is for us; who starts the program gets the reason.
-fn refused(error: ProgramError) -> String {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            tracing::debug!(%verifier_log, "the program was refused");
-            io_error.to_string()
-        }
-        error => with_causes(&error),
     }
 }
 

@@ -6,7 +6,7 @@ use super::frames::Frames;
 use super::histogram::{Times, WORDS};
 use super::program::{Program, inaccessible};
 use crate::model::Mac;
-use crate::xdp::{Device, Mode, attach, with_causes};
+use crate::xdp::{Device, Mode, attach, program, program_mut, with_causes};
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::xdp::XdpLink;
@@ -74,7 +74,7 @@ impl Sink {
     /// # Errors
     /// Another program is attached, or the kernel refuses.
     pub fn attach(&mut self, device: &Device) -> Result<Mode, PktgenError> {
-        let (link, mode) = attach(PROGRAM.xdp(&mut self.program), device)?;
+        let (link, mode) = attach(program_mut(&mut self.program, PROGRAM.name), device)?;
         self.link = Some(link);
         Ok(mode)
     }
@@ -114,7 +114,7 @@ impl Sink {
     /// The kernel does not run it on such a frame.
     pub fn takes(&mut self, frame: &[u8]) -> Result<bool, PktgenError> {
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
-        let result = PROGRAM.xdp(&mut self.program).test_run(options);
+        let result = program(&self.program, PROGRAM.name).test_run(options);
         let result = result.map_err(|error| PktgenError::Run { reason: with_causes(&error) })?;
         Ok(result.return_value == XDP_DROP)
     }

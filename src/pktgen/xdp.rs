@@ -12,7 +12,7 @@ use super::histogram::{Times, WORDS};
 use super::program::{Program, inaccessible};
 use super::transmit::{Load, Sender, Sent, Share, Start};
 use crate::host::clock::now_ns;
-use crate::xdp::{os_error, with_causes};
+use crate::xdp::{os_error, program, with_causes};
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions};
@@ -124,7 +124,7 @@ impl Generator {
     fn run(&mut self, data: &[u8], repeat: u32, batch: u32) -> Result<(), PktgenError> {
         let attrs = TestRunAttrs::new().xdp_live_frames(batch);
         let options = TestRunOptions { data_in: Some(data), repeat, attrs, ..TestRunOptions::new() };
-        match PROGRAM.xdp(&mut self.program).test_run(options) {
+        match program(&self.program, PROGRAM.name).test_run(options) {
             Ok(_) => Ok(()),
             Err(error) if is_interrupted(&error) => Ok(()),
             Err(error) => Err(PktgenError::Run { reason: with_causes(&error) }),
@@ -149,7 +149,7 @@ impl Generator {
     pub fn next_frame(&mut self) -> Result<Vec<u8>, PktgenError> {
         let (data, mut out) = (vec![0; self.largest], vec![0; self.largest]);
         let options = TestRunOptions { data_in: Some(&data), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let result = PROGRAM.xdp(&mut self.program).test_run(options);
+        let result = program(&self.program, PROGRAM.name).test_run(options);
         let result = result.map_err(|error| PktgenError::Run { reason: with_causes(&error) })?;
         out.truncate(result.data_size_out as usize);
         Ok(out)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aya::Ebpf;
 use aya::programs::xdp::XdpError as LibraryError;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
@@ -12,6 +13,9 @@ use super::device::Device;
 use super::error::{XdpError, os_error, with_causes};
 use super::when_released;
 use crate::limits::PROGRAM_LOADS;
+
+const HAS_PROGRAM: &str = "the object has this program";
+const IS_XDP: &str = "it is an XDP program";
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +35,39 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Loads a program. The verifier gives up where a signal comes meanwhile (EAGAIN of `do_check`, kernel/bpf/verifier.c), and is then
-/// asked again, as libbpf does.
-pub fn load(program: &mut Xdp) -> Result<(), ProgramError> {
-    uninterrupted(|| program.load(), |error| os_error(error) == Some(Errno::AGAIN))
+/// The program of this name in an object.
+///
+/// # Panics
+///
+/// The object has no XDP program of this name.
+pub fn program<'o>(object: &'o Ebpf, name: &str) -> &'o Xdp {
+    object.program(name).expect(HAS_PROGRAM).try_into().expect(IS_XDP)
+}
+
+/// As `program`, to load and attach it.
+///
+/// # Panics
+///
+/// As `program`.
+pub fn program_mut<'o>(object: &'o mut Ebpf, name: &str) -> &'o mut Xdp {
+    object.program_mut(name).expect(HAS_PROGRAM).try_into().expect(IS_XDP)
+}
+
+/// Loads a program of an object. The verifier gives up where a signal comes meanwhile (EAGAIN of `do_check`,
+/// kernel/bpf/verifier.c), and is then asked again, as libbpf does.
+///
+/// # Errors
+///
+/// The kernel refuses it, for this reason. The verifier's log is for us: it goes to the log at the level debug.
+pub fn load(object: &mut Ebpf, name: &str) -> Result<(), String> {
+    let program = program_mut(object, name);
+    uninterrupted(|| program.load(), |error| os_error(error) == Some(Errno::AGAIN)).map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            tracing::debug!(program = name, %verifier_log, "the program was refused");
+            io_error.to_string()
+        }
+        error => with_causes(&error),
+    })
 }
 
 fn uninterrupted<E>(mut load: impl FnMut() -> Result<(), E>, is_interruption: impl Fn(&E) -> bool) -> Result<(), E> {

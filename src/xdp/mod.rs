@@ -26,7 +26,7 @@ pub mod privileges;
 mod ranges;
 mod steer;
 
-pub use attach::{Mode, attach, load};
+pub use attach::{Mode, attach, load, program, program_mut};
 pub use device::{Device, FRAME_OFFSET, STAMP_ROOM, cores as core_list};
 pub use error::XdpError;
 pub(crate) use error::{os_error, with_causes};

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 
-use super::attach::{Mode, attach, load};
+use super::attach::{Mode, attach, load, program, program_mut};
 use super::device::Device;
 use super::dispatch::{Setup, Sizes, Tables, memory};
 use super::error::{XdpError, with_causes};
@@ -25,8 +25,6 @@ use crate::table::Table;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
 const PROGRAM: &str = "steer";
-const HAS_PROGRAM: &str = "the object has this program";
-const IS_XDP: &str = "it is an XDP program";
 const ADDRESSES_V4: &str = "addresses_v4";
 const ADDRESSES_V6: &str = "addresses_v6";
 const SOCKETS: &str = "xsks";
@@ -165,7 +163,7 @@ impl Steer {
             .map_max_entries(SOCKETS, queues)
             .map_max_entries(BEATS, queues);
         let mut program = loader.load(OBJECT).map_err(|error| XdpError::Load { reason: with_causes(&error) })?;
-        load(xdp(&mut program)).map_err(refused)?;
+        load(&mut program, PROGRAM).map_err(|reason| XdpError::Load { reason })?;
         drop(loader);
         let tables = sizes.zip(net).map(|(sizes, net)| Tables::open(&mut program, sizes, net.table)).transpose()?;
         let beats = Beats(Arc::new(memory(&mut program, BEATS, queues as usize)?));
@@ -241,7 +239,7 @@ impl Steer {
     }
 
     pub fn attach(&mut self, device: &Device) -> Result<Mode, XdpError> {
-        let (link, mode) = attach(xdp(&mut self.program), device)?;
+        let (link, mode) = attach(program_mut(&mut self.program, PROGRAM), device)?;
         self.link = Some((link, mode));
         Ok(mode)
     }
@@ -252,14 +250,14 @@ impl Steer {
     ///
     /// There is no BPF file system, another program is attached, or the kernel refuses.
     pub fn attach_kept(&mut self, place: &Place, xdp: Option<model::Xdp>) -> Result<Attachment, LinkError> {
-        let (link, attachment) = link::attach(self::xdp(&mut self.program), place, (xdp, true))?;
+        let (link, attachment) = link::attach(program_mut(&mut self.program, PROGRAM), place, (xdp, true))?;
         self.link = Some((link, attachment.mode));
         Ok(attachment)
     }
 
     /// The number of the program, by which the kernel tells it from others.
-    pub fn number(&mut self) -> Option<u32> {
-        xdp(&mut self.program).info().ok().map(|info| info.id())
+    pub fn number(&self) -> Option<u32> {
+        program(&self.program, PROGRAM).info().ok().map(|info| info.id())
     }
 
     /// No frame goes to a ring any more: the program dispatches all of them, if it has the net.
@@ -286,8 +284,9 @@ impl Steer {
         const STAMP: usize = size_of::<u64>();
         let mut out = vec![0; frame.len() + STAMP];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let program: &Xdp = self.program.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
-        let result = program.test_run(options).map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
+        let result = program(&self.program, PROGRAM)
+            .test_run(options)
+            .map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
         out.truncate(result.data_size_out as usize);
         let mut arrival = 0;
         if out.len() == frame.len() + STAMP {
@@ -303,21 +302,6 @@ impl Steer {
             other => unreachable!("steer has no verdict {other}"),
         };
         Ok((action, arrival, out))
-    }
-}
-
-fn xdp(program: &mut Ebpf) -> &mut Xdp {
-    program.program_mut(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP)
-}
-
-/// The verifier's log is for us; who starts the program gets the reason.
-fn refused(error: ProgramError) -> XdpError {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            tracing::debug!(%verifier_log, "the steer program was refused");
-            XdpError::Load { reason: io_error.to_string() }
-        }
-        error => XdpError::Load { reason: with_causes(&error) },
     }
 }
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, ArrayOfMaps, MapData, MapError, PerCpuArray};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 
 pub use crate::xdp::link::Attachment;
@@ -41,13 +41,11 @@ use crate::model::{self, Mac};
 use crate::verdict::Reason;
 use crate::xdp::cell::Cell;
 use crate::xdp::link::{self, Kept as KeptProgram, Place};
-use crate::xdp::{driver, load, with_causes};
+use crate::xdp::{driver, load, program, program_mut, with_causes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter.bpf.o"));
 
 const PROGRAM: &str = "filter";
-const HAS_PROGRAM: &str = "the object has this program";
-const IS_XDP: &str = "it is an XDP program";
 const TABLE: &str = "table";
 const COUNTERS: &str = "counters";
 const KEPT: &str = "kept";
@@ -126,7 +124,7 @@ impl Filter {
             .map_max_entries(KEPT, FILTER_ACCOUNTS)
             .load(OBJECT)
             .map_err(|error| FilterError::Load { reason: with_causes(&error) })?;
-        load(xdp(&mut program)).map_err(refused)?;
+        load(&mut program, PROGRAM).map_err(|reason| FilterError::Load { reason })?;
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let table = ArrayOfMaps::try_from(map(TABLE)).map_err(failed(TABLE))?;
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
@@ -200,7 +198,8 @@ impl Filter {
         // does not unmark what is host-addressed by then (drivers/net/veth.c, veth_xdp_rcv_skb): TCP would refuse what the filter
         // kept. Generic XDP unmarks it (net/core/dev.c, bpf_prog_run_generic_xdp).
         let in_driver = driver(&interface.name).is_none_or(|driver| driver != "veth");
-        let (link, attachment) = link::attach(xdp(&mut self.program), &place(interface, pins), (xdp_mode, in_driver))?;
+        let (link, attachment) =
+            link::attach(program_mut(&mut self.program, PROGRAM), &place(interface, pins), (xdp_mode, in_driver))?;
         self.link = Some(link);
         Ok(attachment)
     }
@@ -211,7 +210,7 @@ impl Filter {
     ///
     /// The kernel does not say.
     pub fn program(&mut self) -> Result<u32, FilterError> {
-        let info = xdp(&mut self.program).info();
+        let info = program(&self.program, PROGRAM).info();
         info.map(|info| info.id()).map_err(|error| FilterError::Load { reason: with_causes(&error) })
     }
 
@@ -301,8 +300,9 @@ impl Filter {
     }
 
     fn run(&self, options: TestRunOptions) -> Result<(Action, Duration, u32), FilterError> {
-        let program: &Xdp = self.program.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
-        let result = program.test_run(options).map_err(|error| FilterError::Judge { reason: with_causes(&error) })?;
+        let result = program(&self.program, PROGRAM)
+            .test_run(options)
+            .map_err(|error| FilterError::Judge { reason: with_causes(&error) })?;
         let action = match result.return_value {
             XDP_PASS => Action::Pass,
             XDP_DROP => Action::Drop,
@@ -315,21 +315,6 @@ impl Filter {
 fn place(interface: &Interface, pins: &Path) -> Place {
     let Interface { name, index, .. } = interface;
     Place { kept: KeptProgram::Filter, interface: name.clone(), index: *index, pins: pins.into() }
-}
-
-fn xdp(program: &mut Ebpf) -> &mut Xdp {
-    program.program_mut(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP)
-}
-
-/// The verifier's log is for us; who starts the program gets the reason.
-fn refused(error: ProgramError) -> FilterError {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            tracing::debug!(%verifier_log, "the filter program was refused");
-            FilterError::Load { reason: io_error.to_string() }
-        }
-        error => FilterError::Load { reason: with_causes(&error) },
-    }
 }
 
 fn failed(map: &'static str) -> impl Fn(MapError) -> FilterError {

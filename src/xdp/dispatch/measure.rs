@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunOptions};
 
-use super::{Dispatch, HAS_PROGRAM, IS_XDP, XdpError, refused, xdp};
-use crate::xdp::attach::load;
+use super::{Dispatch, XdpError};
+use crate::xdp::attach::{load, program};
 use crate::xdp::error::with_causes;
 
 /// Clients of the frames that are measured; a power of two.
@@ -36,13 +36,13 @@ impl Dispatch {
     ///
     /// The kernel refuses to load or run it.
     pub fn measure(&mut self, what: Measured, frame: &[u8], repeat: u32) -> Result<(u32, Duration), XdpError> {
-        let program: &mut Xdp = xdp(&mut self.program, what.name());
-        if program.fd().is_err() {
-            load(program).map_err(refused)?;
+        if program(&self.program, what.name()).fd().is_err() {
+            load(&mut self.program, what.name()).map_err(|reason| XdpError::Load { reason })?;
         }
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
-        let program: &Xdp = self.program.program(what.name()).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
-        let result = program.test_run(options).map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
+        let result = program(&self.program, what.name())
+            .test_run(options)
+            .map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
         Ok((result.return_value, result.duration))
     }
 }

@@ -22,10 +22,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use aya::maps::{Map, MapData, MapError};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
-use super::attach::load;
+use super::attach::{load, program, program_mut};
 use super::error::{XdpError, with_causes};
 use super::memory::Memory;
 use crate::model::{Egress, Mac};
@@ -44,8 +44,6 @@ pub use tables::{PublishError, Tables};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dispatch.bpf.o"));
 
 const PROGRAM: &str = "oneip_dispatch";
-const HAS_PROGRAM: &str = "the object has this program";
-const IS_XDP: &str = "it is an XDP program";
 
 /// The verdicts of XDP programs, `enum xdp_action` in include/uapi/linux/bpf.h.
 const XDP_DROP: u32 = 1;
@@ -126,7 +124,7 @@ impl Dispatch {
         );
         sizes.apply(&mut loader, pins.as_ref());
         let mut program = loader.load(OBJECT).map_err(|error| XdpError::Load { reason: with_causes(&error) })?;
-        load(xdp(&mut program, PROGRAM)).map_err(refused)?;
+        load(&mut program, PROGRAM).map_err(|reason| XdpError::Load { reason })?;
         let tables = Tables::open(&mut program, sizes, table)?;
         Ok(Dispatch { program, tables })
     }
@@ -174,14 +172,13 @@ impl Dispatch {
 
     /// The program, for who attaches it.
     pub fn program(&mut self) -> &mut Xdp {
-        xdp(&mut self.program, PROGRAM)
+        program_mut(&mut self.program, PROGRAM)
     }
 
     /// How long the program has run, in nanoseconds, and how often, on all cores together. `None`: the kernel does not measure it
     /// (`sysctl kernel.bpf_stats_enabled=1`), or does not say.
     pub fn run_time(&self) -> Option<(u64, u64)> {
-        let program: &Xdp = self.program.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
-        let file = program.fd().ok()?.as_fd().as_raw_fd();
+        let file = program(&self.program, PROGRAM).fd().ok()?.as_fd().as_raw_fd();
         // kernel/bpf/syscall.c, bpf_prog_show_fdinfo
         let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{file}")).ok()?;
         let value = |key: &str| {
@@ -219,8 +216,9 @@ impl Judge<'_> {
     pub fn judge(&self, frame: &[u8]) -> Result<(Action, Vec<u8>), XdpError> {
         let mut out = vec![0; frame.len() + MAX_HEADER_LEN];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let program: &Xdp = self.0.program(PROGRAM).expect(HAS_PROGRAM).try_into().expect(IS_XDP);
-        let result = program.test_run(options).map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
+        let result = program(self.0, PROGRAM)
+            .test_run(options)
+            .map_err(|error| XdpError::Judge { reason: with_causes(&error) })?;
         out.truncate(result.data_size_out as usize);
         let action = match result.return_value {
             XDP_PASS => Action::Pass,
@@ -243,21 +241,6 @@ pub(super) fn data(map: Map) -> MapData {
 pub(super) fn memory(program: &mut Ebpf, name: &'static str, words: usize) -> Result<Memory, XdpError> {
     let map = data(program.take_map(name).expect("the program has this map"));
     Memory::new(map, words).map_err(|error| XdpError::Map { map: name, reason: error.to_string() })
-}
-
-fn xdp<'p>(program: &'p mut Ebpf, name: &str) -> &'p mut Xdp {
-    program.program_mut(name).expect(HAS_PROGRAM).try_into().expect(IS_XDP)
-}
-
-/// The verifier's log is for us; who starts the program gets the reason.
-fn refused(error: ProgramError) -> XdpError {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            tracing::debug!(%verifier_log, "the dispatch program was refused");
-            XdpError::Load { reason: io_error.to_string() }
-        }
-        error => XdpError::Load { reason: with_causes(&error) },
-    }
 }
 
 pub(super) fn failed(map: &'static str) -> impl Fn(MapError) -> XdpError {
