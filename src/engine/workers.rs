@@ -115,6 +115,9 @@ impl Engine for Workers {
     fn publish(&mut self, membership: &mut Membership, update: Update) {
         let table = membership.table();
         let net = if update == Update::Layout { net_source(&mut self.hold, &table) } else { None };
+        // Before the workers get it: the net decides only for a worker that is gone, and that does not come back in this process.
+        // So a worker's frames may be decided by an older table and then by a newer one, as at any change, but never the other
+        // way: the net would send to its old owner what the worker had begun at a new one.
         if let Some(Err(error)) = self.hold.net().map(|net| net.publish(&table)) {
             tracing::warn!("without a worker its frames are dispatched by an older table: {error}; start oneip again");
         }
