@@ -38,6 +38,7 @@ oneip=target/$folder/oneip
 "$oneip" completions bash >"$MADE/oneip.bash"
 "$oneip" completions zsh >"$MADE/_oneip"
 "$oneip" completions fish >"$MADE/oneip.fish"
+"$oneip" schema >"$MADE/oneip.schema.json"
 fast=()
 [[ $profile == release ]] || fast=(--fast)
 cargo deb "${fast[@]}" --quiet --no-build --no-separate-debug-symbols --profile "$profile" --output "$out/"

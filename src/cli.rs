@@ -2,6 +2,7 @@
 //! ([`manual`]), and tests hold `docs/commands.md` to it.
 
 pub mod manual;
+pub mod schema;
 
 use crate::log::Format;
 use crate::model::Mac;
@@ -50,6 +51,8 @@ pub enum Verb {
     Man(Man),
     #[command(hide = true)]
     Completions(Completions),
+    #[command(hide = true)]
+    Schema(Schema),
 }
 
 #[derive(Args)]
@@ -306,3 +309,10 @@ pub struct Completions {
     /// The shell
     pub shell: Shell,
 }
+
+/// Print a JSON Schema of the configuration, by which editors complete and check it
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  oneip schema > oneip.schema.json")]
+pub struct Schema {}

@@ -2,7 +2,8 @@
 
 use clap::Parser;
 use oneip::cli::{
-    Check, Cli, Config, Filter, Guard, Lookup, Replay, Run, Server, ServerArguments, ServerVerb, Simulate, Verb, manual,
+    Check, Cli, Config, Filter, Guard, Lookup, Replay, Run, Server, ServerArguments, ServerVerb, Simulate, Verb,
+    manual, schema,
 };
 use oneip::config::{self, Loaded};
 use oneip::error::Failure;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Completions(arguments) => {
             manual::completions(arguments.shell, io::stdout().lock()).map_err(Failure::from)
         }
+        Verb::Schema(_) => print(format!("{:#}", schema::schema())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
+pub const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 
 /// Writes every page below `directory`: man1 has the verbs, man5 the configuration.
 ///
@@ -79,7 +79,7 @@ fn row(line: &str, header: &mut Vec<String>, page: &mut Roff) {
 }
 
 /// A line without marks, and links as their words.
-fn plain(line: &str) -> String {
+pub fn plain(line: &str) -> String {
     let mut text = line.replace(['`'], "").replace("**", "");
     while let Some((before, rest)) = text.split_once('[')
         && let Some((words, rest)) = rest.split_once("](")

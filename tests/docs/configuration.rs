@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 
 /// A configuration with every section.
-const WHOLE: &str = r#"
+pub const WHOLE: &str = r#"
 [cluster]
 hash_key = "5b2f9d0c71e84a6d93f05ce2187ab46d"
 [dispatcher]
@@ -34,17 +34,17 @@ address = "192.0.2.11"
 "#;
 
 /// A row of a table.
-struct Key {
-    section: String,
-    name: String,
-    kind: String,
-    default: String,
-    values: String,
-    example: String,
+pub struct Key {
+    pub section: String,
+    pub name: String,
+    pub kind: String,
+    pub default: String,
+    pub values: String,
+    pub example: String,
 }
 
 /// Every key of the page, by section.
-fn documented() -> BTreeMap<String, Vec<Key>> {
+pub fn documented() -> BTreeMap<String, Vec<Key>> {
     let mut found: BTreeMap<String, Vec<Key>> = BTreeMap::new();
     for (section, text) in sections(&read("docs/configuration.md")) {
         for row in rows(&text) {
@@ -59,7 +59,7 @@ fn documented() -> BTreeMap<String, Vec<Key>> {
 }
 
 /// The table of a section in a configuration, and the name in it of what the section is.
-fn table<'t>(root: &'t mut Table, section: &str) -> &'t mut Table {
+pub fn table<'t>(root: &'t mut Table, section: &str) -> &'t mut Table {
     let mut table = root;
     for name in section.trim_matches(['[', ']']).split('.') {
         let value = table.get_mut(name).unwrap_or_else(|| panic!("{section} is not in the whole configuration"));
@@ -71,12 +71,12 @@ fn table<'t>(root: &'t mut Table, section: &str) -> &'t mut Table {
     table
 }
 
-struct Bench {
+pub struct Bench {
     folder: TempDir,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub fn new() -> Bench {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("hash.key"), "5b2f9d0c71e84a6d93f05ce2187ab46d\n").expect("written");
         Bench { folder }
@@ -112,7 +112,7 @@ impl Bench {
     }
 
     /// The keys that the schema has in a section, or the sections that there are.
-    fn known(&self, section: Option<&str>) -> Vec<String> {
+    pub fn known(&self, section: Option<&str>) -> Vec<String> {
         let mut root: Table = WHOLE.parse().expect("TOML");
         let place = match section {
             Some(section) => table(&mut root, section),
@@ -125,7 +125,7 @@ impl Bench {
     }
 }
 
-fn value(text: &str) -> Value {
+pub fn value(text: &str) -> Value {
     let table: Table = format!("value = {text}").parse().unwrap_or_else(|error| panic!("{text}: {error}"));
     table["value"].clone()
 }

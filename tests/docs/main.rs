@@ -4,6 +4,7 @@
 //!
 //! - `page`: tables, headings, text of a page
 //! - `configuration`, `commands`, `reasons`: nothing is missing there, and nothing is too much
+//! - `schema`: the JSON Schema for editors says the same
 //! - `links`: where links lead
 //! - `blocks`: what stands between fences
 
@@ -15,3 +16,4 @@ mod page;
 #[path = "../pages/mod.rs"]
 mod pages;
 mod reasons;
+mod schema;

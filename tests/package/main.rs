@@ -108,6 +108,8 @@ fn the_package_is_whole_and_lintian_has_no_complaint() {
         "/usr/share/bash-completion/completions/oneip",
         "/usr/share/zsh/vendor-completions/_oneip",
         "/usr/share/fish/vendor_completions.d/oneip.fish",
+        "/usr/share/oneip/oneip.schema.json",
+        "/usr/share/oneip/prometheus/oneip.rules.yml",
         "/etc/default/oneip",
         "/etc/default/oneip-filter",
     ] {
@@ -117,6 +119,27 @@ fn the_package_is_whole_and_lintian_has_no_complaint() {
     assert_eq!(said, "");
     for script in ["postinst", "prerm", "postrm"] {
         quiet(Command::new("shellcheck").args(["-s", "sh"]).arg(root().join("packaging/debian").join(script)));
+    }
+}
+
+/// Each alert has a case in which it is silent and one in which it is not.
+#[test]
+fn the_alerts_pass_their_unit_tests() {
+    if !has("promtool") {
+        return;
+    }
+    let folder = root().join("packaging/prometheus");
+    let promtool = |arguments: [&str; 2], file: &str| {
+        let output = Command::new("promtool").args(arguments).arg(folder.join(file)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    };
+    promtool(["check", "rules"], "oneip.rules.yml");
+    promtool(["test", "rules"], "oneip.rules.test.yml");
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+    let (rules, tests) = (read("oneip.rules.yml"), read("oneip.rules.test.yml"));
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.matches(alert).count() >= 3, "{alert} is not tested");
     }
 }
 
