@@ -4,10 +4,8 @@
 use crate::limits::INTERFACE_LOOK;
 use crate::model::Mac;
 use crate::netlink::links::{self, Link};
-use crate::netlink::{self, is, to_io};
-use futures::TryStreamExt;
+use crate::netlink::{self, is};
 use rtnetlink::Handle;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use rustix::io::Errno;
 use std::fs;
 use std::io;
@@ -84,7 +82,7 @@ impl InterfaceWatch {
         loop {
             self.looks.tick().await;
             let interface = self.seen.name.clone();
-            let (link, program) = match self.look().await {
+            let (link, program) = match links::one(&self.requests, self.index).await {
                 Ok(link) => link,
                 Err(error) if is(&error, Errno::NODEV) && self.mac.is_some() => {
                     return Err(InterfaceError::Gone { interface });
@@ -122,23 +120,6 @@ impl InterfaceWatch {
         }
         self.has_more_queues = has_more;
     }
-
-    async fn look(&self) -> io::Result<(Link, Option<u32>)> {
-        let mut answers = self.requests.link().get().match_index(self.index).execute().map_err(to_io);
-        let message = answers.try_next().await?.ok_or_else(|| io::Error::other("no answer"))?;
-        let (_, link) = links::read(&message).ok_or_else(|| io::Error::other("no answer"))?;
-        Ok((link, program(&message)))
-    }
-}
-
-fn program(message: &LinkMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Xdp(facts) => facts.iter().find_map(|fact| match fact {
-            LinkXdp::ProgId(number) => Some(*number),
-            _ => None,
-        }),
-        _ => None,
-    })
 }
 
 fn receive_queues(interface: &str) -> io::Result<usize> {

@@ -6,7 +6,9 @@ use std::io;
 use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+};
 
 use crate::limits::MAX_VLAN_TAGS;
 use crate::model::Mac;
@@ -49,6 +51,24 @@ pub fn read(message: &LinkMessage) -> Option<(u32, Link)> {
         below: below.filter(|_| vlan && !elsewhere),
     };
     Some((message.header.index, link))
+}
+
+/// One device, and the number of the XDP program that is attached to it.
+pub async fn one(handle: &Handle, index: u32) -> io::Result<(Link, Option<u32>)> {
+    let mut answers = handle.link().get().match_index(index).execute().map_err(to_io);
+    let message = answers.try_next().await?.ok_or_else(|| io::Error::other("no answer"))?;
+    let (_, link) = read(&message).ok_or_else(|| io::Error::other("no answer"))?;
+    Ok((link, program(&message)))
+}
+
+fn program(message: &LinkMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(facts) => facts.iter().find_map(|fact| match fact {
+            LinkXdp::ProgId(number) => Some(*number),
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 /// Asks for all devices of the network namespace.

@@ -9,7 +9,7 @@ pub mod links;
 
 use futures::StreamExt;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteVia};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -101,8 +101,33 @@ impl Path {
     }
 }
 
+/// The route that the kernel takes for packets to an address; `more` of what it goes by: a mark, a device. `None`: there is none.
+pub async fn lookup(
+    handle: &Handle,
+    address: IpAddr,
+    more: impl IntoIterator<Item = RouteAttribute>,
+) -> io::Result<Option<RouteMessage>> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    message.attributes.push(RouteAttribute::Destination(address.into()));
+    message.attributes.extend(more);
+    match exchange(handle, RouteNetlinkMessage::GetRoute(message), 0).await {
+        Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(Some(route)),
+        Ok(_) => Ok(None),
+        Err(error) if is_no_route(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the kernel sends packets to an address, with a mark or without one. `None`: nowhere, or not to one machine elsewhere.
+pub async fn path(handle: &Handle, address: IpAddr, mark: Option<u32>) -> io::Result<Option<Path>> {
+    let route = lookup(handle, address, mark.map(RouteAttribute::Mark)).await?;
+    Ok(route.filter(|route| route.header.kind == RouteType::Unicast).and_then(|route| Path::of(&route)))
+}
+
 /// Whether it is what unreachable, prohibit and blackhole routes, or none, answer (fib_props in net/ipv4/fib_semantics.c).
-pub fn is_no_route(error: &io::Error) -> bool {
+fn is_no_route(error: &io::Error) -> bool {
     [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL].iter().any(|no| is(error, *no))
 }
 

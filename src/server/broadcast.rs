@@ -29,6 +29,8 @@ use std::path::Path;
 /// A kernel setting, as it is and as it should be.
 pub struct Demand {
     pub setting: Setting,
+    /// What it is called.
+    pub key: &'static str,
     /// In words, with what else the kernel goes by.
     pub state: String,
     pub met: bool,
@@ -41,7 +43,8 @@ pub struct Demand {
 impl Demand {
     /// What `check` says of it.
     pub fn report(&self, report: &mut Report) {
-        let Demand { setting, state, met, spared, fault } = self;
+        let Demand { setting, key, state, met, spared, fault } = self;
+        report.begin(key);
         match (met, spared) {
             (true, _) => report.push(Grade::Ok, state.clone()),
             (false, true) => report.push_mend(
@@ -147,7 +150,7 @@ fn demand(family: &str, (of, key, to, met, fault): Rule, routes: bool) -> Option
     let state = if of == "all" { String::new() } else { format!(" (all {all})") };
     let state = format!("{} is {own}{state}", path.display());
     let spared = routes && FORWARDING.contains(&key);
-    Some(Demand { setting: Setting { path, from: own, to }, state, met: met(own, all), spared, fault })
+    Some(Demand { setting: Setting { path, from: own, to }, key, state, met: met(own, all), spared, fault })
 }
 
 /// Whether packets that come in by another interface than this are forwarded.

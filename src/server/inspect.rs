@@ -9,7 +9,9 @@ use super::{Dispatch, Role, Setting, broadcast};
 /// Everything that `check` says.
 pub fn inspect(role: &Role, host: &Host, dispatch: Dispatch) -> Report {
     let mut report = Report::new(&role.name);
+    report.begin("primary_address");
     inspect_primary(role, host, &mut report);
+    report.begin("lo");
     if !host.lo_up {
         report.push_mend(
             Grade::Wrong,
@@ -17,6 +19,7 @@ pub fn inspect(role: &Role, host: &Host, dispatch: Dispatch) -> Report {
             "ip link set lo up".to_owned(),
         );
     }
+    report.begin("alias");
     for &cluster in &role.clusters {
         inspect_alias(cluster, host, &mut report);
     }
@@ -95,6 +98,7 @@ impl ArpRule {
 
     fn inspect(&self, host: &Host, report: &mut Report) {
         let ArpRule { key, wanted, good, fault } = self;
+        report.begin(key);
         let all = interface_setting("all", key);
         let mut sound = true;
         for Interface { name, .. } in &host.interfaces {
@@ -168,6 +172,7 @@ fn inspect_alias(cluster: IpAddr, host: &Host, report: &mut Report) {
 
 /// Harmless while the alias is there, for the kernel asks first whether the address is its own (`arp_process`).
 fn inspect_proxy_arp(host: &Host, report: &mut Report) {
+    report.begin("proxy_arp");
     for name in ["all"].into_iter().chain(host.interfaces.iter().map(|interface| interface.name.as_str())) {
         if interface_setting(name, "proxy_arp") != 0 {
             report.push_mend(
@@ -180,6 +185,7 @@ fn inspect_proxy_arp(host: &Host, report: &mut Report) {
 }
 
 fn inspect_forwarding(role: &Role, report: &mut Report) {
+    report.begin("forwarding");
     for (family, path, concerned) in [
         ("IPv4", "net/ipv4/ip_forward", role.clusters.iter().any(IpAddr::is_ipv4)),
         ("IPv6", "net/ipv6/conf/all/forwarding", role.clusters.iter().any(IpAddr::is_ipv6)),
@@ -198,6 +204,7 @@ fn inspect_broadcast(role: &Role, host: &Host, dispatch: Dispatch, report: &mut 
     for demand in broadcast::demands(role, host) {
         demand.report(report);
     }
+    report.begin("multicast_group");
     for membership in broadcast::memberships(role, host, dispatch) {
         if host.groups.contains(&membership) {
             report.push(Grade::Ok, format!("{membership} is joined"));

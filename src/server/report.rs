@@ -10,12 +10,15 @@ pub struct Report {
     /// The name of the server that this host is.
     pub server: String,
     pub lines: Vec<Line>,
+    topic: &'static str,
 }
 
 /// One thing done or found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     pub grade: Grade,
+    /// What it is about, in a word; empty in what `add` and `remove` did.
+    pub topic: &'static str,
     pub text: String,
     /// The command that mends it.
     pub mend: Option<String>,
@@ -38,15 +41,20 @@ pub enum Grade {
 
 impl Report {
     pub(super) fn new(server: &str) -> Report {
-        Report { server: server.to_owned(), lines: Vec::new() }
+        Report { server: server.to_owned(), lines: Vec::new(), topic: "" }
+    }
+
+    /// What the lines are about that follow.
+    pub(super) fn begin(&mut self, topic: &'static str) {
+        self.topic = topic;
     }
 
     pub(super) fn push(&mut self, grade: Grade, text: String) {
-        self.lines.push(Line { grade, text, mend: None });
+        self.lines.push(Line { grade, topic: self.topic, text, mend: None });
     }
 
     pub(super) fn push_mend(&mut self, grade: Grade, text: String, mend: String) {
-        self.lines.push(Line { grade, text, mend: Some(mend) });
+        self.lines.push(Line { grade, topic: self.topic, text, mend: Some(mend) });
     }
 
     /// # Errors
@@ -65,7 +73,7 @@ impl fmt::Display for Report {
         if self.lines.is_empty() {
             write!(f, "\n  nothing to do")?;
         }
-        for Line { grade, text, mend } in &self.lines {
+        for Line { grade, text, mend, .. } in &self.lines {
             write!(f, "\n  {:<8} {text}", grade.name())?;
             if let Some(command) = mend {
                 write!(f, "\n  {:<8} mend: {command}", "")?;

@@ -65,6 +65,11 @@ impl Device {
         File::open(Path::new(SYSFS).join(&self.interface).join("carrier")).ok()
     }
 
+    /// The largest MTU with which frames fit into AF_XDP's memory.
+    pub fn largest_mtu(&self) -> u32 {
+        largest_mtu(CHUNKS[1], self.zero_copies)
+    }
+
     /// Bytes of memory that AF_XDP needs for a frame. `None`: the MTU is too large for it.
     pub fn chunk(&self) -> Option<u32> {
         chunk_for(self.mtu, self.zero_copies)
@@ -79,7 +84,7 @@ impl Device {
         if self.chunk().is_some() {
             return Ok(());
         }
-        let most = largest_mtu(CHUNKS[1], self.zero_copies);
+        let most = self.largest_mtu();
         Err(XdpError::MtuTooLarge { interface: self.interface.clone(), mtu: self.mtu, most })
     }
 
@@ -89,17 +94,27 @@ impl Device {
     ///
     /// The interface does not exist, is not Ethernet, or is down.
     pub fn read(interface: &str) -> Result<Device, XdpError> {
+        match Device::look(interface)? {
+            (_, false) => Err(XdpError::Down { interface: interface.into() }),
+            (device, true) => Ok(device),
+        }
+    }
+
+    /// As `read`, and whether it is up.
+    ///
+    /// # Errors
+    ///
+    /// The interface does not exist, or is not Ethernet.
+    pub fn look(interface: &str) -> Result<(Device, bool), XdpError> {
         let folder = folder(interface)?;
         let kind = number(&folder.join("type"))?;
         if kind != ETHERNET {
             return Err(XdpError::NotEthernet { interface: interface.into(), kind });
         }
-        if flags(&folder.join("flags"))? & UP == 0 {
-            return Err(XdpError::Down { interface: interface.into() });
-        }
+        let up = flags(&folder.join("flags"))? & UP != 0;
         let queues = folder.join("queues");
         let (receive_queues, index) = (count(&queues, "rx-")?, number(&folder.join("ifindex"))?);
-        Ok(Device {
+        let device = Device {
             interface: interface.into(),
             index,
             driver: ethtool::driver(interface).unwrap_or_else(|| "unknown".into()),
@@ -112,7 +127,8 @@ impl Device {
             near_cores: read(&folder.join("device/local_cpulist")).map(|list| cores(&list)).unwrap_or_default(),
             strips_vlan_tags: ethtool::strips_vlan_tags(interface),
             zero_copies: Features::of(index).zero_copies(),
-        })
+        };
+        Ok((device, up))
     }
 }
 

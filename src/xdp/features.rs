@@ -5,8 +5,11 @@ use rustix::net::netlink::{GENERIC, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
 use std::iter;
 
-/// `NETDEV_XDP_ACT_NDO_XMIT` and `NETDEV_XDP_ACT_XSK_ZEROCOPY` of `enum netdev_xdp_act`, include/uapi/linux/netdev.h: it sends what
-/// programs redirect to it; it reads and writes the memory of AF_XDP sockets.
+/// `NETDEV_XDP_ACT_BASIC`, `_REDIRECT`, `_NDO_XMIT` and `_XSK_ZEROCOPY` of `enum netdev_xdp_act`, include/uapi/linux/netdev.h: its driver
+/// runs programs; frames leave it for sockets and other devices; it sends what programs redirect to it; it reads and writes the memory of
+/// AF_XDP sockets.
+const BASIC: u64 = 1 << 0;
+const REDIRECT: u64 = 1 << 1;
 const NDO_XMIT: u64 = 1 << 2;
 const XSK_ZEROCOPY: u64 = 1 << 3;
 
@@ -28,11 +31,27 @@ const REQUEST: u16 = 1;
 const HEADERS: usize = 16 + 4;
 
 /// What the kernel says of an interface; before 6.3 nothing, and then all is taken for possible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features(Option<u64>);
 
 impl Features {
     pub fn of(index: u32) -> Features {
         Features(features(index))
+    }
+
+    /// Of these bits of `enum netdev_xdp_act`; `None`: the kernel does not say.
+    pub fn new(bits: Option<u64>) -> Features {
+        Features(bits)
+    }
+
+    /// Whether the kernel has said anything.
+    pub fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether programs run in the driver, and can redirect frames from there.
+    pub fn is_native(&self) -> bool {
+        self.has(BASIC) && self.has(REDIRECT)
     }
 
     /// Whether the interface sends what XDP programs redirect to it.

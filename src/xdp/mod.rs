@@ -18,7 +18,7 @@ mod device;
 pub mod directory;
 pub mod dispatch;
 mod error;
-mod ethtool;
+pub mod ethtool;
 mod features;
 pub mod link;
 mod memory;

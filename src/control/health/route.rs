@@ -39,7 +39,7 @@ use rustix::io::Errno;
 use super::strays;
 use crate::limits::HEALTH_PATHS;
 use crate::model::Mac;
-use crate::netlink::{PROTOCOL, Path, exchange, family, is, is_no_route, to_io};
+use crate::netlink::{PROTOCOL, exchange, family, is, path, to_io};
 
 /// The first mark, and table, less one.
 pub(super) const MARKS: u32 = 0x6f6e_0000;
@@ -222,23 +222,6 @@ pub(super) async fn remove_unused_rules(handle: &Handle) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Where the kernel sends packets to an address, with a mark or without one. `None`: nowhere, or not to one machine elsewhere.
-pub(super) async fn path(handle: &Handle, address: IpAddr, mark: Option<u32>) -> io::Result<Option<Path>> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(address);
-    message.header.destination_prefix_length = full_length(address);
-    message.attributes.push(RouteAttribute::Destination(address.into()));
-    message.attributes.extend(mark.map(RouteAttribute::Mark));
-    match exchange(handle, RouteNetlinkMessage::GetRoute(message), 0).await {
-        Ok(Some(RouteNetlinkMessage::NewRoute(route))) if route.header.kind == RouteType::Unicast => {
-            Ok(Path::of(&route))
-        }
-        Ok(_) => Ok(None),
-        Err(error) if is_no_route(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// Which families, as `is_ipv4`, the cluster addresses are of.

@@ -365,7 +365,7 @@ impl ProbeRoutes {
     /// The device through which each server is reached: the one of its route if that is the interface or a VLAN on it.
     async fn devices(&self, servers: impl Iterator<Item = IpAddr>) -> Result<HashMap<IpAddr, u32>, Error> {
         let look = |server| async move {
-            let path = route::path(&self.requests, server, None).await?;
+            let path = netlink::path(&self.requests, server, None).await?;
             let straight = path.filter(|path| path.gateway.is_none()).map(|path| path.device);
             let device = straight.filter(|device| self.links.leads_to(*device, self.index)).unwrap_or(self.index);
             Ok((server, device))
@@ -384,7 +384,7 @@ impl ProbeRoutes {
             if strictness == 0 {
                 continue;
             }
-            let path = route::path(&self.requests, cluster, None).await;
+            let path = netlink::path(&self.requests, cluster, None).await;
             let path = path.map_err(|source| self.failed("look up the route to a cluster address", source))?;
             let expected = path.map(|path| path.device);
             if expected.is_none() || (strictness == 1 && expected != Some(device)) {

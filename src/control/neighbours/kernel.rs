@@ -16,11 +16,11 @@ use rustix::io::Errno;
 use super::change::Detour;
 use crate::model::Mac;
 use crate::netlink::links::{self, Link};
-use crate::netlink::{Notifications, Overrun, PROTOCOL, Path, exchange, family, is, is_no_route, to_io};
+use crate::netlink::{self, Notifications, Overrun, PROTOCOL, Path, exchange, family, is, to_io};
 
 /// What the kernel knows of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub struct Seen {
     pub state: Reachability,
     /// The kernel keeps the entry fresh by itself.
     pub managed: bool,
@@ -32,7 +32,7 @@ pub(super) struct Seen {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reachability {
+pub enum Reachability {
     /// Has a MAC that frames can be sent to, perhaps while it is verified again.
     Usable(Mac),
     /// No answer yet.
@@ -52,14 +52,14 @@ pub(super) enum Notice {
 
 /// What there is now.
 #[derive(Debug)]
-pub(super) struct Table {
+pub struct Table {
     pub links: Vec<(u32, Link)>,
     pub neighbours: Vec<(u32, IpAddr, Seen)>,
 }
 
 /// Where the kernel would send a packet to an address.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Route {
+pub enum Route {
     Straight { device: u32 },
     Via { gateway: IpAddr, device: u32 },
     Nowhere(Detour),
@@ -131,7 +131,7 @@ fn to_ip(address: &rtnetlink::packet_route::neighbour::NeighbourAddress) -> Opti
 }
 
 /// All devices and all IP neighbours of the network namespace.
-pub(super) async fn table(handle: Handle) -> io::Result<Table> {
+pub async fn table(handle: Handle) -> io::Result<Table> {
     let links = links::all(&handle).await?;
     let neighbours = handle.neighbours().get().execute().map_err(to_io);
     let neighbours = neighbours.try_filter_map(async |message| Ok(read(&message))).try_collect().await?;
@@ -139,20 +139,11 @@ pub(super) async fn table(handle: Handle) -> io::Result<Table> {
 }
 
 /// Where the kernel's routing table sends packets to `address`; a link-local address is taken to be on `interface`.
-pub(super) async fn route(handle: &Handle, address: IpAddr, interface: u32) -> io::Result<Route> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(address);
-    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
-    message.attributes.push(RouteAttribute::Destination(address.into()));
-    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        message.attributes.push(RouteAttribute::Oif(interface));
-    }
-    match exchange(handle, RouteNetlinkMessage::GetRoute(message), 0).await {
-        Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(read_route(&route)),
-        Ok(_) => Ok(Route::Nowhere(Detour::NoRoute)),
-        Err(e) if is_no_route(&e) => Ok(Route::Nowhere(Detour::NoRoute)),
-        Err(e) => Err(e),
-    }
+pub async fn route(handle: &Handle, address: IpAddr, interface: u32) -> io::Result<Route> {
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let out = link_local.then_some(RouteAttribute::Oif(interface));
+    let route = netlink::lookup(handle, address, out).await?;
+    Ok(route.map_or(Route::Nowhere(Detour::NoRoute), |route| read_route(&route)))
 }
 
 fn read_route(route: &RouteMessage) -> Route {

@@ -37,11 +37,12 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 pub use self::change::{Change, Detour, Error, OffLink, What, Why};
+pub use self::kernel::{Reachability, Route, Seen, Table, route, table};
 
 pub use self::routes::Routes;
 
 use self::entry::Entry;
-use self::kernel::{Notices, Route, Seen, Table};
+use self::kernel::Notices;
 use crate::limits::{NEIGHBOUR_DOUBTS, NEIGHBOUR_GATHER, NEIGHBOUR_REFRESH, NEIGHBOUR_ROUND, NEIGHBOURS_PER_ROUND};
 use crate::model::Mac;
 use crate::netlink;
