@@ -19,6 +19,7 @@ const ABOUT: &str = "\
 Start:
   oneip check -c cluster.toml          is the configuration right, and what does it come to?
   oneip server add -c cluster.toml     on each server
+  oneip doctor -c cluster.toml         is this host fit for it?
   oneip run -c cluster.toml            on the dispatcher
   oneip ctl status                     how is it?
 
@@ -39,6 +40,7 @@ pub enum Verb {
     Run(Run),
     Filter(Filter),
     Check(Check),
+    Doctor(Doctor),
     Lookup(Lookup),
     Replay(Replay),
     Simulate(Simulate),
@@ -193,6 +195,35 @@ pub struct Replay {
     /// Change the cluster so many seconds after the first frame: drain, undrain, down or up a server (repeatable)
     #[arg(long, value_name = "\"SECONDS WHAT NAME\"")]
     pub change: Vec<Change>,
+}
+
+/// Look for everything that makes this host fail as a dispatcher or as a server, and name the command that mends it
+///
+/// A line for each thing that was looked at: ok, warn or fail. It changes nothing. Exit code 1 if a check fails.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  oneip doctor
+  oneip doctor -c cluster.toml
+  oneip doctor -c cluster.toml --json
+  oneip doctor -c cluster.toml --seconds 10
+  oneip doctor -c cluster.toml --server web1")]
+pub struct Doctor {
+    /// The configuration file (TOML); default: that of the dispatcher that runs, or /etc/oneip/cluster.toml
+    #[arg(short, long = "config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This host is a server of the cluster, this one; without NAME the one whose primary address it has
+    #[arg(long, value_name = "NAME", num_args = 0..=1, requires = "config")]
+    pub server: Option<Option<String>>,
+    /// Print the JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// How long to listen to received frames and to count drops
+    #[arg(long, value_name = "S", default_value = "1", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub seconds: u64,
+    /// Read what lies below this directory, as proc/... or sys/..., in place of the host's own /proc and /sys
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
 }
 
 /// Tell which server each client address gets

@@ -39,6 +39,7 @@
 //! - [`run`]: `oneip run` and `oneip filter`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.
 //! - [`ctl`]: `oneip ctl`: what an operator asks of a running process, and how the answers are shown.
+//! - [`doctor`]: `oneip doctor`: what makes a host fail, and the command that mends it.
 //! - [`pktgen`]: `oneip pktgen`: sends frames of many clients, and measures what comes back.
 //! - [`verbs`]: `check`, `lookup`, `replay`, `simulate`: what needs neither root nor a NIC.
 //! - [`cli`]: the command line, and the manuals that are made of it.
@@ -53,6 +54,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod ctl;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod hash;

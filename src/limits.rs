@@ -395,6 +395,15 @@ pub const STEER_ADDRESSES: usize = 2 * MAX_SERVICES;
 /// background.
 pub const RELEASE: Duration = Duration::from_secs(2);
 
+/// How long `oneip doctor` waits for servers whose MAC the kernel does not know: its three questions, a second apart.
+pub const DOCTOR_RESOLVES: Duration = Duration::from_millis(3200);
+
+/// How often a dispatcher looks at its host while it runs.
+pub const DOCTOR_EVERY: Duration = Duration::from_secs(30);
+
+/// What is wrong with the host: how many lines of it `oneip run` and `ctl status` show.
+pub const DOCTOR_SHOWN: usize = 5;
+
 /// How much longer servers that a reload removed stay, each time that the plan without them is refused.
 pub const LEAVE_AGAIN: Duration = Duration::from_secs(30);
 

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use oneip::cli::{
-    Check, Cli, Config, Filter, Guard, Lookup, Replay, Run, Server, ServerArguments, ServerVerb, Simulate, Verb,
+    Check, Cli, Config, Doctor, Filter, Guard, Lookup, Replay, Run, Server, ServerArguments, ServerVerb, Simulate, Verb,
     manual, schema,
 };
 use oneip::config::{self, Loaded};
@@ -13,7 +13,7 @@ use oneip::model::Plan;
 use oneip::server::Dispatch;
 use oneip::verbs;
 use oneip::verbs::simulate;
-use oneip::{ctl, pktgen, run, server};
+use oneip::{ctl, doctor, pktgen, run, server};
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run(arguments),
         Verb::Filter(arguments) => filter(arguments),
         Verb::Check(arguments) => check(&arguments),
+        Verb::Doctor(arguments) => doctor(arguments),
         Verb::Replay(arguments) => replay(&arguments),
         Verb::Lookup(arguments) => lookup(&arguments),
         Verb::Simulate(arguments) => simulate(&arguments),
@@ -107,6 +108,16 @@ fn check(Check { config: Config { config } }: &Check) -> Result<(), Failure> {
     }
     print(verbs::check::plan(&plan, &cluster).trim_end())?;
     verbs::check::against_running(&plan, config).map_or(Ok(()), |text| print(text.trim_end()))
+}
+
+fn doctor(Doctor { config, server, json, seconds, root }: Doctor) -> Result<(), Failure> {
+    let options = doctor::Options { config, root, seconds: Duration::from_secs(seconds) };
+    let report = match (server, &options.config) {
+        (Some(server), Some(config)) => doctor::examine_server(&verbs::load(config)?, server.as_deref(), &options)?,
+        _ => doctor::examine(&options),
+    };
+    if json { print(report.json()) } else { print(&report) }?;
+    Ok(report.verdict()?)
 }
 
 fn replay(arguments: &Replay) -> Result<(), Failure> {

@@ -64,7 +64,10 @@ const MAY_USE: [(&str, &[&str]); 27] = [
             "xdp",
         ],
     ),
-    ("ctl", &["admin::order", "admin::status", "error", "limits", "metrics::summary", "model", "verdict"]),
+    (
+        "ctl",
+        &["admin::finding", "admin::order", "admin::status", "error", "limits", "metrics::summary", "model", "verdict"],
+    ),
     (
         "verbs",
         &[
@@ -89,12 +92,35 @@ const MAY_USE: [(&str, &[&str]); 27] = [
         ],
     ),
     (
+        "doctor",
+        &[
+            "admin::finding",
+            "admin::order",
+            "admin::status",
+            "config",
+            "control::health::route",
+            "control::neighbours",
+            "ctl::client",
+            "error",
+            "host::cores",
+            "limits",
+            "metrics::latest",
+            "model",
+            "netlink",
+            "server",
+            "verdict",
+            "wire",
+            "xdp",
+        ],
+    ),
+    (
         "run",
         &[
             "admin",
             "config",
             "control",
             "ctl::client",
+            "doctor",
             "engine",
             "error",
             "hash",

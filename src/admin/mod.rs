@@ -12,6 +12,7 @@
 
 mod backend;
 mod figures;
+pub mod finding;
 pub mod order;
 mod overview;
 mod prometheus;

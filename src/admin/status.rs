@@ -1,6 +1,7 @@
 //! The document of `ctl status`. The control thread fills in how things are; what was counted is added from the stats
 //! thread's figures.
 
+use super::finding::Finding;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -27,6 +28,9 @@ pub struct Status {
     /// Whether its link is up; `None`: the frames do not come over it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface_up: Option<bool>,
+    /// A dispatcher's: what is wrong with its host, as `oneip doctor` says it; looked at twice a minute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// A filter's: how those of the other servers stand to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerStatus>,

@@ -86,6 +86,15 @@ impl Client {
         parsed(&self.ask(Method::POST, "/order", body.into(), PATIENCE + watched)?)
     }
 
+    /// What a reload would change, or why it would be refused. `None`: the process does not say.
+    pub fn rehearse_reload(&self) -> Option<Result<Vec<String>, String>> {
+        match self.order(&Order::Reload { force: false, dry_run: true }).map(read) {
+            Ok(Ok(Answer::Done { changes })) => Some(Ok(changes)),
+            Ok(_) => None,
+            Err(error) => Some(Err(error.to_string())),
+        }
+    }
+
     /// The text of `GET /metrics`.
     ///
     /// # Errors

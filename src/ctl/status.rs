@@ -2,10 +2,12 @@
 
 use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
+use crate::admin::finding::worst;
 use crate::admin::status::{
     AnnounceStatus, CheckStatus, LatencyStatus, PeerStatus, ProgramStatus, ServerStatus, ServiceStatus, Status,
     WorkerStatus,
 };
+use crate::limits::DOCTOR_SHOWN;
 use crate::metrics::summary::microseconds;
 use crate::verdict::Reason;
 use std::fmt::Write;
@@ -25,6 +27,7 @@ pub fn text(status: &Status) -> String {
         );
     }
     status.peers.iter().for_each(|peer| _ = writeln!(text, "  {}", of_peer(peer)));
+    text += &findings(status);
     text += &frames(status);
     for service in &status.services {
         let _ = write!(text, "\n{}\n{}\n", heading(service), servers(service));
@@ -74,6 +77,17 @@ fn of_peer(peer: &PeerStatus) -> String {
     let troubles = peer.troubles().map(|trouble| format!("\n  NOTE: {trouble}"));
     let agrees = if peer.heard && differs.is_empty() { ", and agrees" } else { "" };
     format!("the filter of {server} {heard}{agrees}{}", troubles.collect::<String>())
+}
+
+/// The worst of the host, in a line each.
+fn findings(status: &Status) -> String {
+    let shown = worst(&status.findings, DOCTOR_SHOWN);
+    let mut text: String = shown.iter().map(|found| format!("  {} {}\n", found.state.name(), found.line())).collect();
+    let more = status.findings.len() - shown.len();
+    if more > 0 {
+        let _ = writeln!(text, "  and {more} more: oneip doctor -c {}", status.config);
+    }
+    text
 }
 
 fn frames(status: &Status) -> String {

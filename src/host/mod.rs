@@ -7,7 +7,6 @@ pub mod privileges;
 pub mod supervisor;
 
 use crate::server::{self, Held};
-use std::fs;
 use std::net::IpAddr;
 
 /// What is wrong with the host.
@@ -22,21 +21,11 @@ pub enum HostError {
     Addresses(#[from] server::Error),
 }
 
-/// Refuses a host that holds a cluster address, and warns of one that would forward or redirect what oneip leaves to the
-/// kernel while it starts or stops. Not to be called inside an async runtime.
+/// Refuses a host that holds a cluster address. Not to be called inside an async runtime.
 pub fn check(cluster_addresses: &[IpAddr]) -> Result<(), HostError> {
     if let Some(held) = server::held()?.into_iter().find(|held| cluster_addresses.contains(&held.address)) {
         let Held { address, prefix, interface, .. } = held;
         return Err(HostError::ClusterAddress { address, prefix, interface });
-    }
-    for (family, key) in [("IPv4", "ipv4/ip_forward"), ("IPv6", "ipv6/conf/all/forwarding")] {
-        if fs::read_to_string(format!("/proc/sys/net/{key}")).is_ok_and(|value| value.trim() != "0") {
-            let sysctl = format!("net.{}", key.replace('/', "."));
-            tracing::warn!(
-                "this host forwards {family}: while oneip is not running it sends clients' packets back to the router; \
-                 unless it must be a router: sysctl -w {sysctl}=0"
-            );
-        }
     }
     Ok(())
 }

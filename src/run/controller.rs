@@ -4,6 +4,7 @@
 use super::announcing::Announcing;
 use super::guard::Guard;
 use super::reload::{Reloads, Request};
+use crate::admin::finding::Finding;
 use crate::admin::order::{Answer, Order, Trace, TracedFrame};
 use crate::admin::status::{State, Status};
 use crate::admin::{Asked, Overview, Seen};
@@ -102,6 +103,8 @@ pub struct Controller<'a> {
     pub started: std::time::Instant,
     /// `None`: the kernel has no interface for this dispatcher.
     pub watch: Option<InterfaceWatch>,
+    /// What is wrong with the host.
+    pub findings: Latest<Vec<Finding>>,
     /// Where it puts down how things are.
     pub overview: Latest<Overview>,
     pub engine: &'a mut dyn Engine,
@@ -299,6 +302,7 @@ impl Controller<'_> {
             uptime_s: self.started.elapsed().as_secs_f64(),
             config: self.config.display().to_string(),
             interface: membership.interface().to_owned(),
+            findings: self.findings.get().map_or_else(Vec::new, |(findings, _)| findings.to_vec()),
             peers: Vec::new(),
             interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
             generation: membership.generation(),

@@ -79,6 +79,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     say("ready", json);
     let mut controller = Controller {
         config: config.clone(),
+        findings: Latest::default(),
         orders,
         started: started.into_std(),
         watch: Some(watch),

@@ -18,6 +18,7 @@ use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, Side};
 use crate::control::state_file::StateFile;
 use crate::ctl::client::{self, Client};
+use crate::doctor;
 use crate::engine::{self, Facts, Start};
 use crate::error::Failure;
 use crate::hash::vector::Level;
@@ -92,6 +93,8 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let hlog = options.hlog.as_deref().map(open_log).transpose()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
+    let findings = doctor::glance(&plan);
+    doctor::warn(&findings);
     let listeners = admin::bind(&plan.admin)?;
     // Of two dispatchers with the default socket, what is remembered is the first one's.
     let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &options.config));
@@ -121,6 +124,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         if facts.workers > 0 { "); workers keep no capability" } else { ", and to publish tables)" }
     );
     say(&text, options.json);
+    let findings = doctor::watch(Plan::clone(&plan), &findings, privileges::drop_all)?;
     let (stats, latest, figures, overview) = (engine.stats(), engine.stats(), engine.stats(), Latest::default());
     let watched = Watched { overview: overview.clone(), figures: Box::new(move || latest.latest()) };
     let (backend, orders) = admin::channel(watched, move |to| stats.figures(|figures| drop(to.send(figures))));
@@ -134,6 +138,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         orders,
         started,
         watch,
+        findings,
         overview,
         engine: &mut *engine,
         supervisor: Supervisor::of_environment(),

@@ -1,6 +1,5 @@
 //! `oneip check`: the plan that a configuration comes to.
 
-use crate::admin::order::{Answer, Order};
 use crate::admin::status::Status;
 use crate::ctl::client::{self, Client};
 use crate::engine::filter::takeover;
@@ -65,12 +64,8 @@ pub fn against_running(plan: &Plan, config: &Path) -> Option<String> {
     if path::absolute(config).ok()? != Path::new(&status.config) {
         return None;
     }
-    let order = Order::Reload { force: false, dry_run: true };
-    let lines = match client.order(&order).map(client::read) {
-        Ok(Ok(Answer::Done { changes })) => changes,
-        Ok(_) => return None,
-        Err(error) => vec![format!("a reload would be refused: {error}")],
-    };
+    let lines = client.rehearse_reload()?;
+    let lines = lines.unwrap_or_else(|error| vec![format!("a reload would be refused: {error}")]);
     let lines: String = lines.iter().flat_map(|text| text.lines()).map(|line| format!("  {line}\n")).collect();
     Some(format!("compared with process {}, which runs by this file:\n{lines}", status.pid))
 }

@@ -192,12 +192,17 @@ pub fn folder(place: &Place) -> Result<PathBuf, LinkError> {
     let folder = place.pins.join(&place.interface);
     let no_bpf = || LinkError::NoBpfFileSystem { path: place.pins.clone() };
     // A folder that is made on another file system would stay there.
-    let parent = place.pins.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-    if rustix::fs::statfs(parent).map_err(|_| no_bpf())?.f_type as u64 != BPF_FS {
+    if !is_bpf_fs(&place.pins) {
         return Err(no_bpf());
     }
     fs::create_dir_all(&folder).map_err(|_| no_bpf())?;
     Ok(folder)
+}
+
+/// Whether a folder is, or would be made, on a BPF file system.
+pub fn is_bpf_fs(folder: &Path) -> bool {
+    let there = folder.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    rustix::fs::statfs(there).is_ok_and(|facts| facts.f_type as u64 == BPF_FS)
 }
 
 /// A pin is called for the mode, which a link does not tell, and for the one interface it can be about: names come again, in

@@ -35,6 +35,7 @@ pub fn status() -> Status {
         uptime_s: 273_912.5,
         config: "/etc/oneip/cluster.toml".to_owned(),
         interface: "eth1".to_owned(),
+        findings: Vec::new(),
         peers: Vec::new(),
         interface_up: Some(true),
         generation: 17,

@@ -26,7 +26,7 @@ mod echo;
 mod judging;
 mod observer;
 mod probe;
-mod route;
+pub mod route;
 mod routes;
 mod silence;
 pub mod state;

@@ -60,6 +60,14 @@ const _: () = assert!(FIRST_GROUP + (HEALTH_PATHS as u32 >> GROUP_BITS) < NOWHER
 
 const CREATE: u16 = NLM_F_ACK | NLM_F_CREATE;
 
+/// What comes before this may take the packets of probes.
+pub const FIRST_PREFERENCE: u32 = LEAVE;
+
+/// Whether a rule that looks for this mark under this mask finds packets of probes.
+pub fn is_probe_mark(mark: u32, mask: u32) -> bool {
+    (mark ^ MARKS) & mask & MARKS_MASK == 0
+}
+
 /// Tells a server's mark, routing table and next hops from those of the others: 1 to `HEALTH_PATHS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Number(u16);

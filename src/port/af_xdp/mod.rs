@@ -84,14 +84,6 @@ impl Device {
     ///
     /// As `attach`.
     pub fn prepare(&self, mut steer: Steer, addresses: &[IpAddr]) -> Result<(Steer, Vec<AfXdp>), XdpError> {
-        if self.strips_vlan_tags == Some(true) {
-            let interface = &self.interface;
-            tracing::warn!(
-                %interface,
-                "VLAN tags are taken out of received frames: frames from a VLAN will be sent on without their tag; \
-                 if there are VLANs here: ethtool -K {interface} rxvlan off"
-            );
-        }
         steer.set_cluster_addresses(addresses)?;
         let mut ports = Vec::with_capacity(self.queues as usize);
         for queue in 0..self.queues {

@@ -1,0 +1,184 @@
+//! Which cores the work is on, and how they run.
+
+use super::host::{dispatcher, engine};
+use crate::admin::finding::Finding;
+use crate::doctor::facts::Facts;
+use crate::host::cores::{self, CoresError};
+use crate::model::Engine;
+use std::collections::BTreeSet;
+
+/// A core that wakes up for a longer time than this delays the frames that wake it.
+const WAKE_UP_US: u64 = 10;
+
+/// A core for each queue, as `oneip run` would take them; `None`: the engine has no workers, or the NIC is not known.
+pub fn assigned(facts: &Facts) -> Option<Result<Vec<usize>, CoresError>> {
+    if let Some(running) = facts.running.as_ref().filter(|running| running.status.engine.as_deref() != Some("xdp")) {
+        return Some(Ok(running.status.workers.iter().map(|worker| worker.core).collect()));
+    }
+    let (dispatcher, interface) = (dispatcher(facts)?, facts.interface.as_ref()?);
+    let device = &interface.device;
+    let has_workers = match dispatcher.engine {
+        Engine::AfXdp => true,
+        Engine::Auto => interface.features.zero_copies(),
+        Engine::Xdp | Engine::Dpdk => false,
+    };
+    let available = &facts.cores.available;
+    let assign = || {
+        cores::assign(
+            &device.interface,
+            device.queues as usize,
+            dispatcher.cores.as_deref(),
+            &device.near_cores,
+            available,
+        )
+    };
+    has_workers.then(assign)
+}
+
+/// Those that frames are handled on: the workers', or those that serve the NIC's interrupts.
+fn at_work(facts: &Facts) -> Vec<usize> {
+    match assigned(facts) {
+        Some(Ok(cores)) => cores,
+        Some(Err(_)) => Vec::new(),
+        None => {
+            let interrupts = facts.interface.iter().flat_map(|interface| interface.interrupts.values());
+            let cores: BTreeSet<usize> = interrupts.flatten().copied().collect();
+            cores.into_iter().collect()
+        }
+    }
+}
+
+/// Of those at work, or of all where that is not known.
+fn concerned<'f>(facts: &'f Facts, all: impl Iterator<Item = &'f usize>) -> Vec<usize> {
+    let at_work = at_work(facts);
+    all.copied().filter(|core| at_work.is_empty() || at_work.contains(core)).collect()
+}
+
+/// For a shell: `{2,3}`, or `2`.
+fn braces(cores: &[usize]) -> String {
+    match cores {
+        [one] => one.to_string(),
+        all => format!("{{{}}}", all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+    }
+}
+
+pub fn governor(facts: &Facts) -> Vec<Finding> {
+    let slow = facts.cores.governor.iter().filter(|(_, governor)| *governor != "performance").map(|(core, _)| core);
+    let slow = concerned(facts, slow);
+    if slow.is_empty() {
+        let known =
+            if facts.cores.governor.is_empty() { "this host does not change clock frequencies" } else { "performance" };
+        return vec![Finding::ok("governor", known)];
+    }
+    let why = format!("the clock frequency of cores {} follows their load: latency varies", cores::list(&slow));
+    let fix = format!("echo performance | tee /sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", braces(&slow));
+    vec![Finding::warn("governor", why).mend(fix)]
+}
+
+pub fn idle(facts: &Facts) -> Vec<Finding> {
+    let deep = facts.cores.idle_us.iter().filter(|(_, us)| **us > WAKE_UP_US).map(|(core, _)| core);
+    // Interrupts come to any core.
+    let deep: Vec<usize> = deep.copied().collect();
+    let Some(most) = deep.iter().filter_map(|core| facts.cores.idle_us.get(core)).max() else {
+        return vec![Finding::ok("c_states", "no core sleeps deeply")];
+    };
+    let why = format!("cores {} sleep so deeply that they take {most} us to wake up for a frame", cores::list(&deep));
+    let fix = format!(
+        "for state in /sys/devices/system/cpu/cpu*/cpuidle/state*; do [ \"$(cat $state/latency)\" -le {WAKE_UP_US} ] || \
+         echo 1 >$state/disable; done"
+    );
+    vec![Finding::warn("c_states", why).mend(fix)]
+}
+
+pub fn siblings(facts: &Facts) -> Vec<Finding> {
+    let Some(Ok(workers)) = assigned(facts) else { return Vec::new() };
+    let shares = |worker: &&usize| {
+        let siblings = facts.cores.siblings.get(worker).into_iter().flatten();
+        siblings.into_iter().any(|sibling| sibling != *worker && workers.contains(sibling))
+    };
+    match workers.iter().find(shares) {
+        None => vec![Finding::ok("smt", "no two workers share a core's units")],
+        Some(core) => {
+            let siblings = cores::list(&facts.cores.siblings[core]);
+            let why =
+                format!("{siblings} are two threads of one core, and a worker is on each: list others in `cores`");
+            vec![Finding::warn("smt", why)]
+        }
+    }
+}
+
+pub fn isolated(facts: &Facts) -> Vec<Finding> {
+    let Some(Ok(workers)) = assigned(facts) else { return Vec::new() };
+    let shared: Vec<usize> = workers.iter().copied().filter(|core| !facts.cores.isolated.contains(core)).collect();
+    if shared.is_empty() {
+        return vec![Finding::ok("isolated_cores", "the workers' cores are theirs")];
+    }
+    let list = cores::list(&shared);
+    let why = format!("the kernel may run other programs on the workers' cores {list}; in effect after the next start");
+    let fix = format!(
+        "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&isolcpus={list} nohz_full={list} rcu_nocbs={list} /' /etc/default/grub && update-grub"
+    );
+    vec![Finding::warn("isolated_cores", why).mend(fix)]
+}
+
+pub fn numa(facts: &Facts) -> Vec<Finding> {
+    let (Some(Ok(workers)), Some(interface)) = (assigned(facts), &facts.interface) else { return Vec::new() };
+    let (node, near) = (interface.device.numa_node, &interface.device.near_cores);
+    let Some(node) = node.filter(|_| !near.is_empty()) else {
+        return vec![Finding::ok("numa", "the NIC is equally near to all cores")];
+    };
+    let far: Vec<usize> = workers.iter().copied().filter(|core| !near.contains(core)).collect();
+    if far.is_empty() {
+        return vec![Finding::ok("numa", format!("the workers are on the NIC's node {node}"))];
+    }
+    let why = format!(
+        "workers are on cores {}, and the NIC is at node {node}, whose cores are {}: every frame crosses over; write cores = [...] \
+         of these in [dispatcher]",
+        cores::list(&far),
+        cores::list(near)
+    );
+    vec![Finding::warn("numa", why)]
+}
+
+pub fn interrupts(facts: &Facts) -> Vec<Finding> {
+    let Some(interface) = &facts.interface else { return Vec::new() };
+    let interrupts = &interface.interrupts;
+    if interrupts.is_empty() || engine(facts) == Some(Engine::Dpdk) {
+        return vec![Finding::ok("irq_affinity", "the NIC has no interrupts of its own")];
+    }
+    let name = &interface.device.interface;
+    if let Some(Ok(workers)) = assigned(facts) {
+        let near = |core: &&usize| interface.device.near_cores.is_empty() || interface.device.near_cores.contains(core);
+        let others: Vec<usize> =
+            facts.cores.available.iter().filter(near).copied().filter(|core| !workers.contains(core)).collect();
+        let on_workers: Vec<u32> =
+            interrupts.iter().filter(|(_, on)| on.iter().any(|core| workers.contains(core))).map(|(n, _)| *n).collect();
+        let Some(first) = others.first().filter(|_| !on_workers.is_empty()) else {
+            return vec![Finding::ok(
+                "irq_affinity",
+                "no worker's core serves the NIC's interrupts, if there are others",
+            )];
+        };
+        let numbers: Vec<String> = on_workers.iter().map(ToString::to_string).collect();
+        let why = format!(
+            "workers' cores serve the interrupts {} of {name}: there frames are taken in and dispatched in turns",
+            numbers.join(", ")
+        );
+        let fix = format!("for irq in {}; do echo {first} >/proc/irq/$irq/smp_affinity_list; done", numbers.join(" "));
+        return vec![Finding::warn("irq_affinity", why).mend(fix)];
+    }
+    let on: BTreeSet<usize> = interrupts.values().flatten().copied().collect();
+    let (queues, cores) = (interrupts.len(), facts.cores.available.len());
+    if on.len() == 1 && queues > 1 && cores > 1 {
+        let why = format!(
+            "one core serves all {queues} interrupts of {name}, and the program in the kernel runs there alone"
+        );
+        let spread: Vec<String> = interrupts
+            .keys()
+            .zip(facts.cores.available.iter().cycle())
+            .map(|(irq, core)| format!("echo {core} >/proc/irq/{irq}/smp_affinity_list"))
+            .collect();
+        return vec![Finding::warn("irq_affinity", why).mend(spread.join("; "))];
+    }
+    vec![Finding::ok("irq_affinity", "the NIC's interrupts are spread over the cores")]
+}

@@ -1,0 +1,273 @@
+//! The NIC.
+
+use super::cores::assigned;
+use super::host::{dispatcher, engine};
+use crate::admin::finding::Finding;
+use crate::doctor::facts::{Facts, Interface};
+use crate::model::{Engine, Xdp};
+use crate::xdp::Device;
+
+/// The least that a LAN of Ethernet has.
+const LAN_MTU: u32 = 1500;
+
+/// A ring that holds a burst of this many.
+const RING_GOOD: u32 = 1024;
+
+/// Of the interface, where it is there.
+fn of(facts: &Facts, check: impl Fn(&Interface, &str) -> Finding) -> Vec<Finding> {
+    facts.interface.iter().map(|interface| check(interface, &interface.device.interface)).collect()
+}
+
+pub fn exists(facts: &Facts) -> Vec<Finding> {
+    vec![match (&facts.no_interface, &facts.interface) {
+        (Some(why), _) => Finding::fail("interface", why.clone()),
+        (None, Some(Interface { device, .. })) => {
+            Finding::ok("interface", format!("{} ({}), {}", device.interface, device.driver, device.mac))
+        }
+        (None, None) => Finding::ok("interface", "not looked at"),
+    }]
+}
+
+pub fn link(facts: &Facts) -> Vec<Finding> {
+    of(facts, |interface, name| match (interface.up, interface.carrier) {
+        (false, _) => Finding::fail("link", format!("{name} is down")).mend(format!("ip link set {name} up")),
+        (true, Some(false)) => {
+            Finding::fail("link", format!("{name} has no carrier: is the cable in, is the other end up?"))
+        }
+        (true, _) => Finding::ok("link", format!("{name} is up")),
+    })
+}
+
+pub fn master(facts: &Facts) -> Vec<Finding> {
+    of(facts, |interface, name| match &interface.master {
+        None => Finding::ok("master", format!("{name} belongs to no bridge or bond")),
+        Some(master) => {
+            let why = format!(
+                "{name} is a port of {master}: the addresses and routes of this host are not where frames come in"
+            );
+            Finding::fail("master", why).mend(format!("ip link set {name} nomaster"))
+        }
+    })
+}
+
+pub fn mtu(facts: &Facts) -> Vec<Finding> {
+    let most = match engine(facts) {
+        Some(Engine::AfXdp) => Device::LARGEST_MTU,
+        _ => u32::MAX,
+    };
+    of(facts, |interface, name| match interface.device.mtu {
+        mtu if mtu > most => {
+            Finding::fail("mtu", format!("a frame at {name}'s MTU of {mtu} does not fit in AF_XDP's memory"))
+                .mend(format!("ip link set {name} mtu {most}"))
+        }
+        mtu if mtu < LAN_MTU => {
+            let why = format!("{name} has an MTU of {mtu}, less than the LAN: full packets of clients are lost");
+            Finding::warn("mtu", why).mend(format!("ip link set {name} mtu {LAN_MTU}"))
+        }
+        mtu => Finding::ok("mtu", mtu.to_string()),
+    })
+}
+
+/// `ethtool -L`, in the words that the driver takes.
+fn set_queues(interface: &Interface, queues: usize) -> String {
+    let name = &interface.device.interface;
+    match interface.most_combined {
+        Some(0) => format!("ethtool -L {name} rx {queues} tx {queues}"),
+        _ => format!("ethtool -L {name} combined {queues}"),
+    }
+}
+
+pub fn queues(facts: &Facts) -> Vec<Finding> {
+    let (listed, available) =
+        (dispatcher(facts).and_then(|dispatcher| dispatcher.cores.as_ref()), &facts.cores.available);
+    of(facts, |interface, name| {
+        let (queues, transmit) = (interface.device.queues, interface.device.transmit_queues);
+        let workers = facts.running.as_ref().filter(|_| facts.dispatches()).map(|running| running.status.workers.len());
+        if let (Some(workers), Some(Ok(_))) = (workers, assigned(facts))
+            && (queues as usize) > workers
+        {
+            let why = format!(
+                "{name} has {queues} receive queues, and {workers} have a worker: what comes to the others is lost"
+            );
+            return Finding::fail("queues", why).mend(set_queues(interface, workers));
+        }
+        match assigned(facts) {
+            Some(_) if transmit < queues => {
+                let why = format!(
+                    "{name} has {queues} receive queues and {transmit} to transmit: a worker needs one of each"
+                );
+                Finding::fail("queues", why).mend(set_queues(interface, transmit as usize))
+            }
+            Some(Err(error)) => {
+                let why = error.to_string();
+                let fits = listed.map_or(available.len(), Vec::len);
+                let why = why.split_once("; ").map_or(why.as_str(), |(why, _)| why).to_owned();
+                match listed.is_some_and(|listed| listed.iter().any(|core| !available.contains(core))) {
+                    true => Finding::fail("queues", format!("{why}: list others in `cores`")),
+                    false => Finding::fail("queues", why).mend(set_queues(interface, fits)),
+                }
+            }
+            Some(Ok(cores)) => {
+                Finding::ok("queues", format!("{queues}, with workers on cores {}", crate::host::cores::list(&cores)))
+            }
+            None => Finding::ok("queues", queues.to_string()),
+        }
+    })
+}
+
+pub fn native(facts: &Facts) -> Vec<Finding> {
+    if engine(facts) == Some(Engine::Dpdk) {
+        return Vec::new();
+    }
+    let xdp = dispatcher(facts).and_then(|dispatcher| dispatcher.xdp);
+    of(facts, |interface, name| {
+        let driver = &interface.device.driver;
+        match (interface.features.is_known(), interface.features.is_native(), xdp) {
+            (_, true, Some(Xdp::Generic)) => Finding::warn(
+                "xdp",
+                format!("xdp = \"generic\" in [dispatcher], and {driver} runs XDP itself, much faster: leave it out"),
+            ),
+            (true, false, Some(Xdp::Native)) => Finding::fail(
+                "xdp",
+                format!("xdp = \"native\" in [dispatcher], and {driver} runs no XDP as {name} is now"),
+            ),
+            (true, false, _) => Finding::warn(
+                "xdp",
+                format!("{driver} runs no XDP as {name} is now: the kernel does it in its place, which is slow"),
+            ),
+            (true, true, _) => Finding::ok("xdp", format!("{driver} runs XDP programs")),
+            (false, ..) => Finding::ok("xdp", "this kernel does not say (before 6.3)"),
+        }
+    })
+}
+
+pub fn zero_copy(facts: &Facts) -> Vec<Finding> {
+    if engine(facts) != Some(Engine::AfXdp) {
+        return Vec::new();
+    }
+    of(facts, |interface, _| {
+        let driver = &interface.device.driver;
+        match (interface.features.is_known(), interface.features.zero_copies()) {
+            (true, false) => Finding::warn(
+                "zero_copy",
+                format!(
+                    "{driver} has no AF_XDP zero copy: each frame is copied twice; engine = \"xdp\" is faster here"
+                ),
+            ),
+            (true, true) => Finding::ok("zero_copy", format!("{driver} has it")),
+            (false, _) => Finding::ok("zero_copy", "this kernel does not say (before 6.3)"),
+        }
+    })
+}
+
+pub fn transmits(facts: &Facts) -> Vec<Finding> {
+    let generic = dispatcher(facts).and_then(|dispatcher| dispatcher.xdp) == Some(Xdp::Generic);
+    if engine(facts) != Some(Engine::Xdp) || generic {
+        return Vec::new();
+    }
+    of(facts, |interface, name| match interface.device.driver == "veth" && !interface.features.transmits() {
+        true => Finding::warn(
+            "xdp_transmit",
+            format!(
+                "{name} is a veth whose other end has no GRO: native XDP sends nothing there; PEER is the other end"
+            ),
+        )
+        .mend("ethtool -K PEER gro on"),
+        false => Finding::ok("xdp_transmit", "what the program forwards is sent"),
+    })
+}
+
+pub fn program(facts: &Facts) -> Vec<Finding> {
+    let dispatches = facts.dispatches();
+    of(facts, |interface, name| match interface.program {
+        None if dispatches && engine(facts) != Some(Engine::Dpdk) => {
+            let why =
+                format!("a dispatcher runs, and its program is not on {name}: nothing is dispatched; start it again");
+            Finding::fail("xdp_program", why)
+        }
+        None => Finding::ok("xdp_program", format!("no XDP program is on {name}")),
+        Some(_) if dispatches => Finding::ok("xdp_program", "the dispatcher's"),
+        Some(number) if interface.program_is_ours => Finding::ok(
+            "xdp_program",
+            format!("program {number}, which a dispatcher has left; the next one takes it over"),
+        ),
+        Some(number) => {
+            let why = format!("XDP program {number} is on {name}, and not the dispatcher's: `oneip run` is refused");
+            Finding::fail("xdp_program", why).mend(format!("ip link set dev {name} xdp off"))
+        }
+    })
+}
+
+pub fn ring(facts: &Facts) -> Vec<Finding> {
+    of(facts, |interface, name| match interface.ring {
+        Some((now, most)) if now < RING_GOOD && now < most => {
+            let why =
+                format!("a receive ring of {name} holds {now} frames, and could hold {most}: short bursts are lost");
+            Finding::warn("ring", why).mend(format!("ethtool -G {name} rx {}", most.min(4096)))
+        }
+        Some((now, _)) => Finding::ok("ring", format!("{now} frames")),
+        None => Finding::ok("ring", "the driver has none to set"),
+    })
+}
+
+pub fn rss(facts: &Facts) -> Vec<Finding> {
+    of(facts, |interface, name| match &interface.spread_over {
+        Some(used) if used.len() < interface.device.queues as usize && interface.device.queues > 1 => {
+            let why =
+                format!("RSS spreads packets over {} of {} queues of {name}", used.len(), interface.device.queues);
+            Finding::warn("rss", why).mend(format!("ethtool -X {name} equal {}", interface.device.queues))
+        }
+        Some(used) => Finding::ok("rss", format!("over {} queues", used.len())),
+        None => Finding::ok("rss", "the driver has none"),
+    })
+}
+
+pub fn flow_rules(facts: &Facts) -> Vec<Finding> {
+    of(facts, |interface, name| match interface.flow_rules {
+        Some(0) | None => Finding::ok("flow_rules", "none"),
+        Some(count) => {
+            let why = format!(
+                "{count} rules of {name} steer flows past RSS (ethtool -n {name}): clients may pile up on a queue"
+            );
+            Finding::warn("flow_rules", why).mend(format!("ethtool -K {name} ntuple off"))
+        }
+    })
+}
+
+pub fn gro(facts: &Facts) -> Vec<Finding> {
+    // In the driver, XDP comes before GRO.
+    let generic = dispatcher(facts).is_some_and(|dispatcher| dispatcher.xdp == Some(Xdp::Generic));
+    of(facts, |interface, name| match interface.gro {
+        Some(true) if generic || !interface.features.is_native() => {
+            let why = format!(
+                "the kernel merges packets on {name} before generic XDP sees them: what is longer than the MTU is lost"
+            );
+            Finding::warn("gro", why).mend(format!("ethtool -K {name} gro off"))
+        }
+        _ => Finding::ok("gro", "in nobody's way"),
+    })
+}
+
+pub fn lro(facts: &Facts) -> Vec<Finding> {
+    of(facts, |interface, name| match interface.lro {
+        Some(true) => {
+            let why =
+                format!("{name} merges packets itself: what is longer than the MTU is lost, and XDP may be refused");
+            Finding::fail("lro", why).mend(format!("ethtool -K {name} lro off"))
+        }
+        _ => Finding::ok("lro", "off"),
+    })
+}
+
+pub fn vlan_stripping(facts: &Facts) -> Vec<Finding> {
+    of(facts, |interface, name| match interface.device.strips_vlan_tags {
+        Some(true) => {
+            let why = format!(
+                "{name} takes VLAN tags out of received frames: what comes from a VLAN is sent on without its tag"
+            );
+            Finding::warn("vlan_stripping", why).mend(format!("ethtool -K {name} rxvlan off"))
+        }
+        Some(false) => Finding::ok("vlan_stripping", "off"),
+        None => Finding::ok("vlan_stripping", "the driver does not say"),
+    })
+}

@@ -1,0 +1,293 @@
+//! Addresses, routes, rules, neighbours, and what was heard.
+
+use super::host::dispatcher;
+use crate::admin::finding::Finding;
+use crate::control::neighbours::{Detour, OffLink};
+use crate::doctor::facts::{Facts, Heard};
+use crate::doctor::read::network::setting;
+use crate::limits::HEALTH_PORTS;
+use crate::model::{Health, Mac, Plan, Via};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// By chance a finished checksum looks like an unfinished one: so many do not.
+const UNFINISHED_LEAST: u64 = 2;
+
+fn name(facts: &Facts) -> &str {
+    dispatcher(facts).map_or("", |dispatcher| dispatcher.interface.as_str())
+}
+
+fn serves(facts: &Facts, ipv4: bool) -> bool {
+    facts.plan.iter().flat_map(|plan| &plan.services).any(|service| service.address.is_ipv4() == ipv4)
+}
+
+/// Whether servers are checked by way of the cluster address.
+fn probes(plan: &Plan) -> bool {
+    plan.services.iter().any(|service| matches!(service.health, Some(Health { via: Via::Service, .. })))
+}
+
+fn most(by: &BTreeMap<Mac, u64>) -> Option<(Mac, u64)> {
+    by.iter().max_by_key(|(_, count)| **count).map(|(mac, count)| (*mac, *count))
+}
+
+pub fn heard_unfinished(facts: &Facts) -> Vec<Finding> {
+    let Some(Heard { seconds, frames, unfinished, long, .. }) = &facts.heard else { return Vec::new() };
+    let unfinished = most(unfinished).filter(|(_, count)| *count >= UNFINISHED_LEAST);
+    let Some((from, _)) = unfinished.or(most(long)) else {
+        return vec![Finding::ok("checksums", format!("finished, in {frames} frames within {seconds:.1} s"))];
+    };
+    let what = if unfinished.is_some() { "with unfinished checksums" } else { "longer than the MTU" };
+    let why = format!(
+        "{from} sends frames {what}, as veth and virtio do for a card to finish: sent on from here, servers drop them; on that machine"
+    );
+    let fix = format!(
+        "grep -l {from} /sys/class/net/*/address | cut -d/ -f5 | xargs -I{{}} ethtool -K {{}} tx off tso off gso off gro off"
+    );
+    vec![Finding::fail("checksums", why).mend(fix)]
+}
+
+pub fn heard_redirects(facts: &Facts) -> Vec<Finding> {
+    let Some(heard) = &facts.heard else { return Vec::new() };
+    let Some((from, count)) = most(&heard.redirects) else {
+        return vec![Finding::ok("redirects_seen", "none")];
+    };
+    let why = format!(
+        "{from} has sent {count} ICMP redirects: a router that tells hosts a shorter way leads clients on the LAN past the \
+         dispatcher; on that machine, for its interface too"
+    );
+    vec![Finding::warn("redirects_seen", why).mend("sysctl -w net.ipv4.conf.all.send_redirects=0")]
+}
+
+pub fn cluster_address(facts: &Facts) -> Vec<Finding> {
+    let held = facts.network.held.iter().map(|(address, prefix, interface)| {
+        let why =
+            format!("this host has the cluster address {address} itself, on {interface}: its kernel answers clients");
+        Finding::fail("cluster_address", why).mend(format!("ip address del {address}/{prefix} dev {interface}"))
+    });
+    let held: Vec<Finding> = held.collect();
+    if held.is_empty() { vec![Finding::ok("cluster_address", "this host does not have it")] } else { held }
+}
+
+pub fn forwarding(facts: &Facts) -> Vec<Finding> {
+    let network = &facts.network;
+    let families = [
+        ("ip_forward", "IPv4", network.ip_forward, "net.ipv4.ip_forward", true),
+        ("ipv6_forwarding", "IPv6", network.ipv6_forwarding, "net.ipv6.conf.all.forwarding", false),
+    ];
+    let concerned = families.into_iter().filter(|(.., ipv4)| serves(facts, *ipv4));
+    let judge = |(name, family, value, sysctl, _): (&str, &str, Option<i64>, &str, bool)| match value {
+        Some(value) if value != 0 => {
+            let why = format!(
+                "this host forwards {family}: while oneip is not running it sends clients' packets back to the router; unless it \
+                 must be a router"
+            );
+            Finding::warn(name, why).mend(format!("sysctl -w {sysctl}=0"))
+        }
+        _ => Finding::ok(name, "off"),
+    };
+    concerned.map(judge).collect()
+}
+
+pub fn ipv6_disabled(facts: &Facts) -> Vec<Finding> {
+    if !serves(facts, false) {
+        return Vec::new();
+    }
+    let name = name(facts);
+    vec![match facts.network.ipv6_disabled {
+        Some(1) => Finding::fail("ipv6_disabled", format!("IPv6 is off on {name}, and there are IPv6 servers"))
+            .mend(format!("sysctl -w net/ipv6/conf/{name}/disable_ipv6=0")),
+        _ => Finding::ok("ipv6_disabled", format!("IPv6 is on at {name}")),
+    }]
+}
+
+/// The kernel sends them if either of the two says so (`IN_DEV_TX_REDIRECTS`, include/linux/inetdevice.h).
+pub fn send_redirects(facts: &Facts) -> Vec<Finding> {
+    let on: Vec<&str> = ["all", name(facts)]
+        .into_iter()
+        .zip(facts.network.send_redirects)
+        .filter(|(_, value)| value.is_some_and(|value| value != 0))
+        .map(|(of, _)| of)
+        .collect();
+    if on.is_empty() {
+        return vec![Finding::ok("send_redirects", "off, for all and for the interface")];
+    }
+    let fixes: Vec<String> = on.iter().map(|of| setting(of, "send_redirects", 0)).collect();
+    let why = format!(
+        "send_redirects of {} is on: should this host forward, it tells the router to send clients' packets elsewhere",
+        on.join(" and ")
+    );
+    vec![Finding::warn("send_redirects", why).mend(fixes.join(" && "))]
+}
+
+/// `fib_validate_source`, net/ipv4/fib_frontend.c: the answers of servers to checks come from the cluster address.
+pub fn rp_filter(facts: &Facts) -> Vec<Finding> {
+    let strictness = facts.network.rp_filter.into_iter().flatten().max().unwrap_or(0);
+    let name = name(facts);
+    if strictness == 0 || !facts.plan.as_ref().is_some_and(probes) {
+        return vec![Finding::ok("rp_filter", format!("it is {strictness}, and in nobody's way"))];
+    }
+    let drops = facts.network.cluster_routes.iter().find(|(_, device)| match device {
+        None => true,
+        Some(device) => strictness == 1 && device != name && !device.starts_with(&format!("{name}.")),
+    });
+    let Some((cluster, device)) = drops else {
+        return vec![Finding::ok("rp_filter", format!("it is {strictness}, and takes what servers answer"))];
+    };
+    let (where_to, value) = match device {
+        Some(device) => (format!("the route to it leads out of {device}"), 2),
+        None => ("there is no route to it".to_owned(), 0),
+    };
+    let why = format!(
+        "rp_filter is {strictness} on {name}: it drops what servers answer to checks of {cluster}, for {where_to}"
+    );
+    let fix = match value {
+        2 => setting(name, "rp_filter", 2),
+        _ => format!("{} && {}", setting("all", "rp_filter", 0), setting(name, "rp_filter", 0)),
+    };
+    vec![Finding::fail("rp_filter", why).mend(fix)]
+}
+
+pub fn proxy_arp(facts: &Facts) -> Vec<Finding> {
+    let on = ["all", name(facts)].into_iter().zip(facts.network.proxy_arp);
+    let on: Vec<&str> = on.filter(|(_, value)| value.is_some_and(|value| value != 0)).map(|(of, _)| of).collect();
+    if on.is_empty() {
+        return vec![Finding::ok("proxy_arp", "off")];
+    }
+    let fixes: Vec<String> = on.iter().map(|of| setting(of, "proxy_arp", 0)).collect();
+    let why = format!("proxy_arp of {} is on: this host answers ARP for the servers too", on.join(" and "));
+    vec![Finding::warn("proxy_arp", why).mend(fixes.join(" && "))]
+}
+
+/// Direct server return needs each server on the link.
+pub fn routes(facts: &Facts) -> Vec<Finding> {
+    let off = &facts.network.off_link;
+    let is_elsewhere = |off: &&OffLink| matches!(off.detour, Detour::Gateway { .. } | Detour::Device { .. });
+    let finding = |name: &str, off: &OffLink| {
+        let OffLink { address, interface, detour, .. } = off;
+        let finding = Finding::fail(name, off.to_string());
+        match detour {
+            Detour::Own | Detour::Group => finding,
+            _ => finding.mend(format!(
+                "ip route replace {address}/{} dev {interface}",
+                if address.is_ipv4() { 32 } else { 128 }
+            )),
+        }
+    };
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut add = |name: &str, all: Vec<&OffLink>, good: &str| match all.as_slice() {
+        [] => findings.push(Finding::ok(name, good)),
+        all => findings.extend(all.iter().map(|off| finding(name, off))),
+    };
+    add("routes", off.iter().filter(|off| !is_elsewhere(off)).collect(), "there is a route to each server");
+    add("same_link", off.iter().filter(is_elsewhere).collect(), "each server is on the interface's link");
+    findings
+}
+
+pub fn neighbours(facts: &Facts) -> Vec<Finding> {
+    let configured = |address: &IpAddr| {
+        let servers = facts.plan.iter().flat_map(|plan| &plan.services).flat_map(|service| &service.servers);
+        servers.into_iter().find(|server| server.address == *address).and_then(|server| server.mac)
+    };
+    let bad = facts.network.neighbours.iter().filter_map(|(server, address, mac)| match (configured(address), mac) {
+        (Some(said), Some(real)) if said != *real => Some(Finding::fail(
+            "neighbours",
+            format!("server {server} {address} is at {real}, and the configuration sends to {said}: correct its `mac`"),
+        )),
+        (Some(_), _) | (None, Some(_)) => None,
+        (None, None) => Some(Finding::fail(
+            "neighbours",
+            format!(
+                "server {server} {address} does not answer ARP or neighbour discovery: it is off, or on another link"
+            ),
+        )),
+    });
+    let bad: Vec<Finding> = bad.collect();
+    if bad.is_empty() { vec![Finding::ok("neighbours", "the MAC of each server is known")] } else { bad }
+}
+
+/// A router with proxy ARP answers for servers, and frames go in a circle; an entry by hand may be another machine's.
+pub fn shared_macs(facts: &Facts) -> Vec<Finding> {
+    let network = &facts.network;
+    let own = facts.interface.as_ref().map(|interface| interface.device.mac);
+    let whose = |server: &str, address: &IpAddr, mac: Mac| -> Option<String> {
+        if own == Some(mac) {
+            return Some("this host's own".to_owned());
+        }
+        if let Some((gateway, _)) = network.gateways.iter().find(|(gateway, at)| *at == mac && gateway != address) {
+            return Some(format!("the router's, {gateway}"));
+        }
+        // The same server has addresses of both families, under one name or two.
+        let other = network
+            .neighbours
+            .iter()
+            .find(|(name, other, at)| *at == Some(mac) && name != server && other.is_ipv4() == address.is_ipv4());
+        other.map(|(name, ..)| format!("that of server {name} too"))
+    };
+    let bad = network.neighbours.iter().filter_map(|(server, address, mac)| {
+        let mac = (*mac)?;
+        let whose = whose(server, address, mac)?;
+        let why = format!("server {server} {address} is at {mac}, which is {whose}: proxy ARP, or an entry by hand");
+        Some(Finding::fail("server_macs", why).mend(format!("ip neigh del {address} dev {}", name(facts))))
+    });
+    // Of two that share one, who is wrong is not known: both are told.
+    let bad: Vec<Finding> = bad.collect();
+    if bad.is_empty() { vec![Finding::ok("server_macs", "each server has its own")] } else { bad }
+}
+
+pub fn neighbour_table(facts: &Facts) -> Vec<Finding> {
+    let count = |ipv4: bool| {
+        let servers = facts.plan.iter().flat_map(|plan| &plan.services).flat_map(|service| &service.servers);
+        servers.into_iter().filter(|server| server.address.is_ipv4() == ipv4).count() as i64
+    };
+    let families = [("ipv4", count(true)), ("ipv6", count(false))].into_iter().zip(facts.host.neighbours_most);
+    let small = families.filter(|((_, servers), most)| most.is_some_and(|most| most < 2 * servers));
+    let small: Vec<Finding> = small
+        .map(|((family, servers), most)| {
+            let (most, better) = (most.unwrap_or(0), (4 * servers).max(1024));
+            let why =
+                format!("the kernel's {family} neighbour table has room for {most}, and there are {servers} servers");
+            let key = format!("net.{family}.neigh.default.gc_thresh");
+            Finding::warn("neighbour_table", why).mend(format!("sysctl -w {key}3={better} {key}2={better}"))
+        })
+        .collect();
+    if small.is_empty() { vec![Finding::ok("neighbour_table", "large enough")] } else { small }
+}
+
+pub fn port_range(facts: &Facts) -> Vec<Finding> {
+    let (Some((_, last)), Some(plan)) = (facts.network.port_range, &facts.plan) else { return Vec::new() };
+    let (first, end) = HEALTH_PORTS;
+    if last < first || !probes(plan) {
+        return vec![Finding::ok("port_range", "the kernel gives others no ports of the checks")];
+    }
+    let why =
+        format!("the kernel gives this host's other connections ports up to {last}, and checks use {first} to {end}");
+    vec![Finding::warn("port_range", why).mend("sysctl -w net.ipv4.ip_local_port_range='32768 60999'")]
+}
+
+pub fn probe_rules(facts: &Facts) -> Vec<Finding> {
+    let (network, Some(plan)) = (&facts.network, &facts.plan) else { return Vec::new() };
+    if let Some(first) = network.rules_before.first().filter(|_| probes(plan)) {
+        let why = "a rule of this host takes packets before the checks' own rule does: servers are not checked";
+        return vec![Finding::fail("probe_rules", why).mend(first.clone())];
+    }
+    let there = network.probe_rules.iter().sum::<usize>();
+    if facts.running.is_none() && facts.no_answer.is_none() && there > 0 {
+        let why = format!(
+            "{there} rules of the checks are there, and no dispatcher runs: one was killed; the next start takes them away too"
+        );
+        let fix = "ip rule flush protocol 111; ip -6 rule flush protocol 111; ip route flush table all proto 111; \
+                   ip -6 route flush table all proto 111";
+        return vec![Finding::warn("probe_rules", why).mend(fix)];
+    }
+    let missing = [true, false].into_iter().zip(network.probe_rules).any(|(ipv4, rules)| {
+        let of = |service: &&crate::model::Service| service.address.is_ipv4() == ipv4;
+        let probed =
+            plan.services.iter().filter(of).any(|s| matches!(s.health, Some(Health { via: Via::Service, .. })));
+        probed && rules == 0
+    });
+    if facts.dispatches() && missing && probes(plan) {
+        let why = "the rules of the checks are missing: servers are unchecked until the dispatcher has put them back";
+        return vec![Finding::fail("probe_rules", why)];
+    }
+    vec![Finding::ok("probe_rules", if there > 0 { "in place" } else { "none, and none needed now" })]
+}

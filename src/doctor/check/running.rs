@@ -1,0 +1,196 @@
+//! A process that dispatches.
+
+use crate::admin::finding::Finding;
+use crate::admin::status::{ServerStatus, ServiceStatus, State};
+use crate::doctor::facts::{Facts, Running};
+use crate::verdict::Reason;
+
+/// Connection attempts after which an answer should have shown.
+const ATTEMPTS: u64 = 10;
+
+fn of(facts: &Facts, check: impl Fn(&Running) -> Vec<Finding>) -> Vec<Finding> {
+    facts.running.as_ref().map(check).unwrap_or_default()
+}
+
+/// What is wrong with servers, or that nothing is.
+fn servers_of(
+    facts: &Facts,
+    name: &str,
+    good: &str,
+    bad: impl Fn(&ServiceStatus, &ServerStatus) -> Option<Finding>,
+) -> Vec<Finding> {
+    of(facts, |running| {
+        let all = running
+            .status
+            .services
+            .iter()
+            .flat_map(|service| service.servers.iter().map(move |server| (service, server)));
+        let found: Vec<Finding> = all.filter_map(|(service, server)| bad(service, server)).collect();
+        if found.is_empty() { vec![Finding::ok(name, good)] } else { found }
+    })
+}
+
+fn socket(facts: &Facts) -> String {
+    let plan = facts.plan.as_ref().filter(|plan| plan.admin.socket_given);
+    plan.map_or(String::new(), |plan| format!(" --socket {}", plan.admin.socket.display()))
+}
+
+pub fn process(facts: &Facts) -> Vec<Finding> {
+    if let Some(why) = &facts.no_answer {
+        return vec![Finding::fail("process", why.clone())];
+    }
+    of(facts, |running| {
+        let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &running.status.version);
+        if theirs != ours {
+            let why = format!("oneip {theirs} runs, and this is {ours}: after an update, start it again");
+            return vec![Finding::warn("process", why).mend("systemctl restart oneip")];
+        }
+        vec![Finding::ok("process", format!("process {} answers", running.status.pid))]
+    })
+}
+
+pub fn reload(facts: &Facts) -> Vec<Finding> {
+    of(facts, |running| match &running.reload {
+        None => Vec::new(),
+        Some(Err(why)) => vec![Finding::fail("reload", format!("a reload would be refused: {why}"))],
+        Some(Ok(changes)) if changes.iter().all(|change| change.contains("nothing")) => {
+            vec![Finding::ok("reload", "it runs by the file as it is")]
+        }
+        Some(Ok(changes)) => {
+            let why = format!("the file says otherwise than what runs: {}", changes.join("; ").replace('\n', " "));
+            vec![Finding::warn("reload", why).mend(format!("oneip ctl{} reload", socket(facts)))]
+        }
+    })
+}
+
+pub fn workers(facts: &Facts) -> Vec<Finding> {
+    of(facts, |running| {
+        if running.status.engine.as_deref() == Some("xdp") {
+            return Vec::new();
+        }
+        let bad = running.status.workers.iter().filter_map(|worker| {
+            let at = format!("worker {} on core {}", worker.worker, worker.core);
+            match (worker.turns, worker.stuck) {
+                (false, _) => {
+                    Some(Finding::fail("workers", format!("{at} does not turn: something else has its core")))
+                }
+                (true, true) => {
+                    Some(Finding::fail("workers", format!("{at} cannot send: the link is down, or the NIC hangs")))
+                }
+                (true, false) => None,
+            }
+        });
+        let bad: Vec<Finding> = bad.collect();
+        if bad.is_empty() { vec![Finding::ok("workers", "all turn")] } else { bad }
+    })
+}
+
+/// What an operator does about a reason: in words, and by a command.
+fn advice(reason: Reason) -> (&'static str, Option<&'static str>) {
+    match reason {
+        Reason::NoService => ("add the port to `ports`, or have the router send only what is served", None),
+        Reason::Malformed => ("capture on the router: a broken sender, or frames that something cut", None),
+        Reason::Loop => ("on the server that sends them back", Some("oneip server add -c FILE")),
+        Reason::Ttl => ("a routing loop in front of the dispatcher, or a traceroute", None),
+        Reason::NoServer => ("every server is down, drained, or has weight 0", Some("oneip ctl status")),
+        Reason::Unresolved => ("the servers do not answer ARP or neighbour discovery", Some("ip neigh show")),
+        Reason::TxFull => ("the link is full or down; more queues, or zero copy", None),
+        Reason::RxFull => ("a worker is too slow: more queues and cores, or engine = \"xdp\" without zero copy", None),
+        Reason::Stray => ("just after a service was removed; the router's route is not needed any more", None),
+        Reason::PassFull => ("DPDK: the way to the kernel is full or down", None),
+        Reason::OtherServer => ("as it should be", None),
+    }
+}
+
+pub fn drops(facts: &Facts) -> Vec<Finding> {
+    of(facts, |running| {
+        let rising = running.drops.iter().filter(|(_, count)| **count > 0);
+        let known = rising.filter_map(|(name, count)| {
+            Reason::ALL.into_iter().find(|reason| reason.name() == name).map(|reason| (reason, *count))
+        });
+        let bad = known.filter(|(reason, _)| *reason != Reason::OtherServer).map(|(reason, count)| {
+            let (what, fix) = advice(reason);
+            let why = format!("{count} frames dropped within {:.1} s: {}; {what}", running.seconds, reason.help());
+            let name = format!("drops_{reason}");
+            let finding = match reason {
+                Reason::NoServer | Reason::Unresolved | Reason::Loop => Finding::fail(&name, why),
+                _ => Finding::warn(&name, why),
+            };
+            match fix {
+                Some(fix) => finding.mend(fix),
+                None => finding,
+            }
+        });
+        let bad: Vec<Finding> = bad.collect();
+        let total: u64 = running.status.dropped.values().sum();
+        if bad.is_empty() { vec![Finding::ok("drops", format!("none now, {total} since the start"))] } else { bad }
+    })
+}
+
+pub fn servers(facts: &Facts) -> Vec<Finding> {
+    servers_of(facts, "servers", "all that should take clients do", |service, server| {
+        let other_is_up =
+            service.servers.iter().any(|other| other.state == State::Up && other.weight > 0 && other.mac.is_some());
+        let why = match server.state {
+            State::Down | State::Held => format!("{}: {}", server.state.name(), server.why),
+            State::Up if server.mac.is_none() && facts.running.as_ref().is_some_and(|r| r.status.server.is_none()) => {
+                format!("its MAC is not known: {}", server.why)
+            }
+            State::Disabled | State::Drained => format!("{} by an operator", server.state.name()),
+            _ => return None,
+        };
+        let why = format!("server {} of {}: {why}", server.name, service.name);
+        let by_order = match server.state {
+            State::Disabled => Some("enable"),
+            State::Drained => Some("undrain"),
+            _ => None,
+        };
+        let finding = if other_is_up { Finding::warn("servers", why) } else { Finding::fail("servers", why) };
+        Some(match by_order {
+            Some(verb) => finding.mend(format!("oneip ctl{} {verb} {}", socket(facts), server.name)),
+            None => finding,
+        })
+    })
+}
+
+pub fn unchecked(facts: &Facts) -> Vec<Finding> {
+    // Its cause is told by itself.
+    if facts.plan.is_some() && !facts.network.rules_before.is_empty() {
+        return Vec::new();
+    }
+    servers_of(facts, "unchecked", "every server that is to be checked is", |service, server| {
+        let check = server.check.as_ref()?;
+        let (why, seconds) = (check.unchecked.as_ref()?, check.unchecked_s.unwrap_or(0.0));
+        let text = format!("server {} of {} is unchecked since {seconds:.0} s: {why}", server.name, service.name);
+        Some(Finding::warn("unchecked", text))
+    })
+}
+
+/// A client goes on after the first packet of its connection when it has got an answer. Where none does, no answer comes there.
+pub fn silent(facts: &Facts) -> Vec<Finding> {
+    servers_of(facts, "silent_servers", "connections go on behind their first packet", |service, server| {
+        if server.new_flows < ATTEMPTS || server.frames > server.new_flows {
+            return None;
+        }
+        let why = format!(
+            "server {} of {} got {} first packets of connections, and not one second packet: its answers do not reach clients (alias, \
+             firewall, gateway, listening?); on that server",
+            server.name, service.name, server.new_flows
+        );
+        Some(Finding::fail("silent_servers", why).mend(format!("oneip doctor -c FILE --server {}", server.name)))
+    })
+}
+
+pub fn unwatched(facts: &Facts) -> Vec<Finding> {
+    let Some(plan) = &facts.plan else { return Vec::new() };
+    let unwatched = plan.services.iter().filter(|service| service.health.is_none() && service.servers.len() > 1);
+    let names: Vec<&str> = unwatched.map(|service| service.name.as_str()).collect();
+    if names.is_empty() {
+        return vec![Finding::ok("health", "the servers of each service are checked")];
+    }
+    let why = format!(
+        "nobody checks the servers of {}: one that fails goes on getting clients; add [service.health]",
+        names.join(", ")
+    );
+    vec![Finding::warn("health", why)]
+}
