@@ -42,6 +42,8 @@ systemd         /lib/systemd/systemd-journald
 nftables        nft
 bird2           bird
 keepalived      keepalived
+libcap2-bin     setcap
+util-linux      setpriv
 END
     [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
     [[ -z $package ]] || printf '%s\n' "lintian lintian" "shellcheck shellcheck" "dpkg-dev dpkg-shlibdeps"

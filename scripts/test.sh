@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # These tests have networks of their own (as root), and mostly wait: they run beside the others.
-readonly NETWORKS=(health lab neighbours quickstart server_verb soak)
+readonly NETWORKS=(doctor health lab neighbours quickstart server_verb soak)
 # These load the kernel or take a core, or build: --quick leaves them out too.
 readonly MACHINES=(af_xdp bench filter package pktgen steer)
 # In a machine of its own, which qemu emulates.

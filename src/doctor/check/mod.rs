@@ -9,6 +9,8 @@ mod host;
 mod interface;
 mod network;
 mod running;
+#[cfg(test)]
+mod tests;
 
 use super::facts::Facts;
 use crate::admin::finding::Finding;

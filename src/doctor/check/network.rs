@@ -126,7 +126,10 @@ pub fn rp_filter(facts: &Facts) -> Vec<Finding> {
     if strictness == 0 || !facts.plan.as_ref().is_some_and(probes) {
         return vec![Finding::ok("rp_filter", format!("it is {strictness}, and in nobody's way"))];
     }
-    let drops = facts.network.cluster_routes.iter().find(|(_, device)| match device {
+    // An address of this host's own has no route; that is told by itself.
+    let held = |cluster: &IpAddr| facts.network.held.iter().any(|(held, ..)| held == cluster);
+    let others = facts.network.cluster_routes.iter().filter(|(cluster, _)| !held(cluster));
+    let drops = others.into_iter().find(|(_, device)| match device {
         None => true,
         Some(device) => strictness == 1 && device != name && !device.starts_with(&format!("{name}.")),
     });

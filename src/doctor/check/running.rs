@@ -53,10 +53,13 @@ pub fn reload(facts: &Facts) -> Vec<Finding> {
     of(facts, |running| match &running.reload {
         None => Vec::new(),
         Some(Err(why)) => vec![Finding::fail("reload", format!("a reload would be refused: {why}"))],
-        Some(Ok(changes)) if changes.iter().all(|change| change.contains("nothing")) => {
-            vec![Finding::ok("reload", "it runs by the file as it is")]
-        }
-        Some(Ok(changes)) => {
+        Some(Ok(lines)) => {
+            // What is said besides is no change.
+            let is_change = |line: &&String| !line.starts_with("dry run: ") && !line.starts_with("warning: ");
+            let changes: Vec<String> = lines.iter().filter(is_change).cloned().collect();
+            if changes.is_empty() {
+                return vec![Finding::ok("reload", "it runs by the file as it is")];
+            }
             let why = format!("the file says otherwise than what runs: {}", changes.join("; ").replace('\n', " "));
             vec![Finding::warn("reload", why).mend(format!("oneip ctl{} reload", socket(facts)))]
         }

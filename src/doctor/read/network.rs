@@ -91,7 +91,11 @@ async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, netwo
         }
     }
     for (address, (device, name)) in devices {
-        network.neighbours.push((name, address, known.get(&(device, address)).copied()));
+        let mac = known.get(&(device, address)).copied();
+        // Of one that nobody has asked for nothing is known.
+        if ask || mac.is_some() {
+            network.neighbours.push((name, address, mac));
+        }
     }
     for far in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
         let route = lookup(handle, far, None).await?.and_then(|route| netlink::Path::of(&route));

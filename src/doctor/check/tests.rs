@@ -1,0 +1,314 @@
+//! Each check with facts in which one thing is wrong.
+
+use super::all;
+use crate::admin::finding::Grade;
+use crate::admin::status::{CheckStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
+use crate::config;
+use crate::control::neighbours::{Detour, OffLink};
+use crate::doctor::facts::{Facts, Heard, Interface, Running};
+use crate::model::{Engine, Mac, Xdp};
+use crate::xdp::{Device, Features};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+const CONFIG: &str = r#"
+[cluster]
+hash_key = "5b2f9d0c71e84a6d93f05ce2187ab46d"
+[dispatcher]
+interface = "eth1"
+cores = [2, 3]
+[[service]]
+name = "web"
+address = "203.0.113.80"
+[service.health]
+type = "tcp"
+port = 80
+[[service.server]]
+name = "web1"
+address = "192.0.2.11"
+[[service.server]]
+name = "web2"
+address = "192.0.2.12"
+"#;
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// A NIC with zero copy and two queues, in a host of four cores, with a dispatcher that runs: all is well.
+fn healthy() -> Facts {
+    let plan = config::parse(CONFIG, "cluster.toml").expect("it is right").plan;
+    let mut facts = Facts { plan: Some(plan), ..Facts::default() };
+    let host = &mut facts.host;
+    (host.kernel, host.has_af_xdp, host.jit) = (Some("6.18.1-amd64".into()), Some(true), Some(1));
+    (host.missing, host.memory_lock) = (Some(Vec::new()), Some((64 << 10, true)));
+    (host.has_bpf_fs, host.huge_pages, host.irqbalance) = (Some(true), Some(16), Some(false));
+    (host.clock_source, host.clock_sources) = (Some("tsc".into()), Some("tsc hpet".into()));
+    host.neighbours_most = [Some(1024); 2];
+    facts.cores.available = vec![0, 1, 2, 3];
+    facts.cores.isolated = vec![2, 3];
+    for core in 0..4 {
+        facts.cores.governor.insert(core, "performance".into());
+        facts.cores.idle_us.insert(core, 1);
+        facts.cores.siblings.insert(core, vec![core]);
+    }
+    let device = Device {
+        interface: "eth1".into(),
+        index: 3,
+        driver: "ice".into(),
+        mac: Mac([2, 0, 0, 0, 0, 2]),
+        mtu: 1500,
+        queues: 2,
+        numa_node: Some(0),
+        near_cores: vec![0, 1, 2, 3],
+        strips_vlan_tags: Some(false),
+        transmit_queues: 2,
+    };
+    facts.interface = Some(Interface {
+        device,
+        up: true,
+        carrier: Some(true),
+        master: None,
+        features: Features::new(Some(0b1111)),
+        program: Some(7),
+        program_is_ours: true,
+        gro: Some(true),
+        lro: Some(false),
+        ring: Some((4096, 8160)),
+        most_combined: Some(64),
+        spread_over: Some(vec![0, 1]),
+        flow_rules: Some(0),
+        interrupts: BTreeMap::from([(40, vec![0]), (41, vec![1])]),
+    });
+    let network = &mut facts.network;
+    (network.ip_forward, network.ipv6_forwarding, network.ipv6_disabled) = (Some(0), Some(0), Some(0));
+    (network.send_redirects, network.proxy_arp, network.rp_filter) = ([Some(0); 2], [Some(0); 2], [Some(0), Some(1)]);
+    network.port_range = Some((32_768, 60_999));
+    network.cluster_routes = vec![(address("203.0.113.80"), Some("eth1".into()))];
+    for (name, last) in [("web1", 11), ("web2", 12)] {
+        network.neighbours.push((name.into(), IpAddr::from([192, 0, 2, last]), Some(Mac([2, 0, 0, 0, 0, last]))));
+    }
+    network.gateways = vec![(address("192.0.2.1"), Mac([2, 0, 0, 0, 0, 1]))];
+    network.probe_rules = [8, 0];
+    facts.heard = Some(Heard { seconds: 1.0, frames: 100, ..Heard::default() });
+    facts.running = Some(Running {
+        status: status(),
+        drops: BTreeMap::new(),
+        seconds: 1.0,
+        reload: Some(Ok(vec!["dry run: nothing was changed".into()])),
+    });
+    facts
+}
+
+fn status() -> Status {
+    let server = |name: &str, last| ServerStatus {
+        name: name.into(),
+        address: IpAddr::from([192, 0, 2, last]),
+        mac: Some("02:00:00:00:00:11".into()),
+        state: State::Up,
+        why: String::new(),
+        since_s: 9.0,
+        weight: 1,
+        configured_weight: None,
+        slots: 5,
+        share: 0.5,
+        frames: 100,
+        bytes: 6400,
+        new_flows: 20,
+        check: Some(CheckStatus {
+            age_s: Some(0.1),
+            latency_ms: Some(0.1),
+            failing: false,
+            failure: None,
+            failure_age_s: None,
+            unchecked: None,
+            unchecked_s: None,
+        }),
+    };
+    let service = ServiceStatus {
+        name: "web".into(),
+        address: address("203.0.113.80"),
+        ports: Vec::new(),
+        hash: "source".into(),
+        selection: "maglev".into(),
+        slots: 10,
+        moving: 0,
+        servers: vec![server("web1", 11), server("web2", 12)],
+        latency_ns: None,
+    };
+    let worker = |worker| WorkerStatus { worker, core: worker + 2, turns: true, ..WorkerStatus::default() };
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        mode: "dispatcher".into(),
+        engine: Some("af_xdp".into()),
+        program: None,
+        server: None,
+        pid: 1,
+        uptime_s: 9.0,
+        config: "/etc/oneip/cluster.toml".into(),
+        interface: "eth1".into(),
+        interface_up: Some(true),
+        findings: Vec::new(),
+        peers: Vec::new(),
+        generation: 1,
+        services: vec![service],
+        workers: vec![worker(0), worker(1)],
+        counted_s: None,
+        frames: 0,
+        forwarded: 0,
+        passed: 0,
+        dropped: BTreeMap::new(),
+    }
+}
+
+/// Names and states of what is not ok.
+fn bad(facts: &Facts) -> Vec<(String, Grade)> {
+    let bad = all(facts).into_iter().filter(|finding| finding.state > Grade::Ok);
+    bad.map(|finding| (finding.name, finding.state)).collect()
+}
+
+fn nic(facts: &mut Facts) -> &mut Interface {
+    facts.interface.as_mut().expect("it is there")
+}
+
+fn run(facts: &mut Facts) -> &mut Running {
+    facts.running.as_mut().expect("it runs")
+}
+
+fn server(facts: &mut Facts) -> &mut ServerStatus {
+    &mut run(facts).status.services[0].servers[0]
+}
+
+fn settings(facts: &mut Facts) -> &mut crate::model::Dispatcher {
+    facts.plan.as_mut().and_then(|plan| plan.dispatcher.as_mut()).expect("it is configured")
+}
+
+type Plant = fn(&mut Facts);
+
+#[test]
+fn one_thing_that_is_wrong_is_named_and_nothing_else() {
+    assert_eq!(bad(&healthy()), []);
+    let (warn, fail) = (Grade::Warn, Grade::Fail);
+    let faults: [(&str, Grade, Plant); 62] = [
+        ("kernel", fail, |f| f.host.kernel = Some("5.4.0".into())),
+        ("kernel", warn, |f| f.host.kernel = Some("5.15.0-91-generic".into())),
+        ("af_xdp", fail, |f| f.host.has_af_xdp = Some(false)),
+        ("bpf_jit", warn, |f| f.host.jit = Some(0)),
+        ("capabilities", fail, |f| f.host.missing = Some(vec!["CAP_BPF".into()])),
+        ("memlock", fail, |f| f.host.memory_lock = Some((64 << 10, false))),
+        ("bpf_fs", warn, |f| f.host.has_bpf_fs = Some(false)),
+        ("clock_source", warn, |f| f.host.clock_source = Some("hpet".into())),
+        ("clock", warn, |f| f.host.behind_s = Some(60)),
+        ("bpf_stats", warn, |f| f.host.bpf_stats = Some(1)),
+        ("state_file", fail, |f| f.host.state_dir = Some("/x is no directory".into())),
+        ("irqbalance", warn, |f| f.host.irqbalance = Some(true)),
+        ("governor", warn, |f| _ = f.cores.governor.insert(2, "powersave".into())),
+        ("c_states", warn, |f| _ = f.cores.idle_us.insert(0, 133)),
+        ("smt", warn, |f| _ = f.cores.siblings.insert(3, vec![2, 3])),
+        ("isolated_cores", warn, |f| f.cores.isolated.clear()),
+        ("numa", warn, |f| nic(f).device.near_cores = vec![0, 1]),
+        ("irq_affinity", warn, |f| _ = nic(f).interrupts.insert(41, vec![3])),
+        ("interface", fail, |f| (f.interface, f.no_interface) = (None, Some("it does not exist".into()))),
+        ("link", fail, |f| nic(f).up = false),
+        ("link", fail, |f| nic(f).carrier = Some(false)),
+        ("master", fail, |f| nic(f).master = Some("br0".into())),
+        ("mtu", fail, |f| nic(f).device.mtu = 9000),
+        ("mtu", warn, |f| nic(f).device.mtu = 1400),
+        ("queues", fail, |f| (nic(f).device.queues, nic(f).device.transmit_queues) = (4, 4)),
+        ("queues", fail, |f| nic(f).device.transmit_queues = 1),
+        ("xdp", warn, |f| settings(f).xdp = Some(Xdp::Generic)),
+        ("zero_copy", warn, |f| nic(f).features = Features::new(Some(0b0111))),
+        ("xdp_program", fail, |f| nic(f).program = None),
+        ("ring", warn, |f| nic(f).ring = Some((512, 8160))),
+        ("rss", warn, |f| nic(f).spread_over = Some(vec![0])),
+        ("flow_rules", warn, |f| nic(f).flow_rules = Some(2)),
+        ("lro", fail, |f| nic(f).lro = Some(true)),
+        ("vlan_stripping", warn, |f| nic(f).device.strips_vlan_tags = Some(true)),
+        ("checksums", fail, |f| _ = f.heard.as_mut().map(|heard| heard.unfinished.insert(Mac([2; 6]), 5))),
+        ("checksums", fail, |f| _ = f.heard.as_mut().map(|heard| heard.long.insert(Mac([2; 6]), 1))),
+        ("redirects_seen", warn, |f| _ = f.heard.as_mut().map(|heard| heard.redirects.insert(Mac([2; 6]), 1))),
+        ("cluster_address", fail, |f| f.network.held.push((address("203.0.113.80"), 32, "lo".into()))),
+        ("ip_forward", warn, |f| f.network.ip_forward = Some(1)),
+        ("send_redirects", warn, |f| f.network.send_redirects[0] = Some(1)),
+        ("send_redirects", warn, |f| f.network.send_redirects[1] = Some(1)),
+        ("rp_filter", fail, |f| f.network.cluster_routes[0].1 = Some("eth0".into())),
+        ("rp_filter", fail, |f| f.network.cluster_routes[0].1 = None),
+        ("proxy_arp", warn, |f| f.network.proxy_arp[1] = Some(1)),
+        ("routes", fail, |f| off_link(f, Detour::NoRoute)),
+        ("same_link", fail, |f| off_link(f, Detour::Device { device: "eth0".into() })),
+        ("neighbours", fail, |f| f.network.neighbours[1].2 = None),
+        ("server_macs", fail, |f| f.network.neighbours[1].2 = Some(Mac([2, 0, 0, 0, 0, 1]))),
+        ("neighbour_table", warn, |f| f.host.neighbours_most[0] = Some(3)),
+        ("port_range", warn, |f| f.network.port_range = Some((1024, 65_535))),
+        ("probe_rules", fail, |f| f.network.rules_before.push("ip rule del pref 0".into())),
+        ("probe_rules", fail, |f| f.network.probe_rules = [0, 0]),
+        ("process", fail, |f| (f.running, f.no_answer) = (None, Some("it hangs".into()))),
+        ("process", warn, |f| run(f).status.version = "0.0.1".into()),
+        ("reload", warn, |f| run(f).reload = Some(Ok(vec!["service web: server web3 is new".into()]))),
+        ("reload", fail, |f| run(f).reload = Some(Err("line 3 is wrong".into()))),
+        ("workers", fail, |f| run(f).status.workers[1].turns = false),
+        ("drops_no_service", warn, |f| _ = run(f).drops.insert("no_service".into(), 3)),
+        ("drops_loop", fail, |f| _ = run(f).drops.insert("loop".into(), 3)),
+        ("servers", warn, |f| server(f).state = State::Down),
+        ("unchecked", warn, |f| {
+            _ = server(f).check.as_mut().map(|check| check.unchecked = Some("a route is missing".into()))
+        }),
+        ("silent_servers", fail, |f| server(f).frames = 20),
+    ];
+    for (name, state, plant) in faults {
+        let mut facts = healthy();
+        plant(&mut facts);
+        // A name may be told of twice: a MAC that two share, for one.
+        let mut found = bad(&facts);
+        found.dedup();
+        assert_eq!(found, [(name.to_owned(), state)]);
+    }
+}
+
+fn off_link(facts: &mut Facts, detour: Detour) {
+    facts.network.neighbours.pop();
+    facts.network.off_link.push(OffLink {
+        name: "web2".into(),
+        address: address("192.0.2.12"),
+        interface: "eth1".into(),
+        detour,
+    });
+}
+
+#[test]
+fn the_other_engines_have_checks_of_their_own() {
+    let of = |engine: Engine, plant: Plant| {
+        let mut facts = healthy();
+        settings(&mut facts).engine = engine;
+        run(&mut facts).status.engine = Some("xdp".into());
+        plant(&mut facts);
+        bad(&facts).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(of(Engine::Xdp, |_| {}), [""; 0]);
+    assert_eq!(
+        of(Engine::Xdp, |f| nic(f).interrupts = BTreeMap::from([(40, vec![0]), (41, vec![0])])),
+        ["irq_affinity"]
+    );
+    let veth = |f: &mut Facts| (nic(f).device.driver, nic(f).features) = ("veth".into(), Features::new(Some(0b0011)));
+    assert_eq!(of(Engine::Xdp, veth), ["xdp_transmit"]);
+    assert_eq!(of(Engine::Xdp, |f| nic(f).features = Features::new(Some(0))), ["xdp", "gro"]);
+    assert_eq!(of(Engine::Dpdk, |f| f.host.huge_pages = Some(0)), ["huge_pages"]);
+}
+
+#[test]
+fn what_is_not_known_is_not_judged() {
+    assert_eq!(bad(&Facts::default()), []);
+    let plan = healthy().plan;
+    assert_eq!(bad(&Facts { plan, ..Facts::default() }), []);
+}
+
+#[test]
+fn of_a_dispatcher_that_was_killed_rules_are_left_and_a_foreign_program_is_in_the_way() {
+    let mut facts = healthy();
+    facts.running = None;
+    assert_eq!(bad(&facts), [("probe_rules".to_owned(), Grade::Warn)]);
+    facts.network.probe_rules = [0, 0];
+    assert_eq!(bad(&facts), []);
+    nic(&mut facts).program_is_ours = false;
+    assert_eq!(bad(&facts), [("xdp_program".to_owned(), Grade::Fail)]);
+}
