@@ -341,7 +341,8 @@ mod tests {
         engine: &mut dyn Engine,
     ) -> Controller<'_> {
         let (overview, supervisor) = (Latest::default(), Supervisor::default());
-        Controller { config, orders, started, watch: None, overview, engine, supervisor, announcing: None }
+        let findings = Latest::default();
+        Controller { config, orders, started, watch: None, findings, overview, engine, supervisor, announcing: None }
     }
 
     /// What the operator is answered.
