@@ -214,9 +214,12 @@ fn one_thing_that_is_wrong_is_named_and_nothing_else() {
         ("master", fail, |f| nic(f).master = Some("br0".into())),
         ("mtu", fail, |f| nic(f).device.mtu = 9000),
         ("mtu", warn, |f| nic(f).device.mtu = 1400),
-        ("queues", fail, |f| (nic(f).device.queues, nic(f).device.transmit_queues) = (4, 4)),
+        ("queues", fail, |f| {
+            (nic(f).device.queues, nic(f).device.transmit_queues) = (4, 4);
+            nic(f).spread_over = Some(vec![0, 1, 2, 3]);
+        }),
         ("queues", fail, |f| nic(f).device.transmit_queues = 1),
-        ("xdp", warn, |f| settings(f).xdp = Some(Xdp::Generic)),
+        ("xdp", warn, |f| (settings(f).xdp, nic(f).gro) = (Some(Xdp::Generic), Some(false))),
         ("zero_copy", warn, |f| nic(f).features = Features::new(Some(0b0111))),
         ("xdp_program", fail, |f| nic(f).program = None),
         ("ring", warn, |f| nic(f).ring = Some((512, 8160))),
