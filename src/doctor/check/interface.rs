@@ -5,7 +5,6 @@ use super::host::{dispatcher, engine};
 use crate::admin::finding::Finding;
 use crate::doctor::facts::{Facts, Interface};
 use crate::model::{Engine, Xdp};
-use crate::xdp::Device;
 
 /// The least that a LAN of Ethernet has.
 const LAN_MTU: u32 = 1500;
@@ -51,10 +50,8 @@ pub fn master(facts: &Facts) -> Vec<Finding> {
 }
 
 pub fn mtu(facts: &Facts) -> Vec<Finding> {
-    let most = match engine(facts) {
-        Some(Engine::AfXdp) => Device::LARGEST_MTU,
-        _ => u32::MAX,
-    };
+    let is_af_xdp = engine(facts) == Some(Engine::AfXdp);
+    let most = facts.interface.as_ref().filter(|_| is_af_xdp).map_or(u32::MAX, |it| it.device.largest_mtu());
     of(facts, |interface, name| match interface.device.mtu {
         mtu if mtu > most => {
             Finding::fail("mtu", format!("a frame at {name}'s MTU of {mtu} does not fit in AF_XDP's memory"))
@@ -81,7 +78,10 @@ pub fn queues(facts: &Facts) -> Vec<Finding> {
     let (listed, available) =
         (dispatcher(facts).and_then(|dispatcher| dispatcher.cores.as_ref()), &facts.cores.available);
     of(facts, |interface, name| {
-        let (queues, transmit) = (interface.device.queues, interface.device.transmit_queues);
+        // A virtio_net keeps spare ones for what programs send.
+        let spares = interface.device.driver == "virtio_net";
+        let (transmit, all) = (interface.device.queues, interface.device.receive_queues);
+        let queues = if spares { transmit } else { all };
         let workers = facts.running.as_ref().filter(|_| facts.dispatches()).map(|running| running.status.workers.len());
         if let (Some(workers), Some(Ok(_))) = (workers, assigned(facts))
             && (queues as usize) > workers

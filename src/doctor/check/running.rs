@@ -101,6 +101,9 @@ fn advice(reason: Reason) -> (&'static str, Option<&'static str>) {
         Reason::RxFull => ("a worker is too slow: more queues and cores, or engine = \"xdp\" without zero copy", None),
         Reason::Stray => ("just after a service was removed; the router's route is not needed any more", None),
         Reason::PassFull => ("DPDK: the way to the kernel is full or down", None),
+        Reason::TooBig => {
+            ("clients whose way loses the ICMP message go on sending such packets: look for a firewall", None)
+        }
         Reason::OtherServer => ("as it should be", None),
     }
 }

@@ -62,7 +62,8 @@ fn healthy() -> Facts {
         numa_node: Some(0),
         near_cores: vec![0, 1, 2, 3],
         strips_vlan_tags: Some(false),
-        transmit_queues: 2,
+        receive_queues: 2,
+        zero_copies: true,
     };
     facts.interface = Some(Interface {
         device,
@@ -215,10 +216,10 @@ fn one_thing_that_is_wrong_is_named_and_nothing_else() {
         ("mtu", fail, |f| nic(f).device.mtu = 9000),
         ("mtu", warn, |f| nic(f).device.mtu = 1400),
         ("queues", fail, |f| {
-            (nic(f).device.queues, nic(f).device.transmit_queues) = (4, 4);
+            (nic(f).device.queues, nic(f).device.receive_queues) = (4, 4);
             nic(f).spread_over = Some(vec![0, 1, 2, 3]);
         }),
-        ("queues", fail, |f| nic(f).device.transmit_queues = 1),
+        ("queues", fail, |f| nic(f).device.queues = 1),
         ("xdp", warn, |f| (settings(f).xdp, nic(f).gro) = (Some(Xdp::Generic), Some(false))),
         ("zero_copy", warn, |f| nic(f).features = Features::new(Some(0b0111))),
         ("xdp_program", fail, |f| nic(f).program = None),

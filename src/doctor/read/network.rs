@@ -60,7 +60,9 @@ async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, netwo
         let path = netlink::path(handle, service.address, None).await?;
         network.cluster_routes.push((service.address, path.map(|path| links.name(path.device))));
     }
-    let all = plan.services.iter().flat_map(|service| &service.servers);
+    // The others may be behind routers.
+    let on_link = plan.services.iter().filter(|service| !service.deliver.is_routed());
+    let all = on_link.flat_map(|service| &service.servers);
     let wanted: BTreeMap<IpAddr, &Server> = all.map(|server| (server.address, server)).collect();
     let ipv6_is_off = network.ipv6_disabled == Some(1);
     let mut devices = BTreeMap::new();
