@@ -39,6 +39,7 @@ pub struct Cli {
 pub enum Verb {
     Run(Run),
     Filter(Filter),
+    Decap(Decap),
     Check(Check),
     Doctor(Doctor),
     Lookup(Lookup),
@@ -153,6 +154,33 @@ pub struct Filter {
     pub json: bool,
     /// Take the program of an earlier filter off the interface, and do nothing else
     #[arg(long, conflicts_with_all = ["down", "json"])]
+    pub detach: bool,
+}
+
+/// Unwrap what dispatchers send to this server in tunnels, until SIGINT or SIGTERM
+///
+/// This runs on each server of services with `deliver` other than "l2", where the kernel has no devices for them, and needs root. It
+/// takes IPIP, GUE (variant 1) and GRE off packets to a cluster address, and sets destinations back that came by L3DSR. When it ends, the
+/// program stays on the interface and goes on with its last table.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  oneip decap -c cluster.toml
+  oneip decap -c cluster.toml --server web1
+  oneip decap -c cluster.toml --detach")]
+pub struct Decap {
+    #[command(flatten)]
+    pub config: Config,
+    /// Which server this is; default: the one whose primary address this host has
+    #[arg(long, value_name = "NAME")]
+    pub server: Option<String>,
+    #[command(flatten)]
+    pub log: Log,
+    /// At the end print the counters as JSON on standard output, and all else on standard error
+    #[arg(long)]
+    pub json: bool,
+    /// Take the program of an earlier decap off the interface, and do nothing else
+    #[arg(long, conflicts_with = "json")]
     pub detach: bool,
 }
 

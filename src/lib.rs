@@ -30,13 +30,14 @@
 //!   through a change; [`table::publish`] takes it to the workers.
 //! - [`port`]: the trait, and the ports: AF_XDP, DPDK, memory, capture files.
 //! - [`xdp`]: the XDP programs of `bpf/`: loading, attaching, pinning.
-//! - [`engine`]: what dispatches: workers over a port, or the filter of a server (broadcast-based dispatch).
+//! - [`engine`]: what dispatches: workers over a port, or the filter of a server (broadcast-based dispatch); and decap, the servers' end of
+//!   tunnels.
 //! - [`metrics`]: what is counted and timed, by name through every change, and the thread that reports it.
 //! - [`control`]: which servers there are, where they are, whether they serve, and what operators have set.
 //! - [`netlink`]: what is said to the kernel about links, addresses, neighbours, routes and rules.
 //! - [`host`]: this machine: cores, capabilities, the clock, one process an interface.
 //! - [`admin`]: what can be asked of a running process, and the documents it answers with.
-//! - [`run`]: `oneip run` and `oneip filter`: what starts in which order, on which thread, and how it stops.
+//! - [`run`]: `oneip run`, `oneip filter` and `oneip decap`: what starts in which order, on which thread, and how it stops.
 //! - [`server`]: `oneip server`: the cluster address on the servers' side.
 //! - [`ctl`]: `oneip ctl`: what an operator asks of a running process, and how the answers are shown.
 //! - [`doctor`]: `oneip doctor`: what makes a host fail, and the command that mends it.

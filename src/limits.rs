@@ -94,8 +94,11 @@ pub const PEER_MESSAGES: usize = 64;
 /// Largest message from filter to filter. Fragmented, it has room for what is to be said of 6,000 servers of services.
 pub const BEACON_BYTES: usize = 60_000;
 
-/// Services that a filter counts frames of, those that a reload removed included.
-pub const FILTER_ACCOUNTS: u32 = 2 * MAX_SERVICES as u32;
+/// Services that a server's program counts frames of, those that a reload removed included.
+pub const KEPT_ACCOUNTS: u32 = 2 * MAX_SERVICES as u32;
+
+/// Prefixes of each family that tunnels may come from: both fill a cell of decap's table.
+pub const TUNNEL_SOURCES: usize = 64;
 
 /// Clients whose packets are too large are told so at most so often in each window, by each worker or core: some 950 a second. Linux
 /// answers 1,000 a second (net.ipv4.icmp_msgs_per_sec).

@@ -2,8 +2,8 @@
 
 use clap::Parser;
 use oneip::cli::{
-    Check, Cli, Config, Doctor, Filter, Guard, Lookup, Replay, Run, Server, ServerArguments, ServerVerb, Simulate, Verb,
-    manual, schema,
+    Check, Cli, Config, Decap, Doctor, Filter, Guard, Lookup, Replay, Run, Server, ServerArguments, ServerVerb,
+    Simulate, Verb, manual, schema,
 };
 use oneip::config::{self, Loaded};
 use oneip::error::Failure;
@@ -23,7 +23,7 @@ use std::time::Duration;
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     let asked = match &verb {
-        Verb::Run(Run { log, .. }) | Verb::Filter(Filter { log, .. }) => log.log,
+        Verb::Run(Run { log, .. }) | Verb::Filter(Filter { log, .. }) | Verb::Decap(Decap { log, .. }) => log.log,
         _ => Some(Format::Text),
     };
     let format = match log::begin(asked) {
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let done = match verb {
         Verb::Run(arguments) => run(arguments),
         Verb::Filter(arguments) => filter(arguments),
+        Verb::Decap(arguments) => decap(arguments),
         Verb::Check(arguments) => check(&arguments),
         Verb::Doctor(arguments) => doctor(arguments),
         Verb::Replay(arguments) => replay(&arguments),
@@ -96,8 +97,15 @@ fn filter(Filter { config, server, down, json, detach, log: _ }: Filter) -> Resu
     if detach {
         return run::filter::detach(&plan);
     }
-    let options = run::filter::Options { config, server, down: down.down, json };
-    run::filter::run(plan, options)
+    run::filter::run(plan, run::on_server::Options { config, server, down: down.down, json })
+}
+
+fn decap(Decap { config, server, json, detach, log: _ }: Decap) -> Result<(), Failure> {
+    let (config, plan) = load_for_long(&config.config)?;
+    if detach {
+        return run::decap::detach(&plan, server.as_deref());
+    }
+    run::decap::run(plan, run::on_server::Options { config, server, down: Vec::new(), json })
 }
 
 fn check(Check { config: Config { config } }: &Check) -> Result<(), Failure> {

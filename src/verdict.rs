@@ -18,10 +18,11 @@ pub enum Reason {
     PassFull,
     OtherServer,
     TooBig,
+    Untrusted,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 13] = [
         Reason::NoService,
         Reason::Malformed,
         Reason::Loop,
@@ -34,6 +35,7 @@ impl Reason {
         Reason::PassFull,
         Reason::OtherServer,
         Reason::TooBig,
+        Reason::Untrusted,
     ];
 
     pub const COUNT: usize = Self::ALL.len();
@@ -53,6 +55,7 @@ impl Reason {
             Reason::PassFull => "pass_full",
             Reason::OtherServer => "other_server",
             Reason::TooBig => "too_big",
+            Reason::Untrusted => "untrusted",
         }
     }
 
@@ -77,6 +80,7 @@ impl Reason {
             Reason::TooBig => {
                 "larger than the MTU with the tunnel's header, and not to be fragmented: the client is told by ICMP"
             }
+            Reason::Untrusted => "on a server, by its decap: in a tunnel from an address that is no dispatcher's",
         }
     }
 }

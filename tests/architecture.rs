@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// What a module may name of the crate: modules, or items in them. Itself goes without saying. Ports know no more than the
 /// vocabulary, the worker knows the trait but no port, control touches the data path only through the tables, and `ctl` knows
 /// the documents alone.
-const MAY_USE: [(&str, &[&str]); 27] = [
+const MAY_USE: [(&str, &[&str]); 28] = [
     ("error", &[]),
     ("limits", &[]),
     ("verdict", &[]),
@@ -136,6 +136,9 @@ const MAY_USE: [(&str, &[&str]); 27] = [
             "table::trace",
             "verbs",
             "verdict",
+            "xdp::interface",
+            "xdp::link",
+            "xdp::program",
         ],
     ),
     ("pktgen", &["config", "error", "host", "limits", "metrics", "model", "port", "wire", "xdp"]),

@@ -2,8 +2,8 @@
 
 use oneip::config::{self, Loaded};
 use oneip::model::{
-    Admin, AllDown, Deliver, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS, Plan,
-    Port, Probe, Selection, Server, Service, Transport, Via,
+    Admin, AllDown, Decap, Deliver, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS,
+    Plan, Port, Probe, Selection, Server, Service, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -171,6 +171,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
             gateway_mac: None,
         }),
         filter: None,
+        decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
         services: vec![service],

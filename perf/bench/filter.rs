@@ -11,9 +11,10 @@ mod frames;
 mod plans;
 
 use frames::{OURS, Random, frame};
-use oneip::engine::filter::{Action, Filter, Generation};
+use oneip::engine::filter::{Filter, Generation};
 use oneip::model::{HashInput, Mac, Plan, Port, Selection, Transport};
 use oneip::table::build::{Cluster, State};
+use oneip::xdp::program::Action;
 use plans::{cluster_address, plan};
 use std::time::{Duration, Instant};
 

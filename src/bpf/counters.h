@@ -70,11 +70,10 @@ struct tally {
 	__u64 frames[VERDICTS];
 	__u64 by_net; /* of these, in the place of a worker */
 	__u64 untimed; /* frames until one is timed */
-	__u64 unused[16 - VERDICTS - 2];
 	struct choice choice;
 	__u64 window;   /* of time, in which so many */
 	__u64 answered; /* were told that their packets are too large */
-	__u64 unused_too[3];
+	__u64 unused[32 - VERDICTS - 4 - sizeof(struct choice) / 8];
 };
 _Static_assert(sizeof(struct tally) == 256, "src/xdp/dispatch/counters.rs");
 

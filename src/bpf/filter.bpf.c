@@ -4,37 +4,16 @@
  * receives, it keeps those of this server's clients and drops the others'. Everything else goes on to the kernel, untouched.
  *
  * What a frame says is judged as src/path does (parse, select), and a client has the slot that src/hash gives it: one
- * definition, and tests/filter holds the two together. Whose a slot is stands in a table that src/filter/generation.rs
- * writes; a frame is decided by one table from beginning to end.
+ * definition, and tests/filter holds the two together. Whose a slot is stands in a table that src/engine/filter/generation.rs
+ * writes.
  */
 #include "hash.h"
+#include "kept.h"
 #include "select.h"
 
-/* Frames, by verdict. FORWARDED is what is kept, OTHER_SERVER what is another server's. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, VERDICTS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-/* What was kept of each service, by its account. */
-struct kept {
-	__u64 frames;
-	__u64 bytes; /* of whole frames, Ethernet header included */
-	__u64 flows; /* TCP connections begun: SYN without ACK */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1); /* the loader sets it */
-	__type(key, __u32);
-	__type(value, struct kept);
-} kept SEC(".maps");
-
 /*
- * A table is an array of cells: the head; the directory, each cell a bucket of entries; the services; then the slots of
- * each service, two bits a slot. Its size is the table's own (BPF_F_INNER_MAP).
+ * A table is the head; the directory, each cell a bucket of entries; the services; then the slots of each service, two bits a
+ * slot.
  */
 struct head {
 	__u64 key[4];     /* SipHash's state before the first word */
@@ -65,23 +44,6 @@ struct service {
  * long as the lease is renewed. Where clients move: who has their connections, and NOBODY where none move.
  */
 enum owner { NOBODY, MINE, THEIRS, LENT };
-
-struct cells {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_INNER_MAP);
-	__type(key, __u32);
-	__type(value, __u64[CELL / 8]);
-};
-
-/* The table. The loader puts another in its place whole. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
-	__array(values, struct cells);
-} table SEC(".maps");
 
 /* Until when slots that are LENT are this server's, by bpf_ktime_get_ns. A process that hangs does not renew it. */
 struct {
@@ -204,16 +166,6 @@ INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, cons
 	return follow(ctx, packet, flow, owner, keeper);
 }
 
-INLINE void count(struct xdp_md *ctx, __u32 account, const struct flow *flow)
-{
-	struct kept *sum = bpf_map_lookup_elem(&kept, &account);
-	if (!sum)
-		return;
-	sum->frames++;
-	sum->bytes += bpf_xdp_get_buff_len(ctx);
-	sum->flows += flow->upper == PORTS && flow->begins;
-}
-
 /* A frame too short to hold a destination address has none, and is the kernel's. */
 INLINE __u32 judge(struct xdp_md *ctx)
 {
@@ -281,9 +233,7 @@ SEC("xdp.frags")
 int filter(struct xdp_md *ctx)
 {
 	__u32 verdict = judge(ctx);
-	__u64 *frames = bpf_map_lookup_elem(&counters, &verdict);
-	if (frames)
-		(*frames)++;
+	count_verdict(verdict);
 	if (verdict == PASSED)
 		return XDP_PASS;
 	if (verdict != FORWARDED)

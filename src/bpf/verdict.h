@@ -18,6 +18,7 @@ enum verdict {
 	PASS_FULL,
 	OTHER_SERVER,
 	TOO_BIG,
+	UNTRUSTED,
 	FORWARDED,
 	VERDICTS
 };

@@ -9,11 +9,11 @@ use super::section::{At, Section, integer_element, text_element};
 use super::{key, value};
 use crate::limits::{
     DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_SLOTS, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS,
-    MAX_HOLD_DOWN_MS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT,
+    MAX_HOLD_DOWN_MS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
-    Admin, Announce, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, PINS, Plan, Port, Selection, Server, Service,
-    Xdp,
+    Admin, Announce, Decap, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, PINS, Plan, Port, Prefix, Selection,
+    Server, Service, Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,6 +25,7 @@ pub struct Draft {
     hash_key: Option<HashKey>,
     pub dispatcher: Option<DispatcherDraft>,
     pub filter: Option<FilterDraft>,
+    decap: Decap,
     admin: Admin,
     announce: Option<Announce>,
     pub services: Vec<ServiceDraft>,
@@ -84,6 +85,7 @@ impl Draft {
         let cluster = root.table("cluster", &schema::CLUSTER, report);
         let dispatcher = root.table("dispatcher", &schema::DISPATCHER, report);
         let filter = root.table("filter", &schema::FILTER, report);
+        let decap = root.table("decap", &schema::DECAP, report);
         let admin = root.table("admin", &schema::ADMIN, report);
         let announce = root.table("announce", &schema::ANNOUNCE, report);
         let dpdk = root.table("dpdk", &schema::DPDK, report);
@@ -92,6 +94,7 @@ impl Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
             dispatcher: dispatcher.map(|section| DispatcherDraft::read(&section, dpdk.as_ref(), base, report)),
             filter: filter.map(|section| FilterDraft::read(&section, base, report)),
+            decap: decap.map_or_else(Decap::default, |section| read_decap(&section, base, report)),
             admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
             announce: announce.map(|section| read_announce(&section, report)),
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
@@ -112,6 +115,7 @@ impl Draft {
                 }
                 None => None,
             },
+            decap: self.decap,
             admin: self.admin,
             announce: self.announce,
             services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
@@ -160,6 +164,28 @@ impl FilterDraft {
                 .integer("hold_ms", 0..=MAX_HOLD_MS, report)
                 .map(|hold| Duration::from_millis(hold.value.into())),
         }
+    }
+}
+
+fn read_decap(section: &Section, base: &Path, report: &mut Report) -> Decap {
+    let form = "an address or a prefix, like \"192.0.2.2\" or \"2001:db8:2::/64\"";
+    let empty = "`sources` is empty; leave the key out to take tunnels from `source` of [dispatcher]";
+    let sources =
+        section.list("sources", report, empty, |source, report| text_element(source, report, form, value::prefix));
+    let sources: Vec<At<Prefix>> = sources.unwrap_or_default();
+    for is_v4 in [true, false] {
+        if let Some(beyond) = sources.iter().filter(|source| source.address.is_ipv4() == is_v4).nth(TUNNEL_SOURCES) {
+            report.error(
+                beyond.at,
+                format!("at most {TUNNEL_SOURCES} of `sources` of one family are possible; write wider prefixes"),
+            );
+        }
+    }
+    Decap {
+        interface: section.text("interface", report, value::interface).map(|name| name.value),
+        xdp: read_xdp(section, report),
+        pins: read_pins(section, base, report),
+        sources: sources.into_iter().map(|source| source.value).collect(),
     }
 }
 

@@ -29,6 +29,7 @@ pub static ROOT: Schema = Schema {
         required("cluster", "[cluster] with hash_key = \"32 hex digits\""),
         optional("dispatcher", "[dispatcher] with interface = \"eth1\""),
         optional("filter", "[filter] with interface = \"eth1\""),
+        optional("decap", "[decap] with sources = [\"192.0.2.2\"]"),
         optional("admin", "[admin] with metrics = \"127.0.0.1:9180\""),
         optional("announce", "[announce], which may be empty"),
         optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
@@ -67,6 +68,16 @@ pub static FILTER: Schema = Schema {
         optional("xdp", "xdp = \"native\""),
         optional("pins", "pins = \"/sys/fs/bpf/oneip\""),
         optional("port", "port = 7480"),
+    ],
+};
+
+pub static DECAP: Schema = Schema {
+    title: "[decap]",
+    keys: &[
+        optional("interface", "interface = \"eth1\""),
+        optional("sources", "sources = [\"192.0.2.2\", \"2001:db8:2::/64\"]"),
+        optional("xdp", "xdp = \"native\""),
+        optional("pins", "pins = \"/sys/fs/bpf/oneip\""),
     ],
 };
 
@@ -150,8 +161,8 @@ pub static HEALTH: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 10] =
-    [&ROOT, &CLUSTER, &DISPATCHER, &FILTER, &ADMIN, &ANNOUNCE, &DPDK, &SERVICE, &SERVER, &HEALTH];
+static ALL: [&Schema; 11] =
+    [&ROOT, &CLUSTER, &DISPATCHER, &FILTER, &DECAP, &ADMIN, &ANNOUNCE, &DPDK, &SERVICE, &SERVER, &HEALTH];
 
 impl Schema {
     /// The key of that name. Asking for one that the schema lacks is a bug.

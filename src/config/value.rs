@@ -1,6 +1,6 @@
 //! From the text of one value to the value, or to what is wrong with it and what would be right.
 
-use crate::model::{Admin, Mac, Port, Transport};
+use crate::model::{Admin, Mac, Port, Prefix, Transport};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,21 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
         _ => return Ok(address),
     };
     Err(format!("{quote} is {kind}; write a unicast address, like \"203.0.113.80\""))
+}
+
+/// An address, or the addresses that begin alike.
+pub fn prefix(text: &str) -> Result<Prefix, String> {
+    let Some((head, length)) = text.split_once('/') else { return address(text).map(Prefix::host) };
+    let quote = quoted(text, '"');
+    let prefix = head.parse::<IpAddr>().ok().zip(length.parse::<u8>().ok());
+    let Some((address, length)) = prefix.filter(|(address, length)| *length <= Prefix::host(*address).length) else {
+        return Err(format!("{quote} is not a prefix; write one like \"192.0.2.0/24\" or \"2001:db8:2::/64\""));
+    };
+    let prefix = Prefix { address, length };
+    match prefix.contains(address) {
+        true => Ok(prefix),
+        false => Err(format!("{quote} has bits behind its prefix; write \"{}\"", prefix.first())),
+    }
 }
 
 /// An address that a router can have a route for.

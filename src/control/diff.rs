@@ -2,7 +2,7 @@
 
 use super::membership::Side;
 use crate::model::identity::continued_services;
-use crate::model::{Plan, Server, Service};
+use crate::model::{Plan, Prefix, Server, Service};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,6 +17,10 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
     };
     match (&old.dispatcher, &new.dispatcher) {
         _ if side == Side::Server => differ(place(old) != place(new), "[filter] interface, xdp, pins or port"),
+        _ if side == Side::Decap => {
+            let place = |plan: &Plan| (plan.decap.interface.clone(), plan.decap.xdp, plan.decap.pins.clone());
+            differ(place(old) != place(new), "[decap] interface, xdp or pins");
+        }
         (Some(old), Some(new)) => {
             differ(old.interface != new.interface, "[dispatcher] interface");
             differ(old.engine != new.engine, "[dispatcher] engine");
@@ -58,6 +62,14 @@ pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
         changed("min_up", old.min_up.into(), new.min_up.into());
         changed("hold_down_ms", old.hold_down.as_millis(), new.hold_down.as_millis());
         changed("linger_ms", old.linger.as_millis(), new.linger.as_millis());
+    }
+    let (before, after) = (old.tunnel_sources(), new.tunnel_sources());
+    if before != after {
+        let said = |sources: &[Prefix]| match sources {
+            [] => "any address".to_owned(),
+            sources => sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        lines.push(format!("[decap] sources {} -> {}", said(&before), said(&after)));
     }
     if old.hash_key != new.hash_key {
         lines.push("[cluster] hash_key: another one; nearly every client gets another server".to_owned());

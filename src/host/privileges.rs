@@ -9,8 +9,8 @@ pub const CONTROL: [Capability; 1] = [Capability::CAP_NET_ADMIN];
 /// As `CONTROL`, and makes the kernel wait for frames that are decided by an old table, and loads the program again where a table has outgrown it.
 pub const KERNEL: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
 
-/// Makes new tables for the filter.
-pub const FILTER: [Capability; 1] = [Capability::CAP_BPF];
+/// Makes new tables for a server's program.
+pub const SERVER: [Capability; 1] = [Capability::CAP_BPF];
 
 /// The memory of this process, in which the hash key is, is in no core dump from now on, and no other process of the same user may
 /// look at it. (Root still may.)

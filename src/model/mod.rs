@@ -2,9 +2,11 @@
 
 pub mod identity;
 mod next_hop;
+mod prefix;
 pub mod prime;
 
 pub use next_hop::{Egress, NextHop};
+pub use prefix::Prefix;
 
 use crate::limits::{BURST, MBUF_CACHE};
 use std::fmt;
@@ -20,11 +22,23 @@ pub struct Plan {
     pub hash_key: HashKey,
     pub dispatcher: Option<Dispatcher>,
     pub filter: Option<Filter>,
+    pub decap: Decap,
     pub admin: Admin,
     /// `None`: routers are told by hand.
     pub announce: Option<Announce>,
     /// In the order of the file.
     pub services: Vec<Service>,
+}
+
+impl Plan {
+    /// From where servers take tunnels; empty: from anywhere.
+    pub fn tunnel_sources(&self) -> Vec<Prefix> {
+        match &self.dispatcher {
+            _ if !self.decap.sources.is_empty() => self.decap.sources.clone(),
+            Some(dispatcher) => dispatcher.source.iter().map(|source| Prefix::host(*source)).collect(),
+            None => Vec::new(),
+        }
+    }
 }
 
 /// SipHash's 128-bit key as published: k0 is the first 8 bytes, k1 the second 8, little-endian.
@@ -80,6 +94,26 @@ pub struct Filter {
     pub pins: PathBuf,
     /// The UDP port on which the filters of the servers speak to each other.
     pub port: u16,
+}
+
+/// The servers' end of tunnels, the same on every server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decap {
+    /// `None`: that which has the server's primary address.
+    pub interface: Option<String>,
+    /// `None`: in the driver, where it can.
+    pub xdp: Option<Xdp>,
+    /// A folder on a BPF file system, in which the program is kept when the process has ended.
+    pub pins: PathBuf,
+    /// From where tunnels may come; empty: from `Dispatcher::source`.
+    pub sources: Vec<Prefix>,
+}
+
+/// That of a configuration that does not speak of it.
+impl Default for Decap {
+    fn default() -> Decap {
+        Decap { interface: None, xdp: None, pins: PINS.into(), sources: Vec::new() }
+    }
 }
 
 /// Where an XDP program runs.

@@ -7,8 +7,10 @@
 
 mod announcing;
 mod controller;
+pub mod decap;
 pub mod filter;
 pub mod guard;
+pub mod on_server;
 mod reload;
 
 use crate::admin::order::{Answer, Order};

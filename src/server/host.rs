@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::netlink::Netlink;
+use super::netlink::{Link, Netlink};
 use super::{Error, Membership};
 use crate::model::Mac;
 
@@ -37,6 +37,10 @@ pub struct Interface {
     pub name: String,
     pub up: bool,
     pub mac: Option<Mac>,
+    /// `ARPHRD_*`, include/uapi/linux/if_arp.h.
+    pub kind: u16,
+    /// An XDP program is attached.
+    pub has_program: bool,
 }
 
 impl Host {
@@ -56,7 +60,7 @@ impl Host {
         let interfaces = links
             .into_iter()
             .filter(|link| link.name != "lo")
-            .map(|link| Interface { name: link.name, up: link.up, mac: link.mac })
+            .map(|Link { name, up, mac, kind, has_program, .. }| Interface { name, up, mac, kind, has_program })
             .collect();
         Ok(Host { lo_up, held, interfaces, groups: groups()? })
     }

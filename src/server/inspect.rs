@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::host::{Held, Host, Interface, alias_text, interface_setting, setting_path};
 use super::report::{Grade, Report};
-use super::{Dispatch, Role, Setting, broadcast};
+use super::{Dispatch, Role, Setting, broadcast, tunnel};
 
 /// Everything that `check` says.
 pub fn inspect(role: &Role, host: &Host, dispatch: Dispatch) -> Report {
@@ -30,7 +30,11 @@ pub fn inspect(role: &Role, host: &Host, dispatch: Dispatch) -> Report {
         inspect_proxy_arp(host, &mut report);
     }
     match dispatch {
-        Dispatch::Routing => inspect_forwarding(role, &mut report),
+        Dispatch::Routing => {
+            inspect_forwarding(role, &mut report);
+            tunnel::inspect(role, host, Grade::Wrong, &mut report);
+        }
+        Dispatch::Decap => inspect_forwarding(role, &mut report),
         Dispatch::Broadcast { .. } => inspect_broadcast(role, host, dispatch, &mut report),
     }
     report

@@ -16,7 +16,7 @@
 //!   Neither disturbs answers to clients.
 //! - `rp_filter` may stay strict where clients are reached through the interface on which the router's frames arrive.
 //!
-//! Broadcast-based dispatch asks for more: `broadcast`.
+//! Broadcast-based dispatch asks for more: `broadcast`. So do tunnels: `tunnel`.
 
 mod broadcast;
 mod host;
@@ -24,6 +24,7 @@ mod inspect;
 mod journal;
 mod netlink;
 mod report;
+mod tunnel;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -34,14 +35,17 @@ use host::Host;
 use journal::Journal;
 use netlink::Netlink;
 pub use report::{Grade, Line, Report};
+use tunnel::Tunnel;
 
 use crate::model::{Mac, Plan, Server};
 
 /// How the cluster's clients come to this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dispatch {
-    /// In frames of the dispatcher's, to this server's MAC address.
+    /// From the dispatcher: in frames to this server's MAC address, or in tunnels.
     Routing,
+    /// As `Routing`, where `oneip decap` is about to take tunnels apart.
+    Decap,
     /// In frames of the router's that every server gets: broadcast, or to a multicast group.
     Broadcast { group: Option<Mac> },
 }
@@ -116,7 +120,8 @@ pub fn add(plan: &Plan, name: Option<&str>, dispatch: Dispatch) -> Result<Report
     if role.clusters.iter().any(IpAddr::is_ipv4) {
         steps.extend(inspect::arp_changes(&role, &host).into_iter().map(Step::Write));
     }
-    if dispatch != Dispatch::Routing {
+    steps.extend(tunnel::settings(&role, &host).into_iter().map(Step::Write));
+    if let Dispatch::Broadcast { .. } = dispatch {
         if broadcast::interfaces(&role, &host).is_empty() {
             return Err(Error::NoInterface { server: role.name });
         }
@@ -148,6 +153,9 @@ pub fn add(plan: &Plan, name: Option<&str>, dispatch: Dispatch) -> Result<Report
     }
     for step in &steps {
         report.push(Grade::Done, step.to_string());
+    }
+    if dispatch == Dispatch::Routing {
+        tunnel::inspect(&role, &Host::read(&netlink)?, Grade::Warning, &mut report);
     }
     Ok(report)
 }
@@ -231,6 +239,16 @@ pub fn name(plan: &Plan, name: Option<&str>) -> Result<String, Error> {
     Ok(Role::of(plan, name, &host)?.name)
 }
 
+/// The interfaces that have primary addresses of the server of that name.
+///
+/// # Errors
+/// The kernel does not list the addresses, or the plan has no such server.
+pub fn interfaces(plan: &Plan, name: &str) -> Result<Vec<String>, Error> {
+    let host = Host::read(&Netlink::open()?)?;
+    let role = Role::of(plan, Some(name), &host)?;
+    Ok(broadcast::interfaces(&role, &host).into_iter().map(str::to_owned).collect())
+}
+
 /// Which server of the plan this host is, and what that asks of it.
 struct Role<'a> {
     name: String,
@@ -238,6 +256,8 @@ struct Role<'a> {
     servers: Vec<&'a Server>,
     /// Each once, in the order of the file.
     clusters: Vec<IpAddr>,
+    /// How clients' packets come, where that is not as they are.
+    tunnels: Vec<Tunnel>,
 }
 
 impl<'a> Role<'a> {
@@ -268,7 +288,10 @@ impl<'a> Role<'a> {
                 clusters.push(service.address);
             }
         }
-        Ok(Role { name, servers, clusters })
+        let ways = all().filter(|(_, server)| server.name == name);
+        let ways = ways.map(|(service, server)| (service.deliver, server.address, service.address));
+        let tunnels = tunnel::tunnels(ways);
+        Ok(Role { name, servers, clusters, tunnels })
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use futures::TryStreamExt;
 use rtnetlink::NeighbourAddRequest;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope, CacheInfo};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkXdp};
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use tokio::runtime::{Builder, Runtime};
 
@@ -27,6 +27,10 @@ pub struct Link {
     pub name: String,
     pub up: bool,
     pub mac: Option<Mac>,
+    /// `ARPHRD_*`, include/uapi/linux/if_arp.h.
+    pub kind: u16,
+    /// An XDP program is attached.
+    pub has_program: bool,
 }
 
 /// An address as the kernel lists it.
@@ -60,10 +64,15 @@ impl Netlink {
                 name: String::new(),
                 up: message.header.flags.contains(LinkFlags::Up),
                 mac: None,
+                kind: message.header.link_layer_type.into(),
+                has_program: false,
             };
             for attribute in message.attributes {
                 match attribute {
                     LinkAttribute::IfName(name) => link.name = name,
+                    LinkAttribute::Xdp(facts) => {
+                        link.has_program = facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(_)));
+                    }
                     LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
                     _ => {}
                 }

@@ -43,6 +43,12 @@ impl Directory {
         Directory::of_entries(ports(directory))
     }
 
+    /// Of other ports than those of services, each once: address, protocol, port, and what stands in the service's place.
+    pub fn of_ports(ports: impl IntoIterator<Item = (IpAddr, u8, u16, u16)>) -> Directory {
+        let each = |(address, protocol, port, service)| entry(address, protocol, port, u64::from(service) << 32, 0);
+        Directory::of_entries(ports.into_iter().map(each))
+    }
+
     fn of_entries(entries: impl Iterator<Item = Entry>) -> Directory {
         let key = |[low, high, port, _]: &Entry| {
             low.wrapping_add(high.wrapping_mul(GOLDEN)).wrapping_add((*port as u32 as u64).wrapping_mul(OTHER))

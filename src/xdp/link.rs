@@ -27,6 +27,7 @@ const MODES: [Mode; 2] = [Mode::Native, Mode::Generic];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
     Filter,
+    Decap,
     Dispatcher,
 }
 
@@ -35,6 +36,7 @@ impl Kept {
     fn prefix(self) -> &'static str {
         match self {
             Kept::Filter => "",
+            Kept::Decap => "decap-",
             Kept::Dispatcher => "dispatch-",
         }
     }
@@ -42,6 +44,7 @@ impl Kept {
     fn section(self) -> &'static str {
         match self {
             Kept::Filter => "filter",
+            Kept::Decap => "decap",
             Kept::Dispatcher => "dispatcher",
         }
     }
@@ -49,7 +52,17 @@ impl Kept {
     fn verb(self) -> &'static str {
         match self {
             Kept::Filter => "filter",
+            Kept::Decap => "decap",
             Kept::Dispatcher => "run",
+        }
+    }
+
+    /// In src/bpf.
+    pub(super) fn program(self) -> &'static str {
+        match self {
+            Kept::Filter => "filter",
+            Kept::Decap => "decap",
+            Kept::Dispatcher => "oneip_dispatch",
         }
     }
 }
@@ -91,7 +104,7 @@ pub enum LinkError {
 
     #[error(
         "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or take it off: \
-         oneip filter -c FILE --detach or oneip run -c FILE --detach, where it is oneip's, kept by other `pins`; \
+         oneip filter, decap or run -c FILE --detach, where it is oneip's, kept by other `pins`; \
          ip link set dev {interface} xdp off, where no program holds it"
     )]
     ProgramAttached { interface: String },
@@ -182,6 +195,16 @@ pub fn unpin(place: &Place) -> Result<(), LinkError> {
     // Another process's pins may be there.
     let _ = fs::remove_dir(folder);
     Ok(())
+}
+
+/// As `unpin`. Whether there was one.
+///
+/// # Errors
+/// As `unpin`.
+pub fn forget(place: &Place) -> Result<bool, LinkError> {
+    let was = is_pinned(place)?;
+    unpin(place)?;
+    Ok(was)
 }
 
 /// The folder of an interface's pins.

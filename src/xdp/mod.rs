@@ -6,6 +6,7 @@
 //! - `privileges`: may we?
 //! - `attach`: how a program gets onto an interface
 //! - `link`: how it stays there when the process is gone
+//! - `program`: a program of a server, with its table and counters (`interface`: what it is on)
 //! - `steer`: the program that decides which frames leave the kernel
 //! - `dispatch`: the program that dispatches inside the kernel
 //! - `memory`: a map's memory in this process (`ranges`: what of it is free)
@@ -20,9 +21,11 @@ pub mod dispatch;
 mod error;
 pub mod ethtool;
 mod features;
+pub mod interface;
 pub mod link;
 mod memory;
 pub mod privileges;
+pub mod program;
 mod ranges;
 mod steer;
 

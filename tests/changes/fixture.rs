@@ -1,7 +1,7 @@
 //! One service whose servers come and go, the pipeline over it, and time that the test sets.
 
 use etherparse::PacketBuilder;
-use oneip::model::{Admin, Deliver, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
+use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
 use oneip::path::select::Selection as Pipeline;
 use oneip::table::build::{Cluster, History, State};
 use oneip::table::flow_table::{FlowTable, FlowTableReport};
@@ -97,6 +97,7 @@ impl Fixture {
             hash_key: HashKey(*b"sixteen bytes !!"),
             dispatcher: None,
             filter: None,
+            decap: Decap::default(),
             admin: Admin::default(),
             announce: None,
             services: vec![service],

@@ -17,6 +17,7 @@ hash_key = "5b2f9d0c71e84a6d93f05ce2187ab46d"
 interface = "eth1"
 [filter]
 interface = "eth1"
+[decap]
 [admin]
 [announce]
 [dpdk]

@@ -3,9 +3,10 @@
 use super::model::plans::One;
 use super::{OWN, filter};
 use etherparse::PacketBuilder;
-use oneip::engine::filter::{Action, Filter, Generation};
+use oneip::engine::filter::{Filter, Generation};
 use oneip::model::{Plan, Port, Selection, Transport};
 use oneip::table::build::{Cluster, State};
+use oneip::xdp::program::Action;
 use socket2::{Domain, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 

@@ -4,9 +4,10 @@ use super::model::Random;
 use super::model::plans::{One, query};
 use super::model::turn::{Bench, cluster};
 use super::{OWN, filter};
-use oneip::engine::filter::{Action, Filter};
+use oneip::engine::filter::Filter;
 use oneip::model::{HashInput, Selection};
 use oneip::verdict::Verdict;
+use oneip::xdp::program::Action;
 use std::net::IpAddr;
 
 /// Half of the clients have IPv4, half IPv6.

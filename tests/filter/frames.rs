@@ -5,10 +5,11 @@ use super::model::plans::{One, query};
 use super::model::records::Golden;
 use super::model::turn::{Bench, cluster};
 use super::{OWN, filter};
-use oneip::engine::filter::{Action, Counts, Filter};
+use oneip::engine::filter::Filter;
 use oneip::model::{HashInput, Mac, Plan, Selection};
 use oneip::path::classify::{self, Outer};
 use oneip::verdict::{Reason, Verdict};
+use oneip::xdp::program::{Action, Counts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -40,7 +41,7 @@ impl Judge {
         let dropped = |reason| counts.dropped(reason) - before.dropped(reason);
         let reason = Reason::ALL.into_iter().find(|reason| dropped(*reason) == 1);
         let judgement =
-            match (counts.passed - before.passed, counts.kept - before.kept, counts.anothers - before.anothers) {
+            match (counts.passed - before.passed, counts.kept - before.kept, counts.anothers() - before.anothers()) {
                 (1, 0, 0) => Judgement::Passed,
                 (0, 1, 0) => Judgement::Kept,
                 (0, 0, 1) => Judgement::Anothers,

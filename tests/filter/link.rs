@@ -6,9 +6,11 @@ use super::stop::Stop;
 use caps::{CapSet, Capability};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use oneip::engine::filter::{Filter, FilterError, Generation, Interface};
+use oneip::engine::filter::{Filter, Generation};
 use oneip::model;
+use oneip::xdp::interface::Interface;
 use oneip::xdp::link::LinkError;
+use oneip::xdp::program::ProgramError;
 use std::collections::HashSet;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -101,13 +103,13 @@ fn the_program_stays_and_is_taken_over_without_a_gap() {
             drop(when_done);
             (filters, sender.join().unwrap())
         });
-        let dropped = || filters.iter().map(|filter| filter.counts().unwrap().anothers).sum::<u64>();
+        let dropped = || filters.iter().map(|filter| filter.counts().unwrap().anothers()).sum::<u64>();
         let end = Instant::now() + Duration::from_secs(5);
         while dropped() < sent && Instant::now() < end {
             thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(dropped(), sent, "every frame met one of {} filters", filters.len());
-        let met = filters.iter().filter(|filter| filter.counts().unwrap().anothers > 0).count();
+        let met = filters.iter().filter(|filter| filter.counts().unwrap().anothers() > 0).count();
         assert!(met > 2, "{met} of {} filters met a frame", filters.len());
 
         drop(filters);
@@ -116,10 +118,10 @@ fn the_program_stays_and_is_taken_over_without_a_gap() {
         assert!(last.attach(&interface, (None, pins)).unwrap().taken_over);
         send(10, &AtomicBool::new(true));
         let end = Instant::now() + Duration::from_secs(5);
-        while last.counts().unwrap().anothers < 10 && Instant::now() < end {
+        while last.counts().unwrap().anothers() < 10 && Instant::now() < end {
             thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(last.counts().unwrap().anothers, 10);
+        assert_eq!(last.counts().unwrap().anothers(), 10);
         last.detach(&interface, pins).unwrap();
         let end = Instant::now() + Duration::from_secs(5);
         while is_attached() && Instant::now() < end {
@@ -151,15 +153,15 @@ fn what_is_in_the_way_is_said() {
         let interface = Interface::read("f0").unwrap();
         let elsewhere = std::env::temp_dir().join(format!("oneip-pins-{}", std::process::id()));
         let error = strict().attach(&interface, (None, &elsewhere)).unwrap_err();
-        assert!(matches!(error, FilterError::Link(LinkError::NoBpfFileSystem { .. })), "{error}");
+        assert!(matches!(error, ProgramError::Link(LinkError::NoBpfFileSystem { .. })), "{error}");
         assert!(!elsewhere.exists(), "nothing is left there");
         let mut filter = strict();
         filter.attach(&interface, (None, Path::new(model::PINS))).unwrap();
         let error = strict().attach(&interface, (None, Path::new("/sys/fs/bpf/others"))).unwrap_err();
-        assert!(matches!(error, FilterError::Link(LinkError::ProgramAttached { .. })), "{error}");
-        assert!(matches!(Interface::read("f9"), Err(FilterError::NoInterface { .. })));
-        assert!(matches!(Interface::read("../f0"), Err(FilterError::NoInterface { .. })));
-        assert!(matches!(Interface::read("lo"), Err(FilterError::NotEthernet { .. })));
+        assert!(matches!(error, ProgramError::Link(LinkError::ProgramAttached { .. })), "{error}");
+        assert!(matches!(Interface::read("f9"), Err(ProgramError::NoInterface { .. })));
+        assert!(matches!(Interface::read("../f0"), Err(ProgramError::NoInterface { .. })));
+        assert!(matches!(Interface::read("lo"), Err(ProgramError::NotEthernet { .. })));
     });
 }
 

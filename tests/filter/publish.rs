@@ -3,9 +3,10 @@
 use super::model::plans::{One, query};
 use super::model::turn::cluster;
 use super::{OWN, filter};
-use oneip::engine::filter::{Action, Filter, Generation};
+use oneip::engine::filter::{Filter, Generation};
 use oneip::limits::MAX_SERVICES;
 use oneip::model::{Plan, Port, Transport};
+use oneip::xdp::program::Action;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;

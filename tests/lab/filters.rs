@@ -55,7 +55,7 @@ pub struct Filter<'l> {
 /// On every server.
 pub fn start(lab: &Lab) -> Vec<Filter<'_>> {
     let program = |server| lab.command(server, env!("CARGO_BIN_EXE_oneip"));
-    let begun: Vec<_> = SERVERS.iter().map(|server| Filter::begin(lab, server, program(server))).collect();
+    let begun: Vec<_> = SERVERS.iter().map(|server| Filter::begin(lab, server, program(server), "filter")).collect();
     begun.into_iter().map(|(filter, ready)| filter.when(&ready)).collect()
 }
 
@@ -66,12 +66,18 @@ impl<'l> Filter<'l> {
 
     /// `command` is the program in the server.
     pub fn start_by(lab: &'l Lab, server: &'static str, command: Command) -> Filter<'l> {
-        let (filter, ready) = Filter::begin(lab, server, command);
+        let (filter, ready) = Filter::begin(lab, server, command, "filter");
         filter.when(&ready)
     }
 
-    fn begin(lab: &'l Lab, server: &'static str, mut command: Command) -> (Filter<'l>, Receiver<()>) {
-        command.args(["filter", "--json", "-c"]).arg(config(lab, server));
+    /// `oneip decap`, which lives as a filter does.
+    pub fn decap(lab: &'l Lab, server: &'static str) -> Filter<'l> {
+        let (decap, ready) = Filter::begin(lab, server, lab.command(server, env!("CARGO_BIN_EXE_oneip")), "decap");
+        decap.when(&ready)
+    }
+
+    fn begin(lab: &'l Lab, server: &'static str, mut command: Command, verb: &str) -> (Filter<'l>, Receiver<()>) {
+        command.args([verb, "--json", "-c"]).arg(config(lab, server));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));
         let (stderr, heard, (tell, ready)) = (child.stderr.take().unwrap(), Arc::clone(&said), mpsc::channel());

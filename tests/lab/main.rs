@@ -12,6 +12,7 @@
 
 mod announce;
 mod broadcast;
+mod decap;
 mod dispatcher;
 mod echo;
 mod failover;

@@ -1,6 +1,6 @@
 //! Plans in a line or two.
 
-use oneip::model::{Admin, Deliver, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -66,7 +66,8 @@ impl One {
             servers: self.servers.iter().enumerate().map(server).collect(),
         };
         let (admin, services) = (Admin::default(), addresses.iter().map(service).collect());
-        Plan { hash_key: HashKey(self.key), dispatcher: None, filter: None, admin, announce: None, services }
+        let hash_key = HashKey(self.key);
+        Plan { hash_key, dispatcher: None, filter: None, decap: Decap::default(), admin, announce: None, services }
     }
 }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use oneip::engine::filter::{Filter, Generation, Interface};
+use oneip::engine::filter::{Filter, Generation};
 use oneip::model::Mac;
 use oneip::server::{self, Dispatch, Error, Grade, Report};
 use oneip::table::build::Cluster;
+use oneip::xdp::interface::Interface;
 
 use super::grades;
 use super::lan::{CLUSTER4, CLUSTER6, Lan, SERVER_MAC};

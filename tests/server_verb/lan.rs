@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneip::model::{Admin, Deliver, HashInput, HashKey, Plan, Selection, Server, Service};
+use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Plan, Selection, Server, Service};
 use oneip::server::{self, Dispatch, Error, Report};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -48,6 +48,7 @@ impl Lan {
             hash_key: HashKey([7; 16]),
             dispatcher: None,
             filter: None,
+            decap: Decap::default(),
             admin: Admin::default(),
             announce: None,
             services,

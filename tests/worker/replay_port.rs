@@ -6,7 +6,7 @@ use crate::model::Random;
 use crate::model::plans::{CLUSTER_V4, KEY, mac, query};
 use oneip::metrics::summary::ServerSummary;
 use oneip::model::{
-    Admin, Deliver, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport,
+    Admin, Decap, Deliver, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport,
 };
 use oneip::port::memory::{Frame, Memory};
 use oneip::port::{Burst, Ledger, Port};
@@ -56,6 +56,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         hash_key: HashKey(KEY),
         dispatcher: None,
         filter: None,
+        decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
         services: services.collect(),

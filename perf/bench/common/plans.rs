@@ -1,6 +1,6 @@
 //! Plans for benchmarks.
 
-use oneip::model::{Admin, Deliver, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
         hash_key: HashKey(std::array::from_fn(|i| i as u8)),
         dispatcher: None,
         filter: None,
+        decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
         services: (0..services).map(service).collect(),

@@ -56,6 +56,8 @@ pub enum Side {
     /// One of the servers: the frames are there already. It has the cluster address itself, so a probe to that would be
     /// answered on this host, whichever server it is meant for.
     Server,
+    /// One of the servers, to which dispatchers send: it judges nobody.
+    Decap,
 }
 
 impl Side {
@@ -69,9 +71,14 @@ impl Side {
         plan
     }
 
+    /// Whether servers are checked from here.
+    fn checks(self, plan: &Plan) -> bool {
+        self != Side::Decap && plan.services.iter().any(|service| service.health.is_some())
+    }
+
     /// The servers to resolve, each address once.
     fn unresolved(self, plan: &Plan) -> Vec<(String, IpAddr)> {
-        if self == Side::Server {
+        if self != Side::Dispatcher {
             return Vec::new();
         }
         without_mac(plan, false).into_iter().map(|(address, name)| (name, address)).collect()
@@ -79,7 +86,7 @@ impl Side {
 
     /// Those whose packets may go by routers, unless a service has them on the link.
     fn routed(self, plan: &Plan) -> Vec<(String, IpAddr)> {
-        if self == Side::Server {
+        if self != Side::Dispatcher {
             return Vec::new();
         }
         let on_link = without_mac(plan, false);
@@ -227,7 +234,7 @@ impl Membership {
         if !wanted.is_empty() {
             self.resolve(&wanted).await?;
         }
-        if is_checked(&self.plan) {
+        if self.side.checks(&self.plan) {
             let plan = Arc::clone(&self.plan);
             let mut health = Health::open(&plan, &self.interface).await?;
             if age < VERDICT_MOST {
@@ -544,10 +551,6 @@ impl Membership {
             tracing::warn!(%error, "entries for the servers stay in the kernel's neighbour table");
         }
     }
-}
-
-fn is_checked(plan: &Plan) -> bool {
-    plan.services.iter().any(|service| service.health.is_some())
 }
 
 fn on_link(neighbours: &Neighbours) -> Result<(), MembershipError> {

@@ -1,7 +1,7 @@
 //! Going over to another configuration. What takes long is worked out from a copy, on whichever thread, while servers are
 //! followed; then the control thread takes it over.
 
-use super::{Membership, MembershipError, Name, Side, Update, is_checked, on_link};
+use super::{Membership, MembershipError, Name, Side, Update, on_link};
 use crate::control::cost::{self, Cost};
 use crate::control::diff;
 use crate::control::health::Health;
@@ -294,7 +294,7 @@ impl Membership {
         }
         match &mut self.health {
             Some(health) => health.watch(plan).await?,
-            None if is_checked(plan) => self.health = Some(Health::open(plan, &self.interface).await?),
+            None if self.side.checks(plan) => self.health = Some(Health::open(plan, &self.interface).await?),
             None => {}
         }
         self.verify_what_fails();

@@ -53,7 +53,7 @@ impl Membership {
         }
         let name = (of.name.clone(), it.name.clone());
         let status = self.health.as_ref().and_then(|health| health.status(service, server));
-        let resolved = self.side == Side::Server || self.cluster.mac(service as ServiceId, server).is_some();
+        let resolved = self.side != Side::Dispatcher || self.cluster.mac(service as ServiceId, server).is_some();
         let verdict = status.map_or(Verdict::Up, |status| status.verdict);
         if self.joining.contains(&name) {
             if let Some(why) = self.not_ready(service, server) {
@@ -102,7 +102,7 @@ impl Membership {
     }
     /// Why it is not known yet whether a server serves.
     fn not_ready(&self, service: usize, server: usize) -> Option<&'static str> {
-        if self.side != Side::Server && self.cluster.mac(service as ServiceId, server).is_none() {
+        if self.side == Side::Dispatcher && self.cluster.mac(service as ServiceId, server).is_none() {
             return Some("its MAC address is not known yet");
         }
         let status = self.health.as_ref().and_then(|health| health.status(service, server));

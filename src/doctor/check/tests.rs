@@ -136,6 +136,7 @@ fn status() -> Status {
         moving: 0,
         servers: vec![server("web1", 11), server("web2", 12)],
         latency_ns: None,
+        announce: None,
     };
     let worker = |worker| WorkerStatus { worker, core: worker + 2, turns: true, ..WorkerStatus::default() };
     Status {

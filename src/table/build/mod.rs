@@ -464,7 +464,7 @@ fn rankings(key: Key, services: &[Service], known: &Rankings) -> (Vec<Arc<Rankin
 }
 
 /// The directory of the services, and each service's address in it.
-fn directory(services: &[Service]) -> (Directory, Vec<u16>) {
+pub fn directory(services: &[Service]) -> (Directory, Vec<u16>) {
     let mut ids: HashMap<IpAddr, u16> = HashMap::new();
     let mut addresses: Vec<Address> = Vec::new();
     let (mut ports_v4, mut ports_v6) = (Vec::new(), Vec::new());

@@ -1,0 +1,79 @@
+//! A range of addresses.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The addresses whose first `length` bits are those of `address`, all of whose other bits are 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    pub address: IpAddr,
+    pub length: u8,
+}
+
+impl Prefix {
+    /// Of one address.
+    pub fn host(address: IpAddr) -> Prefix {
+        Prefix { address, length: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// Ones where its addresses agree.
+    pub fn mask(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(_) => Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0)).into(),
+            IpAddr::V6(_) => {
+                Ipv6Addr::from_bits(u128::MAX.checked_shl(128 - u32::from(self.length)).unwrap_or(0)).into()
+            }
+        }
+    }
+
+    /// The same prefix of an address that may have bits behind it.
+    pub fn first(&self) -> Prefix {
+        let address = match (self.address, self.mask()) {
+            (IpAddr::V4(address), IpAddr::V4(mask)) => (address & mask).into(),
+            (IpAddr::V6(address), IpAddr::V6(mask)) => (address & mask).into(),
+            _ => unreachable!("a mask is of its address's family"),
+        };
+        Prefix { address, length: self.length }
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4() && Prefix { address, ..*self }.first().address == self.address
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self == Prefix::host(self.address) {
+            true => write!(f, "{}", self.address),
+            false => write!(f, "{}/{}", self.address, self.length),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(address: &str, length: u8) -> Prefix {
+        Prefix { address: address.parse().expect("an address"), length }
+    }
+
+    #[test]
+    fn a_prefix_has_the_addresses_that_begin_alike_and_no_others() {
+        for (address, length, has, lacks) in [
+            ("192.0.2.0", 24, "192.0.2.255", "192.0.3.0"),
+            ("192.0.2.2", 32, "192.0.2.2", "192.0.2.3"),
+            ("0.0.0.0", 0, "203.0.113.9", "2001:db8::"),
+            ("2001:db8:2::", 64, "2001:db8:2::ffff:1", "2001:db8:2:1::"),
+            ("2001:db8::7", 128, "2001:db8::7", "2001:db8::6"),
+            ("::", 0, "2001:db8::7", "0.0.0.0"),
+        ] {
+            let prefix = prefix(address, length);
+            assert!(prefix.contains(has.parse().expect("an address")), "{prefix} {has}");
+            assert!(!prefix.contains(lacks.parse().expect("an address")), "{prefix} {lacks}");
+        }
+        assert_eq!(prefix("192.0.2.77", 24).first(), prefix("192.0.2.0", 24));
+        assert_eq!(prefix("2001:db8::7", 127).first().to_string(), "2001:db8::6/127");
+        assert_eq!(prefix("192.0.2.77", 32).to_string(), "192.0.2.77");
+    }
+}
