@@ -16,7 +16,7 @@ usage() {
     cat <<END
 usage: scripts/test.sh [--quick] [--help]
 
-Installs what is missing (scripts/setup.sh --dpdk --guest --package), then checks the format, the lints and runs every test.
+Installs what is missing (scripts/setup.sh --dpdk --guest), then checks the format, the lints and runs every test.
 Exit 0 only if all of it passed. As root it runs the tests on real networks too; without root these say that they were skipped.
 
   --quick  only what needs no network and no kernel's help: it leaves out ${NETWORKS[*]}
@@ -81,7 +81,7 @@ both() {
     trap - EXIT
 }
 
-scripts/setup.sh --dpdk --guest --package
+scripts/setup.sh --dpdk --guest
 step format cargo fmt --check
 if [[ -n $quick ]]; then
     # shellcheck disable=SC2046

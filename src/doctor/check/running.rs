@@ -104,7 +104,9 @@ fn advice(reason: Reason) -> (&'static str, Option<&'static str>) {
         Reason::TooBig => {
             ("clients whose way loses the ICMP message go on sending such packets: look for a firewall", None)
         }
-        Reason::Untrusted => ("if it is a dispatcher, add it to `sources` in [decap]; if not, somebody tries to get in", None),
+        Reason::Untrusted => {
+            ("if it is a dispatcher, add it to `sources` in [decap]; if not, somebody tries to get in", None)
+        }
         Reason::OtherServer => ("as it should be", None),
     }
 }
