@@ -5,6 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # These tests have networks of their own (as root), and mostly wait: they run beside the others.
 readonly NETWORKS=(doctor health lab neighbours quickstart server_verb soak)
+# Of the lab's tests, those that take a network of another form. They run beside the rest.
+readonly OTHER_LABS=(announce:: decap:: several::)
 # These load the kernel or take a core, or build: --quick leaves them out too.
 readonly MACHINES=(af_xdp bench filter package pktgen steer)
 # In a machine of its own, which qemu emulates.
@@ -44,7 +46,7 @@ step() {
 }
 
 # `--test NAME` for each of the arguments.
-named() { printf -- '--test %s ' "$@"; }
+named() { local name; for name in "$@"; do [[ -z $name ]] || printf -- '--test %s ' "$name"; done; }
 
 # All other tests, those of modules first.
 others() {
@@ -63,21 +65,36 @@ run_tests() {
     cargo test --no-fail-fast "${targets[@]}" -- --test-threads=4 "${@:2}"
 }
 
-# The networks' tests, in the background: what they say comes at the end.
-both() {
-    local said start=$SECONDS verdict=ok networks
-    said=$(mktemp)
+# The lab's tests, and those of other networks.
+lab() { run_tests --test lab -- $(printf -- '--skip %s ' "${OTHER_LABS[@]}"); }
+networks() {
+    local verdict=0
     # shellcheck disable=SC2046
-    run_tests $(named "${NETWORKS[@]}") >"$said" 2>&1 &
-    networks=$!
-    trap 'kill $networks 2>/dev/null; rm -f "$said"' EXIT
+    run_tests $(named "${NETWORKS[@]/lab/}") || verdict=1
+    run_tests --test lab -- "${OTHER_LABS[@]}" || verdict=1
+    return $verdict
+}
+
+# Tests of networks in the background, beside the others: what they say comes at the end.
+both() {
+    local name folder start=$SECONDS verdict
+    local -A process
+    folder=$(mktemp -d)
+    for name in lab networks; do
+        $name >"$folder/$name" 2>&1 &
+        process[$name]=$!
+    done
+    trap 'kill "${process[@]}" 2>/dev/null; rm -rf "$folder"' EXIT
     # shellcheck disable=SC2046
     step tests run_tests $(others)
-    wait $networks || { verdict=FAILED; failed=1; }
-    printf '\n== networks: %s\n' "${NETWORKS[*]}"
-    cat "$said"
-    note networks "$verdict" "$start"
-    rm -f "$said"
+    for name in networks lab; do
+        verdict=ok
+        wait "${process[$name]}" || { verdict=FAILED; failed=1; }
+        printf '\n== %s\n' "$name"
+        cat "$folder/$name"
+        note "$name" "$verdict" "$start"
+    done
+    rm -rf "$folder"
     trap - EXIT
 }
 

@@ -25,6 +25,8 @@ pub struct Facts {
     pub running: Option<Running>,
     /// Why one that has a socket does not answer.
     pub no_answer: Option<String>,
+    /// The dispatcher looks at its own host.
+    pub is_itself: bool,
 }
 
 #[derive(Clone, Debug, Default)]

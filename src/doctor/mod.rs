@@ -199,7 +199,7 @@ fn gather(plan: Option<Plan>, config: Option<&Path>, options: &Options, full: bo
     if !full {
         // Who looks is the dispatcher: the program is its own, or is about to be.
         facts.interface.iter_mut().for_each(|interface| interface.program = None);
-        facts.no_answer = Some(String::new());
+        facts.is_itself = true;
     }
     facts
 }

@@ -96,7 +96,6 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
     let findings = doctor::glance(&plan);
-    doctor::warn(&findings);
     let listeners = admin::bind(&plan.admin)?;
     // Of two dispatchers with the default socket, what is remembered is the first one's.
     let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &options.config));
@@ -125,6 +124,8 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         kept.join(", "),
         if facts.workers > 0 { "); workers keep no capability" } else { ", and to publish tables)" }
     );
+    // Not before: the first line of a start that fails is its error.
+    doctor::warn(&findings);
     say(&text, options.json);
     let findings = doctor::watch(Plan::clone(&plan), &findings, privileges::drop_all)?;
     let (stats, latest, figures, overview) = (engine.stats(), engine.stats(), engine.stats(), Latest::default());

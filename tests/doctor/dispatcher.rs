@@ -64,7 +64,6 @@ fn each_fault_of_the_host_is_named_alone_and_mended_by_its_command() {
         fault("probe_rules", "ip rule add pref 0 lookup main"),
         fault("probe_rules", "ip rule add pref 40999 fwmark 0x6f6e0000/0xffff0000 prohibit protocol 111"),
         fault("xdp_program", PROGRAM),
-        fault("bpf_fs", "umount DIR/bpf"),
         fault("state_file", "rmdir DIR/state; touch DIR/state"),
     ];
     try_all(&net, "d", "--seconds 0", &faults);

@@ -171,8 +171,8 @@ fn a_reload_changes_what_is_announced_and_a_takeover_nothing() {
     assert_eq!(announced(lab, "dispatcher"), BOTH);
     dispatcher.ended();
     assert!(!next.said().contains("withdrawn"), "{}", next.said());
-    let status: Value = serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap();
-    assert_eq!(status["services"][0]["announce"]["announced"], true, "{status}");
+    let status = || -> Value { serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap() };
+    eventually("the new one says so", || status()["services"][0]["announce"]["announced"] == true);
     next.stop();
     assert!(announced(lab, "dispatcher").is_empty());
 }

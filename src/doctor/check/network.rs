@@ -274,7 +274,7 @@ pub fn probe_rules(facts: &Facts) -> Vec<Finding> {
         return vec![Finding::fail("probe_rules", why).mend(first.clone())];
     }
     let there = network.probe_rules.iter().sum::<usize>();
-    if facts.running.is_none() && facts.no_answer.is_none() && there > 0 {
+    if facts.running.is_none() && facts.no_answer.is_none() && !facts.is_itself && there > 0 {
         let why = format!(
             "{there} rules of the checks are there, and no dispatcher runs: one was killed; the next start takes them away too"
         );

@@ -99,7 +99,10 @@ async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, netwo
             network.neighbours.push((name, address, mac));
         }
     }
-    for far in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+    // Addresses that no network has (RFC 2544 and RFC 3849). The unspecified ones lead to this host.
+    for far in
+        [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1))]
+    {
         let route = lookup(handle, far, None).await?.and_then(|route| netlink::Path::of(&route));
         let gateway = route.and_then(|path| Some((path.device, path.gateway?)));
         let mac = gateway.and_then(|at| known.get(&at).map(|mac| (at.1, *mac)));
