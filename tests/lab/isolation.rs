@@ -12,7 +12,8 @@ use std::time::Duration;
 /// Downloads that go on while `trouble` comes and goes: all arrive whole, and nobody is taken to be down.
 fn downloads_survive(lab: &Lab, dispatcher: &Dispatcher, trouble: impl FnOnce()) {
     let piece = fs::read(lab.file("big")).unwrap()[..6 << 20].to_vec();
-    let begun = &clients(0)[..60];
+    // When the trouble is over, all of them go on at once, as fast as this machine can: more would keep the servers from answering checks.
+    let begun = &clients(0)[..20];
     thread::scope(|scope| {
         let downloads: Vec<_> = begun
             .iter()
@@ -59,7 +60,7 @@ fn no_connection_breaks_when_the_dispatcher_loses_its_link_or_its_switch() {
         let config = checked(lab);
         let text = fs::read_to_string(&config).unwrap();
         let all_down = format!("type = \"http\"\nall_down = \"{all_down}\"\n");
-        // When the trouble is over, all downloads go on at once: a server on a busy machine may then be slow to answer a check.
+        // A server on a busy machine may be slow to answer a check.
         let text = text.replace("type = \"http\"\n", &all_down).replace("_ms = 400\n", "_ms = 1500\n");
         fs::write(&config, text).unwrap();
         let dispatcher = &Dispatcher::start_with(lab, &config, &[]);
