@@ -60,8 +60,11 @@ fn no_connection_breaks_when_the_dispatcher_loses_its_link_or_its_switch() {
         let config = checked(lab);
         let text = fs::read_to_string(&config).unwrap();
         let all_down = format!("type = \"http\"\nall_down = \"{all_down}\"\n");
-        // A server on a busy machine may be slow to answer a check.
-        let text = text.replace("type = \"http\"\n", &all_down).replace("_ms = 400\n", "_ms = 1500\n");
+        // When all downloads go on at once on a busy machine, a server may be silent for seconds: it is judged by what it does in ten.
+        let text = text
+            .replace("type = \"http\"\n", &all_down)
+            .replace("_ms = 400\n", "_ms = 1000\n")
+            .replace("fall = 4\n", "fall = 10\n");
         fs::write(&config, text).unwrap();
         let dispatcher = &Dispatcher::start_with(lab, &config, &[]);
         let expected = lookup(&config, WEB[0], &clients(0), &[]);
@@ -72,7 +75,7 @@ fn no_connection_breaks_when_the_dispatcher_loses_its_link_or_its_switch() {
             dispatcher.hear(said);
             eventually("it is shown", unchecked);
             // Longer than it takes to find all servers down, one by one.
-            thread::sleep(Duration::from_secs(8));
+            thread::sleep(Duration::from_secs(12));
             lab.ip("lan", mend);
         });
         eventually("they are checked again", || !unchecked());
