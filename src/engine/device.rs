@@ -104,7 +104,7 @@ pub struct AttachedDevice<P> {
     pub copies: bool,
     /// What the device counts besides the workers.
     pub device_counters: Box<dyn Fn() -> DeviceCounters + Send>,
-    pub hold: Attachment,
+    pub attachment: Attachment,
 }
 
 /// What keeps a device in service. To be kept until the ports have gone.
@@ -233,7 +233,7 @@ impl Device for xdp::Device {
             ports,
             engine,
             device_counters: Box::new(device_counters),
-            hold: Attachment::AfXdp { steer: Box::new(steer), queues, place: can_stay.then_some(place) },
+            attachment: Attachment::AfXdp { steer: Box::new(steer), queues, place: can_stay.then_some(place) },
         })
     }
 }
@@ -275,7 +275,7 @@ impl Device for crate::port::dpdk::Device {
             engine,
             copies: false,
             device_counters: Box::new(device_counters),
-            hold: Attachment::Dpdk { _service: service },
+            attachment: Attachment::Dpdk { _service: service },
         })
     }
 }

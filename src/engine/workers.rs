@@ -58,24 +58,24 @@ impl<P: Port<Frame: Send> + Send + 'static> Attached for WithTable<P> {
     }
 
     fn start(self: Box<Self>, start: Start) -> Result<Box<dyn Dispatching>, Failure> {
-        let WithTable { device: AttachedDevice { ports, device_counters, mut hold, .. }, table } = *self;
+        let WithTable { device: AttachedDevice { ports, device_counters, mut attachment, .. }, table } = *self;
         let Start { plan, cores, flows, reports } = start;
-        let net = net_source(&mut hold, &table);
+        let net = net_source(&mut attachment, &table);
         let pool = WorkerPool::start(plan, table, ports, (&cores, flows), (device_counters, net), reports)?;
-        Ok(Box::new(Workers { pool, name: hold.engine(), hold, cores }))
+        Ok(Box::new(Workers { pool, name: attachment.engine(), attachment, cores }))
     }
 }
 
 struct Workers {
     pool: WorkerPool,
-    hold: Attachment,
+    attachment: Attachment,
     name: &'static str,
     cores: Vec<usize>,
 }
 
 /// What the program counts that dispatches in the workers' place.
-fn net_source(hold: &mut Attachment, table: &Table) -> Option<Box<dyn Source>> {
-    Some(Box::new(match hold.net()?.open_books(table) {
+fn net_source(attachment: &mut Attachment, table: &Table) -> Option<Box<dyn Source>> {
+    Some(Box::new(match attachment.net()?.open_books(table) {
         Ok(books) => NetMetrics::new(&books),
         Err(error) => {
             tracing::warn!("what is dispatched without workers is not counted: {error}");
@@ -94,15 +94,15 @@ impl Dispatching for Workers {
     }
 
     fn stop(self: Box<Self>) -> Result<Summary, Failure> {
-        let Workers { pool, mut hold, .. } = *self;
-        hold.detach();
+        let Workers { pool, mut attachment, .. } = *self;
+        attachment.detach();
         // Frames that were redirected a moment ago are on their way into the rings still.
         thread::sleep(DRAIN);
         pool.stop()
     }
 
     fn leave(mut self: Box<Self>) -> Result<Summary, Failure> {
-        if !self.hold.leave() {
+        if !self.attachment.leave() {
             return self.stop();
         }
         // What is in the rings is the workers' still.
@@ -114,11 +114,11 @@ impl Dispatching for Workers {
 impl Engine for Workers {
     fn publish(&mut self, membership: &mut Membership, update: Update) {
         let table = membership.table();
-        let net = if update == Update::Layout { net_source(&mut self.hold, &table) } else { None };
+        let net = if update == Update::Layout { net_source(&mut self.attachment, &table) } else { None };
         // Before the workers get it: the net decides only for a worker that is gone, and that does not come back in this process.
         // So a worker's frames may be decided by an older table and then by a newer one, as at any change, but never the other
         // way: the net would send to its old owner what the worker had begun at a new one.
-        if let Some(Err(error)) = self.hold.net().map(|net| net.publish(&table)) {
+        if let Some(Err(error)) = self.attachment.net().map(|net| net.publish(&table)) {
             tracing::warn!("without a worker its frames are dispatched by an older table: {error}; start oneip again");
         }
         match update {
@@ -128,7 +128,7 @@ impl Engine for Workers {
     }
 
     fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure> {
-        self.hold.take_addresses(addresses)
+        self.attachment.take_addresses(addresses)
     }
 
     fn host_check(&self) -> HostCheck {

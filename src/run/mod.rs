@@ -95,7 +95,6 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let hlog = options.hlog.as_deref().map(open_log).transpose()?;
     let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
     host::check(&addresses)?;
-    let findings = doctor::glance(&plan);
     let listeners = admin::bind(&plan.admin)?;
     // Of two dispatchers with the default socket, what is remembered is the first one's.
     let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &options.config));
@@ -115,6 +114,8 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
     let mut text = greeting(&plan, &facts, &cores, (&attached.text(), attached.advice()));
     let mut engine = attached.start(Start { plan: &plan, cores, flows: dispatcher.flows as usize, reports })?;
+    // Frames are dispatched by now: they do not wait for it.
+    let findings = doctor::glance(&plan);
     let kept = privileges::keep(engine.needs())?;
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
     let _ = write!(text, "  table      generation 1, hashed with {}\n  keeps      ", Level::detect().name());
