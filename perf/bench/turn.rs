@@ -357,7 +357,13 @@ fn small_bursts(scenario: &Scenario) {
 
 fn turn(c: &mut Criterion) {
     if let Some(name) = std::env::args().find_map(|argument| argument.strip_prefix("counted=").map(str::to_owned)) {
-        return counted(SCENARIOS.iter().find(|scenario| scenario.name == name).expect("a scenario of this bench"));
+        return counted(
+            SCENARIOS
+                .iter()
+                .chain(&DELIVERIES)
+                .find(|scenario| scenario.name == name)
+                .expect("a scenario of this bench"),
+        );
     }
     println!("interleaved, bursts of {BURST}:");
     SCENARIOS.iter().chain(&DELIVERIES).for_each(ratio);
