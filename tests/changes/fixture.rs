@@ -198,6 +198,13 @@ impl Fixture {
         self.twin = crate::twin(&self.table, self.report().capacity as usize);
     }
 
+    /// Another process goes on, with what was remembered of flows. The twin has no memory that outlasts it here.
+    pub fn take_over(&mut self, successor: Cluster) {
+        self.cluster = successor;
+        self.twin = None;
+        self.publish();
+    }
+
     fn publish(&mut self) {
         self.table = self.cluster.compile();
         if let Some(twin) = &mut self.twin {
@@ -314,7 +321,7 @@ pub fn successor(fixture: &Fixture, written: Option<&History>) -> Cluster {
     cluster.set_states(0, &states, 0, 0);
     let text = serde_json::to_string(&written).unwrap();
     if let Some(written) = serde_json::from_str::<Option<History>>(&text).unwrap() {
-        cluster.recall(0, &fixture.plan, &written, fixture.now);
+        cluster.recall(&fixture.plan, &[(0, &written)], fixture.now);
     }
     cluster
 }

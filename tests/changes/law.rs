@@ -25,6 +25,8 @@ pub enum Event {
     Wait(u64),
     /// The process ends, and another goes on with what it has written down.
     Restart,
+    /// And with its flow tables.
+    Takeover,
     Begin(u8),
     /// A stranger forges a segment of this sequence number, in the name of a client who has a connection, or of one who has none.
     Forge(Kind, u16, u32, u16),
@@ -75,6 +77,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         4 => (1u8..40).prop_map(Event::Begin),
         6 => (kind(), any::<(u16, u32)>(), 0u16..1400).prop_map(|(kind, (whose, number), data)| Event::Forge(kind, whose, number, data)),
         1 => Just(Event::Restart),
+        1 => Just(Event::Takeover),
         2 => any::<(u16, bool, u32)>().prop_map(|(which, reset, number)| Event::Again(which, reset, number)),
     ]
 }
@@ -142,7 +145,7 @@ pub fn apply(fixture: &mut Fixture, event: &Event) -> Option<u64> {
             fixture.wait(seconds(time));
             None
         }
-        Event::Restart | Event::Begin(_) | Event::Forge(..) | Event::Again(..) => None,
+        Event::Restart | Event::Takeover | Event::Begin(_) | Event::Forge(..) | Event::Again(..) => None,
     }
 }
 
@@ -228,6 +231,12 @@ fn restart(fixture: &mut Fixture, connections: &mut [Connection]) {
     }
 }
 
+/// Another process goes on with the flow tables too. Which connections had outlasted their time, it does not know.
+fn take_over(fixture: &mut Fixture, connections: &mut [Connection]) {
+    fixture.take_over(successor(fixture, fixture.cluster.history(0)));
+    connections.iter_mut().for_each(|connection| connection.shown = false);
+}
+
 /// Forgets the connections that may break, and checks the others: those that send something after this step.
 fn check(
     fixture: &mut Fixture,
@@ -278,6 +287,7 @@ fn run(mut fixture: Fixture, events: &[Event]) -> Result<(), TestCaseError> {
         let keep = apply(&mut fixture, event);
         match *event {
             Event::Restart => restart(&mut fixture, &mut connections),
+            Event::Takeover => take_over(&mut fixture, &mut connections),
             Event::Begin(count) => begin(&mut fixture, &mut connections, count)?,
             Event::Forge(kind, whose, number, data) => {
                 forge(&mut fixture, &mut connections, (kind, whose, number, data))
@@ -307,12 +317,12 @@ proptest! {
         mut events in prop::collection::vec(event(), 1..40),
         until_closed: bool,
     ) {
-        events.retain(|event| !matches!(event, Event::Restart));
+        events.retain(|event| !matches!(event, Event::Restart | Event::Takeover));
         run(Fixture::of(&weights, 1009, kind, 1 << 13, until_closed), &events)?;
     }
 
-    /// What a process that has just begun does not remember stays where it goes. (By other rules it does, as long as no more than
-    /// `MAX_CHANGES` are under way.)
+    /// What a process that has just begun does not remember stays where it goes; and where it finds the flow tables, everything stays where
+    /// it is. (By other rules it does, as long as no more than `MAX_CHANGES` are under way.)
     #[test]
     fn connections_stay_through_restarts(
         weights in prop::collection::vec(0u32..4, 2..6),

@@ -6,6 +6,7 @@ use crate::control::state_file::{Leaving, OpenChange, Remembered, StateFile, Sta
 use crate::host::clock;
 use crate::model::Plan;
 use crate::table::ServiceId;
+use crate::table::build::History;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -120,14 +121,17 @@ impl Membership {
             return;
         }
         let (now, plan) = (clock::now_ns(), self.plan_of());
-        for (at, service) in plan.services.iter().enumerate() {
-            let Some(change) = remembered.changes.iter().find(|change| change.service == service.name) else {
-                continue;
-            };
-            self.cluster.recall(at as ServiceId, &plan, &change.history, now);
-            let moving = self.cluster.moving(at as ServiceId);
+        let histories: HashMap<&str, &History> =
+            remembered.changes.iter().map(|change| (change.service.as_str(), &change.history)).collect();
+        let open = plan.services.iter().enumerate();
+        let open = open.filter_map(|(at, service)| Some((at as ServiceId, *histories.get(service.name.as_str())?)));
+        let open: Vec<_> = open.collect();
+        self.cluster.recall(&plan, &open, now);
+        for (at, _) in open {
+            let moving = self.cluster.moving(at);
             if moving > 0 {
-                tracing::info!("service {}: {moving} slots are moving still, as before the restart", service.name);
+                let service = &plan.services[at as usize].name;
+                tracing::info!("service {service}: {moving} slots are moving still, as before the restart");
             }
         }
     }

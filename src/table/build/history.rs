@@ -5,6 +5,7 @@ use super::service::State;
 use crate::limits::{MAX_HISTORY, MAX_SERVERS, MAX_SLOTS, MAX_WEIGHT};
 use crate::model::prime::is_prime;
 use crate::model::{HashInput, Selection, Server, Service};
+use crate::table::flow_table::MAX_IDENT;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -23,6 +24,9 @@ pub struct History {
 #[serde(deny_unknown_fields)]
 struct Configuration {
     servers: Vec<Candidate>,
+    /// What flow tables call them, which may outlast the process; empty: that is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    idents: Vec<u32>,
     /// How many of them, at the end, a reload removed.
     leaving: usize,
     slots: u32,
@@ -55,11 +59,12 @@ pub struct Step {
 }
 
 impl Configuration {
-    fn of(service: &Service) -> Configuration {
+    fn of(service: &Service, idents: Vec<u32>) -> Configuration {
         let candidate =
             |server: &Server| Candidate { name: server.name.clone(), address: server.address, weight: server.weight };
         Configuration {
             servers: service.servers.iter().map(candidate).collect(),
+            idents,
             leaving: service.leaving,
             slots: service.slots,
             flow: service.hash == HashInput::Flow,
@@ -68,7 +73,7 @@ impl Configuration {
     }
 
     fn check(&self) -> Result<(), String> {
-        let Configuration { servers, leaving, slots, flow, modulo } = self;
+        let Configuration { servers, idents, leaving, slots, flow, modulo } = self;
         if *slots > MAX_SLOTS || !is_prime(*slots) {
             return Err(format!("`slots` {slots} is not a prime up to {MAX_SLOTS}"));
         }
@@ -85,6 +90,11 @@ impl Configuration {
         let mut known = HashSet::new();
         if let Some(twice) = servers.iter().find(|server| !known.insert(server.address)) {
             return Err(format!("it has two servers at {}", twice.address));
+        }
+        let mut known = HashSet::new();
+        let is_ident = |ident: &u32| (1..=MAX_IDENT).contains(ident) && known.insert(*ident);
+        if !idents.is_empty() && (idents.len() != servers.len() || !idents.iter().all(is_ident)) {
+            return Err("its `idents` are not one a server, each another".to_owned());
         }
         if *flow && *modulo { Err("it is both by `flow` and `modulo`".to_owned()) } else { Ok(()) }
     }
@@ -105,10 +115,15 @@ impl Configuration {
 }
 
 impl History {
-    /// Of a service that has just begun so.
-    pub fn new(service: &Service, states: Vec<State>) -> History {
+    /// Of a service that has just begun so. `idents` are its servers'.
+    pub fn new(service: &Service, states: Vec<State>, idents: Vec<u32>) -> History {
         let first = Step { configuration: 0, states, at: 0, until: 0, prolonged: None };
-        History { configurations: vec![Configuration::of(service)], steps: vec![first] }
+        History { configurations: vec![Configuration::of(service, idents)], steps: vec![first] }
+    }
+
+    /// What flow tables call the servers that were there.
+    pub fn idents(&self) -> impl Iterator<Item = u32> {
+        self.configurations.iter().flat_map(|configuration| configuration.idents.iter().copied())
     }
 
     /// Whether it can be gone through.
@@ -150,9 +165,14 @@ impl History {
         self.steps.iter().flat_map(|step| [step.at, step.until].into_iter().chain(step.prolonged))
     }
 
-    /// From now on it is configured so.
-    pub fn configure(&mut self, service: &Service) {
-        self.configurations.push(Configuration::of(service));
+    /// From now on it is configured so. `idents` are its servers'.
+    pub fn configure(&mut self, service: &Service, idents: Vec<u32>) {
+        self.configurations.push(Configuration::of(service, idents));
+    }
+
+    /// The servers of the last configuration are called so.
+    pub fn rename(&mut self, idents: Vec<u32>) {
+        self.configurations.last_mut().expect("there is always one").idents = idents;
     }
 
     /// By the last configuration, the servers are there for that from now on.
@@ -181,20 +201,20 @@ impl History {
         self.steps.len() == 1
     }
 
-    /// Each step, with the service as it was configured then, where that is another than before.
-    pub fn steps(&self, service: &Service) -> impl Iterator<Item = (Option<Service>, &Step)> {
+    /// Each step, with the service as it was configured then and the idents of its servers, where that is another than before.
+    pub fn steps(&self, service: &Service) -> impl Iterator<Item = (Option<(Service, &[u32])>, &Step)> {
         let mut last = None;
         self.steps.iter().filter_map(move |step| {
             let is_new = last.replace(step.configuration) != Some(step.configuration);
             let configuration = self.configurations.get(step.configuration)?;
             let fits = step.states.len() == configuration.servers.len();
-            fits.then(|| (is_new.then(|| configuration.applied(service)), step))
+            fits.then(|| (is_new.then(|| (configuration.applied(service), &configuration.idents[..])), step))
         })
     }
 
     /// Whether the last configuration is that of a service.
     pub fn ends_with(&self, service: &Service) -> bool {
-        self.configurations.last() == Some(&Configuration::of(service))
+        self.configurations.last().is_some_and(|last| *last == Configuration::of(service, last.idents.clone()))
     }
 
     /// With its times on another clock.

@@ -19,7 +19,7 @@ use crate::model::{Egress, HashInput, Mac, NextHop, Plan, Selection, Service};
 use crate::table::census::Census;
 use crate::table::index::Index;
 use crate::table::trace::Watch;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -233,12 +233,19 @@ impl Cluster {
         self.services[service as usize].history()
     }
 
-    /// Goes on with changes of a service that were open in a process before this one.
-    pub fn recall(&mut self, service: ServiceId, plan: &Plan, history: &History, now: u64) {
-        let of = &plan.services[service as usize];
-        let state = &self.services[service as usize];
-        if let Some(recalled) = state.recalled(self.key, of, state.ranking(), &mut self.idents, (history, now)) {
-            self.services[service as usize] = recalled;
+    /// Goes on with changes of services that were open in a process before this one.
+    pub fn recall(&mut self, plan: &Plan, changes: &[(ServiceId, &History)], now: u64) {
+        // Their servers are called as flow tables call them. Nothing calls those yet that have these numbers here.
+        let named: HashSet<u32> = changes.iter().flat_map(|(_, history)| history.idents()).collect();
+        self.idents.keep(self.services.iter().flat_map(ServiceState::idents).chain(named.iter().copied()));
+        for service in &mut self.services {
+            service.avoid(&named, &mut self.idents);
+        }
+        for &(service, history) in changes {
+            let (of, state) = (&plan.services[service as usize], &self.services[service as usize]);
+            if let Some(recalled) = state.recalled(self.key, of, state.ranking(), &mut self.idents, (history, now)) {
+                self.services[service as usize] = recalled;
+            }
         }
     }
 

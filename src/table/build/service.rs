@@ -123,18 +123,20 @@ impl ServiceState {
     /// Every server with a weight takes clients.
     pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
         let servers = service.servers.iter().map(|server| ServerState::new(server, State::Active, idents));
+        let servers: Vec<ServerState> = servers.collect();
+        let named = servers.iter().map(|server| server.ident).collect();
         let mut state = ServiceState {
             identity: Identity::of(service),
             version: 0,
             address,
             deliver: service.deliver,
-            servers: servers.collect(),
+            servers,
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
             ranking,
             moves: Moves::default(),
             marked: None,
             due: None,
-            history: History::new(service, vec![State::Active; service.servers.len()]),
+            history: History::new(service, vec![State::Active; service.servers.len()], named),
             look: None,
             shares: Arc::default(),
         };
@@ -145,7 +147,7 @@ impl ServiceState {
     }
 
     /// The same service after what it has gone through in a process before this one: connections that nobody remembers are kept as
-    /// there. Which were begun meanwhile is forgotten. `None`: that says nothing.
+    /// there, and flow tables that have outlasted it are understood. `None`: that says nothing.
     pub fn recalled(
         &self,
         key: Key,
@@ -160,17 +162,18 @@ impl ServiceState {
             let ranking = |of: &Service| Arc::new(Ranking::new(key, &candidates(of), of.slots));
             let mut next = match (state.take(), configured) {
                 (Some(before), None) => before,
-                (Some(mut before), Some(configured)) => {
+                (Some(mut before), Some((configured, named))) => {
                     before.end_changes(at);
                     let ranking = ranking(&configured);
-                    before.renew(key, &configured, (self.address, ranking), idents, (at, until))
+                    before.renew(key, &configured, (self.address, ranking), idents, (at, until)).named(named)
                 }
-                (None, Some(first)) => {
+                (None, Some((first, named))) => {
                     // What everything began with moves nobody.
                     let ranking = ranking(&first);
-                    let mut first = ServiceState::new(key, &first, self.address, ranking, idents);
-                    first.set_states(&step.states, 0, 0);
-                    first
+                    let state = ServiceState::new(key, &first, self.address, ranking, idents);
+                    let mut state = state.named(named);
+                    state.set_states(&step.states, 0, 0);
+                    state
                 }
                 (None, None) => break,
             };
@@ -190,6 +193,27 @@ impl ServiceState {
         state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.next_hop = is.next_hop);
         state.set_states(&states, now, until);
         Some(state)
+    }
+
+    /// With these idents of its servers, if there are any.
+    fn named(mut self, idents: &[u32]) -> ServiceState {
+        if !idents.is_empty() {
+            self.servers.iter_mut().zip(idents).for_each(|(server, ident)| server.ident = *ident);
+            self.history.rename(self.idents());
+        }
+        self
+    }
+
+    /// Its servers have other idents than these from now on.
+    pub fn avoid(&mut self, taken: &HashSet<u32>, idents: &mut Idents) {
+        for server in self.servers.iter_mut().filter(|server| taken.contains(&server.ident)) {
+            server.ident = idents.draw();
+        }
+        self.history.rename(self.idents());
+    }
+
+    pub fn idents(&self) -> Vec<u32> {
+        self.servers.iter().map(|server| server.ident).collect()
     }
 
     pub fn ranking(&self) -> Arc<Ranking> {
@@ -255,7 +279,7 @@ impl ServiceState {
             state.moves.set_until_closed(service.until_closed);
             state.moves.expire(now);
             state.mark(now);
-            state.history.configure(service);
+            state.history.configure(service, state.idents());
             state.record((now, until), None);
             return state;
         }
@@ -285,12 +309,12 @@ impl ServiceState {
         let has_key = rule.key == before.rule.key;
         state.moved(before, now, until);
         if has_key {
-            state.history.configure(service);
+            state.history.configure(service, state.idents());
             state.record((now, until), None);
         } else {
             // The other key is a secret that is not written down.
             let states = state.servers.iter().map(|server| server.state).collect();
-            state.history = History::new(service, states);
+            state.history = History::new(service, states, state.idents());
         }
         state
     }
