@@ -163,6 +163,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
             engine: Engine::AfXdp,
             cores: Some(vec![2, 3]),
             flows: 1 << 20,
+            heartbeat: Duration::from_millis(100),
             xdp: None,
             pins: PINS.into(),
             dpdk: None,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The flow table: the twin of src/table/flow_table.rs, in the same memory. One a receive queue, which one core serves at a
- * time; read and written only for frames whose slot is migrating.
+ * time, or its worker; read and written only for frames whose slot is migrating.
  */
 #ifndef ONEIP_FLOW_TABLE_H
 #define ONEIP_FLOW_TABLE_H
@@ -181,7 +181,7 @@ INLINE void forget(struct xdp_md *ctx, struct remembering *entry)
 	struct flow_report *report = report_of(ctx);
 	entry->whose = 0;
 	entry->state = 0;
-	if (report)
+	if (report && report->held)
 		report->held--;
 }
 

@@ -8,8 +8,9 @@ use super::schema;
 use super::section::{At, Section, integer_element, text_element};
 use super::{key, value};
 use crate::limits::{
-    DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_SLOTS, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS,
-    MAX_HOLD_DOWN_MS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT, TUNNEL_SOURCES,
+    DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_HEARTBEAT_MS, DEFAULT_SLOTS, HEARTBEAT_MS, MAX_ANNOUNCE_HOLD_S,
+    MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_DOWN_MS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS,
+    MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
     Admin, Announce, Decap, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, PINS, Plan, Port, Prefix, Selection,
@@ -36,6 +37,7 @@ pub struct DispatcherDraft {
     engine: Engine,
     cores: Option<Vec<usize>>,
     flows: u32,
+    heartbeat: Duration,
     xdp: Option<Xdp>,
     pins: PathBuf,
     dpdk: Option<DpdkDraft>,
@@ -134,12 +136,14 @@ impl DispatcherDraft {
             report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
         }
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
+        let heartbeat_ms = section.integer("heartbeat_ms", HEARTBEAT_MS, report).map(|ms| ms.value);
+        let heartbeat = Duration::from_millis(heartbeat_ms.unwrap_or(DEFAULT_HEARTBEAT_MS).into());
         let engine = engine.map_or(Engine::AfXdp, |engine| engine.value);
         let (xdp, pins) = (read_xdp(section, report), read_pins(section, base, report));
         let source = deliver::read_source(section, report);
         let mtu = section.integer("mtu", MTUS, report).map(|mtu| mtu.value);
         let gateway_mac = section.text("gateway_mac", report, value::mac).map(|mac| mac.value);
-        DispatcherDraft { interface, engine, cores, flows, xdp, pins, dpdk, source, mtu, gateway_mac }
+        DispatcherDraft { interface, engine, cores, flows, heartbeat, xdp, pins, dpdk, source, mtu, gateway_mac }
     }
 
     fn into_dispatcher(self) -> Option<Dispatcher> {
@@ -147,9 +151,22 @@ impl DispatcherDraft {
             Some(draft) => Some(draft.into_dpdk()?),
             None => None,
         };
-        let DispatcherDraft { interface, engine, cores, flows, xdp, pins, source, mtu, gateway_mac, .. } = self;
+        let DispatcherDraft { interface, engine, cores, flows, heartbeat, xdp, pins, source, mtu, gateway_mac, .. } =
+            self;
         let source = source.into_iter().flatten().map(|source| source.value).collect();
-        Some(Dispatcher { interface: interface?, engine, cores, flows, xdp, pins, dpdk, source, mtu, gateway_mac })
+        Some(Dispatcher {
+            interface: interface?,
+            engine,
+            cores,
+            flows,
+            heartbeat,
+            xdp,
+            pins,
+            dpdk,
+            source,
+            mtu,
+            gateway_mac,
+        })
     }
 }
 

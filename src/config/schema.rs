@@ -52,6 +52,7 @@ pub static DISPATCHER: Schema = Schema {
         optional("engine", "engine = \"af_xdp\""),
         optional("cores", "cores = [2, 3]"),
         optional("flows", "flows = 1048576"),
+        optional("heartbeat_ms", "heartbeat_ms = 100"),
         optional("source", "source = [\"192.0.2.2\"]"),
         optional("mtu", "mtu = 1500"),
         optional("gateway_mac", "gateway_mac = \"02:00:00:00:00:fe\""),

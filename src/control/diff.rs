@@ -26,6 +26,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             differ(old.engine != new.engine, "[dispatcher] engine");
             differ(old.cores != new.cores, "[dispatcher] cores");
             differ(old.flows != new.flows, "[dispatcher] flows");
+            differ(old.heartbeat != new.heartbeat, "[dispatcher] heartbeat_ms");
             differ(old.source != new.source, "[dispatcher] source");
             differ(old.mtu != new.mtu, "[dispatcher] mtu");
             differ((old.xdp, &old.pins) != (new.xdp, &new.pins), "[dispatcher] xdp or pins");

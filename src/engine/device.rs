@@ -1,17 +1,21 @@
 //! The device that frames come to, as far as `run` sees it, whichever engine drives it.
 
+use super::worker_pool::{self, FlowTables};
 use crate::error::Failure;
+use crate::hash::Key;
 use crate::limits::FRAMES_TIMED;
 use crate::metrics::collect::DeviceCounters;
-use crate::model::{Dispatcher, Mac};
+use crate::model::{Dispatcher, Mac, Xdp};
 use crate::port::Port;
 use crate::port::af_xdp::{self, AfXdp, Transfer};
 use crate::table::Table;
-use crate::xdp::dispatch::{Setup, Tables};
+use crate::xdp::dispatch::{self, Setup, Tables};
 use crate::xdp::link::{self, Kept, LinkError, Place};
-use crate::xdp::{self, Net, Steer};
+use crate::xdp::{self, Features, Net, Steer};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A device that can be taken into service.
 pub trait Device: Sized {
@@ -95,6 +99,15 @@ pub fn folder(place: &Place) -> Result<Option<PathBuf>, LinkError> {
     }
 }
 
+/// Nothing holds the program on the interface any more but who has its link, and nobody finds its flow tables.
+///
+/// # Errors
+/// A pin cannot be removed.
+pub fn forget(place: &Place) -> Result<(), Failure> {
+    link::unpin(place)?;
+    Ok(dispatch::forget_flows(&place.pins.join(&place.interface))?)
+}
+
 /// A device in service.
 pub struct AttachedDevice<P> {
     pub ports: Vec<P>,
@@ -162,11 +175,23 @@ impl Attachment {
         }
     }
 
+    /// What remembers flows while slots move: of each worker, by its number. Each has room for so many. `key` is the cluster's.
+    pub fn flow_tables(&mut self, flows: usize, key: Key) -> FlowTables {
+        match self.net() {
+            // Shared with the program, so that either goes on with the other's.
+            Some(net) => {
+                let flows = net.flows();
+                Arc::new(move |worker| flows.of_queue(worker))
+            }
+            None => worker_pool::own_flow_tables(flows, key),
+        }
+    }
+
     /// Gives the kernel all frames again, where it shares the device. What is on its way to the ports comes yet.
     pub fn detach(&mut self) {
         match self {
             Attachment::AfXdp { steer, place, .. } => {
-                if let Some(Err(error)) = place.as_ref().map(link::unpin) {
+                if let Some(Err(error)) = place.as_ref().map(forget) {
                     tracing::warn!("the program stays on its interface: {error}");
                 }
                 steer.detach();
@@ -175,6 +200,19 @@ impl Attachment {
             Attachment::Dpdk { .. } => {}
         }
     }
+}
+
+/// How long a worker may be silent. `None`: for as long as it has a ring, since what the program sends in its place would not leave.
+fn net_after(device: &xdp::Device, settings: &Dispatcher) -> Option<Duration> {
+    let sends = device.driver != "veth" || settings.xdp == Some(Xdp::Generic) || Features::of(device.index).transmits();
+    if !sends {
+        tracing::warn!(
+            "if a worker is killed or hangs, {} does not send what its XDP program forwards: ethtool -K PEER gro on, for the other \
+             end of the veth, and start again",
+            device.interface
+        );
+    }
+    sends.then_some(settings.heartbeat)
 }
 
 impl Device for xdp::Device {
@@ -196,18 +234,18 @@ impl Device for xdp::Device {
     ) -> Result<AttachedDevice<AfXdp>, Failure> {
         let xdp::Device { mac, index, queues, .. } = self;
         let place = place(&self, settings);
-        let can_stay = folder(&place)?.is_some();
+        let folder = folder(&place)?;
         // A veth sends what is redirected to it, see `kernel::way_out`.
         let egress = if self.driver == "veth" { index } else { 0 };
-        let setup = Setup { mac, egress, queues, flows: settings.flows, timed_of: FRAMES_TIMED };
-        // Not for workers that only hang: while slots move, what such a one remembers of flows is its own.
-        let steer = Steer::load_with_net(Net { setup, table, after: None })?;
+        let setup = Setup { mac, egress, queues: self.receive_queues, flows: settings.flows, timed_of: FRAMES_TIMED };
+        let steer =
+            Steer::load_with_net(Net { setup, table, after: net_after(&self, settings), folder: folder.as_deref() })?;
         let (mut steer, ports) = self.prepare(steer, cluster_addresses)?;
-        let (mode, taken_over) = match can_stay {
-            true => {
+        let (mode, taken_over) = match folder {
+            Some(_) => {
                 steer.attach_kept(&place, settings.xdp).map(|attachment| (attachment.mode, attachment.taken_over))?
             }
-            false => (steer.attach(&self)?, false),
+            None => (steer.attach(&self)?, false),
         };
         let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
         let device_counters = move || {
@@ -233,7 +271,7 @@ impl Device for xdp::Device {
             ports,
             engine,
             device_counters: Box::new(device_counters),
-            attachment: Attachment::AfXdp { steer: Box::new(steer), queues, place: can_stay.then_some(place) },
+            attachment: Attachment::AfXdp { steer: Box::new(steer), queues, place: folder.map(|_| place) },
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The engine `xdp`: the dispatcher inside the kernel. A program decides every frame on the core that takes the NIC's interrupt; this
 //! process only keeps the program's table up to date, and reads what it counts.
 
-use super::device::{folder, place};
+use super::device::{folder, forget, place};
 use super::kernel_metrics::{CoreMetrics, Timed};
 use super::{Attached, Dispatching, Engine, Facts, HostCheck, Opened, Start};
 use crate::admin::status::{ProgramStatus, Status, WorkerStatus};
@@ -17,7 +17,7 @@ use crate::model::{Dispatcher, Plan, Xdp};
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::table::trace::{self, Seen};
-use crate::xdp::dispatch::{self, Books, Dispatch, Events, Fate, Noted, PublishError, Setup};
+use crate::xdp::dispatch::{Books, Dispatch, Events, Fate, Noted, PublishError, Setup};
 use crate::xdp::link::{self, Attachment, Place};
 use crate::xdp::privileges as needed;
 use crate::xdp::{Device, Features, Mode};
@@ -245,12 +245,6 @@ impl Dispatching for Kernel {
         let collector = collector.join().map_err(|_| "the stats thread ended in a panic")?;
         Ok(collector.summary())
     }
-}
-
-/// Nothing holds the program on the interface any more but who has its link.
-fn forget(place: &Place) -> Result<(), Failure> {
-    link::unpin(place)?;
-    Ok(dispatch::forget_flows(&place.pins.join(&place.interface))?)
 }
 
 /// See `super::detach`.

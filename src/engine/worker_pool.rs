@@ -2,6 +2,7 @@
 //! new tables to them.
 
 use crate::error::Failure;
+use crate::hash::Key;
 use crate::host::privileges;
 use crate::metrics::collect::{self, Collector, ReadDevice, Reports, Sources, Stats, Troubles};
 use crate::metrics::source::{Source, boxed};
@@ -18,6 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
+/// Makes the flow table of a worker, by its number.
+pub type FlowTables = Arc<dyn Fn(usize) -> FlowTable + Send + Sync>;
+
+/// Each in the worker's own memory, for so many flows. `key` is the cluster's.
+pub fn own_flow_tables(flows: usize, key: Key) -> FlowTables {
+    Arc::new(move |_| FlowTable::new(flows, key))
+}
+
 pub struct WorkerPool {
     tables: Publisher<WorkerMetrics>,
     stats: Stats,
@@ -27,8 +36,7 @@ pub struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// Starts a worker on each of `ports`, pinned to the core at the same position; it remembers `flows` flows while slots
-    /// move. `table` is of the services and servers of `plan`. `beside` counts what is dispatched without workers.
+    /// Starts a worker on each of `ports`, pinned to the core at the same position, with the flow table of its number. `table` is of the services and servers of `plan`. `beside` counts what is dispatched without workers.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -36,11 +44,10 @@ impl WorkerPool {
         plan: &Arc<Plan>,
         table: Table,
         ports: Vec<P>,
-        (cores, flows): (&[usize], usize),
+        (cores, flow_tables): (&[usize], FlowTables),
         (device_counters, beside): (ReadDevice, Option<Box<dyn Source>>),
         reports: Reports,
     ) -> io::Result<WorkerPool> {
-        let key = table.key;
         let (stats, inbox) = collect::channel();
         let (metrics, views) = open(&table, ports.len());
         let count = usize::from(beside.is_some());
@@ -57,12 +64,12 @@ impl WorkerPool {
         let stop = Arc::new(AtomicBool::new(false));
         let mut workers = Vec::new();
         for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
-            let (core, stop) = (cores[i], Arc::clone(&stop));
+            let (core, stop, flow_tables) = (cores[i], Arc::clone(&stop), Arc::clone(&flow_tables));
             let thread = thread::Builder::new().name(format!("oneip-worker{i}"));
             workers.push(thread.spawn(move || {
                 pin(core);
                 // Here, so that its memory is near the core.
-                work(Worker::new(port, reader, FlowTable::new(flows, key)), &stop)
+                work(Worker::new(port, reader, flow_tables(i)), &stop)
             })?);
         }
         let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
@@ -115,7 +122,15 @@ impl WorkerPool {
     pub fn idle(plan: &Arc<Plan>, table: Table) -> io::Result<WorkerPool> {
         let reports = Reports { line: false, to_stderr: true, hlog: None };
         let ports = vec![crate::port::memory::Memory::new::<&[u8]>(&[])];
-        WorkerPool::start(plan, table, ports, (&[0], 16), (Box::new(collect::DeviceCounters::default), None), reports)
+        let flow_tables = own_flow_tables(16, table.key);
+        WorkerPool::start(
+            plan,
+            table,
+            ports,
+            (&[0], flow_tables),
+            (Box::new(collect::DeviceCounters::default), None),
+            reports,
+        )
     }
 }
 

@@ -61,7 +61,8 @@ impl<P: Port<Frame: Send> + Send + 'static> Attached for WithTable<P> {
         let WithTable { device: AttachedDevice { ports, device_counters, mut attachment, .. }, table } = *self;
         let Start { plan, cores, flows, reports } = start;
         let net = net_source(&mut attachment, &table);
-        let pool = WorkerPool::start(plan, table, ports, (&cores, flows), (device_counters, net), reports)?;
+        let flow_tables = attachment.flow_tables(flows, table.key);
+        let pool = WorkerPool::start(plan, table, ports, (&cores, flow_tables), (device_counters, net), reports)?;
         Ok(Box::new(Workers { pool, name: attachment.engine(), attachment, cores }))
     }
 }
@@ -115,9 +116,10 @@ impl Engine for Workers {
     fn publish(&mut self, membership: &mut Membership, update: Update) {
         let table = membership.table();
         let net = if update == Update::Layout { net_source(&mut self.attachment, &table) } else { None };
-        // Before the workers get it: the net decides only for a worker that is gone, and that does not come back in this process.
-        // So a worker's frames may be decided by an older table and then by a newer one, as at any change, but never the other
-        // way: the net would send to its old owner what the worker had begun at a new one.
+        // Before the workers get it. The net decides only for a worker that is gone or hangs: so a worker's frames are decided by an
+        // older table and then by a newer one, as at any change, and never the other way, by which the net would send to its old
+        // owner what the worker had begun at a new one. A worker that turns again sees the newest table before it decides what
+        // came after its heartbeat.
         if let Some(Err(error)) = self.attachment.net().map(|net| net.publish(&table)) {
             tracing::warn!("without a worker its frames are dispatched by an older table: {error}; start oneip again");
         }

@@ -68,6 +68,8 @@ pub struct Dispatcher {
     pub cores: Option<Vec<usize>>,
     /// Flows that are remembered for a queue while a change is under way.
     pub flows: u32,
+    /// A worker without a turn for longer hangs.
+    pub heartbeat: Duration,
     /// `None`: in the driver, where it can.
     pub xdp: Option<Xdp>,
     /// A folder on a BPF file system, in which the program is kept when the process was killed.

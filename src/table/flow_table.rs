@@ -25,7 +25,8 @@ pub struct FlowTable {
 }
 
 /// Where flows are remembered: a worker's own memory, or memory that a program in the kernel shares, which goes on with the
-/// flows when the worker does not. Only one of them writes at a time.
+/// flows when the worker does not. One of them writes at a time, but for a worker that was stopped in the middle of a turn and ends that
+/// while the program writes: then an entry may be lost, or have another flow's state, and the counts may be wrong by one.
 pub trait FlowMemory: Send {
     fn buckets(&self) -> &[Bucket];
 
@@ -333,7 +334,7 @@ impl FlowTable {
     pub fn forget(&mut self, at: At) {
         self.set(at, FREE);
         let [held, ..] = self.memory.report();
-        held.store(held.load(Relaxed) - 1, Relaxed);
+        held.store(held.load(Relaxed).saturating_sub(1), Relaxed);
     }
 
     /// Remembers a flow, which was seen now, if there is any memory; whatever was known of it gives way. Nothing that was last

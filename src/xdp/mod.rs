@@ -35,7 +35,7 @@ pub use error::XdpError;
 pub(crate) use error::{os_error, with_causes};
 pub use ethtool::driver;
 pub use features::Features;
-pub use steer::{Action, Beats, Net, Steer, SteerCounters, SteerCounts};
+pub use steer::{Action, Heartbeat, Net, Steer, SteerCounters, SteerCounts};
 
 use crate::limits::RELEASE;
 use std::thread;

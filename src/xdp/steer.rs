@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::attach::{Mode, attach, load, program, program_mut};
 use super::device::Device;
-use super::dispatch::{Setup, Sizes, Tables, memory};
+use super::dispatch::{Setup, Sizes, Tables, memory, pins};
 use super::error::{XdpError, with_causes};
 use super::link::{self, Attachment, LinkError, Place};
 use super::memory::Memory;
@@ -97,17 +98,24 @@ pub struct Net<'a> {
     /// A worker that has had no turn for longer hangs, and its frames are dispatched by the program. `None`: only those of
     /// queues without a ring.
     pub after: Option<Duration>,
+    /// A folder on a BPF file system, where flow tables last when this process has ended: those that another has left there, if
+    /// they are of the same size, or new ones.
+    pub folder: Option<&'a Path>,
 }
 
-/// Where workers say that they turn.
+/// Where the worker of a queue says that it turns: its heartbeat.
 #[derive(Clone)]
-pub struct Beats(Arc<Memory>);
+pub struct Heartbeat {
+    beats: Arc<Memory>,
+    queue: usize,
+}
 
-impl Beats {
-    /// The worker of a queue has had a turn; by `CLOCK_MONOTONIC`, in nanoseconds.
+impl Heartbeat {
+    /// The worker turns at this time of `CLOCK_MONOTONIC`, in nanoseconds: whatever is redirected to it from here on, it will
+    /// decide by a table that is no older.
     #[inline]
-    pub fn beat(&self, queue: u32, now: u64) {
-        self.0.words()[queue as usize].store(now, Ordering::Relaxed);
+    pub fn beat(&self, now: u64) {
+        self.beats.words()[self.queue].store(now, Ordering::Relaxed);
     }
 }
 
@@ -121,7 +129,7 @@ pub struct Steer {
     v6: HashMap<MapData, [u8; 16], u8>,
     sockets: XskMap<MapData>,
     counters: SteerCounters,
-    beats: Beats,
+    beats: Arc<Memory>,
     net: Option<Tables>,
 }
 
@@ -150,9 +158,13 @@ impl Steer {
         let sizes = net.map(|net| Sizes::of(net.setup, net.table)).transpose()?;
         let has_net = u32::from(net.is_some());
         let after = net.and_then(|net| net.after).map_or(0, |after| after.as_nanos() as u64);
+        let pins = match (&sizes, net.and_then(|net| net.folder)) {
+            (Some(sizes), Some(folder)) => Some(pins(folder, sizes)?),
+            _ => None,
+        };
         let mut loader = EbpfLoader::new();
         if let Some(sizes) = &sizes {
-            sizes.apply(&mut loader, None);
+            sizes.apply(&mut loader, pins.as_ref());
         }
         loader
             .override_global("own_mac", &mac.0, true)
@@ -166,7 +178,7 @@ impl Steer {
         load(&mut program, PROGRAM).map_err(|reason| XdpError::Load { reason })?;
         drop(loader);
         let tables = sizes.zip(net).map(|(sizes, net)| Tables::open(&mut program, sizes, net.table)).transpose()?;
-        let beats = Beats(Arc::new(memory(&mut program, BEATS, queues as usize)?));
+        let beats = Arc::new(memory(&mut program, BEATS, queues as usize)?);
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
         Ok(Steer {
@@ -187,9 +199,14 @@ impl Steer {
         self.net.as_mut()
     }
 
-    /// Where workers say that they turn.
-    pub fn beats(&self) -> Beats {
-        self.beats.clone()
+    /// Where the worker of a queue says that it turns.
+    ///
+    /// # Panics
+    /// There is no such queue.
+    pub fn heartbeat(&self, queue: u32) -> Heartbeat {
+        let queue = queue as usize;
+        assert!(queue < self.beats.words().len());
+        Heartbeat { beats: Arc::clone(&self.beats), queue }
     }
 
     /// Makes these the addresses whose frames are taken. New ones are taken before old ones are let go, so an address that is

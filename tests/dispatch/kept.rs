@@ -76,7 +76,8 @@ fn two_capabilities_are_enough_to_load_it() {
         caps::set(None, CapSet::Permitted, &few).unwrap();
         let setup = Setup { mac: Mac([2, 0, 0, 0, 0, 2]), egress: 0, queues: 1, flows: 64, timed_of: 61 };
         Dispatch::load(setup, &table).unwrap();
-        Steer::load_with_net(Net { setup, table: &table, after: Some(Duration::from_millis(100)) }).unwrap();
+        Steer::load_with_net(Net { setup, table: &table, after: Some(Duration::from_millis(100)), folder: None })
+            .unwrap();
     })
     .join()
     .unwrap();

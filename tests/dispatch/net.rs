@@ -18,7 +18,7 @@ fn without_a_ring_frames_are_dispatched_as_by_the_program_that_does_nothing_else
     let table = turn::table(&golden.plan, &golden.down);
     let Some((dispatch, books)) = dispatch(own, &table, 0) else { return };
     let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1 };
-    let net = |after| Steer::load_with_net(Net { setup, table: &table, after }).unwrap();
+    let net = |after| Steer::load_with_net(Net { setup, table: &table, after, folder: None }).unwrap();
     let addresses: Vec<IpAddr> = golden.plan.services.iter().map(|service| service.address).collect();
     for after in [None, Some(Duration::from_millis(100))] {
         let mut steer = net(after);

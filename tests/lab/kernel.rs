@@ -7,9 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::dispatcher::{Dispatcher, is_attached, run};
 use crate::echo::{Echo, round_trip};
-use crate::network::{Lab, WEB, clients, lookup, succeed, write_config};
+use crate::network::{Lab, WEB, clients, eventually, lookup, succeed, write_config};
+use crate::operator::connected;
+use crate::restart::browse;
 use crate::stop::Stop;
 
 const XDP: [&str; 2] = ["--engine", "xdp"];
@@ -24,6 +28,45 @@ fn what_was_killed_goes_on_and_the_next_takes_it_over() {
 #[test]
 fn under_af_xdp_is_a_net() {
     goes_on("af_xdp", "AF_XDP, copy mode, native XDP");
+}
+
+/// Stopped by a signal, it stands for every way in which workers can stand still: nobody receives, nobody publishes.
+#[test]
+fn under_af_xdp_the_net_dispatches_for_workers_that_hang() {
+    let Some(lab) = &Lab::up(&["--engine", "af_xdp"]) else { return };
+    let all = &clients(0)[..40];
+    let expected = lookup(&lab.config(), WEB[0], all, &[]);
+    let stop = &AtomicBool::new(false);
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let process = Pid::from_child(dispatcher.child());
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let browsers: Vec<_> =
+            all[..10].iter().map(|client| scope.spawn(move || browse(lab, 0, client, stop))).collect();
+        connected(lab, &all[..10]);
+        let of_workers = received(lab);
+        kill_process(process, Signal::STOP).unwrap();
+        // Longer than `heartbeat_ms`.
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(lab.fetch(0, all), expected, "while the process is stopped");
+        kill_process(process, Signal::CONT).unwrap();
+        eventually("the workers receive again", || received(lab) > of_workers + 200);
+        assert_eq!(lab.fetch(0, all), expected, "and afterwards");
+        drop(when_done);
+        for (browser, expected) in browsers.into_iter().zip(&expected) {
+            let (requests, server) = browser.join().unwrap();
+            assert!(server == expected.1 && requests > 5, "{requests} of {server}");
+        }
+    });
+    let account = dispatcher.stop();
+    assert_eq!(account.dropped_total(), 0, "{}", account.json);
+}
+
+/// Frames that workers have received.
+fn received(lab: &Lab) -> u64 {
+    let status: serde_json::Value = serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap();
+    let workers = status["workers"].as_array().unwrap();
+    workers.iter().map(|worker| worker["received"].as_u64().unwrap()).sum()
 }
 
 fn goes_on(engine: &str, said: &str) {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -146,6 +147,54 @@ fn a_restart_in_the_middle_of_a_drain_and_of_a_removal_breaks_no_connection() {
             assert_eq!(server, expected.1);
             assert!(requests > 5, "requests went on: {requests}");
         }
+        dispatcher.stop();
+    });
+}
+
+#[test]
+fn kill_9_in_the_middle_of_a_change_breaks_no_connection_begun_during_it() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    goes_on_through_a_change(lab, |dispatcher, config| {
+        dispatcher.kill();
+        // With no process at all.
+        thread::sleep(Duration::from_millis(300));
+        Dispatcher::start_with(lab, config, &[])
+    });
+}
+
+#[test]
+fn a_takeover_in_the_middle_of_a_change_breaks_no_connection_begun_during_it() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    goes_on_through_a_change(lab, |dispatcher, config| {
+        let next = Dispatcher::start_with(lab, config, &["--takeover"]);
+        dispatcher.ended();
+        next
+    });
+}
+
+/// What flows are remembered outlives the process, so connections that were begun during a drain go on to where they were begun, and not to
+/// the server that is drained.
+fn goes_on_through_a_change<'l>(lab: &'l Lab, replaced: impl FnOnce(Dispatcher<'l>, &Path) -> Dispatcher<'l>) {
+    let config = checked(lab);
+    let stop = &AtomicBool::new(false);
+    let before = lookup(&config, WEB[0], &clients(0), &[]);
+    let of_web1: Vec<String> = before.into_iter().filter(|(_, has)| has == "web1").map(|(client, _)| client).collect();
+    let of_web1 = &of_web1[..20];
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        lab.ctl(&["drain", "web1"]);
+        let browsers: Vec<_> = of_web1.iter().map(|client| scope.spawn(move || browse(lab, 0, client, stop))).collect();
+        connected(lab, of_web1);
+        let dispatcher = replaced(dispatcher, &config);
+        // Where nothing was dispatched meanwhile, clients send again by and by.
+        thread::sleep(Duration::from_millis(1500));
+        drop(when_done);
+        for browser in browsers {
+            let (requests, server) = browser.join().unwrap();
+            assert!(server != "web1" && requests > 5, "{requests} of {server}");
+        }
+        assert_eq!(lab.server("web", "web1")["state"], "draining");
         dispatcher.stop();
     });
 }

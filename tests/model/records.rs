@@ -4,6 +4,7 @@ use oneip::config;
 use oneip::model::{Deliver, Dispatcher, Engine, HashInput, Mac, PINS, Plan, Selection};
 use serde::Deserialize;
 use std::net::IpAddr;
+use std::time::Duration;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +99,7 @@ pub fn dispatcher(mtu: u32) -> Dispatcher {
         engine: Engine::AfXdp,
         cores: None,
         flows: 16,
+        heartbeat: Duration::from_millis(100),
         xdp: None,
         pins: PINS.into(),
         dpdk: None,

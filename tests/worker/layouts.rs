@@ -6,7 +6,7 @@ use crate::hlog::intervals;
 use crate::model::Random;
 use crate::no_flows;
 use crate::replay_port::{ReplayPort, Truth, any_plan, told};
-use oneip::engine::worker_pool::WorkerPool;
+use oneip::engine::worker_pool::{WorkerPool, own_flow_tables};
 use oneip::metrics::aggregate::Aggregator;
 use oneip::metrics::collect::{DeviceCounters, Reports};
 use oneip::metrics::snapshot::{Snapshot, WorkerSnapshot};
@@ -260,9 +260,9 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
     let ports =
         cores.map(|seed| Faulty::<ReplayPort>::new(ReplayPort::new(&truth).with_own_thread(), seed as u64)).into();
     let table = layouts.cluster.compile();
+    let at = (&cores[..], own_flow_tables(64, table.key));
     let mut pool =
-        WorkerPool::start(&layouts.plan, table, ports, (&cores, 64), (device_counters(&truth), None), reports)
-            .expect("threads");
+        WorkerPool::start(&layouts.plan, table, ports, at, (device_counters(&truth), None), reports).expect("threads");
     let stats = pool.stats();
     let mut last = Snapshot::default();
     // Over at least two harvests.
@@ -323,9 +323,9 @@ fn a_crew_ends_while_more_comes_in() {
     let core = core_affinity::get_core_ids().expect("cores")[0].id;
     let (ports, table) = (vec![ReplayPort::new(&truth).with_own_thread()], layouts.cluster.compile());
     let device_counters = device_counters(&truth);
-    let pool =
-        WorkerPool::start(&layouts.plan, table, ports, (&[core], 64), (device_counters, None), Reports::default())
-            .expect("threads");
+    let at = (&[core][..], own_flow_tables(64, table.key));
+    let pool = WorkerPool::start(&layouts.plan, table, ports, at, (device_counters, None), Reports::default())
+        .expect("threads");
     while truth.received.load(Relaxed) == 0 {
         thread::yield_now();
     }

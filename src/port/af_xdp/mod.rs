@@ -87,7 +87,8 @@ impl Device {
         steer.set_cluster_addresses(addresses)?;
         let mut ports = Vec::with_capacity(self.queues as usize);
         for queue in 0..self.queues {
-            let port = AfXdp::bind(self, queue)?;
+            let mut port = AfXdp::bind(self, queue)?;
+            port.set_heartbeat(steer.heartbeat(queue));
             steer.add_socket(queue, port.socket())?;
             ports.push(port);
         }

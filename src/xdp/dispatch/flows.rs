@@ -41,8 +41,8 @@ impl Flows {
         self.queues
     }
 
-    /// The flow table of a queue. While a frame of the queue may be decided by the program, it may be read only: for the census
-    /// and the report.
+    /// The flow table of a queue. While frames of the queue are decided by the program, it is to be read only: for the census and
+    /// the report.
     ///
     /// # Panics
     /// There is no such queue.
@@ -100,7 +100,7 @@ fn remove(path: &Path) -> Result<(), XdpError> {
 
 /// The files of flow tables and their reports in a folder on a BPF file system. What does not have these sizes is removed
 /// there: the memory lasts as long as a program has it.
-pub(super) fn pins(folder: &Path, sizes: &Sizes) -> Result<[PathBuf; 2], XdpError> {
+pub fn pins(folder: &Path, sizes: &Sizes) -> Result<[PathBuf; 2], XdpError> {
     let [flows, reports] = NAMES.map(|name| folder.join(name));
     let pins = [(flows, sizes.flows()), (reports, sizes.queues())];
     let fits = |(path, entries): &(PathBuf, u32)| {

@@ -36,6 +36,7 @@ pub use counters::{Books, Sent, Tally};
 pub use events::{Events, Fate, Noted};
 pub use flows::Flows;
 pub use flows::forget_flows;
+pub(super) use flows::pins;
 use measure::MEASURED_CLIENTS;
 pub use measure::Measured;
 pub(super) use tables::Sizes;
