@@ -275,6 +275,10 @@ pub const MAX_CHANGES: usize = 8;
 /// forgotten.
 pub const MAX_HISTORY: usize = 256;
 
+/// Steps of services that are kept while slots move, for services with the same servers that go the same: they differ by rule, and by how long
+/// connections stay.
+pub const SHARED_MOVES: usize = 4;
+
 /// Layouts that the program in the kernel counts for at once: the one that is published, and those before it whose last counts were not
 /// read yet. The twin of `TALLIES` in src/bpf/counters.h.
 pub const LAYOUTS: usize = 8;

@@ -14,7 +14,7 @@ use crate::model::{HashKey, Server};
 use crate::table::build::History;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -169,9 +169,10 @@ impl StateFile {
     fn write(&self, content: &Content) -> io::Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
-        let mut file = NamedTempFile::new_in(folder)?;
+        let mut file = BufWriter::new(NamedTempFile::new_in(folder)?);
         serde_json::to_writer_pretty(&mut file, content)?;
         file.write_all(b"\n")?;
+        let file = file.into_inner().map_err(IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
         file.persist(&self.path)?;
         fs::File::open(folder)?.sync_all()

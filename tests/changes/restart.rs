@@ -10,10 +10,10 @@ use proptest::sample::select;
 use std::net::Ipv4Addr;
 
 /// Who keeps connections, whether flows without a beginning are learned, and since when.
-type Kept = (Option<u16>, bool, u64);
+pub type Kept = (Option<u16>, bool, u64);
 
 /// Who gets a client's new connections, and who keeps its others.
-fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<Kept>) {
+pub fn fate(table: &ServiceTable, client: Ipv4Addr) -> (Option<u16>, Option<Kept>) {
     let by = |rule: &Rule| match rule.flow {
         true => hash::flow(rule.key, client.into(), CLUSTER.into(), (4711, 80), 6),
         false => hash::source(rule.key, client.into()),

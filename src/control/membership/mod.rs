@@ -348,7 +348,8 @@ impl Membership {
             Event::Verdicts(changes) => {
                 changes.iter().for_each(tell);
                 let services: HashSet<usize> = changes.iter().map(|change| change.service).collect();
-                let moved = services.into_iter().fold(false, |moved, service| self.judge(service, None) | moved);
+                let now = clock::now_ns();
+                let moved = services.into_iter().fold(false, |moved, service| self.judge(service, now, None) | moved);
                 // What a server has by right depends on whether it was cut off.
                 let isolation = |change: &health::Change| matches!(change.what, What::Isolated(_) | What::NotIsolated);
                 moved | (self.side == Side::Server && changes.iter().any(isolation))
@@ -364,9 +365,10 @@ impl Membership {
             self.tell_mac(change.address);
         }
         let addresses: HashSet<IpAddr> = changes.iter().flat_map(|change| self.reached_by(change.address)).collect();
+        let now = clock::now_ns();
         for (at, service) in Arc::clone(&self.plan).services.iter().enumerate() {
             if service.servers.iter().any(|server| addresses.contains(&server.address)) {
-                self.judge(at, None);
+                self.judge(at, now, None);
             }
         }
         !changes.is_empty()
@@ -424,13 +426,14 @@ impl Membership {
     /// Judges every service. Connections stay for the service's time, if `now` is one.
     fn judge_all(&mut self, now: u64) -> bool {
         let until = (now == 0).then_some(0);
-        (0..self.plan.services.len()).fold(false, |moved, service| self.judge(service, until) | moved)
+        let now = if now == 0 { clock::now_ns() } else { now };
+        (0..self.plan.services.len()).fold(false, |moved, service| self.judge(service, now, until) | moved)
     }
 
     /// Takes the servers of a service in and out as everybody says. Whether that changed anything. Connections stay until
-    /// `until`, or for as long as the service says.
-    fn judge(&mut self, service: usize, until: Option<u64>) -> bool {
-        let now = clock::now_ns();
+    /// `until`, or for as long as the service says. What happens to several services at once happens at one time `now`: so those that
+    /// have the same servers share what comes of it.
+    fn judge(&mut self, service: usize, now: u64, until: Option<u64>) -> bool {
         self.shown.touch(service);
         self.start_together(service, now);
         let judged: Vec<state::Judged> =

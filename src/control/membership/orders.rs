@@ -139,7 +139,7 @@ impl Membership {
             if let Some(until) = drained {
                 self.cluster.prolong(service as ServiceId, until, now);
             }
-            self.judge(service, drained) | moved
+            self.judge(service, now, drained) | moved
         });
         let update = match (reweighed, moved) {
             (true, _) => Some(Update::Layout),

@@ -6,6 +6,7 @@ use super::{Membership, Name, Update};
 use crate::admin::status::State;
 use crate::control::health::Verdict;
 use crate::control::overrides::Overrides;
+use crate::host::clock;
 use crate::model::{Plan, Server};
 use crate::table::ServiceId;
 use crate::table::build;
@@ -60,7 +61,8 @@ impl Membership {
         }
         self.hearsays = hearsays;
         let services = 0..self.plan.services.len();
-        let moved = services.fold(false, |moved, service| self.judge(service, None) | moved);
+        let now = clock::now_ns();
+        let moved = services.fold(false, |moved, service| self.judge(service, now, None) | moved);
         self.note();
         moved.then_some(Update::Table)
     }

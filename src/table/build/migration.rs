@@ -22,7 +22,7 @@ pub struct Moves {
 }
 
 /// Of changes whose time is over: what is not remembered of their slots is the present owner's, and what is remembered stays.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 struct Settled {
     rule: Rule,
     /// By slot, whether it was moving; `None`: flows cannot be told by slot, and any may be remembered.
@@ -95,6 +95,22 @@ impl Moves {
             let before = first.before.joined(&second.before);
             *second = Change { before, began: first.began, until: second.until.max(first.until) };
         }
+    }
+
+    /// Whether connections stay with who had them, for whatever reason.
+    pub fn keeps(&self) -> bool {
+        self.is_open() || self.settled.is_some()
+    }
+
+    /// Whether it is the same, in the same memory.
+    pub fn is(&self, other: &Moves) -> bool {
+        let same = |(one, other): (&Change, &Change)| {
+            (one.began, one.until) == (other.began, other.until) && one.before.is(&other.before)
+        };
+        self.until_closed == other.until_closed
+            && self.open.len() == other.open.len()
+            && self.open.iter().zip(&other.open).all(same)
+            && self.settled == other.settled
     }
 
     pub fn is_open(&self) -> bool {
@@ -249,6 +265,16 @@ impl Owners {
         by_remainder.filter(|owner| owner & !MIGRATING != NOBODY).unwrap_or_else(by_slot)
     }
 
+    /// Whether they are the same, in the same memory.
+    pub(super) fn is(&self, other: &Owners) -> bool {
+        let same = |one: &Arc<[u16]>, other: &Arc<[u16]>| Arc::ptr_eq(one, other);
+        let remainders = match (&self.remainders, &other.remainders) {
+            (Some(one), Some(other)) => same(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        self.rule == other.rule && remainders && same(&self.slots, &other.slots)
+    }
+
     fn map(&self, f: impl Fn(&Arc<[u16]>) -> Arc<[u16]>) -> Owners {
         Owners { rule: self.rule, slots: f(&self.slots), remainders: self.remainders.as_ref().map(f) }
     }
@@ -310,6 +336,11 @@ impl Owners {
 }
 
 impl Marked {
+    /// Whether it is the same, in the same memory.
+    pub fn is(&self, other: &Marked) -> bool {
+        Arc::ptr_eq(&self.kept, &other.kept) && self.owners.is(&other.owners)
+    }
+
     /// Owners and previous owners by slot, if clients have the slots of that rule, and had no others.
     fn by_slot(&self, rule: Rule) -> Option<(&[u16], &[PreviousOwner])> {
         match &self.kept.way {

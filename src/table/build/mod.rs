@@ -6,6 +6,7 @@ pub mod maglev;
 pub mod migration;
 pub mod rendezvous;
 mod service;
+mod shared;
 
 use self::maglev::Candidate;
 use self::service::{Idents, Ranking, ServerState, ServiceState, candidates};

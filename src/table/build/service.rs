@@ -4,6 +4,7 @@ use super::history::History;
 use super::maglev::{self, Candidate, NOBODY};
 use super::migration::{Marked, Moves};
 use super::rendezvous::Rendezvous;
+use super::shared::{Elected, Moved, Shared, Step};
 use crate::hash::Key;
 use crate::limits::FLOW_CENSUS;
 use crate::model::identity::Identity;
@@ -92,16 +93,24 @@ impl Idents {
 /// What depends on names, weights and slots alone; services that have the same share it.
 pub struct Ranking {
     first: Arc<[u16]>,
+    /// How many of the first choices each server has.
+    first_shares: Arc<[u32]>,
     rendezvous: Rendezvous,
     weights: Vec<u32>,
+    shared: Shared,
 }
 
 impl Ranking {
     pub fn new(key: Key, candidates: &[Candidate], slots: u32) -> Ranking {
+        let shared = Shared::default();
+        let all = vec![true; candidates.len()];
+        let Elected { slots, shares } = shared.elect(all, maglev::populate(key, candidates, slots).into(), true);
         Ranking {
-            first: maglev::populate(key, candidates, slots).into(),
+            first: slots,
+            first_shares: shares,
             rendezvous: Rendezvous::new(key, candidates),
             weights: candidates.iter().map(|candidate| candidate.weight).collect(),
+            shared,
         }
     }
 
@@ -132,17 +141,16 @@ impl ServiceState {
             deliver: service.deliver,
             servers,
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
+            shares: Arc::clone(&ranking.first_shares),
             ranking,
             moves: Moves::default(),
             marked: None,
             due: None,
             history: History::new(service, vec![State::Active; service.servers.len()], named),
             look: None,
-            shares: Arc::default(),
         };
         state.moves.set_until_closed(service.until_closed);
         state.present.remainders = state.remainders();
-        state.count();
         state
     }
 
@@ -277,17 +285,13 @@ impl ServiceState {
                 ..self
             };
             state.moves.set_until_closed(service.until_closed);
-            state.moves.expire(now);
-            state.mark(now);
+            state.pass(now);
             state.history.configure(service, state.idents());
             state.record((now, until), None);
             return state;
         }
-        let renumber = |old: u16| if old == NOBODY { NOBODY } else { new_positions[old as usize] };
-        let (mut before, mut moves, mut marked) = (self.present, self.moves, self.marked);
-        before.renumber(renumber);
-        moves.renumber(renumber);
-        marked.iter_mut().for_each(|marked| marked.renumber(renumber));
+        let before = self.present;
+        let had_key = before.rule.key;
         let mut state = ServiceState {
             identity: Identity::of(service),
             version,
@@ -295,20 +299,18 @@ impl ServiceState {
             deliver: service.deliver,
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
+            shares: Arc::clone(&ranking.first_shares),
             ranking,
-            moves,
-            marked,
+            moves: self.moves,
+            marked: self.marked,
             due: None,
             history: self.history,
             look: None,
-            shares: Arc::default(),
         };
         state.moves.set_until_closed(service.until_closed);
-        state.elect();
-        state.count();
-        let has_key = rule.key == before.rule.key;
-        state.moved(before, now, until);
-        if has_key {
+        state.elect(&[]);
+        state.moved(before, (!in_place).then_some(new_positions), (now, until));
+        if rule.key == had_key {
             state.history.configure(service, state.idents());
             state.record((now, until), None);
         } else {
@@ -322,32 +324,27 @@ impl ServiceState {
     /// Whether that changed anything. Connections stay with servers that go on, until `until`.
     pub fn set_states(&mut self, states: &[State], now: u64, until: u64) -> bool {
         assert_eq!(states.len(), self.servers.len(), "one a server");
-        let mut before = self.present.clone();
-        let mut changed = false;
+        let (before, mut turns, mut down, mut changed) = (self.present.clone(), Vec::new(), Vec::new(), false);
         for (at, state) in states.iter().enumerate() {
             let was = std::mem::replace(&mut self.servers[at].state, *state);
-            if was == *state {
-                continue;
+            changed |= was != *state;
+            if (was == State::Active) != (*state == State::Active) {
+                turns.push(at as u16);
             }
-            changed = true;
-            let at = at as u16;
-            if *state == State::Down {
-                let bury = |owner: u16| if owner == at { NOBODY } else { owner };
-                before.renumber(bury);
-                self.moves.renumber(bury);
-                self.marked.iter_mut().for_each(|marked| marked.renumber(bury));
-            }
-            match (was == State::Active, *state == State::Active) {
-                (true, false) => self.hand_over(at),
-                (false, true) => self.give_back(at),
-                _ => {}
+            if was != *state && *state == State::Down {
+                down.push(at);
             }
         }
         if changed {
             self.version += 1;
-            self.present.remainders = self.remainders();
-            self.count();
-            self.moved(before, now, until);
+            self.elect(&turns);
+            // Who is down keeps nothing.
+            let positions = (!down.is_empty()).then(|| {
+                let mut positions: Vec<u16> = (0..states.len() as u16).collect();
+                down.into_iter().for_each(|at| positions[at] = NOBODY);
+                positions
+            });
+            self.moved(before, positions, (now, until));
             self.record((now, until), None);
         }
         changed
@@ -382,7 +379,7 @@ impl ServiceState {
         let mut then = self.clone();
         let new = then.servers.iter_mut().filter(|server| is_new(server));
         new.for_each(|server| server.state = State::Active);
-        then.elect();
+        then.elect(&[]);
         then.marked = None;
         then.table(0)
     }
@@ -409,8 +406,7 @@ impl ServiceState {
     }
 
     fn end_changes(&mut self, now: u64) {
-        self.moves.expire(now);
-        self.mark(now);
+        self.pass(now);
         if !self.moves.is_open() {
             self.history.settle();
         }
@@ -443,14 +439,6 @@ impl ServiceState {
         &self.shares
     }
 
-    fn count(&mut self) {
-        let mut shares = vec![0; self.servers.len()];
-        for owner in self.present.slots.iter().filter(|owner| **owner != NOBODY) {
-            shares[*owner as usize] += 1;
-        }
-        self.shares = shares.into();
-    }
-
     /// How many slots are moving.
     pub fn moving(&self) -> u32 {
         self.marked.as_ref().map_or(0, |marked| marked.slots)
@@ -471,34 +459,69 @@ impl ServiceState {
         }
     }
 
-    /// The slots were `before`'s. Whoever goes on and has lost some keeps its connections.
-    fn moved(&mut self, before: Owners, now: u64, until: u64) {
-        self.moves.open(before, &self.present, self.marked.as_ref(), (now, until));
-        self.moves.expire(now);
-        self.mark(now);
+    /// The slots were `before`'s. Whoever goes on and has lost some keeps its connections. `positions` is where servers are now that were
+    /// known by others.
+    fn moved(&mut self, before: Owners, positions: Option<Vec<u16>>, times: (u64, u64)) {
+        self.step(Some(before), positions, times);
     }
 
-    fn mark(&mut self, now: u64) {
-        self.due = self.moves.next(now);
-        self.look = self.is_settled().then(|| self.look.unwrap_or(now));
-        self.marked = self.moves.mark(&self.present, self.marked.as_ref(), now);
+    /// Time goes on.
+    fn pass(&mut self, now: u64) {
+        self.step(None, None, (now, now));
+    }
+
+    fn step(&mut self, before: Option<Owners>, positions: Option<Vec<u16>>, times: (u64, u64)) {
+        let (present, marked) = (self.present.clone(), self.marked.take());
+        let step = Step { before, positions, present, moves: std::mem::take(&mut self.moves), marked, times };
+        Moved { moves: self.moves, marked: self.marked } = self.ranking.shared.take(step, self.has_others());
+        self.due = self.moves.next(times.0);
+        self.look = self.is_settled().then(|| self.look.unwrap_or(times.0));
+    }
+
+    /// Whether other services have the same servers. One of the ranking's owners is the cluster, and one this.
+    fn has_others(&self) -> bool {
+        Arc::strong_count(&self.ranking) > 2
     }
 
     fn taking(&self) -> Vec<bool> {
         self.servers[..self.ranking.weights.len()].iter().map(|s| s.state == State::Active).collect()
     }
 
-    /// The owner of every slot: the first of its order that takes clients.
-    fn elect(&mut self) {
+    /// The owner of every slot: the first of its order that takes clients. `turns` are the servers that do now and did not, or the other way
+    /// round; none: nothing is known of the owners.
+    fn elect(&mut self, turns: &[u16]) {
         let taking = self.taking();
-        let mut election = self.ranking.rendezvous.among(&taking);
+        let elected = self.ranking.shared.elected(&taking).unwrap_or_else(|| {
+            if turns.is_empty() {
+                self.present.slots = self.elected(&taking);
+            }
+            for turn in turns {
+                match taking.get(*turn as usize) {
+                    Some(true) => self.give_back(*turn),
+                    Some(false) => self.hand_over(*turn),
+                    // It is leaving.
+                    None => {}
+                }
+            }
+            self.ranking.shared.elect(taking, Arc::clone(&self.present.slots), self.has_others())
+        });
+        self.present.slots = elected.slots;
+        self.shares = match self.servers.len() - elected.shares.len() {
+            0 => elected.shares,
+            // Those that are leaving own nothing.
+            leaving => elected.shares.iter().copied().chain(std::iter::repeat_n(0, leaving)).collect(),
+        };
+        self.present.remainders = self.remainders();
+    }
+
+    fn elected(&self, taking: &[bool]) -> Arc<[u16]> {
+        let mut election = self.ranking.rendezvous.among(taking);
         let owner = |(slot, first): (usize, &u16)| match *first {
             NOBODY => NOBODY,
             first if taking[first as usize] => first,
             _ => election.winner(slot as u32).unwrap_or(NOBODY),
         };
-        self.present.slots = self.ranking.first.iter().enumerate().map(owner).collect();
-        self.present.remainders = self.remainders();
+        self.ranking.first.iter().enumerate().map(owner).collect()
     }
 
     /// `server` takes no more: its slots go to the next in their order. No other slot is looked at, because the owner of a
@@ -515,7 +538,7 @@ impl ServiceState {
     /// `server` came back: it gets the slots of which it is the first choice, and of those whose first choice is out the
     /// ones in which it comes before the present owner.
     fn give_back(&mut self, server: u16) {
-        let Ranking { first, rendezvous, weights } = &*self.ranking;
+        let Ranking { first, rendezvous, weights, .. } = &*self.ranking;
         if weights.get(server as usize).is_none_or(|weight| *weight == 0) {
             return;
         }
