@@ -41,8 +41,10 @@ const MAY_USE: [(&str, &[&str]); 28] = [
             "table::ServiceId",
             "table::Table",
             "table::TunnelEnd",
+            "table::Way",
             "table::build",
             "table::trace",
+            "xdp::probes",
         ],
     ),
     (

@@ -53,7 +53,7 @@ fn with_membership<F: Future<Output = ()>>(test: impl FnOnce(Membership) -> F) {
 fn with_membership_of<F: Future<Output = ()>>(plan: Plan, interface: &str, test: impl FnOnce(Membership) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let membership = Membership::open(plan, (Side::Dispatcher, interface), &[], None).await;
+        let membership = Membership::open(plan, (Side::Dispatcher, interface, None), &[], None).await;
         test(membership.unwrap()).await;
     });
 }
@@ -251,7 +251,7 @@ fn servers_that_served_because_all_were_down_keep_their_connections() {
 
 /// A process that ends in whichever way, and one that comes after it.
 async fn opened(plan: &Plan, file: &StateFile) -> Membership {
-    Membership::open(plan.clone(), (Side::Dispatcher, "eth1"), &[], Some(file.clone())).await.unwrap()
+    Membership::open(plan.clone(), (Side::Dispatcher, "eth1", None), &[], Some(file.clone())).await.unwrap()
 }
 
 /// Which server a client's new connections go to, and which one keeps its others.
@@ -333,7 +333,7 @@ fn a_start_waits_for_first_verdicts_and_a_restart_knows_them() {
         for (server, address) in plan.services[0].servers.iter_mut().zip(["127.0.0.1", "127.0.0.2"]) {
             server.address = address.parse().unwrap();
         }
-        let open = || Membership::open(plan.clone(), (Side::Dispatcher, "lo"), &[], Some(file.clone()));
+        let open = || Membership::open(plan.clone(), (Side::Dispatcher, "lo", None), &[], Some(file.clone()));
         let mut first = open().await.unwrap();
         assert_eq!(states(&first), [(State::Up, 65_537), (State::Down, 0)], "nobody is sent to it");
         first.close().await;

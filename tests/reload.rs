@@ -28,7 +28,7 @@ fn with<F: Future<Output = ()>>(plan: Plan, test: impl FnOnce(Membership) -> F) 
 fn with_interface<F: Future<Output = ()>>(plan: Plan, interface: &str, test: impl FnOnce(Membership) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let membership = Membership::open(plan, (Side::Dispatcher, interface), &[], None).await;
+        let membership = Membership::open(plan, (Side::Dispatcher, interface, None), &[], None).await;
         test(membership.unwrap()).await;
     });
 }

@@ -9,6 +9,7 @@
 
 #include "hash.h"
 #include "table.h"
+#include "way.h"
 
 #define HEADS 8
 
@@ -123,23 +124,6 @@ _Static_assert(sizeof(struct hop) == 16, "src/xdp/dispatch/layout.rs");
 /* In `egress`: it is not known how to get there; its packets get headers or another address. */
 #define NOT_RESOLVED 0x80000000
 #define HAS_WAY 0x40000000
-
-#define WAY_HEADER 48
-
-/* table::Way, by destination. */
-enum kind { DIRECT, TUNNEL_V4, TUNNEL_V6, READDRESS };
-
-struct way {
-	__u8 header[WAY_HEADER]; /* the template; of READDRESS the address */
-	__u32 sum;               /* wire::tunnel::Template::sum; of READDRESS, of the address */
-	__u32 inner_mtu;
-	__u8 kind;
-	__u8 len;                /* of the header */
-	__u8 is_udp;
-	__u8 dscp;
-	__u32 unused;
-};
-_Static_assert(sizeof(struct way) == 64, "src/xdp/dispatch/layout.rs");
 
 /* Word of a directory: what the key's bits are the same as. 0: none. An empty directory has no cell. */
 INLINE __u64 find_word(const struct directory *directory, __u64 key, const __u64 mask)

@@ -5,7 +5,7 @@ use super::report::Report;
 use super::schema::{DISPATCHER, SERVICE};
 use super::section::{At, Section, text_element};
 use super::value;
-use crate::model::{Deliver, Via};
+use crate::model::Deliver;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -81,7 +81,6 @@ fn family(address: IpAddr) -> &'static str {
 pub fn check(draft: &Draft, report: &mut Report) {
     for service in &draft.services {
         check_service(service, report);
-        check_health(service, report);
         if let Some(way) = service.deliver.way.filter(|way| way.value != Way::L2 && draft.filter.is_some()) {
             report.warn(
                 way.at,
@@ -124,17 +123,6 @@ fn check_service(service: &ServiceDraft, report: &mut Report) {
                 cluster.value, address.value, family(cluster.value),
             ));
         }
-    }
-}
-
-/// A probe to the cluster address would need the tunnel.
-fn check_health(service: &ServiceDraft, report: &mut Report) {
-    let via = service.health.as_ref().and_then(|health| health.via);
-    if let Some(via) = via.filter(|via| via.value == Via::Service && service.deliver.to_deliver().is_routed()) {
-        report.error(
-            via.at,
-            "checks by way of the service go to a server on the link; write via = \"primary\", the default with this `deliver`",
-        );
     }
 }
 

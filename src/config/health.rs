@@ -10,7 +10,7 @@
 //! | `interval_ms`   | 1000                   | 50 to 600000 |
 //! | `timeout_ms`    | 500, or the interval   | 10 to 60000, at most the interval |
 //! | `rise`, `fall`  | 2, 3                   | 1 to 100 |
-//! | `via`           | `service`              | to the cluster address at the server's MAC; or `primary` |
+//! | `via`           | `service`              | to the cluster address, as clients' packets come; or `primary` |
 //! | `all_down`      | `drop`                 | what becomes of clients when no server is up; or `serve`: all serve |
 //!
 //! The certificate of an https server is not verified (see `control::health`).
@@ -55,8 +55,7 @@ pub struct HealthDraft {
     timeout: Option<At<u32>>,
     rise: Option<At<u32>>,
     fall: Option<At<u32>>,
-    /// `None` where the key is absent.
-    pub via: Option<At<Via>>,
+    via: Via,
     all_down: AllDown,
 }
 
@@ -90,7 +89,7 @@ impl HealthDraft {
             timeout: section.integer("timeout_ms", TIMEOUTS, report),
             rise: section.integer("rise", STREAKS, report),
             fall: section.integer("fall", STREAKS, report),
-            via,
+            via: via.map_or(Via::Service, |via| via.value),
             all_down: all_down.map_or(AllDown::Drop, |all_down| all_down.value),
         }
     }
@@ -116,7 +115,7 @@ impl HealthDraft {
         };
         Some(Health {
             probe,
-            via: self.via.map_or_else(|| default_via(service), |via| via.value),
+            via: self.via,
             interval: millis(self.interval_ms()),
             timeout: millis(or(self.timeout, DEFAULT_TIMEOUT_MS.min(self.interval_ms()))),
             rise: or(self.rise, DEFAULT_RISE),
@@ -139,11 +138,6 @@ impl HealthDraft {
             },
         }
     }
-}
-
-/// Clients' way, where a probe can go it.
-fn default_via(service: &ServiceDraft) -> Via {
-    if service.deliver.to_deliver().is_routed() { Via::Primary } else { Via::Service }
 }
 
 /// Reports what the keys of the section break together, or with those of their service.

@@ -345,7 +345,7 @@ impl HashInput {
 }
 
 /// How packets come to a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deliver {
     /// As they are, in a frame to its MAC.
     L2,

@@ -99,12 +99,11 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     // Of two dispatchers with the default socket, what is remembered is the first one's.
     let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &options.config));
     cores::leave(&cores, &available);
-    let membership =
-        runtime.block_on(Membership::open(plan, (Side::Dispatcher, &facts.interface), &options.down, file))?;
+    let end = runtime.block_on(tunnel_end(&plan, &dispatcher, &facts))?;
+    let side = (Side::Dispatcher, facts.interface.as_str(), Some(end));
+    let membership = runtime.block_on(Membership::open(plan, side, &options.down, file))?;
     let plan = Arc::clone(membership.plan());
     let mut followed = ControlPlane { runtime, membership, signals };
-    let end = followed.runtime.block_on(tunnel_end(&plan, &dispatcher, &facts))?;
-    followed.membership.set_tunnel_end(end);
     followed.membership.set_workers(facts.queues);
     let attached = device.attach(&addresses, followed.membership.table())?;
     // Now that nothing can refuse any more, an older log of that name gives way.

@@ -72,7 +72,7 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     let listeners = admin::bind(&plan.admin)?;
     let state = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
     let opened = open(&runtime, &plan)?;
-    let membership = runtime.block_on(Membership::open(plan, (side, &interface.name), &down, state))?;
+    let membership = runtime.block_on(Membership::open(plan, (side, &interface.name, None), &down, state))?;
     let mut followed = ControlPlane { runtime, membership, signals };
     let inside = followed.runtime.enter();
     let Begun { mut engine, counting, greeting } = begin(&mut followed.membership, opened)?;

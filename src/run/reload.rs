@@ -388,7 +388,7 @@ mod tests {
         );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let opened = Membership::open(plan, (Side::Dispatcher, "eth1"), &[], None).await;
+            let opened = Membership::open(plan, (Side::Dispatcher, "eth1", None), &[], None).await;
             let mut membership = opened.expect("it needs nothing of the kernel");
             membership.set_workers(1);
             let table = membership.table();

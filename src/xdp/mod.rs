@@ -10,7 +10,9 @@
 //! - `steer`: the program that decides which frames leave the kernel
 //! - `dispatch`: the program that dispatches inside the kernel
 //! - `memory`: a map's memory in this process (`ranges`: what of it is free)
-//! - `cell`: of what tables for programs are made (`directory`: the part of them that finds services)
+//! - `probes`: the program that puts health checks into tunnels, where packets leave
+//! - `cell`: of what tables for programs are made (`directory`: the part of them that finds services; `way`: the part
+//!   that says what is put in front of packets)
 //! - `error`: what can be in the way, and what to do about it
 
 mod attach;
@@ -25,9 +27,11 @@ pub mod interface;
 pub mod link;
 mod memory;
 pub mod privileges;
+pub mod probes;
 pub mod program;
 mod ranges;
 mod steer;
+mod way;
 
 pub use attach::{Mode, attach, load, program, program_mut};
 pub use device::{Device, FRAME_OFFSET, STAMP_ROOM, cores as core_list};

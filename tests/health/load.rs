@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use super::net::{Net, V4, during, plan, run};
+use super::net::{END, Net, V4, during, plan, run};
 use oneip::control::health::{Health, Verdict};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -29,7 +29,7 @@ fn service(net: &Net, health: &str) -> String {
 /// Shows the part of a core that checks cost this process, in percent, and what the kernel does to receive the answers.
 async fn cost(net: &Net, receiver: u32, health: &str) {
     let plan = plan(&service(net, health));
-    let mut health = Health::open(&plan, "lan0").await.unwrap();
+    let mut health = Health::open(&plan, "lan0", END).await.unwrap();
     let mac = net.mac(0);
     for server in &plan.services[0].servers {
         health.set_mac(server.address, Some(mac));

@@ -7,7 +7,7 @@ mod routes;
 
 use std::time::Duration;
 
-use net::{Net, V4, V6, accept, address, babble, down, during, gather, hang_up, known, plan, run, until, up};
+use net::{END, Net, V4, V6, accept, address, babble, down, during, gather, hang_up, known, plan, run, until, up};
 use oneip::control::health::{Change, Health, Verdict, What};
 
 const QUICK: &str = "interval_ms = 100\ntimeout_ms = 80\nrise = 1\nfall = 2";
@@ -24,7 +24,7 @@ fn a_tcp_server_goes_down_with_its_daemon_and_comes_up_with_it() {
             let at = address(cluster);
             let socket = std::net::SocketAddr::new(at, 80).to_string();
             let plan = plan(&net.service("web", cluster, &quick("type = 'tcp'\nport = 80")));
-            let mut health = Health::open(&plan, "lan0").await.unwrap();
+            let mut health = Health::open(&plan, "lan0", END).await.unwrap();
             assert_eq!(
                 (health.pending(), health.serving(0, &[true])),
                 (1, vec![true]),
@@ -63,7 +63,7 @@ fn a_server_without_the_alias_fails_on_the_data_path_and_not_at_its_primary_addr
         net.inside(async || {
             let data_path = net.service("data-path", cluster, &quick(&format!("type = 'tcp'\nport = {port}")));
             let primary = net.service("primary", cluster, &quick(&format!("type = 'tcp'\nport = {port}\nvia = 'primary'")));
-            let mut health = Health::open(&plan(&(data_path + &primary)), "lan0").await.unwrap();
+            let mut health = Health::open(&plan(&(data_path + &primary)), "lan0", END).await.unwrap();
             known(&mut health).await;
             assert_eq!([0, 1].map(|service| health.status(service, 0).unwrap().verdict), [Verdict::Up; 2]);
 
@@ -95,7 +95,7 @@ fn a_daemon_on_the_primary_address_alone_fails_on_the_data_path() {
     net.inside(async || {
         let data_path = net.service("data-path", V4, &quick("type = 'tcp'\nport = 80"));
         let primary = net.service("primary", V4, &quick("type = 'tcp'\nport = 80\nvia = 'primary'"));
-        let mut health = Health::open(&plan(&(data_path + &primary)), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&(data_path + &primary)), "lan0", END).await.unwrap();
         let reason = down(&mut health, 0).await;
         assert!(reason.ends_with("refuses the connection: nothing listens there on the cluster address"), "{reason}");
         assert_eq!(health.status(1, 0).unwrap().verdict, Verdict::Up);
@@ -162,7 +162,7 @@ fn a_real_nginx_is_judged_by_its_status_over_http_and_https() {
                 net.service(&format!("s{i}"), cluster, &lines)
             };
             let text: String = all.enumerate().map(service).collect();
-            let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+            let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
             known(&mut health).await;
             for (i, check) in good.iter().enumerate() {
                 let status = health.status(i, 0).unwrap();
@@ -213,7 +213,7 @@ fn servers_that_are_slow_or_speak_something_else_are_down_for_that_reason() {
             net.service(&format!("s{i}"), V4, &quick(&format!("type = '{kind}'\nport = {port}")))
         };
         let text: String = cases.iter().enumerate().map(service).collect();
-        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         for (i, (.., reason)) in cases.iter().enumerate() {
             // One that was late, on a machine that stood still, may have had another reason.
             let is_said = |health: &Health, _: &[Change]| {
@@ -233,7 +233,7 @@ fn echo_requests_travel_the_data_path_too() {
         net.inside(async || {
             let data_path = net.service("data-path", cluster, &quick("type = 'icmp'"));
             let primary = net.service("primary", cluster, &quick("type = 'icmp'\nvia = 'primary'"));
-            let mut health = Health::open(&plan(&(data_path + &primary)), "lan0").await.unwrap();
+            let mut health = Health::open(&plan(&(data_path + &primary)), "lan0", END).await.unwrap();
             known(&mut health).await;
             net.remove_alias(1, cluster);
             assert!(down(&mut health, 0).await.starts_with(&format!("no answer from {cluster} within 80 ms")));
@@ -255,7 +255,7 @@ fn one_server_fails_alone_and_when_all_fail_it_is_said() {
         let drops = net.service("web", V4, &quick("type = 'tcp'\nport = 80"));
         let serves = net.service("web6", V6, &quick("type = 'tcp'\nport = 80\nvia = 'primary'\nall_down = 'serve'"));
         let serves = serves.replace("fd09::1:", "10.9.1.");
-        let mut health = Health::open(&plan(&(drops + &serves)), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&(drops + &serves)), "lan0", END).await.unwrap();
         known(&mut health).await;
 
         daemons[0] = None;
@@ -291,7 +291,7 @@ fn a_flapping_server_is_held_down_and_said_to_be_flapping() {
     net.inside(async || {
         let text =
             net.service("web", V4, "type = 'tcp'\nport = 80\ninterval_ms = 50\ntimeout_ms = 40\nrise = 1\nfall = 1");
-        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         let mut last = None;
         for _ in 0..4 {
             let daemon = net.listen(0, "0.0.0.0:80", accept);

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,7 +15,15 @@ use std::time::{Duration, Instant};
 use oneip::config;
 use oneip::control::health::{Change, Health, What};
 use oneip::model::{Mac, Plan};
+use oneip::table::TunnelEnd;
 use rustix::process::{Pid, Signal, kill_process};
+
+/// Where tunnels to servers begin.
+pub const END: TunnelEnd = TunnelEnd {
+    v4: Some(Ipv4Addr::new(10, 9, 0, 1)),
+    v6: Some(Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1)),
+    mtu: 1500,
+};
 
 pub const V4: &str = "203.0.113.80";
 pub const V6: &str = "2001:db8:80::80";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::net::{Net, V4, accept, during, gather, plan, until};
+use super::net::{END, Net, V4, accept, during, gather, plan, until};
 use super::quick;
 use oneip::control::health::{Change, Health, Verdict, What};
 
@@ -23,7 +23,7 @@ fn who_hears_nobody_judges_nobody_and_what_failed_together_comes_back_together()
     let mut daemons: Vec<_> = (0..4).map(|server| Some(net.listen(server, "0.0.0.0:80", accept))).collect();
     let servers = ["web1", "web2", "web3", "web4"];
     net.inside(async || {
-        let mut health = Health::open(&plan(&net.service("web", V4, &quick(TCP))), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&net.service("web", V4, &quick(TCP))), "lan0", END).await.unwrap();
         gather(&mut health, |health, _| verdicts(health) == [Verdict::Up; 4]).await;
         for cut in [&["dispatcher"][..], &servers] {
             net.set_ports(cut, "down");
@@ -60,7 +60,7 @@ fn a_server_that_is_silent_alone_is_down_and_so_are_most_after_twice_as_many_fai
     let Some(net) = Net::new(4) else { return };
     let _daemons: Vec<_> = (0..4).map(|server| net.listen(server, "0.0.0.0:80", accept)).collect();
     net.inside(async || {
-        let mut health = Health::open(&plan(&net.service("web", V4, &quick(TCP))), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&net.service("web", V4, &quick(TCP))), "lan0", END).await.unwrap();
         gather(&mut health, |health, _| verdicts(health) == [Verdict::Up; 4]).await;
         net.set_ports(&["web2"], "down");
         let changes = until(&mut health, is_down).await;
@@ -90,7 +90,7 @@ fn servers_that_all_stall_at_once_stay_and_one_that_stalls_alone_is_down() {
     net.inside(async || {
         let http = "type = 'http'\nport = 80\ninterval_ms = 100\ntimeout_ms = 80\nrise = 1\nfall = 4";
         let mut daemons = serve(answer, &[0, 1, 2]);
-        let mut health = Health::open(&plan(&net.service("web", V4, http)), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&net.service("web", V4, http)), "lan0", END).await.unwrap();
         gather(&mut health, |health, _| verdicts(health) == [Verdict::Up; 3]).await;
 
         daemons.clear();

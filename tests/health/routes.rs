@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::net::{Net, V4, V6, accept, address, down, during, gather, plan, until, up};
+use super::net::{END, Net, V4, V6, accept, address, down, during, gather, plan, until, up};
 use super::{QUICK, quick};
 use oneip::control::health::{Change, Error, Health, Verdict, What};
 use oneip::host::privileges;
@@ -34,7 +34,7 @@ fn probe_routes_are_there_while_they_are_needed_and_nothing_else_is_touched() {
     net.inside(async || {
         let text =
             net.service("web", V4, &quick(TCP)) + &net.service("web6", V6, &quick(TCP)).replace("fd09::1:", "10.9.1.");
-        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         while health.pending() > 0 {
             health.next().await;
         }
@@ -75,7 +75,7 @@ fn what_a_process_that_was_killed_has_left_is_removed_at_the_next_start() {
     let theirs = net.left();
     net.inside(async || {
         let text = net.service("web", V4, &quick(TCP)) + &net.service("web6", V6, &quick(TCP));
-        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         while health.pending() > 0 {
             health.next().await;
         }
@@ -86,7 +86,7 @@ fn what_a_process_that_was_killed_has_left_is_removed_at_the_next_start() {
 
         // The successor checks nothing.
         let text = net.service("web", V4, &quick(TCP)).split("[service.health]").next().unwrap().to_owned();
-        let health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         assert_eq!(health.serving(0, &[true, false]), [true, false]);
         assert!(health.status(0, 0).is_none());
         let swept = net.left();
@@ -106,7 +106,7 @@ fn a_server_is_reached_at_the_mac_of_the_data_path() {
         let wrong = |text: String| text.replace(&net.mac(0).to_string(), "02:00:00:00:00:99");
         let data_path = wrong(net.service("data-path", V4, &quick(TCP)));
         let primary = wrong(net.service("primary", V4, &quick(&format!("{TCP}\nvia = 'primary'"))));
-        let mut health = Health::open(&plan(&(data_path + &primary)), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&(data_path + &primary)), "lan0", END).await.unwrap();
         assert!(down(&mut health, 0).await.starts_with("no answer from 203.0.113.80"));
         assert_eq!(health.status(1, 0).unwrap().verdict, Verdict::Up);
         assert_eq!(health.serving(0, &[true; 2]), [false, true]);
@@ -116,7 +116,7 @@ fn a_server_is_reached_at_the_mac_of_the_data_path() {
         let text = net.service("web", V4, &quick(TCP));
         let text: String =
             text.lines().filter(|line| !line.starts_with("mac")).map(|line| format!("{line}\n")).collect();
-        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         let why =
             until(&mut health, |change| matches!(change.what, What::Isolated(_))).await.pop().unwrap().to_string();
         assert!(why.starts_with("no server answers over IPv4: this host may be cut off: no server is judged"), "{why}");
@@ -148,7 +148,7 @@ fn the_families_of_cluster_and_primary_address_may_differ() {
     net.inside(async || {
         let web = net.service("web", V4, &quick(TCP)).replace("10.9.1.", "fd09::1:");
         let web6 = net.service("web6", V6, &quick("type = 'icmp'")).replace("fd09::1:", "10.9.1.");
-        let mut health = Health::open(&plan(&(web + &web6)), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&(web + &web6)), "lan0", END).await.unwrap();
         while health.pending() > 0 {
             health.next().await;
         }
@@ -170,7 +170,7 @@ fn without_a_link_nobody_is_judged_and_probe_routes_are_put_back() {
     let _daemon = net.listen(0, "[::]:80", accept);
     for cluster in [V4, V6] {
         net.inside(async || {
-            let mut health = Health::open(&plan(&net.service("web", cluster, &quick(TCP))), "lan0").await.unwrap();
+            let mut health = Health::open(&plan(&net.service("web", cluster, &quick(TCP))), "lan0", END).await.unwrap();
             up(&mut health, 0).await;
 
             net.here("link set lan0 down");
@@ -221,7 +221,7 @@ fn no_probe_is_sent_by_the_ordinary_routes_whoever_changes_rules_and_routes() {
     for (cluster, family, port) in [(V4, "-4", 80), (V6, "-6", 81)] {
         net.inside(async || {
             let text = net.service("web", cluster, &quick(&format!("type = 'tcp'\nport = {port}")));
-            let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+            let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
             assert!(down(&mut health, 0).await.contains("refuses the connection"));
             let hop = if cluster == V4 { "240.0.0.1" } else { "fe80::6f6e:1" };
             for lost in [
@@ -268,7 +268,7 @@ fn an_operators_rules_are_skipped_by_no_packet_but_probes() {
         );
     }
     net.inside(async || {
-        let mut health = Health::open(&plan(&net.service("web", V4, &quick(TCP))), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&net.service("web", V4, &quick(TCP))), "lan0", END).await.unwrap();
         gather(&mut health, |health, _| [0, 1].iter().all(|at| health.status(0, *at).unwrap().verdict == Verdict::Up))
             .await;
         for to in ["10.100.0.1", "10.112.0.1", "10.30.0.1", "10.99.0.1"] {
@@ -301,7 +301,7 @@ fn what_waits_to_be_told_is_told_after_a_reload_that_leaves_the_servers_where_th
     let Some(net) = Net::new(2) else { return };
     net.inside(async || {
         let plan = plan(&net.service("web", V4, &quick(TCP)));
-        let mut health = Health::open(&plan, "lan0").await.unwrap();
+        let mut health = Health::open(&plan, "lan0", END).await.unwrap();
         let down = |all: &[Change]| all.iter().filter(|change| matches!(change.what, What::Down { .. })).count();
         let are = |health: &Health, verdict| [0, 1].iter().all(|at| health.status(0, *at).unwrap().verdict == verdict);
         for _ in 0..20 {
@@ -330,7 +330,7 @@ fn a_reload_keeps_what_stays_and_takes_up_the_ways_that_went() {
     let _daemon = net.listen(1, "0.0.0.0:80", accept);
     net.inside(async || {
         let text = net.service("web", V4, &quick(TCP));
-        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         gather(&mut health, |health, _| health.serving(0, &[true; 2]) == [false, true]).await;
         let since = health.status(0, 0).unwrap().since;
 
@@ -372,7 +372,7 @@ fn checks_go_on_with_the_privileges_that_a_dispatcher_keeps() {
     net.inside(async || {
         let text = net.service("web", V4, &quick(TCP));
         let more = net.service("web6", V6, &quick("type = 'icmp'")) + &text;
-        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         let kept = privileges::keep(&privileges::CONTROL).unwrap();
         assert_eq!(kept.len(), 1, "no CAP_NET_RAW: {kept:?}");
         up(&mut health, 0).await;
@@ -395,7 +395,7 @@ fn answers_that_the_kernel_would_drop_are_foreseen() {
     net.here("link set mgmt1 up");
     net.inside(async || {
         let plan = plan(&net.service("web", V4, &quick(TCP)));
-        let open = async || match Health::open(&plan, "lan0").await {
+        let open = async || match Health::open(&plan, "lan0", END).await {
             Ok(mut health) => {
                 up(&mut health, 0).await;
                 health.close().await.unwrap();
@@ -426,10 +426,10 @@ fn answers_that_the_kernel_would_drop_are_foreseen() {
         net.here("route del default");
         net.here("route del 203.0.113.80");
         let primary = super::net::plan(&net.service("web", V4, &quick(&format!("{TCP}\nvia = 'primary'"))));
-        let mut health = Health::open(&primary, "lan0").await.unwrap();
+        let mut health = Health::open(&primary, "lan0", END).await.unwrap();
         up(&mut health, 0).await;
         health.close().await.unwrap();
-        assert!(matches!(Health::open(&primary, "none0").await, Err(Error::NoInterface { .. })));
+        assert!(matches!(Health::open(&primary, "none0", END).await, Err(Error::NoInterface { .. })));
     });
 }
 
@@ -451,7 +451,7 @@ fn what_the_kernel_says_of_probes_that_are_over_does_not_leave() {
         let both = net.service("web", V4, http);
         let (head, rest) = both.split_at(both.find("[[service.server]]\nname = 'web2'").unwrap());
         let text = head.to_owned() + &rest[rest.find("[service.health]").unwrap()..];
-        let mut health = Health::open(&plan(&text), "lan0").await.unwrap();
+        let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         up(&mut health, 0).await;
         during(&mut health, Duration::from_secs(2)).await;
         health.close().await.unwrap();

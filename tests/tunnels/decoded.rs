@@ -10,7 +10,7 @@ use oneip::model::Deliver;
 use std::net::IpAddr;
 
 /// What a worker makes of frames, each of which it forwards in one.
-fn sent(deliver: Deliver, is_v6: bool, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+pub fn sent(deliver: Deliver, is_v6: bool, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let plan = Golden::read().plan_delivering(deliver, is_v6, 1500);
     let mut bench = Bench::without_model(&plan, &[]);
     bench.run(frames);

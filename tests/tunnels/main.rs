@@ -8,6 +8,7 @@ mod kernel;
 mod lab;
 #[path = "../model/mod.rs"]
 mod model;
+mod probes;
 mod twins;
 
 use oneip::model::Deliver;

@@ -134,6 +134,16 @@ pub enum Error {
         routed: Option<String>,
     },
     #[error(
+        "checks cannot go through tunnels as clients' packets do: {reason}; run as root or with the capabilities CAP_NET_ADMIN and CAP_BPF, \
+         start oneip again where a reload brings the first such check, or write via = \"primary\" in [service.health]"
+    )]
+    NoTunnel { reason: String },
+    #[error(
+        "checks of server {server} come from an {} address, and there is none; write one in `source` of [dispatcher], and start oneip again",
+        if server.is_ipv4() { "IPv4" } else { "IPv6" }
+    )]
+    NoSource { server: IpAddr },
+    #[error(
         "type = \"icmp\" needs a raw socket, and none can be opened: {source}; run as root or with the capability CAP_NET_RAW, \
          and start oneip again where a reload brings the first check: it has given that up by then"
     )]

@@ -11,12 +11,13 @@ use super::probe::{Failure, Trouble};
 use super::state::{Rules, State, Verdict};
 use crate::limits::{HEALTH_FIRST_PAUSE, HEALTH_RELAY};
 use crate::model::identity::Identity;
-use crate::model::{self, Via};
+use crate::model::{self, Deliver, Via};
 
 pub(super) struct Service {
     pub name: String,
     pub identity: Identity,
     pub cluster: IpAddr,
+    pub deliver: Deliver,
     pub health: Arc<model::Health>,
     pub rules: Rules,
     /// As in the plan.
@@ -88,9 +89,9 @@ impl Service {
         };
         let checks = service.servers.iter().map(check).collect();
         let rules = Rules::from(&health);
-        let (name, cluster) = (service.name.clone(), service.address);
+        let (name, cluster, deliver) = (service.name.clone(), service.address, service.deliver);
         let identity = Identity::of(service);
-        Some(Service { name, identity, cluster, health: Arc::new(health), rules, checks, all_down, results: 0 })
+        Some(Service { name, identity, cluster, deliver, health: Arc::new(health), rules, checks, all_down, results: 0 })
     }
 
     /// Whether all servers that count are down, if that has changed.

@@ -38,12 +38,14 @@ impl Health {
                 "{}: somebody has changed rules, routes or neighbours that health checks go by; they are put back",
                 self.routes.interface()
             );
-            let services = self.services.iter().enumerate();
-            let by_route = services
-                .filter(|(_, service)| service.as_ref().is_some_and(|service| service.health.via == Via::Service));
-            let by_route: Vec<u32> = by_route.map(|(at, _)| at as u32).collect();
-            let lost = |check: &Check| !self.routes.is_in_place(check.server.address);
-            let checks = self.checks().filter(|((service, _), check)| by_route.contains(service) && lost(check));
+            let deliver = |service: u32| {
+                let service = self.services[service as usize].as_ref()?;
+                (service.health.via == Via::Service).then_some(service.deliver)
+            };
+            let lost = |(service, _): Id, check: &Check| {
+                deliver(service).is_some_and(|deliver| !self.routes.is_in_place(check.server.address, deliver))
+            };
+            let checks = self.checks().filter(|(id, check)| lost(*id, check));
             let ids: Vec<Id> = checks.map(|(id, _)| id).collect();
             ids.into_iter().for_each(|id| self.hasten(id, now + HEALTH_REPAIR.mul_f64(fastrand::f64())));
         }
@@ -95,10 +97,15 @@ impl Health {
 
 /// What is made of the results.
 impl Health {
-    pub(super) fn finish(&mut self, Done { id, began, installed, mut result }: Done) {
+    pub(super) fn finish(&mut self, Done { id, began, installed, passage, mut result }: Done) {
         let now = Instant::now();
         if let Some(installation) = installed {
             self.routes.set_installed(&installation);
+        }
+        // Without its tunnel it went somewhere else, and may have been answered there.
+        let sent = !matches!(result, Err(Trouble::Here(_)));
+        if let Some(why) = passage.filter(|_| sent).and_then(|passage| self.routes.not_passed(&passage)) {
+            result = Err(Trouble::Here(why));
         }
         let Some((address, ipv4)) = self.check(id).map(|check| (check.server.address, check.asked.is_ipv4())) else {
             return;

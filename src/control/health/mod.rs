@@ -1,7 +1,7 @@
 //! Health checks: whether each server answers, the way clients reach it.
 //!
 //! With `via = "service"` a probe is addressed to the *cluster address* and delivered to one server's MAC, as a client's
-//! packet is by the data path: it fails when the server lacks the alias, when its daemon does not listen on the cluster
+//! packet is by the data path, through its tunnel where it has one: it fails when the server lacks the alias, when its daemon does not listen on the cluster
 //! address, when its MAC is wrong. No TCP stack of our own is needed for that, but a mark on the probe's socket that
 //! the kernel routes by (`route`). The server's answer comes from the cluster address to this host's own, so steer lets it
 //! pass. With `via = "primary"` a probe is an ordinary connection to the primary address.
@@ -50,13 +50,14 @@ pub use self::state::Verdict;
 use self::check::{Check, Service, since_1970};
 use self::echo::Echo;
 use self::observer::Observer;
-use self::probe::{Failure, Target, Trouble};
-use self::routes::{Access, Installation, ProbeRoutes};
+use self::probe::{Target, Trouble};
+use self::routes::{Access, Installation, Passage, ProbeRoutes};
 use self::silence::Silence;
 use self::state::State;
 use crate::limits::{FLAP_HOLD_LAST, HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
 use crate::model::identity::{Identity, continued};
 use crate::model::{Mac, Plan, Probe, Via};
+use crate::table::TunnelEnd;
 
 /// Checks the servers of a plan.
 ///
@@ -97,13 +98,16 @@ struct Done {
     began: Instant,
     /// The probe route that was installed for it.
     installed: Option<Installation>,
+    /// What it had to pass on its way out.
+    passage: Option<Passage>,
     result: Result<Duration, Trouble>,
 }
 
 impl Health {
-    /// Begins to check the servers of the plan, from `interface`; removes what a predecessor that was killed has left.
-    pub async fn open(plan: &Plan, interface: &str) -> Result<Health, Error> {
-        let routes = ProbeRoutes::open(interface).await?;
+    /// Begins to check the servers of the plan, from `interface`; removes what a predecessor that was killed has left. `end`: where
+    /// tunnels to servers begin.
+    pub async fn open(plan: &Plan, interface: &str, end: TunnelEnd) -> Result<Health, Error> {
+        let routes = ProbeRoutes::open(interface, end).await?;
         let now = Instant::now();
         let mut observer = Observer::new(now);
         observer.set_link(routes.link_is_up(), now);
@@ -369,16 +373,19 @@ impl Health {
     }
 
     fn begin(&mut self, id: Id, began: Instant) {
-        let Some(Service { cluster, health, checks, .. }) = self.services[id.0 as usize].as_mut() else { return };
+        let Some(Service { cluster, deliver, health, checks, .. }) = self.services[id.0 as usize].as_mut() else { return };
         let check = &mut checks[id.1 as usize];
         check.is_running = true;
         let (primary, cluster, health) = (check.server.address, *cluster, Arc::clone(health));
         let access = match health.via {
-            Via::Service => self.routes.access(primary),
-            Via::Primary => Some(Access::default()),
+            Via::Service => self.routes.access(primary, *deliver, cluster.is_ipv4()),
+            Via::Primary => Ok(Access::default()),
         };
-        let Some(Access { mark, installation }) = access else {
-            return self.finish(Done { id, began, installed: None, result: Err(Trouble::Server(Failure::Unresolved)) });
+        let Access { mark, installation, passage } = match access {
+            Ok(access) => access,
+            Err(trouble) => {
+                return self.finish(Done { id, began, installed: None, passage: None, result: Err(trouble) });
+            }
         };
         let address = if health.via == Via::Service { cluster } else { primary };
         let target = Target { address, scope: self.routes.index(), mark, cluster, health };
@@ -387,14 +394,14 @@ impl Health {
             async move {
                 if let Some(Err(error)) = async { Some(installation.as_ref()?.run().await) }.await {
                     let result = Err(Trouble::Here(format!("the probe route to {primary} is not in place: {error}")));
-                    return Done { id, began, installed: None, result };
+                    return Done { id, began, installed: None, passage: None, result };
                 }
                 let result = match &target.health.probe {
                     Probe::Tcp { port } => probe::connection(&target, *port, None).await,
                     Probe::Http(http) => probe::connection(&target, http.port, Some(http)).await,
                     Probe::Icmp => probe::echo(&target, &echo).await,
                 };
-                Done { id, began, installed: installation, result }
+                Done { id, began, installed: installation, passage, result }
             }
             .boxed(),
         );

@@ -12,6 +12,10 @@
 //! ip neigh  240.0.0.1 dev eth1 lladdr 02:00:00:00:00:11 nud permanent
 //! ```
 //!
+//! To a server that is reached through a tunnel or by another address (`deliver`), packets leave with the mark still on them, and the program
+//! `xdp::probes` does with them what the data path does with clients' packets. The MAC is its next hop's: a router's, or the server's own.
+//! The route has the MTU that the tunnel leaves.
+//!
 //! The next hop is an address that nobody has, with the MAC that the data path uses: what is tested is that very MAC,
 //! whatever the kernel thinks of the server's primary address, and its family may be the other one. The class E address
 //! never leaves this host; for IPv6 it is `fe80::6f6e:1`.
@@ -30,7 +34,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures::TryStreamExt;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion};
@@ -38,7 +42,7 @@ use rustix::io::Errno;
 
 use super::strays;
 use crate::limits::HEALTH_PATHS;
-use crate::model::Mac;
+use crate::model::{Deliver, Mac};
 use crate::netlink::{PROTOCOL, exchange, family, is, path, to_io};
 
 /// The first mark, and table, less one.
@@ -82,6 +86,11 @@ impl Number {
         MARKS | u32::from(self.0)
     }
 
+    /// By which the program on the way out knows how packets of a family leave.
+    pub fn key(self, ipv4: bool) -> u32 {
+        u32::from(self.0) << 1 | u32::from(!ipv4)
+    }
+
     fn of(mark: u32) -> Option<Number> {
         let number = (mark & !MARKS_MASK) as u16;
         (mark & MARKS_MASK == MARKS && (1..=HEALTH_PATHS).contains(&number.into())).then_some(Number(number))
@@ -106,8 +115,11 @@ pub(super) struct ProbeRoute {
     /// Its primary address. Packets to the cluster address have the source that packets to this one have, so that the
     /// server answers straight.
     pub server: IpAddr,
+    pub deliver: Deliver,
     pub device: u32,
     pub mac: Mac,
+    /// What a packet may have, where that is less than what the device carries.
+    pub mtu: Option<u32>,
     /// The cluster addresses that packets may have.
     pub clusters: BTreeSet<IpAddr>,
 }
@@ -128,11 +140,12 @@ pub(super) async fn install(handle: &Handle, route: &ProbeRoute) -> io::Result<(
         exchange(handle, neighbour, CREATE | NLM_F_REPLACE).await?;
     }
     let ordinary = path(handle, route.server, None).await?;
-    let ordinary = ordinary.filter(|path| path.gateway.is_none() && path.device == route.device);
+    let by_router = route.deliver.is_routed();
+    let ordinary = ordinary.filter(|path| (by_router || path.gateway.is_none()) && path.device == route.device);
     let source = ordinary.and_then(|path| path.source).filter(|source| !is_link_local(*source));
     for cluster in &route.clusters {
         let source = source.filter(|source| source.is_ipv4() == cluster.is_ipv4());
-        let message = RouteNetlinkMessage::NewRoute(message(route.number, *cluster, route.device, source));
+        let message = RouteNetlinkMessage::NewRoute(message(route, *cluster, source));
         exchange(handle, message, CREATE | NLM_F_REPLACE).await?;
     }
     for cluster in &route.clusters {
@@ -152,7 +165,7 @@ pub(super) async fn install(handle: &Handle, route: &ProbeRoute) -> io::Result<(
 /// Takes a probe route out of the tables; what is not there does not matter.
 pub(super) async fn remove(handle: &Handle, route: &ProbeRoute) -> io::Result<()> {
     for cluster in &route.clusters {
-        delete(handle, RouteNetlinkMessage::DelRoute(message(route.number, *cluster, route.device, None))).await?;
+        delete(handle, RouteNetlinkMessage::DelRoute(message(route, *cluster, None))).await?;
     }
     for ipv4 in families(&route.clusters) {
         let neighbour = neighbour(route.number, ipv4, route.device, None);
@@ -273,7 +286,8 @@ pub(super) fn blank_rule(ipv4: bool, preference: u32, action: RuleAction) -> Rul
     rule
 }
 
-fn message(number: Number, cluster: IpAddr, device: u32, source: Option<IpAddr>) -> RouteMessage {
+fn message(of: &ProbeRoute, cluster: IpAddr, source: Option<IpAddr>) -> RouteMessage {
+    let ProbeRoute { number, device, mtu, .. } = *of;
     let mut route = RouteMessage::default();
     route.header.address_family = family(cluster);
     route.header.destination_prefix_length = full_length(cluster);
@@ -288,6 +302,7 @@ fn message(number: Number, cluster: IpAddr, device: u32, source: Option<IpAddr>)
         RouteAttribute::Oif(device),
     ]);
     route.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
+    route.attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
     route
 }
 

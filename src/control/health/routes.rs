@@ -18,12 +18,15 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::Semaphore;
 
 use super::change::Error;
+use super::probe::{Failure, Trouble};
 use super::route::{self, Loss, Number, ProbeRoute};
 use super::strays;
 use crate::limits::HEALTH_PATHS;
-use crate::model::{Health, Mac, Plan, Via};
+use crate::model::{Deliver, Health, Mac, Plan, Via};
 use crate::netlink::links::{self, Links};
 use crate::netlink::{self, Notifications, Overrun, REQUESTS};
+use crate::table::{TunnelEnd, Way};
+use crate::xdp::probes::{Probes, ProbesError};
 
 const WATCHED: [MulticastGroup; 6] = [
     MulticastGroup::Link,
@@ -48,13 +51,19 @@ pub(super) struct ProbeRoutes {
     turnstile: Arc<Semaphore>,
     /// What another dispatcher of this host uses.
     taken: BTreeSet<Number>,
-    /// By the server's primary address.
-    entries: HashMap<IpAddr, Entry>,
+    /// Where tunnels begin.
+    end: TunnelEnd,
+    /// What puts probes into them. Loaded at the start, while the process still may; if it cannot be, that is an error only when it is needed.
+    probes: Result<Probes, ProbesError>,
+    entries: BTreeMap<Peer, Entry>,
     /// What has been installed, or begun to be, and must be removed.
     present: HashMap<Number, ProbeRoute>,
     /// The cluster addresses that what strays has no route to.
     blocked: BTreeSet<IpAddr>,
 }
+
+/// A server's primary address, and how packets come to it. Services may reach one server in several ways.
+type Peer = (IpAddr, Deliver);
 
 struct Entry {
     number: Number,
@@ -81,6 +90,15 @@ pub(super) struct Access {
     pub mark: Option<u32>,
     /// What must be done first.
     pub installation: Option<Installation>,
+    pub passage: Option<Passage>,
+}
+
+/// What a probe has to pass on its way out: the program that puts it into the tunnel.
+pub(super) struct Passage {
+    key: u32,
+    device: u32,
+    /// What had left so before.
+    sent: u64,
 }
 
 pub(super) struct Installation {
@@ -108,7 +126,7 @@ pub(super) enum Told {
 
 impl ProbeRoutes {
     /// Also removes what a process that was killed has left.
-    pub async fn open(interface: &str) -> Result<ProbeRoutes, Error> {
+    pub async fn open(interface: &str, end: TunnelEnd) -> Result<ProbeRoutes, Error> {
         let failed = |task| move |source| Error::Netlink { interface: interface.to_owned(), task, source };
         let notifications = Notifications::open(&WATCHED).map_err(failed("open a socket for notifications"))?;
         let requests = netlink::requests().map_err(failed("open a socket"))?;
@@ -127,7 +145,9 @@ impl ProbeRoutes {
             deaf: false,
             turnstile: Arc::new(Semaphore::new(REQUESTS)),
             taken,
-            entries: HashMap::new(),
+            end,
+            probes: Probes::load(),
+            entries: BTreeMap::new(),
             present: HashMap::new(),
             blocked: BTreeSet::new(),
         })
@@ -240,8 +260,8 @@ impl ProbeRoutes {
     }
 
     /// Whether the route to a server is known to be in place.
-    pub fn is_in_place(&self, server: IpAddr) -> bool {
-        self.entries.get(&server).is_some_and(|entry| entry.installed)
+    pub fn is_in_place(&self, server: IpAddr, deliver: Deliver) -> bool {
+        self.entries.get(&(server, deliver)).is_some_and(|entry| entry.installed)
     }
 
     /// Has a probe route for each server that the plan checks through the cluster address, and for no other.
@@ -254,17 +274,18 @@ impl ProbeRoutes {
         self.links = Links::new(all);
         let devices = self.devices(wanted.keys().copied()).await?;
         self.check_reverse_path(&wanted, &devices).await?;
+        self.prepare_tunnels(&wanted, &devices)?;
 
         let clusters = wanted.values().flat_map(|(clusters, _)| clusters.iter().copied()).collect();
         self.block(clusters).await?;
         let mut before = std::mem::take(&mut self.entries);
         let kept: BTreeSet<Number> =
-            wanted.keys().filter_map(|server| before.get(server)).map(|entry| entry.number).collect();
+            wanted.keys().filter_map(|peer| before.get(peer)).map(|entry| entry.number).collect();
         let mut free = Number::all().filter(|number| !kept.contains(number) && !self.taken.contains(number));
         let mut stale = Vec::new();
-        for (server, (clusters, mac)) in wanted {
-            let device = devices[&server];
-            let old = before.remove(&server);
+        for (peer, (clusters, mac)) in wanted {
+            let device = devices[&peer];
+            let old = before.remove(&peer);
             let number = match &old {
                 Some(old) => old.number,
                 None => free.next().expect("no more probe routes than numbers"),
@@ -275,13 +296,50 @@ impl ProbeRoutes {
                 .is_some_and(|old| old.installed && old.device == device && old.clusters == clusters && old.mac == mac);
             stale.extend(self.present.remove(&number).filter(|_| !same));
             if same && let Some(mac) = mac {
-                self.present.insert(number, ProbeRoute { number, server, device, mac, clusters: clusters.clone() });
+                let route = self.probe_route(peer, number, device, mac, clusters.clone());
+                self.present.insert(number, route);
             }
             let losses = old.map_or(0, |old| old.losses);
-            self.entries.insert(server, Entry { number, device, clusters, mac, installed: same, losses });
+            self.entries.insert(peer, Entry { number, device, clusters, mac, installed: same, losses });
         }
-        stale.extend(before.into_values().filter_map(|entry| self.present.remove(&entry.number)));
+        for gone in before.into_values() {
+            stale.extend(self.present.remove(&gone.number));
+            if let Ok(probes) = &mut self.probes {
+                for ipv4 in [true, false] {
+                    _ = probes.set(gone.number.key(ipv4), None);
+                }
+            }
+        }
         self.remove(stale).await
+    }
+
+    /// Has the program that puts probes into tunnels be where they leave.
+    fn prepare_tunnels(&mut self, wanted: &Wanted, devices: &BTreeMap<Peer, u32>) -> Result<(), Error> {
+        for (peer, (clusters, _)) in wanted.iter().filter(|((_, deliver), _)| deliver.is_routed()) {
+            let (server, deliver) = *peer;
+            let closed = |cluster: &IpAddr| Way::new(deliver, *cluster, server, &self.end) == Way::Closed;
+            if clusters.iter().any(closed) {
+                return Err(Error::NoSource { server });
+            }
+            let interface = self.links.name(devices[peer]);
+            let done = match &mut self.probes {
+                Ok(probes) => probes.attach(&interface).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            done.map_err(|reason| Error::NoTunnel { reason })?;
+        }
+        Ok(())
+    }
+
+    /// Has probes of that number leave as clients' packets do.
+    fn set_ways(&mut self, (server, deliver): Peer, number: Number, clusters: &BTreeSet<IpAddr>) -> Result<(), ProbesError> {
+        let Ok(probes) = &mut self.probes else { return Ok(()) };
+        for ipv4 in [true, false] {
+            let cluster = clusters.iter().find(|cluster| cluster.is_ipv4() == ipv4).filter(|_| deliver.is_routed());
+            let way = cluster.map(|cluster| Way::new(deliver, *cluster, server, &self.end));
+            probes.set(number.key(ipv4), way.as_ref())?;
+        }
+        Ok(())
     }
 
     /// The addresses of this host.
@@ -298,40 +356,85 @@ impl ProbeRoutes {
         Ok(all.into_iter().flat_map(of).collect())
     }
 
+    /// Those of one server.
+    fn entries_of(&mut self, server: IpAddr) -> impl Iterator<Item = &mut Entry> {
+        // The first and the last in order.
+        let all = (server, Deliver::L2)..=(server, Deliver::L3dsr { dscp: u8::MAX });
+        self.entries.range_mut(all).map(|(_, entry)| entry)
+    }
+
     /// The MAC that the data path uses for a server from now on.
     pub fn set_mac(&mut self, server: IpAddr, mac: Option<Mac>) {
-        if let Some(entry) = self.entries.get_mut(&server)
-            && entry.mac != mac
-        {
+        for entry in self.entries_of(server).filter(|entry| entry.mac != mac) {
             entry.mac = mac;
             entry.lose();
         }
     }
 
-    /// `None`: the server's MAC is not known.
-    pub fn access(&mut self, server: IpAddr) -> Option<Access> {
-        let entry = self.entries.get(&server)?;
-        let (mac, mark) = (entry.mac?, Some(entry.number.mark()));
-        if entry.installed {
-            return Some(Access { mark, installation: None });
+    /// For a probe over IPv4 or over IPv6.
+    pub fn access(&mut self, server: IpAddr, deliver: Deliver, ipv4: bool) -> Result<Access, Trouble> {
+        let unresolved = || Trouble::Server(Failure::Unresolved);
+        let entry = self.entries.get(&(server, deliver)).ok_or_else(unresolved)?;
+        let (number, device, mac) = (entry.number, entry.device, entry.mac.ok_or_else(unresolved)?);
+        let (mark, losses) = (Some(number.mark()), entry.losses);
+        let (clusters, installed) = (entry.clusters.clone(), entry.installed);
+        let mut installation = None;
+        if !installed {
+            self.set_ways((server, deliver), number, &clusters).map_err(|error| Trouble::Here(error.to_string()))?;
+            let route = self.probe_route((server, deliver), number, device, mac, clusters);
+            self.present.insert(number, route.clone());
+            let (requests, turnstile) = (self.requests.clone(), Arc::clone(&self.turnstile));
+            installation = Some(Installation { route, losses, requests, turnstile });
         }
-        let route =
-            ProbeRoute { number: entry.number, server, device: entry.device, mac, clusters: entry.clusters.clone() };
-        self.present.insert(entry.number, route.clone());
-        let (requests, turnstile) = (self.requests.clone(), Arc::clone(&self.turnstile));
-        Some(Access { mark, installation: Some(Installation { route, losses: entry.losses, requests, turnstile }) })
+        let passage = match &self.probes {
+            Ok(probes) if deliver.is_routed() => {
+                let key = number.key(ipv4);
+                Some(Passage { key, device, sent: probes.sent(key) })
+            }
+            _ => None,
+        };
+        Ok(Access { mark, installation, passage })
+    }
+
+    fn probe_route(
+        &self,
+        (server, deliver): Peer,
+        number: Number,
+        device: u32,
+        mac: Mac,
+        clusters: BTreeSet<IpAddr>,
+    ) -> ProbeRoute {
+        let mtu = clusters.first().and_then(|cluster| match Way::new(deliver, *cluster, server, &self.end) {
+            Way::Tunnel(template) => Some(template.inner_mtu(self.end.mtu as usize) as u32),
+            Way::Direct | Way::Readdressed(_) | Way::Closed => None,
+        });
+        ProbeRoute { number, server, deliver, device, mac, mtu, clusters }
+    }
+
+    /// Why a probe that had to pass has not, if so. Then the program is put back.
+    pub fn not_passed(&mut self, passage: &Passage) -> Option<String> {
+        let name = self.links.name(passage.device);
+        let probes = self.probes.as_mut().ok()?;
+        if probes.sent(passage.key) != passage.sent {
+            return None;
+        }
+        let done = match probes.attach_again(&name) {
+            Ok(()) => "it is put back".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Some(format!("the probe did not pass the program that puts probes into tunnels: somebody has taken it off {name}; {done}"))
     }
 
     /// It is in the tables now, unless it was lost meanwhile.
     pub fn set_installed(&mut self, Installation { route, losses, .. }: &Installation) {
-        if let Some(entry) = self.entries.get_mut(&route.server) {
+        if let Some(entry) = self.entries.get_mut(&(route.server, route.deliver)) {
             entry.installed = !self.deaf && entry.losses == *losses && entry.clusters == route.clusters;
         }
     }
 
-    /// The route to a server may have been lost.
+    /// The routes to a server may have been lost.
     pub fn doubt(&mut self, server: IpAddr) {
-        self.entries.get_mut(&server).into_iter().for_each(Entry::lose);
+        self.entries_of(server).for_each(Entry::lose);
     }
 
     /// Removes everything.
@@ -363,21 +466,21 @@ impl ProbeRoutes {
     }
 
     /// The device through which each server is reached: the one of its route if that is the interface or a VLAN on it.
-    async fn devices(&self, servers: impl Iterator<Item = IpAddr>) -> Result<HashMap<IpAddr, u32>, Error> {
-        let look = |server| async move {
+    async fn devices(&self, peers: impl Iterator<Item = Peer>) -> Result<BTreeMap<Peer, u32>, Error> {
+        let look = |(server, deliver): Peer| async move {
             let path = netlink::path(&self.requests, server, None).await?;
-            let straight = path.filter(|path| path.gateway.is_none()).map(|path| path.device);
-            let device = straight.filter(|device| self.links.leads_to(*device, self.index)).unwrap_or(self.index);
-            Ok((server, device))
+            let leads = path.filter(|path| deliver.is_routed() || path.gateway.is_none()).map(|path| path.device);
+            let device = leads.filter(|device| self.links.leads_to(*device, self.index)).unwrap_or(self.index);
+            Ok(((server, deliver), device))
         };
-        let found = stream::iter(servers.map(look)).buffer_unordered(REQUESTS).try_collect().await;
+        let found = stream::iter(peers.map(look)).buffer_unordered(REQUESTS).try_collect().await;
         found.map_err(|source| self.failed("look up routes to servers", source))
     }
 
     /// Refuses where the kernel would drop what servers answer, because packets from the cluster address should not come
     /// in where they do (`fib_validate_source`, net/ipv4/fib_frontend.c). IPv6 has no such check.
-    async fn check_reverse_path(&self, wanted: &Wanted, devices: &HashMap<IpAddr, u32>) -> Result<(), Error> {
-        let pairs = wanted.iter().flat_map(|(server, (clusters, _))| clusters.iter().map(|c| (*c, devices[server])));
+    async fn check_reverse_path(&self, wanted: &Wanted, devices: &BTreeMap<Peer, u32>) -> Result<(), Error> {
+        let pairs = wanted.iter().flat_map(|(peer, (clusters, _))| clusters.iter().map(|c| (*c, devices[peer])));
         for (cluster, device) in pairs.filter(|(cluster, _)| cluster.is_ipv4()).collect::<BTreeSet<_>>() {
             let name = self.links.name(device);
             let strictness = rp_filter("all").max(rp_filter(&name));
@@ -400,8 +503,8 @@ impl ProbeRoutes {
     }
 }
 
-/// By the server's primary address: its cluster addresses, and its MAC if that is configured.
-type Wanted = BTreeMap<IpAddr, (BTreeSet<IpAddr>, Option<Mac>)>;
+/// The cluster addresses of each, and its MAC if that is configured.
+type Wanted = BTreeMap<Peer, (BTreeSet<IpAddr>, Option<Mac>)>;
 
 fn wanted(plan: &Plan) -> Wanted {
     let mut wanted = Wanted::new();
@@ -410,7 +513,7 @@ fn wanted(plan: &Plan) -> Wanted {
             continue;
         }
         for server in &service.servers {
-            let (clusters, mac) = wanted.entry(server.address).or_default();
+            let (clusters, mac) = wanted.entry((server.address, service.deliver)).or_default();
             clusters.insert(service.address);
             *mac = mac.or(server.mac);
         }

@@ -168,13 +168,14 @@ pub enum Update {
 impl Membership {
     /// Resolves the servers that have no `mac` in the configuration and begins to check those of services with health checks.
     /// Goes on with what the state file remembers: what an operator has set, verdicts, and changes that were open. Waits for the
-    /// first verdict of each server that has none from before, for `START_MOST` at most. `down` is taken as down.
+    /// first verdict of each server that has none from before, for `START_MOST` at most. `down` is taken as down. `end`: where tunnels begin,
+    /// if not where the configuration says.
     ///
     /// # Errors
     /// A server is not on the interface's link, or the kernel refuses; the kernel has back then what was asked of it.
     pub async fn open(
         configured: Plan,
-        (side, interface): (Side, &str),
+        (side, interface, end): (Side, &str, Option<TunnelEnd>),
         down: &[String],
         file: Option<StateFile>,
     ) -> Result<Membership, MembershipError> {
@@ -212,6 +213,9 @@ impl Membership {
             states: HashMap::new(),
             shown: Shown::default(),
         };
+        if let Some(end) = end {
+            membership.cluster.set_tunnel_end(end);
+        }
         membership.tell_overrides();
         let opened = membership.start(&remembered, age).await;
         if let Err(error) = opened {
@@ -236,7 +240,7 @@ impl Membership {
         }
         if self.side.checks(&self.plan) {
             let plan = Arc::clone(&self.plan);
-            let mut health = Health::open(&plan, &self.interface).await?;
+            let mut health = Health::open(&plan, &self.interface, self.cluster.tunnel_end()).await?;
             if age < VERDICT_MOST {
                 health.recall(&remembered.verdicts);
             }
@@ -286,11 +290,6 @@ impl Membership {
 
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
-    }
-
-    /// Says where tunnels begin, for the next tables.
-    pub fn set_tunnel_end(&mut self, end: TunnelEnd) {
-        self.cluster.set_tunnel_end(end);
     }
 
     /// Has the workers note the frames of a client from the next table on.

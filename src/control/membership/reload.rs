@@ -294,7 +294,9 @@ impl Membership {
         }
         match &mut self.health {
             Some(health) => health.watch(plan).await?,
-            None if self.side.checks(plan) => self.health = Some(Health::open(plan, &self.interface).await?),
+            None if self.side.checks(plan) => {
+                self.health = Some(Health::open(plan, &self.interface, self.cluster.tunnel_end()).await?);
+            }
             None => {}
         }
         self.verify_what_fails();

@@ -215,6 +215,10 @@ impl Cluster {
         self.tunnel_end = end;
     }
 
+    pub fn tunnel_end(&self) -> TunnelEnd {
+        self.tunnel_end
+    }
+
     /// Has workers note the frames of a client from the next table on; `None`: no more.
     pub fn set_watch(&mut self, watch: Option<Arc<Watch>>) {
         self.watch = watch;

@@ -6,13 +6,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::arena::{Arena, Content};
-use super::layout::{BY_FLOW, HAS_WAY, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, WayCell, Words};
+use super::layout::{BY_FLOW, HAS_WAY, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED};
 use crate::hash::Key;
 use crate::model::Egress;
 use crate::table::build::migration::Kept;
 use crate::table::{self, PackedMac, ServiceTable, Table};
+use crate::xdp::cell::Words;
 use crate::xdp::directory::Directory;
 use crate::xdp::ranges::Range;
+use crate::xdp::way::WayCell;
 
 /// A part of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,11 +3,9 @@
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;
-use std::net::IpAddr;
 
-use crate::table::{Rule, Way};
-use crate::wire::checksum;
-use crate::xdp::cell::CELL_WORDS;
+use crate::table::Rule;
+use crate::xdp::cell::{CELL_WORDS, Words};
 use crate::xdp::directory::Directory;
 
 pub const HEADS: usize = 8;
@@ -69,50 +67,6 @@ pub struct Head {
     pub unused: [u32; 12],
 }
 
-/// `struct way`
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-pub struct WayCell {
-    pub header: [u8; 48],
-    pub sum: u32,
-    pub inner_mtu: u32,
-    pub kind: u8,
-    pub len: u8,
-    pub is_udp: u8,
-    pub dscp: u8,
-    pub unused: u32,
-}
-
-impl WayCell {
-    const TUNNEL_V4: u8 = 1;
-    const TUNNEL_V6: u8 = 2;
-    const READDRESS: u8 = 3;
-
-    /// `mtu`: bytes that a packet may have with its headers.
-    pub fn new(way: &Way, mtu: usize) -> WayCell {
-        let mut cell =
-            WayCell { header: [0; 48], sum: 0, inner_mtu: 0, kind: 0, len: 0, is_udp: 0, dscp: 0, unused: 0 };
-        match way {
-            Way::Direct | Way::Closed => {}
-            Way::Tunnel(template) => {
-                cell.header = *template.bytes();
-                (cell.sum, cell.inner_mtu) = (template.sum(), template.inner_mtu(mtu) as u32);
-                cell.kind = if template.is_v4() { Self::TUNNEL_V4 } else { Self::TUNNEL_V6 };
-                (cell.len, cell.is_udp) = (template.header_len() as u8, template.has_port().into());
-            }
-            Way::Readdressed(readdress) => {
-                match readdress.destination() {
-                    IpAddr::V4(address) => cell.header[..4].copy_from_slice(&address.octets()),
-                    IpAddr::V6(address) => cell.header[..16].copy_from_slice(&address.octets()),
-                }
-                cell.sum = checksum::sum(&cell.header);
-                (cell.kind, cell.dscp) = (Self::READDRESS, readdress.dscp());
-            }
-        }
-        cell
-    }
-}
-
 /// `struct service`
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(8))]
@@ -165,7 +119,6 @@ pub struct Moves {
 const _: () = {
     assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
     assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
-    assert!(size_of::<WayCell>() == 64 && offset_of!(WayCell, sum) == 48 && offset_of!(WayCell, kind) == 56);
     assert!(offset_of!(Head, ways) == 200);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
@@ -174,24 +127,9 @@ const _: () = {
     assert!(CHANGES >= crate::limits::MAX_CHANGES);
 };
 
-/// What is laid out in words, without gaps.
-///
-/// # Safety
-///
-/// `repr(C)`, and no byte of it is padding.
-pub unsafe trait Words: Sized {
-    fn words(&self) -> &[u64] {
-        const { assert!(size_of::<Self>().is_multiple_of(8) && align_of::<Self>() == 8) };
-        // SAFETY: it is so many aligned words, all of whose bytes are initialised, as the trait demands.
-        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>() / 8) }
-    }
-}
-
 // SAFETY: their fields fill the sizes that are asserted above.
 unsafe impl Words for Head {}
 // SAFETY: as above.
 unsafe impl Words for Service {}
 // SAFETY: as above.
 unsafe impl Words for Moves {}
-// SAFETY: as above.
-unsafe impl Words for WayCell {}
