@@ -70,7 +70,10 @@ pub fn load(object: &mut Ebpf, name: &str) -> Result<(), String> {
     })
 }
 
-pub(super) fn uninterrupted<E>(mut load: impl FnMut() -> Result<(), E>, is_interruption: impl Fn(&E) -> bool) -> Result<(), E> {
+pub(super) fn uninterrupted<E>(
+    mut load: impl FnMut() -> Result<(), E>,
+    is_interruption: impl Fn(&E) -> bool,
+) -> Result<(), E> {
     let mut result = load();
     for _ in 1..PROGRAM_LOADS {
         if !result.as_ref().is_err_and(&is_interruption) {

@@ -75,8 +75,7 @@ impl Probes {
             ProbesError::Load { reason }
         })?;
         let map = object.take_map(PROBES).expect("the program has this map");
-        let probes =
-            HashMap::try_from(map).map_err(|error| ProbesError::Map { reason: with_causes(&error) })?;
+        let probes = HashMap::try_from(map).map_err(|error| ProbesError::Map { reason: with_causes(&error) })?;
         Ok(Probes { object, probes, links: BTreeMap::new() })
     }
 
@@ -95,9 +94,9 @@ impl Probes {
             _ = qdisc_add_clsact(interface);
             _ = qdisc_detach_program(interface, TcAttachType::Egress, PROGRAM);
         }
-        let link = program(&mut self.object).attach(interface, TcAttachType::Egress).map_err(|error| {
-            ProbesError::Attach { interface: interface.to_owned(), reason: with_causes(&error) }
-        })?;
+        let link = program(&mut self.object)
+            .attach(interface, TcAttachType::Egress)
+            .map_err(|error| ProbesError::Attach { interface: interface.to_owned(), reason: with_causes(&error) })?;
         self.links.insert(interface.to_owned(), link);
         Ok(())
     }

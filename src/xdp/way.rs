@@ -53,8 +53,7 @@ impl WayCell {
     }
 }
 
-const _: () =
-    assert!(size_of::<WayCell>() == 64 && offset_of!(WayCell, sum) == 48 && offset_of!(WayCell, kind) == 56);
+const _: () = assert!(size_of::<WayCell>() == 64 && offset_of!(WayCell, sum) == 48 && offset_of!(WayCell, kind) == 56);
 
 // SAFETY: its fields fill the size that is asserted above.
 unsafe impl Words for WayCell {}

@@ -19,11 +19,8 @@ use oneip::table::TunnelEnd;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Where tunnels to servers begin.
-pub const END: TunnelEnd = TunnelEnd {
-    v4: Some(Ipv4Addr::new(10, 9, 0, 1)),
-    v6: Some(Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1)),
-    mtu: 1500,
-};
+pub const END: TunnelEnd =
+    TunnelEnd { v4: Some(Ipv4Addr::new(10, 9, 0, 1)), v6: Some(Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1)), mtu: 1500 };
 
 pub const V4: &str = "203.0.113.80";
 pub const V6: &str = "2001:db8:80::80";

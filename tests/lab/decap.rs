@@ -3,7 +3,9 @@
 use crate::dispatcher::Dispatcher;
 use crate::echo::{Echo, round_trip};
 use crate::filters::{self, Filter};
-use crate::network::{ECHO, Lab, SERVERS, WEB, clients, eventually, lookup, one_each, write_config};
+use crate::network::{
+    ECHO, HEALTH, Lab, SERVERS, WEB, clients, eventually, lookup, one_each, with_health, write_config,
+};
 use rustix::process::Signal;
 use std::fs;
 
@@ -67,6 +69,97 @@ fn serves(deliver: &str, families: [usize; 2]) {
     let kept: u64 = decaps.into_iter().map(|decap| decap.stop()["forwarded"].as_u64().unwrap()).sum();
     // Checks of neighbours and the like are passed. Every packet that left was unwrapped, unless it was fragmented on the way.
     assert!(kept > 0 && kept <= sent.number("forwarded"), "{kept} of {}", sent.json);
+}
+
+/// `deliver` of the services of each family. A server without decap answers at its own address, and is down all the same.
+fn judged_by_clients_way(deliver: [&str; 2], families: [usize; 2], health: &str) {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    configure(lab, "DELIVER", families);
+    for file in [lab.config()].into_iter().chain(SERVERS.map(|server| filters::config(lab, server))) {
+        let text = with_health(&fs::read_to_string(&file).unwrap(), health);
+        let mut of_service = text.split("DELIVER");
+        let mut filled = of_service.next().unwrap().to_owned();
+        // Services of both families take turns.
+        for (at, rest) in of_service.enumerate() {
+            filled += deliver[at % 2];
+            filled += rest;
+        }
+        write_config(&file, &filled);
+    }
+    let mut decaps: Vec<Filter> = SERVERS.iter().map(|server| Filter::decap(lab, server)).collect();
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let state = |service: &str, server: &str| lab.server(service, server)["state"].as_str().unwrap().to_owned();
+    let are = |server: &str, wanted: &str| WEB.iter().chain(&ECHO).all(|service| state(service, server) == wanted);
+    for server in SERVERS {
+        eventually(&format!("{server} is up"), || are(server, "up"));
+        assert!(lab.server("web", server)["check"]["latency_ms"].is_f64());
+    }
+
+    decaps.remove(0).stop();
+    lab.command("web1", env!("CARGO_BIN_EXE_oneip"))
+        .args(["decap", "--detach", "-c"])
+        .arg(filters::config(lab, "web1"))
+        .status()
+        .unwrap();
+    eventually("web1 is down", || are("web1", "down"));
+    let reason = lab.server("web", "web1")["check"]["failure"].to_string();
+    assert!(
+        reason.contains("no answer from 203.0.113.80 within 400 ms; does the server take what comes by"),
+        "{reason}"
+    );
+    for family in families {
+        let address = if family == 0 { "10.9.0.11".to_owned() } else { "[2001:db8:9::11]".to_owned() };
+        assert_eq!(lab.sh("dispatcher", &format!("curl -sS -m 5 http://{address}/")).trim(), "web1");
+    }
+    assert!(are("web2", "up") && are("web3", "up"));
+
+    decaps.push(Filter::decap(lab, "web1"));
+    eventually("web1 is up again", || are("web1", "up"));
+    dispatcher.stop();
+    let left = lab.sh("dispatcher", "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all");
+    assert!(!left.contains("proto 111"), "{left}");
+}
+
+#[test]
+fn checks_go_through_tunnels_to_the_cluster_address() {
+    judged_by_clients_way(["deliver = \"ipip\"", "deliver = \"gue\""], [0, 1], HEALTH);
+}
+
+#[test]
+fn checks_go_through_tunnels_of_the_other_family() {
+    judged_by_clients_way(["deliver = \"gue\"", "deliver = \"gre\""], [1, 0], HEALTH);
+}
+
+/// Echo requests are checks too.
+#[test]
+fn checks_by_l3dsr_go_to_the_servers_own_address() {
+    judged_by_clients_way(["deliver = \"l3dsr\"\ndscp = 12", "deliver = \"l3dsr\"\ndscp = 44"], [0, 1], HEALTH);
+}
+
+/// A probe that leaves outside of its tunnel comes to the router, and from there to any server that is well.
+#[test]
+fn a_probe_that_missed_its_tunnel_counts_for_nothing() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    configure(lab, "deliver = \"ipip\"", [0, 1]);
+    write_config(&lab.config(), &with_health(&fs::read_to_string(lab.config()).unwrap(), HEALTH));
+    let _decaps: Vec<Filter> = SERVERS.iter().map(|server| Filter::decap(lab, server)).collect();
+    let dispatcher = Dispatcher::start(lab, &[]);
+    eventually("web1 is up", || lab.server("web", "web1")["state"] == "up");
+    lab.sh(
+        "dispatcher",
+        "nft 'add table netdev t; add chain netdev t e { type filter hook egress device lan0 priority 0; }; \
+         add rule netdev t e meta mark & 0xffff0000 == 0x6f6e0000 meta mark set 0'",
+    );
+    dispatcher.hear("its probe left lan0 outside of the tunnel");
+    eventually("nobody is checked", || {
+        SERVERS.iter().all(|server| lab.server("web", server)["check"]["unchecked"].is_string())
+    });
+    assert!(SERVERS.iter().all(|server| lab.server("web", server)["state"] == "up"));
+    lab.sh("dispatcher", "nft delete table netdev t");
+    eventually("all are checked", || {
+        SERVERS.iter().all(|server| lab.server("web", server)["check"]["unchecked"].is_null())
+    });
+    dispatcher.stop();
 }
 
 #[test]

@@ -90,7 +90,12 @@ fn a_probe_leaves_as_a_clients_packet_does() {
 #[test]
 fn what_is_no_probe_through_a_tunnel_leaves_as_it_is() {
     let Some(mut probes) = loaded() else { return };
-    let way = Way::new(Deliver::Gre, "203.0.113.80".parse().unwrap(), "192.0.2.11".parse().unwrap(), &TunnelEnd::new(&["192.0.2.2".parse().unwrap()], 1500));
+    let way = Way::new(
+        Deliver::Gre,
+        "203.0.113.80".parse().unwrap(),
+        "192.0.2.11".parse().unwrap(),
+        &TunnelEnd::new(&["192.0.2.2".parse().unwrap()], 1500),
+    );
     probes.set(KEYS[0], Some(&way)).expect("there is room");
     let frames = ["198.51.100.7", "2001:db8::7"].map(|client| Packet::new(client, 9).frame());
     for (mark, frame) in [(0, 0), (1, 0), (MARK + 1, 0), (MARK, 1), (0x6f6f_0001, 0)] {
@@ -106,7 +111,8 @@ fn what_is_no_probe_through_a_tunnel_leaves_as_it_is() {
 fn gue_has_a_source_port_by_the_address() {
     let Some(mut probes) = loaded() else { return };
     let end = TunnelEnd::new(&["192.0.2.2".parse().unwrap()], 1500);
-    let way = Way::new(Deliver::Gue { port: 6080 }, "203.0.113.80".parse().unwrap(), "192.0.2.11".parse().unwrap(), &end);
+    let way =
+        Way::new(Deliver::Gue { port: 6080 }, "203.0.113.80".parse().unwrap(), "192.0.2.11".parse().unwrap(), &end);
     probes.set(KEYS[0], Some(&way)).expect("there is room");
     let mut port = |client: &str, data| {
         let frame = Packet { is_udp: false, ..Packet::new(client, data) }.frame();

@@ -91,7 +91,17 @@ impl Service {
         let rules = Rules::from(&health);
         let (name, cluster, deliver) = (service.name.clone(), service.address, service.deliver);
         let identity = Identity::of(service);
-        Some(Service { name, identity, cluster, deliver, health: Arc::new(health), rules, checks, all_down, results: 0 })
+        Some(Service {
+            name,
+            identity,
+            cluster,
+            deliver,
+            health: Arc::new(health),
+            rules,
+            checks,
+            all_down,
+            results: 0,
+        })
     }
 
     /// Whether all servers that count are down, if that has changed.

@@ -373,12 +373,14 @@ impl Health {
     }
 
     fn begin(&mut self, id: Id, began: Instant) {
-        let Some(Service { cluster, deliver, health, checks, .. }) = self.services[id.0 as usize].as_mut() else { return };
+        let Some(Service { cluster, deliver, health, checks, .. }) = self.services[id.0 as usize].as_mut() else {
+            return;
+        };
         let check = &mut checks[id.1 as usize];
         check.is_running = true;
-        let (primary, cluster, health) = (check.server.address, *cluster, Arc::clone(health));
+        let (primary, cluster, deliver, health) = (check.server.address, *cluster, *deliver, Arc::clone(health));
         let access = match health.via {
-            Via::Service => self.routes.access(primary, *deliver, cluster.is_ipv4()),
+            Via::Service => self.routes.access(primary, deliver, cluster.is_ipv4()),
             Via::Primary => Ok(Access::default()),
         };
         let Access { mark, installation, passage } = match access {
@@ -388,7 +390,7 @@ impl Health {
             }
         };
         let address = if health.via == Via::Service { cluster } else { primary };
-        let target = Target { address, scope: self.routes.index(), mark, cluster, health };
+        let target = Target { address, scope: self.routes.index(), mark, cluster, deliver, health };
         let echo = Arc::clone(&self.echo);
         self.running.push(
             async move {

@@ -19,7 +19,7 @@ use super::echo::Echo;
 use super::observer::Evidence;
 use super::tls;
 use crate::limits::{HEALTH_LATE, HEALTH_PORT_TRIES, HEALTH_PORTS};
-use crate::model::{Health, Http, Via};
+use crate::model::{Deliver, Health, Http, Via};
 
 /// Bytes of a response among which the status must be, interim responses included.
 const HEAD: usize = 4096;
@@ -41,8 +41,8 @@ pub(super) enum Trouble {
 pub(super) enum Failure {
     #[error("its MAC is not known: it does not answer ARP or neighbour discovery")]
     Unresolved,
-    #[error("no answer from {address} within {} ms{}", limit.as_millis(), hint(*via))]
-    Silent { address: IpAddr, limit: Duration, via: Via },
+    #[error("no answer from {address} within {} ms{}", limit.as_millis(), hint(*via, *deliver))]
+    Silent { address: IpAddr, limit: Duration, via: Via, deliver: Deliver },
     #[error("{0} does not answer ARP or neighbour discovery")]
     Unreachable(IpAddr),
     #[error("{address} refuses the connection{}", listens(*via))]
@@ -77,12 +77,15 @@ impl Failure {
     }
 }
 
-fn hint(via: Via) -> &'static str {
+fn hint(via: Via, deliver: Deliver) -> String {
     match via {
+        Via::Service if deliver.is_routed() => format!(
+            "; does the server take what comes by {deliver}, and does it have the cluster address? `oneip server check` there tells"
+        ),
         Via::Service => {
-            "; is the server at its last known MAC, and does it have the cluster address? `oneip server check` there tells"
+            "; is the server at its last known MAC, and does it have the cluster address? `oneip server check` there tells".to_owned()
         }
-        Via::Primary => "",
+        Via::Primary => String::new(),
     }
 }
 
@@ -112,6 +115,7 @@ pub(super) struct Target {
     pub mark: Option<u32>,
     /// In the `Host` header where the configuration names no other.
     pub cluster: IpAddr,
+    pub deliver: Deliver,
     pub health: Arc<Health>,
 }
 
@@ -129,7 +133,7 @@ pub(super) async fn connection(target: &Target, port: u16, http: Option<&Http>) 
     let begin = Instant::now();
     let limit = target.health.timeout;
     let (address, via) = (target.socket_address(port), target.health.via);
-    let silent = Failure::Silent { address: target.address, limit, via };
+    let silent = Failure::Silent { address: target.address, limit, via, deliver: target.deliver };
     let stream = by(begin + limit, silent, connect(address, target.mark)).await?;
     let stream = stream.map_err(|error| not_connected(error, address, via))?;
     if let Some(http) = http {
@@ -146,7 +150,7 @@ pub(super) async fn echo(target: &Target, echo: &Echo) -> Result<Duration, Troub
     let begin = Instant::now();
     let limit = target.health.timeout;
     let answer = echo.send(target.socket_address(0), target.mark).map_err(|error| here(&error, target.address))?;
-    let silent = Failure::Silent { address: target.address, limit, via: target.health.via };
+    let silent = Failure::Silent { address: target.address, limit, via: target.health.via, deliver: target.deliver };
     match by(begin + limit, silent, answer).await? {
         Ok(()) => Ok(begin.elapsed()),
         Err(_) => Err(Trouble::Here("the echo request was given up for later ones".to_owned())),

@@ -332,7 +332,12 @@ impl ProbeRoutes {
     }
 
     /// Has probes of that number leave as clients' packets do.
-    fn set_ways(&mut self, (server, deliver): Peer, number: Number, clusters: &BTreeSet<IpAddr>) -> Result<(), ProbesError> {
+    fn set_ways(
+        &mut self,
+        (server, deliver): Peer,
+        number: Number,
+        clusters: &BTreeSet<IpAddr>,
+    ) -> Result<(), ProbesError> {
         let Ok(probes) = &mut self.probes else { return Ok(()) };
         for ipv4 in [true, false] {
             let cluster = clusters.iter().find(|cluster| cluster.is_ipv4() == ipv4).filter(|_| deliver.is_routed());
@@ -419,10 +424,13 @@ impl ProbeRoutes {
             return None;
         }
         let done = match probes.attach_again(&name) {
-            Ok(()) => "it is put back".to_owned(),
+            Ok(()) => "it is put back there".to_owned(),
             Err(error) => error.to_string(),
         };
-        Some(format!("the probe did not pass the program that puts probes into tunnels: somebody has taken it off {name}; {done}"))
+        Some(format!(
+            "its probe left {name} outside of the tunnel: somebody has taken off the program that puts probes into it ({done}), or a firewall \
+             rule on the way out changes the mark of packets"
+        ))
     }
 
     /// It is in the tables now, unless it was lost meanwhile.
