@@ -30,6 +30,7 @@ it says "the guest is up" and runs what comes on the standard input by bash.
   --queues N      of the NIC, whose workers share the guest's two cores: igb and virtio up to 8 (default: 2; e1000e and vmxnet3 have their own number)
   --mtu N         of lan0 (default: 1500)
   --kernel SUITE  Debian's suite that the kernel comes from (default: this host's own; with --nic trixie-backports, whose igb and virtio have zero copy)
+  --modules M,M   modules of the kernel's besides those
   --fetch         fetch the kernel, and qemu where it is wanted, and run nothing
   --out DIR       the guest's /run/out: what it leaves behind (default: perf/reports; with --nic a folder that is removed)
   --minutes N     stop the guest after so long (default: 30)
@@ -251,12 +252,13 @@ boot() {
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
 readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 VIRTIO_QUEUES=8
-out='' minutes=30 nic='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder=''
+out='' minutes=30 nic='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
 while (($# > 0)); do
     case $1 in
-        --out | --minutes | --nic | --lab | --queues | --mtu | --kernel)
+        --out | --minutes | --nic | --lab | --queues | --mtu | --kernel | --modules)
             (($# >= 2)) || wrong "$1 wants a value"
             case $1 in
+                --modules) IFS=, read -ra more <<<"$2" ;;
                 --out) out=$2 ;;
                 --minutes) minutes=$2 ;;
                 --nic) nic=$2 ;;
@@ -281,14 +283,14 @@ for tool in busybox cpio modprobe xz apt-get; do
 done
 mkdir -p "$CACHE"
 if [[ -n $nic ]]; then
-    modules=(igb virtio_net e1000e vmxnet3 veth nf_tables)
+    modules=(igb virtio_net e1000e vmxnet3 veth nf_tables "${more[@]}")
     lab_folder=/run/$lab-lab
     suite=${suite:-trixie-backports}
     # What is no terminal bash just runs, and neither prompts nor echoes.
     if (($# == 0)); then interactive=yes; set -- bash -c 'echo the guest is up; exec bash < <(cat)'; fi
     find_qemu "$(if [[ $nic == virtio ]]; then echo virtio-net-pci; else echo "$nic"; fi)"
 else
-    modules=(veth pktgen ip_vs ip_vs_sh nf_tables nft_hash nft_fwd_netdev)
+    modules=(veth pktgen ip_vs ip_vs_sh nf_tables nft_hash nft_fwd_netdev "${more[@]}")
     out=${out:-perf/reports} suite=${suite:-$own_suite}
     find_qemu virtio-net-pci
 fi

@@ -5,8 +5,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::netlink::{Link, Netlink};
-use super::{Error, Membership};
+use super::netlink::{self, Link, Netlink};
+use super::{Error, Membership, fou};
 use crate::model::Mac;
 
 /// Where the settings of interfaces are, below /proc/sys.
@@ -21,6 +21,8 @@ pub struct Host {
     pub interfaces: Vec<Interface>,
     /// The groups whose frames each interface takes, whoever joined them.
     pub groups: Vec<Membership>,
+    /// Where the kernel takes GUE apart.
+    pub ports: Vec<fou::Port>,
 }
 
 /// An address on an interface.
@@ -41,6 +43,8 @@ pub struct Interface {
     pub kind: u16,
     /// An XDP program is attached.
     pub has_program: bool,
+    /// Of a tunnel device: the address that it is for. `None`: for any.
+    pub local: Option<IpAddr>,
 }
 
 impl Host {
@@ -60,9 +64,17 @@ impl Host {
         let interfaces = links
             .into_iter()
             .filter(|link| link.name != "lo")
-            .map(|Link { name, up, mac, kind, has_program, .. }| Interface { name, up, mac, kind, has_program })
+            .map(|Link { name, up, mac, kind, has_program, local, .. }| Interface {
+                name,
+                up,
+                mac,
+                kind,
+                has_program,
+                local,
+            })
             .collect();
-        Ok(Host { lo_up, held, interfaces, groups: groups()? })
+        let ports = netlink::fou()?.map_or(Ok(Vec::new()), |fou| fou.ports()).map_err(Error::Socket)?;
+        Ok(Host { lo_up, held, interfaces, groups: groups()?, ports })
     }
 
     /// Where an address is.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::tunnel::End;
 use super::{Error, Membership, Setting, Step};
 
 /// Ends with the boot, as what it remembers does.
@@ -24,6 +25,9 @@ pub struct Journal {
     /// The groups that `add` joined.
     #[serde(default)]
     pub groups: Vec<Membership>,
+    /// The ends of tunnels that `add` opened, in its order.
+    #[serde(default)]
+    pub ends: Vec<End>,
 }
 
 impl Journal {
@@ -70,6 +74,7 @@ impl Journal {
                     self.settings.retain(|old| old.path != setting.path);
                     self.settings.push(setting.clone());
                 }
+                Step::Open(end) if !self.ends.contains(end) => self.ends.push(*end),
                 Step::Join(membership) if !self.groups.contains(membership) => self.groups.push(membership.clone()),
                 _ => {}
             }

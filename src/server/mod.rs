@@ -16,9 +16,10 @@
 //!   Neither disturbs answers to clients.
 //! - `rp_filter` may stay strict where clients are reached through the interface on which the router's frames arrive.
 //!
-//! Broadcast-based dispatch asks for more: `broadcast`. So do tunnels: `tunnel`.
+//! Broadcast-based dispatch asks for more: `broadcast`. So do tunnels: `tunnel`, with ports of GUE by `fou`.
 
 mod broadcast;
+mod fou;
 mod host;
 mod inspect;
 mod journal;
@@ -35,7 +36,7 @@ use host::Host;
 use journal::Journal;
 use netlink::Netlink;
 pub use report::{Grade, Line, Report};
-use tunnel::Tunnel;
+use tunnel::{End, Tunnel};
 
 use crate::model::{Mac, Plan, Server};
 
@@ -78,6 +79,8 @@ pub enum Error {
     TooWide { held: Held },
     #[error("cannot {doing} over rtnetlink: {source}")]
     Netlink { doing: String, source: rtnetlink::Error },
+    #[error("cannot {doing} the port of GUE {} (`{}` does it by hand): {source}", port.number, port.command())]
+    Fou { doing: &'static str, port: fou::Port, source: std::io::Error },
     #[error("cannot open an rtnetlink socket: {0}")]
     Socket(std::io::Error),
     #[error("cannot {doing} {}: {source}", path.display())]
@@ -121,6 +124,9 @@ pub fn add(plan: &Plan, name: Option<&str>, dispatch: Dispatch) -> Result<Report
         steps.extend(inspect::arp_changes(&role, &host).into_iter().map(Step::Write));
     }
     steps.extend(tunnel::settings(&role, &host).into_iter().map(Step::Write));
+    if dispatch == Dispatch::Routing {
+        steps.extend(tunnel::ends(&role, &host, &netlink, &mut report)?.into_iter().map(Step::Open));
+    }
     if let Dispatch::Broadcast { .. } = dispatch {
         if broadcast::interfaces(&role, &host).is_empty() {
             return Err(Error::NoInterface { server: role.name });
@@ -207,6 +213,13 @@ pub fn remove(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
             steps.push(Step::Leave(membership));
         } else {
             report.push(Grade::Note, format!("{membership} is not joined any more"));
+        }
+    }
+    let left = if addresses.is_empty() { std::mem::take(&mut journal.ends) } else { Vec::new() };
+    for end in left.into_iter().rev() {
+        match end.is_there(&host) {
+            true => steps.push(Step::Close(end)),
+            false => report.push(Grade::Note, format!("{end} is not there any more")),
         }
     }
     netlink.apply(&steps)?;
@@ -303,6 +316,8 @@ enum Step {
     Write(Setting),
     Join(Membership),
     Leave(Membership),
+    Open(End),
+    Close(End),
 }
 
 impl Step {
@@ -313,6 +328,8 @@ impl Step {
             Step::Write(setting) => Step::Write(setting.clone().reversed()),
             Step::Join(membership) => Step::Leave(membership.clone()),
             Step::Leave(membership) => Step::Join(membership.clone()),
+            Step::Open(end) => Step::Close(*end),
+            Step::Close(end) => Step::Open(*end),
         }
     }
 }
@@ -325,6 +342,8 @@ impl std::fmt::Display for Step {
             Step::Write(Setting { path, from, to }) => write!(f, "set {} to {to} (it was {from})", path.display()),
             Step::Join(membership) => write!(f, "joined {membership}"),
             Step::Leave(membership) => write!(f, "left {membership}"),
+            Step::Open(end) => write!(f, "set up {end}"),
+            Step::Close(end) => write!(f, "removed {end}"),
         }
     }
 }

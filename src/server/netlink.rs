@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
-use rtnetlink::NeighbourAddRequest;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope, CacheInfo};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkXdp};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkXdp,
+};
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, NeighbourAddRequest};
 use tokio::runtime::{Builder, Runtime};
 
+use super::fou::Fou;
 use super::host::{self, full_prefix};
+use super::tunnel::{Device, End, Kind};
 use super::{Error, Membership, Setting, Step};
 use crate::model::Mac;
 
@@ -31,6 +35,43 @@ pub struct Link {
     pub kind: u16,
     /// An XDP program is attached.
     pub has_program: bool,
+    /// Of a tunnel device: the address that it is for. `None`: for any.
+    pub local: Option<IpAddr>,
+}
+
+/// Of the device by which is tried what the kernel can.
+const TRIAL: &str = "oneip-try";
+
+fn failed(doing: String, source: rtnetlink::Error) -> Error {
+    Error::Netlink { doing, source }
+}
+
+/// `None`: this kernel has no such ports.
+pub fn fou() -> Result<Option<Fou>, Error> {
+    Fou::open().map_err(Error::Socket)
+}
+
+fn local(infos: &[LinkInfo]) -> Option<IpAddr> {
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(data) => Some(data),
+        _ => None,
+    });
+    let local = match data? {
+        InfoData::IpTunnel(facts) => facts.iter().find_map(|fact| match fact {
+            InfoIpTunnel::Local(local) => Some(*local),
+            _ => None,
+        }),
+        InfoData::GreTun(facts) => facts.iter().find_map(|fact| match fact {
+            InfoGre::Local(local) => Some(IpAddr::V4(*local)),
+            _ => None,
+        }),
+        InfoData::GreTun6(facts) => facts.iter().find_map(|fact| match fact {
+            InfoGre6::Local(local) => Some(IpAddr::V6(*local)),
+            _ => None,
+        }),
+        _ => None,
+    };
+    local.filter(|local| !local.is_unspecified())
 }
 
 /// An address as the kernel lists it.
@@ -66,6 +107,7 @@ impl Netlink {
                 mac: None,
                 kind: message.header.link_layer_type.into(),
                 has_program: false,
+                local: None,
             };
             for attribute in message.attributes {
                 match attribute {
@@ -74,6 +116,7 @@ impl Netlink {
                         link.has_program = facts.iter().any(|fact| matches!(fact, LinkXdp::ProgId(_)));
                     }
                     LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+                    LinkAttribute::LinkInfo(infos) => link.local = local(&infos),
                     _ => {}
                 }
             }
@@ -132,7 +175,84 @@ impl Netlink {
             Step::Write(Setting { path, to, .. }) => host::write_setting(path, *to),
             Step::Join(membership) => self.join(membership),
             Step::Leave(membership) => self.leave(membership),
+            Step::Open(end) => self.open_end(end),
+            Step::Close(end) => self.close_end(end),
         }
+    }
+
+    /// Whether this kernel can do that.
+    pub fn has(&self, end: &End) -> Result<bool, Error> {
+        match end {
+            End::Port(_) => Ok(fou()?.is_some()),
+            End::Device(device) => match self.delete_trial().and_then(|()| self.make(TRIAL, *device)) {
+                Ok(()) => {
+                    self.delete_trial().map(|()| true).map_err(|source| failed(format!("remove {TRIAL}"), source))
+                }
+                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EOPNOTSUPP => Ok(false),
+                Err(source) => Err(failed(format!("make a device of type {}", device.kind.name()), source)),
+            },
+        }
+    }
+
+    fn open_end(&self, end: &End) -> Result<(), Error> {
+        match end {
+            End::Port(port) => {
+                let done = fou()?.map_or(Err(std::io::ErrorKind::Unsupported.into()), |fou| fou.add(*port));
+                done.map_err(|source| Error::Fou { doing: "open", port: *port, source })
+            }
+            End::Device(device) => {
+                let name = device.kind.device();
+                self.make(name, *device).map_err(|source| failed(format!("make {name}"), source))?;
+                let done = super::tunnel::loosen(name);
+                // Half a device is none.
+                done.inspect_err(|_| _ = self.delete(name))
+            }
+        }
+    }
+
+    fn close_end(&self, end: &End) -> Result<(), Error> {
+        match end {
+            End::Port(port) => {
+                let done = fou()?.map_or(Ok(()), |fou| fou.delete(*port));
+                done.map_err(|source| Error::Fou { doing: "close", port: *port, source })
+            }
+            End::Device(device) => {
+                let name = device.kind.device();
+                self.delete(name).map_err(|source| failed(format!("remove {name}"), source))
+            }
+        }
+    }
+
+    /// It is up at once.
+    fn make(&self, name: &str, Device { kind, local }: Device) -> Result<(), rtnetlink::Error> {
+        let (kind, data) = match (kind, local) {
+            (Kind::Ipip, _) => (InfoKind::IpIp, InfoData::IpTunnel(vec![InfoIpTunnel::Local(local)])),
+            (Kind::Sit, _) => (InfoKind::SitTun, InfoData::IpTunnel(vec![InfoIpTunnel::Local(local)])),
+            (Kind::Ip6Tnl, _) => (InfoKind::Ip6Tnl, InfoData::IpTunnel(vec![InfoIpTunnel::Local(local)])),
+            (Kind::Gre, IpAddr::V4(v4)) => (InfoKind::GreTun, InfoData::GreTun(vec![InfoGre::Local(v4)])),
+            (_, IpAddr::V6(v6)) => (InfoKind::GreTun6, InfoData::GreTun6(vec![InfoGre6::Local(v6)])),
+            (Kind::Ip6Gre, IpAddr::V4(_)) => unreachable!("its outer header is IPv6"),
+        };
+        let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind).name(name).set_info_data(data).up();
+        self.runtime.block_on(self.handle.link().add(message.build()).execute())
+    }
+
+    /// One may be left of a process that was killed.
+    fn delete_trial(&self) -> Result<(), rtnetlink::Error> {
+        match self.delete(TRIAL) {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(()),
+            done => done,
+        }
+    }
+
+    fn delete(&self, name: &str) -> Result<(), rtnetlink::Error> {
+        self.runtime.block_on(async {
+            let found = self.handle.link().get().match_name(name.to_owned()).execute().try_next().await?;
+            match found {
+                Some(link) => self.handle.link().del(link.header.index).execute().await,
+                None => Ok(()),
+            }
+        })
     }
 
     fn add_alias(&self, address: IpAddr) -> Result<(), Error> {

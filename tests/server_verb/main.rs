@@ -7,6 +7,7 @@ mod lan;
 mod broadcast;
 
 use lan::{CLUSTER4, CLUSTER6, Lan, SERVER_MAC, service};
+use oneip::model::Deliver;
 use oneip::server::{self, Dispatch, Error, Grade, Report};
 
 #[test]
@@ -232,4 +233,41 @@ fn without_privileges_it_says_so_and_check_works() {
 
 fn grades(report: &Report) -> Vec<Grade> {
     report.lines.iter().map(|line| line.grade).collect()
+}
+
+/// Either the kernel's devices are made, and `remove` takes them away, or it is said what to use instead. (What they do with packets is tried
+/// in a kernel that has them: tests/guest.)
+#[test]
+fn add_sets_up_the_ends_of_tunnels_where_the_kernel_has_them() {
+    need_root!();
+    let mut lan = Lan::new();
+    lan.server_sh("sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1");
+    let deliveries = [Deliver::Ipip, Deliver::Gue { port: 6080 }, Deliver::Gre, Deliver::L3dsr { dscp: 12 }];
+    for deliver in deliveries {
+        lan.plan.services.iter_mut().for_each(|service| service.deliver = deliver);
+        // What comes with the modules comes now.
+        let kind = if deliver == Deliver::Gre { "gre" } else { "ipip" };
+        let trial = format!(
+            "(ip link add t0 type {kind} local 192.0.2.11 && ip link del t0) 2>/dev/null && echo yes || echo no"
+        );
+        let has = !matches!(deliver, Deliver::L3dsr { .. }) && lan.server_sh(&trial).trim() == "yes";
+        let before = lan.snapshot();
+        let added = lan.add(None).expect("add");
+        let text = added.to_string();
+        if has {
+            assert!(text.contains("set up the tunnel device oneip-"), "{text}");
+            assert!(!grades(&added).contains(&Grade::Warning), "{text}");
+            lan.check().verdict().expect("sound after add");
+        } else {
+            let note = format!("{deliver}: this kernel has no devices of type {kind}");
+            assert!(text.contains(&note) || matches!(deliver, Deliver::L3dsr { .. }), "{text}");
+            assert!(text.contains(&format!("warning  {deliver}: nothing takes clients' packets apart")), "{text}");
+            assert!(text.contains("mend: oneip decap -c FILE --server web1"), "{text}");
+            let checked = lan.check();
+            assert!(checked.verdict().is_err(), "nothing takes tunnels apart: {checked}");
+        }
+        lan.remove(None).expect("remove");
+        assert_eq!(lan.snapshot(), before, "{deliver}");
+        assert!(!lan.journal().exists());
+    }
 }
