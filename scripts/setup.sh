@@ -30,6 +30,7 @@ iproute2        ip
 ethtool         ethtool
 iputils-ping    ping
 tcpdump         tcpdump
+tshark          tshark
 procps          sysctl
 nginx-light     nginx
 curl            curl

@@ -72,7 +72,7 @@ fn inner(deliver: Deliver, frame: &[u8], server: IpAddr) -> Vec<u8> {
     }
 }
 
-fn clients() -> Vec<Packet> {
+pub fn clients() -> Vec<Packet> {
     let mut packets = Vec::new();
     for client in ["198.51.100.7", "203.0.114.9", "2001:db8::7", "2001:db8:9::1"] {
         for data in [0, 1, 40, 1200] {

@@ -9,6 +9,7 @@ mod lab;
 #[path = "../model/mod.rs"]
 mod model;
 mod probes;
+mod tshark;
 mod twins;
 
 use oneip::model::Deliver;
