@@ -15,7 +15,7 @@ readonly LAB=scripts/lab.sh
 
 usage() {
     cat <<'END'
-usage: scripts/demo.sh [--broadcast | --engine NAME] [--keep]
+usage: scripts/demo.sh [--broadcast | [--engine NAME] [--deliver WAY]] [--keep]
 
 Installs what is missing (scripts/setup.sh), builds oneip, makes a network in network namespaces (scripts/lab.sh), lets 210
 IPv4 and 210 IPv6 clients fetch from three web servers behind one address, and checks what they get. Everything is taken
@@ -23,6 +23,7 @@ down again, on failure and Ctrl-C too. Needs root. Exit 0 only if everything hel
 
   --broadcast    no dispatcher: the router broadcasts, and a filter on each server keeps only its own clients
   --engine NAME  af_xdp (default), or xdp: the dispatcher inside the kernel
+  --deliver WAY  the servers are behind the router: ipip, gue, gre or l3dsr brings packets there, and decap takes it apart
   --keep         leave the network and what dispatches up, to play with
 
 environment: ONEIP_LAB  name of the network (default: demo)
@@ -289,7 +290,7 @@ take_down() {
     fi
 }
 
-keep='' broadcast='' engine=''
+keep='' broadcast='' engine='' deliver=''
 while (($#)); do
     case $1 in
         --broadcast) broadcast=yes; shift ;;
@@ -297,12 +298,16 @@ while (($#)); do
             engine=${2-}
             [[ $engine == af_xdp || $engine == xdp ]] || die "--engine wants af_xdp or xdp"
             shift 2 ;;
+        --deliver)
+            deliver=${2-}
+            [[ $deliver =~ ^(ipip|gue|gre|l3dsr)$ ]] || die "--deliver wants ipip, gue, gre or l3dsr"
+            shift 2 ;;
         --keep) keep=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
 done
-[[ -z $broadcast || -z $engine ]] || die "with --broadcast there is no dispatcher, and so no --engine"
+[[ -z $broadcast || -z $engine$deliver ]] || die "with --broadcast there is no dispatcher, and so no --engine and no --deliver"
 ((EUID == 0)) || die "network namespaces need root: sudo scripts/demo.sh"
 [[ ! -e $RUN && ! -e /run/netns/$ONEIP_LAB-client ]] ||
     die "a network \"$ONEIP_LAB\" is up already; remove it: ONEIP_LAB=$ONEIP_LAB $LAB down"
@@ -316,7 +321,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 start=$SECONDS
 mine=yes
-"$LAB" up ${broadcast:+--broadcast} ${engine:+--engine "$engine"} >/dev/null
+"$LAB" up ${broadcast:+--broadcast} ${engine:+--engine "$engine"} ${deliver:+--deliver "$deliver"} >/dev/null
 clients 4 >"$RUN/clients4"
 clients 6 >"$RUN/clients6"
 picture_of_filters() {
@@ -336,7 +341,7 @@ picture() {
   client ---- isp ---- router ---+--- dispatcher    oneip (${engine:-af_xdp}); the router's route for the
   $(lines "$RUN/clients4") IPv4,                      |                  cluster addresses leads to it
   $(lines "$RUN/clients6") IPv6                       +--- web1 web2 web3    nginx; answers through the router
-
+$([[ -z $deliver ]] || printf '\n  the servers have addresses behind the router, packets come there by %s, and oneip decap takes it apart\n' "$deliver")
   each a network namespace; cluster addresses $CLUSTER4 (web) and $CLUSTER6 (web6)
 END
 }

@@ -8,6 +8,8 @@
 #   With --broadcast there is no dispatcher: the router has a permanent neighbour entry that maps the cluster addresses to the
 #   broadcast address, or to a multicast address, and every server runs a filter (`oneip filter`).
 #
+#   With --deliver WAY the servers' addresses in the configuration are behind the router, and on every server runs `oneip decap`.
+#
 #   With --dispatchers N there are N of them and four servers. Router and dispatchers run BIRD; the router has a route to each
 #   dispatcher that announces a cluster address, and spreads connections over them (ECMP).
 #
@@ -23,10 +25,11 @@
 #                router      192.0.2.1                2001:db8:2::1     and 100.64.0.1   2001:db8:3::1 on wan0
 #                dispatcher  192.0.2.2                2001:db8:2::2     dispatcherN: .2, .3, .4
 #                webN        192.0.2.1N               2001:db8:2::1N
+#                            with --deliver also 10.9.0.1N and 2001:db8:9::1N, by the router alone
 #                cluster     203.0.113.80 (web)       2001:db8:80::80 (web6)
 #   MACs         router 02:00:00:00:00:01, dispatcher ...:02 (dispatcherN: 02, 03, 04), webN ...:1N
 #   run/         /run/P-lab: oneip.toml, oneip.sock and state.json of a dispatcher, big (20 MiB of random bytes), webN/{nginx.conf,access.log,error.log,upload/};
-#                bpf/, where programs are kept; with --broadcast webN.{toml,sock,state.json} of its filter; with --dispatchers
+#                bpf/, where programs are kept; with --broadcast or --deliver webN.{toml,sock,state.json} of its filter or decap; with --dispatchers
 #                dispatcherN.{toml,sock,state.json}, and HOST.{bird.conf,birdctl} of each BIRD
 #   nginx        GET / says "webN", GET /big sends run/big, PUT /upload/NAME writes run/webN/upload/NAME;
 #                every answer has the header X-Server: webN
@@ -54,6 +57,7 @@ usage: scripts/lab.sh up [OPTION]...            build the network and start the 
   --bare             the servers get no cluster address; else `oneip server add` sets it up
   --dispatchers N    so many dispatchers (1 to 3), which announce the cluster addresses by BGP, and four servers; their engine is
                      xdp where none is named. Needs BIRD
+  --deliver WAY      the services come to servers behind the router by ipip, gue, gre or l3dsr, and decap takes that apart
   --broadcast[=MAC]  no dispatcher: the router sends to the broadcast address, or to this multicast address
 
 environment: ONEIP_LAB  name of the lab (default: oneip), for several side by side
@@ -202,6 +206,20 @@ route add 198.51.100.0/24 via 100.64.0.2
 route add 2001:db8:1::/64 via 2001:db8:3::2
 $(cluster_routes)
 END
+    [[ -z $deliver ]] || place_behind_router
+}
+
+# The router alone knows where these addresses are. By l3dsr clients' own addresses come in from the dispatcher: a router that is strict drops them.
+place_behind_router() {
+    local name n
+    in_host router sysctl -qw "net.ipv4.conf.$lan.rp_filter=2"
+    for name in "${servers[@]}"; do
+        n=$(host_index "$name")
+        ip -n "$LAB-$name" -batch - <<<"address add 10.9.0.$n/32 dev $lan
+            address add 2001:db8:9::$n/128 dev $lan nodad"
+        ip -n "$LAB-router" -batch - <<<"route add 10.9.0.$n/32 via 192.0.2.$n
+            route add 2001:db8:9::$n/128 via 2001:db8:2::$n"
+    done
 }
 
 # To the dispatcher; or to everybody on the LAN. RFC 1812, 3.3.2: a router must not learn such a mapping, so it is permanent.
@@ -221,7 +239,8 @@ cluster_routes() {
 
 # Of a dispatcher with these files, or of all filters.
 write_configuration() { # HOST SOCKET STATE
-    local name
+    local name four=192.0.2. six=2001:db8:2::
+    [[ -z $deliver ]] || four=10.9.0. six=2001:db8:9::
     cat <<END
 [cluster]
 hash_key = "$key"
@@ -233,6 +252,7 @@ END
         printf '[dispatcher]\npins = "%s"\n%sinterface = "lan0"\n\n' "$RUN/bpf${bgp:+/$1}" "${engine:+engine = \"$engine\"$'\n'}"
         printf '[admin]\nsocket = "%s"\nstate = "%s"\n' "$2" "$3"
         [[ -z $bgp ]] || printf '\n[announce]\n'
+        [[ -z $deliver ]] || printf '\n[decap]\npins = "%s"\nsources = ["192.0.2.2", "2001:db8:2::2"]\n' "$RUN/bpf"
     fi
     cat <<END
 
@@ -240,9 +260,10 @@ END
 name = "web"
 address = "$CLUSTER4"
 ports = ["tcp/80"]
+$(delivery 10)
 END
     for name in "${servers[@]}"; do
-        printf '\n[[service.server]]\nname = "%s"\naddress = "192.0.2.%s"\n' "$name" "$(host_index "$name")"
+        printf '\n[[service.server]]\nname = "%s"\naddress = "%s"\n' "$name" "$four$(host_index "$name")"
     done
     cat <<END
 
@@ -250,10 +271,16 @@ END
 name = "web6"
 address = "$CLUSTER6"
 ports = ["tcp/80"]
+$(delivery 11)
 END
     for name in "${servers[@]}"; do
-        printf '\n[[service.server]]\nname = "%s"\naddress = "2001:db8:2::%s"\n' "$name" "$(host_index "$name")"
+        printf '\n[[service.server]]\nname = "%s"\naddress = "%s"\n' "$name" "$six$(host_index "$name")"
     done
+}
+
+delivery() { # DSCP
+    [[ -z $deliver ]] || echo "deliver = \"$deliver\""
+    [[ $deliver != l3dsr ]] || echo "dscp = $1"
 }
 
 start_server() {
@@ -283,8 +310,8 @@ http {
 END
     in_host "$name" nginx -e "$dir/error.log" -p "$dir" -c "$dir/nginx.conf"
     # A host has one socket and one state file: here the hosts share their files.
-    [[ -z $broadcast ]] ||
-        sed "s|^\[admin\]|&\nsocket = \"$dir.sock\"\nstate = \"$dir.state.json\"|" "$RUN/oneip.toml" | install -m 600 /dev/stdin "$dir.toml"
+    [[ -z $broadcast$deliver ]] ||
+        sed -e '/^socket = /d; /^state = /d' -e "s|^\[admin\]|&\nsocket = \"$dir.sock\"\nstate = \"$dir.state.json\"|" "$RUN/oneip.toml" | install -m 600 /dev/stdin "$dir.toml"
     local way=()
     case $broadcast in
         '') ;;
@@ -293,6 +320,20 @@ END
     esac
     [[ -z $oneip ]] || in_host "$name" "$oneip" server add -c "$RUN/oneip.toml" "${way[@]}" >"$dir/server-add.log" 2>&1 ||
         { cat "$dir/server-add.log" >&2; die "oneip server add failed on $name"; }
+    [[ -z $deliver || -z $oneip ]] || start_decap "$name"
+}
+
+start_decap() {
+    local name=$1 dir=$RUN/$1 tries
+    : >"$dir/decap.log"
+    # A session of its own: Ctrl-C is for who uses the lab.
+    ip netns exec "$LAB-$name" setsid "$oneip" decap -c "$dir.toml" --server "$name" >"$dir/decap.log" 2>&1 &
+    for ((tries = 0; tries < 500; tries++)); do
+        if grep -q '^ready' "$dir/decap.log"; then return; fi
+        sleep 0.02
+    done
+    cat "$dir/decap.log" >&2
+    die "oneip decap did not start on $name"
 }
 
 knows_dispatcher() {
@@ -356,7 +397,7 @@ wait_until_ready() {
     die "the lab did not become ready: the servers' logs are $RUN/web*/error.log"
 }
 
-vlan='' lan=lan0 bare='' broadcast='' engine='' bgp='' oneip='' built='' key=''
+vlan='' lan=lan0 bare='' broadcast='' engine='' deliver='' bgp='' oneip='' built='' key=''
 dispatchers=(dispatcher) servers=(web1 web2 web3)
 up() {
     local name
@@ -366,6 +407,8 @@ up() {
                 [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan wants a number from 1 to 4094" ;;
             --bare) bare=yes; shift ;;
             --engine) engine=${2:?--engine wants a name}; shift 2 ;;
+            --deliver) deliver=${2-}; shift 2 || true
+                [[ $deliver =~ ^(ipip|gue|gre|l3dsr)$ ]] || die "--deliver wants ipip, gue, gre or l3dsr" ;;
             --dispatchers) bgp=yes
                 [[ ${2-} == [1-3] ]] || die "--dispatchers wants a number from 1 to 3"
                 mapfile -t dispatchers < <(seq -f dispatcher%g "$2")
@@ -377,6 +420,7 @@ up() {
         esac
     done
     [[ ! -e $RUN && ! -e /run/netns/$LAB-client ]] || die "lab \"$LAB\" is up, or was left half built: $0 down"
+    [[ -z $broadcast$bgp || -z $deliver ]] || die "--deliver is for one dispatcher"
     [[ -z $broadcast || -z $bgp ]] || die "--broadcast has no dispatchers"
     [[ -z $broadcast ]] || dispatchers=()
     [[ -z $bgp ]] || command -v bird >/dev/null || die "--dispatchers needs BIRD: scripts/setup.sh installs it"

@@ -24,6 +24,9 @@ get() { # URL FROM
         if on client curl -sS -m 10 --interface "$2" "$1" && return; then :; fi
         sleep 0.5
     done 2>/dev/null
+    cat "$RUN/log" >&2
+    on dispatcher "$ONEIP" ctl --socket "$RUN/oneip.sock" status >&2
+    for name in "${SERVERS[@]}"; do on "$name" ip -s -o link show >&2; done
     fail "no page from $1 to $2"
 }
 
