@@ -4,7 +4,7 @@ use crate::dispatcher::Dispatcher;
 use crate::echo::{Echo, round_trip};
 use crate::filters::{self, Filter};
 use crate::network::{
-    ECHO, HEALTH, Lab, SERVERS, WEB, clients, eventually, lookup, one_each, with_health, write_config,
+    ECHO, HEALTH, Lab, SERVERS, WEB, clients, eventually, lookup, one_each, say, with_health, write_config,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -185,6 +185,42 @@ fn gre_reaches_servers_over_the_router() {
 #[test]
 fn l3dsr_reaches_servers_over_the_router() {
     serves("deliver = \"l3dsr\"\ndscp = 12", [0, 1]);
+}
+
+/// Every link carries 1,500 bytes, so that clients have to learn that the tunnels carry less.
+#[test]
+#[ignore = "takes minutes"]
+fn a_hundred_megabytes_go_up_and_down_over_each_delivery() {
+    for (deliver, families) in [
+        ("deliver = \"ipip\"", [0, 1]),
+        ("deliver = \"ipip\"", [1, 0]),
+        ("deliver = \"gue\"", [0, 1]),
+        ("deliver = \"gue\"", [1, 0]),
+        ("deliver = \"gre\"", [0, 1]),
+        ("deliver = \"gre\"", [1, 0]),
+        ("deliver = \"l3dsr\"\ndscp = 12", [0, 1]),
+    ] {
+        let Some(lab) = &Lab::up(&[]) else { return };
+        configure(lab, deliver, families);
+        let hundred: Vec<u8> = (0..100_000_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::write(lab.file("big"), hundred).unwrap();
+        let decaps: Vec<Filter> = SERVERS.iter().map(|server| Filter::decap(lab, server)).collect();
+        let dispatcher = Dispatcher::start(lab, &[]);
+        for family in [0, 1] {
+            let clients = &clients(family)[..40];
+            let expected = lookup(&lab.config(), WEB[family], clients, &[]);
+            eventually("everybody is served", || lab.fetch_within(3, family, clients) == expected);
+            let (client, server) = one_each(&expected).remove(0);
+            let start = std::time::Instant::now();
+            lab.transfer(family, &client, &server);
+            let cluster = ["203.0.113.80", "2001:db8:80::80"][family];
+            let route = lab.sh("client", &format!("ip route get {cluster} from {client}"));
+            let took = start.elapsed();
+            say(&format!("{deliver:?} {families:?}, family {family}: {took:.1?}; {}", route.trim().replace('\n', " ")));
+        }
+        say(&format!("dropped: {}", dispatcher.stop().json["dropped"]));
+        decaps.into_iter().for_each(|decap| drop(decap.stop()));
+    }
 }
 
 #[test]

@@ -244,10 +244,10 @@ impl Lab {
         command
     }
 
-    /// Downloads and uploads the lab's file of 20 MiB as a client, and compares what has come with what was sent.
+    /// Downloads and uploads the lab's file, of 20 MiB if nobody has put another one there, as a client, and compares what has come with what was sent.
     pub fn transfer(&self, family: usize, client: &str, server: &str) {
         let big = fs::read(self.file("big")).unwrap();
-        assert_eq!(big.len(), 20 << 20);
+        assert!(big.len() >= 20 << 20);
         let down = self.curl(client, &[&url(family, "/big")]).output().unwrap();
         assert!(down.status.success(), "{client}: {}", String::from_utf8_lossy(&down.stderr));
         assert!(down.stdout == big, "{client}: what {server} sent arrives whole");
