@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::fou::Fou;
 use super::host::{self, full_prefix};
-use super::tunnel::{Device, End, Kind};
+use super::tunnel::{DUMMY, Device, End, Kind};
 use super::{Error, Membership, Setting, Step};
 use crate::model::Mac;
 
@@ -200,10 +200,11 @@ impl Netlink {
                 let done = fou()?.map_or(Err(std::io::ErrorKind::Unsupported.into()), |fou| fou.add(*port));
                 done.map_err(|source| Error::Fou { doing: "open", port: *port, source })
             }
-            End::Device(device) => {
-                let name = device.kind.device();
+            End::Device(device @ Device { kind, .. }) => {
+                let name = kind.device();
                 self.make(name, *device).map_err(|source| failed(format!("make {name}"), source))?;
-                let done = super::tunnel::loosen(name);
+                let addressed = if *kind == Kind::Sit { Ok(()) } else { self.address(name) };
+                let done = addressed.and_then(|()| super::tunnel::loosen(name));
                 // Half a device is none.
                 done.inspect_err(|_| _ = self.delete(name))
             }
@@ -235,6 +236,18 @@ impl Netlink {
         };
         let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind).name(name).set_info_data(data).up();
         self.runtime.block_on(self.handle.link().add(message.build()).execute())
+    }
+
+    /// So that clients' packets come out of it (`tunnel`).
+    fn address(&self, name: &str) -> Result<(), Error> {
+        let added = self.runtime.block_on(async {
+            let link = self.handle.link().get().match_name(name.to_owned()).execute().try_next().await?;
+            let index = link.map_or(0, |link| link.header.index);
+            let mut request = self.handle.address().add(index, DUMMY.into(), full_prefix(DUMMY.into()));
+            request.message_mut().header.scope = AddressScope::Host;
+            request.execute().await
+        });
+        added.map_err(|source| failed(format!("add {DUMMY} to {name}"), source))
     }
 
     /// One may be left of a process that was killed.

@@ -4,6 +4,8 @@
 //! - A packet that leaves a tunnel device has come in by that device, and its answer leaves by another one: a strict `rp_filter` there drops
 //!   it (`__fib_validate_source`, net/ipv4/fib_frontend.c). Loose (2) wins over a strict `all`. What decap unwraps has come in by the interface
 //!   itself, and needs nothing.
+//!   A device without any IPv4 address drops it even where `rp_filter` is loose (the same function, `no_addr`), so it has one: the dummy address
+//!   of RFC 7600, section 4.6, which is nobody's.
 //! - GUE variant 1 goes on to the handlers of IP in IP behind the socket (`gue_udp_recv`, net/ipv4/fou_core.c): the same devices take it.
 //! - L3DSR has no device.
 //! - A device is for one address of this server, from anywhere. So it is another one than the kernel's own for any (`tunl0` and the like), which
@@ -17,7 +19,10 @@ use super::{Error, Role, Setting, broadcast};
 use crate::model::Deliver;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// RFC 7600, section 4.6.
+pub const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// A type of the kernel's tunnel devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,6 +268,11 @@ pub fn inspect(role: &Role, host: &Host, missing: Grade, report: &mut Report) {
             );
             report.push_mend(Grade::Wrong, text, setting.command());
         }
+        for name in without_address(role, host) {
+            let text =
+                format!("{name} has no IPv4 address, so rp_filter drops all, however loose: any address will do");
+            report.push_mend(Grade::Wrong, text, format!("ip address add {DUMMY}/32 dev {name} scope host"));
+        }
     }
 }
 
@@ -270,18 +280,31 @@ pub fn inspect(role: &Role, host: &Host, missing: Grade, report: &mut Report) {
 /// `all`.
 pub fn settings(role: &Role, host: &Host) -> Vec<Setting> {
     let all = interface_setting("all", "rp_filter");
+    let setting = |name: &str| {
+        let own = interface_setting(name, "rp_filter");
+        let to = Setting { path: setting_path(name, "rp_filter"), from: own, to: 2 };
+        (own.max(all) == 1).then_some(to)
+    };
+    for_ipv4(role, host).into_iter().filter_map(setting).collect()
+}
+
+/// The devices of which IPv4 packets come, and which have no address though there is a reverse-path filter.
+fn without_address<'h>(role: &Role, host: &'h Host) -> Vec<&'h str> {
+    let all = interface_setting("all", "rp_filter");
+    let filters = |name: &&str| all.max(interface_setting(name, "rp_filter")) != 0;
+    let has_address = |name: &str| host.held.iter().any(|held| held.interface == name && held.address.is_ipv4());
+    for_ipv4(role, host).into_iter().filter(filters).filter(|name| !has_address(name)).collect()
+}
+
+/// The devices of which IPv4 packets come.
+fn for_ipv4<'h>(role: &Role, host: &'h Host) -> Vec<&'h str> {
     let mut names: Vec<&str> = Vec::new();
     for tunnel in role.tunnels.iter().filter(|tunnel| tunnel.is_inner_v4) {
         names.extend(tunnel.devices(role, host).map(|device| device.name.as_str()));
     }
     names.sort_unstable();
     names.dedup();
-    let setting = |name: &str| {
-        let own = interface_setting(name, "rp_filter");
-        let to = Setting { path: setting_path(name, "rp_filter"), from: own, to: 2 };
-        (own.max(all) == 1).then_some(to)
-    };
-    names.into_iter().filter_map(setting).collect()
+    names
 }
 
 /// Each way once, in the order of the file.

@@ -20,8 +20,8 @@ configure() { # DELIVER CROSSED
 
 get() { # URL FROM
     local tries
-    for tries in {1..20}; do
-        if on client curl -sS -m 10 --interface "$2" "$1" && return; then :; fi
+    for tries in {1..6}; do
+        if on client curl -sS -m 6 --interface "$2" "$1" && return; then :; fi
         sleep 0.5
     done 2>/dev/null
     cat "$RUN/log" >&2
