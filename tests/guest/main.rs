@@ -11,6 +11,7 @@ mod network;
 
 use machine::Guest;
 use network::{Lab, Pairs, WEB, clients, eventually, lookup};
+use std::process::Command;
 
 /// As many that each queue and each server gets some.
 const CLIENTS: usize = 24;
@@ -96,4 +97,30 @@ fn e1000e_in_copy_mode() {
     let Some(lab) = Lab::up(&[]) else { return };
     let Some(mut guest) = Guest::boot(&lab, "e1000e", 1) else { return };
     works_on(&lab, &mut guest, "AF_XDP, copy mode, generic XDP", 1);
+}
+
+/// The kernel's own tunnel devices, which this host's kernel need not have: `oneip server add` makes them, and clients are served through them.
+#[test]
+#[ignore = "takes minutes"]
+fn servers_kernels_take_tunnels_apart() {
+    let guest = || {
+        let mut command = Command::new("scripts/guest.sh");
+        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
+    };
+    let fetched = guest().arg("--fetch").output().unwrap();
+    if !fetched.status.success() {
+        network::say(&format!("SKIPPED: there is no guest: {}", String::from_utf8_lossy(&fetched.stderr)));
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let modules = "bridge,ipip,sit,ip6_tunnel,ip_gre,ip6_gre,fou,fou6,sch_ingress,cls_bpf";
+    let said = guest()
+        .args(["--modules", modules, "--minutes", "20", "--out"])
+        .arg(out.path())
+        .args(["tests/guest/tunnels.sh", env!("CARGO_BIN_EXE_oneip")])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success() && text.contains("the kernel's devices take tunnels apart"), "{text}");
 }
