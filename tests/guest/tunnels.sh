@@ -42,7 +42,8 @@ try() { # DELIVER CROSSED WANTED-DEVICES
     done
     seen=$(on web1 ip -o link show | grep -o 'oneip-[a-z0-9]*' | sort -u | xargs)
     [[ $seen == "$3" ]] || fail "$1: the devices are $seen, not $3"
-    on dispatcher "$ONEIP" run -c "$RUN/oneip.toml" >"$RUN/log" 2>&1 &
+    # Not by `on`, which would be the process that is ended.
+    ip netns exec tunnels-dispatcher "$ONEIP" run -c "$RUN/oneip.toml" >"$RUN/log" 2>&1 &
     local pid=$!
     for ((tries = 0; tries < 600; tries++)); do if grep -q '^ready' "$RUN/log"; then break; fi; sleep 0.1; done
     grep -q '^ready' "$RUN/log" || { cat "$RUN/log" >&2; fail "it does not start"; }
@@ -50,7 +51,8 @@ try() { # DELIVER CROSSED WANTED-DEVICES
         get http://203.0.113.80/ "198.51.100.$last" >/dev/null
         get 'http://[2001:db8:80::80]/' "2001:db8:1::$last" >/dev/null
     done
-    get http://203.0.113.80/big 198.51.100.10 | cmp - "$RUN/big" || fail "a download came otherwise"
+    on client curl -sS -m 120 -r 0-2999999 --interface 198.51.100.10 http://203.0.113.80/big | cmp - <(head -c 3000000 "$RUN/big") ||
+        fail "a download came otherwise"
     # Checks went through the tunnel: each server is up, and with the device of one down it is not.
     on dispatcher "$ONEIP" ctl --socket "$RUN/oneip.sock" status --json >"$RUN/status"
     [[ $(grep -o '"state": *"up"' "$RUN/status" | wc -l) == 6 ]] || { cat "$RUN/status" "$RUN/log" >&2; fail "not every server is up"; }
@@ -59,7 +61,7 @@ try() { # DELIVER CROSSED WANTED-DEVICES
     [[ $log == *"is down"*"mend: ip link set oneip-"* ]] || fail "check says something else: $log"
     for ((tries = 0; tries < 600; tries++)); do if grep -q 'server web1 of service web is down: no answer' "$RUN/log"; then break; fi; sleep 0.1; done
     grep -q 'server web1 of service web is down: no answer' "$RUN/log" || { cat "$RUN/log" >&2; fail "web1 is not found to be down"; }
-    kill -INT "$pid"
+    kill -TERM "$pid"
     wait "$pid" || { cat "$RUN/log" >&2; fail "it ends with an error"; }
     on dispatcher tc filter show dev lan0 egress | grep . && fail "a filter is left"
     for name in "${SERVERS[@]}"; do on "$name" "$ONEIP" server remove -c "$RUN/oneip.toml" --server "$name" >/dev/null; done
