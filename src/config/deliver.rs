@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, ServerDraft, ServiceDraft};
 use super::report::Report;
-use super::schema::{DISPATCHER, SERVICE};
+use super::schema::SERVICE;
 use super::section::{At, Section, text_element};
 use super::value;
 use crate::model::Deliver;
@@ -172,9 +172,12 @@ fn check_source(source: &[At<IpAddr>], services: &[ServiceDraft], report: &mut R
             }
             let is_tunnel = service.deliver.to_deliver().is_tunnel();
             if is_tunnel && !source.is_empty() && source.iter().all(|source| source.is_ipv4() != address.is_ipv4()) {
-                let (family, form) = (family(address.value), DISPATCHER.key("source").form);
+                let (family, own) = match address.is_ipv4() {
+                    true => ("IPv4", "192.0.2.2"),
+                    false => ("IPv6", "2001:db8::2"),
+                };
                 report.error(address.at, format!(
-                    "{} is reached from an {family} address, and `source` of [dispatcher] (line {}) has none; add one, as in {form}",
+                    "{} is reached from an {family} address, and `source` of [dispatcher] (line {}) has none; add one, like \"{own}\"",
                     address.value, report.line(source[0].at),
                 ));
             }
