@@ -9,6 +9,7 @@ use crate::metrics::worker::WorkerMetrics;
 use crate::path::encapsulate::{self, Answers, Fate, Whole};
 use crate::path::rewrite;
 use crate::path::select::{Outcome, Selection};
+use crate::path::trace::{Notes, Noting};
 use crate::port::{Burst, Port};
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
@@ -28,6 +29,7 @@ pub struct Worker<P: Port> {
     /// How many frames of the burst are not forwarded.
     kept: usize,
     beyond: Beyond<P::Frame>,
+    notes: Notes,
 }
 
 /// What frames take that do not go to their servers as they are.
@@ -61,6 +63,7 @@ impl<P: Port> Worker<P> {
                 answer: Burst::new(),
                 whole: Whole::default(),
             },
+            notes: Notes::default(),
         }
     }
 
@@ -101,7 +104,7 @@ impl<P: Port> Worker<P> {
 
     /// Decides every received frame, and rewrites and counts those that go to a server. `WAYS`: not all of them go as they are.
     fn dispatch<const WAYS: bool>(&mut self) {
-        let Worker { port, tables, selection, flow_table, received, kept, beyond, .. } = self;
+        let Worker { port, tables, selection, flow_table, received, kept, beyond, notes, .. } = self;
         let number = tables.number();
         let (table, WorkerMetrics { tally, latency }) = tables.split();
         let tally = &**tally;
@@ -111,6 +114,9 @@ impl<P: Port> Worker<P> {
         let (mut room, now) = (port.room(), port.now());
         if selection.is_migrating() {
             selection.look_up_flows(table, flow_table, now, |at| port.bytes(&received[at]));
+        }
+        if let Some(watch) = &table.watch {
+            notes.receive(watch, received.len(), |at| port.bytes(&received[at]));
         }
         let (mut left, mut pass_room) = (0, None);
         for (at, (frame, outcome)) in received.iter_mut().zip(selection.outcomes_mut()).enumerate() {
@@ -152,11 +158,18 @@ impl<P: Port> Worker<P> {
             sent.bytes.add(bytes.len() as u64);
         }
         *kept = left;
-        if let Some(watch) = &table.watch {
-            selection.note(watch, number, now, |at| port.bytes(&received[at]));
+        let noting = table.watch.as_deref().map(|watch| Noting { watch, table, worker: number, now });
+        if let Some(noting) = noting {
+            notes.judge(noting, selection.outcomes(), |at| port.bytes(&received[at]));
         }
         if WAYS {
             beyond.write(port, received, selection.outcomes(), table);
+        }
+        if let Some(noting) = noting {
+            notes.send(noting, selection.outcomes(), |at| port.bytes(&received[at]));
+            for (at, fragment) in &beyond.fragments {
+                notes.send_fragment(noting, selection.outcomes(), *at, port.bytes(fragment));
+            }
         }
         for outcome in selection.begins().map(|at| &selection.outcomes()[at]).filter(|outcome| outcome.is_forward()) {
             tally.sent(outcome.destination as usize).flows.add(1);

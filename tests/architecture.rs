@@ -133,6 +133,7 @@ const MAY_USE: [(&str, &[&str]); 28] = [
             "netlink::address_routes",
             "server",
             "netlink",
+            "port::pcap",
             "table::TunnelEnd",
             "table::families",
             "table::trace",

@@ -1,7 +1,7 @@
 //! The capture port, against captures built byte by byte.
 
 use oneip::limits::{BURST, MAX_CAPTURED};
-use oneip::port::pcap::Pcap;
+use oneip::port::pcap::{Blocks, Frame, Packet, Pcap, Reader};
 use oneip::port::{Burst, Ledger, Port};
 use proptest::prelude::*;
 use std::fs;
@@ -445,4 +445,37 @@ proptest! {
             Err(error) => prop_assert!(error.starts_with("in.pcap: "), "{error}"),
         }
     }
+}
+
+/// Read by our own reader, which does not share a line with what writes.
+#[test]
+fn a_pcapng_that_is_written_block_by_block_is_read_back() {
+    let mut blocks = Blocks::new("eth1", 96);
+    let frames: Vec<Vec<u8>> = (14..=97).map(|len| (0..len).map(|byte| byte as u8).collect()).collect();
+    let mut file = Vec::new();
+    for (at, frame) in frames.iter().enumerate() {
+        let bytes = &frame[..frame.len().min(96)];
+        let at = 1_700_000_000_000_000_001 + at as u64;
+        blocks.add(Packet {
+            at,
+            original: frame.len() as u32,
+            bytes,
+            is_sent: false,
+            comment: "x".repeat(frame.len()),
+        });
+        blocks.tell(at, 1);
+        file.extend(blocks.take());
+    }
+    assert_eq!(blocks.frames(), frames.len() as u64);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pcapng");
+    std::fs::write(&path, file).unwrap();
+    let mut reader = Reader::open(&path).unwrap();
+    let mut read = Frame::empty();
+    for (at, frame) in frames.iter().enumerate() {
+        assert!(reader.next(&mut read).unwrap());
+        assert_eq!(read.bytes(), &frame[..frame.len().min(96)]);
+        assert_eq!(reader.time(&read), 1_700_000_000_000_000_001 + at as u64);
+    }
+    assert!(!reader.next(&mut read).unwrap());
 }

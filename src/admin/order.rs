@@ -1,9 +1,13 @@
 //! What an operator can ask of the control thread.
 
 use super::status::Status;
+use crate::limits::CAPTURE_SNAP_DEFAULT;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::ops::Not;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
 
 /// Asked over the admin socket, carried out by the control thread one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +70,66 @@ pub enum Order {
         client: IpAddr,
         watch_ms: u64,
     },
+    /// Frames as they go by, as a pcapng that comes piece by piece.
+    Capture(Capture),
+}
+
+/// Which frames a capture has, and when it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// Only frames of this client.
+    pub client: Option<IpAddr>,
+    /// Only frames for this service.
+    pub service: Option<String>,
+    /// Only frames that go to this server.
+    pub server: Option<String>,
+    /// `None`: as they come in and as they go out.
+    #[serde(rename = "where")]
+    pub point: Option<Point>,
+    /// Bytes of a frame that are kept.
+    #[serde(default = "snap_default")]
+    pub snap: usize,
+    /// End after so many frames.
+    pub count: Option<u64>,
+    /// End after so many seconds.
+    pub seconds: Option<u64>,
+}
+
+fn snap_default() -> usize {
+    CAPTURE_SNAP_DEFAULT
+}
+
+/// Where a capture looks at frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Point {
+    /// As they come in.
+    In,
+    /// As they go out to their servers.
+    Out,
+    /// As they come in, those that are dropped.
+    Drop,
+}
+
+/// The pieces of a pcapng, as they come.
+#[derive(Clone, Debug)]
+pub struct Recording(Arc<Mutex<mpsc::Receiver<Vec<u8>>>>);
+
+impl Recording {
+    pub fn new(pieces: mpsc::Receiver<Vec<u8>>) -> Recording {
+        Recording(Arc::new(Mutex::new(pieces)))
+    }
+
+    /// The next piece; `None`: the capture has ended.
+    pub fn poll_next(&self, context: &mut Context) -> Poll<Option<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(context)
+    }
+}
+
+impl PartialEq for Recording {
+    fn eq(&self, other: &Recording) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// What came of it.
@@ -82,6 +146,9 @@ pub enum Answer {
         error: String,
     },
     Trace(Trace),
+    /// Sent as it is, and not as a document.
+    #[serde(skip)]
+    Capture(Recording),
 }
 
 /// A client address, seen from every service of its family.

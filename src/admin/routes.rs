@@ -1,20 +1,25 @@
 //! What there is to ask for, and in which words a request is refused.
 
 use super::backend::{Backend, Unanswered};
-use super::order::{Answer, Order};
+use super::order::{Answer, Order, Recording};
+use super::server::Lease;
 use super::{prometheus, ready};
-use crate::limits::{ADMIN_BODY, ADMIN_PATIENCE, TRACE_MOST};
-use axum::Router;
+use crate::limits::{ADMIN_BODY, ADMIN_PATIENCE, CAPTURE_MOST_S, CAPTURE_SNAP, TRACE_MOST};
 use axum::body::Body;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
+use futures::stream;
 use http_body_util::LengthLimitError;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
+use std::future::poll_fn;
 use tokio::time::timeout;
 
 /// What anybody may read.
@@ -76,12 +81,16 @@ async fn status(State(backend): State<Backend>) -> Response {
     }
 }
 
-async fn order(State(backend): State<Backend>, body: Body) -> Response {
+async fn order(State(backend): State<Backend>, Extension(lease): Extension<Lease>, body: Body) -> Response {
     let order = match read(body).await {
         Ok(order) => order,
         Err((status, error)) => return refused(status, error),
     };
     match backend.order(order).await {
+        Ok(Answer::Capture(recording)) => {
+            lease.extend();
+            streamed(recording)
+        }
         Ok(answer @ Answer::Refused { .. }) => json(StatusCode::CONFLICT, &answer),
         Ok(answer) => json(StatusCode::OK, &answer),
         Err(error) => unanswered(&error),
@@ -114,8 +123,24 @@ async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
         Order::Trace { watch_ms, .. } if u128::from(watch_ms) > TRACE_MOST.as_millis() => {
             Err((StatusCode::BAD_REQUEST, format!("a trace watches for at most {TRACE_MOST:?}, not for {watch_ms} ms")))
         }
+        Order::Capture(capture) if !(1..=CAPTURE_SNAP).contains(&capture.snap) => Err((
+            StatusCode::BAD_REQUEST,
+            format!("a capture keeps 1 to {CAPTURE_SNAP} bytes of a frame, not {}", capture.snap),
+        )),
+        Order::Capture(capture) if capture.seconds.is_some_and(|seconds| seconds > CAPTURE_MOST_S) => {
+            Err((StatusCode::BAD_REQUEST, format!("a capture takes at most {CAPTURE_MOST_S} seconds")))
+        }
         order => Ok(order),
     }
+}
+
+/// A pcapng, as long as it comes.
+fn streamed(recording: Recording) -> Response {
+    let pieces = stream::unfold(recording, |recording| async move {
+        let piece = poll_fn(|context| recording.poll_next(context)).await?;
+        Some((Ok::<_, Infallible>(Bytes::from(piece)), recording))
+    });
+    ([(header::CONTENT_TYPE, "application/x-pcapng")], Body::from_stream(pieces)).into_response()
 }
 
 /// The fields that an order has. serde looks for unknown ones only where the tag does not say which fields there are.

@@ -6,20 +6,21 @@ use super::routes;
 use super::socket::{Listeners, SocketFile};
 use crate::host::privileges;
 use crate::limits::{ADMIN_CONNECTIONS, ADMIN_EXCHANGE, ADMIN_HEAD, ADMIN_PATIENCE, METRICS_EXCHANGE};
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// The running server. It ends when this is dropped: nobody is served any more, then the socket's file is removed.
 #[derive(Debug)]
@@ -112,17 +113,37 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
+/// How long a connection may live: until its time is over, or, once extended, as long as the client keeps it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lease(Arc<AtomicBool>);
+
+impl Lease {
+    pub fn extend(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    async fn over(&self, most: Duration) {
+        sleep(most).await;
+        if self.0.load(Ordering::Relaxed) {
+            pending().await
+        }
+    }
+}
+
 /// One request and its answer.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, routes: Router, most: Duration) {
+    let lease = Lease::default();
+    let routes = routes.layer(Extension(lease.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(ADMIN_PATIENCE)
         .max_buf_size(ADMIN_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-    match timeout(most, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
-        Err(_) => tracing::debug!("an admin connection took more than {most:?} and was closed"),
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(%error, "an admin connection ended early");
+        },
+        () = lease.over(most) => tracing::debug!("an admin connection took more than {most:?} and was closed"),
     }
 }

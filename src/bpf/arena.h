@@ -13,8 +13,12 @@
 
 #define HEADS 8
 
-/* Flags of a head. */
+/* Flags of a head: frames are watched, of all clients, as they come in, only what is dropped of that, and as they go out. */
 #define WATCHED 1
+#define WATCHED_ALL 2
+#define WATCHED_RECEIVED 4
+#define WATCHED_DROPPED 8
+#define WATCHED_SENT 16
 
 struct head {
 	struct key key;            /* of what selects */
@@ -36,7 +40,8 @@ struct head {
 	__u32 watched_is_v6;
 	__u32 ways;                /* first cell; 0: everything goes as it is */
 	__u32 own_egress;          /* by which answers leave; 0: by XDP_TX */
-	__u32 unused[12];
+	__u32 snap;                /* most bytes that are kept of a watched frame */
+	__u32 unused[11];
 };
 _Static_assert(sizeof(struct head) == 256, "src/xdp/dispatch/layout.rs");
 
@@ -44,6 +49,7 @@ struct control {
 	__u32 present; /* the head that counts */
 	__u32 unused;
 	__u64 clock;   /* what time it is, for tests; 0: what the kernel says */
+	__u64 unseen;  /* watched frames that found no room, since the start */
 	struct head heads[HEADS];
 };
 

@@ -62,7 +62,9 @@ struct choice {
 	__u32 len;         /* of the payload */
 	__u16 protocol;
 	__u8 is_found;     /* it is to a cluster address */
-	__u8 unused[5];    /* no gaps: functions get it whole */
+	__u8 is_watched;
+	__u8 watched_protocol;
+	__u8 unused[3];    /* no gaps: functions get it whole */
 };
 
 /* Of one core and one layout. All frames together are what was received. */

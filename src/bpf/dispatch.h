@@ -346,7 +346,10 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 		begin_flow(at);
 	if (entered)
 		record(head->latencies + choice->service, bpf_ktime_get_ns() - entered);
-	return send(ctx, hop);
+	int action = send(ctx, hop);
+	if (choice->is_watched && head->flags & WATCHED_SENT)
+		put(ctx, head, choice, FORWARDED, 1);
+	return action;
 }
 
 #endif

@@ -51,6 +51,9 @@ pub enum Error {
     Unknown { path: PathBuf, asked: String, status: StatusCode, text: String },
     #[error("{0}")]
     Unreadable(String),
+    /// What came cannot be put where it should be.
+    #[error("{0}")]
+    Written(io::Error),
 }
 
 pub struct Client {
@@ -86,6 +89,46 @@ impl Client {
         parsed(&self.ask(Method::POST, "/order", body.into(), PATIENCE + watched)?)
     }
 
+    /// Has an order carried out whose answer comes piece by piece, until it ends or this process is interrupted.
+    ///
+    /// # Errors
+    /// There is no answer, or it was refused; or `write` fails.
+    pub fn stream(&self, order: &Order, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
+        let body = serde_json::to_vec(order).expect("an order has text keys");
+        let path = || self.socket.clone();
+        self.runtime.block_on(async {
+            let broken = |error| Error::Broken { path: path(), error };
+            let (mut requests, connection) = connect(&self.socket).await?;
+            let request = request(Method::POST, "/order", body.into());
+            let pieces = async {
+                let silent = |_| Error::Silent { path: path(), after: PATIENCE };
+                let answer =
+                    timeout(PATIENCE, requests.send_request(request)).await.map_err(silent)?.map_err(broken)?;
+                let (head, mut body) = answer.into_parts();
+                if !head.status.is_success() {
+                    let body = body.collect().await.map_err(broken)?.to_bytes();
+                    return Err(self.refusal("POST /order".to_owned(), head.status, &body));
+                }
+                while let Some(frame) = body.frame().await {
+                    if let Ok(piece) = frame.map_err(broken)?.into_data() {
+                        write(&piece).map_err(Error::Written)?;
+                    }
+                }
+                Ok(())
+            };
+            let (mut pieces, mut connection) = (pin!(pieces), pin!(connection));
+            tokio::select! {
+                biased;
+                _ = tokio::signal::ctrl_c() => Ok(()),
+                ended = &mut pieces => ended,
+                ended = &mut connection => match ended {
+                    Ok(()) => pieces.await,
+                    Err(error) => Err(broken(error)),
+                },
+            }
+        })
+    }
+
     /// What a reload would change, or why it would be refused. `None`: the process does not say.
     pub fn rehearse_reload(&self) -> Option<Result<Vec<String>, String>> {
         match self.order(&Order::Reload { force: false, dry_run: true }).map(read) {
@@ -114,23 +157,38 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        let text = String::from_utf8_lossy(&body).trim_end().to_owned();
-        Err(match (serde_json::from_slice(&body), status) {
+        Err(self.refusal(asked, status, &body))
+    }
+
+    fn refusal(&self, asked: String, status: StatusCode, body: &[u8]) -> Error {
+        let text = String::from_utf8_lossy(body).trim_end().to_owned();
+        match (serde_json::from_slice(body), status) {
             (Ok(Answer::Refused { error }), _) => Error::Refused(error),
             (_, StatusCode::SERVICE_UNAVAILABLE) => Error::Refused(text),
             _ => Error::Unknown { path: self.socket.clone(), asked, status, text },
-        })
+        }
     }
+}
+
+type Requests = http1::SendRequest<Full<Bytes>>;
+type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+async fn connect(socket: &Path) -> Result<(Requests, Connection), Error> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| of_connecting(socket, error))?;
+    http1::handshake(TokioIo::new(stream)).await.map_err(|error| Error::Broken { path: socket.to_owned(), error })
+}
+
+fn request(method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+    let request = Request::builder().method(method).uri(path).header("host", "oneip").body(Full::new(body));
+    request.expect("a legal request")
 }
 
 /// One request and its answer.
 async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), Error> {
     let broken = |error| Error::Broken { path: socket.to_owned(), error };
-    let stream = UnixStream::connect(socket).await.map_err(|error| of_connecting(socket, error))?;
-    let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let request = Request::builder().method(method).uri(path).header("host", "oneip").body(Full::new(body));
+    let (mut requests, connection) = connect(socket).await?;
     let answer = async {
-        let answer = requests.send_request(request.expect("a legal request")).await?;
+        let answer = requests.send_request(request(method, path, body)).await?;
         let status = answer.status();
         Ok((status, answer.into_body().collect().await?.to_bytes()))
     };

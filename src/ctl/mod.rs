@@ -3,6 +3,7 @@
 //! `client` asks; the documents of `control::admin` come back; `status`, `stats`, `trace` and `top` show them, each a pure
 //! function from documents to text, with the numbers of `units`, a `table` and the `rates` between two statuses.
 
+mod capture;
 pub mod client;
 pub mod rates;
 pub mod stats;
@@ -12,12 +13,14 @@ pub mod top;
 pub mod trace;
 pub mod units;
 
-use crate::admin::order::{Answer, Order};
+use crate::admin::order::{self, Answer, Order};
 use crate::admin::status::Status;
 use crate::error::Failure;
-use crate::limits::{FIGURES_MOST, MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST};
+use crate::limits::{
+    CAPTURE_MOST_S, CAPTURE_SNAP, CAPTURE_SNAP_DEFAULT, FIGURES_MOST, MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST,
+};
 use crate::model::Admin;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use client::Client;
 use serde_json::Value;
 use std::io::{self, Write};
@@ -86,6 +89,12 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Write the frames that are dispatched into a capture file, with what became of each
+    ///
+    /// The file is a pcapng: Wireshark and tshark show verdict, service, server and reason as comments of the packets. Each
+    /// forwarded frame is in it twice: as it came in, and as it went out to its server.
+    #[command(after_help = CAPTURE_EXAMPLES)]
+    Capture(Capture),
     /// Drain a server: no new clients, and its connections stay until they end or the time is over
     #[command(after_help = "Examples:\n  oneip ctl drain web1\n  oneip ctl drain web1 --timeout 60")]
     Drain {
@@ -175,6 +184,61 @@ enum Verb {
     Metrics,
 }
 
+const CAPTURE_EXAMPLES: &str = "Examples:
+  oneip ctl capture --out web.pcapng --service web --seconds 10
+  oneip ctl capture --out drops.pcapng --where drop --count 100
+  oneip ctl capture --out - --client 198.51.100.7 --count 20 | tshark -r -";
+
+#[derive(Args)]
+struct Capture {
+    /// The file to write; `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Only frames for this service
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Only frames of this client
+    #[arg(long, value_name = "ADDRESS")]
+    client: Option<IpAddr>,
+    /// Only frames that go to this server
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+    /// End after so many frames
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=CAPTURE_MOST_S))]
+    seconds: Option<u64>,
+    /// Where to look at frames; default: where they come in and where they go out
+    #[arg(long = "where", value_name = "PLACE")]
+    point: Option<Point>,
+    /// Keep at most so many bytes of each frame
+    #[arg(long, value_name = "N", default_value_t = CAPTURE_SNAP_DEFAULT as u64, value_parser = clap::value_parser!(u64).range(1..=CAPTURE_SNAP as u64))]
+    snap: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Point {
+    /// As frames come in, with what becomes of them
+    In,
+    /// As forwarded frames go out to their servers
+    Out,
+    /// Only frames that are dropped
+    Drop,
+}
+
+impl Capture {
+    fn order(self) -> (order::Capture, PathBuf) {
+        let Capture { out, service, client, server, count, seconds, point, snap } = self;
+        let point = point.map(|point| match point {
+            Point::In => order::Point::In,
+            Point::Out => order::Point::Out,
+            Point::Drop => order::Point::Drop,
+        });
+        (order::Capture { client, service, server, point, snap: snap as usize, count, seconds }, out)
+    }
+}
+
 /// `None`: the configuration's.
 #[derive(Clone)]
 struct Weight(Option<u32>);
@@ -220,6 +284,10 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
             let watch_ms = watch.as_millis() as u64;
             let found = client.order(&Order::Trace { client: address, watch_ms })?;
             if json { print(document(found)) } else { print(trace::text(&client::read(found)?, watch)) }
+        }
+        Verb::Capture(capture) => {
+            let (capture, out) = capture.order();
+            capture::run(&client, capture, &out)
         }
         Verb::Drain { server, timeout, force } => {
             carry_out(&client, &Order::Drain { server, timeout_s: timeout, force })

@@ -16,8 +16,7 @@ use crate::metrics::summary::Summary;
 use crate::model::{Dispatcher, Plan, Xdp};
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
-use crate::table::trace::{self, Seen};
-use crate::xdp::dispatch::{Books, Dispatch, Events, Fate, Noted, PublishError, Setup};
+use crate::xdp::dispatch::{Books, Dispatch, PublishError, Reader, Setup};
 use crate::xdp::link::{self, Attachment, Place};
 use crate::xdp::privileges as needed;
 use crate::xdp::{Device, Features, Mode};
@@ -101,7 +100,7 @@ struct Program {
     /// What it decides by.
     table: Table,
     flows: Vec<FlowTable>,
-    events: Option<Events>,
+    events: Reader,
     link: XdpLink,
     attachment: Attachment,
     place: Place,
@@ -124,8 +123,9 @@ impl Program {
                 (dispatch, attached)
             }
         };
-        let (events, flows) = (dispatch.events()?, dispatch.flows());
+        let (mut events, flows) = (Reader::new(dispatch.split().1)?, dispatch.flows());
         let flows = (0..flows.queues()).map(|queue| flows.of_queue(queue)).collect();
+        events.follow(&table);
         Ok(Program { dispatch, setup, table, flows, events, link, attachment, place, xdp })
     }
 
@@ -140,12 +140,9 @@ impl Program {
         Ok(())
     }
 
-    /// Reads what became of the frames of a watched client, before the table goes by which they were decided.
+    /// Reads what became of watched frames.
     fn read_events(&mut self) {
-        let (Some(events), Some(watch)) = (&mut self.events, &self.table.watch) else { return };
-        for noted in events {
-            let _ = watch.seen.push(seen(&noted, &self.table));
-        }
+        self.events.read(self.dispatch.split().1);
     }
 
     /// Notes of which servers flows are remembered, where the table wants to know: a part of each flow table.
@@ -211,15 +208,6 @@ struct Kernel {
     retry: Option<Instant>,
 }
 
-fn seen(noted: &Noted, table: &Table) -> Seen {
-    let fate = match noted.verdict {
-        Fate::Forward { service, destination } => trace::Fate::Forward(service, table.server(service, destination)),
-        Fate::Drop(reason) => trace::Fate::Drop(reason.name()),
-        Fate::Pass => trace::Fate::Pass,
-    };
-    Seen { at: noted.at, worker: noted.queue as usize, bytes: noted.bytes, protocol: noted.protocol, fate }
-}
-
 impl Dispatching for Kernel {
     fn stats(&self) -> Stats {
         self.stats.clone()
@@ -274,7 +262,10 @@ impl Engine for Kernel {
             }
         }
         match self.program.dispatch.publish(&table) {
-            Ok(()) => (self.program.table, self.retry) = (table, None),
+            Ok(()) => {
+                self.program.events.follow(&table);
+                (self.program.table, self.retry) = (table, None);
+            }
             Err(PublishError::Full) => self.renew(membership.plan(), table),
             Err(error) => self.try_again(&error),
         }
@@ -335,6 +326,10 @@ impl Engine for Kernel {
 
     fn can_watch(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn read_watched(&mut self) {
+        self.program.read_events();
     }
 }
 

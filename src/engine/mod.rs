@@ -73,11 +73,14 @@ pub trait Engine {
         None
     }
 
-    /// Whether the frames of a client can be watched.
+    /// Whether frames can be watched.
     ///
     /// # Errors
     /// What to do instead.
     fn can_watch(&self) -> Result<(), String>;
+
+    /// Puts what was seen of watched frames into the watch, where it does not come there by itself.
+    fn read_watched(&mut self) {}
 
     /// Whether another process can take the place of this one while frames are dispatched.
     ///

@@ -16,6 +16,7 @@ use crate::metrics::summary::Summary;
 use crate::model::Dispatcher;
 use crate::port::Port;
 use crate::table::Table;
+use crate::xdp::dispatch::Reader;
 use caps::Capability;
 use std::net::IpAddr;
 use std::thread;
@@ -61,15 +62,18 @@ impl<P: Port<Frame: Send> + Send + 'static> Attached for WithTable<P> {
         let WithTable { device: AttachedDevice { ports, device_counters, mut attachment, .. }, table } = *self;
         let Start { plan, cores, flows, reports } = start;
         let net = net_source(&mut attachment, &table);
+        let watched = attachment.net().map(Reader::new).transpose()?;
         let flow_tables = attachment.flow_tables(flows, table.key);
         let pool = WorkerPool::start(plan, table, ports, (&cores, flow_tables), (device_counters, net), reports)?;
-        Ok(Box::new(Workers { pool, name: attachment.engine(), attachment, cores }))
+        Ok(Box::new(Workers { pool, name: attachment.engine(), attachment, watched, cores }))
     }
 }
 
 struct Workers {
     pool: WorkerPool,
     attachment: Attachment,
+    /// What is noted of frames that are dispatched without workers.
+    watched: Option<Reader>,
     name: &'static str,
     cores: Vec<usize>,
 }
@@ -116,12 +120,16 @@ impl Engine for Workers {
     fn publish(&mut self, membership: &mut Membership, update: Update) {
         let table = membership.table();
         let net = if update == Update::Layout { net_source(&mut self.attachment, &table) } else { None };
+        self.read_watched();
         // Before the workers get it. The net decides only for a worker that is gone or hangs: so a worker's frames are decided by an
         // older table and then by a newer one, as at any change, and never the other way, by which the net would send to its old
         // owner what the worker had begun at a new one. A worker that turns again sees the newest table before it decides what
         // came after its heartbeat.
         if let Some(Err(error)) = self.attachment.net().map(|net| net.publish(&table)) {
             tracing::warn!("without a worker its frames are dispatched by an older table: {error}; start oneip again");
+        }
+        if let Some(watched) = &mut self.watched {
+            watched.follow(&table);
         }
         match update {
             Update::Table => self.pool.publish(table),
@@ -154,5 +162,11 @@ impl Engine for Workers {
 
     fn can_watch(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn read_watched(&mut self) {
+        if let (Some(watched), Some(net)) = (&mut self.watched, self.attachment.net()) {
+            watched.read(net);
+        }
     }
 }

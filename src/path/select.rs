@@ -280,6 +280,24 @@ fn choose(
     service.ok_or(Verdict::Drop(Reason::NoService))
 }
 
+/// Which service a frame is for. `None`: for none, or there is something wrong with it.
+pub(super) fn service(frame: &[u8], table: &Table) -> Option<ServiceId> {
+    match classify::outer(frame) {
+        Outer::V4(packet) => {
+            let (address, flow) = (table.address_v4(packet.destination())?, classify::flow_v4(&packet).ok()?);
+            let by_port = |protocol, port| table.ports().v4(port_key_v4(flow.cluster, port_key(protocol, port)));
+            choose(frame, table, address, flow.upper, by_port).ok()
+        }
+        Outer::V6(packet) => {
+            let (address, flow) = (table.address_v6(packet.destination())?, classify::flow_v6(&packet).ok()?);
+            let by_port =
+                |protocol, port| table.ports().v6(u128::from_le_bytes(flow.cluster), port_key(protocol, port));
+            choose(frame, table, address, flow.upper, by_port).ok()
+        }
+        Outer::Truncated | Outer::Other => None,
+    }
+}
+
 /// What a server follows from, once the service is known.
 enum Input {
     Source,

@@ -2,10 +2,11 @@
 //! follow both, until a signal ends it. It does not know whether that is workers or a filter.
 
 use super::announcing::Announcing;
+use super::capture::Capturing;
 use super::guard::Guard;
 use super::reload::{Reloads, Request};
 use crate::admin::finding::Finding;
-use crate::admin::order::{Answer, Order, Trace, TracedFrame};
+use crate::admin::order::{Answer, Capture, Order, Trace, TracedFrame};
 use crate::admin::status::{State, Status};
 use crate::admin::{Asked, Overview, Seen};
 use crate::control::interface::{InterfaceError, InterfaceWatch};
@@ -14,7 +15,7 @@ use crate::engine::Engine;
 use crate::error::Failure;
 use crate::host::clock;
 use crate::host::supervisor::Supervisor;
-use crate::limits::{DRAIN, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
+use crate::limits::{CAPTURE_EVERY, DRAIN, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
 use crate::metrics::latest::Latest;
 use crate::model::Plan;
 use crate::table::trace::{self, Fate, Watch, protocol_name};
@@ -118,6 +119,7 @@ pub struct Controller<'a> {
 #[derive(Default)]
 struct Tasks {
     watching: Option<Watching>,
+    capturing: Option<(Capturing, Instant)>,
     reloads: Reloads,
 }
 
@@ -147,6 +149,7 @@ impl ControlPlane {
             loop {
                 controller.announce(membership).await;
                 let watched = tasks.watching.as_ref().map(|watching| watching.end);
+                let captured = tasks.capturing.as_ref().map(|(_, look)| *look);
                 let (due, feeding) = (controller.engine.due(), controller.supervisor.due());
                 tokio::select! {
                     command = signals.any() => match command {
@@ -204,8 +207,12 @@ impl ControlPlane {
                         let progress = controller.engine.progress();
                         controller.supervisor.feed(progress);
                     }
+                    () = tokio::time::sleep_until(captured.unwrap_or_else(Instant::now)), if captured.is_some() => {
+                        controller.look_at_capture(membership, &mut tasks);
+                    }
                     () = tokio::time::sleep_until(watched.unwrap_or_else(Instant::now)), if watched.is_some() => {
                         let seen = tasks.watching.take().expect("somebody watches");
+                        controller.engine.read_watched();
                         membership.set_watch(None);
                         controller.engine.publish(membership, Update::Table);
                         let frames = seen.frames(membership.plan());
@@ -231,8 +238,9 @@ impl Controller<'_> {
             Order::HandOver => unreachable!("it ends the loop"),
             Order::Status => return drop(to.send(Answer::Status(Box::new(self.status(membership))))),
             Order::Trace { client, watch_ms } => {
-                return self.trace(membership, client, watch_ms, to, &mut tasks.watching);
+                return self.trace(membership, client, watch_ms, to, tasks);
             }
+            Order::Capture(capture) => return self.capture(membership, capture, to, tasks),
             Order::Reload { force, dry_run } => {
                 let request = Request { force, dry_run, to: Some(to) };
                 return self.begin_reload(membership, request, &mut tasks.reloads);
@@ -325,7 +333,7 @@ impl Controller<'_> {
         client: IpAddr,
         watch_ms: u64,
         to: oneshot::Sender<Answer>,
-        watching: &mut Option<Watching>,
+        tasks: &mut Tasks,
     ) {
         let trace = Trace { client, services: membership.trace(client), frames: Vec::new() };
         if watch_ms == 0 {
@@ -334,9 +342,7 @@ impl Controller<'_> {
         if let Err(error) = self.engine.can_watch() {
             return drop(to.send(Answer::Refused { error }));
         }
-        if let Some(other) = watching {
-            let client = other.trace.client;
-            let error = format!("somebody traces {client} at the moment; try again when that is over");
+        if let Err(error) = tasks.can_watch() {
             return drop(to.send(Answer::Refused { error }));
         }
         let time = Duration::from_millis(watch_ms);
@@ -348,13 +354,54 @@ impl Controller<'_> {
         membership.set_watch(Some(Arc::clone(&watch)));
         self.engine.publish(membership, Update::Table);
         let began = clock::now_ns();
-        *watching = Some(Watching { watch, trace, began, end: Instant::now() + time, to });
+        tasks.watching = Some(Watching { watch, trace, began, end: Instant::now() + time, to });
+    }
+}
+
+impl Tasks {
+    /// # Errors
+    /// Somebody watches already.
+    fn can_watch(&self) -> Result<(), String> {
+        if let Some(other) = &self.watching {
+            return Err(format!("somebody traces {} at the moment; try again when that is over", other.trace.client));
+        }
+        if self.capturing.is_some() {
+            return Err("somebody captures frames at the moment; try again when that is over".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Controller<'_> {
+    fn capture(&mut self, membership: &mut Membership, asked: Capture, to: oneshot::Sender<Answer>, tasks: &mut Tasks) {
+        let begun = self.engine.can_watch().and_then(|()| tasks.can_watch());
+        let answer = match begun.and_then(|()| Capturing::begin(asked, membership)) {
+            Ok((capturing, answer)) => {
+                membership.set_watch(Some(Arc::clone(&capturing.watch)));
+                self.engine.publish(membership, Update::Table);
+                tasks.capturing = Some((capturing, Instant::now()));
+                answer
+            }
+            Err(error) => Answer::Refused { error },
+        };
+        let _ = to.send(answer);
+    }
+
+    fn look_at_capture(&mut self, membership: &mut Membership, tasks: &mut Tasks) {
+        self.engine.read_watched();
+        let Some((capturing, look)) = &mut tasks.capturing else { return };
+        *look = Instant::now() + CAPTURE_EVERY;
+        if !capturing.look(membership) {
+            tasks.capturing = None;
+            membership.set_watch(None);
+            self.engine.publish(membership, Update::Table);
+        }
     }
 }
 
 impl Watching {
     fn frames(&self, plan: &Plan) -> Vec<TracedFrame> {
-        let mut seen: Vec<trace::Seen> = std::iter::from_fn(|| self.watch.seen.pop()).collect();
+        let mut seen: Vec<trace::Seen> = std::iter::from_fn(|| self.watch.take(|seen, _| seen)).collect();
         seen.sort_by_key(|seen| seen.at);
         seen.into_iter().map(|seen| self.frame(seen, plan)).collect()
     }

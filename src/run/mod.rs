@@ -6,6 +6,7 @@
 //! frames again; the workers finish what is in their rings; the figures of the run are printed.
 
 mod announcing;
+mod capture;
 mod controller;
 pub mod decap;
 pub mod filter;

@@ -3,7 +3,7 @@
 use crate::fake::{Fake, Script};
 use crate::sample;
 use oneip::admin;
-use oneip::admin::order::Order;
+use oneip::admin::order::{Order, Point};
 use oneip::admin::status::Status;
 use oneip::ctl::client::{Client, Error, read};
 use oneip::model::Admin;
@@ -112,6 +112,24 @@ fn documents_are_printed_as_they_came() {
 }
 
 #[test]
+fn a_capture_is_written_as_it_comes_and_what_was_lost_is_told() {
+    let fake = Fake::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.pcapng");
+    let output = ctl(&fake.socket, &format!("capture --out {} --where drop --count 9", file.display()));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let told = "2 frames captured, 3 lost for want of room; fewer are with --client, --where or a smaller --snap\n";
+    assert_eq!((output.status.code(), said), (Some(0), format!("capturing; Ctrl-C ends it\n{told}")));
+    assert_eq!(fs::read(&file).unwrap(), sample::pcapng());
+    assert_eq!(ctl(&fake.socket, "capture --out -").stdout, sample::pcapng());
+    let lost = ctl(&fake.socket, "capture --out /nonexistent/out.pcapng");
+    let said = String::from_utf8(lost.stderr).unwrap();
+    assert!(lost.status.code() == Some(1) && said.contains("error: --out /nonexistent/out.pcapng: No such"), "{said}");
+    let Order::Capture(capture) = &fake.orders()[0] else { panic!("it is a capture") };
+    assert_eq!((capture.point, capture.count, capture.snap), (Some(Point::Drop), Some(9), 2048));
+}
+
+#[test]
 fn views_come_from_the_documents() {
     let fake = Fake::start();
     assert!(done(&fake, "status").starts_with("oneip "));
@@ -189,6 +207,12 @@ fn usage_is_checked_before_anybody_is_asked() {
         "stats --interval 0",
         "stats --interval NaN",
         "lookup web1",
+        "capture",
+        "capture --out x --snap 0",
+        "capture --out x --snap 9217",
+        "capture --out x --where up",
+        "capture --out x --count 0",
+        "capture --out x --seconds 86401",
     ] {
         let output = ctl(nowhere, arguments);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments}: {output:?}");

@@ -63,6 +63,7 @@ fn done(order: &Order) -> Option<Answer> {
     Some(match order {
         Order::Status => unreachable!("answered from the script"),
         Order::Trace { watch_ms, .. } => Answer::Trace(sample::trace(*watch_ms > 0)),
+        Order::Capture(_) => Answer::Capture(sample::recording()),
         Order::HandOver => Answer::Done { changes: vec!["it ends".to_owned()] },
         Order::Reload { .. } => {
             Answer::Done { changes: vec!["service web: server web4 is new".into(), "generation 18".into()] }

@@ -1,7 +1,7 @@
 //! Documents as a dispatcher of two services would give them.
 
 use hdrhistogram::Histogram;
-use oneip::admin::order::{Trace, TracedFrame, TracedService};
+use oneip::admin::order::{Recording, Trace, TracedFrame, TracedService};
 use oneip::admin::status::{
     AnnounceStatus, CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus,
 };
@@ -9,6 +9,7 @@ use oneip::metrics::buckets::{DIGITS, MAX_NS};
 use oneip::metrics::snapshot::{FlowTableReport, Snapshot, WorkerReport, WorkerSnapshot};
 use oneip::metrics::summary::{ServerSummary, Summary};
 use oneip::port::Ledger;
+use oneip::port::pcap::{Blocks, Packet};
 use oneip::verdict::Reason;
 use std::collections::BTreeMap;
 
@@ -191,4 +192,24 @@ pub fn trace(watched: bool) -> Trace {
         ],
         frames: if watched { vec![frame, dropped] } else { Vec::new() },
     }
+}
+
+/// Two frames, of which three more were lost, in pieces that are no blocks.
+pub fn recording() -> Recording {
+    let whole = pcapng();
+    let (to, pieces) = tokio::sync::mpsc::channel(8);
+    for piece in whole.chunks(whole.len().div_ceil(7)) {
+        to.try_send(piece.to_vec()).unwrap();
+    }
+    Recording::new(pieces)
+}
+
+pub fn pcapng() -> Vec<u8> {
+    let mut blocks = Blocks::new("eth1", 2048);
+    for (at, is_sent) in [(1_000_000_007, false), (1_000_000_009, true)] {
+        let comment = "verdict=forward service=web server=web1 queue=0".to_owned();
+        blocks.add(Packet { at, original: 1500, bytes: &[7; 61], is_sent, comment });
+    }
+    blocks.tell(1_000_000_010, 3);
+    blocks.take()
 }

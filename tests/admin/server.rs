@@ -153,6 +153,13 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
             400,
             "a trace watches for at most 60s, not for 60001 ms",
         ),
+        (r#"{"order":"capture","snap":9217}"#, 400, "a capture keeps 1 to 9216 bytes of a frame, not 9217"),
+        (r#"{"order":"capture","seconds":86401}"#, 400, "a capture takes at most 86400 seconds"),
+        (
+            r#"{"order":"capture","host":"x"}"#,
+            400,
+            "this is no order: unknown field `host`, expected `order`, `client`",
+        ),
         (
             r#"{"order":"drain","server":"web1","timeout":5}"#,
             400,

@@ -190,8 +190,8 @@ fn commands_for_a_box_are_such_as_there_are() {
             }
             if words.first() == Some(&"oneip") {
                 parsed += 1;
-                // What is written to a file is the shell's.
-                let ours = words.iter().take_while(|word| !word.starts_with('>'));
+                // What is written to a file or a pipe is the shell's.
+                let ours = words.iter().take_while(|word| !word.starts_with(['>', '|']));
                 let cli = Cli::try_parse_from(ours);
                 assert!(cli.is_ok(), "{place}: {line}: {}", cli.err().map_or(String::new(), |e| e.to_string()));
             }

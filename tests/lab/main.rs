@@ -12,6 +12,7 @@
 
 mod announce;
 mod broadcast;
+mod capture;
 mod decap;
 mod dispatcher;
 mod echo;

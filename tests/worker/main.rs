@@ -30,7 +30,7 @@ use oneip::table::Table;
 use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish::{self as tables, Publisher};
-use oneip::table::trace::{Fate, Watch};
+use oneip::table::trace::{Fate, Points, Seen, Watch};
 use oneip::verdict::{Reason, Verdict};
 use oneip::worker::Worker;
 use std::sync::Arc;
@@ -206,8 +206,28 @@ fn what_is_noted_of_a_client_is_what_became_of_its_frames() {
         Verdict::Drop(reason) => Fate::Drop(reason.name()),
         Verdict::Pass => Fate::Pass,
     });
-    let noted = std::iter::from_fn(|| watch.seen.pop()).map(|seen| seen.fate);
+    let noted = std::iter::from_fn(|| watch.take(|seen, _| seen.fate));
     assert!(noted.eq(fates), "{verdicts:?}");
+}
+
+#[test]
+fn a_capture_has_frames_as_they_came_and_as_they_went_and_counts_what_found_no_room() {
+    let frames = queries(4);
+    let (sent, room) = (2, 6);
+    let watch = Arc::new(Watch::capture(None, Points::ALL, 40, room));
+    let mut cluster = Cluster::new(&three());
+    cluster.set_watch(Some(Arc::clone(&watch)));
+    let mut rig = rig(Memory::new(&frames), cluster.compile());
+    rig.turn();
+    let noted: Vec<(Seen, Vec<u8>)> = std::iter::from_fn(|| watch.take(|seen, bytes| (seen, bytes.to_vec()))).collect();
+    assert_eq!((noted.len(), watch.lost()), (room, (2 * frames.len() - room) as u64));
+    for (at, (seen, bytes)) in noted.iter().enumerate() {
+        let frame = &frames[at % frames.len()];
+        assert_eq!((seen.is_sent, seen.bytes as usize), (at >= room - sent, frame.len()));
+        assert_eq!(bytes[14..], frame[14..40]);
+        assert_eq!(bytes[..6] == frame[..6], !seen.is_sent, "the server's address is in what was sent alone");
+    }
+    assert!(watch.take(|_, _| ()).is_none() && watch.room().is_some(), "room is used again");
 }
 
 #[test]

@@ -292,7 +292,12 @@ impl Membership {
         &self.plan
     }
 
-    /// Has the workers note the frames of a client from the next table on.
+    /// Of the tables that it compiles: see `Table::layout`.
+    pub fn layout(&self) -> u64 {
+        self.cluster.layout()
+    }
+
+    /// Has watched frames noted from the next table on.
     pub fn set_watch(&mut self, watch: Option<Arc<Watch>>) {
         self.cluster.set_watch(watch);
     }

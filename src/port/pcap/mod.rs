@@ -1,8 +1,9 @@
 //! A port over capture files: receives the frames of one, and transmits into another. For `replay`, without a NIC or root.
 //!
 //! `read` knows pcap (micro- and nanoseconds, both byte orders) and, by `ng`, pcapng, and cuts both from `input`; `write`
-//! writes pcap, into an `output` that takes its place only when the run has succeeded; `error` says what can be wrong.
+//! writes pcap, into an `output` that takes its place only when the run has succeeded; `error` says what can be wrong. `blocks` writes pcapng, for `ctl capture`.
 
+mod blocks;
 mod error;
 mod input;
 mod ng;
@@ -10,6 +11,7 @@ mod output;
 mod read;
 mod write;
 
+pub use blocks::{Blocks, Packet};
 pub use error::CaptureError;
 pub use output::Output;
 pub use read::Reader;

@@ -6,10 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::arena::{Arena, Content};
-use super::layout::{BY_FLOW, HAS_WAY, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED};
+use super::layout::{
+    BY_FLOW, HAS_WAY, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, WATCHED_ALL, WATCHED_DROPPED,
+    WATCHED_RECEIVED, WATCHED_SENT,
+};
 use crate::hash::Key;
 use crate::model::Egress;
 use crate::table::build::migration::Kept;
+use crate::table::trace::Watch;
 use crate::table::{self, PackedMac, ServiceTable, Table};
 use crate::xdp::cell::Words;
 use crate::xdp::directory::Directory;
@@ -171,16 +175,29 @@ pub fn compile(
     head.own_egress = own.index;
     head.services = places.place(Part::Services, Content::Words(padded(services)))?;
     if let Some(watch) = &table.watch {
-        head.flags |= WATCHED;
-        (head.watched, head.watched_is_v6) = match watch.client {
-            IpAddr::V4(client) => ([u32::from_le_bytes(client.octets()).into(), 0], 0),
-            IpAddr::V6(client) => {
-                let number = u128::from_le_bytes(client.octets());
-                ([number as u64, (number >> 64) as u64], 1)
-            }
-        };
+        set_watch(&mut head, watch);
     }
     Ok(head)
+}
+
+fn set_watch(head: &mut Head, watch: &Watch) {
+    let points = watch.points;
+    let flags = [
+        (WATCHED_ALL, watch.client.is_none()),
+        (WATCHED_RECEIVED, points.received),
+        (WATCHED_DROPPED, points.only_dropped),
+        (WATCHED_SENT, points.sent),
+    ];
+    head.flags |= WATCHED | flags.iter().filter(|(_, is_set)| *is_set).fold(0, |all, (flag, _)| all | flag);
+    head.snap = watch.snap as u32;
+    (head.watched, head.watched_is_v6) = match watch.client {
+        None => ([0; 2], 0),
+        Some(IpAddr::V4(client)) => ([u32::from_le_bytes(client.octets()).into(), 0], 0),
+        Some(IpAddr::V6(client)) => {
+            let number = u128::from_le_bytes(client.octets());
+            ([number as u64, (number >> 64) as u64], 1)
+        }
+    };
 }
 
 fn keeping((ident, destination): (u32, u32)) -> (u64, u64) {

@@ -10,15 +10,20 @@ use crate::xdp::directory::Directory;
 
 pub const HEADS: usize = 8;
 
-/// `struct control`: the word that says which head counts, the time for tests, and the heads.
+/// `struct control`: the word that says which head counts, the time for tests, watched frames without room, and the heads.
 pub const PRESENT: usize = 0;
 pub const CLOCK: usize = 1;
-pub const FIRST_HEAD: usize = 2;
+pub const UNSEEN: usize = 2;
+pub const FIRST_HEAD: usize = 3;
 pub const HEAD_WORDS: usize = size_of::<Head>() / 8;
 pub const CONTROL_WORDS: usize = FIRST_HEAD + HEADS * HEAD_WORDS;
 
 /// Flags of a head, and of a service or a rule.
 pub const WATCHED: u32 = 1;
+pub const WATCHED_ALL: u32 = 2;
+pub const WATCHED_RECEIVED: u32 = 4;
+pub const WATCHED_DROPPED: u32 = 8;
+pub const WATCHED_SENT: u32 = 16;
 pub const BY_FLOW: u16 = 1;
 
 /// In a hop's `egress`.
@@ -64,7 +69,8 @@ pub struct Head {
     pub watched_is_v6: u32,
     pub ways: u32,
     pub own_egress: u32,
-    pub unused: [u32; 12],
+    pub snap: u32,
+    pub unused: [u32; 11],
 }
 
 /// `struct service`

@@ -6,7 +6,7 @@
 //! - `compile`: a table, laid out in the cells of an `arena`
 //! - `counters`: what the program has counted and timed
 //! - `flows`: the flow tables of the queues
-//! - `events`: the frames of a client that an operator watches
+//! - `events`: the frames that an operator watches
 //! - `measure`: what the program costs
 
 mod arena;
@@ -33,7 +33,7 @@ use crate::table::Table;
 use crate::wire::tunnel::MAX_HEADER_LEN;
 
 pub use counters::{Books, Sent, Tally};
-pub use events::{Events, Fate, Noted};
+pub use events::Reader;
 pub use flows::Flows;
 pub use flows::forget_flows;
 pub(super) use flows::pins;
@@ -144,14 +144,6 @@ impl Dispatch {
     /// The table has no room, or the kernel refuses; the old one stays.
     pub fn publish(&mut self, table: &Table) -> Result<(), PublishError> {
         self.tables.publish(table)
-    }
-
-    /// See `Tables`.
-    ///
-    /// # Errors
-    /// The kernel has no room for it in the address space.
-    pub fn events(&mut self) -> Result<Option<Events>, XdpError> {
-        self.tables.events()
     }
 
     /// See `Tables`.

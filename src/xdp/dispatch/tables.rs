@@ -13,7 +13,7 @@ use super::compile::{self, Parts, Placing, Ports, Size};
 use super::counters::{Books, Counters, Places, Room};
 use super::events::Events;
 use super::flows::{Flows, REPORT_WORDS};
-use super::layout::{CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT};
+use super::layout::{CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, UNSEEN};
 use super::{Setup, data, failed, memory};
 use crate::limits::LAYOUTS;
 use crate::model::Egress;
@@ -292,12 +292,17 @@ impl Tables {
         Ok(())
     }
 
-    /// The frames of a watched client, for whoever reads them: the first that asks gets it.
+    /// Watched frames that found no room, since the program was loaded.
+    pub fn unseen(&self) -> u64 {
+        self.control.words()[UNSEEN].load(Ordering::Relaxed)
+    }
+
+    /// The watched frames, for whoever reads them: the first that asks gets it.
     ///
     /// # Errors
     ///
     /// The kernel has no room for it in the address space.
-    pub fn events(&mut self) -> Result<Option<Events>, XdpError> {
+    pub(super) fn events(&mut self) -> Result<Option<Events>, XdpError> {
         self.seen.take().map(|map| Events::new(map).map_err(failed("seen"))).transpose()
     }
 
