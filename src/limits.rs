@@ -111,6 +111,30 @@ pub const KEPT_ACCOUNTS: u32 = 2 * MAX_SERVICES as u32;
 /// Prefixes of each family that tunnels may come from: both fill a cell of decap's table.
 pub const TUNNEL_SOURCES: usize = 64;
 
+/// Lists of denied or allowed prefixes in one configuration.
+pub const MAX_LISTS: usize = 256;
+
+/// Prefixes of one family in all `[[deny]]` of a configuration together, and as many in all `[[allow]]`.
+pub const MAX_LISTED: usize = 100_000;
+
+/// Largest file of prefixes, in bytes: as many as there may be, with a remark each.
+pub const MAX_LIST_FILE: u64 = 32 << 20;
+
+/// Mistakes that are told of one file of prefixes.
+pub const LIST_ERRORS: usize = 20;
+
+/// Services fall into so many groups at most by which lists they have: a bit each of a word.
+pub const LIST_GROUPS: usize = 64;
+
+/// Orders `ctl deny` that stand at once.
+pub const MAX_DENIED: usize = 10_000;
+
+/// Longest `ctl deny`, in seconds: a year.
+pub const MAX_DENY_S: u64 = 31_536_000;
+
+/// How often it is looked whether files of prefixes have changed.
+pub const LIST_LOOK: Duration = Duration::from_secs(1);
+
 /// Clients whose packets are too large are told so at most so often in each window, by each worker or core: some 950 a second. Linux
 /// answers 1,000 a second (net.ipv4.icmp_msgs_per_sec).
 pub const TOO_BIG_ANSWERS: u32 = 64;

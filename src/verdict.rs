@@ -19,10 +19,11 @@ pub enum Reason {
     OtherServer,
     TooBig,
     Untrusted,
+    Denied,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 14] = [
         Reason::NoService,
         Reason::Malformed,
         Reason::Loop,
@@ -36,6 +37,7 @@ impl Reason {
         Reason::OtherServer,
         Reason::TooBig,
         Reason::Untrusted,
+        Reason::Denied,
     ];
 
     pub const COUNT: usize = Self::ALL.len();
@@ -56,6 +58,7 @@ impl Reason {
             Reason::OtherServer => "other_server",
             Reason::TooBig => "too_big",
             Reason::Untrusted => "untrusted",
+            Reason::Denied => "denied",
         }
     }
 
@@ -81,6 +84,7 @@ impl Reason {
                 "larger than the MTU with the tunnel's header, and not to be fragmented: the client is told by ICMP"
             }
             Reason::Untrusted => "on a server, by its decap: in a tunnel from an address that is no dispatcher's",
+            Reason::Denied => "from an address that a [[deny]] or `ctl deny` has",
         }
     }
 }

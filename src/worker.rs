@@ -158,6 +158,11 @@ impl<P: Port> Worker<P> {
             sent.bytes.add(bytes.len() as u64);
         }
         *kept = left;
+        for (at, service) in selection.counted() {
+            if selection.outcomes()[*at].verdict() != Verdict::Pass {
+                tally.listed(*service as usize).would_deny.add(1);
+            }
+        }
         let noting = table.watch.as_deref().map(|watch| Noting { watch, table, worker: number, now });
         if let Some(noting) = noting {
             notes.judge(noting, selection.outcomes(), |at| port.bytes(&received[at]));
@@ -195,6 +200,9 @@ impl<P: Port> Worker<P> {
                 }
                 Verdict::Drop(reason) => {
                     tally.dropped(reason).add(1);
+                    if reason == Reason::Denied {
+                        tally.listed(outcome.service as usize).denied.add(1);
+                    }
                     match answered.next_if(|(of, ..)| *of == at) {
                         Some(_) => self.beyond.answer.push(frame),
                         None => self.gone.push(frame),

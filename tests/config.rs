@@ -175,6 +175,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
+        lists: Vec::new(),
         services: vec![service],
     };
     assert_eq!(loaded(text).plan, plan);
@@ -471,6 +472,30 @@ fn a_file_that_cannot_be_read_says_why() {
     fs::write(&path, b"[cluster]\nn\xc3\xa9 = '\xff'\n").unwrap();
     let error = config::load(&path).unwrap_err().to_string();
     assert_eq!(error, format!("{}:2:7: byte 0xff at offset 17 is not UTF-8; save the file as UTF-8", path.display()));
+}
+
+#[test]
+fn a_file_of_prefixes_is_part_of_the_configuration_and_its_mistakes_have_its_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, list) = (directory.path().join("t.toml"), directory.path().join("deny.txt"));
+    let parse = |prefixes: &str| {
+        fs::write(&list, prefixes).unwrap();
+        config::parse(&format!("{VALID}\n[[deny]]\nfiles = [\"deny.txt\"]\n"), &path)
+    };
+    let plan = parse("\u{feff}198.51.100.0/24\r\n# remark\n\n  2001:db8::/32 # remark\n").unwrap().plan;
+    let prefixes: Vec<String> = plan.lists[0].all().map(ToString::to_string).collect();
+    assert_eq!(prefixes, ["198.51.100.0/24", "2001:db8::/32"]);
+    let said = |prefixes: &str| parse(prefixes).unwrap_err().to_string().replace(&*list.to_string_lossy(), "LIST");
+    assert_eq!(
+        said("198.51.100.0/24\n  198.51.100.0/33 # too long\n"),
+        "LIST:2:3: \"198.51.100.0/33\" is not a prefix; write one like \"192.0.2.0/24\" or \"2001:db8:2::/64\""
+    );
+    let many = said(&"x\n".repeat(1000));
+    assert_eq!(many.lines().filter(|line| line.starts_with("LIST:")).count(), 20, "{many}");
+    assert!(many.ends_with("; and 980 more in this file"), "{many}");
+    let hosts: String = (0..100_001).map(|at| format!("{}\n", std::net::Ipv4Addr::from_bits(at))).collect();
+    let excess = "100001 IPv4 prefixes in all [[deny]] together; at most 100000 are possible: write wider ones";
+    assert!(said(&hosts).ends_with(excess), "{}", said(&hosts));
 }
 
 proptest! {

@@ -9,9 +9,10 @@ use oneip::hash::Key;
 use oneip::host::clock;
 use oneip::limits::FLOW_CLOSED;
 use oneip::metrics::worker;
-use oneip::model::{Plan, Server};
+use oneip::model::{Plan, Prefix, Server};
 use oneip::port::memory::Memory;
 use oneip::table::flow_table::FlowTable;
+use oneip::table::lists::Listed;
 use oneip::table::publish;
 use oneip::verdict::Verdict;
 use oneip::worker::Worker;
@@ -63,6 +64,80 @@ fn web2(membership: &Membership) -> (State, bool, u32) {
     let ServiceStatus { servers, moving, .. } = membership.services().remove(0);
     let web2 = servers.into_iter().find(|server| server.name == "web2").unwrap();
     (web2.state, moving > 0, web2.slots)
+}
+
+/// Whether the next table denies that source for the first service.
+fn denies(membership: &mut Membership, source: &str) -> bool {
+    let table = membership.table();
+    table.lists().is_some_and(|lists| lists.listed_ip(source.parse().unwrap(), 0) == Listed::Denied)
+}
+
+#[test]
+fn what_an_operator_denies_is_denied_until_it_is_over_and_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = || StateFile::new(&folder.path().join("state.json"), Path::new("/etc/oneip.toml"));
+    let text = format!("{CONFIG}[[allow]]\nprefixes = [\"198.51.100.7\"]\n");
+    let plan = config::parse(&text, "t.toml").unwrap().plan;
+    let net: Prefix = "198.51.100.0/24".parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let open = || Membership::open(plan.clone(), (Side::Dispatcher, "eth1"), &[], Some(file()));
+        let mut membership = open().await.unwrap();
+        assert!(!denies(&mut membership, "198.51.100.8"));
+        let said = |answer| match answer {
+            (Answer::Done { changes }, Some(Update::Table)) => changes.concat(),
+            (Answer::Refused { error }, None) => error,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(said(membership.deny(net, None, None)), "198.51.100.0/24 is denied until `ctl undeny`");
+        let host: Prefix = "2001:db8::7".parse().unwrap();
+        assert_eq!(said(membership.deny(host, Some("web"), Some(1))), "2001:db8::7 of service web is denied for 1 s");
+        assert_eq!(said(membership.deny(host, Some("mail"), None)), "there is no service mail; there are web");
+        assert!(denies(&mut membership, "198.51.100.8") && denies(&mut membership, "2001:db8::7"));
+        assert!(!denies(&mut membership, "198.51.100.7"), "the configuration allows it");
+        assert_eq!(membership.denied().len(), 2);
+        membership.close().await;
+
+        let mut membership = open().await.unwrap();
+        assert!(denies(&mut membership, "198.51.100.8"));
+        while membership.denied_due().is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            membership.expire_denied();
+        }
+        assert!(!denies(&mut membership, "2001:db8::7") && denies(&mut membership, "198.51.100.8"));
+        let undenied = "198.51.100.0/24 is not denied by ctl any more";
+        assert_eq!(said(membership.undeny(net, None)), undenied);
+        assert!(!denies(&mut membership, "198.51.100.8"));
+        assert!(said(membership.undeny(net, None)).contains("`oneip ctl denied` shows what is"));
+        membership.close().await;
+    });
+    runtime.block_on(async {
+        let mut filter = Membership::open(plan.clone(), (Side::Server, "eth1"), &[], None).await.unwrap();
+        let refused = filter.deny(net, None, None).0;
+        assert!(matches!(refused, Answer::Refused { error } if error.contains("ask a dispatcher")));
+    });
+}
+
+#[test]
+fn a_file_of_prefixes_takes_the_place_of_what_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("deny.txt");
+    std::fs::write(&file, "198.51.100.0/24\n").unwrap();
+    let text = format!("{CONFIG}[[deny]]\nfiles = [\"deny.txt\"]\n");
+    let plan = config::parse(&text, folder.path().join("t.toml")).unwrap().plan;
+    with_membership_of(plan, "eth1", |mut membership| async move {
+        assert!(denies(&mut membership, "198.51.100.8"));
+        let path = membership.plan().lists[0].files[0].path.clone();
+        let same: std::sync::Arc<[Prefix]> = vec!["198.51.100.0/24".parse().unwrap()].into();
+        assert_eq!(membership.set_list_file(&path, &same), Ok(None));
+        let other: std::sync::Arc<[Prefix]> = vec!["203.0.113.0/24".parse().unwrap()].into();
+        let said = membership.set_list_file(&path, &other).unwrap().unwrap();
+        assert_eq!(said, format!("{}: 1 prefixes, before 1", path.display()));
+        assert!(!denies(&mut membership, "198.51.100.8") && denies(&mut membership, "203.0.113.9"));
+        let many: Vec<Prefix> = (0..100_001).map(|at| Prefix::host(Ipv4Addr::from_bits(at).into())).collect();
+        assert!(membership.set_list_file(&path, &many.into()).unwrap_err().contains("at most 100000"));
+        assert!(denies(&mut membership, "203.0.113.9"));
+    });
 }
 
 #[test]

@@ -3,12 +3,14 @@
 
 mod model;
 
+use model::Model;
 use model::mutate::Mutator;
 use model::records::Golden;
 use model::turn::{self, Bench};
 use oneip::hash;
 use oneip::hash::vector::Level;
 use oneip::limits::BURST;
+use oneip::metrics::counters::Listed;
 use oneip::model::{HashInput, Plan, Selection, Transport};
 use oneip::path::classify;
 use oneip::path::fast_path::{self, FastPath};
@@ -61,6 +63,31 @@ fn damaged_frames_have_the_models_verdict_by_source() {
 fn damaged_frames_have_the_models_verdict_by_flow() {
     let golden = Golden::read();
     agree(&golden.plan_with(Selection::Maglev, HashInput::Flow), &golden, 3);
+}
+
+/// Lists of every kind, for the short way and the long one.
+#[test]
+fn denied_and_counted_frames_are_the_models() {
+    let golden = Golden::read();
+    for (seed, plan) in [(6, golden.plan.clone()), (7, golden.plan_with(Selection::Maglev, HashInput::Source))] {
+        let plan = golden.with_lists(plan);
+        let (seeds, macs) = (golden.frames(), macs(&plan));
+        let mut mutator = Mutator::new(seed, &seeds, &macs);
+        let mut bench = Bench::new(&plan, &golden.down);
+        let model = Model::new(&plan, &golden.down);
+        let (mut denied, mut would_deny) = (0, 0);
+        for _ in 0..20 {
+            let frames: Vec<Vec<u8>> = (0..4000).map(|_| mutator.frame()).collect();
+            let verdicts = bench.check(&frames);
+            denied += verdicts.iter().filter(|verdict| **verdict == Verdict::Drop(Reason::Denied)).count() as u64;
+            would_deny += frames.iter().filter(|frame| model.would_deny(frame)).count() as u64;
+        }
+        let listed =
+            |of: fn(&Listed) -> u64| (0..plan.services.len()).map(|at| of(bench.tally.listed(at))).sum::<u64>();
+        assert!(denied > 10_000 && would_deny > 5_000, "{denied} denied, {would_deny} counted");
+        assert_eq!((listed(|of| of.denied.get()), listed(|of| of.would_deny.get())), (denied, would_deny));
+        assert_eq!(bench.tally.dropped(Reason::Denied).get(), denied);
+    }
 }
 
 /// Every instruction set, and every length of a burst.

@@ -2,9 +2,11 @@
 
 use super::status::Status;
 use crate::limits::CAPTURE_SNAP_DEFAULT;
+use crate::model::Prefix;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::ops::Not;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
@@ -63,6 +65,22 @@ pub enum Order {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         service: Option<String>,
     },
+    /// Drop the frames of these sources, for so long or until `Undeny`.
+    Deny {
+        prefix: Prefix,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_s: Option<u64>,
+    },
+    /// The end of a `Deny`.
+    Undeny {
+        prefix: Prefix,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+    },
+    /// What is denied by orders, and which lists there are.
+    Denied,
     /// End, and leave what dispatches to the process that asks: `oneip run --takeover`.
     HandOver,
     /// Which service, slot and servers a client address has, and where its next frames go, watched for so long.
@@ -149,6 +167,37 @@ pub enum Answer {
     /// Sent as it is, and not as a document.
     #[serde(skip)]
     Capture(Recording),
+    Denied(Denied),
+}
+
+/// Whose frames are dropped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Denied {
+    /// By `ctl deny`, oldest first.
+    pub denied: Vec<Denial>,
+    /// Of the configuration.
+    pub lists: Vec<ListStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Denial {
+    pub prefix: Prefix,
+    /// `None`: for every service.
+    pub service: Option<String>,
+    /// Seconds until it is over; `None`: no end.
+    pub left_s: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListStatus {
+    /// `deny`, `count` or `allow`.
+    pub kind: String,
+    /// Empty: every service.
+    pub services: Vec<String>,
+    pub prefixes: usize,
+    pub files: Vec<PathBuf>,
+    /// What is wrong with the present content of files, of which an earlier one counts.
+    pub wrong: Vec<String>,
 }
 
 /// A client address, seen from every service of its family.

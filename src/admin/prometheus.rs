@@ -95,7 +95,13 @@ impl Observation {
         let dropped = Reason::ALL.into_iter().zip(summary.dropped);
         let dropped = dropped.map(|(reason, count)| ([("reason", reason.name())], count));
         page.counters("oneip_frames_dropped_total", &format!("Frames dropped; {}", reasons.join("; ")), dropped)?;
-        page.counter("oneip_frames_passed_total", "Frames left to the kernel", summary.passed)
+        page.counter("oneip_frames_passed_total", "Frames left to the kernel", summary.passed)?;
+        let listed = summary.services.iter().flat_map(|of| {
+            let service = ("service", of.service.as_str());
+            [([service, ("mode", "drop")], of.denied), ([service, ("mode", "count")], of.would_deny)]
+        });
+        let help = "Frames whose source a list denies: dropped, or dispatched because the list only counts";
+        page.counters("oneip_frames_denied_total", help, listed)
     }
 
     fn servers(&self, page: &mut Page) -> fmt::Result {

@@ -19,6 +19,14 @@
 #define WATCHED_RECEIVED 4
 #define WATCHED_DROPPED 8
 #define WATCHED_SENT 16
+#define LISTED 32
+
+/* table::lists::Tree: ranges of source addresses. */
+struct tree {
+	__u32 keys;  /* first cell */
+	__u32 fates; /* first cell */
+	__u32 nodes;
+};
 
 struct head {
 	struct key key;            /* of what selects */
@@ -41,7 +49,10 @@ struct head {
 	__u32 ways;                /* first cell; 0: everything goes as it is */
 	__u32 own_egress;          /* by which answers leave; 0: by XDP_TX */
 	__u32 snap;                /* most bytes that are kept of a watched frame */
-	__u32 unused[11];
+	struct tree lists_v4;
+	struct tree lists_v6;
+	__u32 fates;               /* first cell */
+	__u32 unused[4];
 };
 _Static_assert(sizeof(struct head) == 256, "src/xdp/dispatch/layout.rs");
 
@@ -110,8 +121,9 @@ struct service {
 };
 _Static_assert(sizeof(struct service) == 32, "src/xdp/dispatch/layout.rs");
 
-/* Flags of a service. */
+/* Flags of a service; from this bit on stands its group, by the lists that it has. */
 #define BY_FLOW 1
+#define GROUP 8
 
 /*
  * What stands at a slot: a server of the service, or NOBODY; with the mark MIGRATING where flows may be another's:

@@ -45,6 +45,26 @@ INLINE void begin_flow(__u32 account)
 		(*flows)++;
 }
 
+/* What lists say of the frames to a service; of each core, by service as latencies are. */
+struct listed {
+	__u64 denied;
+	__u64 would_deny;
+};
+
+/* Services of a core; the loader sets it. */
+volatile const __u32 services_of_core;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct listed);
+} listed SEC(".maps");
+
+/* table::lists::Listed */
+enum { UNLISTED, LISTED_COUNTED, LISTED_DENIED };
+
 /* Layouts that are counted for at once: the twin of limits::LAYOUTS. */
 #define TALLIES 8
 
@@ -54,6 +74,7 @@ INLINE void begin_flow(__u32 account)
  */
 struct choice {
 	struct flow flow;
+	__u64 source[2];         /* of the packet, where lists are asked */
 	struct services address; /* by what the long way found */
 	__u32 service;
 	__u32 destination; /* of what is forwarded: among all servers of all services */
@@ -64,7 +85,8 @@ struct choice {
 	__u8 is_found;     /* it is to a cluster address */
 	__u8 is_watched;
 	__u8 watched_protocol;
-	__u8 unused[3];    /* no gaps: functions get it whole */
+	__u8 listed;       /* what lists say of it */
+	__u8 unused[2];    /* no gaps: functions get it whole */
 };
 
 /* Of one core and one layout. All frames together are what was received. */
@@ -75,9 +97,9 @@ struct tally {
 	struct choice choice;
 	__u64 window;   /* of time, in which so many */
 	__u64 answered; /* were told that their packets are too large */
-	__u64 unused[32 - VERDICTS - 4 - sizeof(struct choice) / 8];
+	__u64 unused[64 - VERDICTS - 4 - sizeof(struct choice) / 8];
 };
-_Static_assert(sizeof(struct tally) == 256, "src/xdp/dispatch/counters.rs");
+_Static_assert(sizeof(struct tally) == 512, "src/xdp/dispatch/counters.rs");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

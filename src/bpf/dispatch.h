@@ -199,6 +199,13 @@ ONCE int long_way(struct xdp_md *ctx, const struct head *head, struct choice *ch
 	if (find_word(&head->loops, source_mac(eth) | (__u64)(choice->address.id + 1) << 48, -1ULL))
 		return LOOP;
 	choice->service = choose(&arena, &head->ports, &choice->address, &choice->flow);
+	__u32 zero = 0;
+	struct scratch *into = bpf_map_lookup_elem(&scratch, &zero);
+	if (into) {
+		choice->source[0] = into->v4.saddr;
+		if (choice->flow.is_v6)
+			__builtin_memcpy(choice->source, &into->v6.saddr, sizeof(choice->source));
+	}
 	return choice->service == NO_SERVICE_ID ? NO_SERVICE : PASSED;
 }
 
@@ -244,9 +251,10 @@ INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice 
 	return *hop && !((*hop)->egress & NOT_RESOLVED) ? FORWARDED : UNRESOLVED;
 }
 
-/* One frame. What is forwarded is written to leave by `hop`. */
-INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *choice, struct hop **hop)
+/* The service of a frame, or what becomes of it without. */
+INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct choice *choice)
 {
+	choice->service = NO_SERVICE_ID;
 	void *end = (void *)(long)ctx->data_end;
 	void *eth = (void *)(long)ctx->data;
 	if (eth + ETH_HLEN > end || !is_own(eth))
@@ -270,12 +278,28 @@ INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *
 	if (is_plain && !is_server(head, source_mac(eth)))
 		port = find(&arena, &head->ports, choice->flow.cluster,
 			    port_key(choice->flow.is_v6, choice->flow.transport, choice->flow.destination));
-	if (port) {
-		choice->service = port->services.service;
-	} else {
-		int verdict = long_way(ctx, head, choice);
-		if (choice->service == NO_SERVICE_ID)
-			return verdict;
+	if (!port)
+		return long_way(ctx, head, choice);
+	choice->service = port->services.service;
+	if (head->flags & LISTED) {
+		choice->source[0] = choice->flow.client[0];
+		choice->source[1] = choice->flow.client[1];
+	}
+	return PASSED;
+}
+
+#include "lists.h"
+
+/* One frame. What is forwarded is written to leave by `hop`. */
+INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *choice, struct hop **hop)
+{
+	enum verdict verdict = find_service(ctx, head, choice);
+	if (choice->service == NO_SERVICE_ID)
+		return verdict;
+	if (head->flags & LISTED) {
+		choice->listed = screen(head, choice);
+		if (choice->listed == LISTED_DENIED)
+			return DENIED;
 	}
 	return select(ctx, head, choice, hop);
 }
@@ -329,7 +353,9 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 		note(ctx, head, verdict, choice);
 	if (verdict == FORWARDED && hop && hop->egress & HAS_WAY && encapsulate(ctx, head, choice))
 		verdict = TX_FULL;
-	tally->frames[hidden(verdict, tally->untimed) & 15]++;
+	tally->frames[hidden(verdict, tally->untimed) & 31]++;
+	if (choice->listed)
+		count_listed(head, core, choice->service, choice->listed);
 	if (by_net)
 		tally->by_net++;
 	if (verdict == TOO_BIG)

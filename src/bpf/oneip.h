@@ -47,9 +47,11 @@ static long (*bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BE16(value) ((__be16)__builtin_bswap16(value))
 #define BE32(value) ((__be32)__builtin_bswap32(value))
+#define BE64(value) ((__be64)__builtin_bswap64(value))
 #else
 #define BE16(value) ((__be16)(value))
 #define BE32(value) ((__be32)(value))
+#define BE64(value) ((__be64)(value))
 #endif
 
 /*

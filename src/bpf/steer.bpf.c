@@ -49,7 +49,7 @@ struct {
 	__type(value, __u64);
 } beats SEC(".maps");
 
-/* Frames; in the order of steer::Counters. seen = passed + redirected + no_socket + by_net. */
+/* Frames; in the order of steer::Counters. seen = passed + redirected + no_socket + by_net + denied. */
 struct counters {
 	__u64 seen;
 	__u64 passed;
@@ -57,6 +57,7 @@ struct counters {
 	__u64 no_socket;
 	__u64 unstamped;
 	__u64 by_net;
+	__u64 denied;
 };
 
 struct {
@@ -115,6 +116,30 @@ ONCE int by_net(struct xdp_md *ctx)
 	return dispatch(ctx, 1);
 }
 
+/* Whether a list has the source of a frame, which is counted as the worker would have. What only counts is the worker's. */
+ONCE int is_denied(struct xdp_md *ctx)
+{
+	__u32 zero = 0, core = bpf_get_smp_processor_id();
+	struct control *table = bpf_map_lookup_elem(&control, &zero);
+	if (!table)
+		return 0;
+	struct head *head = &table->heads[table->present % HEADS];
+	__u32 at = core * TALLIES + head->tally;
+	struct tally *tally = bpf_map_lookup_elem(&tallies, &at);
+	if (!tally || !(head->flags & LISTED))
+		return 0;
+	struct choice *choice = &tally->choice;
+	*choice = (struct choice){};
+	find_service(ctx, head, choice);
+	if (choice->service == NO_SERVICE_ID || screen(head, choice) != LISTED_DENIED)
+		return 0;
+	tally->frames[DENIED]++;
+	count_listed(head, core, choice->service, LISTED_DENIED);
+	if (head->flags & WATCHED)
+		note(ctx, head, DENIED, choice);
+	return 1;
+}
+
 SEC("xdp")
 int steer(struct xdp_md *ctx)
 {
@@ -127,6 +152,10 @@ int steer(struct xdp_md *ctx)
 	if (!to_cluster_address(ctx)) {
 		count->passed++;
 		return XDP_PASS;
+	}
+	if (has_net && is_denied(ctx)) {
+		count->denied++;
+		return XDP_DROP;
 	}
 	__u64 now = bpf_ktime_get_ns();
 	if (has_net && hangs(ctx, now)) {

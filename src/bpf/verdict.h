@@ -19,6 +19,7 @@ enum verdict {
 	OTHER_SERVER,
 	TOO_BIG,
 	UNTRUSTED,
+	DENIED,
 	FORWARDED,
 	VERDICTS
 };

@@ -3,6 +3,7 @@
 use super::deliver::{self, DeliverDraft};
 use super::dpdk::{DpdkDraft, MTUS};
 use super::health::HealthDraft;
+use super::lists::ListDraft;
 use super::report::Report;
 use super::schema;
 use super::section::{At, Section, integer_element, text_element};
@@ -29,6 +30,7 @@ pub struct Draft {
     decap: Decap,
     admin: Admin,
     announce: Option<Announce>,
+    pub lists: Vec<ListDraft>,
     pub services: Vec<ServiceDraft>,
 }
 
@@ -91,6 +93,7 @@ impl Draft {
         let admin = root.table("admin", &schema::ADMIN, report);
         let announce = root.table("announce", &schema::ANNOUNCE, report);
         let dpdk = root.table("dpdk", &schema::DPDK, report);
+        let lists = ListDraft::read_all(&root, base, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
@@ -99,6 +102,7 @@ impl Draft {
             decap: decap.map_or_else(Decap::default, |section| read_decap(&section, base, report)),
             admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
             announce: announce.map(|section| read_announce(&section, report)),
+            lists,
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
         }
     }
@@ -120,6 +124,7 @@ impl Draft {
             decap: self.decap,
             admin: self.admin,
             announce: self.announce,
+            lists: self.lists.into_iter().map(|list| list.list).collect(),
             services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
         })
     }

@@ -3,7 +3,7 @@
 //! In reading order: `file` reads it; `include` reads those that it names, and makes one tree of all; `source` turns a text into a TOML tree, past lines
 //! that are not TOML; `draft` reads every key of the
 //! tree by the walker of `section` and the keys of `schema`, each value by a function of `value` or `key`; `service` holds the rules inside one
-//! service, `health` those of its checks, `deliver` those of the way to its servers, `dpdk` those of the DPDK engine, and `cross_checks` those between services; `report` collects what they find, with line and column.
+//! service, `health` those of its checks, `deliver` those of the way to its servers, `lists` those of denied and allowed prefixes, `dpdk` those of the DPDK engine, and `cross_checks` those between services; `report` collects what they find, with line and column.
 
 mod cross_checks;
 mod deliver;
@@ -13,6 +13,7 @@ mod file;
 mod health;
 mod include;
 mod key;
+mod lists;
 mod report;
 mod schema;
 mod section;
@@ -20,6 +21,7 @@ mod service;
 mod source;
 mod value;
 
+pub use lists::read_file as list_file;
 pub use report::{Diagnostic, Errors};
 // What the command line writes as the file does.
 pub use value::{mac, name, port};
@@ -71,6 +73,7 @@ pub fn parse(text: &str, file: impl AsRef<Path>) -> Result<Loaded, Errors> {
         draft.services.iter().for_each(|service| service::check(service, &mut report));
         cross_checks::check(&draft.services, &mut report);
         deliver::check(&draft, &mut report);
+        lists::check(&draft, &mut report);
         draft
     });
     let warnings = report.finish()?;

@@ -32,6 +32,8 @@ pub static ROOT: Schema = Schema {
         optional("decap", "[decap] with sources = [\"192.0.2.2\"]"),
         optional("admin", "[admin] with metrics = \"127.0.0.1:9180\""),
         optional("announce", "[announce], which may be empty"),
+        optional("deny", "[[deny]] with prefixes = [\"198.51.100.0/24\"]"),
+        optional("allow", "[[allow]] with prefixes = [\"198.51.100.7\"]"),
         optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
         required("service", "[[service]] with double brackets, once for each service"),
     ],
@@ -115,6 +117,25 @@ pub static DPDK: Schema = Schema {
     ],
 };
 
+pub static DENY: Schema = Schema {
+    title: "[[deny]]",
+    keys: &[
+        optional("prefixes", "prefixes = [\"198.51.100.0/24\"]"),
+        optional("files", "files = [\"deny.txt\"]"),
+        optional("services", "services = [\"web\"]"),
+        optional("mode", "mode = \"count\""),
+    ],
+};
+
+pub static ALLOW: Schema = Schema {
+    title: "[[allow]]",
+    keys: &[
+        optional("prefixes", "prefixes = [\"198.51.100.7\"]"),
+        optional("files", "files = [\"allow.txt\"]"),
+        optional("services", "services = [\"web\"]"),
+    ],
+};
+
 pub static SERVICE: Schema = Schema {
     title: "[[service]]",
     keys: &[
@@ -162,8 +183,21 @@ pub static HEALTH: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 11] =
-    [&ROOT, &CLUSTER, &DISPATCHER, &FILTER, &DECAP, &ADMIN, &ANNOUNCE, &DPDK, &SERVICE, &SERVER, &HEALTH];
+static ALL: [&Schema; 13] = [
+    &ROOT,
+    &CLUSTER,
+    &DISPATCHER,
+    &FILTER,
+    &DECAP,
+    &ADMIN,
+    &ANNOUNCE,
+    &DENY,
+    &ALLOW,
+    &DPDK,
+    &SERVICE,
+    &SERVER,
+    &HEALTH,
+];
 
 impl Schema {
     /// The key of that name. Asking for one that the schema lacks is a bug.

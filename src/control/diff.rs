@@ -2,7 +2,7 @@
 
 use super::membership::Side;
 use crate::model::identity::continued_services;
-use crate::model::{Plan, Prefix, Server, Service};
+use crate::model::{List, ListKind, Plan, Prefix, Server, Service};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -72,6 +72,7 @@ pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
         };
         lines.push(format!("[decap] sources {} -> {}", said(&before), said(&after)));
     }
+    of_lists(&old.lists, &new.lists, &mut lines);
     if old.hash_key != new.hash_key {
         lines.push("[cluster] hash_key: another one; nearly every client gets another server".to_owned());
     }
@@ -93,8 +94,23 @@ pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     lines
 }
 
+fn of_lists(old: &[List], new: &[List], lines: &mut Vec<String>) {
+    let titles: [(&str, &[ListKind]); 2] =
+        [("[[deny]]", &[ListKind::Deny, ListKind::Count]), ("[[allow]]", &[ListKind::Allow])];
+    for (title, kinds) in titles {
+        let of =
+            |lists: &[List]| -> Vec<List> { lists.iter().filter(|list| kinds.contains(&list.kind)).cloned().collect() };
+        let (old, new) = (of(old), of(new));
+        if old != new {
+            let count = |lists: &[List]| some(lists.iter().flat_map(List::all).count(), "prefix");
+            lines.push(format!("{title}: {} -> {}", count(&old), count(&new)));
+        }
+    }
+}
+
 fn some(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+    let end = if what.ends_with('x') { "es" } else { "s" };
+    format!("{count} {what}{}", if count == 1 { "" } else { end })
 }
 
 fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {

@@ -2,6 +2,7 @@
 
 pub mod announce;
 pub mod cost;
+pub mod denials;
 pub mod diff;
 pub mod health;
 pub mod interface;

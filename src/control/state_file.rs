@@ -4,6 +4,7 @@
 //! It is written by a thread of its own, so that a disk that hangs keeps nobody waiting but an operator whose order must be
 //! remembered. A file is whole or not there. Times are of the wall clock: another boot has another monotonic one.
 
+use super::denials::Denials;
 use super::health::Known;
 use super::overrides::{Overrides, Withdrawn};
 use crate::hash::{Key, siphash};
@@ -28,6 +29,9 @@ pub struct Remembered {
     pub servers: Overrides,
     #[serde(default)]
     pub withdrawn: Withdrawn,
+    /// What operators deny.
+    #[serde(default)]
+    pub denied: Denials,
     #[serde(default)]
     pub verdicts: Vec<Known>,
     #[serde(default)]
@@ -314,6 +318,7 @@ fn from_wall_ns(at: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::denials::Denied;
     use crate::control::health::Verdict;
     use crate::control::overrides::Override;
 
@@ -337,6 +342,11 @@ mod tests {
         let history = serde_json::from_value(history).unwrap();
         Remembered {
             servers: Overrides::from([("web1".to_owned(), drained), ("web2".to_owned(), other)]),
+            denied: Denials(vec![Denied {
+                prefix: "198.51.100.0/24".parse().expect("a prefix"),
+                service: Some("web".into()),
+                until: Some(2_000_000_000),
+            }]),
             withdrawn: Withdrawn { all: false, services: ["web".to_owned()].into() },
             verdicts: vec![Known {
                 service: "web".into(),

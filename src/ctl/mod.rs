@@ -5,6 +5,7 @@
 
 mod capture;
 pub mod client;
+pub mod denied;
 pub mod rates;
 pub mod stats;
 pub mod status;
@@ -19,7 +20,7 @@ use crate::error::Failure;
 use crate::limits::{
     CAPTURE_MOST_S, CAPTURE_SNAP, CAPTURE_SNAP_DEFAULT, FIGURES_MOST, MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST,
 };
-use crate::model::Admin;
+use crate::model::{Admin, Prefix};
 use clap::{Args, Subcommand, ValueEnum};
 use client::Client;
 use serde_json::Value;
@@ -144,6 +145,36 @@ enum Verb {
         /// The server
         #[arg(value_name = "NAME")]
         server: String,
+    },
+    /// Drop the frames of these source addresses, for a while or until `undeny`
+    #[command(
+        after_help = "Examples:\n  oneip ctl deny 198.51.100.0/24 --for 10m\n  oneip ctl deny 2001:db8::7 --service web"
+    )]
+    Deny {
+        /// An address or a prefix
+        prefix: Prefix,
+        /// How long: seconds, or a number with s, m, h or d; default: until `undeny`
+        #[arg(long = "for", value_name = "TIME", value_parser = denied::time)]
+        time: Option<u64>,
+        /// Only frames to this service; default: to all
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+    },
+    /// Take a `deny` back
+    #[command(after_help = "Example:\n  oneip ctl undeny 198.51.100.0/24")]
+    Undeny {
+        /// The address or prefix, as it was denied
+        prefix: Prefix,
+        /// The service for which it was denied; default: all
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+    },
+    /// Show what `deny` has denied and for how long, and the configuration's lists
+    #[command(after_help = "Example:\n  oneip ctl denied")]
+    Denied {
+        /// Print the JSON document
+        #[arg(long)]
+        json: bool,
     },
     /// Tell routers to send no more clients here; frames that come are dispatched still
     #[command(after_help = "Examples:\n  oneip ctl withdraw\n  oneip ctl withdraw --service web")]
@@ -298,6 +329,12 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
         }
         Verb::Disable { server, force } => carry_out(&client, &Order::Disable { server, force }),
         Verb::Enable { server } => carry_out(&client, &Order::Enable { server }),
+        Verb::Deny { prefix, time, service } => carry_out(&client, &Order::Deny { prefix, service, for_s: time }),
+        Verb::Undeny { prefix, service } => carry_out(&client, &Order::Undeny { prefix, service }),
+        Verb::Denied { json } => {
+            let found = client.order(&Order::Denied)?;
+            if json { print(document(found)) } else { print(denied::text(&client::read(found)?)) }
+        }
         Verb::Withdraw { service } => carry_out(&client, &Order::Withdraw { service }),
         Verb::Announce { service } => carry_out(&client, &Order::Announce { service }),
         Verb::Ready { service } => {

@@ -2,7 +2,7 @@
 
 use crate::metrics::histogram::{Answer, Latencies};
 use crate::metrics::snapshot::WorkerReport;
-use crate::metrics::source::{Counted, Counts, SentCounts, Source};
+use crate::metrics::source::{Counted, Counts, ListedCounts, SentCounts, Source};
 use crate::xdp::dispatch::{Books, Sent, Tally};
 
 /// A core's.
@@ -32,6 +32,15 @@ impl Counted for CoreMetrics {
     fn sent(&self, destination: usize) -> SentCounts {
         let Sent { frames, bytes, flows } = self.books.sent(self.core, destination);
         SentCounts { frames, bytes, flows }
+    }
+
+    fn services(&self) -> usize {
+        self.books.services()
+    }
+
+    fn listed(&self, service: usize) -> ListedCounts {
+        let [denied, would_deny] = self.books.listed(self.core, service);
+        ListedCounts { denied, would_deny }
     }
 }
 
@@ -82,6 +91,7 @@ impl Timed {
 pub struct NetMetrics {
     /// Empty where nothing is counted.
     cores: Vec<CoreMetrics>,
+    services: usize,
     destinations: usize,
 }
 
@@ -89,12 +99,12 @@ impl NetMetrics {
     pub fn new(books: &Books) -> NetMetrics {
         let mut timed = Some(Timed::new(books.clone()));
         let cores = (0..books.cores()).map(|core| CoreMetrics::new(books.clone(), core, timed.take())).collect();
-        NetMetrics { cores, destinations: books.destinations() }
+        NetMetrics { cores, services: books.services(), destinations: books.destinations() }
     }
 
     /// Of nothing.
-    pub fn none(destinations: usize) -> NetMetrics {
-        NetMetrics { cores: Vec::new(), destinations }
+    pub fn none(services: usize, destinations: usize) -> NetMetrics {
+        NetMetrics { cores: Vec::new(), services, destinations }
     }
 }
 
@@ -122,6 +132,18 @@ impl Counted for NetMetrics {
             sum.bytes += bytes;
             sum.flows += flows;
             sum
+        })
+    }
+
+    fn services(&self) -> usize {
+        self.services
+    }
+
+    fn listed(&self, service: usize) -> ListedCounts {
+        let each = self.cores.iter().map(|core| core.listed(service));
+        each.fold(ListedCounts::default(), |sum, ListedCounts { denied, would_deny }| ListedCounts {
+            denied: sum.denied + denied,
+            would_deny: sum.would_deny + would_deny,
         })
     }
 }

@@ -95,6 +95,7 @@ impl<P: AsRef<Program>> Counting<P> {
             Ok(ServerSummary { service: service.clone(), server: server.clone(), frames, bytes, flows })
         });
         Ok(Summary {
+            services: Vec::new(),
             frames: counts.passed + counts.kept + dropped.iter().sum::<u64>(),
             forwarded: counts.kept,
             passed: counts.passed,

@@ -84,7 +84,7 @@ fn net_source(attachment: &mut Attachment, table: &Table) -> Option<Box<dyn Sour
         Ok(books) => NetMetrics::new(&books),
         Err(error) => {
             tracing::warn!("what is dispatched without workers is not counted: {error}");
-            NetMetrics::none(table.destinations())
+            NetMetrics::none(table.services(), table.destinations())
         }
     }))
 }

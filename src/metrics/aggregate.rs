@@ -7,7 +7,7 @@ use super::buckets::{DIGITS, MAX_NS};
 use super::histogram::{Answer, Latencies};
 use super::snapshot::{WorkerReport, WorkerSnapshot};
 use super::source::Source;
-use super::summary::{Percentiles, ServerSummary, Summary};
+use super::summary::{Percentiles, Places, ServerSummary, ServiceSummary, Summary};
 use crate::model::identity::continued_services;
 use crate::model::{self, Plan};
 use hdrhistogram::Histogram;
@@ -44,13 +44,6 @@ struct Service {
     interval: Option<Long>,
     /// In ended intervals.
     ended: Option<Long>,
-}
-
-/// Where each service and each destination of a layout stands among all that there ever were.
-#[derive(Default)]
-struct Places {
-    services: Vec<usize>,
-    servers: Vec<usize>,
 }
 
 struct Account {
@@ -136,6 +129,7 @@ impl Aggregator {
             if is_free {
                 self.service_at.insert(new.name.clone(), at);
                 self.services[at].name.clone_from(&new.name);
+                self.closed.services[at].service.clone_from(&new.name);
             } else if old.name != new.name {
                 self.service_at.entry(old.name.clone()).or_insert(at);
                 continue;
@@ -169,6 +163,7 @@ impl Aggregator {
         for service in &plan.services {
             let at = *self.service_at.entry(service.name.clone()).or_insert_with(|| {
                 self.services.push(Service { name: service.name.clone(), interval: None, ended: None });
+                self.closed.services.push(ServiceSummary::new(&service.name));
                 self.services.len() - 1
             });
             places.services.push(at);
@@ -210,7 +205,7 @@ impl Aggregator {
                     }
                     Answer::Last => {
                         *received += source.counts().received;
-                        self.closed.add(&**source, &places.servers);
+                        self.closed.add(&**source, places);
                         return false;
                     }
                 }
@@ -238,7 +233,7 @@ impl Aggregator {
     pub fn summary(&self) -> Summary {
         let mut summary = self.closed.clone();
         for (places, source) in self.workers.iter().flat_map(|account| &account.open) {
-            summary.add(&**source, &places.servers);
+            summary.add(&**source, places);
         }
         let mut servers: Vec<Option<ServerSummary>> = summary.servers.drain(..).map(Some).collect();
         summary.servers.extend(self.present.servers.iter().filter_map(|at| servers[*at].take()));

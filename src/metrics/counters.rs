@@ -30,22 +30,34 @@ pub struct Sent {
     pub flows: Counter,
 }
 
+/// What lists say of the frames to one service.
+#[derive(Default)]
+pub struct Listed {
+    /// Dropped as `denied`.
+    pub denied: Counter,
+    /// Dispatched, though a list that only counts has them.
+    pub would_deny: Counter,
+}
+
 pub struct Tally {
     pub received: Counter,
     pub passed: Counter,
     dropped: [Counter; Reason::COUNT],
     /// By `Table::destination`.
     sent: Box<[Sent]>,
+    /// By service.
+    listed: Box<[Listed]>,
 }
 
 impl Tally {
-    /// For the tables of a layout, by how many destinations they have.
-    pub fn new(destinations: usize) -> Tally {
+    /// For the tables of a layout, by how many services and destinations they have.
+    pub fn new(services: usize, destinations: usize) -> Tally {
         Tally {
             received: Counter::default(),
             passed: Counter::default(),
             dropped: Default::default(),
             sent: (0..destinations).map(|_| Sent::default()).collect(),
+            listed: (0..services).map(|_| Listed::default()).collect(),
         }
     }
 
@@ -57,6 +69,15 @@ impl Tally {
     #[inline(always)]
     pub fn dropped(&self, reason: Reason) -> &Counter {
         &self.dropped[reason as usize]
+    }
+
+    #[inline(always)]
+    pub fn listed(&self, service: usize) -> &Listed {
+        &self.listed[service]
+    }
+
+    pub fn services(&self) -> usize {
+        self.listed.len()
     }
 
     pub fn destinations(&self) -> usize {

@@ -22,6 +22,13 @@ pub struct SentCounts {
     pub flows: u64,
 }
 
+/// What lists say of the frames to one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListedCounts {
+    pub denied: u64,
+    pub would_deny: u64,
+}
+
 /// Counters for the services and servers of one layout. They never go back.
 pub trait Counted {
     fn counts(&self) -> Counts;
@@ -31,6 +38,12 @@ pub trait Counted {
 
     /// By `Table::destination`.
     fn sent(&self, destination: usize) -> SentCounts;
+
+    /// `Table::services`
+    fn services(&self) -> usize;
+
+    /// By service.
+    fn listed(&self, service: usize) -> ListedCounts;
 }
 
 /// Counters, and the histograms beside them.
@@ -64,6 +77,15 @@ impl Counted for Tally {
         let sent = Tally::sent(self, destination);
         SentCounts { frames: sent.frames.get(), bytes: sent.bytes.get(), flows: sent.flows.get() }
     }
+
+    fn services(&self) -> usize {
+        Tally::services(self)
+    }
+
+    fn listed(&self, service: usize) -> ListedCounts {
+        let listed = Tally::listed(self, service);
+        ListedCounts { denied: listed.denied.get(), would_deny: listed.would_deny.get() }
+    }
 }
 
 impl Counted for View {
@@ -77,6 +99,14 @@ impl Counted for View {
 
     fn sent(&self, destination: usize) -> SentCounts {
         Counted::sent(&*self.tally, destination)
+    }
+
+    fn services(&self) -> usize {
+        self.tally.services()
+    }
+
+    fn listed(&self, service: usize) -> ListedCounts {
+        Counted::listed(&*self.tally, service)
     }
 }
 

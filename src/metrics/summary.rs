@@ -1,6 +1,6 @@
 //! What a run came to: the figures of all workers together, as a table for people and as JSON.
 
-use super::source::{Counted, Counts, SentCounts};
+use super::source::{Counted, Counts, ListedCounts, SentCounts};
 use crate::model::{Plan, Service};
 use crate::verdict::Reason;
 use comfy_table::presets;
@@ -20,6 +20,8 @@ pub struct Summary {
     pub dropped: [u64; Reason::COUNT],
     /// In the order of the plan, then those that a reload removed; a server of several services once for each.
     pub servers: Vec<ServerSummary>,
+    /// Likewise.
+    pub services: Vec<ServiceSummary>,
     /// `None`: no frame had an arrival time.
     pub latency: Option<Percentiles>,
 }
@@ -38,6 +40,37 @@ impl ServerSummary {
     /// Nothing yet.
     pub fn new(service: &str, server: &str) -> ServerSummary {
         ServerSummary { service: service.to_owned(), server: server.to_owned(), frames: 0, bytes: 0, flows: 0 }
+    }
+}
+
+/// Of one service, servers apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSummary {
+    pub service: String,
+    /// Frames dropped because a list has their source.
+    pub denied: u64,
+    /// Frames dispatched, though a list that only counts has their source.
+    pub would_deny: u64,
+}
+
+impl ServiceSummary {
+    /// Nothing yet.
+    pub fn new(service: &str) -> ServiceSummary {
+        ServiceSummary { service: service.to_owned(), ..ServiceSummary::default() }
+    }
+}
+
+/// Where the services and the destinations of a layout stand in a summary.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    pub services: Vec<usize>,
+    pub servers: Vec<usize>,
+}
+
+impl Places {
+    /// Of the layout that the summary was made for.
+    pub fn of(summary: &Summary) -> Places {
+        Places { services: (0..summary.services.len()).collect(), servers: (0..summary.servers.len()).collect() }
     }
 }
 
@@ -77,17 +110,26 @@ impl Summary {
             let named = service.servers.iter().map(|server| ServerSummary::new(&service.name, &server.name));
             named.collect::<Vec<_>>()
         };
-        Summary { servers: plan.services.iter().flat_map(servers).collect(), ..Summary::default() }
+        Summary {
+            servers: plan.services.iter().flat_map(servers).collect(),
+            services: plan.services.iter().map(|service| ServiceSummary::new(&service.name)).collect(),
+            ..Summary::default()
+        }
     }
 
-    /// Adds counters. `places`: where each of their destinations stands among the servers.
-    pub fn add(&mut self, counted: &(impl Counted + ?Sized), places: &[usize]) {
-        assert_eq!(places.len(), counted.destinations(), "the names are of another layout");
+    /// Adds counters.
+    pub fn add(&mut self, counted: &(impl Counted + ?Sized), places: &Places) {
+        assert_eq!(places.servers.len(), counted.destinations(), "the names are of another layout");
+        for (service, at) in places.services.iter().enumerate() {
+            let (ListedCounts { denied, would_deny }, sum) = (counted.listed(service), &mut self.services[*at]);
+            sum.denied += denied;
+            sum.would_deny += would_deny;
+        }
         let Counts { received, passed, dropped } = counted.counts();
         self.frames += received;
         self.passed += passed;
         self.dropped.iter_mut().zip(dropped).for_each(|(sum, count)| *sum += count);
-        for (destination, at) in places.iter().enumerate() {
+        for (destination, at) in places.servers.iter().enumerate() {
             let (SentCounts { frames, bytes, flows }, server) = (counted.sent(destination), &mut self.servers[*at]);
             self.forwarded += frames;
             server.frames += frames;

@@ -22,7 +22,7 @@ pub struct View {
 
 /// Metrics for the tables of this one's layout.
 pub fn open(table: &Table) -> (WorkerMetrics, View) {
-    let tally = Arc::new(Tally::new(table.destinations()));
+    let tally = Arc::new(Tally::new(table.services(), table.destinations()));
     let (latency, harvest) = histogram::channel(table.services());
     (WorkerMetrics { tally: Arc::clone(&tally), latency }, View { tally, harvest })
 }

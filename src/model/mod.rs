@@ -1,10 +1,12 @@
 //! The checked configuration: what the data path is built from. A leaf: `control::config` makes it, everything reads it.
 
 pub mod identity;
+pub mod list;
 mod next_hop;
 mod prefix;
 pub mod prime;
 
+pub use list::{List, ListFile, ListKind};
 pub use next_hop::{Egress, NextHop};
 pub use prefix::Prefix;
 
@@ -26,6 +28,8 @@ pub struct Plan {
     pub admin: Admin,
     /// `None`: routers are told by hand.
     pub announce: Option<Announce>,
+    /// Whose frames are dropped, and whose are not.
+    pub lists: Vec<List>,
     /// In the order of the file.
     pub services: Vec<Service>,
 }

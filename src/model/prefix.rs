@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 /// The addresses whose first `length` bits are those of `address`, all of whose other bits are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Prefix {
     pub address: IpAddr,
     pub length: u8,
@@ -38,6 +40,37 @@ impl Prefix {
 
     pub fn contains(&self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4() && Prefix { address, ..*self }.first().address == self.address
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Prefix, String> {
+        let (head, length) = text.split_once('/').map_or((text, None), |(head, length)| (head, Some(length)));
+        let wanted = || "write an address or a prefix, like 198.51.100.0/24 or 2001:db8:2::/64".to_owned();
+        let whole = Prefix::host(head.parse().map_err(|_| wanted())?);
+        let Some(length) = length else { return Ok(whole) };
+        let length = length.parse().ok().filter(|length| *length <= whole.length).ok_or_else(wanted)?;
+        let prefix = Prefix { length, ..whole };
+        match prefix.first() == prefix {
+            true => Ok(prefix),
+            false => Err(format!("{text} has bits behind its prefix; write {}", prefix.first())),
+        }
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> String {
+        prefix.to_string()
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Prefix, String> {
+        text.parse()
     }
 }
 

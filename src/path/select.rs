@@ -12,11 +12,13 @@ use crate::hash;
 use crate::hash::vector::Level;
 use crate::limits::BURST;
 use crate::table::build::maglev::NOBODY;
+use crate::table::lists::Listed;
 use crate::table::{
     Address, MIGRATING, PackedMac, PackedNextHop, Place, PortService, ServiceId, Table, port_key, port_key_v4,
 };
 use crate::verdict::{Reason, Verdict};
 use crate::wire::transport;
+use arrayvec::ArrayVec;
 
 /// The decisions about one burst, and the scratch space to reach them.
 pub struct Selection {
@@ -27,9 +29,11 @@ pub struct Selection {
     begins: u64,
     /// Those whose slot is migrating: `decide` leaves them to `look_up_flows`.
     pub(super) migrating: u64,
-    plain: FastPath,
+    pub(super) plain: FastPath,
     flow_v4: Batch<{ hash::FLOW_V4 }>,
     flow_v6: Batch<{ hash::FLOW_V6 }>,
+    /// Frames that a list would drop if it did more than count, with their services.
+    pub(super) counted: ArrayVec<(usize, ServiceId), BURST>,
 }
 
 /// What was decided about one frame. 16 bytes, written once.
@@ -48,8 +52,14 @@ const PASS: u16 = u16::MAX;
 
 impl Outcome {
     #[inline(always)]
-    fn kept(code: u16) -> Outcome {
+    pub(super) fn kept(code: u16) -> Outcome {
         Outcome { next_hop: PackedNextHop::UNRESOLVED, destination: 0, service: 0, server: code }
+    }
+
+    /// Its service is who counts it.
+    #[inline(always)]
+    pub(super) fn denied(service: ServiceId) -> Outcome {
+        Outcome { service, ..Outcome::kept(Reason::Denied as u16) }
     }
 
     #[inline]
@@ -94,6 +104,7 @@ impl Selection {
             plain: FastPath::default(),
             flow_v4: Batch::default(),
             flow_v6: Batch::default(),
+            counted: ArrayVec::new(),
         }
     }
 
@@ -113,6 +124,12 @@ impl Selection {
         Bits(self.begins)
     }
 
+    /// Frames that a list would drop if it did more than count: their positions and services.
+    #[inline]
+    pub fn counted(&self) -> &[(usize, ServiceId)] {
+        &self.counted
+    }
+
     /// Whether there is something to `look_up_flows`.
     #[inline]
     pub fn is_migrating(&self) -> bool {
@@ -126,6 +143,7 @@ impl Selection {
         assert!(len <= BURST);
         self.len = len;
         self.migrating = 0;
+        self.counted.clear();
         let ports = table.ports();
         let (mut slow, mut at) = (0, 0);
         while at < len {
@@ -138,6 +156,9 @@ impl Selection {
         let v4 = self.plain.v4.judge(self.level, ports);
         let v6 = self.plain.v6.judge(self.level, ports);
         self.begins = v4.begins | v6.begins;
+        if let Some(lists) = table.lists() {
+            self.screen(lists);
+        }
         for at in Bits(slow | v4.slow | v6.slow) {
             self.classify_slow(at, bytes(at), table);
         }
@@ -148,19 +169,23 @@ impl Selection {
     #[inline(never)]
     fn classify_slow(&mut self, at: usize, frame: &[u8], table: &Table) {
         self.begins |= u64::from(classify::begins(frame)) << at;
-        if let Err(verdict) = self.sort(at, frame, table) {
-            self.outcomes[at] = verdict.into();
+        if let Err(outcome) = self.sort(at, frame, table) {
+            self.outcomes[at] = outcome;
         }
     }
 
-    /// Puts any frame into its batch. `Err`: the verdict is known already.
-    fn sort(&mut self, at: usize, frame: &[u8], table: &Table) -> Result<(), Verdict> {
+    /// Puts any frame into its batch. `Err`: the outcome is known already.
+    fn sort(&mut self, at: usize, frame: &[u8], table: &Table) -> Result<(), Outcome> {
         match classify::outer(frame) {
             Outer::V4(packet) => {
                 let address = table.address_v4(packet.destination()).ok_or(Verdict::Pass)?;
                 let flow = classify::flow_v4(&packet).map_err(Verdict::Drop)?;
                 let by_port = |protocol, port| table.ports().v4(port_key_v4(flow.cluster, port_key(protocol, port)));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
+                if let Some(lists) = table.lists() {
+                    let source = u32::from_be_bytes(packet.source());
+                    self.judge_listed(at, service, lists.listed_v4(source, service))?;
+                }
                 match input(service, flow.upper, u32::from_be_bytes(flow.client) as u128, table) {
                     Input::Source => self.plain.v4.batch.push(at, service, hash::source_v4(flow.client)),
                     Input::Flow(ports, protocol) => {
@@ -179,6 +204,10 @@ impl Selection {
                 let by_port =
                     |protocol, port| table.ports().v6(u128::from_le_bytes(flow.cluster), port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
+                if let Some(lists) = table.lists() {
+                    let source = u128::from_be_bytes(packet.source());
+                    self.judge_listed(at, service, lists.listed_v6(source, service))?;
+                }
                 match input(service, flow.upper, u128::from_be_bytes(flow.client), table) {
                     Input::Source => self.plain.v6.batch.push(at, service, hash::source_v6(flow.client)),
                     Input::Flow(ports, protocol) => {
@@ -191,8 +220,17 @@ impl Selection {
                     }
                 }
             }
-            Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed)),
-            Outer::Other => return Err(Verdict::Pass),
+            Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed).into()),
+            Outer::Other => return Err(Verdict::Pass.into()),
+        }
+        Ok(())
+    }
+
+    fn judge_listed(&mut self, at: usize, service: ServiceId, listed: Listed) -> Result<(), Outcome> {
+        match listed {
+            Listed::No => {}
+            Listed::Counted => self.counted.push((at, service)),
+            Listed::Denied => return Err(Outcome::denied(service)),
         }
         Ok(())
     }

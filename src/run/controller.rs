@@ -4,9 +4,10 @@
 use super::announcing::Announcing;
 use super::capture::Capturing;
 use super::guard::Guard;
+use super::list_files::ListFiles;
 use super::reload::{Reloads, Request};
 use crate::admin::finding::Finding;
-use crate::admin::order::{Answer, Capture, Order, Trace, TracedFrame};
+use crate::admin::order::{Answer, Capture, Denied, Order, Trace, TracedFrame};
 use crate::admin::status::{State, Status};
 use crate::admin::{Asked, Overview, Seen};
 use crate::control::interface::{InterfaceError, InterfaceWatch};
@@ -121,6 +122,7 @@ struct Tasks {
     watching: Option<Watching>,
     capturing: Option<(Capturing, Instant)>,
     reloads: Reloads,
+    lists: ListFiles,
 }
 
 /// An operator watches the frames of a client.
@@ -142,6 +144,7 @@ impl ControlPlane {
         let ended = runtime.block_on(async {
             let mut was_up = controller.watch.as_ref().is_none_or(InterfaceWatch::is_up);
             let mut tasks = Tasks::default();
+            tasks.lists.watch(membership.plan());
             controller.show(membership);
             controller.supervisor.ready();
             let mut look = Instant::now() + OVERVIEW_EVERY;
@@ -150,6 +153,7 @@ impl ControlPlane {
                 controller.announce(membership).await;
                 let watched = tasks.watching.as_ref().map(|watching| watching.end);
                 let captured = tasks.capturing.as_ref().map(|(_, look)| *look);
+                let denied = membership.denied_due();
                 let (due, feeding) = (controller.engine.due(), controller.supervisor.due());
                 tokio::select! {
                     command = signals.any() => match command {
@@ -162,7 +166,22 @@ impl ControlPlane {
                         Command::Reload => controller.begin_reload(membership, Request::BY_SIGNAL, &mut tasks.reloads),
                     },
                     () = tokio::time::sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return Ok(Ended::Stopped),
-                    made = tasks.reloads.made() => controller.end_reload(membership, made, &mut tasks.reloads).await,
+                    made = tasks.reloads.made() => {
+                        controller.end_reload(membership, made, &mut tasks.reloads).await;
+                        tasks.lists.watch(membership.plan());
+                    }
+                    (path, content) = tasks.lists.changed() => {
+                        let outcome = content.and_then(|prefixes| membership.set_list_file(&path, &prefixes));
+                        if let Ok(Some(_)) = &outcome {
+                            controller.engine.publish(membership, Update::Table);
+                        }
+                        tasks.lists.tell(&path, outcome);
+                    }
+                    () = tokio::time::sleep(denied.unwrap_or_default()), if denied.is_some() => {
+                        if let Some(update) = membership.expire_denied() {
+                            controller.engine.publish(membership, update);
+                        }
+                    }
                     event = membership.next() => {
                         if let Some(update) = membership.take(event?).await {
                             controller.engine.publish(membership, update);
@@ -247,6 +266,16 @@ impl Controller<'_> {
             }
             Order::Withdraw { service } => return self.set_withdrawn(membership, service.as_deref(), true, to).await,
             Order::Announce { service } => return self.set_withdrawn(membership, service.as_deref(), false, to).await,
+            Order::Deny { prefix, service, for_s } => {
+                return self.change_denied(membership.deny(prefix, service.as_deref(), for_s), membership, to);
+            }
+            Order::Undeny { prefix, service } => {
+                return self.change_denied(membership.undeny(prefix, service.as_deref()), membership, to);
+            }
+            Order::Denied => {
+                let lists = tasks.lists.shown(membership.plan());
+                return drop(to.send(Answer::Denied(Denied { denied: membership.denied(), lists })));
+            }
             Order::Drain { server, timeout_s, force } => (server, Set::Drain(timeout_s), force),
             Order::Undrain { server } => (server, Set::Undrain, false),
             Order::Weight { server, weight, force } => (server, Set::Weight(weight), force),
@@ -260,6 +289,16 @@ impl Controller<'_> {
         update.into_iter().for_each(|update| self.engine.publish(membership, update));
         // Whoever hears of it and looks sees it.
         self.show(membership);
+        let _ = to.send(answer);
+    }
+
+    fn change_denied(
+        &mut self,
+        (answer, update): (Answer, Option<Update>),
+        membership: &mut Membership,
+        to: oneshot::Sender<Answer>,
+    ) {
+        update.into_iter().for_each(|update| self.engine.publish(membership, update));
         let _ = to.send(answer);
     }
 

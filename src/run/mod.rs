@@ -11,6 +11,7 @@ mod controller;
 pub mod decap;
 pub mod filter;
 pub mod guard;
+mod list_files;
 pub mod on_server;
 mod reload;
 

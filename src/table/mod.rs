@@ -9,6 +9,7 @@ pub mod build;
 pub mod census;
 pub mod flow_table;
 pub mod index;
+pub mod lists;
 mod next_hop;
 pub mod publish;
 pub mod trace;
@@ -20,6 +21,7 @@ use build::maglev::NOBODY;
 use build::migration::Kept;
 use census::Census;
 use index::{Index, NONE, View};
+use lists::Lists;
 pub use next_hop::PackedNextHop;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -61,6 +63,8 @@ pub struct Table {
     /// The servers' MACs, and (MAC, address) of those that must never send to that cluster address.
     own: Index<u64>,
     loops: Index<(u64, u32)>,
+    /// Whose frames are denied; `None`: nobody's.
+    lists: Option<Arc<Lists>>,
     /// Whose frames an operator watches.
     pub watch: Option<Arc<Watch>>,
     /// Where workers note of which servers they remember flows, while that must be known.
@@ -494,6 +498,12 @@ impl Table {
     /// One that no packet has had for a long time (RFC 6864, section 4.2). Workers share them: few packets need one.
     pub fn next_identification(&self) -> u32 {
         self.identifications.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whose frames are denied.
+    #[inline(always)]
+    pub fn lists(&self) -> Option<&Lists> {
+        self.lists.as_deref()
     }
 
     /// The interfaces by which frames leave besides the one that they come in on; the first has the number 1.

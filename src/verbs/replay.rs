@@ -4,7 +4,7 @@ use super::script::{Change, Script};
 use crate::error::Failure;
 use crate::limits::DEFAULT_FLOWS;
 use crate::metrics::counters::Tally;
-use crate::metrics::summary::Summary;
+use crate::metrics::summary::{Places, Summary};
 use crate::metrics::worker::{self, WorkerMetrics};
 use crate::model::{NextHop, Plan};
 use crate::port::pcap::{Output, Pcap};
@@ -76,7 +76,7 @@ pub fn run(
         }
     }
     let mut summary = Summary::new(plan);
-    let places: Vec<usize> = (0..summary.servers.len()).collect();
+    let places = Places::of(&summary);
     summary.add(&*worker.tally, &places);
     let port = worker.worker.into_port();
     let cut = port.cut_frames();

@@ -45,13 +45,13 @@ pub enum Action {
     Pass,
     /// To the ring of its queue.
     Redirect,
-    /// Would be redirected, but its queue has no ring; or dropped by the net, for a reason that is counted.
+    /// Would be redirected, but its queue has no ring; or dropped, for a reason that is counted.
     Drop,
     /// By the net: out again.
     Send,
 }
 
-/// Frames since the program was loaded. `seen == passed + redirected + no_socket + by_net` whenever no frame is on its way.
+/// Frames since the program was loaded. `seen == passed + redirected + no_socket + by_net + denied` whenever no frame is on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SteerCounts {
     pub seen: u64,
@@ -63,6 +63,8 @@ pub struct SteerCounts {
     pub no_socket: u64,
     /// Dispatched by the program, because the queue's worker was gone or did not turn.
     pub by_net: u64,
+    /// Dropped, because a list has their source.
+    pub denied: u64,
     /// Redirected or dropped without an arrival time, because the driver keeps no metadata.
     pub unstamped: u64,
 }
@@ -70,7 +72,7 @@ pub struct SteerCounts {
 /// Reads the counts, from any thread, and after the program was detached too.
 #[derive(Clone)]
 pub struct SteerCounters {
-    map: Arc<PerCpuArray<MapData, [u64; 6]>>,
+    map: Arc<PerCpuArray<MapData, [u64; 7]>>,
 }
 
 impl SteerCounters {
@@ -79,14 +81,14 @@ impl SteerCounters {
     /// The kernel has no memory for the answer.
     pub fn read(&self) -> Result<SteerCounts, XdpError> {
         let cores = self.map.get(&0, 0).map_err(failed(COUNTERS))?;
-        let mut sum = [0; 6];
+        let mut sum = [0; 7];
         for core in cores.iter() {
             for (total, part) in sum.iter_mut().zip(core) {
                 *total += part;
             }
         }
-        let [seen, passed, redirected, no_socket, unstamped, by_net] = sum;
-        Ok(SteerCounts { seen, passed, redirected, no_socket, unstamped, by_net })
+        let [seen, passed, redirected, no_socket, unstamped, by_net, denied] = sum;
+        Ok(SteerCounts { seen, passed, redirected, no_socket, unstamped, by_net, denied })
     }
 }
 

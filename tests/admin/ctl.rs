@@ -6,7 +6,7 @@ use oneip::admin;
 use oneip::admin::order::{Order, Point};
 use oneip::admin::status::Status;
 use oneip::ctl::client::{Client, Error, read};
-use oneip::model::Admin;
+use oneip::model::{Admin, Prefix};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
@@ -70,6 +70,14 @@ fn orders_are_what_was_typed() {
         done(&fake, &format!("announce{option}"));
         assert_eq!(fake.orders().last(), Some(&Order::Announce { service }));
     }
+    let prefix: Prefix = "198.51.100.0/24".parse().unwrap();
+    done(&fake, "deny 198.51.100.0/24 --for 10m --service web");
+    let order = Order::Deny { prefix, service: Some("web".into()), for_s: Some(600) };
+    assert_eq!(fake.orders().last(), Some(&order));
+    done(&fake, "undeny 198.51.100.0/24");
+    assert_eq!(fake.orders().last(), Some(&Order::Undeny { prefix, service: None }));
+    assert_eq!(done(&fake, "denied"), "nothing is denied by ctl\n");
+    assert_eq!(done(&fake, "denied --json"), "{\"denied\":[],\"lists\":[]}\n");
     assert_eq!(done(&fake, "ready --service web"), "ready\n");
     let refused = "error: service dns is not ready: withdrawn by oneip ctl withdraw\n";
     assert_eq!(failed(&fake.socket, "ready"), refused);

@@ -2,7 +2,7 @@
 
 use crate::sample;
 use crossbeam::channel::{RecvTimeoutError, Sender};
-use oneip::admin::order::{Answer, Order};
+use oneip::admin::order::{Answer, Denied, Order};
 use oneip::admin::status::Status;
 use oneip::admin::{self, Overview, Seen, Server, Watched};
 use oneip::metrics::latest::Latest;
@@ -71,6 +71,8 @@ fn done(order: &Order) -> Option<Answer> {
         Order::Withdraw { service } | Order::Announce { service } => {
             Answer::Done { changes: vec![format!("{service:?}: {order:?}")] }
         }
+        Order::Denied => Answer::Denied(Denied { denied: Vec::new(), lists: Vec::new() }),
+        Order::Deny { .. } | Order::Undeny { .. } => Answer::Done { changes: vec![format!("{order:?}")] },
         Order::Drain { server, .. }
         | Order::Undrain { server }
         | Order::Weight { server, .. }

@@ -7,7 +7,7 @@ use oneip::admin::status::{
 };
 use oneip::metrics::buckets::{DIGITS, MAX_NS};
 use oneip::metrics::snapshot::{FlowTableReport, Snapshot, WorkerReport, WorkerSnapshot};
-use oneip::metrics::summary::{ServerSummary, Summary};
+use oneip::metrics::summary::{ServerSummary, ServiceSummary, Summary};
 use oneip::port::Ledger;
 use oneip::port::pcap::{Blocks, Packet};
 use oneip::verdict::Reason;
@@ -139,6 +139,9 @@ pub fn figures() -> Snapshot {
             passed: 105,
             dropped,
             servers: servers.into(),
+            services: [("web", 9, 2), ("dns", 0, 0)]
+                .map(|(service, denied, would_deny)| ServiceSummary { service: service.to_owned(), denied, would_deny })
+                .into(),
             latency: None,
         },
         workers: vec![worker(4000), worker(2062)],

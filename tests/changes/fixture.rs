@@ -100,6 +100,7 @@ impl Fixture {
             decap: Decap::default(),
             admin: Admin::default(),
             announce: None,
+            lists: Vec::new(),
             services: vec![service],
         };
         let mut cluster = Cluster::new(&plan);

@@ -146,7 +146,7 @@ impl Twin {
         if let Some(wrong) = wrong {
             return Fate::Dropped(wrong);
         }
-        match (Packet { bytes: inner, destination }).facts() {
+        match (Packet { bytes: inner, source: destination, destination }).facts() {
             Err(Refusal::Malformed) => return Fate::Dropped(Reason::Malformed),
             Err(Refusal::Ttl) => return Fate::Dropped(Reason::Ttl),
             Ok(_) => {}
@@ -204,7 +204,7 @@ impl Twin {
         }
         // Which service has it is told by the model; it knows ports, fragments and ICMP.
         use super::model::packet::Topic;
-        let facts = (Packet { bytes: &bytes, destination: service.address }).facts().ok()?;
+        let facts = (Packet { bytes: &bytes, source: service.address, destination: service.address }).facts().ok()?;
         let is_ours = match facts.topic {
             Topic::Ports { protocol, destination, .. } => {
                 service.ports.iter().any(|port| (port.transport.protocol(), port.number) == (protocol, destination))

@@ -65,6 +65,12 @@ fn judged_alike(plan: &Plan, down: &[String], own: [u8; 6], frames: &[Vec<u8>], 
         }
         assert_eq!(sum(&books).0, expected, "{}", what());
     }
+    for service in 0..plan.services.len() {
+        let of = bench.tally.listed(service);
+        let by_core = (0..books.cores()).map(|core| books.listed(core, service));
+        let listed = by_core.fold([0; 2], |sum, of_core| [sum[0] + of_core[0], sum[1] + of_core[1]]);
+        assert_eq!(listed, [of.denied.get(), of.would_deny.get()], "service {service}");
+    }
     let (tally, sent) = sum(&books);
     assert_eq!(tally.received(), frames.len() as u64);
     assert_eq!(tally.passed - (frames.len() - ours.len()) as u64, bench.tally.passed.get() - before);
@@ -88,6 +94,8 @@ fn plans(golden: &Golden) -> Vec<Plan> {
     for selection in [Selection::Maglev, Selection::Modulo] {
         plans.extend([HashInput::Source, HashInput::Flow].map(|hash| golden.plan_with(selection, hash)));
     }
+    plans.push(golden.with_lists(golden.plan.clone()));
+    plans.push(golden.with_lists(golden.plan_with(Selection::Maglev, HashInput::Source)));
     plans
 }
 

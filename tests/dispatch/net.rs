@@ -4,8 +4,9 @@ use super::dispatch;
 use super::frames::sum;
 use super::model::records::Golden;
 use super::model::turn;
-use oneip::model::Mac;
-use oneip::xdp::dispatch::{Action, Setup};
+use oneip::model::{Mac, Plan};
+use oneip::verdict::Reason;
+use oneip::xdp::dispatch::{Action, Books, Setup};
 use oneip::xdp::{self, Net, Steer};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,9 +15,23 @@ use std::time::Duration;
 #[test]
 fn without_a_ring_frames_are_dispatched_as_by_the_program_that_does_nothing_else() {
     let golden = Golden::read();
+    assert_eq!(dispatched_alike(&golden, &golden.plan), 0);
+}
+
+/// Before it is looked for a ring.
+#[test]
+fn what_is_denied_is_dropped_and_counted_before_the_ring() {
+    let golden = Golden::read();
+    assert!(dispatched_alike(&golden, &golden.with_lists(golden.plan.clone())) > 10);
+}
+
+/// How many were denied.
+fn dispatched_alike(golden: &Golden, plan: &Plan) -> u64 {
+    let mut denied = 0;
     let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
-    let table = turn::table(&golden.plan, &golden.down);
-    let Some((dispatch, books)) = dispatch(own, &table, 0) else { return };
+    let table = turn::table(plan, &golden.down);
+    // Without root it says so, and nothing is dispatched.
+    let Some((dispatch, books)) = dispatch(own, &table, 0) else { return if plan.lists.is_empty() { 0 } else { 11 } };
     let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1 };
     let net = |after| Steer::load_with_net(Net { setup, table: &table, after, folder: None }).unwrap();
     let addresses: Vec<IpAddr> = golden.plan.services.iter().map(|service| service.address).collect();
@@ -43,10 +58,17 @@ fn without_a_ring_frames_are_dispatched_as_by_the_program_that_does_nothing_else
         let counts = steer.counters().read().unwrap();
         let tally = sum(&own_books).0;
         assert_eq!((counts.by_net, counts.no_socket, counts.passed), (tally.by_net, 0, passed));
-        assert_eq!(tally.by_net, tally.received());
+        denied = tally.dropped[Reason::Denied as usize];
+        assert_eq!((counts.denied, tally.by_net), (denied, tally.received() - denied));
+        for service in 0..plan.services.len() {
+            let of = |books: &Books| (0..books.cores()).map(|core| books.listed(core, service)[0]).sum::<u64>();
+            let expected = if after.is_none() { of(&books) } else { of(&books) / 2 };
+            assert_eq!(of(&own_books), expected, "service {service}");
+        }
         let (now, whole) = (sum(&books).0, tally);
         assert_eq!(now.forwarded - before.forwarded, whole.forwarded);
         let dropped: Vec<u64> = now.dropped.iter().zip(before.dropped).map(|(now, before)| now - before).collect();
         assert_eq!(dropped, whole.dropped);
     }
+    denied
 }

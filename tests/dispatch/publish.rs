@@ -5,7 +5,7 @@ use super::frames::sum;
 use super::model::plans::{One, mac, query};
 use super::model::turn::cluster;
 use oneip::limits::MAX_SERVICES;
-use oneip::model::{Egress, Mac, NextHop, Plan, Port, Service, Transport};
+use oneip::model::{Egress, List, ListKind, Mac, NextHop, Plan, Port, Prefix, Service, Transport};
 use oneip::table::build::Cluster;
 use oneip::verdict::Reason;
 use oneip::xdp::dispatch::{Action, Dispatch, PublishError, Setup};
@@ -72,6 +72,44 @@ fn no_frame_is_decided_by_two_tables() {
         stop.store(true, Ordering::Relaxed);
     });
     assert!(asked.into_inner() > 1000, "it was asked all the time");
+}
+
+/// Lists of many prefixes take each other's place, in which some clients are always denied and others never.
+#[test]
+fn no_frame_is_decided_by_half_a_list() {
+    let mut plan = One::weights(&[1, 1], 1009).both();
+    let list = |seed: u32| {
+        let others = (0..20_000u32).map(|at| (at * 2 + seed) << 8 | 0x0a00_0000);
+        // Every second client.
+        let clients = (0..200).step_by(2).map(|at| 0xc633_6400 + at);
+        let prefixes = others.chain(clients).map(|bits| Prefix::host(IpAddr::V4(Ipv4Addr::from_bits(bits)))).collect();
+        vec![List { kind: ListKind::Deny, services: Vec::new(), prefixes, files: Vec::new() }]
+    };
+    plan.lists = list(0);
+    let mut cluster = Cluster::new(&plan);
+    let tables = [cluster.compile(), {
+        cluster.set_lists(&list(1), Vec::new().into()).unwrap();
+        cluster.compile()
+    }];
+    let Some((mut dispatch, _)) = dispatch(OWN, &tables[0], 0) else { return };
+    let clients = clients(200);
+    let (judge, published) = dispatch.split();
+    let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for (at, frame) in clients.iter().enumerate() {
+                    assert_eq!(judge.judge(frame).unwrap().0 == Action::Drop, at % 2 == 0, "client {at}");
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        for round in 0..30 {
+            published.publish(&tables[round % 2]).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(asked.into_inner() > 200, "it was asked all the time");
 }
 
 /// The same services and servers, again and again: only what is new is written, and what is old is free again.

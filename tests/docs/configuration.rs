@@ -20,6 +20,12 @@ interface = "eth1"
 [decap]
 [admin]
 [announce]
+[[deny]]
+prefixes = ["198.51.100.0/24"]
+files = ["deny.txt"]
+[[allow]]
+prefixes = ["198.51.100.7"]
+files = ["allow.txt"]
 [dpdk]
 port = "0000:03:00.0"
 [[service]]
@@ -80,6 +86,9 @@ impl Bench {
     pub fn new() -> Bench {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("hash.key"), "5b2f9d0c71e84a6d93f05ce2187ab46d\n").expect("written");
+        for list in ["deny.txt", "allow.txt"] {
+            fs::write(folder.path().join(list), "192.0.2.77\n").expect("written");
+        }
         Bench { folder }
     }
 
@@ -139,7 +148,11 @@ fn the_page_has_each_key_of_the_schema_and_no_other() {
     let (files, roots): (Vec<String>, Vec<String>) = bench.known(None).into_iter().partition(|key| key == "include");
     assert!(!files.is_empty() && read("docs/configuration.md").contains("\ninclude = "));
     for root in roots {
-        sections.push(if root == "service" { "[[service]]".to_owned() } else { format!("[{root}]") });
+        sections.push(if ["service", "deny", "allow"].contains(&root.as_str()) {
+            format!("[[{root}]]")
+        } else {
+            format!("[{root}]")
+        });
     }
     sections.extend(["[[service.server]]", "[service.health]"].map(String::from));
     let names: Vec<&String> = documented.keys().collect();

@@ -9,6 +9,7 @@ const SCTP: u8 = 132;
 /// The IP packet of a frame, not judged yet.
 pub struct Packet<'a> {
     pub bytes: &'a [u8],
+    pub source: IpAddr,
     pub destination: IpAddr,
 }
 
@@ -69,14 +70,13 @@ pub fn ip(frame: &[u8]) -> Option<Result<Packet<'_>, Refusal>> {
     }
     let ethertype = word(frame, at)?;
     let bytes = &frame[at + 2..];
-    let (destination, header) = match ethertype {
-        0x0800 => (v4_at(bytes, 16), 20),
-        0x86dd => (v6_at(bytes, 24), 40),
+    let (source, destination, header) = match ethertype {
+        0x0800 => (v4_at(bytes, 12), v4_at(bytes, 16), 20),
+        0x86dd => (v6_at(bytes, 8), v6_at(bytes, 24), 40),
         _ => return None,
     };
-    Some(
-        destination.filter(|_| bytes.len() >= header).ok_or(Malformed).map(|destination| Packet { bytes, destination }),
-    )
+    let ends = source.zip(destination).filter(|_| bytes.len() >= header).ok_or(Malformed);
+    Some(ends.map(|(source, destination)| Packet { bytes, source, destination }))
 }
 
 impl Packet<'_> {

@@ -67,7 +67,16 @@ impl One {
         };
         let (admin, services) = (Admin::default(), addresses.iter().map(service).collect());
         let hash_key = HashKey(self.key);
-        Plan { hash_key, dispatcher: None, filter: None, decap: Decap::default(), admin, announce: None, services }
+        Plan {
+            hash_key,
+            dispatcher: None,
+            filter: None,
+            decap: Decap::default(),
+            admin,
+            announce: None,
+            lists: Vec::new(),
+            services,
+        }
     }
 }
 

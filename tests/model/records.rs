@@ -1,7 +1,7 @@
 //! tests/data/golden.toml
 
 use oneip::config;
-use oneip::model::{Deliver, Dispatcher, Engine, HashInput, Mac, PINS, Plan, Selection};
+use oneip::model::{Deliver, Dispatcher, Engine, HashInput, List, ListKind, Mac, PINS, Plan, Prefix, Selection};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -62,6 +62,33 @@ impl Golden {
             service.selection = selection;
             service.hash = hash;
         }
+        plan
+    }
+
+    /// The same services, with lists for all of them and for some, whose prefixes lie in each other.
+    pub fn with_lists(&self, mut plan: Plan) -> Plan {
+        let prefix = |text: &str| {
+            let (address, length) = text.split_once('/').expect("a prefix");
+            Prefix { address: address.parse().expect("an address"), length: length.parse().expect("a length") }
+        };
+        let some: Vec<String> = plan.services.iter().step_by(2).map(|service| service.name.clone()).collect();
+        let list = |kind, services: &[String], prefixes: &[&str]| List {
+            kind,
+            services: services.to_vec(),
+            prefixes: prefixes.iter().map(|text| prefix(text)).collect(),
+            files: Vec::new(),
+        };
+        plan.lists = vec![
+            list(ListKind::Deny, &[], &["198.51.100.2/31", "198.51.100.12/32", "2001:db8:c::4/126", "::/1"]),
+            list(ListKind::Deny, &some, &["198.51.0.0/16", "2001:db8::/32", "203.0.113.0/24"]),
+            list(ListKind::Count, &[], &["198.51.100.8/29", "2000::/3", "0.0.0.0/0"]),
+            list(
+                ListKind::Allow,
+                &[],
+                &["198.51.100.4/30", "198.51.100.3/32", "2001:db8:c::/127", "2001:db8:c::8/125"],
+            ),
+            list(ListKind::Allow, &some[..1], &["198.51.100.0/24"]),
+        ];
         plan
     }
 

@@ -3,7 +3,7 @@
 use super::deliver::{Leaving, Sent, leave};
 use super::owners::{populate, scaled, siphash};
 use super::packet::{self, Facts, Refusal, Topic};
-use oneip::model::{HashInput, Mac, Plan, Selection, Service};
+use oneip::model::{HashInput, List, ListKind, Mac, Plan, Selection, Service};
 use oneip::table::build::Cluster;
 use oneip::verdict::{Reason, Verdict};
 use std::net::IpAddr;
@@ -71,6 +71,10 @@ impl Model {
         let Some(service) = self.service(packet.destination, facts.topic) else {
             return Err(Verdict::Drop(Reason::NoService));
         };
+        if self.longest(service, packet.source, ListKind::Deny) > self.longest(service, packet.source, ListKind::Allow)
+        {
+            return Err(Verdict::Drop(Reason::Denied));
+        }
         let Some(server) = self.server(service, packet.destination, facts) else {
             return Err(Verdict::Drop(Reason::NoServer));
         };
@@ -78,6 +82,29 @@ impl Model {
             None => Err(Verdict::Drop(Reason::Unresolved)),
             Some(_) => Ok((service as u16, server as u16)),
         }
+    }
+
+    /// Whether a list that only counts has the source of a frame that comes to a service.
+    pub fn would_deny(&self, frame: &[u8]) -> bool {
+        let Some(Ok(packet)) = packet::ip(frame) else { return false };
+        let Ok(facts) = packet.facts() else { return false };
+        let service = self.service(packet.destination, facts.topic).filter(|_| {
+            let verdict = self.verdict(frame);
+            let before = [Reason::Loop, Reason::NoService, Reason::Denied];
+            verdict != Verdict::Pass && before.iter().all(|reason| verdict != Verdict::Drop(*reason))
+        });
+        service.is_some_and(|service| {
+            let longest = |kind| self.longest(service, packet.source, kind);
+            longest(ListKind::Count) > longest(ListKind::Allow)
+        })
+    }
+
+    /// The length of the longest prefix of that kind of list that has an address.
+    fn longest(&self, service: usize, source: IpAddr, kind: ListKind) -> Option<u8> {
+        let name = &self.plan.services[service].name;
+        let has = |list: &&List| list.kind == kind && (list.services.is_empty() || list.services.contains(name));
+        let prefixes = self.plan.lists.iter().filter(has).flat_map(List::all);
+        prefixes.filter(|prefix| prefix.contains(source)).map(|prefix| prefix.length).max()
     }
 
     fn service(&self, address: IpAddr, topic: Topic) -> Option<usize> {

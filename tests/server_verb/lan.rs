@@ -51,6 +51,7 @@ impl Lan {
             decap: Decap::default(),
             admin: Admin::default(),
             announce: None,
+            lists: Vec::new(),
             services,
         };
         let lan = Lan { plan, server: format!("oneip-server-{id}"), router: format!("oneip-router-{id}") };

@@ -59,6 +59,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
+        lists: Vec::new(),
         services: services.collect(),
     }
 }

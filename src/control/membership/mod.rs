@@ -4,6 +4,7 @@
 //! Here is who is followed and what becomes of what they tell; `state` judges a server, `orders` carries out what an
 //! operator asks for, `reload` goes over to another configuration, `report` says how everything is.
 
+mod denied;
 mod orders;
 pub mod peers;
 mod reload;
@@ -16,6 +17,7 @@ use peers::{Hearsay, Hearsays};
 pub use reload::{Base, Prepared, Refusal, Reloaded};
 
 use self::report::Shown;
+use super::denials::Denials;
 use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, Routes, What as Whereabouts};
 use super::overrides::{Overrides, Withdrawn};
@@ -116,6 +118,8 @@ pub struct Membership {
     /// What the operator set.
     overrides: Overrides,
     withdrawn: Withdrawn,
+    /// What operators deny.
+    denials: Denials,
     /// Writes the state file. `None`: nothing is remembered.
     file: Option<StateWriter>,
     /// `None`: no server is behind a router, or those have a MAC in the configuration.
@@ -199,6 +203,7 @@ impl Membership {
             down: down.to_vec(),
             overrides,
             withdrawn: remembered.withdrawn.clone(),
+            denials: remembered.denied.clone(),
             file,
             routes: None,
             neighbours: None,
@@ -217,6 +222,8 @@ impl Membership {
             membership.cluster.set_tunnel_end(end);
         }
         membership.tell_overrides();
+        membership.denials.expire();
+        membership.relist();
         let opened = membership.start(&remembered, age).await;
         if let Err(error) = opened {
             // What stands in the file is for the next start.

@@ -188,6 +188,7 @@ impl Membership {
         self.take_over(plan, renewal).await?;
         self.configured = Arc::new(configured);
         self.rename(&before, &continued, proposal.overrides);
+        self.relist();
         let drain = |service: &str| {
             let known = self.plan.services.iter().find(|known| known.name == service);
             known.map_or(0, |known| known.drain.as_nanos() as u64)
@@ -241,6 +242,7 @@ impl Membership {
         rename_keys(&mut self.states, &names);
         rename_keys(&mut self.standing_in, &names);
         rename_keys(&mut self.starting, &services);
+        self.denials.rename(&services);
         let mut joining = self.joining.drain().map(|name| (name, ())).collect();
         rename_keys(&mut joining, &names);
         self.joining = joining.into_keys().collect();

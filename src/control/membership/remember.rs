@@ -74,6 +74,7 @@ impl Membership {
         Remembered {
             servers,
             withdrawn: self.withdrawn.clone(),
+            denied: self.denials.clone(),
             verdicts: self.health.as_ref().map(|health| health.known()).unwrap_or_default(),
             leaving: leaving.collect(),
             changes: changes.collect(),
@@ -90,6 +91,9 @@ impl Membership {
             false => {
                 tracing::info!("service {}: withdrawn by the operator, as before the restart", services.join(", "))
             }
+        }
+        if !self.denials.0.is_empty() {
+            tracing::info!("{} prefixes are denied by the operator, as before the restart", self.denials.0.len());
         }
         for (name, set) in &self.overrides {
             let known =

@@ -107,6 +107,7 @@ fn advice(reason: Reason) -> (&'static str, Option<&'static str>) {
         Reason::Untrusted => {
             ("if it is a dispatcher, add it to `sources` in [decap]; if not, somebody tries to get in", None)
         }
+        Reason::Denied => ("see which lists have them: oneip ctl denied", None),
         Reason::OtherServer => ("as it should be", None),
     }
 }

@@ -16,9 +16,11 @@ use super::{
 };
 use crate::hash::Key;
 use crate::model::identity::{Identity, continued};
-use crate::model::{Egress, HashInput, Mac, NextHop, Plan, Selection, Service};
+use crate::model::list::TooManyGroups;
+use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Selection, Service};
 use crate::table::census::Census;
 use crate::table::index::Index;
+use crate::table::lists::Lists;
 use crate::table::trace::Watch;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -40,6 +42,9 @@ pub struct Cluster {
     rankings: Arc<Rankings>,
     idents: Idents,
     watch: Option<Arc<Watch>>,
+    /// What operators deny beside the plan's lists, and what all come to.
+    denied: Arc<[List]>,
+    lists: Option<Arc<Lists>>,
     egresses: Arc<[Egress]>,
     tunnel_end: TunnelEnd,
     identifications: Arc<AtomicU32>,
@@ -83,7 +88,7 @@ impl Cluster {
         let services = services
             .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut idents))
             .collect();
-        Cluster {
+        let mut cluster = Cluster {
             key,
             generation: 0,
             layout: 0,
@@ -92,12 +97,31 @@ impl Cluster {
             rankings: Arc::new(rankings),
             idents,
             watch: None,
+            denied: Arc::default(),
+            lists: None,
             egresses: Arc::new([]),
             tunnel_end: tunnel_end(plan),
             identifications: Arc::default(),
             workers: 1,
             census: Arc::new(Census::new(1, plan.services.iter().map(|service| service.servers.len()).sum())),
-        }
+        };
+        cluster.set_lists(&plan.lists, Arc::default()).expect("a plan has few groups of services");
+        cluster
+    }
+
+    /// Has sources denied by the plan's lists and by what operators deny, from the next table on.
+    ///
+    /// # Errors
+    /// See `TooManyGroups`; those that there were stay.
+    pub fn set_lists(&mut self, listed: &[List], denied: Arc<[List]>) -> Result<(), TooManyGroups> {
+        self.lists = self.compile_lists(listed, &denied)?;
+        self.denied = denied;
+        Ok(())
+    }
+
+    fn compile_lists(&self, listed: &[List], denied: &[List]) -> Result<Option<Arc<Lists>>, TooManyGroups> {
+        let names: Vec<&str> = self.services.iter().map(|service| service.identity.name.as_str()).collect();
+        Ok(Lists::new(&[listed, denied].concat(), &names)?.map(Arc::new))
     }
 
     /// How many workers remember flows; 1 until then.
@@ -178,7 +202,11 @@ impl Cluster {
         (self.key, self.directory, self.rankings) = (key, Arc::new(directory), Arc::new(rankings));
         self.idents = idents;
         self.layout += 1;
-        self.renew_census();
+        if self.set_lists(&plan.lists, Arc::clone(&self.denied)).is_err() {
+            // What is denied for all services makes no groups.
+            let for_all = self.denied.iter().filter(|list| list.services.is_empty()).cloned().collect();
+            self.set_lists(&plan.lists, for_all).expect("a plan has few groups of services");
+        }
         self.renew_census();
     }
 
@@ -413,6 +441,7 @@ impl Cluster {
             horizon,
             own: Index::new(own),
             loops: Index::new(loops),
+            lists: self.lists.clone(),
             watch: self.watch.clone(),
             census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),
         }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use super::arena::{Arena, Content};
 use super::layout::{
-    BY_FLOW, HAS_WAY, Head, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, WATCHED_ALL, WATCHED_DROPPED,
-    WATCHED_RECEIVED, WATCHED_SENT,
+    BY_FLOW, GROUP, HAS_WAY, Head, LISTED, Moves, NOT_RESOLVED, Owners, Place, Service, Tree, WATCHED, WATCHED_ALL,
+    WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
 };
 use crate::hash::Key;
 use crate::model::Egress;
 use crate::table::build::migration::Kept;
 use crate::table::trace::Watch;
-use crate::table::{self, PackedMac, ServiceTable, Table};
+use crate::table::{self, PackedMac, ServiceTable, Table, lists};
 use crate::xdp::cell::Words;
 use crate::xdp::directory::Directory;
 use crate::xdp::ranges::Range;
@@ -32,6 +32,10 @@ pub enum Part {
     Ways,
     Idents,
     Servers,
+    /// Of a family, IPv4's first: where its ranges begin, and what becomes of them.
+    Ranges(bool),
+    RangeFates(bool),
+    Fates,
     /// Of a service, by its number.
     Moves(u16),
     /// By where the slice lies, which is held as long as the part is.
@@ -166,6 +170,7 @@ pub fn compile(
     for id in 0..table.services() as u16 {
         let mut service = service(id, table.service(id), places)?;
         let destinations = table.destinations_of(id);
+        service.flags |= table.lists().map_or(0, |lists| u16::from(lists.group(id)) << GROUP);
         service.count = destinations.len() as u16;
         service.hops = hops.add(destinations.flat_map(|destination| hop(table, own, destination)).collect());
         services.extend_from_slice(service.words());
@@ -174,6 +179,11 @@ pub fn compile(
     head.ways = ways(table, places)?;
     head.own_egress = own.index;
     head.services = places.place(Part::Services, Content::Words(padded(services)))?;
+    if let Some(lists) = table.lists() {
+        head.flags |= LISTED;
+        (head.lists_v4, head.lists_v6) = (tree(lists.v4(), true, places)?, tree(lists.v6(), false, places)?);
+        head.fates = places.place(Part::Fates, Content::Words(Arc::clone(lists.fates())))?;
+    }
     if let Some(watch) = &table.watch {
         set_watch(&mut head, watch);
     }
@@ -198,6 +208,19 @@ fn set_watch(head: &mut Head, watch: &Watch) {
             ([number as u64, (number >> 64) as u64], 1)
         }
     };
+}
+
+/// The ranges of a family.
+fn tree<const W: usize>(of: &lists::Tree<W>, is_v4: bool, places: &mut impl Places) -> Result<Tree, Full> {
+    if of.nodes() == 0 {
+        return Ok(Tree::default());
+    }
+    let fates = of.fates().chunks(2).map(|two| u64::from(two[0]) | u64::from(two[1]) << 32).collect();
+    Ok(Tree {
+        keys: places.place(Part::Ranges(is_v4), Content::Words(Arc::clone(of.keys())))?,
+        fates: places.place(Part::RangeFates(is_v4), Content::Words(fates))?,
+        nodes: of.nodes() as u32,
+    })
 }
 
 fn keeping((ident, destination): (u32, u32)) -> (u64, u64) {

@@ -14,8 +14,9 @@ use crate::xdp::memory::Memory;
 use crate::xdp::ranges::Range;
 
 /// `struct tally`, `struct account` and an element of `latencies`, in words.
-const TALLY_WORDS: usize = 32;
+const TALLY_WORDS: usize = 64;
 const ACCOUNT_WORDS: usize = 2;
+const LISTED_WORDS: usize = 2;
 const BUCKETS: usize = 3584;
 pub const LATENCY_WORDS: usize = BUCKETS / 2;
 
@@ -33,8 +34,12 @@ pub struct Counters {
     /// TCP connections begun, by account.
     pub begun: Memory,
     pub latencies: Memory,
+    /// What lists say, by core and service.
+    pub listed: Memory,
     pub cores: usize,
+    /// Accounts, and services.
     pub of_core: u32,
+    pub services_of_core: u32,
 }
 
 /// How large the maps are.
@@ -59,12 +64,13 @@ impl Room {
         self.cores * LAYOUTS as u32
     }
 
-    pub fn words(&self) -> [usize; 4] {
+    pub fn words(&self) -> [usize; 5] {
         [
             self.tallies() as usize * TALLY_WORDS,
             (self.cores * self.accounts) as usize * ACCOUNT_WORDS,
             (self.cores * self.accounts) as usize,
             self.services as usize * LATENCY_WORDS,
+            (self.cores * self.services) as usize * LISTED_WORDS,
         ]
     }
 }
@@ -159,6 +165,16 @@ impl Books {
         Sent { frames: word(0), bytes: word(1), flows: self.counters.begun.read(account) }
     }
 
+    /// What lists have said on a core of the frames to a service: those denied, and those only counted.
+    ///
+    /// # Panics
+    /// There is no such core or service.
+    pub fn listed(&self, core: usize, service: usize) -> [u64; LISTED_WORDS] {
+        assert!(core < self.counters.cores && service < self.services());
+        let at = core * self.counters.services_of_core as usize + self.places.latencies.first as usize + service;
+        std::array::from_fn(|word| self.counters.listed.read(at * LISTED_WORDS + word))
+    }
+
     /// How often the program took as long as each bucket says (`metrics::buckets`), from its entry to its decision, for the
     /// frames of a service that were timed, on all cores. The counts turn over at 2^32: who wants more takes differences.
     ///
@@ -183,6 +199,8 @@ impl Counters {
             let account = core * self.of_core as usize + places.accounts.first as usize;
             self.accounts.clear(account * ACCOUNT_WORDS, places.accounts.count as usize * ACCOUNT_WORDS);
             self.begun.clear(account, places.accounts.count as usize);
+            let service = core * self.services_of_core as usize + places.latencies.first as usize;
+            self.listed.clear(service * LISTED_WORDS, places.latencies.count as usize * LISTED_WORDS);
         }
         let (first, services) = (places.latencies.first as usize, places.latencies.count as usize);
         self.latencies.clear(first * LATENCY_WORDS, services * LATENCY_WORDS);

@@ -24,7 +24,11 @@ pub const WATCHED_ALL: u32 = 2;
 pub const WATCHED_RECEIVED: u32 = 4;
 pub const WATCHED_DROPPED: u32 = 8;
 pub const WATCHED_SENT: u32 = 16;
+pub const LISTED: u32 = 32;
 pub const BY_FLOW: u16 = 1;
+
+/// The lowest bit of a service's group in its flags.
+pub const GROUP: u16 = 8;
 
 /// In a hop's `egress`.
 pub const NOT_RESOLVED: u32 = 1 << 31;
@@ -44,6 +48,15 @@ impl Place {
     pub fn of(directory: &Directory, first: u32) -> Place {
         Place { factor: directory.factor, shift: directory.shift, first }
     }
+}
+
+/// `struct tree`
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Tree {
+    pub keys: u32,
+    pub fates: u32,
+    pub nodes: u32,
 }
 
 /// `struct head`
@@ -70,7 +83,10 @@ pub struct Head {
     pub ways: u32,
     pub own_egress: u32,
     pub snap: u32,
-    pub unused: [u32; 11],
+    pub lists_v4: Tree,
+    pub lists_v6: Tree,
+    pub fates: u32,
+    pub unused: [u32; 4],
 }
 
 /// `struct service`
@@ -125,7 +141,7 @@ pub struct Moves {
 const _: () = {
     assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
     assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
-    assert!(offset_of!(Head, ways) == 200);
+    assert!(offset_of!(Head, ways) == 200 && offset_of!(Head, lists_v6) == 224 && offset_of!(Head, fates) == 236);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
     assert!(size_of::<Moves>() == 520 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);

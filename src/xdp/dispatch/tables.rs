@@ -45,6 +45,9 @@ pub struct Sizes {
     buckets: u32,
 }
 
+/// Room for lists that grow: some 20,000 prefixes of each family more. What needs more than all that takes another instance.
+const LIST_CELLS: u32 = 512;
+
 /// Flows that a bucket of the flow table holds: `BUCKET` of src/bpf/flow_table.h.
 const FLOWS_OF_BUCKET: u32 = 4;
 const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
@@ -60,7 +63,7 @@ impl Sizes {
         let cores = aya::util::nr_cpus().map_err(|(path, reason)| XdpError::Facts { path: path.into(), reason })?;
         // The table, another in its place, and what a migration of the largest service's slots takes: the slots marked, and a
         // word each that says whose they were.
-        let cells = 2 * size.cells + 2 * 5 * size.slots + 64;
+        let cells = 2 * size.cells + 2 * 5 * size.slots + LIST_CELLS + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
         Ok(Sizes { setup, ports, room, cells, timed_of: setup.timed_of.max(1), buckets })
     }
@@ -70,6 +73,7 @@ impl Sizes {
         loader
             .override_global("own_mac", &self.setup.mac.0, true)
             .override_global("accounts_of_core", &self.room.accounts, true)
+            .override_global("services_of_core", &self.room.services, true)
             .override_global("timed_of", &self.timed_of, true)
             .override_global("flow_buckets", &self.buckets, true)
             .map_max_entries("arena", self.cells)
@@ -77,6 +81,7 @@ impl Sizes {
             .map_max_entries("accounts", self.room.cores * self.room.accounts)
             .map_max_entries("begun", self.room.cores * self.room.accounts)
             .map_max_entries("latencies", self.room.services)
+            .map_max_entries("listed", self.room.cores * self.room.services)
             .map_max_entries(FLOWS, self.flows())
             .map_max_entries(REPORTS, self.setup.queues);
         if let Some([flows, reports]) = pins {
@@ -132,14 +137,16 @@ impl Tables {
     /// The kernel has no room in the address space.
     pub fn open(program: &mut Ebpf, sizes: Sizes, table: &Table) -> Result<Tables, XdpError> {
         let Sizes { setup, ports, room, cells, buckets, .. } = sizes;
-        let [tallies, accounts, begun, latencies] = room.words();
+        let [tallies, accounts, begun, latencies, listed] = room.words();
         let counters = Counters {
             tallies: memory(program, "tallies", tallies)?,
             accounts: memory(program, "accounts", accounts)?,
             begun: memory(program, "begun", begun)?,
             latencies: memory(program, "latencies", latencies)?,
+            listed: memory(program, "listed", listed)?,
             cores: room.cores as usize,
             of_core: room.accounts,
+            services_of_core: room.services,
         };
         let outer =
             ArrayOfMaps::try_from(program.take_map("grace").expect("it has this map")).map_err(failed("grace"))?;
