@@ -9,10 +9,8 @@ use std::fmt::Write;
 /// It is none; in words.
 pub fn time(text: &str) -> Result<u64, String> {
     let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
-    let (number, unit) = match units.iter().find(|(unit, _)| text.ends_with(*unit)) {
-        Some((unit, seconds)) => (text.trim_end_matches(*unit), *seconds),
-        None => (text, 1),
-    };
+    let split = |(unit, seconds): &(char, u64)| Some((text.strip_suffix(*unit)?, *seconds));
+    let (number, unit) = units.iter().find_map(split).unwrap_or((text, 1));
     let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|seconds| *seconds > 0);
     seconds.ok_or_else(|| "write a time of 1 s or more, like 90, 90s, 10m, 2h or 1d".to_owned())
 }

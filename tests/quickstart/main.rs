@@ -18,7 +18,8 @@ const ONEIP: &str = env!("CARGO_BIN_EXE_oneip");
 const FIRST: &str = "docs/quickstart.md";
 
 /// The pages that go on there, each in a network of its own: filters take the place of the dispatcher.
-const NEXT: [&[&str]; 3] = [&[], &["docs/commands.md", "docs/limits-and-lists.md", "docs/operations.md"], &["docs/broadcast.md"]];
+const NEXT: [&[&str]; 3] =
+    [&[], &["docs/commands.md", "docs/limits-and-lists.md", "docs/operations.md"], &["docs/broadcast.md"]];
 
 /// Whatever hangs is ended, with all that it has started.
 const MOST_SECONDS: &str = "240";
