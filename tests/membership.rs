@@ -81,7 +81,7 @@ fn what_an_operator_denies_is_denied_until_it_is_over_and_over_a_restart() {
     let net: Prefix = "198.51.100.0/24".parse().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let open = || Membership::open(plan.clone(), (Side::Dispatcher, "eth1"), &[], Some(file()));
+        let open = || Membership::open(plan.clone(), (Side::Dispatcher, "eth1", None), &[], Some(file()));
         let mut membership = open().await.unwrap();
         assert!(!denies(&mut membership, "198.51.100.8"));
         let said = |answer| match answer {
@@ -112,7 +112,7 @@ fn what_an_operator_denies_is_denied_until_it_is_over_and_over_a_restart() {
         membership.close().await;
     });
     runtime.block_on(async {
-        let mut filter = Membership::open(plan.clone(), (Side::Server, "eth1"), &[], None).await.unwrap();
+        let mut filter = Membership::open(plan.clone(), (Side::Server, "eth1", None), &[], None).await.unwrap();
         let refused = filter.deny(net, None, None).0;
         assert!(matches!(refused, Answer::Refused { error } if error.contains("ask a dispatcher")));
     });
