@@ -44,7 +44,11 @@ INLINE __u32 find_range(const struct tree *tree, const __u64 *address, const int
 	const __u64 upper = hide(address[0]), lower = hide(address[1]);
 	/* Behind the key that the range begins with. */
 	__u64 node = 0, found = 0;
-	for (int level = 0; level < LEVELS && node < tree->nodes; level++) {
+	/* Unrolled: without CAP_PERFMON the verifier follows a loop's counter past its end, where the processor might guess so. */
+#pragma unroll
+	for (int level = 0; level < LEVELS; level++) {
+		if (node >= tree->nodes)
+			break;
 		__u64 behind = 0;
 		if (is_v6) {
 			struct node_v6 *v6 = AT_INDEX(struct node_v6, tree->keys, hidden(node, tree->keys));
