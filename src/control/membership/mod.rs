@@ -2,11 +2,12 @@
 //! wants of it (`operator`). Turns all that into tables for the workers.
 //!
 //! Here is who is followed and what becomes of what they tell; `state` judges a server, `orders` carries out what an
-//! operator asks for, `reload` goes over to another configuration, `report` says how everything is.
+//! operator asks for, `place` finds where servers are, `reload` goes over to another configuration, `report` says how everything is.
 
 mod denied;
 mod orders;
 pub mod peers;
+mod place;
 mod reload;
 mod remember;
 mod report;
@@ -24,8 +25,8 @@ use super::overrides::{Overrides, Withdrawn};
 use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
 use crate::admin::status::State;
 use crate::host::clock;
-use crate::limits::{FLOW_CENSUS, LEAVE_AGAIN, QUIET, START_MOST, VERDICT_MOST};
-use crate::model::{NextHop, Plan, Server, Via};
+use crate::limits::{FLOW_CENSUS, LEAVE_AGAIN, START_MOST, VERDICT_MOST};
+use crate::model::{Plan, Server, Via};
 use crate::table::build::Cluster;
 use crate::table::trace::Watch;
 use crate::table::{ServiceId, Table, TunnelEnd};
@@ -33,7 +34,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 /// Why the servers cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -259,26 +260,6 @@ impl Membership {
         Ok(())
     }
 
-    async fn resolve(&mut self, wanted: &[(String, IpAddr)]) -> Result<(), MembershipError> {
-        let neighbours = self.neighbours.insert(Neighbours::open(&self.interface, wanted).await?);
-        on_link(neighbours)?;
-        while wanted.iter().any(|(_, address)| neighbours.mac(*address).is_none()) {
-            let Ok(changes) = timeout(QUIET, neighbours.next()).await else { break };
-            if changes?.iter().all(|change| matches!(change.what, Whereabouts::Unresolved(_))) {
-                break;
-            }
-        }
-        for (name, address) in wanted {
-            if neighbours.mac(*address).is_none() {
-                tracing::warn!(
-                    "server {name} {address} is not resolved yet: its clients' frames are dropped until it is"
-                );
-            }
-        }
-        wanted.iter().for_each(|(_, address)| self.tell_mac(*address));
-        Ok(())
-    }
-
     /// Waits for the first verdict of each checked server: one that accepts connections and does not answer takes `fall` timeouts
     /// to be found, and until then its clients, which another server has had, would be sent to it.
     async fn first_verdicts(&mut self) {
@@ -368,21 +349,6 @@ impl Membership {
             Event::Due => return self.pass().await,
         };
         moved.then_some(Update::Table)
-    }
-
-    fn locate(&mut self, changes: &[neighbours::Change]) -> bool {
-        for change in changes {
-            tracing::info!("{change}");
-            self.tell_mac(change.address);
-        }
-        let addresses: HashSet<IpAddr> = changes.iter().flat_map(|change| self.reached_by(change.address)).collect();
-        let now = clock::now_ns();
-        for (at, service) in Arc::clone(&self.plan).services.iter().enumerate() {
-            if service.servers.iter().any(|server| addresses.contains(&server.address)) {
-                self.judge(at, now, None);
-            }
-        }
-        !changes.is_empty()
     }
 
     /// When something ends by itself.
@@ -483,73 +449,6 @@ impl Membership {
         }
     }
 
-    /// Passes on what the neighbour table says of an address.
-    fn tell_mac(&mut self, address: IpAddr) {
-        let mac = self.neighbours.as_ref().and_then(|neighbours| neighbours.mac(address));
-        for server in self.reached_by(address) {
-            let by = if server == address { NextHop::on_link } else { NextHop::by_gateway };
-            self.cluster.set_next_hop(server, mac.map(by));
-            if let Some(health) = &mut self.health {
-                health.set_mac(server, mac);
-            }
-        }
-    }
-
-    /// The servers whose packets go to that neighbour: it is one itself, or their gateway.
-    fn reached_by(&self, neighbour: IpAddr) -> Vec<IpAddr> {
-        let routes = self.routes.as_ref();
-        let itself = Some(neighbour).filter(|it| routes.is_none_or(|routes| !routes.follows(*it)));
-        let behind = routes.into_iter().flat_map(|routes| routes.behind(neighbour));
-        itself.into_iter().chain(behind).collect()
-    }
-
-    /// Whose MACs must be known, each address once.
-    fn wanted(&self, plan: &Plan) -> Vec<(String, IpAddr)> {
-        let mut wanted = self.side.unresolved(plan);
-        let routed = self.routes.iter().flat_map(Routes::neighbours);
-        for (name, address) in routed {
-            if wanted.iter().all(|(_, known)| *known != address) {
-                wanted.push((name, address));
-            }
-        }
-        wanted
-    }
-
-    /// Looks up the routes to the servers of a plan that may be behind routers.
-    async fn follow_routes(&mut self, plan: &Plan) -> Result<(), MembershipError> {
-        let routed = self.side.routed(plan);
-        if self.routes.is_none() {
-            if routed.is_empty() {
-                return Ok(());
-            }
-            self.routes = Some(Routes::open(&self.interface)?);
-        }
-        let Some(routes) = &mut self.routes else { return Ok(()) };
-        routes.watch(&routed, plan.services.iter().map(|service| service.address).collect()).await?;
-        let wrong: Vec<String> = routes.wrong().iter().map(ToString::to_string).collect();
-        if wrong.is_empty() { Ok(()) } else { Err(MembershipError::OffLink(wrong.join("\n"))) }
-    }
-
-    /// Goes over to the neighbours that the routes lead to now.
-    async fn reroute(&mut self) -> bool {
-        let plan = Arc::clone(&self.plan);
-        let wrong = self.routes.iter().flat_map(Routes::wrong);
-        wrong.for_each(|wrong| tracing::warn!("{wrong}; its packets go where they went"));
-        let wanted = self.wanted(&plan);
-        let followed = match &mut self.neighbours {
-            Some(neighbours) => neighbours.watch(&wanted).await,
-            None => {
-                Neighbours::open(&self.interface, &wanted).await.map(|neighbours| self.neighbours = Some(neighbours))
-            }
-        };
-        if let Err(error) = followed {
-            tracing::warn!("the neighbours that routes lead to cannot be followed: {error}");
-            return false;
-        }
-        wanted.iter().for_each(|(_, address)| self.tell_mac(*address));
-        true
-    }
-
     /// Gives the kernel back what was asked of it: neighbour entries, rules and routes. What is known is remembered.
     pub async fn close(&mut self) {
         self.note();
@@ -565,11 +464,6 @@ impl Membership {
             tracing::warn!(%error, "entries for the servers stay in the kernel's neighbour table");
         }
     }
-}
-
-fn on_link(neighbours: &Neighbours) -> Result<(), MembershipError> {
-    let off_link: Vec<String> = neighbours.off_link().iter().map(ToString::to_string).collect();
-    if off_link.is_empty() { Ok(()) } else { Err(MembershipError::OffLink(off_link.join("\n"))) }
 }
 
 fn tell(change: &health::Change) {

@@ -1,7 +1,8 @@
 //! Going over to another configuration. What takes long is worked out from a copy, on whichever thread, while servers are
 //! followed; then the control thread takes it over.
 
-use super::{Membership, MembershipError, Name, Side, Update, on_link};
+use super::place::on_link;
+use super::{Membership, MembershipError, Name, Side, Update};
 use crate::control::cost::{self, Cost};
 use crate::control::diff;
 use crate::control::health::Health;

@@ -2,14 +2,16 @@
 //! compiles a `Table` of it. Owned by one control thread.
 
 mod history;
+mod idents;
 pub mod maglev;
 pub mod migration;
 pub mod rendezvous;
 mod service;
 mod shared;
 
+use self::idents::Idents;
 use self::maglev::Candidate;
-use self::service::{Idents, Ranking, ServerState, ServiceState, candidates};
+use self::service::{Ranking, ServerState, ServiceState, candidates};
 use super::{
     Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, PackedNextHop, ServiceId, ServiceTable, Table,
     TunnelEnd, Way, port_key, port_key_v4,

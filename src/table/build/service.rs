@@ -1,6 +1,7 @@
 //! One service on the control side: its servers, who of them owns which slot, and the changes that are under way.
 
 use super::history::History;
+use super::idents::Idents;
 use super::maglev::{self, Candidate, NOBODY};
 use super::migration::{Marked, Moves};
 use super::rendezvous::Rendezvous;
@@ -10,7 +11,6 @@ use crate::limits::FLOW_CENSUS;
 use crate::model::identity::Identity;
 use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, Service};
 use crate::table::census::Census;
-use crate::table::flow_table::MAX_IDENT;
 use crate::table::{Owners, Rule, ServiceTable};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -64,30 +64,6 @@ pub struct ServerState {
     /// Names this server of this service for as long as it is configured, see [`Idents`].
     pub ident: u32,
     state: State,
-}
-
-/// Names servers in flow tables: by numbers from 1 to `MAX_IDENT`, in turn, so that none is used again before 16 million servers have
-/// come after it; what a flow table says of a change that is over counts no more, whoever it names.
-#[derive(Clone, Default)]
-pub struct Idents {
-    last: u32,
-    in_use: HashSet<u32>,
-}
-
-impl Idents {
-    /// Draws none of these from now on.
-    pub fn keep(&mut self, in_use: impl Iterator<Item = u32>) {
-        self.in_use = in_use.collect();
-    }
-
-    fn draw(&mut self) -> u32 {
-        loop {
-            self.last = self.last % MAX_IDENT + 1;
-            if !self.in_use.contains(&self.last) {
-                return self.last;
-            }
-        }
-    }
 }
 
 /// What depends on names, weights and slots alone; services that have the same share it.
@@ -593,17 +569,5 @@ fn rule(key: Key, service: &Service, before: Option<Rule>) -> Rule {
     match before {
         Some(before) if before != rule => Rule { number: rule.number + 1, ..rule },
         _ => rule,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn idents_come_again_in_turn_but_for_those_in_use() {
-        let mut idents = Idents { last: MAX_IDENT - 2, in_use: HashSet::new() };
-        idents.keep([MAX_IDENT, 1, 3].into_iter());
-        assert_eq!([(); 3].map(|()| idents.draw()), [MAX_IDENT - 1, 2, 4]);
     }
 }
