@@ -424,6 +424,30 @@ pub const ADMIN_EXCHANGE: Duration = Duration::from_secs(90);
 /// Longest life of a connection to the listener of the metrics, which takes no order.
 pub const METRICS_EXCHANGE: Duration = Duration::from_secs(30);
 
+/// Changes of servers that are remembered for the page, and as many of everything else: with a thousand servers that come and go, an
+/// order is not forgotten.
+pub const TIMELINE_EVENTS: usize = 500;
+
+/// Most bytes of what is said of one.
+pub const TIMELINE_TEXT: usize = 600;
+
+/// The same change of a server in several services is one, if it is among so many that came last, and within this time.
+pub const TIMELINE_LOOK: usize = 64;
+pub const TIMELINE_SAME: Duration = Duration::from_secs(1);
+
+/// How far back the page's rates go.
+pub const WEB_MINUTE: Duration = Duration::from_secs(60);
+
+/// How often the counters of all frames are noted for them, and those of each server and service.
+pub const WEB_EVERY: Duration = Duration::from_secs(1);
+pub const WEB_SERVERS_EVERY: Duration = Duration::from_secs(10);
+
+/// Services, or servers of one, that the page gets at once.
+pub const WEB_ROWS: usize = 25;
+
+/// Servers that take no clients, named in a row of a service.
+pub const WEB_NAMED: usize = 3;
+
 /// Descriptors in each of the four rings of an AF_XDP queue: 200 us of frames at 10 Mpps.
 pub const RING: usize = 2048;
 
@@ -519,6 +543,8 @@ const _: () = {
     assert!(
         METRICS_EXCHANGE.as_secs() > (3 * ADMIN_PATIENCE.as_secs()) + ORDER_MOST.as_secs() + FIGURES_MOST.as_secs()
     );
+    assert!(WEB_EVERY.as_millis() >= FIGURES_EVERY.as_millis(), "what is noted is new");
+    assert!(WEB_MINUTE.as_secs().is_multiple_of(WEB_SERVERS_EVERY.as_secs()));
     assert!(FILTER_LEASE.as_millis() > PEER_SILENCE.as_millis());
     assert!(PEER_LEASE.as_millis() >= FILTER_LEASE.as_millis() + BEACON_MOST.as_millis() + 1000, "1,000 servers");
     assert!(BEACON_BYTES < 65_507, "a message is one datagram");

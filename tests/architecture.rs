@@ -30,8 +30,10 @@ const MAY_USE: [(&str, &[&str]); 28] = [
         "control",
         &[
             "admin::Seen",
+            "admin::finding",
             "admin::order",
             "admin::status",
+            "admin::timeline",
             "hash",
             "host",
             "limits",

@@ -231,6 +231,7 @@ fn absent_keys_have_their_defaults() {
         socket: "/run/oneip/oneip.sock".into(),
         socket_given: false,
         metrics: None,
+        web: None,
         state: "/var/lib/oneip/oneip.json".into(),
     };
     assert_eq!(plan.admin, admin);
@@ -244,9 +245,10 @@ fn the_admin_section_becomes_its_plan() {
         socket: "/run/oneip/east.sock".into(),
         socket_given: true,
         metrics: Some("[::1]:9180".parse().unwrap()),
+        web: Some("127.0.0.1:9181".parse().unwrap()),
         state: "/var/lib/oneip/east.json".into(),
     };
-    assert_eq!(admin("socket = '/run/oneip/east.sock'\nmetrics = '[::1]:9180'"), expected);
+    assert_eq!(admin("socket = '/run/oneip/east.sock'\nmetrics = '[::1]:9180'\nweb = '127.0.0.1:9181'"), expected);
     assert!(admin("socket = '/run/oneip/oneip.sock'").socket_given, "named, though it is the default");
     let relative = admin("socket = 'a.sock'\nstate = 'keep/state'");
     assert_eq!(relative.socket, Path::new("/etc/oneip/a.sock"));

@@ -3,6 +3,7 @@
 use super::order::{Answer, Order};
 use super::overview::Overview;
 use super::status::Status;
+use super::timeline::Timeline;
 use super::{figures, prometheus};
 use crate::limits::{FIGURES_MOST, ORDER_MOST, OVERVIEW_MOST};
 use crate::metrics::latest::Latest;
@@ -24,6 +25,8 @@ pub struct Watched {
     pub overview: Latest<Overview>,
     /// What was counted, and how old that is. Waits for no thread. `None`: nothing yet.
     pub figures: Box<dyn Fn() -> Option<(Arc<Snapshot>, Duration)> + Send + Sync>,
+    /// What the control thread has noted.
+    pub timeline: Timeline,
 }
 
 /// The server's end.
@@ -57,6 +60,15 @@ pub struct Observation {
     pub status: Status,
     pub figures: Arc<Snapshot>,
     /// When `status.uptime_s` was 0: the same in every observation, as a difference of two clocks' readings would not be.
+    pub started: SystemTime,
+}
+
+/// What was put down last.
+pub struct Observed {
+    pub overview: Arc<Overview>,
+    pub overview_age: Duration,
+    pub figures: Arc<Snapshot>,
+    pub figures_age: Duration,
     pub started: SystemTime,
 }
 
@@ -147,6 +159,27 @@ impl Backend {
         let text = Bytes::from(made.map_err(|_| Unanswered::Ended)?);
         *page = Some(Page { of: overview, text: text.clone() });
         Ok(text)
+    }
+
+    /// What the threads have put down last, and how old each is, however old.
+    ///
+    /// # Errors
+    /// The process has just started, and nothing is put down yet.
+    pub async fn seen(&self) -> Result<Observed, Unanswered> {
+        let (overview, overview_age) = put_down(|| self.watched.overview.get()).await.ok_or(Unanswered::NoOverview)?;
+        let (figures, figures_age) = put_down(|| (self.watched.figures)()).await.ok_or(Unanswered::NoFigures)?;
+        let uptime = Duration::try_from_secs_f64(overview.head.uptime_s).unwrap_or_default();
+        let started = *self.started.get_or_init(|| SystemTime::now() - uptime - overview.at.elapsed());
+        Ok(Observed { overview, overview_age, figures, figures_age, started })
+    }
+
+    /// What was counted last, and how old that is; `None`: nothing yet.
+    pub fn counted_last(&self) -> Option<(Arc<Snapshot>, Duration)> {
+        (self.watched.figures)()
+    }
+
+    pub fn timeline(&self) -> &Timeline {
+        &self.watched.timeline
     }
 
     async fn ask(&self, order: Order) -> Result<Answer, Unanswered> {

@@ -6,9 +6,9 @@
 //! last, so that no number of scrapes keeps either from its work. Everything it waits for, its clients included, has a
 //! bound in `limits`.
 //!
-//! In reading order: `order` and `status` are the documents, `overview` is what the control thread puts down; `socket` is where clients come in, `server` the thread that
+//! In reading order: `order` and `status` are the documents, `overview` is what the control thread puts down, and `timeline` what it notes; `socket` is where clients come in, `server` the thread that
 //! serves them, `routes` what there is; `backend` asks; `figures` adds what was counted to how things are; `ready` judges
-//! both for `/healthz` and `/readyz`, `metrics` shows them to Prometheus.
+//! both for `/healthz` and `/readyz`, `prometheus` shows them to Prometheus, and `web` to people.
 
 mod backend;
 mod figures;
@@ -21,6 +21,8 @@ mod routes;
 mod server;
 mod socket;
 pub mod status;
+pub mod timeline;
+mod web;
 
 pub use backend::{Asked, Backend, Wanted, Watched, channel};
 pub use overview::{Overview, Seen};

@@ -43,6 +43,13 @@ impl Seen {
         service.servers.iter_mut().for_each(|server| grow_older(server, passed));
         service
     }
+
+    /// One of its servers.
+    pub fn server_as_of(&self, server: &ServerStatus, now: Instant) -> ServerStatus {
+        let mut server = server.clone();
+        grow_older(&mut server, now.saturating_duration_since(self.at));
+        server
+    }
 }
 
 fn grow_older(server: &mut ServerStatus, passed: Duration) {

@@ -356,15 +356,15 @@ impl Page<'_> {
 
 /// A histogram by the bounds of Prometheus.
 #[derive(Default)]
-struct Buckets {
+pub(super) struct Buckets {
     /// Between a bound and the one before; the last above every bound.
-    each: [u64; LATENCY_BOUNDS_NS.len() + 1],
+    pub(super) each: [u64; LATENCY_BOUNDS_NS.len() + 1],
     count: u64,
     sum_s: f64,
 }
 
 impl Buckets {
-    fn of(histogram: &Histogram<u64>) -> Buckets {
+    pub(super) fn of(histogram: &Histogram<u64>) -> Buckets {
         let mut buckets = Buckets::default();
         for step in histogram.iter_recorded() {
             let (value, count) = (step.value_iterated_to(), step.count_at_value());

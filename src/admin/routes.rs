@@ -39,6 +39,11 @@ pub fn all(backend: Backend) -> Router {
     refusing(public(backend).merge(routes), there_are)
 }
 
+/// The page, where nothing else is.
+pub fn alone(page: Router) -> Router {
+    refusing(page, "there is GET /, the page")
+}
+
 /// Says what there is to whoever asks for something else.
 fn refusing(routes: Router, there_are: &'static str) -> Router {
     routes
@@ -151,15 +156,15 @@ fn keys(order: &Order) -> Map<String, Value> {
     }
 }
 
-fn unanswered(error: &Unanswered) -> Response {
+pub(super) fn unanswered(error: &Unanswered) -> Response {
     refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
-fn refused(status: StatusCode, error: String) -> Response {
+pub(super) fn refused(status: StatusCode, error: String) -> Response {
     json(status, &Answer::Refused { error })
 }
 
-fn json(status: StatusCode, document: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Response {
     let mut text = serde_json::to_string(document).expect("the documents have text keys and finite numbers");
     text.push('\n');
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()

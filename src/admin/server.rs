@@ -3,7 +3,8 @@
 
 use super::backend::Backend;
 use super::routes;
-use super::socket::{Listeners, SocketFile};
+use super::socket::{Listeners, SocketFile, Web};
+use super::web::{self, Minute};
 use crate::host::privileges;
 use crate::limits::{ADMIN_CONNECTIONS, ADMIN_EXCHANGE, ADMIN_HEAD, ADMIN_PATIENCE, METRICS_EXCHANGE};
 use axum::{Extension, Router};
@@ -35,19 +36,23 @@ impl Listeners {
     /// # Errors
     /// The thread or its runtime cannot be had.
     pub fn start(self, backend: Backend) -> io::Result<Server> {
-        let Listeners { socket, metrics } = self;
+        let Listeners { socket, metrics, web } = self;
         let (socket, file) = socket.unzip();
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (socket, metrics) = {
+        let (is_web, is_beside) = (!matches!(web, Web::Nowhere), matches!(web, Web::Beside));
+        let places = {
             let _inside = runtime.enter();
-            (socket.map(UnixListener::from_std).transpose()?, metrics.map(TcpListener::from_std).transpose()?)
+            let web = if let Web::Apart(listener) = web { Some(listener) } else { None };
+            let tcp = |listener: Option<std::net::TcpListener>| listener.map(TcpListener::from_std).transpose();
+            Places { socket: socket.map(UnixListener::from_std).transpose()?, metrics: tcp(metrics)?, web: tcp(web)? }
         };
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("oneip-admin".into()).spawn(move || {
             if let Err(error) = privileges::keep(&[]) {
                 tracing::warn!(%error, "the admin thread keeps privileges that it does not need");
             }
-            serve(&runtime, socket, metrics, &backend, stopped);
+            let minute = is_web.then(Minute::default);
+            serve(&runtime, places, (minute.as_ref(), is_beside), &backend, stopped);
         })?;
         Ok(Server { thread: Some((stop, thread)), _socket: file })
     }
@@ -62,26 +67,46 @@ impl Drop for Server {
     }
 }
 
-fn serve(
-    runtime: &Runtime,
+/// Where clients come in.
+struct Places {
     socket: Option<UnixListener>,
     metrics: Option<TcpListener>,
+    /// The page's own.
+    web: Option<TcpListener>,
+}
+
+/// `minute`: what the page shows of the last one, where there is a page; it may be beside the metrics.
+fn serve(
+    runtime: &Runtime,
+    Places { socket, metrics, web }: Places,
+    (minute, is_beside): (Option<&Minute>, bool),
     backend: &Backend,
     stopped: oneshot::Receiver<()>,
 ) {
-    let (all, public) = (routes::all(backend.clone()), routes::public(backend.clone()));
+    let page = minute.map(|minute| web::routes(backend.clone(), minute.clone()));
+    let (all, mut public) = (routes::all(backend.clone()), routes::public(backend.clone()));
+    if let Some(page) = page.clone().filter(|_| is_beside) {
+        public = public.merge(page);
+    }
+    let alone = page.map(routes::alone);
     runtime.block_on(async {
         let operators = async {
             let Some(socket) = socket else { return pending().await };
             accept(async || socket.accept().await.map(|(stream, _)| stream), &all, ADMIN_EXCHANGE).await
         };
-        let readers = async {
-            let Some(metrics) = metrics else { return pending().await };
-            accept(async || metrics.accept().await.map(|(stream, _)| stream), &public, METRICS_EXCHANGE).await
+        let readers = async |listener: Option<TcpListener>, routes: Option<&Router>| {
+            let (Some(listener), Some(routes)) = (listener, routes) else { return pending().await };
+            accept(async || listener.accept().await.map(|(stream, _)| stream), routes, METRICS_EXCHANGE).await
+        };
+        let counts = async {
+            let Some(minute) = minute else { return pending().await };
+            minute.follow(backend).await
         };
         tokio::select! {
             () = operators => {}
-            () = readers => {}
+            () = readers(metrics, Some(&public)) => {}
+            () = readers(web, alone.as_ref()) => {}
+            () = counts => {}
             _ = stopped => {}
         }
     });

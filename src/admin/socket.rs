@@ -47,6 +47,8 @@ pub enum Error {
         "metrics cannot be served on {address}: {error}; mend that, or name another address as `metrics` in [admin]"
     )]
     Metrics { address: SocketAddr, error: io::Error },
+    #[error("the page cannot be served on {address}: {error}; mend that, or name another address as `web` in [admin]")]
+    Web { address: SocketAddr, error: io::Error },
 }
 
 /// Bound, and nobody served yet.
@@ -54,6 +56,16 @@ pub enum Error {
 pub struct Listeners {
     pub(super) socket: Option<(UnixListener, SocketFile)>,
     pub(super) metrics: Option<TcpListener>,
+    pub(super) web: Web,
+}
+
+/// Where the page is.
+#[derive(Debug)]
+pub(super) enum Web {
+    Nowhere,
+    /// Where the metrics are.
+    Beside,
+    Apart(TcpListener),
 }
 
 /// Binds what the configuration names. Without the default socket, which another process may have, a warning is all.
@@ -69,11 +81,16 @@ pub fn bind(admin: &Admin) -> Result<Listeners, Error> {
             None
         }
     };
-    let metrics = admin.metrics.map(|address| {
-        let bound = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-        bound.map_err(|error| Error::Metrics { address, error })
-    });
-    Ok(Listeners { socket, metrics: metrics.transpose()? })
+    let tcp =
+        |address| TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    let metrics = admin.metrics.map(|address| tcp(address).map_err(|error| Error::Metrics { address, error }));
+    let metrics = metrics.transpose()?;
+    let web = match admin.web {
+        None => Web::Nowhere,
+        Some(address) if admin.metrics == Some(address) => Web::Beside,
+        Some(address) => Web::Apart(tcp(address).map_err(|error| Error::Web { address, error })?),
+    };
+    Ok(Listeners { socket, metrics, web })
 }
 
 impl Listeners {
@@ -85,6 +102,15 @@ impl Listeners {
     /// Where the metrics are, with the port that the kernel chose if the plan's is 0.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Where the page is.
+    pub fn web(&self) -> Option<SocketAddr> {
+        match &self.web {
+            Web::Nowhere => None,
+            Web::Beside => self.metrics(),
+            Web::Apart(listener) => listener.local_addr().ok(),
+        }
     }
 }
 

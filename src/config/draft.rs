@@ -238,13 +238,14 @@ fn read_cores(section: &Section, report: &mut Report) -> Option<Vec<usize>> {
 /// What is not legal is reported and the default stands in its place.
 fn read_admin(section: &Section, base: &Path, report: &mut Report) -> Admin {
     let socket = section.text("socket", report, |text| value::socket(text, base));
-    let metrics = section.text("metrics", report, value::listener);
+    let [metrics, web] = ["metrics", "web"].map(|key| section.text(key, report, value::listener));
     let state = section.text("state", report, |text| value::file(text, "/var/lib/oneip/oneip.json", base));
     let Admin { socket: default, .. } = Admin::default();
     let socket_given = socket.is_some();
     let socket = socket.map_or(default, |socket| socket.value);
     let state = state.map_or_else(|| Admin::state_of(&socket), |state| state.value);
-    Admin { socket, socket_given, metrics: metrics.map(|metrics| metrics.value), state }
+    let [metrics, web] = [metrics, web].map(|listener| listener.map(|listener| listener.value));
+    Admin { socket, socket_given, metrics, web, state }
 }
 
 fn read_announce(section: &Section, report: &mut Report) -> Announce {

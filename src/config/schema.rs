@@ -89,6 +89,7 @@ pub static ADMIN: Schema = Schema {
     keys: &[
         optional("socket", "socket = \"/run/oneip/oneip.sock\""),
         optional("metrics", "metrics = \"127.0.0.1:9180\""),
+        optional("web", "web = \"127.0.0.1:9181\""),
         optional("state", "state = \"/var/lib/oneip/oneip.json\""),
     ],
 };

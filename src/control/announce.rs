@@ -6,7 +6,9 @@
 //! `hold_down` without a break, so that a service that comes and goes does not make routers work.
 
 use super::overrides::Withdrawn;
+use crate::admin::finding::Grade;
 use crate::admin::status::AnnounceStatus;
+use crate::admin::timeline::{Kind, Timeline, Told};
 use crate::limits::ANNOUNCE_LOOK;
 use crate::model::{Announce, Plan};
 use crate::netlink::address_routes::AddressRoutes;
@@ -32,6 +34,7 @@ pub struct Announcer {
     trouble: Option<String>,
     next_look: Instant,
     is_stopping: bool,
+    timeline: Timeline,
 }
 
 impl Announcer {
@@ -39,7 +42,7 @@ impl Announcer {
     ///
     /// # Errors
     /// The interface is not there, or the kernel refuses.
-    pub async fn open(settings: Option<&Announce>, interface: &str) -> io::Result<Announcer> {
+    pub async fn open(settings: Option<&Announce>, interface: &str, timeline: Timeline) -> io::Result<Announcer> {
         let routes = match settings {
             Some(settings) => Some(AddressRoutes::open(interface, settings.table).await?),
             None => None,
@@ -57,6 +60,7 @@ impl Announcer {
             trouble: None,
             next_look: Instant::now() + ANNOUNCE_LOOK,
             is_stopping: false,
+            timeline,
         })
     }
 
@@ -123,11 +127,15 @@ impl Announcer {
         let before = self.present.clone();
         let settled = reconcile(routes, &self.wanted, &mut self.present).await;
         for new in self.present.difference(&before) {
-            tracing::info!("{new} is announced");
+            let text = format!("{new} is announced");
+            tracing::info!("{text}");
+            self.timeline.tell(Told { kind: Kind::Announce, grade: Grade::Ok, text: &text, mark: None });
         }
         for gone in before.difference(&self.present) {
             let why = self.why.get(gone).filter(|why| !why.is_empty() && !self.wanted.contains(gone));
-            tracing::warn!("{gone} is withdrawn{}", why.map_or(String::new(), |why| format!(": {why}")));
+            let text = format!("{gone} is withdrawn{}", why.map_or(String::new(), |why| format!(": {why}")));
+            tracing::warn!("{text}");
+            self.timeline.tell(Told { kind: Kind::Announce, grade: Grade::Warn, text: &text, mark: None });
         }
         let trouble = settled.err().map(|error| format!("the kernel refuses its route: {error}"));
         if trouble != self.trouble {

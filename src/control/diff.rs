@@ -44,6 +44,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
     }
     differ(old.admin.socket != new.admin.socket, "[admin] socket");
     differ(old.admin.metrics != new.admin.metrics, "[admin] metrics");
+    differ(old.admin.web != new.admin.web, "[admin] web");
     differ(old.admin.state != new.admin.state, "[admin] state");
     keys
 }

@@ -172,6 +172,8 @@ pub struct Admin {
     pub socket_given: bool,
     /// Where Prometheus asks; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Where the page for people is; may be that of the metrics. `None`: nowhere.
+    pub web: Option<SocketAddr>,
     /// Keeps across a restart what an operator has set.
     pub state: PathBuf,
 }
@@ -190,7 +192,7 @@ impl Admin {
 impl Default for Admin {
     fn default() -> Admin {
         let socket = PathBuf::from(Admin::SOCKET);
-        Admin { state: Admin::state_of(&socket), socket, socket_given: false, metrics: None }
+        Admin { state: Admin::state_of(&socket), socket, socket_given: false, metrics: None, web: None }
     }
 }
 

@@ -6,9 +6,10 @@ use super::capture::Capturing;
 use super::guard::Guard;
 use super::list_files::ListFiles;
 use super::reload::{Reloads, Request};
-use crate::admin::finding::Finding;
+use crate::admin::finding::{Finding, Grade};
 use crate::admin::order::{Answer, Capture, Denied, Order, Trace, TracedFrame};
 use crate::admin::status::{State, Status};
+use crate::admin::timeline::{Kind, Timeline, Told};
 use crate::admin::{Asked, Overview, Seen};
 use crate::control::interface::{InterfaceError, InterfaceWatch};
 use crate::control::membership::{Membership, Set, Update};
@@ -146,6 +147,7 @@ impl ControlPlane {
             let mut tasks = Tasks::default();
             tasks.lists.watch(membership.plan());
             controller.show(membership);
+            tell_start(membership);
             controller.supervisor.ready();
             let mut look = Instant::now() + OVERVIEW_EVERY;
             let mut end: Option<Instant> = None;
@@ -192,7 +194,7 @@ impl ControlPlane {
                         let link = link?;
                         if link.is_up() != was_up {
                             was_up = link.is_up();
-                            tell_link(link);
+                            tell_link(link, membership.timeline());
                         }
                         controller.engine.see(link);
                         controller.show(membership);
@@ -499,9 +501,22 @@ async fn next_link(watch: &mut Option<InterfaceWatch>) -> Result<&InterfaceWatch
     }
 }
 
-fn tell_link(interface: &InterfaceWatch) {
-    match (interface.name(), interface.is_up()) {
-        (name, true) => tracing::info!("{name} is up"),
-        (name, false) => tracing::warn!("{name} is down: nothing comes or goes there until its link is back"),
+fn tell_start(membership: &Membership) {
+    let (services, version) = (membership.plan().services.len(), env!("CARGO_PKG_VERSION"));
+    let s = if services == 1 { "" } else { "s" };
+    let text = format!("oneip {version} has started with {services} service{s}");
+    membership.timeline().tell(Told { kind: Kind::Start, grade: Grade::Ok, text: &text, mark: None });
+}
+
+fn tell_link(interface: &InterfaceWatch, timeline: &Timeline) {
+    let name = interface.name();
+    let (grade, text) = match interface.is_up() {
+        true => (Grade::Ok, format!("{name} is up")),
+        false => (Grade::Fail, format!("{name} is down: nothing comes or goes there until its link is back")),
+    };
+    match grade {
+        Grade::Ok => tracing::info!("{text}"),
+        _ => tracing::warn!("{text}"),
     }
+    timeline.tell(Told { kind: Kind::Link, grade, text: &text, mark: None });
 }

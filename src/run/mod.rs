@@ -131,12 +131,14 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     say(&text, options.json);
     let findings = doctor::watch(Plan::clone(&plan), &findings, privileges::drop_all)?;
     let (stats, latest, figures, overview) = (engine.stats(), engine.stats(), engine.stats(), Latest::default());
-    let watched = Watched { overview: overview.clone(), figures: Box::new(move || latest.latest()) };
+    let timeline = followed.membership.timeline().clone();
+    let figures_put_down = Box::new(move || latest.latest());
+    let watched = Watched { overview: overview.clone(), figures: figures_put_down, timeline: timeline.clone() };
     let (backend, orders) = admin::channel(watched, move |to| stats.figures(|figures| drop(to.send(figures))));
     let admin = listeners.start(backend)?;
     say("ready", options.json);
     let _answers = guard.as_ref().map(|_| guard::answer_for(&facts.interface)).transpose()?;
-    let announcer = followed.runtime.block_on(Announcer::open(plan.announce.as_ref(), &facts.interface))?;
+    let announcer = followed.runtime.block_on(Announcer::open(plan.announce.as_ref(), &facts.interface, timeline))?;
     let announcing = Announcing { announcer, guard, figures: Box::new(move || figures.latest()), statuses: Vec::new() };
     let mut controller = Controller {
         config: options.config,

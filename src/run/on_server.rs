@@ -82,7 +82,8 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     let (now, figures, overview) = (counting.clone(), counting.clone(), Latest::default());
     // The kernel counts: it is read on the spot.
     let at_once = Box::new(move || Some((Arc::new(now.figures()), Duration::ZERO)));
-    let watched = Watched { overview: overview.clone(), figures: at_once };
+    let timeline = followed.membership.timeline().clone();
+    let watched = Watched { overview: overview.clone(), figures: at_once, timeline };
     let (backend, orders) = admin::channel(watched, move |to| drop(to.send(figures.figures())));
     let admin = listeners.start(backend)?;
     say("ready", json);

@@ -3,7 +3,9 @@
 //! path go over to it.
 
 use super::controller::Controller;
+use crate::admin::finding::Grade;
 use crate::admin::order::Answer;
+use crate::admin::timeline::{Kind, Timeline, Told};
 use crate::config::{self, Loaded};
 use crate::control::membership::{Base, Membership, Prepared, Reloaded};
 use crate::engine::HostCheck;
@@ -151,7 +153,7 @@ impl Controller<'_> {
         match Reloading::start(request, source, membership.base(), host) {
             Ok(reloading) => Some(reloading),
             Err((request, error)) => {
-                self.answer(request, Outcome::Refused(error));
+                self.answer(membership.timeline(), request, Outcome::Refused(error));
                 None
             }
         }
@@ -172,7 +174,7 @@ impl Controller<'_> {
         match outcome {
             Ok(outcome) => {
                 self.show(membership);
-                self.answer(request, outcome);
+                self.answer(membership.timeline(), request, outcome);
                 if again {
                     self.begin_reload(membership, Request::BY_SIGNAL, reloads);
                 }
@@ -184,9 +186,10 @@ impl Controller<'_> {
         }
     }
 
-    fn answer(&mut self, request: Request, outcome: Outcome) {
+    fn answer(&mut self, timeline: &Timeline, request: Request, outcome: Outcome) {
         if !request.dry_run {
             self.supervisor.ready();
+            note(timeline, &outcome);
             let tell = |changes: &[String]| changes.iter().for_each(|change| tracing::info!("reload: {change}"));
             match &outcome {
                 Outcome::Done(changes) => tell(changes),
@@ -267,6 +270,15 @@ impl Controller<'_> {
             }
         })
     }
+}
+
+fn note(timeline: &Timeline, outcome: &Outcome) {
+    let (grade, text) = match outcome {
+        Outcome::Done(changes) => (Grade::Ok, changes.join("; ")),
+        Outcome::Partly(_, trouble) => (Grade::Fail, trouble.clone()),
+        Outcome::Refused(error) => (Grade::Warn, format!("nothing was changed: {error}")),
+    };
+    timeline.tell(Told { kind: Kind::Reload, grade, text: &format!("reload: {text}"), mark: None });
 }
 
 fn addresses(plan: &Plan) -> BTreeSet<IpAddr> {

@@ -70,9 +70,10 @@ pub fn against_running(plan: &Plan, config: &Path) -> Option<String> {
     Some(format!("compared with process {}, which runs by this file:\n{lines}", status.pid))
 }
 
-fn admin(Admin { socket, metrics, state, .. }: &Admin) -> String {
+fn admin(Admin { socket, metrics, web, state, .. }: &Admin) -> String {
     let metrics = metrics.map_or("no metrics over TCP".to_owned(), |address| format!("http://{address}/metrics"));
-    format!("admin: socket {}, {metrics}, state in {}\n", socket.display(), state.display())
+    let page = web.map_or(String::new(), |address| format!(", page http://{address}/"));
+    format!("admin: socket {}, {metrics}{page}, state in {}\n", socket.display(), state.display())
 }
 
 fn announce(Announce { table, min_up, hold_down, linger, hold }: &Announce) -> String {

@@ -4,6 +4,7 @@ use crate::sample;
 use crossbeam::channel::{RecvTimeoutError, Sender};
 use oneip::admin::order::{Answer, Denied, Order};
 use oneip::admin::status::Status;
+use oneip::admin::timeline::Timeline;
 use oneip::admin::{self, Overview, Seen, Server, Watched};
 use oneip::metrics::latest::Latest;
 use oneip::metrics::snapshot::Snapshot;
@@ -20,6 +21,8 @@ use tokio::sync::oneshot;
 pub struct Fake {
     pub socket: PathBuf,
     pub metrics: SocketAddr,
+    pub web: SocketAddr,
+    pub timeline: Timeline,
     /// Every order that arrived, those for a status left out.
     pub orders: Arc<Mutex<Vec<Order>>>,
     pub server: Server,
@@ -37,6 +40,8 @@ pub struct Script {
     pub status: Arc<Mutex<Status>>,
     /// `None`: the stats thread takes the question and never answers.
     pub figures: Arc<Mutex<Option<Snapshot>>>,
+    /// Where the page is asked to be.
+    pub web: SocketAddr,
 }
 
 impl Default for Script {
@@ -46,6 +51,7 @@ impl Default for Script {
             pause: Duration::ZERO,
             status: Arc::new(Mutex::new(sample::status())),
             figures: Arc::new(Mutex::new(Some(sample::figures()))),
+            web: "127.0.0.2:0".parse().unwrap(),
         }
     }
 }
@@ -98,15 +104,16 @@ impl Fake {
             socket: folder.path().join("oneip.sock"),
             socket_given: true,
             metrics: Some("127.0.0.1:0".parse().unwrap()),
+            web: Some(script.web),
             state: folder.path().join("state.json"),
         };
         let listeners = admin::bind(&admin).unwrap();
-        let metrics = listeners.metrics().unwrap();
+        let (metrics, web, timeline) = (listeners.metrics().unwrap(), listeners.web().unwrap(), Timeline::default());
         let (ask, wanted) = crossbeam::channel::unbounded();
         let overview = Latest::default();
         let counted = Arc::clone(&script.figures);
         let counted = move || Some((Arc::new(counted.lock().unwrap().clone()?), Duration::ZERO));
-        let watched = Watched { overview: overview.clone(), figures: Box::new(counted) };
+        let watched = Watched { overview: overview.clone(), figures: Box::new(counted), timeline: timeline.clone() };
         let (backend, mut asked) = admin::channel(watched, move |to| drop(ask.send(to)));
         // Until the server ends, which has the other end.
         let status = Arc::clone(&script.status);
@@ -153,7 +160,7 @@ impl Fake {
             }
         });
         let server = listeners.start(backend).unwrap();
-        Fake { socket: admin.socket, metrics, orders, server, _stop: stop, _folder: folder }
+        Fake { socket: admin.socket, metrics, web, timeline, orders, server, _stop: stop, _folder: folder }
     }
 
     pub fn orders(&self) -> Vec<Order> {
@@ -163,5 +170,5 @@ impl Fake {
 
 /// Nobody has put anything down.
 pub fn nothing() -> Watched {
-    Watched { overview: Latest::default(), figures: Box::new(|| None) }
+    Watched { overview: Latest::default(), figures: Box::new(|| None), timeline: Timeline::default() }
 }

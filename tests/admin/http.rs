@@ -3,7 +3,7 @@
 use crate::fake::Fake;
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -53,6 +53,10 @@ pub fn unix(socket: &Path, method: &str, path: &str, body: &str) -> Reply {
 }
 
 pub fn tcp(fake: &Fake, method: &str, path: &str) -> Reply {
-    let stream = TcpStream::connect(fake.metrics).unwrap();
+    at(fake.metrics, method, path)
+}
+
+pub fn at(address: SocketAddr, method: &str, path: &str) -> Reply {
+    let stream = TcpStream::connect(address).unwrap();
     exchange(stream, request(method, path, "").as_bytes()).expect("an answer")
 }

@@ -14,3 +14,4 @@ mod server;
 mod socket;
 mod top;
 mod views;
+mod web;

@@ -5,6 +5,7 @@ use crate::http::{self, exchange, request, tcp, unix};
 use crate::sample;
 use oneip::admin::order::{Answer, Order};
 use oneip::admin::status::Status;
+use oneip::admin::timeline::Timeline;
 use oneip::admin::{self, Watched};
 use oneip::limits::{ADMIN_BODY, ADMIN_CONNECTIONS, ADMIN_PATIENCE, FIGURES_MOST, ORDER_MOST, OVERVIEW_MOST};
 use oneip::metrics::latest::Latest;
@@ -68,7 +69,7 @@ fn who_only_looks_asks_no_thread() {
     overview.put(fake::overview_of(sample::status(), Instant::now()));
     let figures = Arc::new(sample::figures());
     let counted = move || Some((Arc::clone(&figures), Duration::ZERO));
-    let watched = Watched { overview, figures: Box::new(counted) };
+    let watched = Watched { overview, figures: Box::new(counted), timeline: Timeline::default() };
     let (backend, mut asked) = admin::channel(watched, |_| panic!("the stats thread is asked"));
     let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
     for path in ["/metrics", "/readyz", "/healthz", "/status"] {
@@ -89,7 +90,7 @@ fn threads_that_put_down_nothing_hang() {
     let figures = Arc::new(sample::figures());
     let old = Arc::clone(&age);
     let counted = move || Some((Arc::clone(&figures), *old.lock().unwrap()));
-    let watched = Watched { overview: overview.clone(), figures: Box::new(counted) };
+    let watched = Watched { overview: overview.clone(), figures: Box::new(counted), timeline: Timeline::default() };
     let (backend, _asked) = admin::channel(watched, drop);
     let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
     overview.put(fake::overview_of(sample::status(), Instant::now()));

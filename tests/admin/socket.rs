@@ -13,7 +13,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 fn plan(socket: &Path, socket_given: bool) -> Admin {
-    Admin { socket: socket.to_owned(), socket_given, metrics: None, state: "state.json".into() }
+    Admin { socket: socket.to_owned(), socket_given, metrics: None, web: None, state: "state.json".into() }
 }
 
 fn refused(bound: Result<Listeners, Error>) -> String {
@@ -184,6 +184,13 @@ fn an_address_that_is_taken_refuses_the_start_and_leaves_no_socket() {
     let expected = format!(
         "metrics cannot be served on {address}: Address already in use (os error 98); mend that, or name another address \
          as `metrics` in [admin]"
+    );
+    assert_eq!(said, expected);
+    assert!(!path.exists());
+    let said = refused(admin::bind(&Admin { web: Some(address), ..plan(&path, true) }));
+    let expected = format!(
+        "the page cannot be served on {address}: Address already in use (os error 98); mend that, or name another address as `web` in \
+         [admin]"
     );
     assert_eq!(said, expected);
     assert!(!path.exists());

@@ -46,8 +46,9 @@ fn the_plan_says_what_a_change_keeps_and_where_the_dispatcher_is_asked() {
     let plan = said(&format!("[announce]\nhold_s = 0\n{CONFIG}"));
     let announce = "\nannounce: routes in table 111; needs 1 up, again after 5000 ms; gone 2000 ms before a stop, 0 s after a crash\n";
     assert!(plan.contains(announce), "{plan}");
-    let plan = said(&format!("[admin]\nsocket = \"east.sock\"\nmetrics = \"[::1]:9180\"\n{CONFIG}"));
-    let admin = "\nadmin: socket east.sock, http://[::1]:9180/metrics, state in /var/lib/oneip/east.json\n";
+    let plan =
+        said(&format!("[admin]\nsocket = \"east.sock\"\nmetrics = \"[::1]:9180\"\nweb = \"[::1]:9181\"\n{CONFIG}"));
+    let admin = "\nadmin: socket east.sock, http://[::1]:9180/metrics, page http://[::1]:9181/, state in /var/lib/oneip/east.json\n";
     assert!(plan.contains(admin), "{plan}");
 }
 

@@ -6,12 +6,13 @@
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `isolation` (the dispatcher is cut off), `restart` (kill -9 under load), `figures` (what it prints and
 //!   logs), `prometheus` (which scrapes it), `refusals` (why it does not start), `supervisor` (what a service manager is told),
 //!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should),
-//!   `announce` (routes for routing daemons, from one dispatcher), `several` (three of them behind BGP, two behind VRRP)
+//!   `announce` (routes for routing daemons, from one dispatcher), `several` (three of them behind BGP, two behind VRRP), `page` (in a `browser`, where there is one)
 //!
 //! The labs are made one after another: a dispatcher takes a core for itself.
 
 mod announce;
 mod broadcast;
+mod browser;
 mod capture;
 mod decap;
 mod dispatcher;
@@ -28,6 +29,7 @@ mod kernel;
 mod network;
 mod operator;
 mod packets;
+mod page;
 mod peers;
 mod prometheus;
 #[path = "../promtool/mod.rs"]

@@ -26,8 +26,9 @@ impl Membership {
     ) -> (Answer, Option<Update>) {
         match self.try_change_denials(service, change) {
             Ok(said) => {
-                tracing::info!("operator: {said}");
-                (Answer::Done { changes: vec![said] }, Some(Update::Table))
+                let changes = vec![said];
+                self.tell_operator(&changes);
+                (Answer::Done { changes }, Some(Update::Table))
             }
             Err(error) => (Answer::Refused { error }, None),
         }

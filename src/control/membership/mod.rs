@@ -2,7 +2,8 @@
 //! wants of it (`operator`). Turns all that into tables for the workers.
 //!
 //! Here is who is followed and what becomes of what they tell; `state` judges a server, `orders` carries out what an
-//! operator asks for, `place` finds where servers are, `reload` goes over to another configuration, `report` says how everything is.
+//! operator asks for, `place` finds where servers are, `reload` goes over to another configuration, `report` says how everything is,
+//! `tell` what happens.
 
 mod denied;
 mod orders;
@@ -12,18 +13,21 @@ mod reload;
 mod remember;
 mod report;
 mod state;
+mod tell;
 
 pub use orders::Set;
 use peers::{Hearsay, Hearsays};
 pub use reload::{Base, Prepared, Refusal, Reloaded};
 
 use self::report::Shown;
+use self::tell::{tell, tell_state};
 use super::denials::Denials;
 use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, Routes, What as Whereabouts};
 use super::overrides::{Overrides, Withdrawn};
 use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
 use crate::admin::status::State;
+use crate::admin::timeline::Timeline;
 use crate::host::clock;
 use crate::limits::{FLOW_CENSUS, LEAVE_AGAIN, START_MOST, VERDICT_MOST};
 use crate::model::{Plan, Server, Via};
@@ -149,6 +153,9 @@ pub struct Membership {
     /// The state of each server, and since when.
     states: HashMap<Name, (State, Instant)>,
     shown: Shown,
+    timeline: Timeline,
+    /// Where no server was found, and the timeline has that.
+    doubted: HashSet<IpAddr>,
 }
 
 /// Something happened that has yet to be taken in.
@@ -218,6 +225,8 @@ impl Membership {
             hearsays: Hearsays::new(),
             states: HashMap::new(),
             shown: Shown::default(),
+            timeline: Timeline::default(),
+            doubted: HashSet::new(),
         };
         if let Some(end) = end {
             membership.cluster.set_tunnel_end(end);
@@ -338,7 +347,7 @@ impl Membership {
             Event::Neighbours(changes) => self.locate(&changes),
             Event::Routes => self.reroute().await,
             Event::Verdicts(changes) => {
-                changes.iter().for_each(tell);
+                self.tell_verdicts(&changes);
                 let services: HashSet<usize> = changes.iter().map(|change| change.service).collect();
                 let now = clock::now_ns();
                 let moved = services.into_iter().fold(false, |moved, service| self.judge(service, now, None) | moved);
@@ -395,7 +404,7 @@ impl Membership {
             return false;
         }
         for (service, server) in gone {
-            tracing::info!("server {server} of service {service} is removed: the time for its connections is over");
+            self.tell_removed(&service, &server);
         }
         true
     }
@@ -433,6 +442,9 @@ impl Membership {
             if judged.state != State::Joining {
                 self.joining.remove(&name);
             }
+            if self.states.get(&name).is_some_and(|(before, _)| *before != judged.state) {
+                tell_state(&self.timeline, &name, judged);
+            }
             let seen = self.states.entry(name).or_insert((judged.state, Instant::now()));
             if seen.0 != judged.state {
                 *seen = (judged.state, Instant::now());
@@ -463,14 +475,6 @@ impl Membership {
         {
             tracing::warn!(%error, "entries for the servers stay in the kernel's neighbour table");
         }
-    }
-}
-
-fn tell(change: &health::Change) {
-    let (service, server) = change.names();
-    match change.what {
-        What::Up { .. } | What::NotAllDown | What::NotIsolated => tracing::info!(service, server, "{change}"),
-        _ => tracing::warn!(service, server, "{change}"),
     }
 }
 

@@ -40,7 +40,7 @@ impl Membership {
         self.confirm();
         match result {
             Ok((changes, update)) => {
-                changes.iter().for_each(|change| tracing::info!("operator: {change}"));
+                self.tell_operator(&changes);
                 (Answer::Done { changes }, update)
             }
             Err(error) => (Answer::Refused { error }, None),
@@ -158,7 +158,7 @@ impl Membership {
     pub fn set_withdrawn(&mut self, service: Option<&str>, withdrawn: bool) -> Answer {
         match self.try_set_withdrawn(service, withdrawn) {
             Ok(changes) => {
-                changes.iter().for_each(|change| tracing::info!("operator: {change}"));
+                self.tell_operator(&changes);
                 Answer::Done { changes }
             }
             Err(error) => Answer::Refused { error },

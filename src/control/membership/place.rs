@@ -33,7 +33,7 @@ impl Membership {
 
     pub(super) fn locate(&mut self, changes: &[neighbours::Change]) -> bool {
         for change in changes {
-            tracing::info!("{change}");
+            self.tell_neighbour(change);
             self.tell_mac(change.address);
         }
         let addresses: HashSet<IpAddr> = changes.iter().flat_map(|change| self.reached_by(change.address)).collect();
