@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::dashboard;
 use crate::dispatcher::Dispatcher;
 use crate::echo::Echo;
 use crate::failover::checked;
@@ -43,14 +44,18 @@ impl Prometheus<'_> {
 
     /// By server. Empty while there is no answer yet.
     fn query(&self, query: &str) -> BTreeMap<String, f64> {
-        let mut curl = self.0.command("dispatcher", "curl");
-        curl.args(["-sG", "http://127.0.0.1:9090/api/v1/query", "--data-urlencode"]).arg(format!("query={query}"));
-        let said = curl.output().unwrap().stdout;
-        let answer: Value = serde_json::from_slice(&said).unwrap_or_default();
+        let answer = self.ask(query);
         let series = answer["data"]["result"].as_array().map(Vec::as_slice).unwrap_or_default();
         let server = |series: &Value| series["metric"]["server"].as_str().unwrap().to_owned();
         let value = |series: &Value| series["value"][1].as_str().unwrap().parse().unwrap();
         series.iter().map(|series| (server(series), value(series))).collect()
+    }
+
+    /// The whole answer.
+    fn ask(&self, query: &str) -> Value {
+        let mut curl = self.0.command("dispatcher", "curl");
+        curl.args(["-sG", "http://127.0.0.1:9090/api/v1/query", "--data-urlencode"]).arg(format!("query={query}"));
+        serde_json::from_slice(&curl.output().unwrap().stdout).unwrap_or_default()
     }
 }
 
@@ -113,7 +118,9 @@ fn a_real_prometheus_sees_what_was_sent() {
         let up = prometheus.query("oneip_server_up{service=\"web\"}");
         up.len() == 3 && up.values().all(|up| *up == 1.0)
     });
-    check_metrics(&succeed(lab.command("dispatcher", "curl").args(["-sf", "http://127.0.0.1:9180/metrics"])));
+    let page = succeed(lab.command("dispatcher", "curl").args(["-sf", "http://127.0.0.1:9180/metrics"]));
+    check_metrics(&page);
+    dashboard::has_answers(&page, |query| prometheus.ask(query));
     dispatcher.stop();
 }
 

@@ -110,6 +110,7 @@ fn the_package_is_whole_and_lintian_has_no_complaint() {
         "/usr/share/fish/vendor_completions.d/oneip.fish",
         "/usr/share/oneip/oneip.schema.json",
         "/usr/share/oneip/prometheus/oneip.rules.yml",
+        "/usr/share/oneip/grafana/oneip.json",
         "/etc/default/oneip",
         "/etc/default/oneip-filter",
     ] {
