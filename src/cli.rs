@@ -41,6 +41,7 @@ pub enum Verb {
     Filter(Filter),
     Decap(Decap),
     Check(Check),
+    Import(Import),
     Doctor(Doctor),
     Lookup(Lookup),
     Replay(Replay),
@@ -194,6 +195,25 @@ Example:
 pub struct Check {
     #[command(flatten)]
     pub config: Config,
+}
+
+/// Make a configuration of one of keepalived, or of what `ipvsadm -Sn` writes
+///
+/// The configuration goes to standard output. Standard error says, line by line, what could not be taken over. It has a new
+/// secret key in it.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  oneip import /etc/keepalived/keepalived.conf --interface eth1 > cluster.toml
+  oneip import keepalived.conf conf.d/web.conf conf.d/mail.conf > cluster.toml
+  ipvsadm -Sn | oneip import - > cluster.toml")]
+pub struct Import {
+    /// Files of keepalived or ipvsadm, read as one configuration; - is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Where clients' frames arrive; default: where VRRP runs, or eth1
+    #[arg(long, value_name = "ETH")]
+    pub interface: Option<String>,
 }
 
 /// Run the frames of a capture through the same steps as `run`, without root or a NIC

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use oneip::cli::{
-    Check, Cli, Config, Decap, Doctor, Filter, Guard, Lookup, Replay, Run, Server, ServerArguments, ServerVerb,
+    Check, Cli, Config, Decap, Doctor, Filter, Guard, Import, Lookup, Replay, Run, Server, ServerArguments, ServerVerb,
     Simulate, Verb, manual, schema,
 };
 use oneip::config::{self, Loaded};
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Verb::Filter(arguments) => filter(arguments),
         Verb::Decap(arguments) => decap(arguments),
         Verb::Check(arguments) => check(&arguments),
+        Verb::Import(arguments) => import(&arguments),
         Verb::Doctor(arguments) => doctor(arguments),
         Verb::Replay(arguments) => replay(&arguments),
         Verb::Lookup(arguments) => lookup(&arguments),
@@ -106,6 +107,14 @@ fn decap(Decap { config, server, json, detach, log: _ }: Decap) -> Result<(), Fa
         return run::decap::detach(&plan, server.as_deref());
     }
     run::decap::run(plan, run::on_server::Options { config, server, down: Vec::new(), json })
+}
+
+fn import(Import { files, interface }: &Import) -> Result<(), Failure> {
+    let imported = verbs::import::run(files, interface.as_deref())?;
+    for remark in imported.remarks {
+        eprintln!("{remark}");
+    }
+    print(imported.configuration.trim_end())
 }
 
 fn check(Check { config: Config { config } }: &Check) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! The verbs that need neither root nor a NIC: each is a function from arguments to output or an error.
 
 pub mod check;
+pub mod import;
 pub mod lookup;
 pub mod replay;
 pub mod script;

@@ -2,6 +2,7 @@
 
 mod check;
 mod help;
+mod import;
 mod lookup;
 mod program;
 mod replay;
