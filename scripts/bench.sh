@@ -21,7 +21,7 @@ plots, and the raw figures. Needs root; scripts/setup.sh --bench installs what i
   --generator G      oneip (default): oneip pktgen; pktgen: the kernel's (module pktgen); dpdk: testpmd, which knows no rate, so
                      that only overload is measured
   --parts LIST       of throughput,latency,loss,cost,growth,memory,change (default: all); throughput is measured always
-  --duts LIST        of oneip,oneip-xdp,reflector,macswap,nftables,routing,ipvs,ipvs-ops,oneip-dpdk,testpmd-af_xdp,
+  --duts LIST        of oneip,oneip-xdp,oneip-ipip,reflector,macswap,nftables,routing,ipvs,ipvs-ops,oneip-dpdk,testpmd-af_xdp,
                      testpmd-af_packet (default: all that there are here); oneip is always among them
   --loss PERCENT     frames that may be lost in a trial that counts as lossless (default: 0.1)
   --seconds S        length of a trial (default: 0.25)

@@ -1,7 +1,7 @@
 # The devices under test: `start_NAME` sets one up on its cable, and `unfair_NAME` says what the comparison with oneip hides.
 # All of them take the same frames in at dut0 and send the same number out there again.
 
-readonly ALL_DUTS=(oneip oneip-xdp reflector macswap nftables routing ipvs ipvs-ops oneip-dpdk testpmd-af_xdp testpmd-af_packet)
+readonly ALL_DUTS=(oneip oneip-xdp oneip-ipip reflector macswap nftables routing ipvs ipvs-ops oneip-dpdk testpmd-af_xdp testpmd-af_packet)
 
 # Why a DUT cannot be had here; nothing if it can.
 lacks() { # DUT
@@ -14,13 +14,13 @@ lacks() { # DUT
         testpmd*) command -v dpdk-testpmd >/dev/null || echo "no dpdk-testpmd: scripts/setup.sh --bench" ;;
         macswap) command -v clang >/dev/null || echo "no clang: scripts/setup.sh" ;;
     esac
-    if [[ -n $interface && ! $1 =~ ^(oneip|oneip-xdp|reflector)$ ]]; then echo "in the lab only"; fi
+    if [[ -n $interface && ! $1 =~ ^(oneip|oneip-xdp|oneip-ipip|reflector)$ ]]; then echo "in the lab only"; fi
 }
 
 # ---- oneip ----
 
 # Service n listens on udp/(80 + n), over IPv4; one alone has a twin over IPv6.
-write_configuration() { # SERVICES SERVERS CORES [ENGINE]
+write_configuration() { # SERVICES SERVERS CORES [ENGINE [DELIVER]]
     cat <<END
 [cluster]
 hash_key = "a1b2c3d4e5f60718293a4b5c6d7e8f90"
@@ -35,9 +35,10 @@ $(if [[ -z $interface && ${4-} != xdp ]]; then echo "cores = [$3]"; fi)
 socket = "$work/$dut.sock"
 state = "$work/$dut.json"
 END
-    awk -v services="$1" -v servers="$2" -v mac="$receive_mac" -v cluster4="$CLUSTER4" -v cluster6="$CLUSTER6" '
+    awk -v services="$1" -v servers="$2" -v mac="$receive_mac" -v cluster4="$CLUSTER4" -v cluster6="$CLUSTER6" \
+        -v deliver="${5:-l2}" '
         function service(name, address, port,    n) {
-            printf "\n[[service]]\nname = \"%s\"\naddress = \"%s\"\nports = [\"udp/%d\"]\n", name, address, port
+            printf "\n[[service]]\nname = \"%s\"\naddress = \"%s\"\nports = [\"udp/%d\"]\ndeliver = \"%s\"\n", name, address, port, deliver
             for (n = 1; n <= servers; n++) {
                 printf "[[service.server]]\nname = \"server%d\"\naddress = \"192.0.%d.%d\"\n", n, 2 + (n + 10) / 256, (n + 10) % 256
                 printf "mac = \"%s\"\n", mac ? mac : sprintf("02:00:00:01:%02x:%02x", n / 256, n % 256)
@@ -61,6 +62,18 @@ run_oneip() { spawn '^ready' "$ONEIP" run -c "$work/$dut.toml" --json --hlog "$w
 
 unfair_oneip() {
     echo "It polls: its core is fully used at any load. Its worker has a core; the frame's way into the ring runs on the generator's."
+}
+
+# ---- oneip, to servers at the other end of a tunnel ----
+
+start_oneip_ipip() {
+    write_configuration 1 "$SERVERS" "$dut_core" af_xdp ipip >"$work/$dut.toml"
+    rm -f "$work/$dut.json"
+    run_oneip
+}
+
+unfair_oneip_ipip() {
+    echo "The same as oneip, which wraps each frame in an outer IPv4 header (\`deliver = \"ipip\"\`): 20 bytes more, and a checksum, for each."
 }
 
 # ---- oneip's program in the kernel, and what a program there costs at least ----

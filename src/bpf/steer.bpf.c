@@ -124,9 +124,11 @@ ONCE int is_denied(struct xdp_md *ctx)
 	if (!table)
 		return 0;
 	struct head *head = &table->heads[table->present % HEADS];
+	if (!(head->flags & LISTED))
+		return 0;
 	__u32 at = core * TALLIES + head->tally;
 	struct tally *tally = bpf_map_lookup_elem(&tallies, &at);
-	if (!tally || !(head->flags & LISTED))
+	if (!tally)
 		return 0;
 	struct choice *choice = &tally->choice;
 	*choice = (struct choice){};

@@ -191,8 +191,10 @@ impl Attachment {
     pub fn detach(&mut self) {
         match self {
             Attachment::AfXdp { steer, place, .. } => {
-                if let Some(Err(error)) = place.as_ref().map(forget) {
-                    tracing::warn!("the program stays on its interface: {error}");
+                if let Some(place) = place
+                    && let Err(error) = forget(place)
+                {
+                    tracing::warn!("not all that {} keeps for {} is gone: {error}", place.pins.display(), place.interface);
                 }
                 steer.detach();
             }

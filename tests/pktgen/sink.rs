@@ -247,3 +247,31 @@ fn latencies_fall_into_hdr_histograms_buckets() {
     assert!(sink.takes(&frame(&frames, 400, now_ns() + 1_000_000_000)).unwrap());
     assert_eq!(sink.counts().unwrap().latency.least, 0);
 }
+
+/// By each tunnel of IP in IPv4, from a cluster address of either family: what is inside counts, by the outer frame's length and MAC.
+#[test]
+fn what_comes_by_a_tunnel_is_judged_by_what_it_holds() {
+    if !is_root() {
+        return;
+    }
+    for (address, protocol) in [(CLUSTER_V4, 4), (CLUSTER_V6, 41)] {
+        let frames = Frames::new(&traffic(&[address], &[port(Transport::Udp, 80)], &[100]), RUN).unwrap();
+        let mut sink = Sink::load(&frames, 1).unwrap();
+        let wrapped = |number| {
+            let inner = frame(&frames, number, now_ns());
+            let mut outer = inner[..12].to_vec();
+            outer.extend([8, 0, 0x45, 0, 0, 102, 0, 0, 0x40, 0, 64, protocol, 0, 0, 192, 0, 2, 2, 192, 0, 2, 11]);
+            outer.extend(&inner[14..]);
+            outer
+        };
+        assert!(sink.takes(&wrapped(0)).unwrap() && sink.takes(&wrapped(1)).unwrap());
+        let mut changed = wrapped(2);
+        changed[34 + 20 + 16] ^= 1;
+        assert!(sink.takes(&changed).unwrap());
+        let mut other = wrapped(3);
+        other[23] = 47;
+        assert!(sink.takes(&other).unwrap());
+        let expected = Counts { received: 2, bytes: 2 * 116, corrupt: 2, ..Counts::default() };
+        assert_eq!(counts(&sink), expected, "{address}");
+    }
+}
