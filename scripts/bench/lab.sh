@@ -54,7 +54,8 @@ lay_cable() { # [QUEUES]
 netns add $LAB-$dut-tester
 link add dut0 netns $LAB-$dut address $DUT_MAC $queues type veth \
     peer name tester0 netns $LAB-$dut-tester address $TESTER_MAC $queues" command_ ip -batch -
-    for end in at_dut at_tester; do
+    # The tester's end first: the kernel takes a veth for one that sends for XDP programs if its other end has GRO as it comes up.
+    for end in at_tester at_dut; do
         # veth leaves checksums and segmentation to a card that is not there; and nothing shall be sent but the load. With GRO the tester's
         # end takes what an XDP program at the other one sends (drivers/net/veth.c, veth_xdp_xmit); UDP is not merged.
         "$end" bash -c "ethtool -K ${end#at_}0 tx off tso off gso off gro $(if [[ $end == at_tester ]]; then echo on; else echo off; fi) >/dev/null

@@ -11,7 +11,7 @@ use crate::port::af_xdp::{self, AfXdp, Transfer};
 use crate::table::Table;
 use crate::xdp::dispatch::{self, Setup, Tables};
 use crate::xdp::link::{self, Kept, LinkError, Place};
-use crate::xdp::{self, Features, Net, Steer};
+use crate::xdp::{self, MEND_VETH, Net, Steer};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -206,11 +206,11 @@ impl Attachment {
 
 /// How long a worker may be silent. `None`: for as long as it has a ring, since what the program sends in its place would not leave.
 fn net_after(device: &xdp::Device, settings: &Dispatcher) -> Option<Duration> {
-    let sends = device.driver != "veth" || settings.xdp == Some(Xdp::Generic) || Features::of(device.index).transmits();
+    let sends = settings.xdp == Some(Xdp::Generic) || device.transmits();
     if !sends {
         tracing::warn!(
-            "if a worker is killed or hangs, {} does not send what its XDP program forwards: ethtool -K PEER gro on, for the other \
-             end of the veth, and start again",
+            "if a worker is killed or hangs, {} does not send what its XDP program forwards: {MEND_VETH} (the other end of the veth), \
+             and start again",
             device.interface
         );
     }

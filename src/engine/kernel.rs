@@ -19,7 +19,7 @@ use crate::table::flow_table::FlowTable;
 use crate::xdp::dispatch::{Books, Dispatch, PublishError, Reader, Setup};
 use crate::xdp::link::{self, Attachment, Place};
 use crate::xdp::privileges as needed;
-use crate::xdp::{Device, Features, Mode};
+use crate::xdp::{Device, MEND_VETH, Mode};
 use aya::programs::xdp::XdpLink;
 use caps::Capability;
 use std::fmt;
@@ -79,10 +79,10 @@ fn way_out(device: &Device, xdp: Option<Xdp>) -> (u32, Option<Xdp>) {
     if device.driver != "veth" || xdp == Some(Xdp::Generic) {
         return (0, xdp);
     }
-    if Features::of(*index).transmits() {
+    if device.transmits() {
         return (*index, xdp);
     }
-    let mend = "ethtool -K PEER gro on, for the other end of the veth, and start again";
+    let mend = format!("{MEND_VETH} (the other end of the veth), and start again");
     if xdp == Some(Xdp::Native) {
         tracing::warn!("{interface} does not send what its XDP program forwards: {mend}");
         return (*index, xdp);

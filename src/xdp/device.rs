@@ -28,6 +28,10 @@ pub const STAMP_ROOM: u32 = 8;
 /// Where a frame begins in its chunk.
 pub const FRAME_OFFSET: u32 = XDP_HEADROOM + STAMP_ROOM;
 
+/// Has a veth send what a native XDP program forwards; PEER is its other end. Off first: the kernel notes GRO of the other end only as it is
+/// switched on while that end is up (drivers/net/veth.c, veth_set_features).
+pub const MEND_VETH: &str = "ethtool -K PEER gro off; ethtool -K PEER gro on";
+
 const ETHERNET_HEADER: u32 = 14;
 const VLAN_TAG: u32 = 4;
 
@@ -60,6 +64,11 @@ pub struct Device {
 }
 
 impl Device {
+    /// Whether the interface sends what a native XDP program forwards. A veth does if its other end has GRO or a program.
+    pub fn transmits(&self) -> bool {
+        self.driver != "veth" || Features::of(self.index).transmits()
+    }
+
     /// The file in which the kernel says whether it has a carrier.
     pub fn carrier(&self) -> Option<File> {
         File::open(Path::new(SYSFS).join(&self.interface).join("carrier")).ok()

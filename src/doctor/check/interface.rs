@@ -5,6 +5,7 @@ use super::host::{dispatcher, engine};
 use crate::admin::finding::Finding;
 use crate::doctor::facts::{Facts, Interface};
 use crate::model::{Engine, Xdp};
+use crate::xdp::MEND_VETH;
 
 /// The least that a LAN of Ethernet has.
 const LAN_MTU: u32 = 1500;
@@ -169,10 +170,11 @@ pub fn transmits(facts: &Facts) -> Vec<Finding> {
         true => Finding::warn(
             "xdp_transmit",
             format!(
-                "{name} is a veth whose other end has no GRO: native XDP sends nothing there; PEER is the other end"
+                "{name} is a veth whose other end has no GRO, or got it before it was up: native XDP may send nothing there; PEER \
+                 is the other end"
             ),
         )
-        .mend("ethtool -K PEER gro on"),
+        .mend(MEND_VETH),
         false => Finding::ok("xdp_transmit", "what the program forwards is sent"),
     })
 }
