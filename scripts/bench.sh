@@ -123,7 +123,7 @@ row() { # TABLE LINE
 heads() {
     local latency=count,min,mean,p50,p90,p99,p999,p9999,max
     row trials "part,dut,family,size,clients,rate,sent,received,lost,sent_pps,received_pps,duplicates,reordered,corrupt,seconds,lag_p99,$latency"
-    row throughput dut,family,size,round,pps,limit
+    row throughput dut,family,size,round,pps,limit,sent,lost
     row latency "dut,load,rate,sent,lost,$latency"
     row tail load,oneip,reflector
     row loss dut,load,sent_pps,received_pps

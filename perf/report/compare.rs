@@ -56,11 +56,9 @@ fn rows(a: &Snapshot, b: &Snapshot) -> Vec<(String, f64, f64)> {
         both(format!("oneip to {dut}, throughput"), [a, b].map(|figures| figures.ratio("oneip", dut)), 1.0);
     }
     for row in &a.latency {
-        let of = |figures: &Snapshot, p99: bool| {
-            figures.latency(&row.dut, &row.load).and_then(|row| if p99 { row.p99 } else { row.p50 })
-        };
-        for (name, p99) in [("p50", false), ("p99", true)] {
-            both(format!("{}, load {}: {name}, us", row.dut, row.load), [of(a, p99), of(b, p99)], 1e3);
+        let of = |figures: &Snapshot, at: usize| figures.latency(&row.dut, &row.load)?.percentiles()[at];
+        for (name, at) in [("p50", 0), ("p99", 2)] {
+            both(format!("{}, load {}: {name}, us", row.dut, row.load), [of(a, at), of(b, at)], 1e3);
         }
     }
     for row in &a.cost {

@@ -14,7 +14,7 @@ use std::path::Path;
 
 pub type Failure = Box<dyn Error>;
 
-/// A search's outcome: the highest rate without loss.
+/// A search's outcome: the highest rate at which no more was lost than is tolerated.
 #[derive(Deserialize)]
 pub struct Throughput {
     pub dut: String,
@@ -23,10 +23,15 @@ pub struct Throughput {
     pub size: String,
     /// From 1. In a round every DUT has its turn.
     pub round: u32,
-    /// Frames a second that arrived.
+    /// Frames a second that arrived; 0: no rate held.
     pub pps: f64,
     /// What went no faster: "dut" or "generator".
     pub limit: String,
+    /// Of the trial that held; absent in older reports.
+    #[serde(default)]
+    pub sent: Option<f64>,
+    #[serde(default)]
+    pub lost: Option<f64>,
 }
 
 /// Latencies in nanoseconds, as the generator saw them; absent where it sees none.
@@ -38,12 +43,27 @@ pub struct Latency {
     pub rate: f64,
     pub sent: f64,
     pub lost: f64,
+    /// Frames that were timed.
+    pub count: Option<f64>,
     pub p50: Option<f64>,
     pub p90: Option<f64>,
     pub p99: Option<f64>,
     pub p999: Option<f64>,
     pub p9999: Option<f64>,
     pub max: Option<f64>,
+}
+
+/// A percentile is said if so many frames are beyond it.
+const BEYOND: f64 = 10.0;
+
+impl Latency {
+    /// The percentiles 50, 90, 99, 99.9 and 99.99; `None` where too few frames were timed for one.
+    pub fn percentiles(&self) -> [Option<f64>; 5] {
+        let enough = |beyond: f64| self.count.unwrap_or(0.0) * beyond >= BEYOND - 1e-6;
+        let said = |percentile: Option<f64>, beyond: f64| percentile.filter(|_| enough(beyond));
+        let Latency { p50, p90, p99, p999, p9999, .. } = *self;
+        [said(p50, 0.5), said(p90, 0.1), said(p99, 0.01), said(p999, 1e-3), said(p9999, 1e-4)]
+    }
 }
 
 /// p99 of two short trials, one after the other, in nanoseconds.
@@ -156,36 +176,42 @@ impl Snapshot {
         self.throughput.iter().map(|row| row.dut.as_str()).filter(|dut| seen.insert(*dut)).collect()
     }
 
-    /// The rates of a DUT's rounds with these frames, by round.
+    /// A DUT's rounds with these frames.
+    pub fn searches<'a>(&'a self, dut: &'a str, family: u8, size: &'a str) -> impl Iterator<Item = &'a Throughput> {
+        self.throughput.iter().filter(move |row| row.dut == dut && row.family == family && row.size == size)
+    }
+
+    /// The rates of those in which one held.
     pub fn rounds(&self, dut: &str, family: u8, size: &str) -> Vec<f64> {
-        let rows = self.throughput.iter().filter(|row| row.dut == dut && row.family == family && row.size == size);
-        rows.map(|row| row.pps).collect()
+        self.searches(dut, family, size).map(|row| row.pps).filter(|pps| *pps > 0.0).collect()
+    }
+
+    /// The most that was lost of what was sent in a round; `None`: an older report does not say.
+    pub fn most_lost(&self, dut: &str, family: u8, size: &str) -> Option<f64> {
+        let held = self.searches(dut, family, size).filter(|row| row.pps > 0.0);
+        let lost = held.map(|row| Some(row.lost? / row.sent?)).collect::<Option<Vec<f64>>>()?;
+        lost.into_iter().max_by(f64::total_cmp)
     }
 
     /// Whether the generator rather than the DUT was the limit in some round.
     pub fn generator_bound(&self, dut: &str, family: u8, size: &str) -> bool {
-        let mut rows = self.throughput.iter().filter(|row| row.dut == dut && row.family == family && row.size == size);
-        rows.any(|row| row.limit == "generator")
+        self.searches(dut, family, size).any(|row| row.limit == "generator")
     }
 
     pub fn latency(&self, dut: &str, load: &str) -> Option<&Latency> {
         self.latency.iter().find(|row| row.dut == dut && row.load == load && row.p50.is_some())
     }
 
-    /// What `dut` forwarded by what `other` did, search by search: with the same frames, in the same round.
-    pub fn neighbours(&self, dut: &str, other: &str) -> Vec<(&Throughput, f64)> {
-        let ours = self.throughput.iter().filter(|row| row.dut == dut);
-        let ratio = |ours: &Throughput| {
-            let same = |row: &Throughput| (row.family, &*row.size, row.round) == (ours.family, &*ours.size, ours.round);
-            let theirs = self.throughput.iter().find(|row| row.dut == other && same(row) && row.pps > 0.0)?;
-            Some(ours.pps / theirs.pps)
-        };
-        ours.filter_map(|row| Some((row, ratio(row)?))).collect()
+    /// What `dut` forwarded of 64-byte frames over IPv4 by what `other` did, in each round in which both did.
+    pub fn ratios(&self, dut: &str, other: &str) -> Vec<f64> {
+        let theirs = |round| self.searches(other, 4, "64").find(|row| row.round == round && row.pps > 0.0);
+        let ours = self.searches(dut, 4, "64").filter(|row| row.pps > 0.0);
+        ours.filter_map(|row| Some(row.pps / theirs(row.round)?.pps)).collect()
     }
 
     /// Their median.
     pub fn ratio(&self, dut: &str, other: &str) -> Option<f64> {
-        median(self.neighbours(dut, other).into_iter().map(|(_, ratio)| ratio).collect())
+        median(self.ratios(dut, other))
     }
 
     /// oneip's p99 by the reflector's at a load: the least of the short trials of each, since what the host does only adds.

@@ -5,14 +5,15 @@ use std::fmt::Write as _;
 
 /// Which device is compared with which, and what it is to reach of it: workers with what the I/O itself allows and with DPDK's
 /// forwarder on the same kind of socket, the program in the kernel with the kernel's nearest rule and with what a program there costs at least.
-const AIMS: [(&str, &str, f64); 4] = [
+const AIMS: [(&str, &str, f64); 5] = [
     ("oneip", "reflector", 0.95),
     ("oneip", "testpmd-af_xdp", 1.0),
     ("oneip-xdp", "nftables", 2.0),
     ("oneip-xdp", "macswap", 0.75),
+    ("oneip-ipip", "oneip", 0.67),
 ];
-/// Devices of ours: each is compared with all others.
-const OURS: [&str; 2] = ["oneip", "oneip-xdp"];
+/// Devices of ours: the first two are compared with all others, the last one with the first.
+const OURS: [&str; 3] = ["oneip", "oneip-xdp", "oneip-ipip"];
 /// A p99 of so many times another's is no worse: two runs of one device differ by more.
 const NO_WORSE: f64 = 1.05;
 const LOADS: [&str; 5] = ["idle", "10", "50", "90", "99"];
@@ -40,6 +41,11 @@ fn plot(plots: &[String], name: &str) -> String {
 
 fn kpps(pps: f64) -> String {
     if pps < 99_500.0 { format!("{:.1}", pps / 1e3) } else { format!("{:.0}", pps / 1e3) }
+}
+
+/// Of a search.
+fn held(pps: f64) -> String {
+    if pps > 0.0 { kpps(pps) } else { "-".to_owned() }
 }
 
 /// Of nanoseconds.
@@ -70,20 +76,26 @@ fn findings(figures: &Snapshot) -> String {
         let Some(rate) = median(rounds.clone()) else { continue };
         let (low, high) = range(&rounds);
         let bound = if figures.generator_bound(ours, 4, "64") { "; the generator had no more" } else { "" };
+        let lost = match figures.most_lost(ours, 4, "64") {
+            Some(0.0) => "without loss".to_owned(),
+            Some(most) => format!("with up to {:.2} % lost", most * 100.0),
+            None => format!("with no more than {} lost", figures.fact("tolerance")),
+        };
         let _ = writeln!(
             text,
-            "- {ours} forwards **{} kpps** of 64-byte frames without loss ({} to {} in {} rounds{bound}).",
+            "- {ours} forwards **{} kpps** of 64-byte frames {lost} ({} to {} in {} rounds{bound}).",
             kpps(rate),
             kpps(low),
             kpps(high),
             rounds.len()
         );
     }
-    for ours in OURS {
+    for ours in &OURS[..2] {
         for dut in figures.duts().into_iter().filter(|dut| !OURS.contains(dut)) {
             text += &beside(figures, ours, dut);
         }
     }
+    text += &beside(figures, OURS[2], OURS[0]);
     text += &tail(figures);
     for row in &figures.change {
         let what = match row.what.as_str() {
@@ -111,7 +123,7 @@ fn findings(figures: &Snapshot) -> String {
 
 /// The throughput of `ours` by that of `dut`; nothing if one of them was not measured.
 fn beside(figures: &Snapshot, ours: &str, dut: &str) -> String {
-    let ratios: Vec<f64> = figures.neighbours(ours, dut).into_iter().map(|(_, ratio)| ratio).collect();
+    let ratios = figures.ratios(ours, dut);
     let (low, high) = range(&ratios);
     let count = ratios.len();
     let Some(ratio) = median(ratios) else { return String::new() };
@@ -132,7 +144,7 @@ fn beside(figures: &Snapshot, ours: &str, dut: &str) -> String {
         format!(" (the generator was {} limit in some round)", bound.join(" and "))
     };
     format!(
-        "- {ours} to {dut}: **{ratio:.2}** x its throughput, the median of {count} pairs of neighbouring searches ({low:.2} to {high:.2}){verdict}.{wins}{bound}\n"
+        "- {ours} to {dut}: **{ratio:.2}** x its throughput of 64-byte frames, the median of {count} rounds ({low:.2} to {high:.2}){verdict}.{wins}{bound}\n"
     )
 }
 
@@ -192,15 +204,14 @@ fn upper(text: &str) -> String {
 
 fn throughput(figures: &Snapshot, plots: &[String]) -> String {
     let mut text = format!("## Throughput\n\n{}", plot(plots, "throughput"));
-    text += "64-byte frames over IPv4, kpps, round by round; every device has its turn in each, as a new process. `+`: all that the generator had.\n\n";
+    text += "64-byte frames over IPv4, kpps, round by round; every device has its turn in each, as a new process. `+`: all that the generator had; `-`: no rate held.\n\n";
     text += "| | median | rounds | oneip to it |\n|---|--:|---|--:|\n";
     for dut in figures.duts() {
-        let rounds = figures.throughput.iter().filter(|row| row.dut == dut && row.family == 4 && row.size == "64");
+        let rounds = figures.searches(dut, 4, "64");
         let rounds: Vec<String> =
-            rounds.map(|row| kpps(row.pps) + if row.limit == "generator" { "+" } else { "" }).collect();
+            rounds.map(|row| held(row.pps) + if row.limit == "generator" { "+" } else { "" }).collect();
         let middle = median(figures.rounds(dut, 4, "64")).map_or("-".to_owned(), kpps);
-        let pairs = figures.neighbours("oneip", dut).into_iter().filter(|(row, _)| row.family == 4 && row.size == "64");
-        let ratio = match median(pairs.map(|(_, ratio)| ratio).collect()) {
+        let ratio = match figures.ratio("oneip", dut) {
             Some(ratio) if dut != "oneip" => format!("{ratio:.2}"),
             _ => String::new(),
         };
@@ -243,13 +254,14 @@ fn latency(figures: &Snapshot, plots: &[String]) -> String {
     }
     let mut text = String::from(
         "## Latency\n\nFrom the time at which a frame was due to be sent to its return, in us: a frame that leaves late is late \
-        (no coordinated omission). The same load for all, in percent of oneip's throughput; idle is 1,000 frames a second. A device that cannot carry a load has lost frames there.\n\n",
+        (no coordinated omission). The same load for all, in percent of oneip's throughput; idle is 1,000 frames a second. A device that cannot carry a load has lost frames there. \
+        A percentile is said where ten frames or more are beyond it.\n\n",
     );
     text += "| load | device | p50 | p90 | p99 | p99.9 | p99.99 | max | lost of sent |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n";
     for load in LOADS {
         for row in figures.latency.iter().filter(|row| row.load == load) {
-            let Latency { dut, p50, p90, p99, p999, p9999, max, .. } = row;
-            let cells = [p50, p90, p99, p999, p9999, max].map(|ns| us(*ns));
+            let Latency { dut, max, .. } = row;
+            let cells = row.percentiles().into_iter().chain([*max]).map(us).collect::<Vec<_>>();
             let lost = if row.sent > 0.0 { format!("{:.2} %", row.lost / row.sent * 100.0) } else { "-".to_owned() };
             let unit = if load == "idle" { "" } else { " %" };
             let _ =
@@ -319,7 +331,7 @@ fn growth(figures: &Snapshot, plots: &[String]) -> String {
         let _ = write!(text, "## Growth\n\n{}", plot(plots, "growth"));
         text += "One search each, so read steps, not digits. Services differ by port, and up to 1,024 of them get frames.\n\n| | | kpps | resident, MiB |\n|---|--:|--:|--:|\n";
         for row in &figures.growth {
-            let _ = writeln!(text, "| {} | {} | {} | {:.1} |", row.what, row.n, kpps(row.pps), row.rss_kib / 1024.0);
+            let _ = writeln!(text, "| {} | {} | {} | {:.1} |", row.what, row.n, held(row.pps), row.rss_kib / 1024.0);
         }
         text += "\n";
         if !figures.growth.iter().any(|row| row.what == "workers") {

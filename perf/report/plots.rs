@@ -27,8 +27,10 @@ struct Line {
     name: String,
     colour: RGBColor,
     points: Points,
-    /// Of less weight: thinner, without marks.
+    /// Of less weight.
     thin: bool,
+    /// Whether its points are marked, if they are few.
+    marked: bool,
 }
 
 /// A scale: where its values lie, and which of them are written, how.
@@ -121,9 +123,10 @@ fn chart(
         let style = line.colour.stroke_width(if line.thin { 1 } else { 2 });
         let points: Vec<_> = line.points.iter().map(|(px, py)| at(*px, *py)).collect();
         area.draw(&PathElement::new(points.clone(), style))?;
-        if !line.thin && points.len() < 20 {
+        if line.marked && points.len() < 20 {
             for point in points {
-                area.draw(&Circle::new(point, 3, line.colour.filled()))?;
+                let style = if line.thin { line.colour.stroke_width(1) } else { line.colour.filled() };
+                area.draw(&Circle::new(point, 3, style))?;
             }
         }
         if lines.len() > 1 {
@@ -185,16 +188,25 @@ fn throughput(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
         return Ok(false);
     }
     let most = rows.iter().flat_map(|(_, rounds)| rounds).fold(1.0, |most: f64, pps| most.max(*pps)) / 1e3;
+    let axis = Axis::linear("kpps", most);
     use plotters::style::text_anchor::{HPos, Pos, VPos};
     let text = |size: u32, h, v| (FONT, size).into_font().color(&BLACK).pos(Pos::new(h, v));
-    draw(path, (WIDE.0, 64 + 34 * rows.len() as u32), 1, |_, area| {
+    let bottom = 46 + 34 * rows.len() as i32;
+    draw(path, (WIDE.0, bottom as u32 + 44), 1, |_, area| {
         let (left, right) = (170, 110);
-        let scale = (WIDE.0 as i32 - left - right) as f64 / most;
+        let scale = (WIDE.0 as i32 - left - right) as f64 / axis.range.1;
         area.draw(&Text::new(
             "Throughput of 64-byte frames, IPv4, kpps: median, and from the least round to the most",
             (20, 8),
             text(16, HPos::Left, VPos::Top),
         ))?;
+        for (value, label) in &axis.ticks {
+            let at = left + (value * scale) as i32;
+            area.draw(&PathElement::new([(at, 40), (at, bottom)], GREY.mix(0.18)))?;
+            area.draw(&Text::new(label.clone(), (at, bottom + 4), text(12, HPos::Center, VPos::Top)))?;
+        }
+        let middle = left + (axis.range.1 * scale) as i32 / 2;
+        area.draw(&Text::new(axis.name, (middle, bottom + 40), text(13, HPos::Center, VPos::Bottom)))?;
         for (at, (dut, rounds)) in rows.iter().enumerate() {
             let (top, centre) = (46 + 34 * at as i32, 46 + 34 * at as i32 + 11);
             let end = |pps: f64| left + (pps / 1e3 * scale) as i32;
@@ -232,14 +244,15 @@ fn sizes(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
             sizes.sort_unstable();
             sizes.dedup();
             if sizes.len() > 1 {
-                let points = sizes.iter().map(|size| {
-                    (f64::from(*size), median(figures.rounds(dut, family, &size.to_string())).unwrap_or(0.0) / 1e3)
+                let points = sizes.iter().filter_map(|size| {
+                    Some((f64::from(*size), median(figures.rounds(dut, family, &size.to_string()))? / 1e3))
                 });
                 lines.push(Line {
                     name: format!("{dut}, IPv{family}"),
                     colour: colour(figures, dut),
                     points: points.collect(),
                     thin: family == 6,
+                    marked: true,
                 });
             }
         }
@@ -267,7 +280,7 @@ fn latency(figures: &Snapshot, load: &str, path: &Path) -> Result<bool, Failure>
             })
             .map(|(x, y)| (x.clamp(1.0, 1e6), y.max(0.1)))
             .collect();
-        lines.push(Line { name: dut.clone(), colour: colour(figures, dut), points, thin: false });
+        lines.push(Line { name: dut.clone(), colour: colour(figures, dut), points, thin: false, marked: true });
     }
     if lines.is_empty() {
         return Ok(false);
@@ -304,7 +317,7 @@ fn loss(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
         let mut points: Points = rows.map(|row| (row.sent_pps / 1e3, row.received_pps / 1e3)).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         if !points.is_empty() {
-            lines.push(Line { name: dut.to_owned(), colour: colour(figures, dut), points, thin: false });
+            lines.push(Line { name: dut.to_owned(), colour: colour(figures, dut), points, thin: false, marked: true });
         }
     }
     if lines.is_empty() {
@@ -312,7 +325,13 @@ fn loss(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
     }
     let all = || lines.iter().flat_map(|line| &line.points);
     let (x, y) = (all().map(|point| point.0).fold(0.0, f64::max), all().map(|point| point.1).fold(0.0, f64::max));
-    lines.push(Line { name: "without loss".to_owned(), colour: GREY, points: vec![(0.0, 0.0), (y, y)], thin: true });
+    lines.push(Line {
+        name: "without loss".to_owned(),
+        colour: GREY,
+        points: vec![(0.0, 0.0), (y, y)],
+        thin: true,
+        marked: false,
+    });
     draw(path, WIDE, 1, |_, area| {
         chart(
             area,
@@ -334,7 +353,7 @@ fn growth(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
                 figures
                     .growth
                     .iter()
-                    .filter(|row| row.what == what)
+                    .filter(|row| row.what == what && row.pps > 0.0)
                     .map(|row| (row.n, row.pps / 1e3))
                     .collect::<Points>(),
             )
@@ -348,7 +367,8 @@ fn growth(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
     draw(path, (300 * panels.len() as u32, 320), panels.len(), |at, area| {
         let (what, points) = &panels[at];
         let end = points.iter().fold(10.0, |most: f64, point| most.max(point.0));
-        let line = Line { name: (*what).to_owned(), colour: COLOURS[0], points: points.clone(), thin: false };
+        let line =
+            Line { name: (*what).to_owned(), colour: COLOURS[0], points: points.clone(), thin: false, marked: true };
         chart(area, &format!("Throughput by {what}"), &Axis::log(what, 1.0, end), &Axis::linear("kpps", most), &[line])
     })?;
     Ok(true)

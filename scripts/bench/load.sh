@@ -102,21 +102,21 @@ holds() { # PART RATE
 # RFC 2544, section 26.1: the highest rate at which the DUT loses nothing (or so little as is tolerated). First as fast as the
 # generator goes; then near what came through, in steps of 15 % until one rate holds and a faster one does not; then by
 # halves, until what is left is 3 % or RATES were tried. Into $throughput, frames a second that arrived, 0 if no rate
-# held; $limit says whether it was the DUT or the generator that went no faster; $overload is what came through of all
-# that the generator had.
+# held, and $held, what that trial sent and lost; $limit says whether it was the DUT or the generator that went no faster;
+# $overload is what came through of all that the generator had.
 search() { # PART RATES
     local low=0 high rate rates
-    throughput=0 limit=dut
+    throughput=0 limit=dut held=,
     trial "$1" 0
     overload=$received_pps
-    if lossless; then throughput=$received_pps limit=generator; return; fi
+    if lossless; then throughput=$received_pps limit=generator held=$sent,$lost; return; fi
     # It knows no other rate.
     if [[ $generator == dpdk ]]; then return; fi
     high=$sent_pps
     rate=$((received_pps * 97 / 100))
     for ((rates = 1; rates < $2 && rate > 0; rates++)); do
         if holds "$1" "$rate"; then
-            low=$sent_pps throughput=$received_pps
+            low=$sent_pps throughput=$received_pps held=$sent,$lost
             # The generator's own limit, below what was asked for.
             if ((sent_pps < rate * 97 / 100)); then limit=generator; return; fi
         else

@@ -43,7 +43,7 @@ throughput_of() { # DUT ROUND TRIALS
     measure "$1"
     search throughput "$3"
     say "throughput, IPv$family, $size B, round $2: $1 $(kilo "$throughput") kpps$(if [[ $limit != dut ]]; then echo ', all that the generator has'; fi)"
-    row throughput "$1,$family,$size,$2,$throughput,$limit"
+    row throughput "$1,$family,$size,$2,$throughput,$limit,$held"
 }
 
 # Idle, and at parts of oneip's throughput: the same loads for all.

@@ -194,7 +194,11 @@ impl Attachment {
                 if let Some(place) = place
                     && let Err(error) = forget(place)
                 {
-                    tracing::warn!("not all that {} keeps for {} is gone: {error}", place.pins.display(), place.interface);
+                    tracing::warn!(
+                        "not all that {} keeps for {} is gone: {error}",
+                        place.pins.display(),
+                        place.interface
+                    );
                 }
                 steer.detach();
             }

@@ -123,7 +123,10 @@ fn the_other_end_of_a_veth_needs_gro_for_the_engine_in_the_kernel() {
     let Some(net) = Net::up() else { return };
     let healthy = net.doctor("d", "", "--seconds 0");
     // The second time it has GRO, and the kernel does not know.
-    for unseen in ["ethtool -K d gro off", "ethtool -K d gro off; ip link set dev d down; ethtool -K d gro on; ip link set dev d up"] {
+    for unseen in [
+        "ethtool -K d gro off",
+        "ethtool -K d gro off; ip link set dev d down; ethtool -K d gro on; ip link set dev d up",
+    ] {
         net.sh("lan", unseen);
         let found = net.doctor("d", "", "--seconds 0");
         only(&healthy, &found, "xdp_transmit", unseen);

@@ -166,7 +166,8 @@ pub fn transmits(facts: &Facts) -> Vec<Finding> {
     if engine(facts) != Some(Engine::Xdp) || generic {
         return Vec::new();
     }
-    of(facts, |interface, name| match interface.device.driver == "veth" && !interface.features.transmits() {
+    of(facts, |interface, name| {
+        match interface.device.driver == "veth" && !interface.features.transmits() {
         true => Finding::warn(
             "xdp_transmit",
             format!(
@@ -176,6 +177,7 @@ pub fn transmits(facts: &Facts) -> Vec<Finding> {
         )
         .mend(MEND_VETH),
         false => Finding::ok("xdp_transmit", "what the program forwards is sent"),
+    }
     })
 }
 
