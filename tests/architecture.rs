@@ -24,7 +24,7 @@ const MAY_USE: [(&str, &[&str]); 28] = [
     ("config", &["limits", "model"]),
     ("netlink", &["limits", "model"]),
     ("server", &["model"]),
-    ("host", &["limits", "server"]),
+    ("host", &["error", "limits", "model", "server"]),
     ("admin", &["host::privileges", "limits", "metrics", "model", "verdict"]),
     (
         "control",

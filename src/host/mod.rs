@@ -1,6 +1,7 @@
 //! What must hold on the dispatcher's own host.
 
 pub mod clock;
+pub mod confine;
 pub mod cores;
 pub mod lock;
 pub mod privileges;

@@ -28,11 +28,11 @@ use crate::error::Failure;
 use crate::hash::vector::Level;
 use crate::host::lock::InterfaceLock;
 use crate::host::supervisor::Supervisor;
-use crate::host::{self, cores, privileges};
+use crate::host::{self, confine, cores, privileges};
 use crate::metrics::collect::{Reports, say};
 use crate::metrics::latest::Latest;
 use crate::metrics::summary::Summary;
-use crate::model::{Dispatcher, Plan};
+use crate::model::{Dispatcher, Engine, Plan};
 use crate::netlink::{self, addresses};
 use crate::table::{TunnelEnd, families};
 use crate::verbs;
@@ -100,6 +100,9 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let listeners = admin::bind(&plan.admin)?;
     // Of two dispatchers with the default socket, what is remembered is the first one's.
     let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &options.config));
+    // Before there is another thread. DPDK has files of its own, and threads by now.
+    let confined = (dispatcher.engine != Engine::Dpdk).then(|| confine::confine_to(&plan.admin, &dispatcher.pins));
+    let confined = confined.transpose()?;
     cores::leave(&cores, &available);
     let end = runtime.block_on(tunnel_end(&plan, &dispatcher, &facts))?;
     let side = (Side::Dispatcher, facts.interface.as_str(), Some(end));
@@ -126,6 +129,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         kept.join(", "),
         if facts.workers > 0 { "); workers keep no capability" } else { ", and to publish tables)" }
     );
+    confined.iter().for_each(|confined| _ = write!(text, "\n{confined}"));
     // Not before: the first line of a start that fails is its error.
     doctor::warn(&findings);
     say(&text, options.json);

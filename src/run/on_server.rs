@@ -10,6 +10,7 @@ use crate::control::state_file::StateFile;
 use crate::engine::Engine;
 use crate::engine::on_server::Counting;
 use crate::error::Failure;
+use crate::host::confine;
 use crate::host::lock::InterfaceLock;
 use crate::host::privileges::{self, SERVER};
 use crate::host::supervisor::Supervisor;
@@ -71,6 +72,7 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     let watch = runtime.block_on(InterfaceWatch::open(&interface.name, Some(interface.mac), None))?;
     let listeners = admin::bind(&plan.admin)?;
     let state = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
+    let confined = confine::confine_to(&plan.admin, &place.pins)?;
     let opened = open(&runtime, &plan)?;
     let membership = runtime.block_on(Membership::open(plan, (side, &interface.name, None), &down, state))?;
     let mut followed = ControlPlane { runtime, membership, signals };
@@ -78,7 +80,7 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     let Begun { mut engine, counting, greeting } = begin(&mut followed.membership, opened)?;
     drop(inside);
     let kept: Vec<String> = privileges::keep(&SERVER)?.iter().map(ToString::to_string).collect();
-    say(&format!("{greeting}  keeps      {} (to make tables)", kept.join(", ")), json);
+    say(&format!("{greeting}  keeps      {} (to make tables)\n{confined}", kept.join(", ")), json);
     let (now, figures, overview) = (counting.clone(), counting.clone(), Latest::default());
     // The kernel counts: it is read on the spot.
     let at_once = Box::new(move || Some((Arc::new(now.figures()), Duration::ZERO)));
