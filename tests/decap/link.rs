@@ -1,47 +1,17 @@
 //! The program on an interface, and when its process is gone.
 
+use super::network::{self, ip};
 use super::{plan, program};
-use caps::{CapSet, Capability};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use oneip::engine::decap::{self, Table};
 use oneip::model::PINS;
 use oneip::xdp::interface::Interface;
 use oneip::xdp::link::{self, Kept};
 use oneip::xdp::program::Program;
-use std::collections::HashSet;
 use std::path::Path;
-use std::process::Command;
-use std::thread;
-
-fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 fn in_a_network(body: impl FnOnce() + Send + 'static) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root");
-        return;
-    }
-    let network = || {
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
-        let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        umount2("/sys", MntFlags::MNT_DETACH).unwrap();
-        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
-        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
-        ip("link add d0 type veth peer name d1");
-        ip("link set d0 up");
-        ip("link set d1 up");
-    };
-    thread::spawn(move || {
-        network();
-        body();
-    })
-    .join()
-    .unwrap();
+    let made = ["link add d0 type veth peer name d1", "link set d0 up", "link set d1 up"];
+    network::in_a_network(made.map(str::to_owned), body);
 }
 
 fn loaded(interface: &Interface) -> Program {
@@ -69,13 +39,10 @@ fn it_stays_is_taken_over_and_is_not_the_filter_of_the_interface() {
     });
 }
 
-/// CAP_PERFMON would let it read kernel memory: a program on a server's interface does without.
 #[test]
 fn two_capabilities_are_enough_to_load_it() {
     in_a_network(|| {
-        let few = HashSet::from([Capability::CAP_NET_ADMIN, Capability::CAP_BPF]);
-        caps::set(None, CapSet::Effective, &few).unwrap();
-        caps::set(None, CapSet::Permitted, &few).unwrap();
+        network::keep_two_capabilities();
         let interface = Interface::read("d0").unwrap();
         loaded(&interface).attach(&interface.place(Kept::Decap, Path::new(PINS)), (None, true)).unwrap();
     });

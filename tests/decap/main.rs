@@ -4,6 +4,8 @@ mod frames;
 mod link;
 #[path = "../model/mod.rs"]
 mod model;
+#[path = "../network/mod.rs"]
+mod network;
 mod packets;
 mod twin;
 

@@ -2,54 +2,25 @@
 
 use super::model::plans::{CLUSTER_V4, One};
 use super::model::turn::cluster;
+use super::network::{self, ip};
 use super::stop::Stop;
-use caps::{CapSet, Capability};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use oneip::engine::filter::{Filter, Generation};
 use oneip::model;
 use oneip::xdp::interface::Interface;
 use oneip::xdp::link::LinkError;
 use oneip::xdp::program::ProgramError;
-use std::collections::HashSet;
 use std::net::UdpSocket;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs `body` in a network of its own: what is sent to the cluster address leaves f1 as a broadcast, and comes in on f0.
+/// What is sent to the cluster address leaves f1 as a broadcast, and comes in on f0.
 fn in_a_network(body: impl FnOnce() + Send + 'static) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root");
-        return;
-    }
-    let network = || {
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
-        let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        umount2("/sys", MntFlags::MNT_DETACH).unwrap();
-        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
-        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
-        ip("link add f0 type veth peer name f1");
-        ip("addr add 203.0.113.1/24 dev f1");
-        ip("link set f0 up");
-        ip("link set f1 up");
-        ip(&format!("neigh add {CLUSTER_V4} lladdr ff:ff:ff:ff:ff:ff dev f1 nud permanent"));
-    };
-    thread::spawn(move || {
-        network();
-        body();
-    })
-    .join()
-    .unwrap();
+    let neighbour = format!("neigh add {CLUSTER_V4} lladdr ff:ff:ff:ff:ff:ff dev f1 nud permanent");
+    let made =
+        ["link add f0 type veth peer name f1", "addr add 203.0.113.1/24 dev f1", "link set f0 up", "link set f1 up"];
+    network::in_a_network(made.map(str::to_owned).into_iter().chain([neighbour]), body);
 }
 
 /// A filter of a server that has no clients at all.
@@ -165,13 +136,10 @@ fn what_is_in_the_way_is_said() {
     });
 }
 
-/// CAP_PERFMON would let it read kernel memory: a program on a server's interface does without.
 #[test]
 fn two_capabilities_are_enough_to_load_it() {
     in_a_network(|| {
-        let few = HashSet::from([Capability::CAP_NET_ADMIN, Capability::CAP_BPF]);
-        caps::set(None, CapSet::Effective, &few).unwrap();
-        caps::set(None, CapSet::Permitted, &few).unwrap();
+        network::keep_two_capabilities();
         let mut filter = strict();
         filter.attach(&Interface::read("f0").unwrap(), (None, Path::new(model::PINS))).unwrap();
     });

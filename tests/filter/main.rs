@@ -6,6 +6,8 @@ mod frames;
 mod link;
 #[path = "../model/mod.rs"]
 mod model;
+#[path = "../network/mod.rs"]
+mod network;
 mod peers;
 mod publish;
 #[path = "../stop/mod.rs"]

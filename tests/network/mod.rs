@@ -1,0 +1,41 @@
+//! A network of its own for a test that takes one thread: its interfaces, and a BPF file system.
+
+use caps::{CapSet, Capability};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use std::collections::HashSet;
+use std::process::Command;
+use std::thread;
+
+pub fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs `body` in a network that `ip` has made with each of these arguments. Skips it, loudly, without root.
+pub fn in_a_network(made: impl IntoIterator<Item = String>, body: impl FnOnce() + Send + 'static) {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let made: Vec<String> = made.into_iter().collect();
+    let inside = move || {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        umount2("/sys", MntFlags::MNT_DETACH).unwrap();
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
+        made.iter().for_each(|arguments| _ = ip(arguments));
+        body();
+    };
+    thread::spawn(inside).join().unwrap();
+}
+
+/// Gives up all capabilities but the two that a program on a server's interface needs. CAP_PERFMON would let it read kernel memory.
+pub fn keep_two_capabilities() {
+    let few = HashSet::from([Capability::CAP_NET_ADMIN, Capability::CAP_BPF]);
+    caps::set(None, CapSet::Effective, &few).unwrap();
+    caps::set(None, CapSet::Permitted, &few).unwrap();
+}
