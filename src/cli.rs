@@ -4,6 +4,7 @@
 pub mod manual;
 pub mod schema;
 
+use crate::limits::MAX_DISPATCHERS;
 use crate::log::Format;
 use crate::model::Mac;
 use crate::pktgen::arguments::Arguments as Pktgen;
@@ -317,6 +318,9 @@ pub struct Simulate {
     /// The server to add; default: one with the greatest weight that there is
     #[arg(long, value_name = "NAME[:WEIGHT]")]
     pub add_server: Option<Added>,
+    /// Say what so many dispatchers behind a router do that spreads flows over them (ECMP): when one dies, and when they disagree
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=MAX_DISPATCHERS))]
+    pub dispatchers: Option<u32>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -350,6 +350,9 @@ pub const MAX_CAPTURED: usize = 262_144;
 /// Most bytes of a block in a pcapng file; Wireshark's `MAX_BLOCK_SIZE`.
 pub const MAX_CAPTURE_BLOCK: usize = 16 << 20;
 
+/// Dispatchers that `simulate` takes: next hops that routers commonly spread flows over.
+pub const MAX_DISPATCHERS: i64 = 64;
+
 /// Pairs of servers whose failure `simulate` tries: all of 32 servers.
 pub const SIMULATED_PAIRS: usize = 496;
 

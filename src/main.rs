@@ -163,10 +163,10 @@ fn lookup(arguments: &Lookup) -> Result<(), Failure> {
 }
 
 fn simulate(arguments: &Simulate) -> Result<(), Failure> {
-    let Simulate { config, clients, service, add_server, json, svg } = arguments;
+    let Simulate { config, clients, service, add_server, dispatchers, json, svg } = arguments;
     let plan = verbs::load(&config.config)?;
     let (_, service) = verbs::lookup::service(&plan, service.as_deref())?;
-    let report = simulate::run(&plan, service, clients, add_server.as_ref())?;
+    let report = simulate::run(&plan, service, clients, add_server.as_ref(), *dispatchers)?;
     if let Some(file) = svg {
         simulate::draw(&report, file)?;
     }

@@ -148,7 +148,7 @@ const MAY_USE: [(&str, &[&str]); 28] = [
     ),
     ("pktgen", &["config", "error", "host", "limits", "metrics", "model", "port", "wire", "xdp"]),
     ("log", &[]),
-    ("cli", &["ctl", "log", "model", "pktgen::arguments", "server", "verbs::script", "verbs::simulate"]),
+    ("cli", &["ctl", "limits", "log", "model", "pktgen::arguments", "server", "verbs::script", "verbs::simulate"]),
     ("lib", &[]),
     ("main", &[]),
 ];

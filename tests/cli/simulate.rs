@@ -456,3 +456,58 @@ fn the_configuration_must_be_there() {
     let said = ended(&mut oneip("simulate -c nonesuch.toml --clients -"), "").failed();
     assert!(said.starts_with("nonesuch.toml"), "{said}");
 }
+
+/// What ECMP moves follows from its definition; whose server changes is what `lookup` tells.
+#[test]
+fn several_dispatchers_choose_alike_unless_they_disagree() {
+    let folder = Folder::new();
+    let requests = some(5000, v4);
+    let near = |value: &Value, expected: f64, what: &str| {
+        let value = value.as_f64().unwrap();
+        assert!((value - expected).abs() < 0.01, "{what}: {value}, not {expected}");
+    };
+    let total: u64 = requests.values().sum();
+    let before = lookup(&folder, "--service web", &requests);
+    for count in [2u32, 3, 8] {
+        let report = simulate(&folder, &format!("--service web --dispatchers {count}"), &list(&requests));
+        let several = &report["dispatchers"];
+        let one = 1.0 / f64::from(count);
+        let shares = several["shares"].as_array().unwrap();
+        assert_eq!((several["count"].as_u64(), shares.len()), (Some(count.into()), count as usize));
+        shares.iter().for_each(|share| near(share, one, "a dispatcher's share"));
+        // RFC 2992, section 3.1: with N next hops left, on average between a quarter and a half of the flows move; exactly, for each that dies.
+        let n = f64::from(count);
+        let needless = |dead: f64| {
+            (0..count).map(f64::from).map(move |own| {
+                let (low, high) = (own / n, (own + 1.0) / n);
+                let heir = if own < dead { own } else { own - 1.0 };
+                let stays = (high.min((heir + 1.0) / (n - 1.0)) - low.max(heir / (n - 1.0))).max(0.0);
+                if own == dead { 0.0 } else { high - low - stays }
+            })
+        };
+        let needlessly = (0..count).map(|dead| needless(dead.into()).sum::<f64>()).sum::<f64>() / n;
+        near(&several["deaths"][0]["needlessly"], needlessly, "hash threshold, needlessly");
+        near(&several["deaths"][0]["moved"], one + needlessly, "hash threshold");
+        near(&several["deaths"][1]["moved"], one, "resilient");
+        assert_eq!(several["deaths"][1]["needlessly"], json!(0.0));
+        let deaths = several["deaths"].as_array().unwrap();
+        assert!(deaths.iter().all(|death| death["another_server"] == json!(0.0)), "{deaths:?}");
+        near(&several["another_key"], one * 2.0 / 3.0, "another key, three equal servers");
+        for server in several["servers"].as_array().unwrap() {
+            let name = server["server"].as_str().unwrap();
+            let own = requests.iter().filter(|(client, _)| before[*client].as_deref() == Some(name));
+            let own = own.map(|(_, requests)| requests).sum::<u64>() as f64 / total as f64;
+            near(&server["one_sees_it_down"], own * one, "one sees it down");
+            near(&server["remembered_while_it_drains"], own, "remembered");
+        }
+    }
+    let text = folder.run_on("simulate", "--clients - --service web --dispatchers 3", &list(&requests)).done();
+    assert!(
+        text.contains("When one of 3 dispatchers dies") && text.contains("another hash_key at one of them: "),
+        "{text}"
+    );
+    for wrong in ["1", "65", "x"] {
+        let Ended { code, .. } = folder.run_on("simulate", &format!("--clients - --dispatchers {wrong}"), "");
+        assert_eq!(code, Some(2), "{wrong}");
+    }
+}

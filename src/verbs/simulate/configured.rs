@@ -57,7 +57,7 @@ impl<'a> Configured<'a> {
 }
 
 /// Who owns what depends on a service alone, not on those beside it.
-fn cluster(plan: &Plan, service: Service) -> Cluster {
+pub fn cluster(plan: &Plan, service: Service) -> Cluster {
     Cluster::new(&Plan { services: vec![service], ..plan.clone() })
 }
 

@@ -3,13 +3,14 @@
 //! In reading order: `source` opens what the clients are read from, `lines` reads logs and lists, `capture` frames, and
 //! `census` counts; `clients` are those of the service. A `change` of the cluster moves clients, by our own selection
 //! (`configured`) and by `others`; a `trial` takes each through all changes. `report` holds what was found, `findings` says the most important of it in words, `text`
-//! shows it to people, `plot` draws it.
+//! shows it to people, `plot` draws it. `dispatchers`: what several of them behind a router do.
 
 mod capture;
 mod census;
 mod change;
 mod clients;
 mod configured;
+mod dispatchers;
 mod findings;
 mod lines;
 mod others;
@@ -71,7 +72,13 @@ impl FromStr for Added {
 ///
 /// # Errors
 /// The clients cannot be read or there are none; no server takes clients; the added server cannot be added.
-pub fn run(plan: &Plan, service: &Service, clients: &Path, added: Option<&Added>) -> Result<Report, Failure> {
+pub fn run(
+    plan: &Plan,
+    service: &Service,
+    clients: &Path,
+    added: Option<&Added>,
+    dispatchers: Option<u32>,
+) -> Result<Report, Failure> {
     if service.servers.iter().all(|server| server.weight == 0) {
         return Err(format!("no server of service {} has a weight above 0: nobody takes clients", service.name).into());
     }
@@ -116,6 +123,7 @@ pub fn run(plan: &Plan, service: &Service, clients: &Path, added: Option<&Added>
             failures: trial.failures,
             pairs: trial.pairs,
             added: trial.added,
+            dispatchers: dispatchers.map(|count| dispatchers::simulate(plan, service, &clients, count)),
         }
     });
     report.findings = findings::of(&report, service);

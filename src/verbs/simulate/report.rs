@@ -2,6 +2,7 @@
 
 use super::census::Origin;
 use super::clients::Load;
+use super::dispatchers::Dispatchers;
 use serde::Serialize;
 use std::net::IpAddr;
 
@@ -26,6 +27,9 @@ pub struct Report {
     pub pairs: Pairs,
     /// `null`: the service has as many servers as its slots allow.
     pub added: Option<Effect>,
+    /// Absent if not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dispatchers: Option<Dispatchers>,
     /// This configuration first, then what it is compared with.
     pub schemes: Vec<Compared>,
 }

@@ -2,6 +2,7 @@
 
 use super::census::{Form, Origin, Stray};
 use super::clients::Load;
+use super::dispatchers::{Disagreement, Dispatchers};
 use super::report::{Compared, Effect, Extent, Peak, Report, Summary};
 use crate::ctl::table;
 use crate::ctl::units::percent;
@@ -13,6 +14,11 @@ const NOTES: &str = "
 moved: on average, of all clients; others': at worst, of the clients of servers that stay, those that move to another of them;
 peak: at worst, of requests to the mean by weight, afterwards. oneip: this configuration; modulo: address modulo the number of
 servers, without weights; maglev: populated anew for each change; rendezvous: the highest of all servers' hashes of the client.";
+
+/// What the table of dispatchers means.
+const DISAGREED: &str = "
+one takes it for down: flows that get another server there, of all; a connection that moves between dispatchers meanwhile breaks.
+it drains: new flows, of all, that the dispatcher they began at remembers until the drain ends; one that reaches another breaks.";
 
 /// Rows of a table; of more servers only so many are shown.
 const ROWS: usize = 24;
@@ -44,6 +50,9 @@ impl Display for Report {
         }
         if let Some(added) = &self.added {
             section(f, "When a server is added", &effects(std::slice::from_ref(added)), 1)?;
+        }
+        if let Some(dispatchers) = &self.dispatchers {
+            several(f, dispatchers)?;
         }
         section(f, "Compared", &compared(&self.schemes), 0)?;
         write!(f, "{NOTES}")
@@ -219,4 +228,27 @@ fn cells(summary: Option<&Summary>, with_peak: bool) -> Vec<String> {
         cells.push(summary.peak_to_mean.as_ref().map_or("-".to_owned(), |peak| format!("{:.3}", peak.worst)));
     }
     cells
+}
+
+fn several(f: &mut Formatter<'_>, dispatchers: &Dispatchers) -> fmt::Result {
+    let Dispatchers { count, shares, deaths, another_key, servers } = dispatchers;
+    let mut died = table::new(["router", "reach another", "needlessly", "get another server"], 1..4);
+    for death in deaths {
+        let row = [death.moved, death.needlessly, death.another_server].map(percent);
+        died.add_row([vec![death.ecmp.to_owned()], row.to_vec()].concat());
+    }
+    section(f, &format!("When one of {count} dispatchers dies"), &died, 0)?;
+    let (least, most) = (shares.iter().copied().fold(1.0, f64::min), shares.iter().copied().fold(0.0, f64::max));
+    writeln!(f, "\nof all flows; each dispatcher has {} to {} of them", percent(least), percent(most))?;
+    let mut disagreed = table::new(["server", "one takes it for down", "it drains: to remember"], 1..3);
+    for server in self::most(servers, |server: &Disagreement| (server.one_sees_it_down * 1e9) as u64) {
+        let row = [server.one_sees_it_down, server.remembered_while_it_drains].map(percent);
+        disagreed.add_row([vec![server.server.clone()], row.to_vec()].concat());
+    }
+    section(f, "When they disagree", &disagreed, servers.len())?;
+    writeln!(
+        f,
+        "{DISAGREED}\nanother hash_key at one of them: {} of the flows get another server",
+        percent(*another_key)
+    )
 }
