@@ -59,7 +59,7 @@ enum Verb {
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
-    /// Show services, servers and rates live; q quits
+    /// Show services, servers and rates live; q quits, ? shows the keys
     #[command(after_help = "Example:\n  oneip ctl top --interval 2")]
     Top {
         /// Seconds between two looks

@@ -62,12 +62,12 @@ fn a_terminal_of_80_by_24_has_everything() {
  300 k/s                                                               ▁▂▃▄▄▅▆▇█
                                                              ▁▂▃▄▄▅▆▇███████████
                                                    ▁▂▃▄▄▅▆▇█████████████████████
- server        state       share of frames  frame/s   bit/s   new/s    check
+ server        state       slots of frames  frame/s   bit/s   new/s    check
  web  203.0.113.80 tcp/80 tcp/443  maglev, 65537 slots
  ▂▃▃▃▃▄▄▄▄▅▅▅▆▆▆▆▇▇▇▇████  300 k/s  p50 3.10 us  p99 12.3 us  max 1235 us
-   web1        up        33.33 % ████         120 k   120 M  1.20 k  0.81 ms
-   web2        up        33.33 % ████         120 k   120 M  1.20 k  0.81 ms
-   web3        up        33.33 % ██          60.0 k  60.0 M     600  0.81 ms
+   web1        up        33.33 %  40 % ██     120 k   120 M  1.20 k  0.81 ms
+   web2        up        33.33 %  40 % ██     120 k   120 M  1.20 k  0.81 ms
+   web3        up        33.33 %  20 % █     60.0 k  60.0 M     600  0.81 ms
  dns  203.0.113.53 tcp/80 tcp/443  maglev, 65537 slots  1200 moving
                            0/s
    ns1         up        33.33 %                  0       0       0
@@ -79,7 +79,7 @@ fn a_terminal_of_80_by_24_has_everything() {
 
 
 
- q quit   p pause   ↑ ↓ PgUp PgDn scroll",
+ q quit   p pause   ↑ ↓ PgUp PgDn scroll   ? help",
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(screen.join("\n"), expected, "{}", screen.join("\n"));
@@ -137,12 +137,58 @@ fn names_and_notes_have_what_room_there_is() {
     let mut status = status();
     status.services[0].servers[0].name = "a-server-with-a-long-name".to_owned();
     let mut view = View::new(status, Instant::now());
-    let line = |screen: Vec<String>| screen.into_iter().find(|line| line.contains("   a-server-")).unwrap();
-    assert!(line(drawn(&mut view, 80, 24)).starts_with("   a-server-with… up "));
+    let line = |screen: Vec<String>| screen.into_iter().find(|line| line.starts_with("   a-ser")).unwrap();
+    assert!(line(drawn(&mut view, 80, 24)).starts_with("   a-ser…-name up "));
     let wide = line(drawn(&mut view, 130, 24));
     assert!(wide.starts_with("   a-server-with-a-long-name up ") && wide.ends_with(" up for 1 h 10 min"), "{wide}");
     let screen = drawn(&mut busy(), 90, 24);
     assert!(screen[1].ends_with("300 Mbit/s  new 3.00 k/s"), "{}", screen[1]);
+}
+
+/// A name may be as long as a domain name, and a service may have many ports.
+#[test]
+fn the_table_holds_whatever_names_there_are() {
+    let mut status = status();
+    let long = |end: &str| format!("{}-{end}", "web-frontend-of-the-shop".repeat(3));
+    let service = &mut status.services[0];
+    service.name = long("service");
+    service.ports = (1..=40).map(|port| format!("tcp/{port}")).collect();
+    for (at, server) in service.servers.iter_mut().enumerate() {
+        server.name = long(&format!("0{at}"));
+    }
+    let mut view = View::new(status.clone(), Instant::now());
+    view.look(Ok(later(&status, [4000, 4000, 2000])), Instant::now() + Duration::from_secs(1));
+    for width in [80, 100, 160] {
+        let screen = drawn(&mut view, width, 30);
+        let header = screen.iter().find(|line| line.starts_with(" server")).unwrap();
+        let at = header.find("state").unwrap();
+        let rows: Vec<&String> = screen.iter().filter(|line| line.starts_with("   web-")).collect();
+        assert_eq!(rows.len(), 3, "{screen:?}");
+        for (number, row) in rows.into_iter().enumerate() {
+            let (name, rest): (String, String) = (row.chars().take(at).collect(), row.chars().skip(at).collect());
+            assert!(name.ends_with(&format!("0{number} ")) && rest.starts_with("up "), "{row}");
+        }
+        let heading = screen.iter().find(|line| line.starts_with(" web-")).unwrap();
+        let tail = "service  203.0.113.80 tcp/1 tcp/2 tcp/3 tcp/4 and 36 more  maglev";
+        assert!(heading.contains(if width == 80 { "rvice  203.0.113.80 " } else { tail }), "{heading}");
+    }
+}
+
+#[test]
+fn a_question_mark_shows_keys_and_columns_and_the_list_again() {
+    let mut view = busy();
+    let list = drawn(&mut view, 80, 24);
+    view.help();
+    let help = drawn(&mut view, 80, 40).join("\n");
+    for words in ["quit", "pause", "scroll by a page", "slots", "of frames", "check"] {
+        assert!(help.contains(words), "{words}: {help}");
+    }
+    assert!(!help.contains("web1"), "{help}");
+    drawn(&mut view, 80, 12);
+    view.scroll(Way::Bottom);
+    assert!(view.first > 0, "on a low terminal it scrolls");
+    view.help();
+    assert_eq!(drawn(&mut view, 80, 24), list);
 }
 
 #[test]

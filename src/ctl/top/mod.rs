@@ -92,7 +92,9 @@ fn watch(terminal: &mut DefaultTerminal, mut view: View, told: &Receiver<Told>) 
         changed = event::poll(BLINK)?;
         if changed && let Event::Key(key) = event::read()? {
             match command(key) {
-                Some(Command::Quit) => return Ok(()),
+                Some(Command::Back) if view.help => view.help(),
+                Some(Command::Quit | Command::Back) => return Ok(()),
+                Some(Command::Help) => view.help(),
                 Some(Command::Scroll(way)) => view.scroll(way),
                 Some(Command::Pause) => view.pause(),
                 None => {}
@@ -112,6 +114,9 @@ fn watch(terminal: &mut DefaultTerminal, mut view: View, told: &Receiver<Told>) 
 
 enum Command {
     Quit,
+    /// To the list, or out.
+    Back,
+    Help,
     Scroll(view::Way),
     Pause,
 }
@@ -125,7 +130,9 @@ fn command(KeyEvent { code, modifiers, kind, .. }: KeyEvent) -> Option<Command> 
         return matches!(code, KeyCode::Char('c' | 'd')).then_some(Command::Quit);
     }
     Some(match code {
-        KeyCode::Char('q') | KeyCode::Esc => Command::Quit,
+        KeyCode::Char('q') => Command::Quit,
+        KeyCode::Esc => Command::Back,
+        KeyCode::Char('?' | 'h') => Command::Help,
         KeyCode::Char('p' | ' ') => Command::Pause,
         KeyCode::Up | KeyCode::Char('k') => Command::Scroll(view::Way::Line(-1)),
         KeyCode::Down | KeyCode::Char('j') => Command::Scroll(view::Way::Line(1)),

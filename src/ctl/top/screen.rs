@@ -13,14 +13,33 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
 use std::collections::VecDeque;
 
-/// Columns of a share's bar, and of a service's history.
-const BAR: usize = 10;
+/// Columns of a bar beside its figure, and of a service's history.
+const BAR: usize = 5;
 const HISTORY: usize = 24;
 
 /// Columns of a server's name, of its indentation, and of the longest name that gets more where there is more.
 const NAME: usize = 14;
 const INDENT: usize = 3;
 const LONG_NAME: usize = 40;
+
+/// Ports of a service that are named.
+const PORTS: usize = 4;
+
+/// What `?` shows.
+const HELP: &str = "
+ Keys
+   q, Esc, Ctrl-C        quit
+   p, Space              pause, and go on
+   up, down, k, j        scroll by a line
+   PgUp, PgDn            scroll by a page
+   Home, End, g, G       first, last line
+   ?                     show this, and the list again
+
+ Columns
+   slots                 part of the service's slots that the server owns: the part of all clients that it gets
+   of frames             part of the service's frames that went to it since the last look
+   frame/s, bit/s, new/s what went to it by the second; new: TCP connections begun
+   check                 how long its last successful health check took";
 
 /// Below this many lines the history of all frames gives way to the list.
 const LOW: u16 = 16;
@@ -46,7 +65,10 @@ pub fn draw(frame: &mut Frame, view: &mut View) {
     frame.render_widget(header_line(widths), header);
 
     let services = view.status.services.iter();
-    let lines: Vec<Line> = services.flat_map(|service| service_lines(service, view, widths)).collect();
+    let lines: Vec<Line> = match view.help {
+        true => HELP.lines().map(Line::from).collect(),
+        false => services.flat_map(|service| service_lines(service, view, widths)).collect(),
+    };
     (view.lines, view.shown) = (lines.len(), list.height.into());
     view.first = view.first.min(view.lines.saturating_sub(view.shown));
     let seen = lines.into_iter().skip(view.first).take(view.shown).collect::<Vec<_>>();
@@ -148,7 +170,7 @@ impl Widths {
     /// Names get what they need, if it is there.
     fn of(status: &Status, width: usize) -> Widths {
         let servers = status.services.iter().flat_map(|service| &service.servers);
-        let longest = INDENT + servers.map(|server| server.name.len()).max().unwrap_or(0);
+        let longest = INDENT + servers.map(|server| server.name.chars().count()).max().unwrap_or(0);
         let rest = width.saturating_sub(Widths { name: NAME, note: 0 }.row().iter().map(|(width, _)| width + 1).sum());
         let name = longest.clamp(NAME, LONG_NAME).min(NAME + rest);
         Widths { name, note: rest - (name - NAME) }
@@ -156,7 +178,7 @@ impl Widths {
 
     /// The width of each cell, and whether it is aligned at the right.
     fn row(self) -> [(usize, bool); 8] {
-        [(self.name, false), (8, false), (8, true), (BAR, false), (7, true), (7, true), (7, true), (8, true)]
+        [(self.name, false), (8, false), (8, true), (BAR + 5, false), (7, true), (7, true), (7, true), (8, true)]
     }
 }
 
@@ -174,25 +196,28 @@ fn row(cells: [Span<'static>; 8], note: Span<'static>, widths: Widths) -> Line<'
     line
 }
 
+/// Names that are too long differ at their ends as often as at their beginnings: the middle goes.
 fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    let length = text.chars().count();
+    if length <= width {
         return text.to_owned();
     }
-    text.chars().take(width - 1).chain(['…']).collect()
+    let kept = width - 1;
+    let (first, last) = (kept.div_ceil(2), kept / 2);
+    text.chars().take(first).chain(['…']).chain(text.chars().skip(length - last)).collect()
 }
 
 fn header_line(widths: Widths) -> Line<'static> {
-    let titles = [" server", "state", "share", "of frames", "frame/s", "bit/s", "new/s", "check"];
+    let titles = [" server", "state", "slots", "of frames", "frame/s", "bit/s", "new/s", "check"];
     row(titles.map(Span::raw), Span::raw(""), widths).underlined().dim()
 }
 
 /// A service: what it is, how it goes, and its servers.
 fn service_lines(service: &ServiceStatus, view: &View, widths: Widths) -> Vec<Line<'static>> {
     let rates = view.rates.as_ref().and_then(|rates| rates.services.iter().find(|rates| rates.name == service.name));
-    let ports = if service.ports.is_empty() { "every port".to_owned() } else { service.ports.join(" ") };
     let mut heading = Line::from(vec![
-        format!(" {}", service.name).cyan().bold(),
-        format!("  {} {ports}  {}, {} slots", service.address, service.selection, service.slots).dim(),
+        format!(" {}", cut(&service.name, widths.name - 1)).cyan().bold(),
+        format!("  {} {}  {}, {} slots", service.address, ports(service), service.selection, service.slots).dim(),
     ]);
     if service.moving > 0 {
         heading.push_span(format!("  {} moving", service.moving).yellow());
@@ -204,6 +229,15 @@ fn service_lines(service: &ServiceStatus, view: &View, widths: Widths) -> Vec<Li
         lines.extend(server_lines(server, sent.map(|sent| sent.sent), sum, widths));
     }
     lines
+}
+
+fn ports(service: &ServiceStatus) -> String {
+    let named = service.ports.iter().take(PORTS).map(String::as_str).collect::<Vec<_>>().join(" ");
+    match service.ports.len() {
+        0 => "every port".to_owned(),
+        all if all > PORTS => format!("{named} and {} more", all - PORTS),
+        _ => named,
+    }
 }
 
 /// Its history, rates and latency.
@@ -221,13 +255,13 @@ fn pulse_line(service: &ServiceStatus, rates: Option<&ServiceRates>, history: Op
 
 /// A server, and, where it takes no clients, why.
 fn server_lines(server: &ServerStatus, sent: Option<Sent>, sum: Option<Sent>, widths: Widths) -> Vec<Line<'static>> {
-    let part = sent.zip(sum).filter(|(_, sum)| sum.frames > 0.0).map_or(0.0, |(sent, sum)| sent.frames / sum.frames);
+    let part = sent.zip(sum).filter(|(_, sum)| sum.frames > 0.0).map(|(sent, sum)| sent.frames / sum.frames);
     let rate = |value: fn(Sent) -> f64| Span::raw(sent.map_or("-".to_owned(), |sent| si(value(sent))));
     let cells = [
-        Span::raw(format!("{:INDENT$}{}", "", server.name)),
+        Span::raw(format!("{:INDENT$}{}", "", cut(&server.name, widths.name - INDENT))),
         Span::styled(server.state.name(), color(server.state)),
         Span::raw(percent(server.share)),
-        Span::styled(bar(part), color(server.state)),
+        Span::styled(part.map_or_else(String::new, figure), color(server.state)),
         rate(|sent| sent.frames),
         rate(|sent| 8.0 * sent.bytes),
         rate(|sent| sent.flows),
@@ -254,6 +288,11 @@ fn color(state: State) -> Color {
     }
 }
 
+/// A part as a figure, and as a bar.
+fn figure(part: f64) -> String {
+    format!("{:>3.0} % {}", 100.0 * part, bar(part))
+}
+
 /// A bar of eighths.
 fn bar(part: f64) -> String {
     const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
@@ -274,7 +313,7 @@ fn sparks(history: &VecDeque<f64>) -> String {
 }
 
 fn keys_line(view: &View) -> Line<'static> {
-    let mut line = Line::from(" q quit   p pause   ↑ ↓ PgUp PgDn scroll".dim());
+    let mut line = Line::from(" q quit   p pause   ↑ ↓ PgUp PgDn scroll   ? help".dim());
     if view.lines > view.shown {
         let last = (view.first + view.shown).min(view.lines);
         line.push_span(format!("   lines {} to {last} of {}", view.first + 1, view.lines).dim());

@@ -19,6 +19,8 @@ pub struct View {
     /// Why the last look failed.
     pub error: Option<String>,
     pub paused: bool,
+    /// The keys are shown in place of the list.
+    pub help: bool,
     /// The first line of the list that is shown, and what the last drawing made of it: lines there are, lines shown.
     pub first: usize,
     pub lines: usize,
@@ -43,6 +45,7 @@ impl View {
             services: HashMap::new(),
             error: None,
             paused: false,
+            help: false,
             first: 0,
             lines: 0,
             shown: 0,
@@ -80,6 +83,12 @@ impl View {
     /// What comes while it is paused is not seen; the next rates are over the whole pause.
     pub fn pause(&mut self) {
         self.paused = !self.paused;
+    }
+
+    /// Shows the keys, or the list again.
+    pub fn help(&mut self) {
+        self.help = !self.help;
+        self.first = 0;
     }
 
     pub fn scroll(&mut self, way: Way) {
