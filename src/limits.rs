@@ -403,6 +403,9 @@ pub const OVERVIEW_MOST: Duration = Duration::from_secs(5);
 /// the other waiting. More wait in the kernel's queue.
 pub const ADMIN_CONNECTIONS: usize = 64;
 
+/// So many names are told; of more, how many there are.
+pub const NAMES_TOLD: usize = 12;
+
 /// Most bytes of an order.
 pub const ADMIN_BODY: usize = 64 << 10;
 

@@ -143,7 +143,7 @@ fn a_file_of_prefixes_takes_the_place_of_what_it_was() {
 #[test]
 fn a_drain_is_over_when_the_data_path_hears_of_it_and_not_before() {
     with_membership(|mut membership| async move {
-        let (answer, update) = membership.set("web2", Set::Drain(Some(1)), false).await;
+        let (answer, update) = membership.set("web2", None, Set::Drain(Some(1)), false).await;
         assert!(matches!((answer, update), (Answer::Done { .. }, Some(Update::Table))));
         assert_eq!(web2(&membership), (State::Draining, true, 0));
 
@@ -172,7 +172,7 @@ fn a_drain_until_closed_is_over_when_the_last_connection_is() {
             if is_last { packet.rst() } else { packet }.write(&mut frame, &[]).unwrap();
             frame
         };
-        let _ = membership.set("web2", Set::Drain(Some(1)), false).await;
+        let _ = membership.set("web2", None, Set::Drain(Some(1)), false).await;
         let table = membership.table();
         let (metrics, _view) = worker::open(&table);
         let (mut tables, mut readers) = publish::channel(table, vec![metrics]);
@@ -236,7 +236,7 @@ fn a_verdict_that_was_not_taken_in_counts_after_a_server_of_another_service_is_r
         drop(goes);
         while !matches!(membership.next().await.unwrap(), Event::Verdicts(_)) {}
         assert!(matches!(web2(&membership), (State::Down, _, 1..)), "nobody took it in");
-        let (answer, update) = membership.set("other1", Set::Weight(Some(2)), false).await;
+        let (answer, update) = membership.set("other1", None, Set::Weight(Some(2)), false).await;
         assert!(matches!((answer, update), (Answer::Done { .. }, Some(Update::Layout))));
         assert_eq!(web2(&membership), (State::Down, false, 0));
         membership.close().await;
@@ -342,19 +342,97 @@ fn with_state_file<F: Future<Output = ()>>(test: impl FnOnce(StateFile) -> F) {
     runtime.block_on(test(file));
 }
 
+/// Fourteen services with the same two servers.
+fn of_many() -> Plan {
+    let mut plan = config::parse(CONFIG, "t.toml").unwrap().plan;
+    let one = plan.services.remove(0);
+    let of = |n: u8| {
+        let (name, address) = (format!("s{n}"), std::net::Ipv4Addr::new(203, 0, 113, n).into());
+        oneip::model::Service { name, address, ..one.clone() }
+    };
+    plan.services = (1..=14).map(of).collect();
+    plan
+}
+
+#[test]
+fn an_order_is_for_one_service_or_for_all_that_have_the_server_and_says_which() {
+    with_state_file(|file| async move {
+        let plan = of_many();
+        let mut first = opened(&plan, &file).await;
+        let said = |(answer, _): (Answer, Option<Update>)| match answer {
+            Answer::Done { changes } => changes.join("; "),
+            Answer::Refused { error } => error,
+            other => panic!("{other:?}"),
+        };
+        let of_web2 = |membership: &Membership| -> Vec<(State, u32)> {
+            membership.services().iter().map(|of| (of.servers[1].state, of.servers[1].weight)).collect()
+        };
+        let (up, out) = ((State::Up, 1), (State::Disabled, 1));
+        assert_eq!(
+            said(first.set("web2", None, Set::Disable, false).await),
+            "server web2 of 14 services (s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12 and 2 more) is disabled: it gets nothing, \
+             and its connections are cut"
+        );
+        assert_eq!(of_web2(&first), [out; 14]);
+        let one = "server web2 of service s3 takes clients again";
+        assert_eq!(said(first.set("web2", Some("s3"), Set::Enable, false).await), one);
+        let _ = first.set("web2", Some("s5"), Set::Weight(Some(4)), false).await;
+        let mut expected = [out; 14];
+        (expected[2], expected[4]) = (up, (State::Disabled, 4));
+        assert_eq!(of_web2(&first), expected);
+        // What leaves that one service without servers, and no other.
+        let refused = "server web1 is the last that takes clients of services s1, s2, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13 and 1 \
+                       more; if nobody is to serve them: --force";
+        assert_eq!(said(first.set("web1", None, Set::Drain(None), false).await), refused);
+        let _ = first.set("web1", Some("s3"), Set::Drain(Some(60)), false).await;
+        let states = |membership: &Membership| -> Vec<State> {
+            membership.services().iter().map(|of| of.servers[0].state).collect()
+        };
+        let mut drained = [State::Up; 14];
+        drained[2] = State::Draining;
+        assert_eq!(states(&first), drained);
+        assert_eq!(
+            said(first.set("web1", Some("s4"), Set::Undrain, false).await),
+            "server web1 of service s4 is not drained"
+        );
+        for (server, service, expected) in [
+            ("web3", None, "there is no server web3; there are web1, web2"),
+            ("web3", Some("s1"), "there is no server web3 in service s1; there are web1, web2"),
+            (
+                "web1",
+                Some("mail"),
+                "there is no service mail; there are s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12 and 2 more",
+            ),
+        ] {
+            assert_eq!(said(first.set(server, service, Set::Disable, true).await), expected);
+        }
+        first.close().await;
+
+        let mut second = opened(&plan, &file).await;
+        assert_eq!((of_web2(&second), states(&second)), (expected.to_vec(), drained.to_vec()), "after a restart");
+        let _ = second.set("web2", None, Set::Enable, false).await;
+        let _ = second.set("web1", None, Set::Undrain, false).await;
+        assert_eq!(states(&second), [State::Up; 14]);
+        expected = [up; 14];
+        expected[4].1 = 4;
+        assert_eq!(of_web2(&second), expected, "what was set apart besides stays");
+        second.close().await;
+    });
+}
+
 #[test]
 fn a_restart_in_the_middle_of_changes_keeps_connections_where_they_are() {
     with_state_file(|file| async move {
         let plan = config::parse(CONFIG, "t.toml").unwrap().plan;
         let mut first = opened(&plan, &file).await;
-        let _ = first.set("web2", Set::Drain(None), false).await;
+        let _ = first.set("web2", None, Set::Drain(None), false).await;
         let draining = places(&first);
         assert!(draining.iter().any(|(_, keeps)| keeps.as_deref() == Some("web2")), "{draining:?}");
         first.close().await;
 
         let mut second = opened(&plan, &file).await;
         assert_eq!(places(&second), draining, "in the middle of a drain");
-        let _ = second.set("web2", Set::Undrain, false).await;
+        let _ = second.set("web2", None, Set::Undrain, false).await;
         let undrained = places(&second);
         second.close().await;
 
@@ -429,7 +507,7 @@ fn a_start_waits_for_first_verdicts_and_a_restart_knows_them() {
 #[test]
 fn a_drain_without_time_is_over_at_once() {
     with_membership(|mut membership| async move {
-        let (answer, update) = membership.set("web2", Set::Drain(Some(0)), false).await;
+        let (answer, update) = membership.set("web2", None, Set::Drain(Some(0)), false).await;
         assert!(matches!((answer, update), (Answer::Done { .. }, Some(Update::Table))));
         assert_eq!(web2(&membership), (State::Drained, false, 0));
     });
@@ -466,8 +544,8 @@ fn much_to_remember(plan: &Plan) -> String {
     let written = &mut text;
     with_state_file(|file| async move {
         let mut membership = opened(plan, &file).await;
-        let _ = membership.set("web2", Set::Drain(None), false).await;
-        let _ = membership.set("web1", Set::Weight(Some(3)), false).await;
+        let _ = membership.set("web2", None, Set::Drain(None), false).await;
+        let _ = membership.set("web1", None, Set::Weight(Some(3)), false).await;
         let mut without = plan.clone();
         without.services[0].servers.remove(2);
         let prepared = membership.base().prepare(without).unwrap();
@@ -509,7 +587,7 @@ fn no_state_file_that_was_edited_by_hand_keeps_a_start_from_succeeding() {
                 let mut membership = opened(plan, &file).await;
                 membership.table();
                 membership.services();
-                let _ = membership.set("web3", Set::Drain(None), true).await;
+                let _ = membership.set("web3", None, Set::Drain(None), true).await;
                 membership.close().await;
             }
         });

@@ -53,7 +53,7 @@ fn states(membership: &Membership, service: usize) -> Vec<State> {
 fn a_renamed_service_is_the_same_service() {
     with(plan(4), |mut membership| async move {
         let before = servers(&membership, 0);
-        let _ = membership.set("web4", Set::Disable, false).await;
+        let _ = membership.set("web4", None, Set::Disable, false).await;
         let without: Vec<u32> = servers(&membership, 0).iter().map(|server| server.slots).collect();
         let mut named = plan(4);
         named.services[0].name = "www".into();
@@ -70,8 +70,8 @@ fn a_renamed_service_is_the_same_service() {
 #[test]
 fn a_renamed_server_is_the_same_machine_and_what_was_ordered_of_it_holds() {
     with(plan(3), |mut membership| async move {
-        let _ = membership.set("web2", Set::Drain(None), false).await;
-        let _ = membership.set("web3", Set::Weight(Some(5)), false).await;
+        let _ = membership.set("web2", None, Set::Drain(None), false).await;
+        let _ = membership.set("web3", None, Set::Weight(Some(5)), false).await;
         let mut named = plan(3);
         named.services[0].servers[1].name = "web3".into();
         named.services[0].servers[2].name = "web2".into();
@@ -80,8 +80,37 @@ fn a_renamed_server_is_the_same_machine_and_what_was_ordered_of_it_holds() {
         let now = servers(&membership, 0);
         assert_eq!((now[1].name.as_str(), now[1].state, now[1].weight), ("web3", State::Draining, 1));
         assert_eq!((now[2].name.as_str(), now[2].state, now[2].weight), ("web2", State::Up, 5));
-        let _ = membership.set("web3", Set::Undrain, false).await;
+        let _ = membership.set("web3", None, Set::Undrain, false).await;
         assert_eq!(states(&membership, 0), [State::Up; 3]);
+    });
+}
+
+/// Orders of one service go with that service and its server, whatever they are called; those of every service come to a new one too.
+#[test]
+fn orders_of_one_service_outlast_new_names_and_orders_of_all_reach_new_services() {
+    let of_two = |names: [&str; 2], server: &str| {
+        let mut two = plan(3);
+        let mut other = two.services[0].clone();
+        other.address = "203.0.113.81".parse().unwrap();
+        two.services.push(other);
+        two.services.iter_mut().zip(names).for_each(|(service, name)| service.name = name.into());
+        two.services[1].servers[1].name = server.into();
+        two
+    };
+    with(of_two(["web", "other"], "web2"), |mut membership| async move {
+        let _ = membership.set("web2", Some("other"), Set::Drain(None), false).await;
+        let _ = membership.set("web3", Some("web"), Set::Weight(Some(7)), false).await;
+        let _ = membership.set("web1", None, Set::Disable, false).await;
+        let mut three = of_two(["www", "others"], "second");
+        let mut third = three.services[0].clone();
+        (third.name, third.address) = ("third".into(), "203.0.113.82".parse().unwrap());
+        three.services.push(third);
+        reload(&mut membership, three).await;
+        assert_eq!(states(&membership, 0), [State::Disabled, State::Up, State::Up]);
+        assert_eq!(states(&membership, 1), [State::Disabled, State::Draining, State::Up]);
+        assert_eq!(states(&membership, 2)[0], State::Disabled);
+        let weights = |service| servers(&membership, service).iter().map(|server| server.weight).collect::<Vec<_>>();
+        assert_eq!([weights(0), weights(1), weights(2)], [vec![1, 1, 7], vec![1, 1, 1], vec![1, 1, 1]]);
     });
 }
 
@@ -89,7 +118,7 @@ fn a_renamed_server_is_the_same_machine_and_what_was_ordered_of_it_holds() {
 #[test]
 fn a_replaced_server_is_another_one() {
     with(plan(3), |mut membership| async move {
-        let _ = membership.set("web2", Set::Disable, false).await;
+        let _ = membership.set("web2", None, Set::Disable, false).await;
         let mut replaced = plan(3);
         replaced.services[0].servers[1].address = "192.0.2.99".parse().unwrap();
         reload(&mut membership, replaced).await;
@@ -154,8 +183,8 @@ fn what_happens_while_a_reload_is_worked_out_is_not_lost() {
         let mut other = plan(4);
         other.services[0].servers[3].weight = 2;
         let prepared = membership.base().prepare(other).unwrap();
-        let _ = membership.set("web1", Set::Disable, false).await;
-        let _ = membership.set("web2", Set::Drain(None), false).await;
+        let _ = membership.set("web1", None, Set::Disable, false).await;
+        let _ = membership.set("web2", None, Set::Drain(None), false).await;
         let Reloaded::Done(_, Some(Update::Layout)) = membership.reload(prepared).await.unwrap() else {
             panic!("the same servers with the same weights")
         };
@@ -166,7 +195,7 @@ fn what_happens_while_a_reload_is_worked_out_is_not_lost() {
 
         // A weight is another list of candidates: what was worked out is for the one before.
         let prepared = membership.base().prepare(plan(4)).unwrap();
-        let _ = membership.set("web3", Set::Weight(Some(9)), false).await;
+        let _ = membership.set("web3", None, Set::Weight(Some(9)), false).await;
         let Reloaded::Outdated(again) = membership.reload(prepared).await.unwrap() else { panic!("it was for others") };
         let prepared = membership.base().prepare(*again).unwrap();
         assert!(matches!(membership.reload(prepared).await.unwrap(), Reloaded::Done(..)));
@@ -187,19 +216,21 @@ fn the_last_server_of_a_service_is_taken_out_by_force_alone() {
     two.services.push(other);
     with(two, |mut membership| async move {
         for set in [Set::Drain(None), Set::Disable, Set::Weight(Some(0))] {
-            let (answer, update) = membership.set("web1", set, false).await;
+            let (answer, update) = membership.set("web1", None, set, false).await;
             let Answer::Refused { error } = answer else { panic!("{answer:?}") };
             let expected =
                 "server web1 is the last that takes clients of service other; if nobody is to serve them: --force";
             assert_eq!((error.as_str(), update), (expected, None));
         }
-        assert!(matches!(membership.set("web2", Set::Disable, false).await.0, Answer::Done { .. }));
-        let (answer, _) = membership.set("web1", Set::Disable, false).await;
+        assert!(matches!(membership.set("web2", None, Set::Disable, false).await.0, Answer::Done { .. }));
+        let (answer, _) = membership.set("web1", None, Set::Disable, false).await;
         let Answer::Refused { error } = answer else { panic!("{answer:?}") };
-        assert!(error.contains("of service web, service other;"), "{error}");
-        assert!(matches!(membership.set("web1", Set::Disable, true).await.0, Answer::Done { .. }));
+        assert!(error.contains("of services web, other;"), "{error}");
+        let (answer, _) = membership.set("web1", None, Set::Disable, true).await;
+        let Answer::Done { changes } = answer else { panic!("{answer:?}") };
+        assert_eq!(changes[1], "warning: nobody takes clients of web, other now");
         // Nobody is taken from anybody any more.
-        assert!(matches!(membership.set("web1", Set::Drain(None), false).await.0, Answer::Done { .. }));
+        assert!(matches!(membership.set("web1", None, Set::Drain(None), false).await.0, Answer::Done { .. }));
     });
 }
 

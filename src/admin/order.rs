@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 /// Asked over the admin socket, carried out by the control thread one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "order", rename_all = "snake_case")]
+#[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
     /// How everything is now.
     Status,
@@ -29,6 +29,9 @@ pub enum Order {
     /// No new clients to the server; connections that it has stay until they end, or for `timeout_s`.
     Drain {
         server: String,
+        /// Only in this one; `None`: in every service that has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
         timeout_s: Option<u64>,
         /// Though no server is left that takes clients.
         #[serde(default, skip_serializing_if = "Not::not")]
@@ -36,10 +39,16 @@ pub enum Order {
     },
     Undrain {
         server: String,
+        /// Only in this one; `None`: in every service that has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
     },
     /// Another weight than the configuration's; `None`: the configuration's again.
     Weight {
         server: String,
+        /// Only in this one; `None`: in every service that has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
         weight: Option<u32>,
         /// Though no server is left that takes clients.
         #[serde(default, skip_serializing_if = "Not::not")]
@@ -48,12 +57,18 @@ pub enum Order {
     /// Out at once, with all its connections.
     Disable {
         server: String,
+        /// Only in this one; `None`: in every service that has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
         /// Though no server is left that takes clients.
         #[serde(default, skip_serializing_if = "Not::not")]
         force: bool,
     },
     Enable {
         server: String,
+        /// Only in this one; `None`: in every service that has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
     },
     /// Routers shall send no more clients of the service here, or none at all.
     Withdraw {
@@ -84,16 +99,14 @@ pub enum Order {
     /// End, and leave what dispatches to the process that asks: `oneip run --takeover`.
     HandOver,
     /// Which service, slot and servers a client address has, and where its next frames go, watched for so long.
-    Trace {
-        client: IpAddr,
-        watch_ms: u64,
-    },
+    Trace { client: IpAddr, watch_ms: u64 },
     /// Frames as they go by, as a pcapng that comes piece by piece.
     Capture(Capture),
 }
 
 /// Which frames a capture has, and when it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Capture {
     /// Only frames of this client.
     pub client: Option<IpAddr>,

@@ -26,7 +26,8 @@ use tempfile::NamedTempFile;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
     /// What operators have set.
-    pub servers: Overrides,
+    #[serde(flatten)]
+    pub orders: Overrides,
     #[serde(default)]
     pub withdrawn: Withdrawn,
     /// What operators deny.
@@ -65,10 +66,9 @@ pub struct OpenChange {
 impl Remembered {
     /// Whether a process can go on with it. Its times are of the wall clock.
     fn check(&self) -> Result<(), String> {
-        if let Some((name, weight)) =
-            self.servers.iter().find_map(|(name, set)| Some((name, set.weight.filter(|weight| *weight > MAX_WEIGHT)?)))
-        {
-            return Err(format!("server {name} has `weight` {weight}, which is more than {MAX_WEIGHT}"));
+        let weights = self.orders.all().filter_map(|set| set.weight);
+        if let Some(weight) = weights.max().filter(|weight| *weight > MAX_WEIGHT) {
+            return Err(format!("a server has `weight` {weight}, which is more than {MAX_WEIGHT}"));
         }
         let mut known = HashSet::new();
         if let Some(twice) = self.leaving.iter().find(|left| {
@@ -80,7 +80,7 @@ impl Remembered {
         for OpenChange { service, history } in &self.changes {
             history.check().map_err(|error| format!("the `history` of service {service}: {error}"))?;
         }
-        let seconds = self.servers.values().filter_map(|set| set.drained_until);
+        let seconds = self.orders.all().filter_map(|set| set.drained_until);
         let late = |at: &u64| *at > STATE_LAST_NS;
         let mut times =
             self.leaving.iter().map(|left| left.until).chain(self.changes.iter().flat_map(|open| open.history.times()));
@@ -341,7 +341,10 @@ mod tests {
         });
         let history = serde_json::from_value(history).unwrap();
         Remembered {
-            servers: Overrides::from([("web1".to_owned(), drained), ("web2".to_owned(), other)]),
+            orders: Overrides::new(
+                [("web1".to_owned(), drained), ("web2".to_owned(), other)].into(),
+                [(("web".to_owned(), "web2".to_owned()), drained)],
+            ),
             denied: Denials(vec![Denied {
                 prefix: "198.51.100.0/24".parse().expect("a prefix"),
                 service: Some("web".into()),
@@ -404,7 +407,7 @@ mod tests {
         let path = folder.path().join("state.json");
         fs::write(&path, r#"{"config":"/etc/oneip.toml","servers":{"web1":{"disabled":true}}}"#).expect("written");
         let (loaded, age) = StateFile::new(&path, Path::new("/etc/oneip.toml")).load().expect("it is whole");
-        assert!(loaded.servers["web1"].disabled && loaded.verdicts.is_empty());
+        assert!(loaded.orders.get("any", "web1").disabled && loaded.verdicts.is_empty());
         assert!(age > Duration::from_secs(1_000_000_000), "nobody knows how old it is: {age:?}");
     }
 

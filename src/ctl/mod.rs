@@ -97,11 +97,10 @@ enum Verb {
     #[command(after_help = CAPTURE_EXAMPLES)]
     Capture(Capture),
     /// Drain a server: no new clients, and its connections stay until they end or the time is over
-    #[command(after_help = "Examples:\n  oneip ctl drain web1\n  oneip ctl drain web1 --timeout 60")]
+    #[command(after_help = "Examples:\n  oneip ctl drain web1\n  oneip ctl drain web1 --service web --timeout 60")]
     Drain {
-        /// The server
-        #[arg(value_name = "NAME")]
-        server: String,
+        #[command(flatten)]
+        subject: Subject,
         /// End its connections after so many seconds; default: the service's `drain_s`
         #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(..=u64::from(MAX_DRAIN_S)))]
         timeout: Option<u64>,
@@ -110,18 +109,18 @@ enum Verb {
         force: bool,
     },
     /// Give new clients to a drained server again
-    #[command(after_help = "Example:\n  oneip ctl undrain web1")]
+    #[command(after_help = "Examples:\n  oneip ctl undrain web1\n  oneip ctl undrain web1 --service web")]
     Undrain {
-        /// The server
-        #[arg(value_name = "NAME")]
-        server: String,
+        #[command(flatten)]
+        subject: Subject,
     },
     /// Set another weight than the configuration's
-    #[command(after_help = "Examples:\n  oneip ctl weight web1 3\n  oneip ctl weight web1 default")]
+    #[command(
+        after_help = "Examples:\n  oneip ctl weight web1 3\n  oneip ctl weight web1 3 --service web\n  oneip ctl weight web1 default"
+    )]
     Weight {
-        /// The server
-        #[arg(value_name = "NAME")]
-        server: String,
+        #[command(flatten)]
+        subject: Subject,
         /// 0 to 65535, or `default` for the configuration's weight
         #[arg(value_name = "N|default", value_parser = weight)]
         weight: Weight,
@@ -130,21 +129,19 @@ enum Verb {
         force: bool,
     },
     /// Take a server out at once, with all its connections
-    #[command(after_help = "Example:\n  oneip ctl disable web1")]
+    #[command(after_help = "Examples:\n  oneip ctl disable web1\n  oneip ctl disable web1 --service web")]
     Disable {
-        /// The server
-        #[arg(value_name = "NAME")]
-        server: String,
+        #[command(flatten)]
+        subject: Subject,
         /// Do it even if a service is left without any server that takes clients
         #[arg(long)]
         force: bool,
     },
     /// Let a disabled server in again
-    #[command(after_help = "Example:\n  oneip ctl enable web1")]
+    #[command(after_help = "Examples:\n  oneip ctl enable web1\n  oneip ctl enable web1 --service web")]
     Enable {
-        /// The server
-        #[arg(value_name = "NAME")]
-        server: String,
+        #[command(flatten)]
+        subject: Subject,
     },
     /// Drop the frames of these source addresses, for a while or until `undeny`
     #[command(
@@ -213,6 +210,17 @@ enum Verb {
     /// Print the metrics, as Prometheus gets them
     #[command(after_help = "Example:\n  oneip ctl metrics")]
     Metrics,
+}
+
+/// Of whom an order is.
+#[derive(Args)]
+struct Subject {
+    /// The server
+    #[arg(value_name = "NAME")]
+    server: String,
+    /// Only in this service; default: in every service that has a server of this name
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
 }
 
 const CAPTURE_EXAMPLES: &str = "Examples:
@@ -320,15 +328,19 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
             let (capture, out) = capture.order();
             capture::run(&client, capture, &out)
         }
-        Verb::Drain { server, timeout, force } => {
-            carry_out(&client, &Order::Drain { server, timeout_s: timeout, force })
+        Verb::Drain { subject: Subject { server, service }, timeout, force } => {
+            carry_out(&client, &Order::Drain { server, service, timeout_s: timeout, force })
         }
-        Verb::Undrain { server } => carry_out(&client, &Order::Undrain { server }),
-        Verb::Weight { server, weight: Weight(weight), force } => {
-            carry_out(&client, &Order::Weight { server, weight, force })
+        Verb::Undrain { subject: Subject { server, service } } => {
+            carry_out(&client, &Order::Undrain { server, service })
         }
-        Verb::Disable { server, force } => carry_out(&client, &Order::Disable { server, force }),
-        Verb::Enable { server } => carry_out(&client, &Order::Enable { server }),
+        Verb::Weight { subject: Subject { server, service }, weight: Weight(weight), force } => {
+            carry_out(&client, &Order::Weight { server, service, weight, force })
+        }
+        Verb::Disable { subject: Subject { server, service }, force } => {
+            carry_out(&client, &Order::Disable { server, service, force })
+        }
+        Verb::Enable { subject: Subject { server, service } } => carry_out(&client, &Order::Enable { server, service }),
         Verb::Deny { prefix, time, service } => carry_out(&client, &Order::Deny { prefix, service, for_s: time }),
         Verb::Undeny { prefix, service } => carry_out(&client, &Order::Undeny { prefix, service }),
         Verb::Denied { json } => {

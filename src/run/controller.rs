@@ -255,7 +255,7 @@ impl Controller<'_> {
         to: oneshot::Sender<Answer>,
         tasks: &mut Tasks,
     ) {
-        let (server, set, force) = match order {
+        let (server, service, set, force) = match order {
             Order::HandOver => unreachable!("it ends the loop"),
             Order::Status => return drop(to.send(Answer::Status(Box::new(self.status(membership))))),
             Order::Trace { client, watch_ms } => {
@@ -278,13 +278,13 @@ impl Controller<'_> {
                 let lists = tasks.lists.shown(membership.plan());
                 return drop(to.send(Answer::Denied(Denied { denied: membership.denied(), lists })));
             }
-            Order::Drain { server, timeout_s, force } => (server, Set::Drain(timeout_s), force),
-            Order::Undrain { server } => (server, Set::Undrain, false),
-            Order::Weight { server, weight, force } => (server, Set::Weight(weight), force),
-            Order::Disable { server, force } => (server, Set::Disable, force),
-            Order::Enable { server } => (server, Set::Enable, false),
+            Order::Drain { server, service, timeout_s, force } => (server, service, Set::Drain(timeout_s), force),
+            Order::Undrain { server, service } => (server, service, Set::Undrain, false),
+            Order::Weight { server, service, weight, force } => (server, service, Set::Weight(weight), force),
+            Order::Disable { server, service, force } => (server, service, Set::Disable, force),
+            Order::Enable { server, service } => (server, service, Set::Enable, false),
         };
-        let (mut answer, update) = membership.set(&server, set, force).await;
+        let (mut answer, update) = membership.set(&server, service.as_deref(), set, force).await;
         if let Answer::Done { changes } = &mut answer {
             changes.extend(self.engine.remark());
         }

@@ -50,14 +50,27 @@ fn orders_are_what_was_typed() {
     let fake = Fake::start();
     let server = |name: &str| name.to_owned();
     for (arguments, order) in [
-        ("drain web1", Order::Drain { server: server("web1"), timeout_s: None, force: false }),
-        ("drain web1 --timeout 30", Order::Drain { server: server("web1"), timeout_s: Some(30), force: false }),
-        ("undrain web1", Order::Undrain { server: server("web1") }),
-        ("weight web1 0", Order::Weight { server: server("web1"), weight: Some(0), force: false }),
-        ("weight web1 default", Order::Weight { server: server("web1"), weight: None, force: false }),
-        ("disable web1", Order::Disable { server: server("web1"), force: false }),
-        ("disable web1 --force", Order::Disable { server: server("web1"), force: true }),
-        ("enable web1", Order::Enable { server: server("web1") }),
+        ("drain web1", Order::Drain { server: server("web1"), service: None, timeout_s: None, force: false }),
+        (
+            "drain web1 --timeout 30",
+            Order::Drain { server: server("web1"), service: None, timeout_s: Some(30), force: false },
+        ),
+        ("undrain web1", Order::Undrain { server: server("web1"), service: None }),
+        ("weight web1 0", Order::Weight { server: server("web1"), service: None, weight: Some(0), force: false }),
+        ("weight web1 default", Order::Weight { server: server("web1"), service: None, weight: None, force: false }),
+        ("disable web1", Order::Disable { server: server("web1"), service: None, force: false }),
+        ("disable web1 --force", Order::Disable { server: server("web1"), service: None, force: true }),
+        (
+            "drain web1 --service web --timeout 30 --force",
+            Order::Drain { server: server("web1"), service: Some("web".into()), timeout_s: Some(30), force: true },
+        ),
+        ("undrain web1 --service web", Order::Undrain { server: server("web1"), service: Some("web".into()) }),
+        (
+            "weight web1 3 --service web",
+            Order::Weight { server: server("web1"), service: Some("web".into()), weight: Some(3), force: false },
+        ),
+        ("enable web1 --service web", Order::Enable { server: server("web1"), service: Some("web".into()) }),
+        ("enable web1", Order::Enable { server: server("web1"), service: None }),
     ] {
         let said = done(&fake, arguments);
         assert_eq!(said, format!("server web1: {order:?}\n"), "{arguments}");

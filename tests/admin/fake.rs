@@ -80,10 +80,10 @@ fn done(order: &Order) -> Option<Answer> {
         Order::Denied => Answer::Denied(Denied { denied: Vec::new(), lists: Vec::new() }),
         Order::Deny { .. } | Order::Undeny { .. } => Answer::Done { changes: vec![format!("{order:?}")] },
         Order::Drain { server, .. }
-        | Order::Undrain { server }
+        | Order::Undrain { server, .. }
         | Order::Weight { server, .. }
         | Order::Disable { server, .. }
-        | Order::Enable { server } => match server.as_str() {
+        | Order::Enable { server, .. } => match server.as_str() {
             "nobody" => {
                 Answer::Refused { error: "there is no server nobody; there are ns1, ns2, web1, web2, web3".into() }
             }

@@ -123,10 +123,23 @@ fn orders_are_passed_on_and_answers_come_back() {
     let reply = order(r#"{"order":"disable","server":"nobody"}"#);
     assert_eq!(reply.status, 409);
     assert_eq!(reply.refused(), "there is no server nobody; there are ns1, ns2, web1, web2, web3");
+    for explicit in [
+        r#"{"order":"drain","server":"web1","service":null,"timeout_s":null,"force":false}"#,
+        r#"{"order":"disable","server":"web1","service":"web","force":false}"#,
+        r#"{"order":"reload","force":false,"dry_run":false}"#,
+        r#"{"order":"withdraw","service":null}"#,
+    ] {
+        assert_eq!(order(explicit).status, 200, "{explicit}");
+    }
     let expected = [
-        Order::Drain { server: "web1".into(), timeout_s: Some(30), force: false },
-        Order::Drain { server: "web2".into(), timeout_s: None, force: false },
-        Order::Disable { server: "nobody".into(), force: false },
+        Order::Drain { server: "web1".into(), service: None, timeout_s: Some(30), force: false },
+        Order::Drain { server: "web2".into(), service: None, timeout_s: None, force: false },
+        Order::Disable { server: "nobody".into(), service: None, force: false },
+        // What is said of every field is what its absence means.
+        Order::Drain { server: "web1".into(), service: None, timeout_s: None, force: false },
+        Order::Disable { server: "web1".into(), service: Some("web".into()), force: false },
+        Order::Reload { force: false, dry_run: false },
+        Order::Withdraw { service: None },
     ];
     assert_eq!(fake.orders(), expected);
 }
@@ -159,14 +172,24 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
         (
             r#"{"order":"capture","host":"x"}"#,
             400,
-            "this is no order: unknown field `host`, expected `order`, `client`",
+            "this is no order: unknown field `host`, expected one of `client`, `service`",
         ),
         (
             r#"{"order":"drain","server":"web1","timeout":5}"#,
             400,
-            "this is no order: unknown field `timeout`, expected `order`, `server`, `timeout_s`; write one like",
+            "this is no order: unknown field `timeout`, expected one of `server`, `service`, `timeout_s`, `force` at line 1 column 49; write one like",
         ),
-        (r#"{"order":"status","verbose":true}"#, 400, "this is no order: unknown field `verbose`, expected `order`; "),
+        (
+            r#"{"order":"undrain","server":"web1","force":false}"#,
+            400,
+            "this is no order: unknown field `force`, expected ",
+        ),
+        (r#"{"order":"reload","forced":true}"#, 400, "this is no order: unknown field `forced`, expected `force` or "),
+        (
+            r#"{"order":"status","verbose":true}"#,
+            400,
+            "this is no order: unknown field `verbose`, there are no fields but `order`; ",
+        ),
         (r#"["reload"]"#, 400, "this is no order: "),
         (&too_long, 413, "an order has at most 65536 bytes; nothing was done"),
     ] {
@@ -321,7 +344,11 @@ fn a_control_thread_that_is_busy_leaves_the_orders_of_those_who_gave_up() {
     assert!(replies[1].refused().contains("may be carried out yet"), "{replies:?}");
     assert!(replies[2].refused().contains("busy") && replies[2].refused().contains("nothing was done"), "{replies:?}");
     thread::sleep(Duration::from_secs(2));
-    assert_eq!(fake.orders(), [Order::Enable { server: "a".into() }], "the second's asker had gone when its turn came");
+    assert_eq!(
+        fake.orders(),
+        [Order::Enable { server: "a".into(), service: None }],
+        "the second's asker had gone when its turn came"
+    );
 }
 
 #[test]

@@ -231,12 +231,12 @@ fn a_connection_that_has_shown_itself_stays_until_it_is_closed() {
     for _ in 0..48 {
         fixture.wait(HOUR * 2);
         goes(&mut fixture, Packet::Ack, client, 1, "s0");
-        assert!(fixture.cluster.remembers(None, "s0") && fixture.cluster.moving(0) > 0);
+        assert!(fixture.cluster.remembers("web", "s0") && fixture.cluster.moving(0) > 0);
     }
     goes(&mut fixture, Packet::Fin, client, 1, "s0");
     fixture.wait(FLOW_CLOSED + Duration::from_secs(1));
     fixture.wait(Duration::from_secs(1));
-    assert!(!fixture.cluster.remembers(None, "s0"));
+    assert!(!fixture.cluster.remembers("web", "s0"));
     assert_eq!((fixture.cluster.moving(0), fixture.cluster.due()), (0, None));
     goes(&mut fixture, Packet::Ack, client, 1, "s1");
 }

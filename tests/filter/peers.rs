@@ -5,6 +5,7 @@ use super::model::Random;
 use super::model::plans::{One, query};
 use super::{OWN, filter};
 use oneip::control::membership::peers::{Hearsay, Seen};
+use oneip::control::overrides::Overrides;
 use oneip::engine::filter::Generation;
 use oneip::engine::filter::beacon::{Cipher, Number, Report, Stranger};
 use oneip::engine::filter::digest::Digests;
@@ -376,7 +377,7 @@ fn what_is_others_by_first_choice_is_let_go_when_the_lease_is_over() {
 }
 
 fn digests(plan: &Plan) -> Digests {
-    Digests::new(Cipher::new(plan.hash_key).key(), plan, [], &[])
+    Digests::new(Cipher::new(plan.hash_key).key(), plan, &Overrides::default(), &[])
 }
 
 #[test]
@@ -405,6 +406,13 @@ fn digests_tell_what_decides_and_nothing_else() {
         assert_eq!(digests(&other).orders, digests(&plan).orders);
     }
     assert_ne!(digests(&one().keyed([1; 16]).plan()), digests(&plan));
+    let ordered = |service, server| {
+        let mut orders = Overrides::default();
+        orders.change(service, server, |one| one.disabled = true);
+        Digests::new(Cipher::new(plan.hash_key).key(), &plan, &orders, &[]).orders
+    };
+    let all = [ordered(None, "s0"), ordered(Some("web"), "s0"), ordered(Some("web"), "s1"), digests(&plan).orders];
+    assert_eq!(std::collections::HashSet::from(all).len(), 4, "orders of one service are others than those of all");
 }
 
 #[test]

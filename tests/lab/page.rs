@@ -39,7 +39,7 @@ fn what_happens_to_a_dispatcher_is_on_its_timeline() {
     lab.ip("web2", &format!("address del {}/32 dev lo", CLUSTER[0]));
     told("server web2 of service web is down: ");
     lab.ctl(&["drain", "web1", "--timeout", "300"]);
-    told("server web1 of services web, web6, echo, echo6 drains: no new clients");
+    told("server web1 of 4 services (web, web6, echo, echo6) drains: no new clients");
     told("server web1 of service web is draining: by ctl drain; ");
     lab.ctl(&["undrain", "web1"]);
     lab.ip("web2", &format!("address add {}/32 dev lo", CLUSTER[0]));

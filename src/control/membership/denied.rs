@@ -3,6 +3,7 @@
 use super::{Membership, Side, Update};
 use crate::admin::order::{Answer, Denial};
 use crate::control::denials::Denials;
+use crate::control::names;
 use crate::model::{List, Prefix, list};
 use std::path::Path;
 use std::sync::Arc;
@@ -44,8 +45,7 @@ impl Membership {
         }
         let known: Vec<&str> = self.configured.services.iter().map(|known| known.name.as_str()).collect();
         if let Some(service) = service.filter(|service| !known.contains(service)) {
-            let known = known.into_iter().take(12).collect::<Vec<_>>().join(", ");
-            return Err(format!("there is no service {service}; there are {known}"));
+            return Err(format!("there is no service {service}; there are {}", names::first(known)));
         }
         let mut denials = self.denials.clone();
         let said = change(&mut denials)?;

@@ -1,10 +1,11 @@
 //! Who the servers are at this moment: where each is (`neighbours`), whether it serves (`health`), and what the operator
 //! wants of it (`operator`). Turns all that into tables for the workers.
 //!
-//! Here is who is followed and what becomes of what they tell; `state` judges a server, `orders` carries out what an
-//! operator asks for, `place` finds where servers are, `reload` goes over to another configuration, `report` says how everything is,
+//! Here is who is followed and what becomes of what they tell; `state` judges a server, `orders`, `withdrawn` and `denied`
+//! carry out what an operator asks for, `client` says what a client meets, `place` finds where servers are, `reload` goes over to another configuration, `report` says how everything is,
 //! `tell` what happens.
 
+mod client;
 mod denied;
 mod orders;
 pub mod peers;
@@ -14,6 +15,7 @@ mod remember;
 mod report;
 mod state;
 mod tell;
+mod withdrawn;
 
 pub use orders::Set;
 use peers::{Hearsay, Hearsays};
@@ -24,7 +26,7 @@ use self::tell::{tell, tell_state};
 use super::denials::Denials;
 use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, Routes, What as Whereabouts};
-use super::overrides::{Overrides, Withdrawn};
+use super::overrides::{Name, Overrides, Withdrawn};
 use super::state_file::{Remembered, StateFile, StateWriter, from_wall_time};
 use crate::admin::status::State;
 use crate::admin::timeline::Timeline;
@@ -51,9 +53,6 @@ pub enum MembershipError {
     #[error(transparent)]
     Health(#[from] health::Error),
 }
-
-/// A service and a server, by name.
-type Name = (String, String);
 
 /// Who asks. All views of one configuration and one health agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +134,7 @@ pub struct Membership {
     health: Option<Health>,
     /// Until when a drained server keeps its connections, by name, or `None`: they are the others' now. Its time ends in
     /// `pass`, not on the clock: until the data path knows, the server has its connections, and is said to have them.
-    draining: HashMap<String, Option<u64>>,
+    draining: HashMap<Name, Option<u64>>,
     /// Until when a removed one keeps them.
     leaving: HashMap<Name, u64>,
     /// When it was last looked what is over. Servers whose time was over then stay while workers remember connections of theirs.
@@ -196,12 +195,8 @@ impl Membership {
         let leaving = remember::leaving(&remembered, &configured);
         let servers: Vec<(String, Server)> =
             leaving.iter().map(|left| (left.service.clone(), left.server.clone())).collect();
-        let overrides = remembered.servers.clone();
+        let overrides = remembered.orders.clone();
         let plan = Arc::new(reload::effective(&configured, &overrides, &servers));
-        let now = clock::now_ns();
-        let draining = overrides.iter().filter_map(|(name, set)| Some((name.clone(), set.drained_until?)));
-        let until = |wall| Some(now + from_wall_time(wall).as_nanos() as u64).filter(|until| *until > now);
-        let draining = draining.map(|(name, wall)| (name, until(wall))).collect();
         let mut membership = Membership {
             side,
             interface: interface.to_owned(),
@@ -216,7 +211,7 @@ impl Membership {
             routes: None,
             neighbours: None,
             health: None,
-            draining,
+            draining: HashMap::new(),
             leaving: remember::times(&leaving),
             passed: 0,
             joining: HashSet::new(),
@@ -231,6 +226,7 @@ impl Membership {
         if let Some(end) = end {
             membership.cluster.set_tunnel_end(end);
         }
+        membership.redrain();
         membership.tell_overrides();
         membership.denials.expire();
         membership.relist();
@@ -360,6 +356,20 @@ impl Membership {
         moved.then_some(Update::Table)
     }
 
+    /// Notes who is drained: until when is known, or was remembered.
+    fn redrain(&mut self) {
+        let (now, known) = (clock::now_ns(), std::mem::take(&mut self.draining));
+        let until = |wall| Some(now + from_wall_time(wall).as_nanos() as u64).filter(|until| *until > now);
+        for service in &self.plan.services {
+            for server in &service.servers {
+                let Some(wall) = self.overrides.get(&service.name, &server.name).drained_until else { continue };
+                let name = (service.name.clone(), server.name.clone());
+                let until = known.get(&name).copied().unwrap_or_else(|| until(wall));
+                self.draining.insert(name, until);
+            }
+        }
+    }
+
     /// When something ends by itself.
     fn due(&self) -> Option<u64> {
         let times = self.draining.values().flatten().chain(self.leaving.values()).copied();
@@ -376,8 +386,8 @@ impl Membership {
     async fn pass(&mut self) -> Option<Update> {
         let now = clock::now_ns();
         let expired = self.cluster.expire(now);
-        for (name, until) in &mut self.draining {
-            *until = until.filter(|until| *until > now || self.cluster.remembers(None, name));
+        for ((service, server), until) in &mut self.draining {
+            *until = until.filter(|until| *until > now || self.cluster.remembers(service, server));
         }
         self.passed = now;
         let has_left = self.let_go(now).await;
@@ -389,8 +399,7 @@ impl Membership {
     /// dispatcher that runs: they stay for a while then.
     async fn let_go(&mut self, now: u64) -> bool {
         let gone: Vec<Name> = {
-            let over =
-                |(service, name): &Name, until: u64| until <= now && !self.cluster.remembers(Some(service), name);
+            let over = |(service, name): &Name, until: u64| until <= now && !self.cluster.remembers(service, name);
             self.leaving.extract_if(|name, until| over(name, *until)).map(|(name, _)| name).collect()
         };
         if gone.is_empty() {

@@ -1,16 +1,15 @@
-//! What an operator asks for.
+//! What an operator asks for of servers.
 
 use super::{Membership, Update, reload};
-use crate::admin::order::{Answer, TracedService};
-use crate::control::overrides::{Override, Overrides, Withdrawn};
+use crate::admin::order::Answer;
+use crate::control::names;
+use crate::control::overrides::{Override, Overrides};
 use crate::control::state_file::in_wall_time;
-use crate::hash;
 use crate::host::clock;
 use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT};
-use crate::model::{Selection, Server, Service};
+use crate::model::{Plan, Server, Service};
 use crate::table::ServiceId;
 use crate::table::build::State;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,20 +25,43 @@ pub enum Set {
     Enable,
 }
 
+/// Of whom: a server, in one service or in every one that has it.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    server: &'a str,
+    service: Option<&'a str>,
+}
+
 impl Membership {
-    /// Carries it out, and remembers it across a restart. Nothing is changed where the answer is a refusal, such as of what
-    /// leaves a service without any server, unless it is forced.
-    pub async fn set(&mut self, server: &str, set: Set, force: bool) -> (Answer, Option<Update>) {
-        let result = match self.closes(server, set) {
-            closed if closed.is_empty() || force => self.try_set(server, set).await,
-            closed => Err(format!(
-                "server {server} is the last that takes clients of {}; if nobody is to serve them: --force",
-                closed.iter().map(|service| format!("service {service}")).collect::<Vec<_>>().join(", ")
-            )),
+    /// Carries it out, for the server of that name in one service or in each that has it, and remembers it across a restart. Nothing is
+    /// changed where the answer is a refusal, such as of what leaves a service without any server, unless it is forced.
+    pub async fn set(
+        &mut self,
+        server: &str,
+        service: Option<&str>,
+        set: Set,
+        force: bool,
+    ) -> (Answer, Option<Update>) {
+        let subject = Subject { server, service };
+        let closed = self.closes(subject, set);
+        let result = match closed.is_empty() || force {
+            true => self.try_set(subject, set).await,
+            false => {
+                let services = if closed.len() == 1 { "service" } else { "services" };
+                Err(format!(
+                    "server {server} is the last that takes clients of {services} {}; if nobody is to serve them: --force",
+                    names::first(closed.iter().map(String::as_str))
+                ))
+            }
         };
         self.confirm();
         match result {
-            Ok((changes, update)) => {
+            Ok((said, update)) => {
+                let mut changes = vec![said];
+                if !closed.is_empty() {
+                    let closed = names::first(closed.iter().map(String::as_str));
+                    changes.push(format!("warning: nobody takes clients of {closed} now"));
+                }
                 self.tell_operator(&changes);
                 (Answer::Done { changes }, update)
             }
@@ -47,74 +69,24 @@ impl Membership {
         }
     }
 
-    async fn try_set(&mut self, name: &str, set: Set) -> Result<(Vec<String>, Option<Update>), String> {
-        let of: Vec<&Service> =
-            self.configured.services.iter().filter(|s| s.servers.iter().any(|server| server.name == name)).collect();
-        if of.is_empty() {
-            let all = self.configured.services.iter().flat_map(|service| &service.servers);
-            let mut known: Vec<&str> = all.map(|server| server.name.as_str()).collect();
-            known.sort_unstable();
-            known.dedup();
-            known.truncate(12);
-            return Err(format!("there is no server {name}; there are {}", known.join(", ")));
-        }
-        let longest = of.iter().map(|service| service.drain).max().unwrap_or_default();
-        let names: Vec<&str> = of.iter().map(|service| service.name.as_str()).collect();
-        let subject = format!("server {name} of service{} {}", if of.len() == 1 { "" } else { "s" }, names.join(", "));
-        let now = clock::now_ns();
-        let mut one = self.overrides.get(name).cloned().unwrap_or_default();
-        let mut drained = None;
-        let mut said = match set {
-            Set::Drain(Some(seconds)) if seconds > u64::from(MAX_DRAIN_S) => {
-                return Err(format!("a drain of {seconds} s is too long; the most is {MAX_DRAIN_S} s (a week)"));
-            }
-            Set::Drain(time) => {
-                let time = time.map_or(longest, Duration::from_secs);
-                one.drained_until = Some(in_wall_time(time));
-                drained = Some(now + time.as_nanos() as u64);
-                let seconds = time.as_secs();
-                let until_closed = of.iter().any(|service| service.until_closed);
-                let then = match until_closed {
-                    true => format!("; those that show themselves in the first {seconds} s stay until they end"),
-                    false => format!(" until they end, or for {seconds} s"),
-                };
-                format!("drains: no new clients; the connections it has stay{then}")
-            }
-            Set::Undrain if one.drained_until.is_none() => "is not drained".to_owned(),
-            Set::Undrain => {
-                one.drained_until = None;
-                "takes clients again".to_owned()
-            }
-            Set::Weight(Some(weight)) if weight > MAX_WEIGHT => {
-                return Err(format!("weight {weight} is too great; the greatest is {MAX_WEIGHT}"));
-            }
-            Set::Weight(Some(weight)) => {
-                one.weight = Some(weight);
-                format!("has weight {weight} now, and not that of the configuration")
-            }
-            Set::Weight(None) => {
-                one.weight = None;
-                "has the weight of the configuration".to_owned()
-            }
-            Set::Disable => {
-                one.disabled = true;
-                "is disabled: it gets nothing, and its connections are cut".to_owned()
-            }
-            Set::Enable if !one.disabled => "is not disabled".to_owned(),
-            Set::Enable => {
-                one.disabled = false;
-                "takes clients again".to_owned()
-            }
+    async fn try_set(&mut self, subject: Subject<'_>, set: Set) -> Result<(String, Option<Update>), String> {
+        let Subject { server, service } = subject;
+        within_bounds(set)?;
+        let configured = Arc::clone(&self.configured);
+        let of = subject.services(&configured)?;
+        let time = match set {
+            Set::Drain(Some(seconds)) => Duration::from_secs(seconds),
+            _ => of.iter().map(|service| service.drain).max().unwrap_or_default(),
         };
-        said = format!("{subject} {said}");
+        let before: Vec<Override> = of.iter().map(|service| self.overrides.get(&service.name, server)).collect();
+        let said = said(subject, &of, set, &before, time);
+        let now = clock::now_ns();
+        let drained = matches!(set, Set::Drain(_)).then(|| (in_wall_time(time), now + time.as_nanos() as u64));
         let mut overrides = self.overrides.clone();
-        overrides.remove(name);
-        if one != Override::default() {
-            overrides.insert(name.to_owned(), one);
-        }
+        overrides.change(service, server, |one| apply(one, set, drained.map(|(wall, _)| wall)));
         self.remember(&overrides)?;
-        let reweighed =
-            overrides.get(name).and_then(|set| set.weight) != self.overrides.get(name).and_then(|set| set.weight);
+        let weight = |of: &Overrides, service: &Service| of.get(&service.name, server).weight;
+        let reweighed = of.iter().any(|service| weight(&overrides, service) != weight(&self.overrides, service));
         if reweighed {
             let plan = reload::effective(&self.configured, &overrides, &self.still_leaving());
             if let Err(error) = self.follow(plan).await {
@@ -127,117 +99,53 @@ impl Membership {
             }
         }
         self.overrides = overrides;
-        match (set, drained) {
-            (Set::Undrain, _) => _ = self.draining.remove(name),
-            (_, Some(until)) => _ = self.draining.insert(name.to_owned(), Some(until).filter(|until| *until > now)),
-            _ => {}
+        for service in &of {
+            let name = (service.name.clone(), server.to_owned());
+            match (set, drained) {
+                (Set::Undrain, _) => _ = self.draining.remove(&name),
+                (_, Some((_, until))) => _ = self.draining.insert(name, Some(until).filter(|until| *until > now)),
+                _ => {}
+            }
         }
-        let services: Vec<usize> = (0..self.plan.services.len())
-            .filter(|at| reweighed || self.plan.services[*at].servers.iter().any(|server| server.name == name))
-            .collect();
+        Ok((said, self.judge_after(subject, drained.map(|(_, until)| until), reweighed, now)))
+    }
+
+    /// Judges the services that an order is about: connections that stay do so until `drained`, or for as long as their services say.
+    fn judge_after(&mut self, subject: Subject<'_>, drained: Option<u64>, reweighed: bool, now: u64) -> Option<Update> {
+        let services: Vec<usize> =
+            (0..self.plan.services.len()).filter(|at| reweighed || subject.is_in(&self.plan.services[*at])).collect();
         let moved = services.into_iter().fold(reweighed, |moved, service| {
             if let Some(until) = drained {
                 self.cluster.prolong(service as ServiceId, until, now);
             }
             self.judge(service, now, drained) | moved
         });
-        let update = match (reweighed, moved) {
+        match (reweighed, moved) {
             (true, _) => Some(Update::Layout),
             (false, true) => Some(Update::Table),
             (false, false) => None,
-        };
-        Ok((vec![said], update))
-    }
-
-    /// What is not to be announced.
-    pub fn withdrawn(&self) -> &Withdrawn {
-        &self.withdrawn
-    }
-
-    /// Has a service, or all of them, not be announced any more, or again; and remembers it across a restart.
-    pub fn set_withdrawn(&mut self, service: Option<&str>, withdrawn: bool) -> Answer {
-        match self.try_set_withdrawn(service, withdrawn) {
-            Ok(changes) => {
-                self.tell_operator(&changes);
-                Answer::Done { changes }
-            }
-            Err(error) => Answer::Refused { error },
         }
-    }
-
-    fn try_set_withdrawn(&mut self, service: Option<&str>, withdrawn: bool) -> Result<Vec<String>, String> {
-        let mut wanted = self.withdrawn.clone();
-        let known = |name: &str| self.configured.services.iter().find(|service| service.name == name);
-        let said = match (service, withdrawn) {
-            (Some(name), _) if known(name).is_none() && (withdrawn || !wanted.services.contains(name)) => {
-                let known: Vec<&str> =
-                    self.configured.services.iter().map(|known| known.name.as_str()).take(12).collect();
-                return Err(format!("there is no service {name}; there are {}", known.join(", ")));
-            }
-            (Some(name), false) if wanted.all => {
-                return Err(format!(
-                    "every service is withdrawn, and not service {name} alone; `oneip ctl announce` announces all that are ready"
-                ));
-            }
-            (Some(name), true) => {
-                wanted.services.insert(name.to_owned());
-                format!("service {name} is withdrawn: frames that come to it are dispatched still")
-            }
-            (Some(name), false) => match wanted.services.remove(name) {
-                true => format!("service {name} is announced when it is ready"),
-                false => format!("service {name} is not withdrawn by ctl"),
-            },
-            (None, true) => {
-                wanted.all = true;
-                "every service is withdrawn: frames that come are dispatched still".to_owned()
-            }
-            (None, false) if wanted == Withdrawn::default() => "no service is withdrawn by ctl".to_owned(),
-            (None, false) => {
-                wanted = Withdrawn::default();
-                "every service is announced when it is ready".to_owned()
-            }
-        };
-        let mut changes = vec![said];
-        if self.configured.announce.is_none() && wanted != self.withdrawn {
-            changes.push(
-                "there is no [announce], so no route changes; `oneip ctl ready` tells it to keepalived".to_owned(),
-            );
-        }
-        if let (Some(of), true) = (service.and_then(known), withdrawn) {
-            let others = self.configured.services.iter().filter(|other| other.address == of.address);
-            let others: Vec<&str> =
-                others.filter(|other| !wanted.has(&other.name)).map(|other| other.name.as_str()).collect();
-            let shared = format!("{} stays announced while service {} is ready", of.address, others.join(", "));
-            changes.extend((!others.is_empty()).then_some(shared));
-        }
-        if wanted != self.withdrawn {
-            let before = std::mem::replace(&mut self.withdrawn, wanted);
-            if let Some(mut file) = self.file.take() {
-                let confirmed = file.confirm(self.remembered(self.overrides.clone()));
-                self.file = Some(file);
-                if let Err(error) = confirmed {
-                    self.withdrawn = before;
-                    return Err(format!("{error}; nothing was changed, since a restart would forget it"));
-                }
-            }
-        }
-        Ok(changes)
     }
 
     /// The services that have no server left that takes clients, after that.
-    fn closes(&self, name: &str, set: Set) -> Vec<&str> {
-        if !matches!(set, Set::Drain(_) | Set::Disable | Set::Weight(Some(0))) {
-            return Vec::new();
-        }
+    fn closes(&self, subject: Subject<'_>, set: Set) -> Vec<String> {
+        let takes_none = |service: &Service| match set {
+            Set::Drain(_) | Set::Disable | Set::Weight(Some(0)) => true,
+            Set::Weight(None) => self.configured_weight(&service.name, subject.server) == Some(0),
+            Set::Weight(Some(_)) | Set::Undrain | Set::Enable => false,
+        };
         let services = self.plan.services.iter().enumerate();
         let closed = services.filter(|(at, service)| {
             let takes = |(server, it): &(usize, &Server)| {
                 it.weight > 0 && self.cluster.state(*at as ServiceId, *server) == State::Active
             };
             let mut taking = service.servers.iter().enumerate().filter(takes).peekable();
-            taking.peek().is_some() && taking.all(|(_, server)| server.name == name)
+            subject.is_in(service)
+                && takes_none(service)
+                && taking.peek().is_some()
+                && taking.all(|(_, server)| server.name == subject.server)
         });
-        closed.map(|(_, service)| service.name.as_str()).collect()
+        closed.map(|(_, service)| service.name.clone()).collect()
     }
 
     fn remember(&mut self, overrides: &Overrides) -> Result<(), String> {
@@ -245,43 +153,6 @@ impl Membership {
         let confirmed = file.confirm(self.remembered(overrides.clone()));
         self.file = Some(file);
         confirmed.map_err(|error| format!("{error}; nothing was changed, since a restart would forget it"))
-    }
-
-    /// Where a client address belongs, in every service of its family.
-    pub fn trace(&self, client: IpAddr) -> Vec<TracedService> {
-        let number = match client {
-            IpAddr::V4(client) => client.to_bits() as u128,
-            IpAddr::V6(client) => client.to_bits(),
-        };
-        let services = self.plan.services.iter().enumerate();
-        let of_family = services.filter(|(_, service)| service.address.is_ipv4() == client.is_ipv4());
-        of_family
-            .map(|(at, service)| {
-                let id = at as ServiceId;
-                let table = self.cluster.service(id);
-                let name = |server: u16| service.servers[server as usize].name.clone();
-                let hash = hash::source(table.rule.key, client);
-                let (slot, server) = table.select(hash, number);
-                let by_rule = |rule: &crate::table::Rule| hash::source(rule.key, client);
-                let keeps = table.kept().and_then(|kept| kept.previous_owner(server, by_rule, number).server());
-                let order = self.cluster.order(id, hash::slot(hash, table.rule.slots));
-                let mut order: Vec<String> = order.into_iter().map(name).collect();
-                if service.selection == Selection::Modulo {
-                    // Its own server comes first, then whom the slot has.
-                    let own = service.servers[slot as usize].name.clone();
-                    order.retain(|server| *server != own);
-                    order.insert(0, own);
-                }
-                TracedService {
-                    service: service.name.clone(),
-                    hash: format!("{hash:#018x}"),
-                    slot,
-                    server: server.map(name),
-                    keeps: keeps.filter(|previous_owner| Some(*previous_owner) != server).map(name),
-                    order,
-                }
-            })
-            .collect()
     }
 
     pub fn interface(&self) -> &str {
@@ -296,4 +167,84 @@ impl Membership {
     pub(super) fn plan_of(&self) -> Arc<crate::model::Plan> {
         Arc::clone(&self.plan)
     }
+}
+
+impl Subject<'_> {
+    fn is_in(&self, service: &Service) -> bool {
+        self.service.is_none_or(|name| service.name == name)
+            && service.servers.iter().any(|server| server.name == self.server)
+    }
+
+    /// The services that it is about.
+    ///
+    /// # Errors
+    /// There are none; in words.
+    fn services<'p>(&self, configured: &'p Plan) -> Result<Vec<&'p Service>, String> {
+        let of: Vec<&Service> = configured.services.iter().filter(|service| self.is_in(service)).collect();
+        if !of.is_empty() {
+            return Ok(of);
+        }
+        let (server, services) = (self.server, &configured.services);
+        let named = |name: &&str| services.iter().find(|service| service.name == **name);
+        if let Some(service) = self.service.filter(|service| named(service).is_none()) {
+            let known = names::first(services.iter().map(|service| service.name.as_str()));
+            return Err(format!("there is no service {service}; there are {known}"));
+        }
+        let of = self.service.as_ref().and_then(named);
+        let among = of.map_or(&services[..], std::slice::from_ref);
+        let mut known: Vec<&str> = among.iter().flat_map(|of| &of.servers).map(|server| server.name.as_str()).collect();
+        known.sort_unstable();
+        known.dedup();
+        let place = of.map_or(String::new(), |service| format!(" in service {}", service.name));
+        Err(format!("there is no server {server}{place}; there are {}", names::first(known)))
+    }
+}
+
+fn within_bounds(set: Set) -> Result<(), String> {
+    match set {
+        Set::Drain(Some(seconds)) if seconds > u64::from(MAX_DRAIN_S) => {
+            Err(format!("a drain of {seconds} s is too long; the most is {MAX_DRAIN_S} s (a week)"))
+        }
+        Set::Weight(Some(weight)) if weight > MAX_WEIGHT => {
+            Err(format!("weight {weight} is too great; the greatest is {MAX_WEIGHT}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `drained_until`: of the wall clock.
+fn apply(one: &mut Override, set: Set, drained_until: Option<u64>) {
+    match set {
+        Set::Drain(_) => one.drained_until = drained_until,
+        Set::Undrain => one.drained_until = None,
+        Set::Weight(weight) => one.weight = weight,
+        Set::Disable => one.disabled = true,
+        Set::Enable => one.disabled = false,
+    }
+}
+
+/// What is done, in words. `before`: what was set in these services; `time`: of a drain.
+fn said(subject: Subject, of: &[&Service], set: Set, before: &[Override], time: Duration) -> String {
+    let what = match set {
+        Set::Drain(_) => {
+            let seconds = time.as_secs();
+            let then = match of.iter().any(|service| service.until_closed) {
+                true => format!("; those that show themselves in the first {seconds} s stay until they end"),
+                false => format!(" until they end, or for {seconds} s"),
+            };
+            format!("drains: no new clients; the connections it has stay{then}")
+        }
+        Set::Undrain if before.iter().all(|one| one.drained_until.is_none()) => "is not drained".to_owned(),
+        Set::Weight(Some(weight)) => format!("has weight {weight} now, and not that of the configuration"),
+        Set::Weight(None) => "has the weight of the configuration".to_owned(),
+        Set::Disable => "is disabled: it gets nothing, and its connections are cut".to_owned(),
+        Set::Enable if before.iter().all(|one| !one.disabled) => "is not disabled".to_owned(),
+        Set::Undrain | Set::Enable => "takes clients again".to_owned(),
+    };
+    let names = names::first(of.iter().map(|service| service.name.as_str()));
+    let services = match of.len() {
+        1 => format!("service {names}"),
+        count => format!("{count} services ({names})"),
+    };
+    format!("server {} of {services} {what}", subject.server)
 }

@@ -67,7 +67,7 @@ pub fn effective(configured: &Plan, overrides: &Overrides, leaving: &[(String, S
     let mut plan = configured.clone();
     for service in &mut plan.services {
         for server in &mut service.servers {
-            if let Some(weight) = overrides.get(&server.name).and_then(|set| set.weight) {
+            if let Some(weight) = overrides.get(&service.name, &server.name).weight {
                 server.weight = weight;
             }
         }
@@ -96,7 +96,7 @@ impl Proposal {
         was_leaving: &HashMap<Name, u64>,
     ) -> Proposal {
         let continued = continued_services(&before.services, &configured.services);
-        let overrides = renamed(overrides, configured, &names_of_servers(before, configured, &continued));
+        let overrides = renamed_orders(overrides, configured, (before, &continued));
         let (mut leaving, mut servers) = (Vec::new(), Vec::new());
         for (new, of) in configured.services.iter().zip(&continued) {
             let Some(of) = *of else { continue };
@@ -224,22 +224,20 @@ impl Membership {
         let after = Arc::clone(&self.plan);
         let servers = names_of_servers(before, &after, continued);
         self.overrides = overrides;
-        self.draining = renamed(&self.draining.drain().collect(), &after, &servers).into_iter().collect();
         let down = self.down.drain(..).map(|name| (name, ())).collect();
-        self.down = renamed(&down, &after, &servers).into_keys().collect();
-        let mut names: HashMap<Name, Vec<Name>> = HashMap::new();
+        self.down = renamed(&down, |name| has_server(&after, name), &servers).into_keys().collect();
         let mut services: HashMap<String, Vec<String>> = HashMap::new();
         for (new, of) in after.services.iter().zip(continued) {
             let Some(old) = of.map(|at| &before.services[at]) else { continue };
             services.entry(old.name.clone()).or_default().push(new.name.clone());
-            for (was, is) in pairs(old, new).filter(|(was, is)| old.name != new.name || was.name != is.name) {
-                let name = (old.name.clone(), was.name.clone());
-                names.entry(name).or_default().push((new.name.clone(), is.name.clone()));
-            }
         }
+        let mut names = names_in_services(before, &after, continued);
+        names.retain(|was, is| is.len() != 1 || is[0] != *was);
         if names.is_empty() {
-            return;
+            return self.redrain();
         }
+        rename_keys(&mut self.draining, &names);
+        self.redrain();
         rename_keys(&mut self.states, &names);
         rename_keys(&mut self.standing_in, &names);
         rename_keys(&mut self.starting, &services);
@@ -334,15 +332,43 @@ fn names_of_servers(old: &Plan, new: &Plan, continued: &[Option<usize>]) -> Hash
     names
 }
 
+/// The same, of each service.
+fn names_in_services(old: &Plan, new: &Plan, continued: &[Option<usize>]) -> HashMap<Name, Vec<Name>> {
+    let mut names: HashMap<Name, Vec<Name>> = HashMap::new();
+    for (new, of) in new.services.iter().zip(continued) {
+        let Some(old) = of.map(|at| &old.services[at]) else { continue };
+        for (was, is) in pairs(old, new) {
+            let name = (old.name.clone(), was.name.clone());
+            names.entry(name).or_default().push((new.name.clone(), is.name.clone()));
+        }
+    }
+    names
+}
+
+fn has_server(plan: &Plan, name: &str) -> bool {
+    plan.services.iter().flat_map(|service| &service.servers).any(|server| server.name == name)
+}
+
+/// Orders, by what their servers and services are called now.
+fn renamed_orders(orders: &Overrides, after: &Plan, (before, continued): (&Plan, &[Option<usize>])) -> Overrides {
+    let names = names_of_servers(before, after, continued);
+    let everywhere = renamed(orders.everywhere(), |name| has_server(after, name), &names);
+    let each = orders.each().map(|(service, server, one)| ((service.to_owned(), server.to_owned()), *one)).collect();
+    let is_taken = |(service, server): &Name| {
+        let known = after.services.iter().find(|known| known.name == *service);
+        known.is_some_and(|known| known.servers.iter().any(|known| known.name == *server))
+    };
+    Overrides::new(everywhere, renamed(&each, is_taken, &names_in_services(before, after, continued)))
+}
+
 /// What stands under a name stands under the new ones. A name without any stays, unless another server has it now.
-fn renamed<V: Clone>(
-    map: &BTreeMap<String, V>,
-    after: &Plan,
-    names: &HashMap<String, Vec<String>>,
-) -> BTreeMap<String, V> {
+fn renamed<K: Clone + Ord + Hash, V: Clone>(
+    map: &BTreeMap<K, V>,
+    is_taken: impl Fn(&K) -> bool,
+    names: &HashMap<K, Vec<K>>,
+) -> BTreeMap<K, V> {
     let (known, unknown): (Vec<_>, Vec<_>) = map.iter().partition(|(name, _)| names.contains_key(*name));
-    let taken = |name: &str| after.services.iter().flat_map(|s| &s.servers).any(|server| server.name == name);
-    let stay = unknown.into_iter().filter(|(name, _)| !taken(name)).map(|(name, it)| (name.clone(), it.clone()));
+    let stay = unknown.into_iter().filter(|(name, _)| !is_taken(name)).map(|(name, it)| (name.clone(), it.clone()));
     let go = known.into_iter().flat_map(|(name, it)| names[name].iter().map(move |new| (new.clone(), it.clone())));
     stay.chain(go).collect()
 }

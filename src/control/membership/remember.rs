@@ -61,7 +61,7 @@ impl Membership {
     }
 
     /// What a process that comes after this one needs.
-    pub(super) fn remembered(&self, servers: Overrides) -> Remembered {
+    pub(super) fn remembered(&self, orders: Overrides) -> Remembered {
         let leaving = self.still_leaving().into_iter().filter_map(|(service, server)| {
             let until = *self.leaving.get(&(service.clone(), server.name.clone()))?;
             Some(Leaving { service, server, until })
@@ -72,7 +72,7 @@ impl Membership {
             Some(OpenChange { service: service.name.clone(), history })
         });
         Remembered {
-            servers,
+            orders,
             withdrawn: self.withdrawn.clone(),
             denied: self.denials.clone(),
             verdicts: self.health.as_ref().map(|health| health.known()).unwrap_or_default(),
@@ -95,21 +95,15 @@ impl Membership {
         if !self.denials.0.is_empty() {
             tracing::info!("{} prefixes are denied by the operator, as before the restart", self.denials.0.len());
         }
-        for (name, set) in &self.overrides {
-            let known =
-                self.plan.services.iter().flat_map(|service| &service.servers).any(|server| server.name == *name);
-            let set = [
-                set.drained_until.map(|_| "drained".to_owned()),
-                set.disabled.then(|| "disabled".to_owned()),
-                set.weight.map(|weight| format!("weight {weight}")),
-            ];
-            let set: Vec<String> = set.into_iter().flatten().collect();
-            match known {
-                true => tracing::info!("server {name}: {} by the operator, as before the restart", set.join(", ")),
-                false => {
-                    tracing::warn!("server {name}, {} by the operator, is not configured any more", set.join(", "))
-                }
-            }
+        let services = &self.plan.services;
+        let is_in = |service: &crate::model::Service, name: &str| service.servers.iter().any(|it| it.name == name);
+        for (name, set) in self.overrides.everywhere() {
+            let known = services.iter().any(|service| is_in(service, name));
+            tell_override(&format!("server {name}"), &set.said(), known);
+        }
+        for (service, name, set) in self.overrides.each() {
+            let known = services.iter().any(|known| known.name == service && is_in(known, name));
+            tell_override(&format!("server {name} of service {service}"), &set.said(), known);
         }
     }
 
@@ -138,5 +132,12 @@ impl Membership {
                 tracing::info!("service {service}: {moving} slots are moving still, as before the restart");
             }
         }
+    }
+}
+
+fn tell_override(server: &str, set: &str, known: bool) {
+    match known {
+        true => tracing::info!("{server}: {set} by the operator, as before the restart"),
+        false => tracing::warn!("{server}, {set} by the operator, is not configured any more"),
     }
 }

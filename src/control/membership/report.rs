@@ -56,7 +56,7 @@ impl Membership {
 
     /// Whether what is said of its servers changes with time alone.
     fn counts_down(&self, service: &Service) -> bool {
-        let drains = |server: &Server| self.draining.contains_key(&server.name);
+        let drains = |server: &Server| self.draining.contains_key(&(service.name.clone(), server.name.clone()));
         service.leaving > 0 || (!self.draining.is_empty() && service.servers.iter().any(drains))
     }
 

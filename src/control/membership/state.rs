@@ -44,14 +44,13 @@ impl Membership {
     pub(super) fn judged_here(&self, service: usize, server: usize) -> Judged {
         let of = &self.plan.services[service];
         let it = &of.servers[server];
-        let set = self.overrides.get(&it.name);
+        let name = (of.name.clone(), it.name.clone());
         if self.down.contains(&it.name) {
             return Judged::new(State::Down, "--down on the command line");
         }
-        if set.is_some_and(|set| set.disabled) {
+        if self.overrides.get(&of.name, &it.name).disabled {
             return Judged::new(State::Disabled, "by ctl disable");
         }
-        let name = (of.name.clone(), it.name.clone());
         let status = self.health.as_ref().and_then(|health| health.status(service, server));
         let resolved = self.side != Side::Dispatcher || self.cluster.mac(service as ServiceId, server).is_some();
         let verdict = status.map_or(Verdict::Up, |status| status.verdict);
@@ -82,7 +81,7 @@ impl Membership {
             let left = format!("removed from the configuration; {}", keeps(*until));
             return by_check.map_or(Judged::new(State::Leaving, left), |judged| Judged { may: false, ..judged });
         }
-        if let Some(until) = self.draining.get(&it.name) {
+        if let Some(until) = self.draining.get(&name) {
             let Some(until) = *until else {
                 return Judged::new(State::Drained, "by ctl drain; its time is over");
             };

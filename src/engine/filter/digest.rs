@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::control::overrides::Override;
+use crate::control::overrides::{Override, Overrides};
 use crate::hash::{self, Key};
 use crate::model::{Plan, Selection, Server, Service};
 
@@ -15,26 +15,28 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// `orders`: by the servers' names, in one order; `down`: what the command line takes as down.
-    pub fn new<'a>(
-        key: Key,
-        configured: &Plan,
-        orders: impl IntoIterator<Item = (&'a String, &'a Override)>,
-        down: &[String],
-    ) -> Digests {
+    /// `down`: what the command line takes as down.
+    pub fn new(key: Key, configured: &Plan, orders: &Overrides, down: &[String]) -> Digests {
         let mut text = String::new();
         configured.services.iter().for_each(|service| of_service(service, &mut text));
         let configuration = hash::siphash::bytes(key, text.as_bytes());
         text.clear();
-        for (name, Override { drained_until, disabled, weight }) in orders {
-            // When a drain ends is each server's own.
-            let _ = writeln!(text, "{name} {} {disabled} {weight:?}", drained_until.is_some());
+        for (name, one) in orders.everywhere() {
+            of_order(name, one, &mut text);
+        }
+        for (service, name, one) in orders.each() {
+            of_order(&format!("{name} of {service}"), one, &mut text);
         }
         let mut down: Vec<&String> = down.iter().collect();
         down.sort_unstable();
         let _ = write!(text, "{down:?}");
         Digests { configuration, orders: hash::siphash::bytes(key, text.as_bytes()) }
     }
+}
+
+/// When a drain ends is each server's own.
+fn of_order(server: &str, Override { drained_until, disabled, weight }: &Override, text: &mut String) {
+    let _ = writeln!(text, "{server} {} {disabled} {weight:?}", drained_until.is_some());
 }
 
 fn of_service(service: &Service, text: &mut String) {

@@ -299,14 +299,14 @@ impl Cluster {
         })
     }
 
-    /// Whether workers may remember connections of a server that stay for as long as they last: in any service, or in one.
-    pub fn remembers(&self, service: Option<&str>, server: &str) -> bool {
+    /// Whether workers may remember connections of a server that stay for as long as they last.
+    pub fn remembers(&self, service: &str, server: &str) -> bool {
         let mut base = 0;
         self.services.iter().any(|known| {
             let first = base;
             base += known.servers.len();
-            let at = known.servers.iter().position(|known| known.name == server);
-            let at = at.filter(|_| service.is_none_or(|service| service == known.identity.name));
+            let is_it = known.identity.name == service;
+            let at = known.servers.iter().position(|known| is_it && known.name == server);
             at.is_some_and(|at| known.remembers(first + at..first + at + 1, &self.census))
         })
     }
