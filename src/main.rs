@@ -6,7 +6,7 @@ use oneip::cli::{
     Simulate, Verb, manual, schema,
 };
 use oneip::config::{self, Loaded};
-use oneip::error::Failure;
+use oneip::error::{Exit, Failure};
 use oneip::host::privileges;
 use oneip::log::{self, Format};
 use oneip::model::Plan;
@@ -63,10 +63,16 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(failure) if is_broken_pipe(&failure) => ExitCode::SUCCESS,
-        Err(failure) => {
-            log::fail(format, &failure);
-            ExitCode::FAILURE
-        }
+        Err(failure) => match failure.downcast::<Exit>() {
+            Ok(exit) => {
+                exit.why.into_iter().for_each(|why| log::fail(format, &why));
+                ExitCode::from(exit.code)
+            }
+            Err(failure) => {
+                log::fail(format, &failure);
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

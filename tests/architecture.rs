@@ -41,6 +41,7 @@ const MAY_USE: [(&str, &[&str]); 28] = [
             "netlink",
             "table::Rule",
             "table::ServiceId",
+            "table::ServiceTable",
             "table::Table",
             "table::TunnelEnd",
             "table::Way",

@@ -1,9 +1,9 @@
 //! Another configuration: what stays the same through it, what it costs the clients, and what happens while it is worked out.
 
-use oneip::admin::order::Answer;
+use oneip::admin::order::{Answer, Diff};
 use oneip::admin::status::{ServerStatus, ServiceStatus, State};
 use oneip::config;
-use oneip::control::membership::{Event, Membership, Reloaded, Set, Side, Update};
+use oneip::control::membership::{Event, Membership, Refusal, Reloaded, Set, Side, Update};
 use oneip::model::{HashInput, Plan, Selection, Server, Service};
 use std::future::Future;
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ fn with_interface<F: Future<Output = ()>>(plan: Plan, interface: &str, test: imp
 }
 
 async fn reload(membership: &mut Membership, plan: Plan) -> Vec<String> {
-    let prepared = membership.base().prepare(plan).unwrap();
+    let prepared = membership.base().prepare(plan);
     match membership.reload(prepared).await.unwrap() {
         Reloaded::Done(changes, _) => changes,
         Reloaded::Outdated(_) => panic!("nothing has happened meanwhile"),
@@ -132,7 +132,7 @@ fn cost(change: impl FnOnce(&mut Plan), servers: u8) -> Option<(bool, String)> {
     let (told, mut other) = (&mut found, plan(servers));
     change(&mut other);
     with(plan(servers), |membership| async move {
-        let prepared = membership.base().prepare(other).unwrap();
+        let prepared = membership.base().prepare(other);
         let line = prepared.changes().into_iter().find(|line| line.starts_with("warning: "));
         *told = line.map(|line| (prepared.confirm().is_err(), line));
     });
@@ -163,10 +163,80 @@ fn what_moves_nearly_everybody_needs_force() {
 
     // One more under modulo: of four in five clients.
     with(modulo(4), |membership| async move {
-        let prepared = membership.base().prepare(modulo(5)).unwrap();
+        let prepared = membership.base().prepare(modulo(5));
         let error = prepared.confirm().unwrap_err().to_string();
         assert!(error.starts_with("service web: 80 % of its clients get another server"), "{error}");
         assert!(error.contains("asks for 20 %") && error.contains("`oneip ctl reload --force`"), "{error}");
+    });
+}
+
+/// What `ctl diff` says of a plan, and how many slots of the first service change hands when it is taken over.
+fn compared(before: Plan, after: &Plan) -> (Diff, u32) {
+    let mut found = None;
+    let told = &mut found;
+    with(before, |mut membership| async move {
+        let diff = membership.base().prepare(after.clone()).compared(None);
+        let slots = |membership: &mut Membership| {
+            let (plan, table) = (membership.plan().clone(), membership.table());
+            let address = |slot| table.service(0).owner(slot).map(|at| plan.services[0].servers[at as usize].address);
+            (0..table.service(0).rule.slots).map(address).collect::<Vec<_>>()
+        };
+        let then = slots(&mut membership);
+        if diff.refused.is_none() {
+            reload(&mut membership, after.clone()).await;
+        }
+        let now = slots(&mut membership);
+        *told = Some((diff, then.iter().zip(&now).filter(|(then, now)| then != now).count() as u32));
+    });
+    found.unwrap()
+}
+
+#[test]
+fn a_diff_counts_the_slots_that_a_reload_moves() {
+    let (same, moved) = compared(plan(4), &plan(4));
+    assert!(same.same && same.changes.is_empty() && same.services.is_empty() && moved == 0, "{same:?}");
+
+    let (added, moved) = compared(plan(4), &plan(5));
+    assert_eq!(added.changes, ["service web: server web5 added (192.0.2.5, weight 1)"]);
+    let [web] = &added.services[..] else { panic!("{added:?}") };
+    assert!(!added.same && !web.needs_force && web.moved_slots == Some(moved), "{moved}: {web:?}");
+    assert!((13_100..13_900).contains(&moved), "a fifth, and a few more: {moved}");
+    assert!((web.moved - 0.2).abs() < 0.03 && (web.must - 0.2).abs() < 0.03, "{web:?}");
+
+    let mut replaced = plan(4);
+    replaced.services[0].servers[1].address = "192.0.2.99".parse().unwrap();
+    let (replaced, moved) = compared(plan(4), &replaced);
+    let [web] = &replaced.services[..] else { panic!("{replaced:?}") };
+    assert!(
+        web.moved_slots == Some(moved) && moved.abs_diff(65_537 / 4) < 2,
+        "all of web2, and no other: {web:?}, {moved}"
+    );
+
+    let mut key = plan(4);
+    key.hash_key = oneip::model::HashKey([7; 16]);
+    let (key, _) = compared(plan(4), &key);
+    let [web] = &key.services[..] else { panic!("{key:?}") };
+    assert!(web.moved_slots.is_none() && web.needs_force && web.moved > 0.7 && web.must < 0.05, "{web:?}");
+    assert!(key.refused.unwrap().contains("`oneip ctl reload --force`"));
+
+    let mut restart = plan(5);
+    restart.dispatcher.as_mut().unwrap().interface = "eth2".into();
+    let (restart, _) = compared(plan(4), &restart);
+    assert_eq!(restart.needs_restart, ["[dispatcher] interface"]);
+    assert_eq!(restart.services.len(), 1, "and all the rest is compared, too");
+    let refused = restart.refused.unwrap();
+    assert_eq!(refused, "[dispatcher] interface cannot change while oneip runs; restart it, or change that back");
+}
+
+#[test]
+fn what_needs_a_restart_is_not_taken_over() {
+    with(plan(2), |mut membership| async move {
+        let mut other = plan(3);
+        other.dispatcher.as_mut().unwrap().interface = "eth2".into();
+        let prepared = membership.base().prepare(other);
+        assert!(matches!(prepared.possible(), Err(Refusal::NeedsRestart(_))));
+        assert!(membership.reload(prepared).await.is_err());
+        assert_eq!(servers(&membership, 0).len(), 2);
     });
 }
 
@@ -182,7 +252,7 @@ fn what_happens_while_a_reload_is_worked_out_is_not_lost() {
     with(plan(4), |mut membership| async move {
         let mut other = plan(4);
         other.services[0].servers[3].weight = 2;
-        let prepared = membership.base().prepare(other).unwrap();
+        let prepared = membership.base().prepare(other);
         let _ = membership.set("web1", None, Set::Disable, false).await;
         let _ = membership.set("web2", None, Set::Drain(None), false).await;
         let Reloaded::Done(_, Some(Update::Layout)) = membership.reload(prepared).await.unwrap() else {
@@ -194,10 +264,10 @@ fn what_happens_while_a_reload_is_worked_out_is_not_lost() {
         assert!(moving > slots / 4, "web2's connections stay, and those that web4 takes from web3");
 
         // A weight is another list of candidates: what was worked out is for the one before.
-        let prepared = membership.base().prepare(plan(4)).unwrap();
+        let prepared = membership.base().prepare(plan(4));
         let _ = membership.set("web3", None, Set::Weight(Some(9)), false).await;
         let Reloaded::Outdated(again) = membership.reload(prepared).await.unwrap() else { panic!("it was for others") };
-        let prepared = membership.base().prepare(*again).unwrap();
+        let prepared = membership.base().prepare(*again);
         assert!(matches!(membership.reload(prepared).await.unwrap(), Reloaded::Done(..)));
         assert_eq!(servers_weights(&membership), [1, 1, 9, 1]);
     });

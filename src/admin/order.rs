@@ -26,6 +26,12 @@ pub enum Order {
         #[serde(default, skip_serializing_if = "Not::not")]
         dry_run: bool,
     },
+    /// Compare a configuration file with what is in use.
+    Diff {
+        /// In full; `None`: the file that the process was started with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<PathBuf>,
+    },
     /// No new clients to the server; connections that it has stay until they end, or for `timeout_s`.
     Drain {
         server: String,
@@ -181,6 +187,42 @@ pub enum Answer {
     #[serde(skip)]
     Capture(Recording),
     Denied(Denied),
+    Diff(Diff),
+}
+
+/// What a configuration file has other than what is in use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Diff {
+    pub config: PathBuf,
+    pub same: bool,
+    /// What differs, a line each.
+    pub changes: Vec<String>,
+    /// The keys that differ and that a reload cannot take over.
+    pub needs_restart: Vec<String>,
+    /// The services whose clients would get other servers.
+    pub services: Vec<ServiceDiff>,
+    /// Why a reload would be refused, as far as that is known before it; `None`: it would not be.
+    pub refused: Option<String>,
+    /// What is doubtful in the file.
+    pub warnings: Vec<String>,
+    /// What operators have ordered, a line each: it stands beside the configuration, and is no difference.
+    pub orders: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceDiff {
+    pub service: String,
+    pub slots: u32,
+    /// Slots that get another server; `None`: the rule is another one, and a slot's clients are others.
+    pub moved_slots: Option<u32>,
+    /// Part of its clients that get another server, 0 to 1; of a sample.
+    pub moved: f64,
+    /// Part of its clients that must, since its servers come, go or get another weight.
+    pub must: f64,
+    /// How long connections stay where they are, in seconds.
+    pub drain_s: u64,
+    /// So many move for nothing that a reload needs `--force`.
+    pub needs_force: bool,
 }
 
 /// Whose frames are dropped.

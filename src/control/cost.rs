@@ -7,8 +7,8 @@
 use crate::hash::{self, Key};
 use crate::limits::{COST_CLIENTS, MOVED_MOST, MOVED_TOLD};
 use crate::model::{HashInput, Plan, Service};
-use crate::table::ServiceId;
 use crate::table::build::{Cluster, Renewal};
+use crate::table::{ServiceId, ServiceTable};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -23,10 +23,18 @@ pub struct Cost {
     pub moved: f64,
     /// Must, since its servers come, go or get another weight.
     pub must: f64,
-    drain: Duration,
+    pub slots: u32,
+    /// Slots that get another server; `None`: the rule is another one, and a slot's clients are others.
+    pub moved_slots: Option<u32>,
+    pub drain: Duration,
 }
 
 impl Cost {
+    /// Whether somebody should hear of it before it is done.
+    pub fn is_told(&self) -> bool {
+        self.moved - self.must >= MOVED_TOLD
+    }
+
     /// Whether so many move for nothing that somebody must have meant it.
     pub fn is_too_much(&self) -> bool {
         self.moved - self.must > MOVED_MOST
@@ -35,7 +43,7 @@ impl Cost {
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cost { service, moved, must, drain } = self;
+        let Cost { service, moved, must, drain, .. } = self;
         let percent = |part: f64| (100.0 * part).round();
         write!(f, "service {service}: {} % of its clients get another server", percent(*moved))?;
         write!(f, ", where its servers' coming and going asks for {} %; ", percent(*must))?;
@@ -46,7 +54,7 @@ impl fmt::Display for Cost {
     }
 }
 
-/// The services in which clients move for nothing.
+/// The services in which clients move.
 pub fn of(old: &Plan, new: &Plan, cluster: &Cluster, renewal: &Renewal) -> Vec<Cost> {
     let mut sample = Sample::default();
     let services = new.services.iter().enumerate();
@@ -54,7 +62,7 @@ pub fn of(old: &Plan, new: &Plan, cluster: &Cluster, renewal: &Renewal) -> Vec<C
         let before = &old.services[renewal.continues(at as ServiceId)? as usize];
         sample.cost((cluster, renewal), before, (at as ServiceId, service))
     });
-    costs.filter(|cost| cost.moved - cost.must >= MOVED_TOLD).collect()
+    costs.filter(|cost| cost.moved > 0.0 || cost.moved_slots != Some(0)).collect()
 }
 
 /// The clients that are asked about, and their hashes.
@@ -94,7 +102,9 @@ impl Sample {
         let must: u32 = shares.values().map(|(before, after)| before.saturating_sub(*after)).sum();
         let part = |clients: u32| f64::from(clients) / f64::from(served);
         let (service, drain) = (after.name.clone(), after.drain);
-        (served > 0).then(|| Cost { service, moved: part(moved), must: part(must), drain })
+        let moved_slots = moved_slots((&now, before), (&then, after));
+        let slots = then.rule.slots;
+        (served > 0).then(|| Cost { service, moved: part(moved), must: part(must), slots, moved_slots, drain })
     }
 
     /// Thousands of services hash the same clients by the same key.
@@ -111,6 +121,17 @@ impl Sample {
         self.known.push((v4, key, Rc::clone(&hashes)));
         hashes
     }
+}
+
+/// How many slots get another server. `None`: a slot does not have the same clients then, or the hash is not all that decides.
+fn moved_slots((now, before): (&ServiceTable, &Service), (then, after): (&ServiceTable, &Service)) -> Option<u32> {
+    let rule = |table: &ServiceTable| (table.rule.key, table.rule.flow, table.rule.slots);
+    if rule(now) != rule(then) || now.remainders().is_some() || then.remainders().is_some() {
+        return None;
+    }
+    let server = |table: &ServiceTable, of: &Service, slot| table.owner(slot).map(|at| of.servers[at as usize].address);
+    let is_moved = |slot: &u32| server(now, before, *slot) != server(then, after, *slot);
+    Some((0..now.rule.slots).filter(is_moved).count() as u32)
 }
 
 /// The same each time.

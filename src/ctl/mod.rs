@@ -6,6 +6,7 @@
 mod capture;
 pub mod client;
 pub mod denied;
+pub mod diff;
 pub mod rates;
 pub mod stats;
 pub mod status;
@@ -204,6 +205,16 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Compare a configuration file with what is in use: exit code 0 if they are the same, 1 if they differ, 2 on trouble
+    #[command(after_help = "Examples:\n  oneip ctl diff\n  oneip ctl diff -c /etc/oneip/next.toml --json")]
+    Diff {
+        /// The file; default: the one that the process was started with
+        #[arg(short, long = "config", value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print the JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// End the process, and leave its program in the kernel dispatching: the next start takes over without losing a frame
     #[command(after_help = "Example:\n  oneip ctl hand-over")]
     HandOver,
@@ -354,6 +365,7 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
             print("ready")
         }
         Verb::Reload { force, dry_run } => carry_out(&client, &Order::Reload { force, dry_run }),
+        Verb::Diff { config, json } => diff::run(&client, config, json),
         Verb::HandOver => carry_out(&client, &Order::HandOver),
         Verb::Metrics => print(client.metrics()?.trim_end()),
     }

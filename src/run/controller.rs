@@ -5,7 +5,7 @@ use super::announcing::Announcing;
 use super::capture::Capturing;
 use super::guard::Guard;
 use super::list_files::ListFiles;
-use super::reload::{Reloads, Request};
+use super::reload::{Purpose, Reloads, Request};
 use crate::admin::finding::{Finding, Grade};
 use crate::admin::order::{Answer, Capture, Denied, Order, Trace, TracedFrame};
 use crate::admin::status::{State, Status};
@@ -263,7 +263,12 @@ impl Controller<'_> {
             }
             Order::Capture(capture) => return self.capture(membership, capture, to, tasks),
             Order::Reload { force, dry_run } => {
-                let request = Request { force, dry_run, to: Some(to) };
+                let purpose = if dry_run { Purpose::Rehearse { force } } else { Purpose::Reload { force } };
+                let request = Request { purpose, to: Some(to) };
+                return self.begin_reload(membership, request, &mut tasks.reloads);
+            }
+            Order::Diff { config } => {
+                let request = Request { purpose: Purpose::Compare(config), to: Some(to) };
                 return self.begin_reload(membership, request, &mut tasks.reloads);
             }
             Order::Withdraw { service } => return self.set_withdrawn(membership, service.as_deref(), true, to).await,

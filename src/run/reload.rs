@@ -4,7 +4,7 @@
 
 use super::controller::Controller;
 use crate::admin::finding::Grade;
-use crate::admin::order::Answer;
+use crate::admin::order::{Answer, Diff};
 use crate::admin::timeline::{Kind, Timeline, Told};
 use crate::config::{self, Loaded};
 use crate::control::membership::{Base, Membership, Prepared, Reloaded};
@@ -21,21 +21,37 @@ use tokio::sync::oneshot;
 
 /// What was asked for, and by whom.
 pub struct Request {
-    /// However many clients it moves for nothing.
-    pub force: bool,
-    /// Only to say what would change.
-    pub dry_run: bool,
+    pub purpose: Purpose,
     /// `None`: by a signal.
     pub to: Option<oneshot::Sender<Answer>>,
 }
 
+/// `force`: however many clients it moves for nothing.
+pub enum Purpose {
+    Reload {
+        force: bool,
+    },
+    /// Only to say what a reload would do.
+    Rehearse {
+        force: bool,
+    },
+    /// Only to say how a file differs; `None`: the own one.
+    Compare(Option<PathBuf>),
+}
+
 impl Request {
-    pub const BY_SIGNAL: Request = Request { force: false, dry_run: false, to: None };
+    pub const BY_SIGNAL: Request = Request { purpose: Purpose::Reload { force: false }, to: None };
+
+    fn is_reload(&self) -> bool {
+        matches!(self.purpose, Purpose::Reload { .. })
+    }
 }
 
 /// Where the configuration comes from.
 pub enum Source {
     File(PathBuf),
+    /// Who names it need not be allowed to read it, so that nothing is told of what is in it unless it is a configuration.
+    Stranger(PathBuf),
     /// From a file that was read already, with its warnings.
     Read(Box<Plan>, Vec<String>),
 }
@@ -43,6 +59,8 @@ pub enum Source {
 /// A configuration that is ready to be taken over.
 pub struct Made {
     pub prepared: Prepared,
+    /// Whether this host can have its addresses.
+    pub host: Result<(), String>,
     pub warnings: Vec<String>,
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -111,6 +129,8 @@ enum Outcome {
     Partly(Vec<String>, String),
     /// Nothing was changed.
     Refused(String),
+    /// Nothing was to be changed.
+    Compared(Diff),
 }
 
 fn make(source: Source, base: &Base, (before, check): (&BTreeSet<IpAddr>, HostCheck)) -> Result<Made, String> {
@@ -120,12 +140,21 @@ fn make(source: Source, base: &Base, (before, check): (&BTreeSet<IpAddr>, HostCh
             let Loaded { plan, warnings } = config::load(&path).map_err(|errors| errors.to_string())?;
             (plan, warnings.iter().map(ToString::to_string).collect())
         }
+        Source::Stranger(path) => {
+            let Loaded { plan, warnings } = config::load(&path).map_err(|_| {
+                let path = path.display();
+                format!(
+                    "the process that dispatches cannot read {path}, or it is no configuration: `oneip check -c {path}` says why; \
+                     the process may see other files than you: put it beside its own"
+                )
+            })?;
+            (plan, warnings.iter().map(ToString::to_string).collect())
+        }
     };
     let addresses = addresses(&plan);
     let new: Vec<IpAddr> = addresses.difference(before).copied().collect();
-    check(&new).map_err(|error| error.to_string())?;
-    let prepared = base.prepare(plan).map_err(|error| error.to_string())?;
-    Ok(Made { prepared, warnings, addresses })
+    let host = check(&new).map_err(|error| error.to_string());
+    Ok(Made { prepared: base.prepare(plan), host, warnings, addresses })
 }
 
 impl Controller<'_> {
@@ -142,10 +171,14 @@ impl Controller<'_> {
             }
             return;
         }
-        if !request.dry_run {
+        if request.is_reload() {
             self.supervisor.reloading();
         }
-        reloads.under_way = self.start_reload(membership, request, Source::File(self.config.clone()));
+        let source = match &request.purpose {
+            Purpose::Compare(Some(file)) if *file != self.config => Source::Stranger(file.clone()),
+            _ => Source::File(self.config.clone()),
+        };
+        reloads.under_way = self.start_reload(membership, request, source);
     }
 
     fn start_reload(&mut self, membership: &Membership, request: Request, source: Source) -> Option<Reloading> {
@@ -187,7 +220,7 @@ impl Controller<'_> {
     }
 
     fn answer(&mut self, timeline: &Timeline, request: Request, outcome: Outcome) {
-        if !request.dry_run {
+        if request.is_reload() {
             self.supervisor.ready();
             note(timeline, &outcome);
             let tell = |changes: &[String]| changes.iter().for_each(|change| tracing::info!("reload: {change}"));
@@ -198,6 +231,7 @@ impl Controller<'_> {
                     tracing::error!("reload: {trouble}");
                 }
                 Outcome::Refused(error) => tracing::error!("reload: nothing was changed: {error}"),
+                Outcome::Compared(_) => {}
             }
         }
         let Some(to) = request.to else { return };
@@ -207,6 +241,7 @@ impl Controller<'_> {
                 Answer::Done { changes }
             }
             Outcome::Partly(_, error) | Outcome::Refused(error) => Answer::Refused { error },
+            Outcome::Compared(diff) => Answer::Diff(diff),
         });
     }
 
@@ -218,14 +253,21 @@ impl Controller<'_> {
         request: &Request,
         owes: &mut bool,
     ) -> Result<Outcome, Source> {
-        let Made { prepared, warnings, addresses: after } = made;
-        if !request.force
-            && let Err(error) = prepared.confirm()
-        {
-            return Ok(Outcome::Refused(error.to_string()));
+        let Made { prepared, host, warnings, addresses: after } = made;
+        if let Purpose::Compare(file) = &request.purpose {
+            let config = file.as_ref().unwrap_or(&self.config).clone();
+            let orders = membership.orders_told();
+            return Ok(Outcome::Compared(Diff { config, warnings, orders, ..prepared.compared(host.err()) }));
+        }
+        let force = matches!(request.purpose, Purpose::Reload { force: true } | Purpose::Rehearse { force: true });
+        let confirmed = || if force { Ok(()) } else { prepared.confirm() };
+        let refused =
+            host.and_then(|()| prepared.possible().and_then(|()| confirmed()).map_err(|error| error.to_string()));
+        if let Err(error) = refused {
+            return Ok(Outcome::Refused(error));
         }
         let warned = warnings.iter().map(|warning| format!("warning: {warning}"));
-        if request.dry_run {
+        if !request.is_reload() {
             let mut changes = prepared.changes();
             changes.extend(warned);
             changes.push("dry run: nothing was changed".to_owned());
@@ -277,6 +319,7 @@ fn note(timeline: &Timeline, outcome: &Outcome) {
         Outcome::Done(changes) => (Grade::Ok, changes.join("; ")),
         Outcome::Partly(_, trouble) => (Grade::Fail, trouble.clone()),
         Outcome::Refused(error) => (Grade::Warn, format!("nothing was changed: {error}")),
+        Outcome::Compared(_) => return,
     };
     timeline.tell(Told { kind: Kind::Reload, grade, text: &format!("reload: {text}"), mark: None });
 }
@@ -360,7 +403,11 @@ mod tests {
     /// What the operator is answered.
     async fn reload(controller: &mut Controller<'_>, membership: &mut Membership, reloads: &mut Reloads) -> Answer {
         let (to, answer) = oneshot::channel();
-        controller.begin_reload(membership, Request { force: false, dry_run: false, to: Some(to) }, reloads);
+        controller.begin_reload(
+            membership,
+            Request { purpose: Purpose::Reload { force: false }, to: Some(to) },
+            reloads,
+        );
         let made = reloads.made().await;
         controller.end_reload(membership, made, reloads).await;
         answer.await.expect("it is answered")
@@ -384,6 +431,57 @@ mod tests {
         fn take(&self) -> String {
             String::from_utf8(std::mem::take(&mut self.0.lock().expect("nobody panics"))).expect("text")
         }
+    }
+
+    /// Whoever may order need not be allowed to read: what is wrong with another file is not told, since it may be any.
+    #[test]
+    fn of_a_file_that_is_no_configuration_nothing_is_told_to_who_names_it() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            fs::write(&file, text).expect("written");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+            file
+        };
+        let (own, next) = (write("t.toml", &config(2)), write("next.toml", &config(3)));
+        let secret = write("shadow", "root:$6$secret:19000:0:99999:7:::\n");
+        let plan = config::load(&own).expect("it is a configuration").plan;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let opened = Membership::open(plan, (Side::Dispatcher, "eth1", None), &[], None).await;
+            let mut membership = opened.expect("it needs nothing of the kernel");
+            let table = membership.table();
+            let workers = WorkerPool::idle(membership.plan(), table).expect("threads");
+            let mut engine = Stubborn { workers, refuses: false, asked: Vec::new() };
+            let (_orders, orders) = mpsc::channel::<admin::Asked>(1);
+            let mut controller = self::controller(own.clone(), orders, Instant::now(), &mut engine);
+            let mut reloads = Reloads::default();
+            let mut compare = async |file: Option<PathBuf>| {
+                let (to, answer) = oneshot::channel();
+                let request = Request { purpose: Purpose::Compare(file), to: Some(to) };
+                controller.begin_reload(&membership, request, &mut reloads);
+                let made = reloads.made().await;
+                controller.end_reload(&mut membership, made, &mut reloads).await;
+                answer.await.expect("it is answered")
+            };
+            let answer = compare(None).await;
+            assert!(matches!(&answer, Answer::Diff(diff) if diff.same && diff.config == own), "{answer:?}");
+            let answer = compare(Some(next.clone())).await;
+            let Answer::Diff(diff) = answer else { panic!("{answer:?}") };
+            assert_eq!(
+                (diff.config, diff.changes),
+                (next, vec!["service web3 added (203.0.113.3, 1 server)".to_owned()])
+            );
+            let answer = compare(Some(secret)).await;
+            let Answer::Refused { error } = answer else { panic!("{answer:?}") };
+            assert!(error.contains("`oneip check -c ") && !error.contains("secret:"), "{error}");
+            fs::write(&own, "[clutter]\n").expect("written");
+            let answer = compare(None).await;
+            let Answer::Refused { error } = answer else { panic!("{answer:?}") };
+            assert!(error.contains("clutter"), "of the own file all is told: {error}");
+            assert_eq!(membership.plan().services.len(), 2, "nothing is taken over");
+            engine.workers.stop().expect("no thread panics");
+        });
     }
 
     #[test]

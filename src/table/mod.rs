@@ -251,6 +251,11 @@ impl ServiceTable {
         &self.owners
     }
 
+    /// The server of a slot; `None`: nobody is up.
+    pub fn owner(&self, slot: u32) -> Option<u16> {
+        somebody(self.owners[slot as usize])
+    }
+
     /// As `owners`. The same slice is the same slots, in whatever table.
     pub fn shared_owners(&self) -> &Arc<[u16]> {
         &self.owners

@@ -105,6 +105,35 @@ fn orders_are_what_was_typed() {
     assert_eq!(failed(&fake.socket, "drain nobody"), refused);
 }
 
+/// As diff(1): 0 the same, 1 different, 2 trouble.
+#[test]
+fn a_diff_says_by_its_exit_code_whether_anything_differs() {
+    let fake = Fake::start();
+    let order = "by order, and no difference: server web2 of service web: drained\n";
+    assert_eq!(done(&fake, "diff"), format!("/etc/oneip/cluster.toml is what is in use\n{order}"));
+    assert_eq!(fake.orders(), [Order::Diff { config: None }]);
+    let output = ctl(&fake.socket, "diff -c other.toml");
+    let own = std::env::current_dir().unwrap().join("other.toml");
+    assert_eq!(fake.orders()[1], Order::Diff { config: Some(own) }, "the process has another directory");
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), ""));
+    let expected = "service web: server web4 added (192.0.2.14, weight 1)
+[dispatcher] cores: another one, which needs a restart
+service web: 16384 of 65537 slots move: 25 % of its clients get another server, where its servers' coming and going asks for 25 %; \
+                    connections stay where they are for 300 s
+service dns: slots are of other clients: 25 % of its clients get another server, where its servers' coming and going asks for 25 %; \
+                    their connections break (drain_s = 0)
+by order, and no difference: server web2 of service web: drained
+a reload would be refused: [dispatcher] cores cannot change while oneip runs; restart it, or change that back
+";
+    assert_eq!(text(&output.stdout), expected);
+    let output = ctl(&fake.socket, "diff -c other.toml --json");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), document), (Some(1), serde_json::to_value(sample::diff(true)).unwrap()));
+    let nobody = ctl(Path::new("/nonexistent/oneip.sock"), "diff");
+    let said = text(&nobody.stderr);
+    assert!(nobody.status.code() == Some(2) && said.starts_with("error: there is no socket "), "{said}");
+}
+
 #[test]
 fn the_socket_may_be_named_on_either_side_of_the_verb() {
     let fake = Fake::start();

@@ -69,6 +69,7 @@ fn done(order: &Order) -> Option<Answer> {
     Some(match order {
         Order::Status => unreachable!("answered from the script"),
         Order::Trace { watch_ms, .. } => Answer::Trace(sample::trace(*watch_ms > 0)),
+        Order::Diff { config } => Answer::Diff(sample::diff(config.is_some())),
         Order::Capture(_) => Answer::Capture(sample::recording()),
         Order::HandOver => Answer::Done { changes: vec!["it ends".to_owned()] },
         Order::Reload { .. } => {

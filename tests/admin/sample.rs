@@ -1,7 +1,7 @@
 //! Documents as a dispatcher of two services would give them.
 
 use hdrhistogram::Histogram;
-use oneip::admin::order::{Recording, Trace, TracedFrame, TracedService};
+use oneip::admin::order::{Diff, Recording, ServiceDiff, Trace, TracedFrame, TracedService};
 use oneip::admin::status::{
     AnnounceStatus, CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus,
 };
@@ -194,6 +194,42 @@ pub fn trace(watched: bool) -> Trace {
             service("dns", Some("ns1"), Some("ns2"), &["ns2", "ns1"]),
         ],
         frames: if watched { vec![frame, dropped] } else { Vec::new() },
+    }
+}
+
+pub fn diff(differs: bool) -> Diff {
+    let same = Diff {
+        config: "/etc/oneip/cluster.toml".into(),
+        same: true,
+        changes: Vec::new(),
+        needs_restart: Vec::new(),
+        services: Vec::new(),
+        refused: None,
+        warnings: Vec::new(),
+        orders: vec!["server web2 of service web: drained".to_owned()],
+    };
+    let moves = ServiceDiff {
+        service: "web".to_owned(),
+        slots: 65_537,
+        moved_slots: Some(16_384),
+        moved: 0.2501,
+        must: 0.25,
+        drain_s: 300,
+        needs_force: false,
+    };
+    let rule = ServiceDiff { service: "dns".to_owned(), moved_slots: None, drain_s: 0, ..moves.clone() };
+    match differs {
+        false => same,
+        true => Diff {
+            same: false,
+            changes: vec!["service web: server web4 added (192.0.2.14, weight 1)".to_owned()],
+            needs_restart: vec!["[dispatcher] cores".to_owned()],
+            services: vec![moves, rule],
+            refused: Some(
+                "[dispatcher] cores cannot change while oneip runs; restart it, or change that back".to_owned(),
+            ),
+            ..same
+        },
     }
 }
 

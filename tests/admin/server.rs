@@ -158,7 +158,7 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
         (
             r#"{"order":"fly"}"#,
             400,
-            "this is no order: unknown variant `fly`, expected one of `status`, `reload`, `drain`",
+            "this is no order: unknown variant `fly`, expected one of `status`, `reload`, `diff`",
         ),
         (r#"{"order":"drain"}"#, 400, "this is no order: missing field `server`"),
         (r#"{"order":"trace","client":"x","watch_ms":0}"#, 400, "this is no order: invalid IP address syntax"),

@@ -138,7 +138,7 @@ fn names_and_notes_have_what_room_there_is() {
     status.services[0].servers[0].name = "a-server-with-a-long-name".to_owned();
     let mut view = View::new(status, Instant::now());
     let line = |screen: Vec<String>| screen.into_iter().find(|line| line.starts_with("   a-ser")).unwrap();
-    assert!(line(drawn(&mut view, 80, 24)).starts_with("   a-ser…-name up "));
+    assert!(line(drawn(&mut view, 80, 24)).starts_with("   a-serve…g-name up "));
     let wide = line(drawn(&mut view, 130, 24));
     assert!(wide.starts_with("   a-server-with-a-long-name up ") && wide.ends_with(" up for 1 h 10 min"), "{wide}");
     let screen = drawn(&mut busy(), 90, 24);

@@ -3,6 +3,7 @@
 
 use super::place::on_link;
 use super::{Membership, MembershipError, Name, Side, Update};
+use crate::admin::order::{Diff, ServiceDiff};
 use crate::control::cost::{self, Cost};
 use crate::control::diff;
 use crate::control::health::Health;
@@ -16,6 +17,7 @@ use crate::table::ServiceId;
 use crate::table::build::{Cluster, Renewal, State};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Why a configuration was not taken over. Everything is as it was.
@@ -48,6 +50,8 @@ pub struct Prepared {
     /// What is to be followed.
     plan: Plan,
     renewal: Renewal,
+    /// Keys.
+    needs_restart: Vec<&'static str>,
     /// A line each; none: nothing has changed.
     changes: Vec<String>,
     costs: Vec<Cost>,
@@ -123,29 +127,56 @@ impl Proposal {
 
 impl Base {
     /// Works out what it takes to go over to `configured`. Takes as long as it takes.
-    ///
-    /// # Errors
-    /// It cannot be gone over to while this process runs.
-    pub fn prepare(&self, configured: Plan) -> Result<Prepared, Refusal> {
+    pub fn prepare(&self, configured: Plan) -> Prepared {
         let Base { side, plan: before, cluster, overrides, leaving, .. } = self;
         let configured = side.adapted(configured);
-        let keys = diff::needs_restart(&self.configured, &configured, *side);
-        if !keys.is_empty() {
-            return Err(Refusal::NeedsRestart(keys));
-        }
+        let needs_restart = diff::needs_restart(&self.configured, &configured, *side);
         let changes = diff::between(&self.configured, &configured);
         let Proposal { plan, .. } = Proposal::new(&configured, (before, cluster), overrides, leaving);
         let renewal = cluster.renewal(&plan, clock::now_ns());
         let costs = cost::of(before, &plan, cluster, &renewal);
-        Ok(Prepared { configured, plan, renewal, changes, costs })
+        Prepared { configured, plan, renewal, needs_restart, changes, costs }
     }
 }
 
 impl Prepared {
     /// What would change, a line each, and what it costs.
     pub fn changes(&self) -> Vec<String> {
-        let costs = self.costs.iter().map(|cost| format!("warning: {cost}"));
+        let costs = self.costs.iter().filter(|cost| cost.is_told()).map(|cost| format!("warning: {cost}"));
         self.changes.iter().cloned().chain(costs).collect()
+    }
+
+    /// # Errors
+    /// It cannot be gone over to while this process runs.
+    pub fn possible(&self) -> Result<(), Refusal> {
+        match &self.needs_restart[..] {
+            [] => Ok(()),
+            keys => Err(Refusal::NeedsRestart(keys.to_vec())),
+        }
+    }
+
+    /// How it differs from what is in use. `refused`: what else a reload would be refused for.
+    pub fn compared(&self, refused: Option<String>) -> Diff {
+        let of_service = |cost: &Cost| ServiceDiff {
+            service: cost.service.clone(),
+            slots: cost.slots,
+            moved_slots: cost.moved_slots,
+            moved: cost.moved,
+            must: cost.must,
+            drain_s: cost.drain.as_secs(),
+            needs_force: cost.is_too_much(),
+        };
+        let refusal = self.possible().and_then(|()| self.confirm()).err();
+        Diff {
+            config: PathBuf::new(),
+            same: self.changes.is_empty() && self.needs_restart.is_empty(),
+            changes: self.changes.clone(),
+            needs_restart: self.needs_restart.iter().map(|key| (*key).to_owned()).collect(),
+            services: self.costs.iter().map(of_service).collect(),
+            refused: refused.or_else(|| refusal.map(|refusal| refusal.to_string())),
+            warnings: Vec::new(),
+            orders: Vec::new(),
+        }
     }
 
     /// # Errors
@@ -174,6 +205,7 @@ impl Membership {
     /// # Errors
     /// Everything is as it was then.
     pub async fn reload(&mut self, prepared: Prepared) -> Result<Reloaded, Refusal> {
+        prepared.possible()?;
         let changes = prepared.changes();
         let Prepared { configured, plan, renewal, .. } = prepared;
         if changes.is_empty() {

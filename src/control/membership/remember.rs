@@ -107,6 +107,14 @@ impl Membership {
         }
     }
 
+    /// What operators have ordered of servers, a line each.
+    pub fn orders_told(&self) -> Vec<String> {
+        let everywhere = self.overrides.everywhere().iter().map(|(name, set)| format!("server {name}: {}", set.said()));
+        let each = self.overrides.each();
+        let each = each.map(|(service, name, set)| format!("server {name} of service {service}: {}", set.said()));
+        everywhere.chain(each).collect()
+    }
+
     /// Goes on with the changes that were open.
     pub(super) fn reopen(&mut self, remembered: &Remembered) {
         if remembered.changes.is_empty() {

@@ -457,12 +457,16 @@ impl Renewal {
     }
 
     /// What clients of a service will be selected by when the servers that are new take clients as well. `None`: by the
-    /// same as now.
+    /// same as now, to the same servers.
     pub fn promised(&self, service: ServiceId, now: &Cluster) -> Option<ServiceTable> {
         let Renewed { state, of, .. } = &self.services[service as usize];
         let old = &now.services[of.as_ref()?.0];
         let is_new = |server: &ServerState| old.servers.iter().all(|old| old.address != server.address);
-        (!state.selects_like(old)).then(|| state.promised(is_new))
+        let is_replaced = |server: &ServerState| {
+            old.servers.iter().any(|old| old.name == server.name && old.address != server.address)
+        };
+        let differs = !state.selects_like(old) || state.servers.iter().any(is_replaced);
+        differs.then(|| state.promised(is_new))
     }
 }
 
