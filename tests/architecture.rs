@@ -46,6 +46,7 @@ const MAY_USE: [(&str, &[&str]); 28] = [
             "table::TunnelEnd",
             "table::Way",
             "table::build",
+            "table::lists",
             "table::trace",
             "xdp::probes",
         ],

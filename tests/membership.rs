@@ -118,6 +118,67 @@ fn what_an_operator_denies_is_denied_until_it_is_over_and_over_a_restart() {
     });
 }
 
+/// By a service over the source, one over the flow, and one of the other family.
+#[test]
+fn a_client_is_told_what_it_meets_and_why() {
+    let lists = "[[deny]]\nprefixes = [\"198.51.100.0/24\"]\n[[deny]]\nprefixes = [\"198.51.100.64/26\"]\nservices = [\"web\"]\n\
+                 mode = \"count\"\n[[allow]]\nprefixes = [\"198.51.100.7\"]\n";
+    let mut plan = config::parse(&format!("{CONFIG}{lists}"), "t.toml").unwrap().plan;
+    let web = plan.services[0].clone();
+    let (flow, v6) = ("203.0.113.81".parse().unwrap(), "2001:db8::80".parse().unwrap());
+    let hash = oneip::model::HashInput::Flow;
+    plan.services.push(oneip::model::Service { name: "flow".into(), address: flow, hash, ..web.clone() });
+    plan.services.push(oneip::model::Service { name: "six".into(), address: v6, ..web });
+    with_membership_of(plan, "eth1", |mut membership| async move {
+        let check = |membership: &Membership, client: &str, port| {
+            membership.check_client(client.parse().unwrap(), None, port).unwrap().services
+        };
+        let listed = |membership: &Membership, client: &str| -> Vec<String> {
+            let services = check(membership, client, None).into_iter().map(|of| of.listed);
+            let told =
+                services.map(|of| of.map_or("-".to_owned(), |of| format!("{:?} {} {}", of.verdict, of.by, of.prefix)));
+            told.collect()
+        };
+        assert_eq!(listed(&membership, "198.51.101.1"), ["-", "-"]);
+        assert_eq!(listed(&membership, "198.51.100.1"), ["Denied [[deny]] 198.51.100.0/24"; 2]);
+        assert_eq!(listed(&membership, "198.51.100.7"), ["Allowed [[allow]] 198.51.100.7"; 2]);
+        let _ = membership.deny("198.51.0.0/16".parse().unwrap(), Some("flow"), None);
+        assert_eq!(listed(&membership, "198.51.101.1"), ["-", "Denied ctl deny 198.51.0.0/16"]);
+        let _ = membership.undeny("198.51.0.0/16".parse().unwrap(), Some("flow"));
+
+        let at_home = |membership: &Membership, client: &str| {
+            let [web, flow] = &check(membership, client, Some(40_000))[..] else { panic!("two are of the family") };
+            (web.clone(), flow.clone())
+        };
+        let (web, flow) = at_home(&membership, "198.51.101.1");
+        assert_eq!((web.why.as_str(), web.hash_input.as_str(), web.flows.len()), ("first choice", "source", 0));
+        assert_eq!(web.place, membership.trace("198.51.101.1".parse().unwrap())[0]);
+        let [to_80] = &flow.flows[..] else { panic!("it lists one port") };
+        let key = oneip::hash::Key::from(membership.plan().hash_key);
+        let source = "198.51.101.1".parse().unwrap();
+        let hashed = oneip::hash::flow(key, source, flow.address, (40_000, 80), 6);
+        let slot = oneip::hash::slot(hashed, 65_537);
+        assert_eq!((to_80.to.as_str(), to_80.hash.clone(), to_80.slot), ("tcp/80", format!("{hashed:#018x}"), slot));
+        let owner = membership.table().service(1).owner(slot).unwrap();
+        assert_eq!(to_80.server.as_deref(), Some(["web1", "web2"][owner as usize]), "as the table has it");
+
+        let (first, other) = (web.place.order[0].clone(), web.place.order[1].clone());
+        let _ = membership.set(&first, Some("web"), Set::Drain(Some(60)), false).await;
+        let (web, _) = at_home(&membership, "198.51.101.1");
+        assert_eq!((web.place.server, web.place.keeps), (Some(other.clone()), Some(first.clone())));
+        let why = format!("failover, since {first} is draining (by ctl drain; keeps its connections for ");
+        assert!(web.why.starts_with(&why), "{}", web.why);
+        let _ = membership.set(&first, None, Set::Disable, true).await;
+        let _ = membership.set(&other, None, Set::Disable, true).await;
+        let (web, flow) = at_home(&membership, "198.51.101.1");
+        let why = format!("{first} is disabled (by ctl disable), {other} is disabled (by ctl disable)");
+        assert_eq!((web.place.server, web.why, flow.flows[0].server.clone()), (None, why, None));
+        let refused = |service| membership.check_client(source, Some(service), None).unwrap_err();
+        assert_eq!(refused("six"), "service six has the address 2001:db8::80: 198.51.101.1 is of the other family");
+        assert_eq!(refused("mail"), "there is no service mail; there are web, flow, six");
+    });
+}
+
 #[test]
 fn a_file_of_prefixes_takes_the_place_of_what_it_was() {
     let folder = tempfile::tempdir().unwrap();

@@ -106,6 +106,16 @@ pub enum Order {
     HandOver,
     /// Which service, slot and servers a client address has, and where its next frames go, watched for so long.
     Trace { client: IpAddr, watch_ms: u64 },
+    /// What a client meets in every service.
+    CheckClient {
+        client: IpAddr,
+        /// Only in this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+        /// Of the client: with `hash = "flow"` it decides.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+    },
     /// Frames as they go by, as a pcapng that comes piece by piece.
     Capture(Capture),
 }
@@ -188,6 +198,7 @@ pub enum Answer {
     Capture(Recording),
     Denied(Denied),
     Diff(Diff),
+    Client(ClientCheck),
 }
 
 /// What a configuration file has other than what is in use.
@@ -277,6 +288,63 @@ pub struct TracedService {
     pub keeps: Option<String>,
     /// The failover order: the first of them that takes clients is the owner.
     pub order: Vec<String>,
+}
+
+/// What a client meets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientCheck {
+    pub client: IpAddr,
+    /// Those of its family.
+    pub services: Vec<ClientService>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientService {
+    #[serde(flatten)]
+    pub place: TracedService,
+    pub address: IpAddr,
+    /// The list entry that decides; `None`: no list has the client.
+    pub listed: Option<Listing>,
+    /// `source`, or `flow`: then `place` is that of packets without ports.
+    pub hash_input: String,
+    /// Why that server, in words.
+    pub why: String,
+    /// With `hash = "flow"`, and a port of the client: where its flows to each port of the service go.
+    pub flows: Vec<ClientFlow>,
+}
+
+/// What the lists say of a client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listing {
+    pub verdict: ListVerdict,
+    pub prefix: Prefix,
+    /// `[[deny]]`, `[[allow]]` or `ctl deny`; with the file, if it is in one.
+    pub by: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListVerdict {
+    /// Its frames are dropped.
+    Denied,
+    /// They would be, if the list did more than count.
+    Counted,
+    Allowed,
+}
+
+/// Connections from a port of the client to a port of the service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientFlow {
+    /// Of the client.
+    pub port: u16,
+    /// Of the service: `tcp/443`.
+    pub to: String,
+    pub hash: String,
+    pub slot: u32,
+    pub server: Option<String>,
+    pub keeps: Option<String>,
+    /// Why that server, in words.
+    pub why: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

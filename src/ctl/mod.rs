@@ -4,6 +4,7 @@
 //! function from documents to text, with the numbers of `units`, a `table` and the `rates` between two statuses.
 
 mod capture;
+pub mod check_client;
 pub mod client;
 pub mod denied;
 pub mod diff;
@@ -88,6 +89,24 @@ enum Verb {
         #[arg(long = "for", value_name = "SECONDS", default_value = "2", value_parser = watch)]
         watch: Duration,
         /// Print the JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what clients meet in every service: lists, slot, server and why, and who keeps their connections
+    #[command(
+        after_help = "Examples:\n  oneip ctl check-client 198.51.100.7\n  oneip ctl check-client 198.51.100.7 2001:db8::7 --service web --json\n  oneip ctl check-client 198.51.100.7 --port 40000"
+    )]
+    CheckClient {
+        /// The clients' addresses
+        #[arg(required = true, value_name = "ADDRESS")]
+        addresses: Vec<IpAddr>,
+        /// Only in this service; default: in each service of the address's family
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// A port of the client: where `hash = "flow"`, it decides
+        #[arg(long, value_name = "N")]
+        port: Option<u16>,
+        /// Print a JSON array, a document for each client
         #[arg(long)]
         json: bool,
     },
@@ -334,6 +353,9 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
             let watch_ms = watch.as_millis() as u64;
             let found = client.order(&Order::Trace { client: address, watch_ms })?;
             if json { print(document(found)) } else { print(trace::text(&client::read(found)?, watch)) }
+        }
+        Verb::CheckClient { addresses, service, port, json } => {
+            check_client::run(&client, &addresses, service.as_deref(), port, json)
         }
         Verb::Capture(capture) => {
             let (capture, out) = capture.order();

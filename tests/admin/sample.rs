@@ -1,7 +1,10 @@
 //! Documents as a dispatcher of two services would give them.
 
 use hdrhistogram::Histogram;
-use oneip::admin::order::{Diff, Recording, ServiceDiff, Trace, TracedFrame, TracedService};
+use oneip::admin::order::{
+    ClientCheck, ClientFlow, ClientService, Diff, ListVerdict, Listing, Recording, ServiceDiff, Trace, TracedFrame,
+    TracedService,
+};
 use oneip::admin::status::{
     AnnounceStatus, CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus,
 };
@@ -12,6 +15,7 @@ use oneip::port::Ledger;
 use oneip::port::pcap::{Blocks, Packet};
 use oneip::verdict::Reason;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// As control gives it: no counters.
 pub fn status() -> Status {
@@ -231,6 +235,32 @@ pub fn diff(differs: bool) -> Diff {
             ..same
         },
     }
+}
+
+pub fn client(client: IpAddr, port: Option<u16>) -> ClientCheck {
+    let service = |place: &TracedService, listed, why: &str| ClientService {
+        place: place.clone(),
+        address: "203.0.113.80".parse().unwrap(),
+        listed,
+        hash_input: if place.service == "dns" { "flow" } else { "source" }.to_owned(),
+        why: why.to_owned(),
+        flows: Vec::new(),
+    };
+    let places = trace(false).services;
+    let prefix = "198.51.100.0/24".parse().unwrap();
+    let denied = Listing { verdict: ListVerdict::Denied, prefix, by: "ctl deny".to_owned() };
+    let web = service(&places[0], Some(denied), "first choice");
+    let mut dns = service(&places[1], None, "failover, since ns2 is draining (by ctl drain)");
+    dns.flows.extend(port.map(|port| ClientFlow {
+        port,
+        to: "udp/53".to_owned(),
+        hash: "0x00000000000000ff".to_owned(),
+        slot: 12,
+        server: Some("ns1".to_owned()),
+        keeps: None,
+        why: "first choice".to_owned(),
+    }));
+    ClientCheck { client, services: vec![web, dns] }
 }
 
 /// Two frames, of which three more were lost, in pieces that are no blocks.

@@ -22,7 +22,7 @@ use crate::model::list::TooManyGroups;
 use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Selection, Service};
 use crate::table::census::Census;
 use crate::table::index::Index;
-use crate::table::lists::Lists;
+use crate::table::lists::{Listed, Lists};
 use crate::table::trace::Watch;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -119,6 +119,11 @@ impl Cluster {
         self.lists = self.compile_lists(listed, &denied)?;
         self.denied = denied;
         Ok(())
+    }
+
+    /// What the lists say of the frames of a client to a service.
+    pub fn listed(&self, service: ServiceId, client: IpAddr) -> Listed {
+        self.lists.as_ref().map_or(Listed::No, |lists| lists.listed_ip(client, service))
     }
 
     fn compile_lists(&self, listed: &[List], denied: &[List]) -> Result<Option<Arc<Lists>>, TooManyGroups> {
