@@ -1,9 +1,10 @@
 //! What an operator can ask of the control thread.
 
 use super::status::Status;
-use crate::limits::CAPTURE_SNAP_DEFAULT;
+use crate::limits::{CAPTURE_SNAP_DEFAULT, NAMES_TOLD};
 use crate::model::Prefix;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::ops::Not;
 use std::path::PathBuf;
@@ -273,6 +274,34 @@ pub struct Trace {
     pub services: Vec<TracedService>,
     /// What was seen of the client while it was watched, oldest first; at most `limits::TRACED_FRAMES`.
     pub frames: Vec<TracedFrame>,
+}
+
+impl Trace {
+    /// That of one service, if one is named.
+    ///
+    /// # Errors
+    /// No service of that name has clients of that family; in words.
+    pub fn of_service(mut self, name: Option<&str>) -> Result<Trace, String> {
+        let Some(name) = name else { return Ok(self) };
+        let known: Vec<String> = self.services.iter().map(|service| service.service.clone()).collect();
+        self.services.retain(|service| service.service == name);
+        if self.services.is_empty() {
+            let more = known.len().saturating_sub(NAMES_TOLD);
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            let first = known.into_iter().take(NAMES_TOLD).collect::<Vec<_>>().join(", ");
+            let known = if first.is_empty() { "none".to_owned() } else { first + &more };
+            return Err(format!("service {name}: {} can be a client of these services: {known}", self.client));
+        }
+        Ok(self)
+    }
+
+    /// The keys of `oneip lookup --json`.
+    pub fn lookup(&self) -> Value {
+        let each = self.services.iter().map(|TracedService { service, hash, slot, server, .. }| {
+            json!({"client": self.client, "service": service, "hash": hash, "slot": slot, "server": server})
+        });
+        each.collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

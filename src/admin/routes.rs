@@ -7,19 +7,21 @@ use super::{prometheus, ready};
 use crate::limits::{ADMIN_BODY, ADMIN_PATIENCE, CAPTURE_MOST_S, CAPTURE_SNAP, TRACE_MOST};
 use axum::body::Body;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures::stream;
 use http_body_util::LengthLimitError;
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use tokio::time::timeout;
 
 /// What anybody may read.
@@ -28,14 +30,19 @@ pub fn public(backend: Backend) -> Router {
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/openapi.json", get(description))
         .with_state(backend);
-    refusing(routes, "there are GET /metrics, /healthz and /readyz")
+    refusing(routes, "there are GET /metrics, /healthz, /readyz and /openapi.json")
 }
 
 /// What an operator may besides.
 pub fn all(backend: Backend) -> Router {
-    let routes = Router::new().route("/order", post(order)).route("/status", get(status)).with_state(backend.clone());
-    let there_are = "there are POST /order, GET /status, /metrics, /healthz and /readyz";
+    let routes = Router::new()
+        .route("/order", post(order))
+        .route("/status", get(status))
+        .route("/lookup", get(lookup))
+        .with_state(backend.clone());
+    let there_are = "there are POST /order, GET /status, /lookup, /metrics, /healthz, /readyz and /openapi.json";
     refusing(public(backend).merge(routes), there_are)
 }
 
@@ -86,6 +93,49 @@ async fn status(State(backend): State<Backend>) -> Response {
     }
 }
 
+/// What is here, as OpenAPI 3.1.
+const DESCRIPTION: &str = include_str!("openapi.json");
+
+async fn description() -> Response {
+    let text = DESCRIPTION.replace("@VERSION@", env!("CARGO_PKG_VERSION"));
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+async fn lookup(State(backend): State<Backend>, RawQuery(query): RawQuery) -> Response {
+    let (client, service) = match lookup_query(&query.unwrap_or_default()) {
+        Ok(asked) => asked,
+        Err(error) => return refused(StatusCode::BAD_REQUEST, error),
+    };
+    match backend.order(Order::Trace { client, watch_ms: 0 }).await {
+        Ok(Answer::Trace(trace)) => match trace.of_service(service.as_deref()) {
+            Ok(found) => json(StatusCode::OK, &found.lookup()),
+            Err(error) => refused(StatusCode::NOT_FOUND, error),
+        },
+        Ok(answer @ Answer::Refused { .. }) => json(StatusCode::CONFLICT, &answer),
+        Ok(answer) => unreachable!("a trace is not answered by {answer:?}"),
+        Err(error) => unanswered(&error),
+    }
+}
+
+/// The client, and the service if it is to be one.
+fn lookup_query(query: &str) -> Result<(IpAddr, Option<String>), String> {
+    let (mut client, mut service) = (None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+        match key {
+            "client" => {
+                let address = value.parse();
+                client = Some(address.map_err(|_| format!("`client` is an IPv4 or IPv6 address, not {value:?}"))?);
+            }
+            "service" => service = Some(value),
+            _ => return Err(format!("unknown parameter `{key}`; there are client, service")),
+        }
+    }
+    let client = client.ok_or("name a client, as /lookup?client=198.51.100.7")?;
+    Ok((client, service))
+}
+
 async fn order(State(backend): State<Backend>, Extension(lease): Extension<Lease>, body: Body) -> Response {
     let order = match read(body).await {
         Ok(order) => order,
@@ -118,12 +168,12 @@ async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
         (StatusCode::BAD_REQUEST, format!("this is no order: {error}; write one like {example}"))
     };
     let order: Order = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
-    if matches!(order, Order::Status | Order::Denied | Order::HandOver) {
-        // Where an order has no fields, serde looks for none.
-        let given: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
-        if let Some(key) = given.keys().find(|key| *key != "order") {
-            return Err(no_order(&format!("unknown field `{key}`, there are no fields but `order`")));
-        }
+    // A list would be taken as well.
+    let given: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
+    // Where an order has no fields, serde looks for none.
+    let has_none = matches!(order, Order::Status | Order::Denied | Order::HandOver);
+    if let Some(key) = given.keys().find(|key| has_none && *key != "order") {
+        return Err(no_order(&format!("unknown field `{key}`, there are no fields but `order`")));
     }
     match order {
         Order::Trace { watch_ms, .. } if u128::from(watch_ms) > TRACE_MOST.as_millis() => {

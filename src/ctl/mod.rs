@@ -346,8 +346,9 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
         Verb::Top { interval } => top::run(client, interval),
         Verb::Lookup { address, service, json } => {
             let order = Order::Trace { client: address, watch_ms: 0 };
-            let found = trace::of_service(client::read(client.order(&order)?)?, service.as_deref())?;
-            if json { print(trace::lookup_json(&found)) } else { print(trace::lookup(&found)) }
+            let found: order::Trace = client::read(client.order(&order)?)?;
+            let found = found.of_service(service.as_deref())?;
+            if json { print(found.lookup()) } else { print(trace::lookup(&found)) }
         }
         Verb::Trace { address, watch, json } => {
             let watch_ms = watch.as_millis() as u64;

@@ -1,31 +1,10 @@
 //! `ctl lookup` and `ctl trace`: where a client's frames go.
 
-use super::client::Error;
 use super::table;
 use super::units::{milliseconds, seconds};
 use crate::admin::order::{Trace, TracedFrame, TracedService};
-use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
-
-/// The trace of one service, if one is named.
-///
-/// # Errors
-/// No service of that name has clients of that family.
-pub fn of_service(mut trace: Trace, name: Option<&str>) -> Result<Trace, Error> {
-    if let Some(name) = name {
-        let known: Vec<String> = trace.services.iter().map(|service| service.service.clone()).collect();
-        trace.services.retain(|service| service.service == name);
-        if trace.services.is_empty() {
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let client = trace.client;
-            return Err(Error::Refused(format!(
-                "--service {name}: {client} can be a client of these services: {known}"
-            )));
-        }
-    }
-    Ok(trace)
-}
 
 /// A row a service.
 pub fn lookup(trace: &Trace) -> String {
@@ -39,14 +18,6 @@ pub fn lookup(trace: &Trace) -> String {
         table.add_row([trace.client.to_string(), service.clone(), server, slot.to_string(), keeps]);
     }
     table.trim_fmt()
-}
-
-/// The keys of `oneip lookup --json`.
-pub fn lookup_json(trace: &Trace) -> Value {
-    let each = trace.services.iter().map(|TracedService { service, hash, slot, server, .. }| {
-        json!({"client": trace.client, "service": service, "hash": hash, "slot": slot, "server": server})
-    });
-    each.collect()
 }
 
 /// Everything that a trace says.

@@ -218,7 +218,7 @@ fn views_come_from_the_documents() {
     assert!(metrics.starts_with("# HELP oneip_build_info "), "{metrics}");
     assert!(metrics.ends_with("oneip_pins_evicted_total{worker=\"1\"} 5\n"), "{metrics}");
     let said = failed(&fake.socket, "lookup 198.51.100.7 --service mail");
-    assert_eq!(said, "error: --service mail: 198.51.100.7 can be a client of these services: web, dns\n");
+    assert_eq!(said, "error: service mail: 198.51.100.7 can be a client of these services: web, dns\n");
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub fn exchange(mut stream: impl Read + Write, text: &[u8]) -> Option<Reply> {
     let _ = stream.write_all(text);
     let mut all = Vec::new();
     let _ = stream.read_to_end(&mut all);
-    reply(&String::from_utf8(all).unwrap())
+    reply(&String::from_utf8_lossy(&all))
 }
 
 pub fn reply(text: &str) -> Option<Reply> {

@@ -2,10 +2,13 @@
 //! `oneip ctl`. (`tests/lab` has a Prometheus ask.)
 
 mod ctl;
+#[path = "../openapi/mod.rs"]
+mod description;
 mod documented;
 mod fake;
 mod http;
 mod metrics;
+mod openapi;
 #[path = "../promtool/mod.rs"]
 mod promtool;
 mod ready;

@@ -203,22 +203,24 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
 #[test]
 fn over_tcp_there_is_nothing_but_reading() {
     let fake = Fake::start();
-    for path in ["/metrics", "/healthz", "/readyz"] {
+    for path in ["/metrics", "/healthz", "/readyz", "/openapi.json"] {
         assert_eq!(tcp(&fake, "GET", path).status, 200, "{path}");
         assert_eq!(unix(&fake.socket, "GET", path, "").status, 200, "{path}");
         let reply = tcp(&fake, "POST", path);
         assert_eq!(reply.status, 405, "{path}");
-        assert_eq!(reply.body, "not by this method; there are GET /metrics, /healthz and /readyz\n");
+        assert_eq!(reply.body, "not by this method; there are GET /metrics, /healthz, /readyz and /openapi.json\n");
         assert!(reply.head.contains("allow: get,head"), "{}", reply.head);
     }
-    for (method, path) in [("GET", "/status"), ("POST", "/order"), ("GET", "/"), ("GET", "/metrics/x")] {
+    for (method, path) in
+        [("GET", "/status"), ("POST", "/order"), ("GET", "/lookup"), ("GET", "/"), ("GET", "/metrics/x")]
+    {
         let reply = tcp(&fake, method, path);
         assert_eq!(
             (reply.status, reply.body.as_str()),
-            (404, "nothing is here; there are GET /metrics, /healthz and /readyz\n")
+            (404, "nothing is here; there are GET /metrics, /healthz, /readyz and /openapi.json\n")
         );
     }
-    let there_are = "there are POST /order, GET /status, /metrics, /healthz and /readyz\n";
+    let there_are = "there are POST /order, GET /status, /lookup, /metrics, /healthz, /readyz and /openapi.json\n";
     for (method, path, status, words) in [
         ("GET", "/order", 405, "not by this method; "),
         ("DELETE", "/status", 405, "not by this method; "),

@@ -16,6 +16,8 @@ mod browser;
 mod capture;
 mod dashboard;
 mod decap;
+#[path = "../openapi/mod.rs"]
+mod description;
 mod dispatcher;
 mod echo;
 mod failover;

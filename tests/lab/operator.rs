@@ -1,5 +1,6 @@
 //! Servers that an operator takes in and out while clients are served.
 
+use crate::description::Description;
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
 use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, say, succeed, url};
@@ -254,6 +255,19 @@ fn a_client_is_traced() {
     assert!(
         frames.iter().all(|f| f["server"] == server.as_str() && f["protocol"] == "tcp" && f["verdict"] == "forward")
     );
+    let ask = |what: &str| {
+        let url = format!("http://oneip{what}");
+        succeed(lab.command("dispatcher", "curl").args(["-sS", "--unix-socket"]).arg(lab.file("oneip.sock")).arg(url))
+    };
+    let description = Description::new(&ask("/openapi.json"));
+    description.check("GET", "/status", 200, &ask("/status"));
+    let found = ask(&format!("/lookup?client={client}"));
+    description.check("GET", "/lookup", 200, &found);
+    assert_eq!(found.trim_end(), lab.ctl(&["lookup", &client, "--json"]).trim_end());
+    let checked: Value =
+        serde_json::from_str(&lab.ctl(&["check-client", &client, "--service", "web", "--json"])).unwrap();
+    assert_eq!(checked[0]["services"][0]["server"], server.as_str(), "{checked}");
+    assert!(lab.ctl(&["diff"]).contains("is what is in use"));
     let account = dispatcher.stop();
     assert_eq!(account.server(&server, "flows"), 1, "{}", account.json);
 }

@@ -1,5 +1,7 @@
 //! What is said of the servers is what the data path was told, whatever the clock says meanwhile.
 
+mod operator;
+
 use oneip::admin::order::Answer;
 use oneip::admin::status::{ServiceStatus, State};
 use oneip::config;
@@ -115,67 +117,6 @@ fn what_an_operator_denies_is_denied_until_it_is_over_and_over_a_restart() {
         let mut filter = Membership::open(plan.clone(), (Side::Server, "eth1", None), &[], None).await.unwrap();
         let refused = filter.deny(net, None, None).0;
         assert!(matches!(refused, Answer::Refused { error } if error.contains("ask a dispatcher")));
-    });
-}
-
-/// By a service over the source, one over the flow, and one of the other family.
-#[test]
-fn a_client_is_told_what_it_meets_and_why() {
-    let lists = "[[deny]]\nprefixes = [\"198.51.100.0/24\"]\n[[deny]]\nprefixes = [\"198.51.100.64/26\"]\nservices = [\"web\"]\n\
-                 mode = \"count\"\n[[allow]]\nprefixes = [\"198.51.100.7\"]\n";
-    let mut plan = config::parse(&format!("{CONFIG}{lists}"), "t.toml").unwrap().plan;
-    let web = plan.services[0].clone();
-    let (flow, v6) = ("203.0.113.81".parse().unwrap(), "2001:db8::80".parse().unwrap());
-    let hash = oneip::model::HashInput::Flow;
-    plan.services.push(oneip::model::Service { name: "flow".into(), address: flow, hash, ..web.clone() });
-    plan.services.push(oneip::model::Service { name: "six".into(), address: v6, ..web });
-    with_membership_of(plan, "eth1", |mut membership| async move {
-        let check = |membership: &Membership, client: &str, port| {
-            membership.check_client(client.parse().unwrap(), None, port).unwrap().services
-        };
-        let listed = |membership: &Membership, client: &str| -> Vec<String> {
-            let services = check(membership, client, None).into_iter().map(|of| of.listed);
-            let told =
-                services.map(|of| of.map_or("-".to_owned(), |of| format!("{:?} {} {}", of.verdict, of.by, of.prefix)));
-            told.collect()
-        };
-        assert_eq!(listed(&membership, "198.51.101.1"), ["-", "-"]);
-        assert_eq!(listed(&membership, "198.51.100.1"), ["Denied [[deny]] 198.51.100.0/24"; 2]);
-        assert_eq!(listed(&membership, "198.51.100.7"), ["Allowed [[allow]] 198.51.100.7"; 2]);
-        let _ = membership.deny("198.51.0.0/16".parse().unwrap(), Some("flow"), None);
-        assert_eq!(listed(&membership, "198.51.101.1"), ["-", "Denied ctl deny 198.51.0.0/16"]);
-        let _ = membership.undeny("198.51.0.0/16".parse().unwrap(), Some("flow"));
-
-        let at_home = |membership: &Membership, client: &str| {
-            let [web, flow] = &check(membership, client, Some(40_000))[..] else { panic!("two are of the family") };
-            (web.clone(), flow.clone())
-        };
-        let (web, flow) = at_home(&membership, "198.51.101.1");
-        assert_eq!((web.why.as_str(), web.hash_input.as_str(), web.flows.len()), ("first choice", "source", 0));
-        assert_eq!(web.place, membership.trace("198.51.101.1".parse().unwrap())[0]);
-        let [to_80] = &flow.flows[..] else { panic!("it lists one port") };
-        let key = oneip::hash::Key::from(membership.plan().hash_key);
-        let source = "198.51.101.1".parse().unwrap();
-        let hashed = oneip::hash::flow(key, source, flow.address, (40_000, 80), 6);
-        let slot = oneip::hash::slot(hashed, 65_537);
-        assert_eq!((to_80.to.as_str(), to_80.hash.clone(), to_80.slot), ("tcp/80", format!("{hashed:#018x}"), slot));
-        let owner = membership.table().service(1).owner(slot).unwrap();
-        assert_eq!(to_80.server.as_deref(), Some(["web1", "web2"][owner as usize]), "as the table has it");
-
-        let (first, other) = (web.place.order[0].clone(), web.place.order[1].clone());
-        let _ = membership.set(&first, Some("web"), Set::Drain(Some(60)), false).await;
-        let (web, _) = at_home(&membership, "198.51.101.1");
-        assert_eq!((web.place.server, web.place.keeps), (Some(other.clone()), Some(first.clone())));
-        let why = format!("failover, since {first} is draining (by ctl drain; keeps its connections for ");
-        assert!(web.why.starts_with(&why), "{}", web.why);
-        let _ = membership.set(&first, None, Set::Disable, true).await;
-        let _ = membership.set(&other, None, Set::Disable, true).await;
-        let (web, flow) = at_home(&membership, "198.51.101.1");
-        let why = format!("{first} is disabled (by ctl disable), {other} is disabled (by ctl disable)");
-        assert_eq!((web.place.server, web.why, flow.flows[0].server.clone()), (None, why, None));
-        let refused = |service| membership.check_client(source, Some(service), None).unwrap_err();
-        assert_eq!(refused("six"), "service six has the address 2001:db8::80: 198.51.101.1 is of the other family");
-        assert_eq!(refused("mail"), "there is no service mail; there are web, flow, six");
     });
 }
 
@@ -401,84 +342,6 @@ fn with_state_file<F: Future<Output = ()>>(test: impl FnOnce(StateFile) -> F) {
     let file = StateFile::new(&folder.path().join("state.json"), Path::new("/etc/oneip.toml"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(test(file));
-}
-
-/// Fourteen services with the same two servers.
-fn of_many() -> Plan {
-    let mut plan = config::parse(CONFIG, "t.toml").unwrap().plan;
-    let one = plan.services.remove(0);
-    let of = |n: u8| {
-        let (name, address) = (format!("s{n}"), std::net::Ipv4Addr::new(203, 0, 113, n).into());
-        oneip::model::Service { name, address, ..one.clone() }
-    };
-    plan.services = (1..=14).map(of).collect();
-    plan
-}
-
-#[test]
-fn an_order_is_for_one_service_or_for_all_that_have_the_server_and_says_which() {
-    with_state_file(|file| async move {
-        let plan = of_many();
-        let mut first = opened(&plan, &file).await;
-        let said = |(answer, _): (Answer, Option<Update>)| match answer {
-            Answer::Done { changes } => changes.join("; "),
-            Answer::Refused { error } => error,
-            other => panic!("{other:?}"),
-        };
-        let of_web2 = |membership: &Membership| -> Vec<(State, u32)> {
-            membership.services().iter().map(|of| (of.servers[1].state, of.servers[1].weight)).collect()
-        };
-        let (up, out) = ((State::Up, 1), (State::Disabled, 1));
-        assert_eq!(
-            said(first.set("web2", None, Set::Disable, false).await),
-            "server web2 of 14 services (s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12 and 2 more) is disabled: it gets nothing, \
-             and its connections are cut"
-        );
-        assert_eq!(of_web2(&first), [out; 14]);
-        let one = "server web2 of service s3 takes clients again";
-        assert_eq!(said(first.set("web2", Some("s3"), Set::Enable, false).await), one);
-        let _ = first.set("web2", Some("s5"), Set::Weight(Some(4)), false).await;
-        let mut expected = [out; 14];
-        (expected[2], expected[4]) = (up, (State::Disabled, 4));
-        assert_eq!(of_web2(&first), expected);
-        // What leaves that one service without servers, and no other.
-        let refused = "server web1 is the last that takes clients of services s1, s2, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13 and 1 \
-                       more; if nobody is to serve them: --force";
-        assert_eq!(said(first.set("web1", None, Set::Drain(None), false).await), refused);
-        let _ = first.set("web1", Some("s3"), Set::Drain(Some(60)), false).await;
-        let states = |membership: &Membership| -> Vec<State> {
-            membership.services().iter().map(|of| of.servers[0].state).collect()
-        };
-        let mut drained = [State::Up; 14];
-        drained[2] = State::Draining;
-        assert_eq!(states(&first), drained);
-        assert_eq!(
-            said(first.set("web1", Some("s4"), Set::Undrain, false).await),
-            "server web1 of service s4 is not drained"
-        );
-        for (server, service, expected) in [
-            ("web3", None, "there is no server web3; there are web1, web2"),
-            ("web3", Some("s1"), "there is no server web3 in service s1; there are web1, web2"),
-            (
-                "web1",
-                Some("mail"),
-                "there is no service mail; there are s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12 and 2 more",
-            ),
-        ] {
-            assert_eq!(said(first.set(server, service, Set::Disable, true).await), expected);
-        }
-        first.close().await;
-
-        let mut second = opened(&plan, &file).await;
-        assert_eq!((of_web2(&second), states(&second)), (expected.to_vec(), drained.to_vec()), "after a restart");
-        let _ = second.set("web2", None, Set::Enable, false).await;
-        let _ = second.set("web1", None, Set::Undrain, false).await;
-        assert_eq!(states(&second), [State::Up; 14]);
-        expected = [up; 14];
-        expected[4].1 = 4;
-        assert_eq!(of_web2(&second), expected, "what was set apart besides stays");
-        second.close().await;
-    });
 }
 
 #[test]
