@@ -135,6 +135,32 @@ pub const MAX_DENY_S: u64 = 31_536_000;
 /// How often it is looked whether files of prefixes have changed.
 pub const LIST_LOOK: Duration = Duration::from_secs(1);
 
+/// Greatest limit of packets or SYNs a second.
+pub const MAX_PACKETS_LIMIT: u64 = 1_000_000_000;
+
+/// Least and greatest limit of bits a second.
+pub const LEAST_BITS: u64 = 8_000;
+pub const MAX_BITS_LIMIT: u64 = 1_000_000_000_000;
+
+/// Least burst of a limit of bits: a jumbo frame of 9,018 bytes fits in. A longer frame than the burst never passes.
+pub const LEAST_BITS_BURST: u64 = 80_000;
+
+/// A burst that the configuration does not name is what comes in this part of a second: 100 ms, a round trip over half the world. What a
+/// sender holds back comes at once within one, and it is still over before a server's queue of connections is full.
+pub const BURST_OF: u64 = 10;
+
+/// It is at least so many packets, or SYNs: a browser opens six connections to a host at once. Of bits, as many of the longest usual frames.
+pub const LEAST_BURST: u64 = 16;
+
+/// Longest time that a bucket takes to be full. It is well below what `table::limits` can tell apart.
+pub const MAX_BURST_FILL: Duration = Duration::from_secs(3600);
+
+/// Cells for what sources are limited by, where the configuration does not say: 1 MiB.
+pub const DEFAULT_LIMIT_SOURCES: u32 = 1 << 16;
+
+/// The least is a bucket; the most takes 1 GiB.
+pub const LIMIT_SOURCES: RangeInclusive<u32> = 4..=1 << 26;
+
 /// Clients whose packets are too large are told so at most so often in each window, by each worker or core: some 950 a second. Linux
 /// answers 1,000 a second (net.ipv4.icmp_msgs_per_sec).
 pub const TOO_BIG_ANSWERS: u32 = 64;

@@ -155,6 +155,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         leaving: 0,
         withdrawn: false,
         health: None,
+        limit: None,
     };
     let plan = Plan {
         hash_key: HashKey(std::array::from_fn(|i| i as u8 * 0x11)),
@@ -170,6 +171,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
             source: Vec::new(),
             mtu: None,
             gateway_mac: None,
+            limit_sources: 65_536,
         }),
         filter: None,
         decap: Decap::default(),

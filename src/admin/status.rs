@@ -111,6 +111,9 @@ pub struct ServiceStatus {
     /// Whether routers may send its clients to this dispatcher; a filter has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<AnnounceStatus>,
+    /// What its limits are, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
     /// Latency from arrival to hand-over, the whole run; `None`: nothing was timed.
     pub latency_ns: Option<LatencyStatus>,
 }

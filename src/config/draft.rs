@@ -3,19 +3,20 @@
 use super::deliver::{self, DeliverDraft};
 use super::dpdk::{DpdkDraft, MTUS};
 use super::health::HealthDraft;
+use super::limit;
 use super::lists::ListDraft;
 use super::report::Report;
 use super::schema;
 use super::section::{At, Section, integer_element, text_element};
 use super::{key, value};
 use crate::limits::{
-    DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_HEARTBEAT_MS, DEFAULT_SLOTS, HEARTBEAT_MS, MAX_ANNOUNCE_HOLD_S,
-    MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_DOWN_MS, MAX_HOLD_MS, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS,
-    MAX_WEIGHT, TUNNEL_SOURCES,
+    DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_HEARTBEAT_MS, DEFAULT_LIMIT_SOURCES, DEFAULT_SLOTS, HEARTBEAT_MS,
+    LIMIT_SOURCES, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_DOWN_MS, MAX_HOLD_MS,
+    MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
-    Admin, Announce, Decap, Dispatcher, Engine, Filter, HashInput, HashKey, Mac, PINS, Plan, Port, Prefix, Selection,
-    Server, Service, Xdp,
+    Admin, Announce, Decap, Dispatcher, Engine, Filter, HashInput, HashKey, Limit, Mac, PINS, Plan, Port, Prefix,
+    Selection, Server, Service, Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -47,6 +48,7 @@ pub struct DispatcherDraft {
     pub source: Option<Vec<At<IpAddr>>>,
     mtu: Option<u32>,
     gateway_mac: Option<Mac>,
+    limit_sources: u32,
 }
 
 pub struct FilterDraft {
@@ -73,6 +75,7 @@ pub struct ServiceDraft {
     withdrawn: bool,
     pub servers: Vec<ServerDraft>,
     pub health: Option<HealthDraft>,
+    limit: Option<Limit>,
 }
 
 pub struct ServerDraft {
@@ -148,7 +151,22 @@ impl DispatcherDraft {
         let source = deliver::read_source(section, report);
         let mtu = section.integer("mtu", MTUS, report).map(|mtu| mtu.value);
         let gateway_mac = section.text("gateway_mac", report, value::mac).map(|mac| mac.value);
-        DispatcherDraft { interface, engine, cores, flows, heartbeat, xdp, pins, dpdk, source, mtu, gateway_mac }
+        let limit_sources = section.integer("limit_sources", LIMIT_SOURCES, report);
+        let limit_sources = limit_sources.map_or(DEFAULT_LIMIT_SOURCES, |cells| cells.value);
+        DispatcherDraft {
+            interface,
+            engine,
+            cores,
+            flows,
+            heartbeat,
+            xdp,
+            pins,
+            dpdk,
+            source,
+            mtu,
+            gateway_mac,
+            limit_sources,
+        }
     }
 
     fn into_dispatcher(self) -> Option<Dispatcher> {
@@ -156,8 +174,8 @@ impl DispatcherDraft {
             Some(draft) => Some(draft.into_dpdk()?),
             None => None,
         };
-        let DispatcherDraft { interface, engine, cores, flows, heartbeat, xdp, pins, source, mtu, gateway_mac, .. } =
-            self;
+        let DispatcherDraft { interface, engine, cores, flows, heartbeat, .. } = self;
+        let DispatcherDraft { xdp, pins, source, mtu, gateway_mac, limit_sources, .. } = self;
         let source = source.into_iter().flatten().map(|source| source.value).collect();
         Some(Dispatcher {
             interface: interface?,
@@ -171,6 +189,7 @@ impl DispatcherDraft {
             source,
             mtu,
             gateway_mac,
+            limit_sources,
         })
     }
 }
@@ -290,6 +309,7 @@ impl ServiceDraft {
                 .map(|server| ServerDraft::read(server, report))
                 .collect(),
             health: section.table("health", &schema::HEALTH, report).map(|section| HealthDraft::read(&section, report)),
+            limit: section.table("limit", &schema::LIMIT, report).map(|section| limit::read(&section, report)),
         }
     }
 
@@ -321,6 +341,7 @@ impl ServiceDraft {
             leaving: 0,
             health,
             withdrawn: self.withdrawn,
+            limit: self.limit,
         })
     }
 }

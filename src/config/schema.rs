@@ -58,6 +58,7 @@ pub static DISPATCHER: Schema = Schema {
         optional("source", "source = [\"192.0.2.2\"]"),
         optional("mtu", "mtu = 1500"),
         optional("gateway_mac", "gateway_mac = \"02:00:00:00:00:fe\""),
+        optional("limit_sources", "limit_sources = 65536"),
         optional("xdp", "xdp = \"native\""),
         optional("pins", "pins = \"/sys/fs/bpf/oneip\""),
     ],
@@ -154,6 +155,7 @@ pub static SERVICE: Schema = Schema {
         optional("announce", "announce = \"drain\""),
         required("server", "[[service.server]] with double brackets, once for each server"),
         optional("health", "[service.health] with type = \"http\""),
+        optional("limit", "[service.limit] with syn = 20000"),
     ],
 };
 
@@ -184,7 +186,32 @@ pub static HEALTH: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 13] = [
+pub static LIMIT: Schema = Schema {
+    title: "[service.limit]",
+    keys: &[
+        optional("packets", "packets = 500000"),
+        optional("packets_burst", "packets_burst = 50000"),
+        optional("bits", "bits = 4000000000"),
+        optional("bits_burst", "bits_burst = 400000000"),
+        optional("syn", "syn = 20000"),
+        optional("syn_burst", "syn_burst = 2000"),
+        optional("mode", "mode = \"count\""),
+        optional("per_source", "per_source = { syn = 50 }"),
+    ],
+};
+
+pub static PER_SOURCE: Schema = Schema {
+    title: "[service.limit.per_source]",
+    keys: &[
+        optional("prefix_v4", "prefix_v4 = 32"),
+        optional("prefix_v6", "prefix_v6 = 64"),
+        optional("packets", "packets = 5000"),
+        optional("syn", "syn = 50"),
+        optional("burst", "burst = 100"),
+    ],
+};
+
+static ALL: [&Schema; 15] = [
     &ROOT,
     &CLUSTER,
     &DISPATCHER,
@@ -198,6 +225,8 @@ static ALL: [&Schema; 13] = [
     &SERVICE,
     &SERVER,
     &HEALTH,
+    &LIMIT,
+    &PER_SOURCE,
 ];
 
 impl Schema {

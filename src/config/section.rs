@@ -65,11 +65,18 @@ impl<'t> Section<'t> {
     }
 
     pub fn integer(&self, name: &str, range: RangeInclusive<u32>, report: &mut Report) -> Option<At<u32>> {
+        let (least, most) = range.into_inner();
+        let At { at, value } = self.long(name, least.into()..=most.into(), report)?;
+        Some(At { at, value: u32::try_from(value).expect("within the range") })
+    }
+
+    /// As `integer`, of 64 bits.
+    pub fn long(&self, name: &str, range: RangeInclusive<u64>, report: &mut Report) -> Option<At<u64>> {
         let value = self.table.get(name)?;
         let Some(integer) = value.get_ref().as_integer() else {
             return self.wrong_type(name, value, "an integer", report);
         };
-        let found = number(integer).and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
+        let found = number(integer).and_then(|n| u64::try_from(n).ok()).filter(|n| range.contains(n));
         if found.is_none() {
             let (least, most) = (range.start(), range.end());
             report

@@ -30,6 +30,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             differ(old.source != new.source, "[dispatcher] source");
             differ(old.mtu != new.mtu, "[dispatcher] mtu");
             differ((old.xdp, &old.pins) != (new.xdp, &new.pins), "[dispatcher] xdp or pins");
+            differ(old.limit_sources != new.limit_sources, "[dispatcher] limit_sources");
             differ(old.dpdk != new.dpdk, "[dpdk]");
         }
         (old, new) => differ(old.is_some() != new.is_some(), "[dispatcher]"),
@@ -151,6 +152,10 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
     if old.health != new.health {
         let health = |service: &Service| service.health.as_ref().map_or("none".to_owned(), ToString::to_string);
         changed("health", &health(old), &health(new));
+    }
+    if old.limit != new.limit {
+        let limit = |service: &Service| service.limit.as_ref().map_or("none".to_owned(), ToString::to_string);
+        changed("limit", &limit(old), &limit(new));
     }
     for gone in old.servers.iter().filter(|old| !new.servers.iter().any(|new| new.is_same(old))) {
         lines.push(format!("service {name}: server {} removed ({})", gone.name, gone.address));

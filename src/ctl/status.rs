@@ -131,7 +131,7 @@ pub fn ready(status: &Status, service: Option<&str>) -> Result<(), String> {
 
 /// A service in a line or two.
 fn heading(service: &ServiceStatus) -> String {
-    let ServiceStatus { name, address, ports, hash, selection, slots, moving, latency_ns, .. } = service;
+    let ServiceStatus { name, address, ports, hash, selection, slots, moving, limit, latency_ns, .. } = service;
     let ports = if ports.is_empty() { "every protocol and port".to_owned() } else { ports.join(" ") };
     let mut text = format!("service {name}: {address} {ports}; {selection} over the {hash}, {slots} slots");
     if *moving > 0 {
@@ -139,6 +139,9 @@ fn heading(service: &ServiceStatus) -> String {
     }
     if let Some(announce) = &service.announce {
         text += &announced(announce);
+    }
+    if let Some(limit) = limit {
+        let _ = write!(text, "\n  limit: {limit}");
     }
     if let Some(LatencyStatus { count: timed, p50, p90, p99, p999, max }) = latency_ns {
         let named = [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p999), ("max", max)];

@@ -1,11 +1,13 @@
 //! The checked configuration: what the data path is built from. A leaf: `control::config` makes it, everything reads it.
 
 pub mod identity;
+pub mod limit;
 pub mod list;
 mod next_hop;
 mod prefix;
 pub mod prime;
 
+pub use limit::{Limit, LimitKind, PerSource, Rate};
 pub use list::{List, ListFile, ListKind};
 pub use next_hop::{Egress, NextHop};
 pub use prefix::Prefix;
@@ -86,6 +88,8 @@ pub struct Dispatcher {
     pub mtu: Option<u32>,
     /// Of the router that leads to servers without `mac`, where nobody can be asked.
     pub gateway_mac: Option<Mac>,
+    /// Cells for what sources are limited by.
+    pub limit_sources: u32,
 }
 
 /// The server's side of broadcast-based dispatch, the same on every server.
@@ -279,6 +283,7 @@ pub struct Service {
     pub health: Option<Health>,
     /// Never announced, and dispatched all the same.
     pub withdrawn: bool,
+    pub limit: Option<Limit>,
 }
 
 /// A transport protocol and port, written `tcp/80`.

@@ -19,7 +19,7 @@ use crate::metrics::latest::Latest;
 use crate::model::Plan;
 use crate::server::{self, Dispatch, Grade};
 use crate::xdp::interface::Interface;
-use crate::xdp::link::{self, Attachment, Place};
+use crate::xdp::link::{self, Attachment, Kept, Place};
 use crate::xdp::program::Program;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -66,6 +66,9 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     stays: impl FnOnce(&str) -> String,
 ) -> Result<(), Failure> {
     let Start { plan, side, interface, place, options: Options { config, down, json, .. }, started } = start;
+    if let Some(text) = without_effect(&plan, place.kept) {
+        tracing::warn!("{text}");
+    }
     let _alone = InterfaceLock::take(&interface.name)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
@@ -139,6 +142,20 @@ pub(super) fn warn_of_settings(plan: &Plan, server: &str, dispatch: Dispatch) {
     }
 }
 
+/// What of the configuration counts on dispatchers alone, in words.
+fn without_effect(plan: &Plan, kept: Kept) -> Option<String> {
+    let limited = plan.services.iter().filter(|service| service.limit.is_some());
+    let limited = limited.map(|service| format!("[service.limit] of {}", service.name));
+    let lists = (!plan.lists.is_empty()).then(|| "[[deny]] and [[allow]]".to_owned());
+    let all: Vec<String> = lists.into_iter().chain(limited).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "oneip {kept} applies no limits and no lists: without effect are {}; drop such frames on the router, or on each server by nftables",
+            all.join(", ")
+        )
+    })
+}
+
 /// The first lines of a greeting.
 pub(super) fn heading(interface: &Interface, attachment: Attachment) -> String {
     let Interface { name, mac, .. } = interface;
@@ -147,4 +164,25 @@ pub(super) fn heading(interface: &Interface, attachment: Attachment) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "oneip {}\n  interface  {name}, {mac}, {mode}{how}", env!("CARGO_PKG_VERSION"));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_effect_on_a_server_is_named() {
+        let parse = |more: &str| {
+            let text = format!(
+                "[cluster]\nhash_key = '8F3A1C5E7B9D2046A1B3C5D7E9F00112'\n{more}\n[[service.server]]\nname = 'b'\naddress = '192.0.2.1'\n"
+            );
+            crate::config::parse(&text, "t.toml").unwrap().plan
+        };
+        let service = "[[service]]\nname = 'web'\naddress = '203.0.113.80'";
+        assert_eq!(without_effect(&parse(service), Kept::Filter), None);
+        let text = format!("[[deny]]\nprefixes = ['198.51.100.7']\n{service}\n[service.limit]\nsyn = 5");
+        let said = without_effect(&parse(&text), Kept::Decap).unwrap();
+        let expected = "oneip decap applies no limits and no lists: without effect are [[deny]] and [[allow]], [service.limit] of web";
+        assert!(said.starts_with(expected), "{said}");
+    }
 }

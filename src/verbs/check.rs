@@ -24,6 +24,9 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
             let via = if from_server { Via::Primary } else { health.via };
             let _ = writeln!(text, "  health: {}", Health { via, ..health.clone() });
         }
+        if let Some(limit) = &service.limit {
+            let _ = writeln!(text, "  limit: {limit}");
+        }
         let _ = writeln!(text, "  a change keeps connections where they are for {} s\n", service.drain.as_secs());
     }
     if plan.dispatcher.is_none() && plan.filter.is_none() {

@@ -81,6 +81,7 @@ fn service(name: &str, address: &str, servers: Vec<ServerStatus>, moving: u32) -
         moving,
         servers,
         announce: Some(AnnounceStatus { ready: true, withdrawn: false, announced: Some(true), why: String::new() }),
+        limit: None,
         latency_ns: None,
     }
 }

@@ -88,6 +88,7 @@ impl Fixture {
             slots,
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
             until_closed,
+            limit: None,
             leaving: 0,
             withdrawn: false,
             drain: Duration::ZERO,

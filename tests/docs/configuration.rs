@@ -35,6 +35,13 @@ ports = ["tcp/80"]
 [service.health]
 type = "http"
 port = 80
+[service.limit]
+packets = 500000
+bits = 4000000000
+syn = 20000
+[service.limit.per_source]
+packets = 5000
+syn = 50
 [[service.server]]
 name = "web1"
 address = "192.0.2.11"
@@ -154,14 +161,19 @@ fn the_page_has_each_key_of_the_schema_and_no_other() {
             format!("[{root}]")
         });
     }
-    sections.extend(["[[service.server]]", "[service.health]"].map(String::from));
+    let inside = ["[[service.server]]", "[service.health]", "[service.limit]", "[service.limit.per_source]"];
+    sections.extend(inside.map(String::from));
     let names: Vec<&String> = documented.keys().collect();
     sections.sort();
     assert_eq!(names, sections.iter().collect::<Vec<_>>());
     for (section, keys) in &documented {
         let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
         let known = bench.known(Some(section));
-        let is_section = |key: &&String| section == "[[service]]" && ["server", "health"].contains(&key.as_str());
+        let is_section = |key: &&String| match section.as_str() {
+            "[[service]]" => ["server", "health", "limit"].contains(&key.as_str()),
+            "[service.limit]" => *key == "per_source",
+            _ => false,
+        };
         assert_eq!(names, known.iter().filter(|key| !is_section(key)).collect::<Vec<_>>(), "{section}");
     }
 }
@@ -210,7 +222,7 @@ fn each_bound_and_choice_is_the_one_that_is_enforced() {
         let quoted: Vec<String> = spans(values).into_iter().filter(|span| span.starts_with('"')).collect();
         if kind.starts_with("integer") && !kind.contains("string") {
             compared += 1;
-            let said = bench.refused(section, name, Some(4_294_967_295_i64.into()));
+            let said = bench.refused(section, name, Some(i64::MAX.into()));
             let bounds = said.split("a number from ").nth(1).unwrap_or_else(|| panic!("{said}"));
             let bounds = bounds.lines().next().expect("a line");
             let rest = values.strip_prefix(bounds).unwrap_or_else(|| panic!("{section} {name} is {bounds}"));

@@ -59,6 +59,7 @@ impl One {
             selection: self.selection,
             slots: self.slots,
             until_closed: false,
+            limit: None,
             leaving: 0,
             withdrawn: false,
             drain: Duration::from_secs(600),

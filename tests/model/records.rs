@@ -133,6 +133,7 @@ pub fn dispatcher(mtu: u32) -> Dispatcher {
         source: ["192.0.2.2", "2001:db8:2::2"].map(|source| source.parse().expect("an address")).to_vec(),
         mtu: Some(mtu),
         gateway_mac: None,
+        limit_sources: 65_536,
     }
 }
 

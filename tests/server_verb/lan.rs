@@ -169,6 +169,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         drain: Duration::from_secs(600),
         servers: servers.collect(),
         until_closed: false,
+        limit: None,
         leaving: 0,
         withdrawn: false,
         health: None,

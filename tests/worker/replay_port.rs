@@ -46,6 +46,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         selection: Selection::Maglev,
         slots: 1009,
         until_closed: false,
+        limit: None,
         leaving: 0,
         withdrawn: false,
         drain: Duration::ZERO,

@@ -24,6 +24,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
             })
             .collect(),
         until_closed: false,
+        limit: None,
         leaving: 0,
         withdrawn: false,
         health: None,

@@ -82,6 +82,7 @@ impl Membership {
             moving: self.cluster.moving(at as ServiceId),
             servers: (0..service.servers.len()).map(|server| self.server(at, server, &shares)).collect(),
             announce: None,
+            limit: service.limit.as_ref().map(ToString::to_string),
             latency_ns: None,
         }
     }

@@ -137,6 +137,7 @@ fn status() -> Status {
         servers: vec![server("web1", 11), server("web2", 12)],
         latency_ns: None,
         announce: None,
+        limit: None,
     };
     let worker = |worker| WorkerStatus { worker, core: worker + 2, turns: true, ..WorkerStatus::default() };
     Status {
