@@ -20,10 +20,11 @@ pub enum Reason {
     TooBig,
     Untrusted,
     Denied,
+    Limited,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::NoService,
         Reason::Malformed,
         Reason::Loop,
@@ -38,6 +39,7 @@ impl Reason {
         Reason::TooBig,
         Reason::Untrusted,
         Reason::Denied,
+        Reason::Limited,
     ];
 
     pub const COUNT: usize = Self::ALL.len();
@@ -59,6 +61,7 @@ impl Reason {
             Reason::TooBig => "too_big",
             Reason::Untrusted => "untrusted",
             Reason::Denied => "denied",
+            Reason::Limited => "limited",
         }
     }
 
@@ -85,6 +88,7 @@ impl Reason {
             }
             Reason::Untrusted => "on a server, by its decap: in a tunnel from an address that is no dispatcher's",
             Reason::Denied => "from an address that a [[deny]] or `ctl deny` has",
+            Reason::Limited => "beyond a limit of its service, or of its source: [service.limit]",
         }
     }
 }

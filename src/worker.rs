@@ -110,6 +110,10 @@ impl<P: Port> Worker<P> {
         let tally = &**tally;
         tally.received.add(received.len() as u64);
         selection.classify(received.len(), table, |at| port.bytes(&received[at]));
+        if let Some(limits) = table.limits() {
+            let now = port.now();
+            selection.limit(limits, now, |at| port.is_ours(&received[at]).then(|| port.bytes(&received[at]).len()));
+        }
         selection.decide(table);
         let (mut room, now) = (port.room(), port.now());
         if selection.is_migrating() {
@@ -163,6 +167,11 @@ impl<P: Port> Worker<P> {
                 tally.listed(*service as usize).would_deny.add(1);
             }
         }
+        for (at, service, kind) in selection.would_limit() {
+            if selection.outcomes()[*at].verdict() != Verdict::Pass {
+                tally.limited(*service as usize, *kind).would_limit.add(1);
+            }
+        }
         let noting = table.watch.as_deref().map(|watch| Noting { watch, table, worker: number, now });
         if let Some(noting) = noting {
             notes.judge(noting, selection.outcomes(), |at| port.bytes(&received[at]));
@@ -200,8 +209,10 @@ impl<P: Port> Worker<P> {
                 }
                 Verdict::Drop(reason) => {
                     tally.dropped(reason).add(1);
-                    if reason == Reason::Denied {
-                        tally.listed(outcome.service as usize).denied.add(1);
+                    match reason {
+                        Reason::Denied => tally.listed(outcome.service as usize).denied.add(1),
+                        Reason::Limited => tally.limited(outcome.service as usize, outcome.limit()).limited.add(1),
+                        _ => {}
                     }
                     match answered.next_if(|(of, ..)| *of == at) {
                         Some(_) => self.beyond.answer.push(frame),

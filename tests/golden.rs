@@ -123,7 +123,7 @@ fn ports_take_part_in_the_hash_when_asked() {
 }
 
 /// Reasons that no single frame produces, and the test that does.
-const ELSEWHERE: [(Reason, &str, &str); 8] = [
+const ELSEWHERE: [(Reason, &str, &str); 9] = [
     (Reason::TxFull, "tests/worker/main.rs", "what_does_not_fit_is_dropped_as_tx_full"),
     (Reason::Stray, "tests/worker/main.rs", "a_port_that_cannot_pass_counts_strays"),
     (Reason::PassFull, "tests/worker/main.rs", "what_has_no_way_to_the_kernel_is_dropped_as_pass_full"),
@@ -134,6 +134,7 @@ const ELSEWHERE: [(Reason, &str, &str); 8] = [
     ),
     (Reason::TooBig, "tests/tunnels/twins.rs", "too_large_frames_are_answered_so_often_and_counted_always"),
     (Reason::Denied, "tests/twins.rs", "denied_and_counted_frames_are_the_models"),
+    (Reason::Limited, "tests/twins.rs", "limited_frames_are_those_of_a_naive_twin"),
     (Reason::Untrusted, "tests/decap/frames.rs", "each_reason_to_leave_or_to_drop_a_packet"),
     (Reason::RxFull, "tests/af_xdp/main.rs", "every_frame_is_accounted_for_under_overload"),
 ];

@@ -303,13 +303,13 @@ fn frames_cut_by_the_snap_length_are_counted() {
     port.free(&mut burst);
 }
 
-/// More frames than the port has, of growing size: received in full bursts, changed, some transmitted and some freed.
+/// More frames of one moment than the port has, of growing size: received in full bursts, changed, some transmitted and some freed.
 #[test]
 fn a_long_capture_passes_through_few_frames() {
     const COUNT: usize = 10 * BURST + 5;
     let frame = |i: usize| vec![i as u8; i * 7];
     let mut capture = pcap_header(Little, NANOS, ETHERNET);
-    (0..COUNT).for_each(|i| capture.extend(record(Little, i as u32, 0, (i * 7) as u32, &frame(i))));
+    (0..COUNT).for_each(|i| capture.extend(record(Little, 7, 0, (i * 7) as u32, &frame(i))));
     let lab = Lab::new(&capture);
     let mut port = Pcap::open(&lab.input, &lab.output).unwrap();
     let (mut burst, mut held, mut received) = (Burst::new(), Burst::new(), 0);
@@ -335,14 +335,32 @@ fn a_long_capture_passes_through_few_frames() {
     let sent: Vec<_> = (0..COUNT).filter(|i| i % BURST != 0).map(|i| (i, frame(i))).collect();
     let sent: Vec<_> =
         sent.into_iter().map(|(i, bytes)| (i, bytes.iter().map(|b| b ^ 0xff).collect::<Vec<_>>())).collect();
-    let records: Vec<_> = sent.iter().map(|(i, bytes)| (*i as u32, 0, (i * 7) as u32, &bytes[..])).collect();
+    let records: Vec<_> = sent.iter().map(|(i, bytes)| (7, 0, (i * 7) as u32, &bytes[..])).collect();
     assert_eq!(fs::read(&lab.output).unwrap(), output(NANOS, &records));
+}
+
+/// Limits and flow tables see each frame at its own time.
+#[test]
+fn a_burst_is_of_one_moment() {
+    let mut capture = pcap_header(Little, NANOS, ETHERNET);
+    // The clock of who captured went back once.
+    for nanoseconds in [5, 5, 6, 4, 9, 9, 9] {
+        capture.extend(record(Little, 1, nanoseconds, 1, b"a"));
+    }
+    let lab = Lab::new(&capture);
+    let mut port = Pcap::open(&lab.input, &lab.output).unwrap();
+    for (count, now) in [(2, 5), (2, 6), (3, 9), (0, 9)] {
+        let mut burst = Burst::new();
+        port.rx(&mut burst);
+        assert_eq!((burst.len(), port.now()), (count, 1_000_000_000 + now));
+        port.free(&mut burst);
+    }
 }
 
 #[test]
 fn with_no_frame_idle_none_is_received_and_none_is_lost() {
     let mut capture = pcap_header(Little, NANOS, ETHERNET);
-    (0..3 * BURST).for_each(|i| capture.extend(record(Little, i as u32, 0, 1, b"a")));
+    (0..3 * BURST).for_each(|_| capture.extend(record(Little, 7, 0, 1, b"a")));
     let lab = Lab::new(&capture);
     let mut port = Pcap::open(&lab.input, &lab.output).unwrap();
     let (mut first, mut second, mut third) = (Burst::new(), Burst::new(), Burst::new());

@@ -3,18 +3,20 @@
 
 mod model;
 
-use model::Model;
+use model::limits::{Naive, with_limits};
 use model::mutate::Mutator;
 use model::records::Golden;
 use model::turn::{self, Bench};
+use model::{Model, Random};
 use oneip::hash;
 use oneip::hash::vector::Level;
 use oneip::limits::BURST;
 use oneip::metrics::counters::Listed;
-use oneip::model::{HashInput, Plan, Selection, Transport};
+use oneip::model::{HashInput, LimitKind, Plan, Selection, Transport};
 use oneip::path::classify;
 use oneip::path::fast_path::{self, FastPath};
 use oneip::path::select::Selection as Select;
+use oneip::port::memory::Memory;
 use oneip::table::{PackedMac, Ports, port_key, port_key_v4};
 use oneip::verdict::{Reason, Verdict};
 use oneip::wire::ipv4::Ipv4;
@@ -88,6 +90,48 @@ fn denied_and_counted_frames_are_the_models() {
         assert_eq!((listed(|of| of.denied.get()), listed(|of| of.would_deny.get())), (denied, would_deny));
         assert_eq!(bench.tally.dropped(Reason::Denied).get(), denied);
     }
+}
+
+/// Limits of every kind, for the short way and the long one, while time goes by from burst to burst.
+#[test]
+fn limited_frames_are_those_of_a_naive_twin() {
+    let golden = Golden::read();
+    let plans = [golden.plan.clone(), golden.plan_with(Selection::Maglev, HashInput::Source)];
+    let mut seen = [0; LimitKind::COUNT];
+    for (turn, plan) in (0..5).zip(plans.iter().cycle()) {
+        let (plan, seed) = (with_limits(golden.with_lists(plan.clone()), turn), 8 + turn as u64);
+        let (seeds, macs) = (golden.frames(), macs(&plan));
+        let mut mutator = Mutator::new(seed, &seeds, &macs);
+        let mut random = Random(seed);
+        let (mut bench, model) = (Bench::new(&plan, &golden.down), Model::new(&plan, &golden.down));
+        let (mut naive, mut now) = (Naive::new(&plan), 5_000_000_000_000);
+        for _ in 0..1000 {
+            let frames: Vec<Vec<u8>> = (0..1 + random.below(BURST)).map(|_| mutator.frame()).collect();
+            // 64 us on average, and a long silence now and then.
+            let most = if random.below(50) == 0 { 100_000_000 } else { 128_000 };
+            now += random.below(most) as u64;
+            *bench.worker.port_mut() = Memory::new(&frames);
+            bench.worker.port_mut().now = now;
+            let outcomes = bench.worker.turn();
+            for (frame, outcome) in frames.iter().zip(outcomes) {
+                assert_eq!(outcome.verdict(), naive.verdict(&model, frame, now), "{}", turn::hex(frame));
+            }
+        }
+        let mut dropped = 0;
+        for (service, of) in plan.services.iter().enumerate() {
+            for kind in LimitKind::ALL {
+                let counted = bench.tally.limited(service, kind);
+                let beyond = naive.beyond.get(&(service, kind)).copied().unwrap_or(0);
+                let only_counts = of.limit.as_ref().is_some_and(|limit| limit.only_counts);
+                let expected = if only_counts { (0, beyond) } else { (beyond, 0) };
+                assert_eq!((counted.limited.get(), counted.would_limit.get()), expected, "{} {kind:?}", of.name);
+                dropped += counted.limited.get();
+                seen[kind as usize] += beyond;
+            }
+        }
+        assert_eq!(bench.tally.dropped(Reason::Limited).get(), dropped);
+    }
+    assert!(seen.iter().all(|beyond| *beyond > 20), "{seen:?}");
 }
 
 /// Every instruction set, and every length of a burst.

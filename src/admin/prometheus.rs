@@ -5,6 +5,8 @@ use super::backend::Observation;
 use super::status::{AnnounceStatus, CheckStatus, PeerStatus, ServerStatus, State};
 use crate::metrics::buckets::MAX_NS;
 use crate::metrics::snapshot::WorkerSnapshot;
+use crate::metrics::source::LimitedCounts;
+use crate::model::LimitKind;
 use crate::verdict::Reason;
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
@@ -101,7 +103,22 @@ impl Observation {
             [([service, ("mode", "drop")], of.denied), ([service, ("mode", "count")], of.would_deny)]
         });
         let help = "Frames whose source a list denies: dropped, or dispatched because the list only counts";
-        page.counters("oneip_frames_denied_total", help, listed)
+        page.counters("oneip_frames_denied_total", help, listed)?;
+        let has_limit: HashSet<&str> =
+            self.status.services.iter().filter(|of| of.limit.is_some()).map(|of| of.name.as_str()).collect();
+        let limited = summary.services.iter().flat_map(|of| {
+            LimitKind::ALL.into_iter().flat_map(move |kind| {
+                let labels = |mode| [("service", of.service.as_str()), ("limit", kind.name()), ("mode", mode)];
+                let LimitedCounts { limited, would_limit } = of.limited;
+                [(labels("drop"), limited[kind as usize]), (labels("count"), would_limit[kind as usize])]
+            })
+        });
+        let help = "Frames beyond a limit of their service: dropped, or dispatched because the limit only counts; absent without limits";
+        page.counters(
+            "oneip_frames_limited_total",
+            help,
+            limited.filter(|([(_, service), ..], count)| *count > 0 || has_limit.contains(service)),
+        )
     }
 
     fn servers(&self, page: &mut Page) -> fmt::Result {

@@ -20,6 +20,7 @@
 #define WATCHED_DROPPED 8
 #define WATCHED_SENT 16
 #define LISTED 32
+#define LIMITS 64
 
 /* table::lists::Tree: ranges of source addresses. */
 struct tree {
@@ -52,7 +53,8 @@ struct head {
 	struct tree lists_v4;
 	struct tree lists_v6;
 	__u32 fates;               /* first cell */
-	__u32 unused[4];
+	__u32 limits;              /* first cell */
+	__u32 unused[3];
 };
 _Static_assert(sizeof(struct head) == 256, "src/xdp/dispatch/layout.rs");
 

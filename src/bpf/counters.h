@@ -74,7 +74,7 @@ enum { UNLISTED, LISTED_COUNTED, LISTED_DENIED };
  */
 struct choice {
 	struct flow flow;
-	__u64 source[2];         /* of the packet, where lists are asked */
+	__u64 source[2];         /* of the packet, where lists or limits are asked */
 	struct services address; /* by what the long way found */
 	__u32 service;
 	__u32 destination; /* of what is forwarded: among all servers of all services */
@@ -86,7 +86,8 @@ struct choice {
 	__u8 is_watched;
 	__u8 watched_protocol;
 	__u8 listed;       /* what lists say of it */
-	__u8 unused[2];    /* no gaps: functions get it whole */
+	__u8 limited;      /* what limits say of it */
+	__u8 unused[1];    /* no gaps: functions get it whole */
 };
 
 /* Of one core and one layout. All frames together are what was received. */

@@ -281,7 +281,7 @@ INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct c
 	if (!port)
 		return long_way(ctx, head, choice);
 	choice->service = port->services.service;
-	if (head->flags & LISTED) {
+	if (head->flags & (LISTED | LIMITS)) {
 		choice->source[0] = choice->flow.client[0];
 		choice->source[1] = choice->flow.client[1];
 	}
@@ -289,9 +289,17 @@ INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct c
 }
 
 #include "lists.h"
+#include "limits.h"
 
-/* One frame. What is forwarded is written to leave by `hop`. */
-INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *choice, struct hop **hop)
+/* What limits say of a frame: of one in a worker's place they have been asked already. */
+INLINE int is_limited(const struct head *head, struct choice *choice)
+{
+	choice->limited = limit(head, choice, now_ns());
+	return choice->limited && choice->limited < ONLY_COUNTED;
+}
+
+/* One frame. What is forwarded is written to leave by `hop`. `by_net`: in the place of a worker. */
+INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *choice, struct hop **hop, const int by_net)
 {
 	enum verdict verdict = find_service(ctx, head, choice);
 	if (choice->service == NO_SERVICE_ID)
@@ -301,6 +309,8 @@ INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *
 		if (choice->listed == LISTED_DENIED)
 			return DENIED;
 	}
+	if (!by_net && head->flags & LIMITS && is_limited(head, choice))
+		return LIMITED;
 	return select(ctx, head, choice, hop);
 }
 
@@ -345,7 +355,7 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 	struct choice *choice = &tally->choice;
 	*choice = (struct choice){};
 	struct hop *hop = 0;
-	enum verdict verdict = judge(ctx, head, choice, &hop);
+	enum verdict verdict = judge(ctx, head, choice, &hop, by_net);
 	if (verdict == FORWARDED && hop && hop->egress & HAS_WAY)
 		verdict = fate_of(ctx, head, choice);
 	/* It was sent to us. */
@@ -356,6 +366,8 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 	tally->frames[hidden(verdict, tally->untimed) & 31]++;
 	if (choice->listed)
 		count_listed(head, core, choice->service, choice->listed);
+	if (choice->limited)
+		count_limited(head, core, choice->service, choice->limited);
 	if (by_net)
 		tally->by_net++;
 	if (verdict == TOO_BIG)

@@ -49,7 +49,7 @@ struct {
 	__type(value, __u64);
 } beats SEC(".maps");
 
-/* Frames; in the order of steer::Counters. seen = passed + redirected + no_socket + by_net + denied. */
+/* Frames; in the order of steer::Counters. seen = passed + redirected + no_socket + by_net + refused. */
 struct counters {
 	__u64 seen;
 	__u64 passed;
@@ -57,7 +57,7 @@ struct counters {
 	__u64 no_socket;
 	__u64 unstamped;
 	__u64 by_net;
-	__u64 denied;
+	__u64 refused;
 };
 
 struct {
@@ -116,15 +116,18 @@ ONCE int by_net(struct xdp_md *ctx)
 	return dispatch(ctx, 1);
 }
 
-/* Whether a list has the source of a frame, which is counted as the worker would have. What only counts is the worker's. */
-ONCE int is_denied(struct xdp_md *ctx)
+/*
+ * Whether a list has the source of a frame, or it is beyond a limit: it is counted as the worker would have. What a list only counts is
+ * the worker's; of limits a worker knows nothing. Returns the verdict, or 0.
+ */
+ONCE int refusal(struct xdp_md *ctx)
 {
 	__u32 zero = 0, core = bpf_get_smp_processor_id();
 	struct control *table = bpf_map_lookup_elem(&control, &zero);
 	if (!table)
 		return 0;
 	struct head *head = &table->heads[table->present % HEADS];
-	if (!(head->flags & LISTED))
+	if (!(head->flags & (LISTED | LIMITS)))
 		return 0;
 	__u32 at = core * TALLIES + head->tally;
 	struct tally *tally = bpf_map_lookup_elem(&tallies, &at);
@@ -133,13 +136,24 @@ ONCE int is_denied(struct xdp_md *ctx)
 	struct choice *choice = &tally->choice;
 	*choice = (struct choice){};
 	find_service(ctx, head, choice);
-	if (choice->service == NO_SERVICE_ID || screen(head, choice) != LISTED_DENIED)
+	if (choice->service == NO_SERVICE_ID)
 		return 0;
-	tally->frames[DENIED]++;
-	count_listed(head, core, choice->service, LISTED_DENIED);
+	__u32 verdict = 0;
+	if (head->flags & LISTED && screen(head, choice) == LISTED_DENIED) {
+		verdict = DENIED;
+		count_listed(head, core, choice->service, LISTED_DENIED);
+	} else if (head->flags & LIMITS) {
+		if (is_limited(head, choice))
+			verdict = LIMITED;
+		if (choice->limited)
+			count_limited(head, core, choice->service, choice->limited);
+	}
+	if (!verdict)
+		return 0;
+	tally->frames[hidden(verdict, at) & 31]++;
 	if (head->flags & WATCHED)
-		note(ctx, head, DENIED, choice);
-	return 1;
+		note(ctx, head, verdict, choice);
+	return verdict;
 }
 
 SEC("xdp")
@@ -155,8 +169,8 @@ int steer(struct xdp_md *ctx)
 		count->passed++;
 		return XDP_PASS;
 	}
-	if (has_net && is_denied(ctx)) {
-		count->denied++;
+	if (has_net && refusal(ctx)) {
+		count->refused++;
 		return XDP_DROP;
 	}
 	__u64 now = bpf_ktime_get_ns();

@@ -20,6 +20,7 @@ enum verdict {
 	TOO_BIG,
 	UNTRUSTED,
 	DENIED,
+	LIMITED,
 	FORWARDED,
 	VERDICTS
 };

@@ -164,6 +164,11 @@ impl Attachment {
         }
     }
 
+    /// The table as workers get it: frames that come through a program were judged by limits before their ring.
+    pub fn for_workers(&mut self, table: Table) -> Table {
+        if self.net().is_some() { table.without_limits() } else { table }
+    }
+
     /// Has the program dispatch what comes from here on, and stay when this is dropped. Whether it can.
     pub fn leave(&mut self) -> bool {
         match self {

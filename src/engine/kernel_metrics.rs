@@ -2,7 +2,7 @@
 
 use crate::metrics::histogram::{Answer, Latencies};
 use crate::metrics::snapshot::WorkerReport;
-use crate::metrics::source::{Counted, Counts, ListedCounts, SentCounts, Source};
+use crate::metrics::source::{Counted, Counts, LimitedCounts, ListedCounts, SentCounts, Source};
 use crate::xdp::dispatch::{Books, Sent, Tally};
 
 /// A core's.
@@ -41,6 +41,11 @@ impl Counted for CoreMetrics {
     fn listed(&self, service: usize) -> ListedCounts {
         let [denied, would_deny] = self.books.listed(self.core, service);
         ListedCounts { denied, would_deny }
+    }
+
+    fn limited(&self, service: usize) -> LimitedCounts {
+        let [limited, would_limit] = self.books.limited(self.core, service);
+        LimitedCounts { limited, would_limit }
     }
 }
 
@@ -144,6 +149,13 @@ impl Counted for NetMetrics {
         each.fold(ListedCounts::default(), |sum, ListedCounts { denied, would_deny }| ListedCounts {
             denied: sum.denied + denied,
             would_deny: sum.would_deny + would_deny,
+        })
+    }
+
+    fn limited(&self, service: usize) -> LimitedCounts {
+        self.cores.iter().fold(LimitedCounts::default(), |mut sum, core| {
+            sum += core.limited(service);
+            sum
         })
     }
 }

@@ -64,6 +64,7 @@ impl<P: Port<Frame: Send> + Send + 'static> Attached for WithTable<P> {
         let net = net_source(&mut attachment, &table);
         let watched = attachment.net().map(Reader::new).transpose()?;
         let flow_tables = attachment.flow_tables(flows, table.key);
+        let table = attachment.for_workers(table);
         let pool = WorkerPool::start(plan, table, ports, (&cores, flow_tables), (device_counters, net), reports)?;
         Ok(Box::new(Workers { pool, name: attachment.engine(), attachment, watched, cores }))
     }
@@ -131,6 +132,7 @@ impl Engine for Workers {
         if let Some(watched) = &mut self.watched {
             watched.follow(&table);
         }
+        let table = self.attachment.for_workers(table);
         match update {
             Update::Table => self.pool.publish(table),
             Update::Layout => self.pool.publish_layout(membership.plan(), table, net),

@@ -2,6 +2,7 @@
 //!
 //! Received = forwarded + dropped + passed, exactly, whenever the worker is between two turns.
 
+use crate::model::LimitKind;
 use crate::verdict::Reason;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -39,6 +40,15 @@ pub struct Listed {
     pub would_deny: Counter,
 }
 
+/// What a limit says of the frames to one service.
+#[derive(Default)]
+pub struct Limited {
+    /// Dropped as `limited`.
+    pub limited: Counter,
+    /// Dispatched, though beyond a limit that only counts.
+    pub would_limit: Counter,
+}
+
 pub struct Tally {
     pub received: Counter,
     pub passed: Counter,
@@ -47,6 +57,7 @@ pub struct Tally {
     sent: Box<[Sent]>,
     /// By service.
     listed: Box<[Listed]>,
+    limited: Box<[[Limited; LimitKind::COUNT]]>,
 }
 
 impl Tally {
@@ -58,6 +69,7 @@ impl Tally {
             dropped: Default::default(),
             sent: (0..destinations).map(|_| Sent::default()).collect(),
             listed: (0..services).map(|_| Listed::default()).collect(),
+            limited: (0..services).map(|_| Default::default()).collect(),
         }
     }
 
@@ -74,6 +86,11 @@ impl Tally {
     #[inline(always)]
     pub fn listed(&self, service: usize) -> &Listed {
         &self.listed[service]
+    }
+
+    #[inline(always)]
+    pub fn limited(&self, service: usize, kind: LimitKind) -> &Limited {
+        &self.limited[service][kind as usize]
     }
 
     pub fn services(&self) -> usize {

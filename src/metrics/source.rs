@@ -3,6 +3,7 @@
 use super::counters::Tally;
 use super::histogram::{Answer, Latencies};
 use super::worker::View;
+use crate::model::LimitKind;
 use crate::verdict::Reason;
 
 /// Frames, servers apart.
@@ -29,6 +30,20 @@ pub struct ListedCounts {
     pub would_deny: u64,
 }
 
+/// What limits say of the frames to one service, by `LimitKind`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitedCounts {
+    pub limited: [u64; LimitKind::COUNT],
+    pub would_limit: [u64; LimitKind::COUNT],
+}
+
+impl std::ops::AddAssign for LimitedCounts {
+    fn add_assign(&mut self, other: LimitedCounts) {
+        self.limited.iter_mut().zip(other.limited).for_each(|(sum, count)| *sum += count);
+        self.would_limit.iter_mut().zip(other.would_limit).for_each(|(sum, count)| *sum += count);
+    }
+}
+
 /// Counters for the services and servers of one layout. They never go back.
 pub trait Counted {
     fn counts(&self) -> Counts;
@@ -44,6 +59,9 @@ pub trait Counted {
 
     /// By service.
     fn listed(&self, service: usize) -> ListedCounts;
+
+    /// By service.
+    fn limited(&self, service: usize) -> LimitedCounts;
 }
 
 /// Counters, and the histograms beside them.
@@ -86,6 +104,11 @@ impl Counted for Tally {
         let listed = Tally::listed(self, service);
         ListedCounts { denied: listed.denied.get(), would_deny: listed.would_deny.get() }
     }
+
+    fn limited(&self, service: usize) -> LimitedCounts {
+        let each = LimitKind::ALL.map(|kind| Tally::limited(self, service, kind));
+        LimitedCounts { limited: each.map(|of| of.limited.get()), would_limit: each.map(|of| of.would_limit.get()) }
+    }
 }
 
 impl Counted for View {
@@ -107,6 +130,10 @@ impl Counted for View {
 
     fn listed(&self, service: usize) -> ListedCounts {
         Counted::listed(&*self.tally, service)
+    }
+
+    fn limited(&self, service: usize) -> LimitedCounts {
+        Counted::limited(&*self.tally, service)
     }
 }
 

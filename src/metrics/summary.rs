@@ -1,6 +1,6 @@
 //! What a run came to: the figures of all workers together, as a table for people and as JSON.
 
-use super::source::{Counted, Counts, ListedCounts, SentCounts};
+use super::source::{Counted, Counts, LimitedCounts, ListedCounts, SentCounts};
 use crate::model::{Plan, Service};
 use crate::verdict::Reason;
 use comfy_table::presets;
@@ -51,6 +51,8 @@ pub struct ServiceSummary {
     pub denied: u64,
     /// Frames dispatched, though a list that only counts has their source.
     pub would_deny: u64,
+    /// Frames beyond limits.
+    pub limited: LimitedCounts,
 }
 
 impl ServiceSummary {
@@ -124,6 +126,7 @@ impl Summary {
             let (ListedCounts { denied, would_deny }, sum) = (counted.listed(service), &mut self.services[*at]);
             sum.denied += denied;
             sum.would_deny += would_deny;
+            sum.limited += counted.limited(service);
         }
         let Counts { received, passed, dropped } = counted.counts();
         self.frames += received;

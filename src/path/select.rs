@@ -8,10 +8,13 @@
 use super::batch::{Batch, Bits};
 use super::classify::{self, Outer, Upper};
 use super::fast_path::FastPath;
+use super::limit::Limiting;
 use crate::hash;
 use crate::hash::vector::Level;
 use crate::limits::BURST;
+use crate::model::LimitKind;
 use crate::table::build::maglev::NOBODY;
+use crate::table::limits::Source;
 use crate::table::lists::Listed;
 use crate::table::{
     Address, MIGRATING, PackedMac, PackedNextHop, Place, PortService, ServiceId, Table, port_key, port_key_v4,
@@ -26,14 +29,15 @@ pub struct Selection {
     len: usize,
     pub(super) outcomes: [Outcome; BURST],
     /// The frames, a bit each, that begin a TCP connection.
-    begins: u64,
+    pub(super) begins: u64,
     /// Those whose slot is migrating: `decide` leaves them to `look_up_flows`.
     pub(super) migrating: u64,
     pub(super) plain: FastPath,
-    flow_v4: Batch<{ hash::FLOW_V4 }>,
-    flow_v6: Batch<{ hash::FLOW_V6 }>,
+    pub(super) flow_v4: Batch<{ hash::FLOW_V4 }>,
+    pub(super) flow_v6: Batch<{ hash::FLOW_V6 }>,
     /// Frames that a list would drop if it did more than count, with their services.
     pub(super) counted: ArrayVec<(usize, ServiceId), BURST>,
+    pub(super) limiting: Limiting,
 }
 
 /// What was decided about one frame. 16 bytes, written once.
@@ -41,7 +45,7 @@ pub struct Selection {
 pub struct Outcome {
     /// Whether the frame is forwarded, and where to.
     pub next_hop: PackedNextHop,
-    /// `Table::destination`
+    /// `Table::destination`; of a frame that is beyond a limit, which: the number of its `LimitKind`.
     pub destination: u32,
     pub service: ServiceId,
     /// Where not forwarded: the reason's number, or `PASS`.
@@ -60,6 +64,18 @@ impl Outcome {
     #[inline(always)]
     pub(super) fn denied(service: ServiceId) -> Outcome {
         Outcome { service, ..Outcome::kept(Reason::Denied as u16) }
+    }
+
+    /// As `denied`.
+    #[inline(always)]
+    pub(super) fn limited(service: ServiceId, kind: LimitKind) -> Outcome {
+        Outcome { service, destination: kind as u32, ..Outcome::kept(Reason::Limited as u16) }
+    }
+
+    /// Of a frame that was dropped as `Limited`: which limit it is beyond.
+    #[inline]
+    pub fn limit(&self) -> LimitKind {
+        LimitKind::ALL[self.destination as usize]
     }
 
     #[inline]
@@ -105,6 +121,7 @@ impl Selection {
             flow_v4: Batch::default(),
             flow_v6: Batch::default(),
             counted: ArrayVec::new(),
+            limiting: Limiting::default(),
         }
     }
 
@@ -144,6 +161,7 @@ impl Selection {
         self.len = len;
         self.migrating = 0;
         self.counted.clear();
+        self.limiting.clear();
         let ports = table.ports();
         let (mut slow, mut at) = (0, 0);
         while at < len {
@@ -186,6 +204,9 @@ impl Selection {
                     let source = u32::from_be_bytes(packet.source());
                     self.judge_listed(at, service, lists.listed_v4(source, service))?;
                 }
+                if table.limits().is_some() {
+                    self.limiting.ask(at, service, Source::v4(packet.source()));
+                }
                 match input(service, flow.upper, u32::from_be_bytes(flow.client) as u128, table) {
                     Input::Source => self.plain.v4.batch.push(at, service, hash::source_v4(flow.client)),
                     Input::Flow(ports, protocol) => {
@@ -207,6 +228,9 @@ impl Selection {
                 if let Some(lists) = table.lists() {
                     let source = u128::from_be_bytes(packet.source());
                     self.judge_listed(at, service, lists.listed_v6(source, service))?;
+                }
+                if table.limits().is_some() {
+                    self.limiting.ask(at, service, Source::v6(packet.source()));
                 }
                 match input(service, flow.upper, u128::from_be_bytes(flow.client), table) {
                     Input::Source => self.plain.v6.batch.push(at, service, hash::source_v6(flow.client)),

@@ -9,6 +9,7 @@ pub mod build;
 pub mod census;
 pub mod flow_table;
 pub mod index;
+pub mod limits;
 pub mod lists;
 mod next_hop;
 pub mod publish;
@@ -21,6 +22,7 @@ use build::maglev::NOBODY;
 use build::migration::Kept;
 use census::Census;
 use index::{Index, NONE, View};
+use limits::Limits;
 use lists::Lists;
 pub use next_hop::PackedNextHop;
 use std::net::IpAddr;
@@ -65,6 +67,9 @@ pub struct Table {
     loops: Index<(u64, u32)>,
     /// Whose frames are denied; `None`: nobody's.
     lists: Option<Arc<Lists>>,
+    /// What is beyond a limit; `None`: nothing.
+    limits: Option<Arc<Limits>>,
+    limit_sources: u32,
     /// Whose frames an operator watches.
     pub watch: Option<Arc<Watch>>,
     /// Where workers note of which servers they remember flows, while that must be known.
@@ -509,6 +514,22 @@ impl Table {
     #[inline(always)]
     pub fn lists(&self) -> Option<&Lists> {
         self.lists.as_deref()
+    }
+
+    /// How much comes to services.
+    #[inline(always)]
+    pub fn limits(&self) -> Option<&Limits> {
+        self.limits.as_deref()
+    }
+
+    /// For who gets frames that were judged by limits already.
+    pub fn without_limits(self) -> Table {
+        Table { limits: None, ..self }
+    }
+
+    /// Cells for what sources are limited by, whether there are limits now or not.
+    pub fn limit_sources(&self) -> u32 {
+        self.limit_sources
     }
 
     /// The interfaces by which frames leave besides the one that they come in on; the first has the number 1.

@@ -51,7 +51,7 @@ pub enum Action {
     Send,
 }
 
-/// Frames since the program was loaded. `seen == passed + redirected + no_socket + by_net + denied` whenever no frame is on its way.
+/// Frames since the program was loaded. `seen == passed + redirected + no_socket + by_net + refused` whenever no frame is on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SteerCounts {
     pub seen: u64,
@@ -63,8 +63,8 @@ pub struct SteerCounts {
     pub no_socket: u64,
     /// Dispatched by the program, because the queue's worker was gone or did not turn.
     pub by_net: u64,
-    /// Dropped, because a list has their source.
-    pub denied: u64,
+    /// Dropped, because a list has their source, or they are beyond a limit.
+    pub refused: u64,
     /// Redirected or dropped without an arrival time, because the driver keeps no metadata.
     pub unstamped: u64,
 }
@@ -87,8 +87,8 @@ impl SteerCounters {
                 *total += part;
             }
         }
-        let [seen, passed, redirected, no_socket, unstamped, by_net, denied] = sum;
-        Ok(SteerCounts { seen, passed, redirected, no_socket, unstamped, by_net, denied })
+        let [seen, passed, redirected, no_socket, unstamped, by_net, refused] = sum;
+        Ok(SteerCounts { seen, passed, redirected, no_socket, unstamped, by_net, refused })
     }
 }
 

@@ -63,6 +63,7 @@ fn every_promised_name_is_there_with_its_labels() {
         ("oneip_server_unchecked_seconds{service=\"web\",server=\"web1\"}", 0.0),
         ("oneip_frames_denied_total{service=\"web\",mode=\"drop\"}", 9.0),
         ("oneip_frames_denied_total{service=\"web\",mode=\"count\"}", 2.0),
+        ("oneip_frames_limited_total{service=\"web\",limit=\"syn\",mode=\"drop\"}", 7.0),
         ("oneip_service_slots{service=\"dns\"}", 65_537.0),
         ("oneip_service_slots_moving{service=\"dns\"}", 1200.0),
         ("oneip_worker_turns{worker=\"0\"}", 1.0),

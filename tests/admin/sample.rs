@@ -10,6 +10,7 @@ use oneip::admin::status::{
 };
 use oneip::metrics::buckets::{DIGITS, MAX_NS};
 use oneip::metrics::snapshot::{FlowTableReport, Snapshot, WorkerReport, WorkerSnapshot};
+use oneip::metrics::source::LimitedCounts;
 use oneip::metrics::summary::{ServerSummary, ServiceSummary, Summary};
 use oneip::port::Ledger;
 use oneip::port::pcap::{Blocks, Packet};
@@ -145,7 +146,12 @@ pub fn figures() -> Snapshot {
             dropped,
             servers: servers.into(),
             services: [("web", 9, 2), ("dns", 0, 0)]
-                .map(|(service, denied, would_deny)| ServiceSummary { service: service.to_owned(), denied, would_deny })
+                .map(|(service, denied, would_deny)| ServiceSummary {
+                    service: service.to_owned(),
+                    denied,
+                    would_deny,
+                    limited: LimitedCounts { limited: [0, 0, 7, 0, 0], would_limit: [0; 5] },
+                })
                 .into(),
             latency: None,
         },

@@ -8,6 +8,7 @@ mod frames;
 mod kept;
 #[path = "../changes/law.rs"]
 mod law;
+mod limits;
 #[path = "../model/mod.rs"]
 mod model;
 mod net;

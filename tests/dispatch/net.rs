@@ -59,7 +59,7 @@ fn dispatched_alike(golden: &Golden, plan: &Plan) -> u64 {
         let tally = sum(&own_books).0;
         assert_eq!((counts.by_net, counts.no_socket, counts.passed), (tally.by_net, 0, passed));
         denied = tally.dropped[Reason::Denied as usize];
-        assert_eq!((counts.denied, tally.by_net), (denied, tally.received() - denied));
+        assert_eq!((counts.refused, tally.by_net), (denied, tally.received() - denied));
         for service in 0..plan.services.len() {
             let of = |books: &Books| (0..books.cores()).map(|core| books.listed(core, service)[0]).sum::<u64>();
             let expected = if after.is_none() { of(&books) } else { of(&books) / 2 };

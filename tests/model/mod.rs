@@ -2,12 +2,13 @@
 //! `src/path`, `src/wire` or `src/hash`. Tests and the fuzz target hold the real one against it.
 //!
 //! `packet` reads a frame into the few facts that matter, `verdicts` judges them by the verdict table, `deliver` makes the frames that leave, `owners` populates
-//! slots as the Maglev paper does, `records` reads the golden frames, `mutate` damages them, `turn` runs frames through a
+//! slots as the Maglev paper does, `limits` has a bucket for everything, `records` reads the golden frames, `mutate` damages them, `turn` runs frames through a
 //! worker and compares, `plans` makes small configurations.
 // Each test takes what it needs.
 #![allow(dead_code)]
 
 pub mod deliver;
+pub mod limits;
 pub mod mutate;
 pub mod owners;
 pub mod packet;

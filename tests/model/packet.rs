@@ -18,6 +18,8 @@ pub struct Packet<'a> {
 pub struct Facts {
     pub client: IpAddr,
     pub topic: Topic,
+    /// A SYN without ACK.
+    pub begins: bool,
 }
 
 /// What a packet is about.
@@ -88,10 +90,13 @@ impl Packet<'_> {
         inner.walk()?;
         let client = inner.source;
         if inner.protocol != Some(inner.icmp()) {
-            return Ok(Facts { client, topic: inner.topic()? });
+            let begins = inner.protocol == Some(6) && inner.part == Part::Whole;
+            let topic = inner.topic()?;
+            let begins = begins && inner.payload[13] & 0x12 == 0x02;
+            return Ok(Facts { client, topic, begins });
         }
         if inner.part != Part::Whole {
-            return Ok(Facts { client, topic: Topic::Address });
+            return Ok(Facts { client, topic: Topic::Address, begins: false });
         }
         if inner.payload.len() < 8 {
             return Err(Malformed);
@@ -103,17 +108,17 @@ impl Packet<'_> {
             IpAddr::V6(_) => (kind == 128, kind < 128),
         };
         if echo {
-            return Ok(Facts { client, topic: Topic::Address });
+            return Ok(Facts { client, topic: Topic::Address, begins: false });
         }
         if !error {
-            return Ok(Facts { client, topic: Topic::OtherProtocol });
+            return Ok(Facts { client, topic: Topic::OtherProtocol, begins: false });
         }
         let mut quoted = Inner::read(quoted, self.destination.is_ipv4(), true)?;
         if quoted.source != self.destination {
-            return Ok(Facts { client, topic: Topic::NotOurs });
+            return Ok(Facts { client, topic: Topic::NotOurs, begins: false });
         }
         quoted.walk()?;
-        Ok(Facts { client: quoted.destination, topic: quoted.topic_of_quoted()? })
+        Ok(Facts { client: quoted.destination, topic: quoted.topic_of_quoted()?, begins: false })
     }
 }
 

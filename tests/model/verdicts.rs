@@ -48,8 +48,26 @@ impl Model {
         }
     }
 
+    /// The service, the source and whether it begins a TCP connection, of a frame that limits are asked of.
+    pub fn subject(&self, frame: &[u8]) -> Option<(usize, IpAddr, bool)> {
+        let (service, packet, facts) = self.served(frame).ok()?;
+        Some((service, packet.source, facts.begins))
+    }
+
     /// The service and the server of a frame, if it can come to them.
     pub fn place(&self, frame: &[u8]) -> Result<(u16, u16), Verdict> {
+        let (service, packet, facts) = self.served(frame)?;
+        let Some(server) = self.server(service, packet.destination, facts) else {
+            return Err(Verdict::Drop(Reason::NoServer));
+        };
+        match self.plan.services[service].servers[server].mac {
+            None => Err(Verdict::Drop(Reason::Unresolved)),
+            Some(_) => Ok((service as u16, server as u16)),
+        }
+    }
+
+    /// The service of a frame that comes to one, whoever its servers are.
+    fn served<'f>(&self, frame: &'f [u8]) -> Result<(usize, packet::Packet<'f>, Facts), Verdict> {
         let packet = match packet::ip(frame) {
             None => return Err(Verdict::Pass),
             Some(Err(_)) => return Err(Verdict::Drop(Reason::Malformed)),
@@ -75,13 +93,7 @@ impl Model {
         {
             return Err(Verdict::Drop(Reason::Denied));
         }
-        let Some(server) = self.server(service, packet.destination, facts) else {
-            return Err(Verdict::Drop(Reason::NoServer));
-        };
-        match self.plan.services[service].servers[server].mac {
-            None => Err(Verdict::Drop(Reason::Unresolved)),
-            Some(_) => Ok((service as u16, server as u16)),
-        }
+        Ok((service, packet, facts))
     }
 
     /// Whether a list that only counts has the source of a frame that comes to a service.
@@ -128,7 +140,7 @@ impl Model {
         }
     }
 
-    fn server(&self, id: usize, cluster: IpAddr, Facts { client, topic }: Facts) -> Option<usize> {
+    fn server(&self, id: usize, cluster: IpAddr, Facts { client, topic, .. }: Facts) -> Option<usize> {
         let service = &self.plan.services[id];
         if service.selection == Selection::Modulo {
             let number = octets(client).iter().fold(0u128, |number, octet| number << 8 | *octet as u128);

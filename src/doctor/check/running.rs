@@ -108,6 +108,10 @@ fn advice(reason: Reason) -> (&'static str, Option<&'static str>) {
             ("if it is a dispatcher, add it to `sources` in [decap]; if not, somebody tries to get in", None)
         }
         Reason::Denied => ("see which lists have them: oneip ctl denied", None),
+        Reason::Limited => (
+            "if that was no flood, the limit is too low; oneip_frames_limited_total says which, and mode = \"count\" drops nothing",
+            None,
+        ),
         Reason::OtherServer => ("as it should be", None),
     }
 }

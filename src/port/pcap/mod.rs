@@ -156,8 +156,13 @@ impl Port for Pcap {
 
     fn service(&mut self) {}
 
+    /// What was captured at one moment: so limits and flow tables see each frame at its own time.
     fn rx(&mut self, burst: &mut Burst<Frame>) {
-        while !burst.is_full() && self.next_time().is_some_and(|time| time < self.until) {
+        let is_next = |port: &mut Pcap, is_first: bool| {
+            let now = port.now;
+            port.next_time().is_some_and(|time| time < port.until && (is_first || time == now))
+        };
+        while !burst.is_full() && is_next(self, burst.is_empty()) {
             let (time, frame) = self.ahead.take().expect("it was looked at");
             self.now = self.now.max(time);
             self.cut_frames += u64::from(frame.bytes.len() < frame.original as usize);

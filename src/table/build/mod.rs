@@ -22,6 +22,7 @@ use crate::model::list::TooManyGroups;
 use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Selection, Service};
 use crate::table::census::Census;
 use crate::table::index::Index;
+use crate::table::limits::Limiter;
 use crate::table::lists::{Listed, Lists};
 use crate::table::trace::Watch;
 use std::collections::{HashMap, HashSet};
@@ -47,6 +48,7 @@ pub struct Cluster {
     /// What operators deny beside the plan's lists, and what all come to.
     denied: Arc<[List]>,
     lists: Option<Arc<Lists>>,
+    limiter: Limiter,
     egresses: Arc<[Egress]>,
     tunnel_end: TunnelEnd,
     identifications: Arc<AtomicU32>,
@@ -101,6 +103,7 @@ impl Cluster {
             watch: None,
             denied: Arc::default(),
             lists: None,
+            limiter: Limiter::new(key, plan),
             egresses: Arc::new([]),
             tunnel_end: tunnel_end(plan),
             identifications: Arc::default(),
@@ -209,6 +212,7 @@ impl Cluster {
         (self.key, self.directory, self.rankings) = (key, Arc::new(directory), Arc::new(rankings));
         self.idents = idents;
         self.layout += 1;
+        self.limiter.renew(key, plan);
         if self.set_lists(&plan.lists, Arc::clone(&self.denied)).is_err() {
             // What is denied for all services makes no groups.
             let for_all = self.denied.iter().filter(|list| list.services.is_empty()).cloned().collect();
@@ -449,6 +453,8 @@ impl Cluster {
             own: Index::new(own),
             loops: Index::new(loops),
             lists: self.lists.clone(),
+            limits: self.limiter.limits(),
+            limit_sources: self.limiter.sources(),
             watch: self.watch.clone(),
             census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),
         }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use super::arena::{Arena, Content};
 use super::layout::{
-    BY_FLOW, GROUP, HAS_WAY, Head, LISTED, Moves, NOT_RESOLVED, Owners, Place, Service, Tree, WATCHED, WATCHED_ALL,
-    WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
+    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, Owners, Place, Service, Tree, WATCHED,
+    WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
 };
 use crate::hash::Key;
 use crate::model::Egress;
 use crate::table::build::migration::Kept;
+use crate::table::limits::{Limits, Rule};
 use crate::table::trace::Watch;
 use crate::table::{self, PackedMac, ServiceTable, Table, lists};
 use crate::xdp::cell::Words;
@@ -36,6 +37,7 @@ pub enum Part {
     Ranges(bool),
     RangeFates(bool),
     Fates,
+    Limits,
     /// Of a service, by its number.
     Moves(u16),
     /// By where the slice lies, which is held as long as the part is.
@@ -184,10 +186,30 @@ pub fn compile(
         (head.lists_v4, head.lists_v6) = (tree(lists.v4(), true, places)?, tree(lists.v6(), false, places)?);
         head.fates = places.place(Part::Fates, Content::Words(Arc::clone(lists.fates())))?;
     }
+    if let Some(limits) = table.limits() {
+        head.flags |= LIMITS;
+        head.limits = places.place(Part::Limits, Content::Words(rules(limits)))?;
+    }
     if let Some(watch) = &table.watch {
         set_watch(&mut head, watch);
     }
     Ok(head)
+}
+
+/// `struct rule`
+const RULE_WORDS: usize = 16;
+
+/// What sources are hashed with, and the rule of each service.
+fn rules(limits: &Limits) -> Arc<[u64]> {
+    let mut words = limits.key().state().to_vec();
+    words.resize(RULE_WORDS, 0);
+    for rule in limits.rules() {
+        let Rule { gauges, mask_v4, mask_v6: [low, high], slot, only_counts } = rule.unwrap_or_default();
+        words.extend(gauges.iter().flat_map(|gauge| [gauge.cost, gauge.depth]));
+        words.extend([mask_v4, low, high, u64::from(slot) | u64::from(only_counts) << 32]);
+        words.resize(words.len().next_multiple_of(RULE_WORDS), 0);
+    }
+    words.into()
 }
 
 fn set_watch(head: &mut Head, watch: &Watch) {

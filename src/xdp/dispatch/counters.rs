@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::limits::LAYOUTS;
+use crate::model::LimitKind;
 use crate::table::Table;
 use crate::verdict::Reason;
 use crate::xdp::memory::Memory;
@@ -17,6 +18,8 @@ use crate::xdp::ranges::Range;
 const TALLY_WORDS: usize = 64;
 const ACCOUNT_WORDS: usize = 2;
 const LISTED_WORDS: usize = 2;
+/// Frames beyond limits: dropped by kind, and only counted by kind.
+const LIMITED_WORDS: usize = 2 * LimitKind::COUNT;
 const BUCKETS: usize = 3584;
 pub const LATENCY_WORDS: usize = BUCKETS / 2;
 
@@ -27,7 +30,7 @@ const BY_NET: usize = FORWARDED + 1;
 
 const _: () = assert!(BY_NET < TALLY_WORDS - 1 && BUCKETS.is_multiple_of(2));
 
-/// The memory of the three maps.
+/// The memory of the maps.
 pub struct Counters {
     pub tallies: Memory,
     pub accounts: Memory,
@@ -36,6 +39,8 @@ pub struct Counters {
     pub latencies: Memory,
     /// What lists say, by core and service.
     pub listed: Memory,
+    /// What limits say, likewise.
+    pub limited: Memory,
     pub cores: usize,
     /// Accounts, and services.
     pub of_core: u32,
@@ -64,13 +69,19 @@ impl Room {
         self.cores * LAYOUTS as u32
     }
 
-    pub fn words(&self) -> [usize; 5] {
+    /// Words beyond limits.
+    pub fn limited(&self) -> u32 {
+        self.cores * self.services * LIMITED_WORDS as u32
+    }
+
+    pub fn words(&self) -> [usize; 6] {
         [
             self.tallies() as usize * TALLY_WORDS,
             (self.cores * self.accounts) as usize * ACCOUNT_WORDS,
             (self.cores * self.accounts) as usize,
             self.services as usize * LATENCY_WORDS,
             (self.cores * self.services) as usize * LISTED_WORDS,
+            self.limited() as usize,
         ]
     }
 }
@@ -175,6 +186,17 @@ impl Books {
         std::array::from_fn(|word| self.counters.listed.read(at * LISTED_WORDS + word))
     }
 
+    /// What limits have said on a core of the frames to a service, by `LimitKind`: those dropped, and those only counted.
+    ///
+    /// # Panics
+    /// There is no such core or service.
+    pub fn limited(&self, core: usize, service: usize) -> [[u64; LimitKind::COUNT]; 2] {
+        assert!(core < self.counters.cores && service < self.services());
+        let at = core * self.counters.services_of_core as usize + self.places.latencies.first as usize + service;
+        let word = |word: usize| self.counters.limited.read(at * LIMITED_WORDS + word);
+        std::array::from_fn(|mode| std::array::from_fn(|kind| word(mode * LimitKind::COUNT + kind)))
+    }
+
     /// How often the program took as long as each bucket says (`metrics::buckets`), from its entry to its decision, for the
     /// frames of a service that were timed, on all cores. The counts turn over at 2^32: who wants more takes differences.
     ///
@@ -201,6 +223,7 @@ impl Counters {
             self.begun.clear(account, places.accounts.count as usize);
             let service = core * self.services_of_core as usize + places.latencies.first as usize;
             self.listed.clear(service * LISTED_WORDS, places.latencies.count as usize * LISTED_WORDS);
+            self.limited.clear(service * LIMITED_WORDS, places.latencies.count as usize * LIMITED_WORDS);
         }
         let (first, services) = (places.latencies.first as usize, places.latencies.count as usize);
         self.latencies.clear(first * LATENCY_WORDS, services * LATENCY_WORDS);

@@ -25,6 +25,7 @@ pub const WATCHED_RECEIVED: u32 = 4;
 pub const WATCHED_DROPPED: u32 = 8;
 pub const WATCHED_SENT: u32 = 16;
 pub const LISTED: u32 = 32;
+pub const LIMITS: u32 = 64;
 pub const BY_FLOW: u16 = 1;
 
 /// The lowest bit of a service's group in its flags.
@@ -86,7 +87,8 @@ pub struct Head {
     pub lists_v4: Tree,
     pub lists_v6: Tree,
     pub fates: u32,
-    pub unused: [u32; 4],
+    pub limits: u32,
+    pub unused: [u32; 3],
 }
 
 /// `struct service`
@@ -142,6 +144,7 @@ const _: () = {
     assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
     assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
     assert!(offset_of!(Head, ways) == 200 && offset_of!(Head, lists_v6) == 224 && offset_of!(Head, fates) == 236);
+    assert!(offset_of!(Head, limits) == 240);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
     assert!(size_of::<Moves>() == 520 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);

@@ -15,7 +15,7 @@ use super::events::Events;
 use super::flows::{Flows, REPORT_WORDS};
 use super::layout::{CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, UNSEEN};
 use super::{Setup, data, failed, memory};
-use crate::limits::LAYOUTS;
+use crate::limits::{LAYOUTS, MAX_SERVICES};
 use crate::model::Egress;
 use crate::table::Table;
 use crate::table::flow_table::{Bucket, flow_key};
@@ -43,6 +43,8 @@ pub struct Sizes {
     timed_of: u32,
     /// Of each queue.
     buckets: u32,
+    /// Of sources that are limited.
+    source_buckets: u32,
 }
 
 /// Room for lists that grow: some 20,000 prefixes of each family more. What needs more than all that takes another instance.
@@ -50,6 +52,8 @@ const LIST_CELLS: u32 = 512;
 
 /// Flows that a bucket of the flow table holds: `BUCKET` of src/bpf/flow_table.h.
 const FLOWS_OF_BUCKET: u32 = 4;
+/// Cells that a bucket of sources has: `SOURCE_CELLS` of src/bpf/limits.h.
+const CELLS_OF_BUCKET: u32 = 4;
 const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
 
 impl Sizes {
@@ -65,7 +69,8 @@ impl Sizes {
         // word each that says whose they were.
         let cells = 2 * size.cells + 2 * 5 * size.slots + LIST_CELLS + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
-        Ok(Sizes { setup, ports, room, cells, timed_of: setup.timed_of.max(1), buckets })
+        let source_buckets = table.limit_sources().div_ceil(CELLS_OF_BUCKET);
+        Ok(Sizes { setup, ports, room, cells, timed_of: setup.timed_of.max(1), buckets, source_buckets })
     }
 
     /// `pins`: the files of the flow tables and their reports.
@@ -76,12 +81,16 @@ impl Sizes {
             .override_global("services_of_core", &self.room.services, true)
             .override_global("timed_of", &self.timed_of, true)
             .override_global("flow_buckets", &self.buckets, true)
+            .override_global("source_buckets", &self.source_buckets, true)
             .map_max_entries("arena", self.cells)
             .map_max_entries("tallies", self.room.tallies())
             .map_max_entries("accounts", self.room.cores * self.room.accounts)
             .map_max_entries("begun", self.room.cores * self.room.accounts)
             .map_max_entries("latencies", self.room.services)
             .map_max_entries("listed", self.room.cores * self.room.services)
+            .map_max_entries("limited", self.room.limited())
+            .map_max_entries("limit_services", MAX_SERVICES as u32)
+            .map_max_entries("limit_sources", self.source_buckets)
             .map_max_entries(FLOWS, self.flows())
             .map_max_entries(REPORTS, self.setup.queues);
         if let Some([flows, reports]) = pins {
@@ -137,13 +146,14 @@ impl Tables {
     /// The kernel has no room in the address space.
     pub fn open(program: &mut Ebpf, sizes: Sizes, table: &Table) -> Result<Tables, XdpError> {
         let Sizes { setup, ports, room, cells, buckets, .. } = sizes;
-        let [tallies, accounts, begun, latencies, listed] = room.words();
+        let [tallies, accounts, begun, latencies, listed, limited] = room.words();
         let counters = Counters {
             tallies: memory(program, "tallies", tallies)?,
             accounts: memory(program, "accounts", accounts)?,
             begun: memory(program, "begun", begun)?,
             latencies: memory(program, "latencies", latencies)?,
             listed: memory(program, "listed", listed)?,
+            limited: memory(program, "limited", limited)?,
             cores: room.cores as usize,
             of_core: room.accounts,
             services_of_core: room.services,
