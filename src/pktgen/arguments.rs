@@ -61,6 +61,9 @@ pub struct Arguments {
     /// The destination port, udp/80 or tcp/80 (a segment with ACK, of no connection); several take turns
     #[arg(long, value_name = "PORT", default_value = "udp/80", value_parser = config::port)]
     pub port: Vec<Port>,
+    /// TCP segments are SYNs: a flood, to see what limits do
+    #[arg(long)]
+    pub syn: bool,
     /// How many client addresses, one after the other
     #[arg(long, value_name = "N", default_value = "1000000", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     pub clients: u64,
@@ -178,6 +181,7 @@ impl Arguments {
                 Clients::Sequential => Order::Sequential,
             },
             seed: self.seed,
+            syn: self.syn,
         })
     }
 

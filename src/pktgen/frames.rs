@@ -56,6 +56,8 @@ pub struct Traffic {
     pub first_v6: Ipv6Addr,
     pub order: Order,
     pub seed: u64,
+    /// TCP segments begin connections, and are not in the middle of some.
+    pub syn: bool,
 }
 
 /// The size of a frame, with FCS.
@@ -270,7 +272,7 @@ impl Template {
         }
         let header = &mut bytes[l4..l4 + transport_len];
         if tcp {
-            write_tcp(header, port.number)
+            write_tcp(header, port.number, traffic.syn)
         } else {
             write_udp(header, port.number, payload_len)
         }
@@ -411,14 +413,14 @@ fn write_udp(header: &mut [u8], port: u16, len: u16) {
     header[6..8].fill(0);
 }
 
-/// A segment in the middle of a connection.
-fn write_tcp(header: &mut [u8], port: u16) {
+/// A segment in the middle of a connection, or one that begins it.
+fn write_tcp(header: &mut [u8], port: u16, syn: bool) {
     header.fill(0);
     header[..2].copy_from_slice(&SOURCE_PORT.to_be_bytes());
     header[2..4].copy_from_slice(&port.to_be_bytes());
     header[4..8].copy_from_slice(&1u32.to_be_bytes());
-    header[8..12].copy_from_slice(&1u32.to_be_bytes());
+    header[8..12].copy_from_slice(&u32::from(!syn).to_be_bytes());
     header[12] = (transport::TCP_HEADER_LEN as u8 / 4) << 4;
-    header[13] = transport::ACK;
+    header[13] = if syn { transport::SYN } else { transport::ACK };
     header[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
 }

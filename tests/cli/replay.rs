@@ -103,6 +103,23 @@ fn forwarded_frames_come_out_in_order_with_their_timestamps_and_bytes() {
     assert!(text.contains("frames in 7 = forwarded 4 + dropped 1 + passed 2"), "{text}");
 }
 
+/// By the capture's times: five at once, and then one every 10 ms, of one every millisecond.
+#[test]
+fn limits_hold_in_the_time_of_the_capture() {
+    let folder = Folder::new();
+    fs::write(folder.path("in.pcap"), capture(&vec![web(7); 1000])).unwrap();
+    let config = fs::read_to_string(folder.path("oneip.toml")).unwrap();
+    let summary = |limit: &str| -> Value {
+        let config = config.replacen("[[service.server]]", &format!("[service.limit]\n{limit}\n[[service.server]]"), 1);
+        fs::write(folder.path("oneip.toml"), config).unwrap();
+        serde_json::from_str(&folder.run("replay", "in.pcap out.pcap --json").done()).unwrap()
+    };
+    let dropped = summary("packets = 100\npackets_burst = 5");
+    assert_eq!((&dropped["forwarded"], &dropped["dropped"]), (&json!(104), &json!({"limited": 896})));
+    let counted = summary("mode = \"count\"\nper_source = { packets = 100, burst = 5 }");
+    assert_eq!((&counted["forwarded"], &counted["dropped"]), (&json!(1000), &json!({})));
+}
+
 #[test]
 fn servers_taken_as_down_get_nothing() {
     let folder = Folder::new();

@@ -4,7 +4,7 @@
 //! - `dispatcher`: `oneip run` in it, and the account it gives at the end; `filters`: `oneip filter` on its servers
 //! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `isolation` (the dispatcher is cut off), `restart` (kill -9 under load), `figures` (what it prints and
-//!   logs), `privileges` (what it may still do), `prometheus` (which scrapes it; `dashboard`: and answers Grafana), `refusals` (why it does not start), `supervisor` (what a service manager is told),
+//!   logs), `privileges` (what it may still do), `prometheus` (which scrapes it; `dashboard`: and answers Grafana), `refusals` (why it does not start), `supervisor` (what a service manager is told), `flood` (limits),
 //!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should),
 //!   `announce` (routes for routing daemons, from one dispatcher), `several` (three of them behind BGP, two behind VRRP), `page` (in a `browser`, where there is one)
 //!
@@ -23,6 +23,7 @@ mod echo;
 mod failover;
 mod figures;
 mod filters;
+mod flood;
 #[path = "../hlog/mod.rs"]
 mod hlog;
 mod host;

@@ -197,6 +197,7 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
             first_v6: Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)),
             order: if in_order { Order::Sequential } else { Order::Random },
             seed,
+            syn: false,
             ..traffic(&addresses, &ports, &[])
         },
     )
@@ -250,4 +251,19 @@ fn the_kernels_program_waits_until_it_may_begin() {
     assert_eq!(generator.next_frame().unwrap(), expected);
     assert_eq!(generator.next_frame().unwrap(), nothing);
     assert!(progress.is_over().unwrap());
+}
+
+#[test]
+fn segments_begin_connections_when_asked() {
+    for address in [CLUSTER_V4, CLUSTER_V6] {
+        let traffic = Traffic { syn: true, ..traffic(&[address], &[port(Transport::Tcp, 80)], &[]) };
+        let frame = frame(&Frames::new(&traffic, RUN).unwrap(), 0);
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{frame:?}") };
+        let header = tcp.to_header();
+        assert!(header.syn && !header.ack && header.acknowledgment_number == 0);
+        let Some(NetSlice::Ipv4(ip)) = packet.net else { continue };
+        let expected = header.calc_checksum_ipv4(&ip.header().to_header(), tcp.payload()).unwrap();
+        assert_eq!(header.checksum, expected);
+    }
 }

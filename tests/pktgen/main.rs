@@ -36,6 +36,7 @@ fn traffic(addresses: &[&str], ports: &[Port], sizes: &[usize]) -> Traffic {
         first_v6: "2001:2::".parse().unwrap(),
         order: Order::Random,
         seed: 1,
+        syn: false,
     }
 }
 
