@@ -94,15 +94,15 @@ impl Ecmp {
 
 /// Which of `count` equal regions a hash is in.
 fn region(hash: u64, count: u32) -> u32 {
-    ((hash >> 32) * u64::from(count) >> 32) as u32
+    (((hash >> 32) * u64::from(count)) >> 32) as u32
 }
 
 /// A stand-in for the router's hash: the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
 fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ number >> 31
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 /// The router's hash of each flow of a client, and how many requests each stands for.
