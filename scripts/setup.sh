@@ -26,6 +26,8 @@ m4              m4
 clang           clang
 libelf-dev      /usr/include/libelf.h
 zlib1g-dev      /usr/include/zlib.h
+protobuf-compiler protoc
+libprotobuf-dev /usr/include/google/protobuf/descriptor.proto
 iproute2        ip
 ethtool         ethtool
 iputils-ping    ping
@@ -37,12 +39,15 @@ curl            curl
 prometheus      promtool
 jq              jq
 openssl         openssl
+ca-certificates /etc/ssl/certs/ca-certificates.crt
 python3         python3
 groff-base      groff
 systemd         /lib/systemd/systemd-journald
 nftables        nft
 bird2           bird
 keepalived      keepalived
+etcd-server     etcd
+etcd-client     etcdctl
 libcap2-bin     setcap
 util-linux      setpriv
 END
@@ -103,6 +108,7 @@ install_packages() {
             prometheus) update-rc.d prometheus disable >/dev/null 2>&1 || true ;;
             bird2) update-rc.d bird disable >/dev/null 2>&1 || true ;;
             keepalived) update-rc.d keepalived disable >/dev/null 2>&1 || true ;;
+            etcd-server) update-rc.d etcd disable >/dev/null 2>&1 || true ;;
         esac
     done
 }

@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # These tests have networks of their own (as root), and mostly wait: they run beside the others. The first two one after the other, since their
 # dispatchers' workers poll, and take a core each.
-readonly NETWORKS=(lab soak doctor health neighbours quickstart server_verb)
+readonly NETWORKS=(lab soak doctor group health neighbours quickstart server_verb)
 # These load the kernel or take a core, or build: --quick leaves them out too.
 readonly MACHINES=(af_xdp bench filter package pktgen steer)
 # In a machine of its own, which qemu emulates.

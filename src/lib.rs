@@ -34,6 +34,7 @@
 //!   tunnels.
 //! - [`metrics`]: what is counted and timed, by name through every change, and the thread that reports it.
 //! - [`control`]: which servers there are, where they are, whether they serve, and what operators have set.
+//! - [`group`]: what several dispatchers share through etcd: orders.
 //! - [`netlink`]: what is said to the kernel about links, addresses, neighbours, routes and rules.
 //! - [`host`]: this machine: cores, capabilities, the clock, one process an interface.
 //! - [`admin`]: what can be asked of a running process, and the documents it answers with.
@@ -58,6 +59,7 @@ pub mod ctl;
 pub mod doctor;
 pub mod engine;
 pub mod error;
+pub mod group;
 pub mod hash;
 pub mod host;
 pub mod limits;

@@ -1,5 +1,9 @@
 //! Every bound of the program, in one place, with the relations between them checked by the compiler.
 
+mod group;
+
+pub use group::*;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -577,6 +581,8 @@ const _: () = {
     );
     assert!(WEB_EVERY.as_millis() >= FIGURES_EVERY.as_millis(), "what is noted is new");
     assert!(WEB_MINUTE.as_secs().is_multiple_of(WEB_SERVERS_EVERY.as_secs()));
+    assert!(GROUP_ALIVE.as_secs() * 3 < GROUP_LEASE_S as u64, "a member may miss two times");
+    assert!(GROUP_ORDER.as_millis() < ORDER_MOST.as_millis(), "the operator is answered");
     assert!(FILTER_LEASE.as_millis() > PEER_SILENCE.as_millis());
     assert!(PEER_LEASE.as_millis() >= FILTER_LEASE.as_millis() + BEACON_MOST.as_millis() + 1000, "1,000 servers");
     assert!(BEACON_BYTES < 65_507, "a message is one datagram");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// What a module may name of the crate: modules, or items in them. Itself goes without saying. Ports know no more than the
 /// vocabulary, the worker knows the trait but no port, control touches the data path only through the tables, and `ctl` knows
 /// the documents alone.
-const MAY_USE: [(&str, &[&str]); 28] = [
+const MAY_USE: [(&str, &[&str]); 29] = [
     ("error", &[]),
     ("limits", &[]),
     ("verdict", &[]),
@@ -71,8 +71,31 @@ const MAY_USE: [(&str, &[&str]); 28] = [
         ],
     ),
     (
+        "group",
+        &[
+            "config",
+            "control::denials",
+            "control::overrides",
+            "engine::filter::digest",
+            "hash",
+            "host",
+            "limits",
+            "model",
+        ],
+    ),
+    (
         "ctl",
-        &["admin::finding", "admin::order", "admin::status", "error", "limits", "metrics::summary", "model", "verdict"],
+        &[
+            "admin::finding",
+            "admin::group",
+            "admin::order",
+            "admin::status",
+            "error",
+            "limits",
+            "metrics::summary",
+            "model",
+            "verdict",
+        ],
     ),
     (
         "verbs",
@@ -129,6 +152,7 @@ const MAY_USE: [(&str, &[&str]); 28] = [
             "doctor",
             "engine",
             "error",
+            "group",
             "hash",
             "host",
             "limits",

@@ -177,6 +177,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
+        group: None,
         lists: Vec::new(),
         services: vec![service],
     };
@@ -444,6 +445,76 @@ fn the_hash_key_may_stand_in_a_file_of_its_own() {
     fs::create_dir(&key).unwrap();
     let error = config::load(&config).unwrap_err().to_string();
     assert!(error.ends_with("is a directory; name a regular file"), "{error}");
+}
+
+#[test]
+fn the_files_of_a_group_are_read_and_what_is_wrong_with_them_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let d = directory.path();
+    let made = std::process::Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=nobody -keyout key -out crt".split(' '))
+        .current_dir(d)
+        .output();
+    assert!(made.expect("openssl runs").status.success());
+    fs::write(d.join("password"), "s3cret word\n").unwrap();
+    fs::write(d.join("two"), "two\nlines\n").unwrap();
+    let mode = |file: &str, mode| fs::set_permissions(d.join(file), fs::Permissions::from_mode(mode)).unwrap();
+    ["key", "password"].iter().for_each(|file| mode(file, 0o600));
+    let said = |group: &str| {
+        let text = format!(
+            "{VALID}\n[group]\nname = \"edge\"\netcd = [\"https://192.0.2.51:2379\"]\nmember = \"d1\"\n{group}"
+        );
+        match config::parse(&text, d.join("t.toml")) {
+            Ok(Loaded { plan, warnings }) => {
+                let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+                (plan.group, said.join("\n"))
+            }
+            Err(errors) => (None, errors.to_string()),
+        }
+    };
+    let (group, warned) = said(
+        "ca_file = \"crt\"\ncert_file = \"crt\"\nkey_file = \"key\"\nuser = \"oneip\"\npassword_file = \"password\"",
+    );
+    assert_eq!(warned, "");
+    let group = group.expect("a group");
+    assert_eq!((group.name.as_str(), group.member.as_str()), ("edge", "d1"));
+    let (user, password) = group.user.clone().expect("a user");
+    assert_eq!((user.as_str(), password.0.as_slice()), ("oneip", b"s3cret word".as_slice()));
+    assert_eq!(group.identity.as_ref().expect("an identity").1.0, fs::read(d.join("key")).unwrap());
+    let shown = format!("{group:?}");
+    assert!(!shown.contains("s3cret") && !shown.contains("PRIVATE"), "{shown}");
+    for (wrong, told) in [
+        ("ca_file = \"key\"", "holds no certificate in PEM; it begins with -----BEGIN CERTIFICATE-----"),
+        ("ca_file = \"none\"", "cannot be read: No such file or directory"),
+        (
+            "ca_file = \"crt\"\ncert_file = \"crt\"\nkey_file = \"crt\"",
+            "holds no private key in PEM without a passphrase",
+        ),
+        (
+            "ca_file = \"crt\"\ncert_file = \"crt\"",
+            "`cert_file` needs `key_file` beside it; write key_file = \"etcd-client.key\"",
+        ),
+        (
+            "ca_file = \"crt\"\npassword_file = \"password\"",
+            "`password_file` needs `user` beside it; write user = \"oneip\"",
+        ),
+        ("ca_file = \"crt\"\nuser = \"oneip\"\npassword_file = \"two\"", "does not hold one line of text"),
+    ] {
+        let (group, errors) = said(wrong);
+        assert!(group.is_none() && errors.contains(told), "{wrong}: {errors}");
+        assert!(!errors.contains("s3cret"), "{errors}");
+    }
+    mode("key", 0o644);
+    mode("password", 0o604);
+    let (_, warned) = said(
+        "ca_file = \"crt\"\ncert_file = \"crt\"\nkey_file = \"key\"\nuser = \"oneip\"\npassword_file = \"password\"",
+    );
+    let told: Vec<&str> = warned.lines().collect();
+    assert!(told.len() == 2 && told[0].contains("every user of this machine can read the `key_file`"), "{warned}");
+    assert!(
+        told[1].contains("can read the `password_file`") && told[1].ends_with("run `chmod o-rwx` on it"),
+        "{warned}"
+    );
 }
 
 #[test]

@@ -6,13 +6,14 @@
 //! last, so that no number of scrapes keeps either from its work. Everything it waits for, its clients included, has a
 //! bound in `limits`.
 //!
-//! In reading order: `order` and `status` are the documents, `overview` is what the control thread puts down, and `timeline` what it notes; `socket` is where clients come in, `server` the thread that
+//! In reading order: `order`, `status` and `group` are the documents, `overview` is what the control thread puts down, and `timeline` what it notes; `socket` is where clients come in, `server` the thread that
 //! serves them, `routes` what there is; `backend` asks; `figures` adds what was counted to how things are; `ready` judges
 //! both for `/healthz` and `/readyz`, `prometheus` shows them to Prometheus, and `web` to people.
 
 mod backend;
 mod figures;
 pub mod finding;
+pub mod group;
 pub mod order;
 mod overview;
 mod prometheus;

@@ -1,5 +1,6 @@
 //! What an operator can ask of the control thread.
 
+use super::group::GroupStatus;
 use super::status::Status;
 use crate::limits::{CAPTURE_SNAP_DEFAULT, NAMES_TOLD};
 use crate::model::Prefix;
@@ -103,6 +104,10 @@ pub enum Order {
     },
     /// What is denied by orders, and which lists there are.
     Denied,
+    /// An order for servers or prefixes that counts for this member of the group only.
+    Local { inner: Box<Order> },
+    /// The members of the group, and what they share.
+    Group,
     /// End, and leave what dispatches to the process that asks: `oneip run --takeover`.
     HandOver,
     /// Which service, slot and servers a client address has, and where its next frames go, watched for so long.
@@ -119,6 +124,22 @@ pub enum Order {
     },
     /// Frames as they go by, as a pcapng that comes piece by piece.
     Capture(Capture),
+}
+
+impl Order {
+    /// Whether all members of a group hear of it.
+    pub fn is_shared(&self) -> bool {
+        matches!(
+            self,
+            Order::Drain { .. }
+                | Order::Undrain { .. }
+                | Order::Weight { .. }
+                | Order::Disable { .. }
+                | Order::Enable { .. }
+                | Order::Deny { .. }
+                | Order::Undeny { .. }
+        )
+    }
 }
 
 /// Which frames a capture has, and when it ends.
@@ -200,6 +221,7 @@ pub enum Answer {
     Denied(Denied),
     Diff(Diff),
     Client(ClientCheck),
+    Group(Box<GroupStatus>),
 }
 
 /// What a configuration file has other than what is in use.

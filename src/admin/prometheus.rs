@@ -54,6 +54,7 @@ impl Collector for Observation {
         self.servers(&mut page)?;
         self.checks(&mut page)?;
         self.peers(&mut page)?;
+        self.group(&mut page)?;
         self.services(&mut page)?;
         self.workers(&mut page)
     }
@@ -166,6 +167,22 @@ impl Observation {
         page.gauges("oneip_filter_peer_heard", help, each(|peer| peer.heard))?;
         let help = "0: for a while that server's filter has had another configuration, key or orders than this one";
         page.gauges("oneip_filter_peer_agrees", help, each(|peer| peer.differs.is_empty()))
+    }
+
+    fn group(&self, page: &mut Page) -> fmt::Result {
+        let Some(group) = &self.status.group else { return Ok(()) };
+        page.gauge("oneip_group_connected", "Whether the group's store can be asked", u64::from(group.connected))?;
+        let help = "Whether this process has the group's configuration and hash key, so that it shares orders";
+        page.gauge("oneip_group_joined", help, u64::from(group.outside.is_none()))?;
+        page.gauge("oneip_group_members", "Members of the group that live, this one included", group.alive as u64)?;
+        let help = "Revision of the store that was taken in last; 0: it was never read";
+        page.gauge("oneip_group_revision", help, group.revision.unwrap_or_default())?;
+        page.gauge("oneip_group_orders_queued", "Orders that wait until the store can be asked", group.queued as u64)?;
+        let help = "Values in the store that are not used, since they are wrong";
+        page.gauge("oneip_group_bad_values", help, group.bad.len() as u64)?;
+        page.counter("oneip_group_lost_total", "Times that the store could not be asked any more", group.lost)?;
+        let help = "Times that the store went back, and was told what it had lost";
+        page.counter("oneip_group_restored_total", help, group.restored)
     }
 
     fn services(&self, page: &mut Page) -> fmt::Result {

@@ -2,6 +2,7 @@
 //! thread's figures.
 
 use super::finding::Finding;
+use super::group::GroupSummary;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -34,6 +35,9 @@ pub struct Status {
     /// A filter's: how those of the other servers stand to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerStatus>,
+    /// `None`: it is in no group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupSummary>,
     /// Of the published table.
     pub generation: u64,
     pub services: Vec<ServiceStatus>,

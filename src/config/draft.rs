@@ -8,15 +8,15 @@ use super::lists::ListDraft;
 use super::report::Report;
 use super::schema;
 use super::section::{At, Section, integer_element, text_element};
-use super::{key, value};
+use super::{group, key, value};
 use crate::limits::{
     DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_HEARTBEAT_MS, DEFAULT_LIMIT_SOURCES, DEFAULT_SLOTS, HEARTBEAT_MS,
     LIMIT_SOURCES, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_DOWN_MS, MAX_HOLD_MS,
     MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
-    Admin, Announce, Decap, Dispatcher, Engine, Filter, HashInput, HashKey, Limit, Mac, PINS, Plan, Port, Prefix,
-    Selection, Server, Service, Xdp,
+    Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, PINS, Plan, Port,
+    Prefix, Selection, Server, Service, Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -31,6 +31,8 @@ pub struct Draft {
     decap: Decap,
     admin: Admin,
     announce: Option<Announce>,
+    /// `Some(None)`: it lacks something.
+    group: Option<Option<Group>>,
     pub lists: Vec<ListDraft>,
     pub services: Vec<ServiceDraft>,
 }
@@ -95,6 +97,7 @@ impl Draft {
         let decap = root.table("decap", &schema::DECAP, report);
         let admin = root.table("admin", &schema::ADMIN, report);
         let announce = root.table("announce", &schema::ANNOUNCE, report);
+        let group = root.table("group", &schema::GROUP, report);
         let dpdk = root.table("dpdk", &schema::DPDK, report);
         let lists = ListDraft::read_all(&root, base, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
@@ -105,6 +108,7 @@ impl Draft {
             decap: decap.map_or_else(Decap::default, |section| read_decap(&section, base, report)),
             admin: admin.map_or_else(Admin::default, |section| read_admin(&section, base, report)),
             announce: announce.map(|section| read_announce(&section, report)),
+            group: group.map(|section| group::read(&section, base, report)),
             lists,
             services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
         }
@@ -127,6 +131,10 @@ impl Draft {
             decap: self.decap,
             admin: self.admin,
             announce: self.announce,
+            group: match self.group {
+                Some(group) => Some(group?),
+                None => None,
+            },
             lists: self.lists.into_iter().map(|list| list.list).collect(),
             services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
         })

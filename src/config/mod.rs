@@ -3,13 +3,14 @@
 //! In reading order: `file` reads it; `include` reads those that it names, and makes one tree of all; `source` turns a text into a TOML tree, past lines
 //! that are not TOML; `draft` reads every key of the
 //! tree by the walker of `section` and the keys of `schema`, each value by a function of `value` or `key`; `service` holds the rules inside one
-//! service, `health` those of its checks, `deliver` those of the way to its servers, `limit` those of its limits, `lists` those of denied and allowed prefixes, `dpdk` those of the DPDK engine, and `cross_checks` those between services; `report` collects what they find, with line and column.
+//! service, `health` those of its checks, `deliver` those of the way to its servers, `limit` those of its limits, `lists` those of denied and allowed prefixes, `dpdk` those of the DPDK engine, `group` those of the store of a group, and `cross_checks` those between services; `report` collects what they find, with line and column.
 
 mod cross_checks;
 mod deliver;
 mod dpdk;
 mod draft;
 mod file;
+mod group;
 mod health;
 mod include;
 mod key;

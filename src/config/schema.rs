@@ -32,6 +32,7 @@ pub static ROOT: Schema = Schema {
         optional("decap", "[decap] with sources = [\"192.0.2.2\"]"),
         optional("admin", "[admin] with metrics = \"127.0.0.1:9180\""),
         optional("announce", "[announce], which may be empty"),
+        optional("group", "[group] with name and etcd"),
         optional("deny", "[[deny]] with prefixes = [\"198.51.100.0/24\"]"),
         optional("allow", "[[allow]] with prefixes = [\"198.51.100.7\"]"),
         optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
@@ -103,6 +104,20 @@ pub static ANNOUNCE: Schema = Schema {
         optional("hold_down_ms", "hold_down_ms = 5000"),
         optional("linger_ms", "linger_ms = 2000"),
         optional("hold_s", "hold_s = 30"),
+    ],
+};
+
+pub static GROUP: Schema = Schema {
+    title: "[group]",
+    keys: &[
+        required("name", "name = \"edge\""),
+        required("etcd", "etcd = [\"https://192.0.2.51:2379\"]"),
+        optional("member", "member = \"dispatcher1\""),
+        optional("ca_file", "ca_file = \"etcd-ca.pem\""),
+        optional("cert_file", "cert_file = \"etcd-client.pem\""),
+        optional("key_file", "key_file = \"etcd-client.key\""),
+        optional("user", "user = \"oneip\""),
+        optional("password_file", "password_file = \"etcd.password\""),
     ],
 };
 
@@ -211,7 +226,7 @@ pub static PER_SOURCE: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 15] = [
+static ALL: [&Schema; 16] = [
     &ROOT,
     &CLUSTER,
     &DISPATCHER,
@@ -219,6 +234,7 @@ static ALL: [&Schema; 15] = [
     &DECAP,
     &ADMIN,
     &ANNOUNCE,
+    &GROUP,
     &DENY,
     &ALLOW,
     &DPDK,

@@ -43,6 +43,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             "[announce] table or hold_s",
         );
     }
+    differ(old.group != new.group, "[group], or what is in its files");
     differ(old.admin.socket != new.admin.socket, "[admin] socket");
     differ(old.admin.metrics != new.admin.metrics, "[admin] metrics");
     differ(old.admin.web != new.admin.web, "[admin] web");

@@ -8,6 +8,7 @@ pub mod check_client;
 pub mod client;
 pub mod denied;
 pub mod diff;
+pub mod group;
 pub mod rates;
 pub mod stats;
 pub mod status;
@@ -127,12 +128,18 @@ enum Verb {
         /// Do it even if a service is left without any server that takes clients
         #[arg(long)]
         force: bool,
+        /// Only for this process, and not for the other members of its group
+        #[arg(long)]
+        local: bool,
     },
     /// Give new clients to a drained server again
     #[command(after_help = "Examples:\n  oneip ctl undrain web1\n  oneip ctl undrain web1 --service web")]
     Undrain {
         #[command(flatten)]
         subject: Subject,
+        /// Only for this process, and not for the other members of its group
+        #[arg(long)]
+        local: bool,
     },
     /// Set another weight than the configuration's
     #[command(
@@ -147,6 +154,9 @@ enum Verb {
         /// Do it even if a service is left without any server that takes clients
         #[arg(long)]
         force: bool,
+        /// Only for this process, and not for the other members of its group
+        #[arg(long)]
+        local: bool,
     },
     /// Take a server out at once, with all its connections
     #[command(after_help = "Examples:\n  oneip ctl disable web1\n  oneip ctl disable web1 --service web")]
@@ -156,12 +166,18 @@ enum Verb {
         /// Do it even if a service is left without any server that takes clients
         #[arg(long)]
         force: bool,
+        /// Only for this process, and not for the other members of its group
+        #[arg(long)]
+        local: bool,
     },
     /// Let a disabled server in again
     #[command(after_help = "Examples:\n  oneip ctl enable web1\n  oneip ctl enable web1 --service web")]
     Enable {
         #[command(flatten)]
         subject: Subject,
+        /// Only for this process, and not for the other members of its group
+        #[arg(long)]
+        local: bool,
     },
     /// Drop the frames of these source addresses, for a while or until `undeny`
     #[command(
@@ -176,6 +192,9 @@ enum Verb {
         /// Only frames to this service; default: to all
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
+        /// Only for this process, and not for the other members of its group
+        #[arg(long)]
+        local: bool,
     },
     /// Take a `deny` back
     #[command(after_help = "Example:\n  oneip ctl undeny 198.51.100.0/24")]
@@ -185,10 +204,20 @@ enum Verb {
         /// The service for which it was denied; default: all
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
+        /// Only for this process, and not for the other members of its group
+        #[arg(long)]
+        local: bool,
     },
     /// Show what `deny` has denied and for how long, and the configuration's lists
     #[command(after_help = "Example:\n  oneip ctl denied")]
     Denied {
+        /// Print the JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the members of the group, how far each is, and what was ordered for all of them
+    #[command(after_help = "Example:\n  oneip ctl group")]
+    Group {
         /// Print the JSON document
         #[arg(long)]
         json: bool,
@@ -362,21 +391,29 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
             let (capture, out) = capture.order();
             capture::run(&client, capture, &out)
         }
-        Verb::Drain { subject: Subject { server, service }, timeout, force } => {
-            carry_out(&client, &Order::Drain { server, service, timeout_s: timeout, force })
+        Verb::Drain { subject: Subject { server, service }, timeout, force, local } => {
+            share(&client, Order::Drain { server, service, timeout_s: timeout, force }, local)
         }
-        Verb::Undrain { subject: Subject { server, service } } => {
-            carry_out(&client, &Order::Undrain { server, service })
+        Verb::Undrain { subject: Subject { server, service }, local } => {
+            share(&client, Order::Undrain { server, service }, local)
         }
-        Verb::Weight { subject: Subject { server, service }, weight: Weight(weight), force } => {
-            carry_out(&client, &Order::Weight { server, service, weight, force })
+        Verb::Weight { subject: Subject { server, service }, weight: Weight(weight), force, local } => {
+            share(&client, Order::Weight { server, service, weight, force }, local)
         }
-        Verb::Disable { subject: Subject { server, service }, force } => {
-            carry_out(&client, &Order::Disable { server, service, force })
+        Verb::Disable { subject: Subject { server, service }, force, local } => {
+            share(&client, Order::Disable { server, service, force }, local)
         }
-        Verb::Enable { subject: Subject { server, service } } => carry_out(&client, &Order::Enable { server, service }),
-        Verb::Deny { prefix, time, service } => carry_out(&client, &Order::Deny { prefix, service, for_s: time }),
-        Verb::Undeny { prefix, service } => carry_out(&client, &Order::Undeny { prefix, service }),
+        Verb::Enable { subject: Subject { server, service }, local } => {
+            share(&client, Order::Enable { server, service }, local)
+        }
+        Verb::Deny { prefix, time, service, local } => {
+            share(&client, Order::Deny { prefix, service, for_s: time }, local)
+        }
+        Verb::Undeny { prefix, service, local } => share(&client, Order::Undeny { prefix, service }, local),
+        Verb::Group { json } => {
+            let found = client.order(&Order::Group)?;
+            if json { print(document(found)) } else { print(group::text(&client::read(found)?)) }
+        }
         Verb::Denied { json } => {
             let found = client.order(&Order::Denied)?;
             if json { print(document(found)) } else { print(denied::text(&client::read(found)?)) }
@@ -392,6 +429,12 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
         Verb::HandOver => carry_out(&client, &Order::HandOver),
         Verb::Metrics => print(client.metrics()?.trim_end()),
     }
+}
+
+/// The same for all members of the group, or for this one only.
+fn share(client: &Client, order: Order, is_local: bool) -> Result<(), Failure> {
+    let order = if is_local { Order::Local { inner: Box::new(order) } } else { order };
+    carry_out(client, &order)
 }
 
 /// Has an order carried out and says what changed.

@@ -1,5 +1,6 @@
 //! `ctl status`: how everything is, for people.
 
+use super::group;
 use super::table;
 use super::units::{bytes, count, milliseconds, percent, span};
 use crate::admin::finding::worst;
@@ -27,6 +28,10 @@ pub fn text(status: &Status) -> String {
         );
     }
     status.peers.iter().for_each(|peer| _ = writeln!(text, "  {}", of_peer(peer)));
+    status
+        .group
+        .iter()
+        .for_each(|summary| group::line(summary).lines().for_each(|line| _ = writeln!(text, "  {line}")));
     text += &findings(status);
     text += &frames(status);
     for service in &status.services {

@@ -1,5 +1,6 @@
 //! The checked configuration: what the data path is built from. A leaf: `control::config` makes it, everything reads it.
 
+mod group;
 pub mod identity;
 pub mod limit;
 pub mod list;
@@ -7,6 +8,7 @@ mod next_hop;
 mod prefix;
 pub mod prime;
 
+pub use group::{Certificates, Group, Secret};
 pub use limit::{Limit, LimitKind, PerSource, Rate};
 pub use list::{List, ListFile, ListKind};
 pub use next_hop::{Egress, NextHop};
@@ -30,6 +32,8 @@ pub struct Plan {
     pub admin: Admin,
     /// `None`: routers are told by hand.
     pub announce: Option<Announce>,
+    /// `None`: this process shares nothing.
+    pub group: Option<Group>,
     /// Whose frames are dropped, and whose are not.
     pub lists: Vec<List>,
     /// In the order of the file.

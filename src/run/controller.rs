@@ -3,6 +3,7 @@
 
 use super::announcing::Announcing;
 use super::capture::Capturing;
+use super::grouping::{Grouping, next_of_group};
 use super::guard::Guard;
 use super::list_files::ListFiles;
 use super::reload::{Purpose, Reloads, Request};
@@ -115,6 +116,8 @@ pub struct Controller<'a> {
     pub supervisor: Supervisor,
     /// `None`: a filter announces nothing.
     pub announcing: Option<Announcing>,
+    /// `None`: there is no `[group]`.
+    pub group: Option<Grouping>,
 }
 
 /// What goes on beside the servers.
@@ -171,7 +174,9 @@ impl ControlPlane {
                     made = tasks.reloads.made() => {
                         controller.end_reload(membership, made, &mut tasks.reloads).await;
                         tasks.lists.watch(membership.plan());
+                        controller.regroup(membership).await;
                     }
+                    happened = next_of_group(&mut controller.group) => controller.take_group(membership, happened).await,
                     (path, content) = tasks.lists.changed() => {
                         let outcome = content.and_then(|prefixes| membership.set_list_file(&path, &prefixes));
                         if let Ok(Some(_)) = &outcome {
@@ -255,8 +260,24 @@ impl Controller<'_> {
         to: oneshot::Sender<Answer>,
         tasks: &mut Tasks,
     ) {
+        let (order, is_local) = match order {
+            Order::Local { inner } => (*inner, true),
+            order => (order, false),
+        };
+        let may = match order.is_shared() {
+            true => self.may_order(&order, is_local),
+            false if is_local => {
+                Err("every order but those for servers and prefixes is for this process only".to_owned())
+            }
+            false => Ok(()),
+        };
+        if let Err(error) = may {
+            return drop(to.send(Answer::Refused { error }));
+        }
+        let ordered = order.clone();
         let (server, service, set, force) = match order {
-            Order::HandOver => unreachable!("it ends the loop"),
+            Order::HandOver | Order::Local { .. } => unreachable!("it ends the loop, or was taken apart"),
+            Order::Group => return self.show_group(to),
             Order::Status => return drop(to.send(Answer::Status(Box::new(self.status(membership))))),
             Order::Trace { client, watch_ms } => {
                 return self.trace(membership, client, watch_ms, to, tasks);
@@ -278,10 +299,14 @@ impl Controller<'_> {
             Order::Withdraw { service } => return self.set_withdrawn(membership, service.as_deref(), true, to).await,
             Order::Announce { service } => return self.set_withdrawn(membership, service.as_deref(), false, to).await,
             Order::Deny { prefix, service, for_s } => {
-                return self.change_denied(membership.deny(prefix, service.as_deref(), for_s), membership, to);
+                let (answer, update) = membership.deny(prefix, service.as_deref(), for_s);
+                update.into_iter().for_each(|update| self.engine.publish(membership, update));
+                return self.share(membership, &ordered, is_local, (answer, to));
             }
             Order::Undeny { prefix, service } => {
-                return self.change_denied(membership.undeny(prefix, service.as_deref()), membership, to);
+                let (answer, update) = membership.undeny(prefix, service.as_deref());
+                update.into_iter().for_each(|update| self.engine.publish(membership, update));
+                return self.share(membership, &ordered, is_local, (answer, to));
             }
             Order::Denied => {
                 let lists = tasks.lists.shown(membership.plan());
@@ -300,17 +325,7 @@ impl Controller<'_> {
         update.into_iter().for_each(|update| self.engine.publish(membership, update));
         // Whoever hears of it and looks sees it.
         self.show(membership);
-        let _ = to.send(answer);
-    }
-
-    fn change_denied(
-        &mut self,
-        (answer, update): (Answer, Option<Update>),
-        membership: &mut Membership,
-        to: oneshot::Sender<Answer>,
-    ) {
-        update.into_iter().for_each(|update| self.engine.publish(membership, update));
-        let _ = to.send(answer);
+        self.share(membership, &ordered, is_local, (answer, to));
     }
 
     async fn set_withdrawn(
@@ -337,6 +352,7 @@ impl Controller<'_> {
             announcing.judge(membership, &head, &services);
             announcing.statuses.clone()
         });
+        self.tell_progress(membership);
         let announcements = announcements.unwrap_or_default();
         self.overview.put(Overview { head, at: std::time::Instant::now(), services, announcements });
     }
@@ -362,6 +378,7 @@ impl Controller<'_> {
             interface: membership.interface().to_owned(),
             findings: self.findings.get().map_or_else(Vec::new, |(findings, _)| findings.to_vec()),
             peers: Vec::new(),
+            group: self.group.as_ref().map(Grouping::summary),
             interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
             generation: membership.generation(),
             services: Vec::new(),

@@ -10,6 +10,7 @@ mod capture;
 mod controller;
 pub mod decap;
 pub mod filter;
+pub mod grouping;
 pub mod guard;
 mod list_files;
 pub mod on_server;
@@ -38,6 +39,7 @@ use crate::table::{TunnelEnd, families};
 use crate::verbs;
 use announcing::Announcing;
 use controller::{ControlPlane, Controller, Ended, Signals};
+use grouping::Grouping;
 use guard::Guard;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -99,6 +101,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     host::check(&addresses)?;
     let listeners = admin::bind(&plan.admin)?;
     // Of two dispatchers with the default socket, what is remembered is the first one's.
+    let remembers = listeners.socket().is_some();
     let file = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &options.config));
     // Before there is another thread. DPDK has files of its own, and threads by now.
     let confined = (dispatcher.engine != Engine::Dpdk).then(|| confine::confine_to(&plan.admin, &dispatcher.pins));
@@ -144,6 +147,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let _answers = guard.as_ref().map(|_| guard::answer_for(&facts.interface)).transpose()?;
     let announcer = followed.runtime.block_on(Announcer::open(plan.announce.as_ref(), &facts.interface, timeline))?;
     let announcing = Announcing { announcer, guard, figures: Box::new(move || figures.latest()), statuses: Vec::new() };
+    let group = Grouping::start(&followed.membership, "dispatcher", remembers)?;
     let mut controller = Controller {
         config: options.config,
         orders,
@@ -154,6 +158,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         engine: &mut *engine,
         supervisor: Supervisor::of_environment(),
         announcing: Some(announcing),
+        group,
     };
     let ended = followed.until_signal(&mut controller);
     followed.end_announcing(&mut controller, matches!(ended, Ok(Ended::HandedOver)));

@@ -2,6 +2,7 @@
 //! process. The program stays after that, and goes on by its last table; the next process takes it over without a gap.
 
 use super::controller::{ControlPlane, Controller, Signals};
+use super::grouping::Grouping;
 use super::tell;
 use crate::admin::{self, Watched};
 use crate::control::interface::InterfaceWatch;
@@ -74,6 +75,7 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     let signals = runtime.block_on(async { Signals::catch() })?;
     let watch = runtime.block_on(InterfaceWatch::open(&interface.name, Some(interface.mac), None))?;
     let listeners = admin::bind(&plan.admin)?;
+    let remembers = listeners.socket().is_some();
     let state = listeners.socket().map(|_| StateFile::new(&plan.admin.state, &config));
     let confined = confine::confine_to(&plan.admin, &place.pins)?;
     let opened = open(&runtime, &plan)?;
@@ -94,6 +96,10 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     say("ready", json);
     let (watch, supervisor) = (Some(watch), Supervisor::of_environment());
     let config_file = config.clone();
+    let group = match side {
+        Side::Server => Grouping::start(&followed.membership, "filter", remembers)?,
+        _ => None,
+    };
     let engine = &mut engine;
     let mut controller = Controller {
         config: config_file,
@@ -105,6 +111,7 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
         engine,
         supervisor,
         announcing: None,
+        group,
     };
     let ended = followed.until_signal(&mut controller);
     drop(admin);

@@ -397,7 +397,18 @@ mod tests {
     ) -> Controller<'_> {
         let (overview, supervisor) = (Latest::default(), Supervisor::default());
         let findings = Latest::default();
-        Controller { config, orders, started, watch: None, findings, overview, engine, supervisor, announcing: None }
+        Controller {
+            config,
+            orders,
+            started,
+            watch: None,
+            findings,
+            overview,
+            engine,
+            supervisor,
+            announcing: None,
+            group: None,
+        }
     }
 
     /// What the operator is answered.

@@ -4,7 +4,9 @@ use crate::admin::status::Status;
 use crate::ctl::client::{self, Client};
 use crate::engine::filter::takeover;
 use crate::host::cores;
-use crate::model::{Admin, Announce, Deliver, Dispatcher, Engine, HashInput, Health, Plan, Selection, Service, Via};
+use crate::model::{
+    Admin, Announce, Deliver, Dispatcher, Engine, Group, HashInput, Health, Plan, Selection, Service, Via,
+};
 use crate::table::ServiceId;
 use crate::table::build::Cluster;
 use crate::xdp::Device;
@@ -45,6 +47,7 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
     if let (Some(settings), true) = (&plan.announce, plan.dispatcher.is_some()) {
         text += &announce(settings);
     }
+    plan.group.iter().for_each(|settings| text += &group(settings));
     text + &plan.dispatcher.as_ref().map_or(String::new(), queues)
 }
 
@@ -77,6 +80,16 @@ fn admin(Admin { socket, metrics, web, state, .. }: &Admin) -> String {
     let metrics = metrics.map_or("no metrics over TCP".to_owned(), |address| format!("http://{address}/metrics"));
     let page = web.map_or(String::new(), |address| format!(", page http://{address}/"));
     format!("admin: socket {}, {metrics}{page}, state in {}\n", socket.display(), state.display())
+}
+
+fn group(Group { name, member, etcd, user, identity, .. }: &Group) -> String {
+    let by = match (identity, user) {
+        (Some(_), Some((user, _))) => format!(", with a certificate and as user {user}"),
+        (Some(_), None) => ", with a certificate".to_owned(),
+        (None, Some((user, _))) => format!(", as user {user}"),
+        (None, None) => String::new(),
+    };
+    format!("group: {name}, this one is {member}; etcd at {}{by}\n", etcd.join(", "))
 }
 
 fn announce(Announce { table, min_up, hold_down, linger, hold }: &Announce) -> String {

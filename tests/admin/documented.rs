@@ -15,6 +15,7 @@ fn exported() -> Metrics {
     {
         let mut status = script.status.lock().unwrap();
         status.peers = sample::peers();
+        status.group = Some(sample::group());
         status.services[0].servers[0].check.as_mut().unwrap().failure_age_s = Some(1.0);
     }
     let fake = Fake::with(script);

@@ -1,6 +1,7 @@
 //! Documents as a dispatcher of two services would give them.
 
 use hdrhistogram::Histogram;
+use oneip::admin::group::GroupSummary;
 use oneip::admin::order::{
     ClientCheck, ClientFlow, ClientService, Diff, ListVerdict, Listing, Recording, ServiceDiff, Trace, TracedFrame,
     TracedService,
@@ -43,6 +44,7 @@ pub fn status() -> Status {
         interface: "eth1".to_owned(),
         findings: Vec::new(),
         peers: Vec::new(),
+        group: None,
         interface_up: Some(true),
         generation: 17,
         services: vec![service("web", "203.0.113.80", web, 0), dns],
@@ -288,4 +290,22 @@ pub fn pcapng() -> Vec<u8> {
     }
     blocks.tell(1_000_000_010, 3);
     blocks.take()
+}
+
+/// As it stands to a group whose store is away.
+pub fn group() -> GroupSummary {
+    GroupSummary {
+        name: "edge".into(),
+        member: "d1".into(),
+        connected: false,
+        since_s: 5.0,
+        why: Some("connection refused".into()),
+        outside: None,
+        alive: 3,
+        revision: Some(17),
+        queued: 2,
+        lost: 1,
+        restored: 0,
+        bad: Vec::new(),
+    }
 }

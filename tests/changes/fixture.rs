@@ -101,6 +101,7 @@ impl Fixture {
             decap: Decap::default(),
             admin: Admin::default(),
             announce: None,
+            group: None,
             lists: Vec::new(),
             services: vec![service],
         };

@@ -5,7 +5,9 @@ use crate::page::{read, rows, sections, spans};
 use oneip::config::{self, Loaded};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
@@ -20,6 +22,14 @@ interface = "eth1"
 [decap]
 [admin]
 [announce]
+[group]
+name = "edge"
+etcd = ["https://192.0.2.51:2379"]
+ca_file = "etcd-ca.pem"
+cert_file = "etcd-client.pem"
+key_file = "etcd-client.key"
+user = "oneip"
+password_file = "etcd.password"
 [[deny]]
 prefixes = ["198.51.100.0/24"]
 files = ["deny.txt"]
@@ -96,6 +106,11 @@ impl Bench {
         for list in ["deny.txt", "allow.txt"] {
             fs::write(folder.path().join(list), "192.0.2.77\n").expect("written");
         }
+        openssl(folder.path());
+        fs::write(folder.path().join("etcd.password"), "secret\n").expect("written");
+        for secret in ["etcd-client.key", "etcd.password", "hash.key"] {
+            fs::set_permissions(folder.path().join(secret), fs::Permissions::from_mode(0o600)).expect("it is ours");
+        }
         Bench { folder }
     }
 
@@ -115,6 +130,13 @@ impl Bench {
         // What goes with another key.
         if let Some(way) = [("gue_port", "gue"), ("dscp", "l3dsr")].iter().find(|(of, _)| *of == key) {
             place.insert("deliver".to_owned(), way.1.into());
+        }
+        let pairs = [("cert_file", "key_file"), ("user", "password_file")];
+        if let Some((one, other)) = pairs.into_iter().find(|(one, other)| [*one, *other].contains(&key))
+            && !place.contains_key(key)
+        {
+            place.remove(one);
+            place.remove(other);
         }
         // One of the two.
         if key == "hash_key_file" {
@@ -140,6 +162,15 @@ impl Bench {
         let keys = said.split("the keys here are ").nth(1).unwrap_or_else(|| panic!("{said}"));
         keys.lines().next().expect("a line").split(", ").map(str::to_owned).collect()
     }
+}
+
+/// A certificate of itself, which is its own authority.
+fn openssl(folder: &Path) {
+    let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=nobody -keyout etcd-client.key -out \
+                     etcd-client.pem";
+    let done = Command::new("openssl").args(arguments.split_whitespace()).current_dir(folder).output();
+    assert!(done.expect("openssl runs").status.success());
+    fs::copy(folder.join("etcd-client.pem"), folder.join("etcd-ca.pem")).expect("copied");
 }
 
 pub fn value(text: &str) -> Value {

@@ -75,6 +75,7 @@ impl One {
             decap: Decap::default(),
             admin,
             announce: None,
+            group: None,
             lists: Vec::new(),
             services,
         }

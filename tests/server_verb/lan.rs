@@ -51,6 +51,7 @@ impl Lan {
             decap: Decap::default(),
             admin: Admin::default(),
             announce: None,
+            group: None,
             lists: Vec::new(),
             services,
         };

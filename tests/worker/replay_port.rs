@@ -60,6 +60,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
+        group: None,
         lists: Vec::new(),
         services: services.collect(),
     }

@@ -36,6 +36,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
         decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
+        group: None,
         lists: Vec::new(),
         services: (0..services).map(service).collect(),
     }

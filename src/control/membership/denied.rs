@@ -20,6 +20,29 @@ impl Membership {
         self.change_denials(None, |denials| denials.remove(prefix, service))
     }
 
+    /// Has those denied that the group denies. Whether that changed anything.
+    pub fn adopt_denied(&mut self, denials: Denials) -> Option<Update> {
+        if self.side != Side::Dispatcher || denials == self.denials {
+            return None;
+        }
+        let (before, now) = (self.denials.0.len(), denials.0.len());
+        if self.cluster.set_lists(&self.configured.lists, denials.lists().into()).is_err() {
+            tracing::warn!(
+                "group: services would have too many different combinations of lists: what was denied here stays"
+            );
+            return None;
+        }
+        self.denials = denials;
+        self.tell_operator(&[format!("the group denies {now} prefixes, before {before}")]);
+        self.note();
+        Some(Update::Table)
+    }
+
+    /// What operators have denied.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
     fn change_denials(
         &mut self,
         service: Option<&str>,

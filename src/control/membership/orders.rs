@@ -4,12 +4,13 @@ use super::{Membership, Update, reload};
 use crate::admin::order::Answer;
 use crate::control::names;
 use crate::control::overrides::{Override, Overrides};
-use crate::control::state_file::in_wall_time;
+use crate::control::state_file::{from_wall_time, in_wall_time};
 use crate::host::clock;
 use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT};
 use crate::model::{Plan, Server, Service};
 use crate::table::ServiceId;
 use crate::table::build::State;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +109,68 @@ impl Membership {
             }
         }
         Ok((said, self.judge_after(subject, drained.map(|(_, until)| until), reweighed, now)))
+    }
+
+    /// Has all orders be those that count in the group. What the data path must know.
+    ///
+    /// # Errors
+    /// In words; nothing is changed.
+    pub async fn adopt(&mut self, wanted: Overrides) -> Result<Option<Update>, String> {
+        if wanted == self.overrides {
+            return Ok(None);
+        }
+        let configured = Arc::clone(&self.configured);
+        let servers = configured.services.iter().flat_map(|of| of.servers.iter().map(move |it| (&of.name, &it.name)));
+        let changed: Vec<(&String, &String, Override, Override)> = servers
+            .map(|(service, server)| {
+                (service, server, self.overrides.get(service, server), wanted.get(service, server))
+            })
+            .filter(|(_, _, before, after)| before != after)
+            .collect();
+        let reweighed = changed.iter().any(|(_, _, before, after)| before.weight != after.weight);
+        if reweighed {
+            let plan = reload::effective(&self.configured, &wanted, &self.still_leaving());
+            self.follow(plan).await.map_err(|error| error.to_string())?;
+        }
+        self.overrides = wanted;
+        let now = clock::now_ns();
+        let mut moved = reweighed;
+        let mut drained: BTreeMap<&String, Option<u64>> = BTreeMap::new();
+        for (service, server, before, after) in &changed {
+            let last = drained.entry(*service).or_default();
+            let name = ((*service).clone(), (*server).clone());
+            match after.drained_until {
+                None => _ = self.draining.remove(&name),
+                Some(until) if before.drained_until != after.drained_until => {
+                    let until = now + from_wall_time(until).as_nanos() as u64;
+                    self.draining.insert(name, Some(until).filter(|until| *until > now));
+                    *last = (*last).max(Some(until));
+                }
+                Some(_) => {}
+            }
+        }
+        for at in 0..self.plan.services.len() {
+            let Some(until) = drained.get(&self.plan.services[at].name).copied().or(reweighed.then_some(None)) else {
+                continue;
+            };
+            if let Some(until) = until {
+                self.cluster.prolong(at as ServiceId, until, now);
+            }
+            moved |= self.judge(at, now, until);
+        }
+        let said = changed.iter().map(|(service, server, _, after)| {
+            format!("group: server {server} of service {service}: {}", after.said())
+        });
+        let said: Vec<String> = said.collect();
+        if !said.is_empty() {
+            self.tell_operator(&said);
+        }
+        self.note();
+        Ok(match (reweighed, moved) {
+            (true, _) => Some(Update::Layout),
+            (false, true) => Some(Update::Table),
+            (false, false) => None,
+        })
     }
 
     /// Judges the services that an order is about: connections that stay do so until `drained`, or for as long as their services say.

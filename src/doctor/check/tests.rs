@@ -153,6 +153,7 @@ fn status() -> Status {
         interface_up: Some(true),
         findings: Vec::new(),
         peers: Vec::new(),
+        group: None,
         generation: 1,
         services: vec![service],
         workers: vec![worker(0), worker(1)],

@@ -58,6 +58,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
         decap: Decap::default(),
         admin: Admin::default(),
         announce: None,
+        group: None,
         lists: Vec::new(),
         services: (0..).zip(limits).map(service).collect(),
     }

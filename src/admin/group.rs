@@ -1,0 +1,80 @@
+//! The document of `ctl group`, and what of it `ctl status` has.
+
+use serde::{Deserialize, Serialize};
+
+/// How this process stands to its group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupSummary {
+    pub name: String,
+    /// What this process is called there.
+    pub member: String,
+    /// Whether the store can be asked.
+    pub connected: bool,
+    /// For how long it can, or cannot.
+    pub since_s: f64,
+    /// Why it cannot, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Why this process shares nothing with the others, in words; `None`: it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<String>,
+    /// Members that live, this one included, as far as is known.
+    pub alive: usize,
+    /// Of the store: what was taken in last; `None`: it was never read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+    /// Orders that the store has not been told yet.
+    pub queued: usize,
+    /// How often the connection to the store was lost.
+    pub lost: u64,
+    /// How often the store went back, and was told what it had lost.
+    pub restored: u64,
+    /// Values in the store that are not used, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bad: Vec<BadValue>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BadValue {
+    pub key: String,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    #[serde(flatten)]
+    pub summary: GroupSummary,
+    pub etcd: Vec<String>,
+    pub members: Vec<MemberStatus>,
+    /// What was ordered for servers, oldest first.
+    pub orders: Vec<OrderStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    pub member: String,
+    pub version: String,
+    /// `dispatcher` or `filter`.
+    pub mode: String,
+    /// It has the configuration and the hash key of the group.
+    pub belongs: bool,
+    /// Of its table; `None`: it has not said so yet, or the store cannot be asked.
+    pub generation: Option<u64>,
+    /// Orders in the store that it has not taken in.
+    pub behind: Option<usize>,
+    /// Services of it that routers send clients to, and all of them.
+    pub announced: Option<usize>,
+    pub services: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OrderStatus {
+    pub server: String,
+    /// In words.
+    pub order: String,
+    /// The member that was told last.
+    pub by: String,
+    pub age_s: f64,
+    /// `group`, `queued` or `local`.
+    pub counts: String,
+}

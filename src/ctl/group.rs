@@ -1,0 +1,150 @@
+//! `oneip ctl group`: the members of a group, and what they share.
+
+use super::table;
+use super::units::span;
+use crate::admin::group::{GroupStatus, GroupSummary, MemberStatus, OrderStatus};
+use std::fmt::Write;
+
+/// How many wrong values are named.
+const SHOWN: usize = 5;
+
+/// How this process stands to its group, in a line; what is wrong follows in lines of its own.
+pub fn line(summary: &GroupSummary) -> String {
+    let GroupSummary { name, member, connected, since_s, why, outside, alive, queued, bad, .. } = summary;
+    let mut text = format!("group {name}: ");
+    match (outside, connected) {
+        (Some(_), _) => _ = write!(text, "{member} is OUTSIDE"),
+        (None, true) => _ = write!(text, "{member} is one of {alive} members"),
+        (None, false) => _ = write!(text, "the store CANNOT BE ASKED for {}", span(*since_s)),
+    }
+    if *queued > 0 {
+        let _ = write!(text, ", {queued} orders wait for the store");
+    }
+    text.push('\n');
+    if let Some(outside) = outside {
+        let _ = writeln!(text, "  NOTE: {outside}");
+    }
+    if let Some(why) = why {
+        let _ = writeln!(text, "  NOTE: etcd: {why}; what is known counts");
+    }
+    for bad in bad.iter().take(SHOWN) {
+        let _ = writeln!(text, "  NOTE: {} in the store is not used: {}", bad.key, bad.why);
+    }
+    if bad.len() > SHOWN {
+        let _ = writeln!(text, "  NOTE: and {} more in the store", bad.len() - SHOWN);
+    }
+    text
+}
+
+/// The line, the store, the members, the orders.
+pub fn text(status: &GroupStatus) -> String {
+    let GroupStatus { summary, etcd, members, orders } = status;
+    let mut text = line(summary);
+    let revision = summary.revision.map_or("never read".to_owned(), |revision| format!("revision {revision}"));
+    let _ = writeln!(
+        text,
+        "etcd {}: {revision}, lost {} times, restored {} times",
+        etcd.join(", "),
+        summary.lost,
+        summary.restored
+    );
+    let own = summary.member.as_str();
+    let mut shown = table::new(["member", "mode", "version", "configuration", "table", "behind", "announced"], 4..5);
+    members.iter().for_each(|member| _ = shown.add_row(of_member(member, own)));
+    let _ = writeln!(text, "\n{shown}");
+    if !orders.is_empty() {
+        let mut shown = table::new(["server", "order", "given to", "ago", "counts for"], 3..4);
+        orders.iter().for_each(|order| _ = shown.add_row(of_order(order)));
+        let _ = writeln!(text, "\n{shown}");
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn of_member(member: &MemberStatus, own: &str) -> [String; 7] {
+    let MemberStatus { member: name, version, mode, belongs, generation, behind, announced, services } = member;
+    let unknown = || "?".to_owned();
+    let announced = announced.zip(*services).map_or_else(unknown, |(announced, all)| format!("{announced} of {all}"));
+    [
+        if name == own { format!("{name} (this one)") } else { name.clone() },
+        mode.clone(),
+        version.clone(),
+        if *belongs { "as the group".to_owned() } else { "ANOTHER".to_owned() },
+        generation.map_or_else(unknown, |generation| generation.to_string()),
+        behind.map_or_else(unknown, |behind| if behind == 0 { "no".to_owned() } else { format!("{behind} orders") }),
+        announced,
+    ]
+}
+
+fn of_order(order: &OrderStatus) -> [String; 5] {
+    let OrderStatus { server, order, by, age_s, counts } = order;
+    let counts = match counts.as_str() {
+        "group" => "all members",
+        "queued" => "this one, until the store can be asked",
+        _ => "this one (--local)",
+    };
+    [server.clone(), order.clone(), by.clone(), span(*age_s), counts.to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::group::BadValue;
+
+    #[test]
+    fn members_and_orders_are_shown_and_what_is_wrong() {
+        let bad = vec![BadValue { key: "orders/servers/web1".into(), why: "unknown field `x`".into() }; SHOWN + 2];
+        let summary = GroupSummary {
+            name: "edge".into(),
+            member: "d1".into(),
+            connected: true,
+            since_s: 5.0,
+            why: None,
+            outside: None,
+            alive: 2,
+            revision: Some(17),
+            queued: 0,
+            lost: 1,
+            restored: 0,
+            bad: Vec::new(),
+        };
+        assert_eq!(line(&summary), "group edge: d1 is one of 2 members\n");
+        let why = Some("connection refused".to_owned());
+        let lost = GroupSummary { connected: false, why, queued: 3, bad, ..summary.clone() };
+        let said = line(&lost);
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[0], "group edge: the store CANNOT BE ASKED for 5.0 s, 3 orders wait for the store");
+        assert_eq!(lines[1], "  NOTE: etcd: connection refused; what is known counts");
+        assert_eq!(lines[2], "  NOTE: orders/servers/web1 in the store is not used: unknown field `x`");
+        assert_eq!(lines.last(), Some(&"  NOTE: and 2 more in the store"));
+        let member = |name: &str, belongs, behind| MemberStatus {
+            member: name.into(),
+            version: "0.1.0".into(),
+            mode: "dispatcher".into(),
+            belongs,
+            generation: behind,
+            behind: behind.map(|behind| behind as usize),
+            announced: None,
+            services: None,
+        };
+        let order = OrderStatus {
+            server: "web1".into(),
+            order: "drained".into(),
+            by: "d2".into(),
+            age_s: 61.0,
+            counts: "group".into(),
+        };
+        let members = vec![member("d1", true, Some(0)), member("d2", true, Some(4)), member("d3", false, None)];
+        let said = text(&GroupStatus { summary, etcd: vec!["http://a:1".into()], members, orders: vec![order] });
+        for part in [
+            "d1 (this one)",
+            "4 orders",
+            "ANOTHER",
+            "drained",
+            "all members",
+            "etcd http://a:1: revision 17, lost 1 times",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Orders of the group, those that wait, and those for one member: what counts.
+
+use super::*;
+use proptest::prelude::*;
+
+fn weight(set: u32, by: &str, at_ms: u64) -> ServerOrders {
+    ServerOrders { weight: Some(Stamped { set: Some(set), by: by.into(), at_ms }), ..ServerOrders::default() }
+}
+
+fn disabled(set: bool, by: &str, at_ms: u64) -> ServerOrders {
+    ServerOrders { disabled: Some(Stamped { set, by: by.into(), at_ms }), ..ServerOrders::default() }
+}
+
+fn book() -> Book {
+    let remembered = Some(Remembered { name: "edge".into(), ..Remembered::default() });
+    Book::open(("edge", "d1"), Digest::default(), remembered, (&Overrides::default(), &Denials::default()))
+}
+
+fn edit(server: &str, orders: ServerOrders) -> Edit {
+    Edit::Server { server: server.into(), orders }
+}
+
+fn entry(server: &str, orders: &ServerOrders, revision: i64) -> Entry {
+    let value = Some(serde_json::to_vec(orders).expect("JSON"));
+    Entry { key: format!("orders/servers/{server}").into_bytes(), value, created: revision, revision }
+}
+
+fn weight_of(book: &Book, server: &str) -> Option<u32> {
+    book.wanted().get("any", server).weight
+}
+
+#[test]
+fn an_order_counts_at_once_and_until_the_store_says_otherwise() {
+    let mut book = book();
+    let id = book.enqueue(edit("web1", weight(3, "d1", 10)), true);
+    assert_eq!(weight_of(&book, "web1"), Some(3));
+    // The clock of the member that was told before is ahead.
+    book.change(5, &[entry("web1", &weight(9, "d2", 1_000_000), 5)]);
+    let late = book.enqueue(edit("web1", weight(4, "d1", 20)), true);
+    assert_eq!(weight_of(&book, "web1"), Some(4), "what is ordered now counts now");
+    assert_eq!(book.queue().len(), 1, "one of each place");
+    book.told(id, true);
+    assert_eq!(book.queue().len(), 1, "of the one before nothing is known any more");
+    book.told(late, true);
+    assert!(book.queue().is_empty());
+    assert_eq!(weight_of(&book, "web1"), Some(4), "before it is heard of the change");
+}
+
+#[test]
+fn what_waited_gives_way_to_what_others_ordered_later() {
+    let mut book = book();
+    book.enqueue(edit("web1", weight(3, "d1", 10)), true);
+    book.enqueue(edit("web2", weight(3, "d1", 10)), true);
+    book.lose();
+    book.load(1, 7, &[entry("web1", &weight(8, "d2", 9), 6), entry("web2", &weight(8, "d2", 11), 7)]);
+    assert_eq!((weight_of(&book, "web1"), weight_of(&book, "web2")), (Some(3), Some(8)));
+    let merge = |queued: &Queued, there: ServerOrders| {
+        queued.edit.merge(Some(&serde_json::to_vec(&there).expect("JSON")), queued.is_new)
+    };
+    let (merged, other) = merge(&book.queue()[0], weight(8, "d2", 9));
+    assert!(matches!(merged, Merged::Put(_)) && other.as_deref() == Some("d2"));
+    assert_eq!(merge(&book.queue()[1], weight(8, "d2", 11)), (Merged::Stays, Some("d2".to_owned())));
+}
+
+#[test]
+fn a_store_that_went_back_is_told_what_it_lost() {
+    let prefix: Prefix = "198.51.100.0/24".parse().expect("a prefix");
+    let deny = |at_ms| DenyOrder { until: None, by: "d1".into(), at_ms };
+    let denied = |at_ms, revision| Entry {
+        key: Place::Denied(prefix, None).key().into_bytes(),
+        value: Some(serde_json::to_vec(&deny(at_ms)).expect("JSON")),
+        created: revision,
+        revision,
+    };
+    let mut book = book();
+    book.load(1, 20, &[entry("web1", &weight(3, "d1", 10), 3), entry("web2", &weight(5, "d2", 30), 20)]);
+    // A later time is no other store.
+    book.load(1, 21, &[entry("web1", &weight(3, "d1", 10), 3), entry("web2", &weight(6, "d2", 31), 21)]);
+    assert_eq!((book.restored, book.queue().len()), (0, 0));
+    // As it was before web2 was ordered, with a prefix that was denied then.
+    book.load(1, 10, &[entry("web1", &weight(3, "d1", 10), 3), denied(5, 9)]);
+    assert_eq!(book.restored, 1);
+    let edits: Vec<&Edit> = book.queue().iter().map(|queued| &queued.edit).collect();
+    assert_eq!(edits[0], &edit("web2", weight(6, "d2", 31)), "as it was ordered, and by whom");
+    assert!(matches!(edits[1], Edit::Undeny { .. }) && edits.len() == 2);
+    assert_eq!((weight_of(&book, "web1"), weight_of(&book, "web2")), (Some(3), Some(6)));
+    assert!(book.wanted_denied().0.is_empty(), "no table is wrong meanwhile");
+    // Another store, which has nothing at all.
+    book.load(2, 1000, &[]);
+    assert_eq!((weight_of(&book, "web1"), weight_of(&book, "web2")), (Some(3), Some(6)));
+    // A restart knows it all.
+    let remembered = book.remembered();
+    let text = serde_json::to_string(&remembered).expect("JSON");
+    let read: Remembered = serde_json::from_str(&text).expect("as written");
+    let again = Book::open(("edge", "d1"), Digest::default(), Some(read), (&Overrides::default(), &Denials::default()));
+    assert_eq!(again.wanted(), book.wanted());
+    assert_eq!(again.queue().len(), book.queue().len());
+}
+
+#[test]
+fn an_order_for_one_member_counts_over_the_groups_until_it_says_the_same() {
+    let mut book = book();
+    book.load(1, 5, &[entry("web1", &weight(3, "d2", 10), 5)]);
+    book.set_local("web1", &disabled(true, "d1", 11));
+    let set = book.wanted().get("any", "web1");
+    assert!(set.disabled && set.weight == Some(3), "one thing of its own, and the rest of the group");
+    book.set_local("web1", &disabled(false, "d1", 12));
+    assert!(book.local().is_empty());
+    book.set_local("web1", &weight(9, "d1", 13));
+    assert_eq!(weight_of(&book, "web1"), Some(9));
+    // Who speaks for all speaks for this one too.
+    book.enqueue(edit("web1", weight(4, "d1", 14)), true);
+    assert!(book.local().is_empty());
+    assert_eq!(weight_of(&book, "web1"), Some(4));
+}
+
+#[test]
+fn what_was_ordered_before_there_was_a_group_counts_here_only() {
+    let before = Overrides::new([("web1".to_owned(), Override { weight: Some(2), ..Override::default() })].into(), []);
+    let mut book = Book::open(("edge", "d1"), Digest::default(), None, (&before, &Denials::default()));
+    book.load(1, 5, &[]);
+    assert_eq!(book.wanted(), before);
+    assert!(book.queue().is_empty() && book.local().contains_key("web1"));
+}
+
+#[test]
+fn an_order_for_one_service_stands_beside_those_for_all() {
+    let mut book = book();
+    book.load(1, 5, &[entry("web1", &weight(3, "d2", 10), 4), entry("web1@web", &weight(4, "d2", 11), 5)]);
+    let of = |book: &Book| ["web", "mail"].map(|service| book.wanted().get(service, "web1").weight);
+    assert_eq!(of(&book), [Some(4), Some(3)]);
+    // For all: where it stood apart, too.
+    book.enqueue(edit("web1", weight(7, "d1", 1)), true);
+    assert_eq!(of(&book), [Some(7), Some(7)]);
+    book.enqueue(edit("web1@mail", weight(8, "d1", 1)), true);
+    assert_eq!(of(&book), [Some(7), Some(8)]);
+}
+
+fn orders() -> impl Strategy<Value = ServerOrders> {
+    let stamp = || (0u64..6, "[a-c]");
+    let drained = proptest::option::of((proptest::option::of(0u64..4), stamp()));
+    let disabled = proptest::option::of((any::<bool>(), stamp()));
+    let weight = proptest::option::of((proptest::option::of(0u32..4), stamp()));
+    (drained, disabled, weight).prop_map(|(drained, disabled, weight)| ServerOrders {
+        drained_until: drained.map(|(set, (at_ms, by))| Stamped { set, by, at_ms }),
+        disabled: disabled.map(|(set, (at_ms, by))| Stamped { set, by, at_ms }),
+        weight: weight.map(|(set, (at_ms, by))| Stamped { set, by, at_ms }),
+    })
+}
+
+/// Times and names tell orders apart: no two of one member are of one moment.
+fn comparable(all: &[ServerOrders]) -> bool {
+    let same = |one: &ServerOrders, other: &ServerOrders| {
+        fn clash<T: PartialEq>(one: &Option<Stamped<T>>, other: &Option<Stamped<T>>) -> bool {
+            matches!((one, other), (Some(one), Some(other)) if (one.at_ms, &one.by) == (other.at_ms, &other.by) && one.set != other.set)
+        }
+        clash(&one.drained_until, &other.drained_until)
+            || clash(&one.disabled, &other.disabled)
+            || clash(&one.weight, &other.weight)
+    };
+    all.iter().enumerate().all(|(at, one)| all[at..].iter().all(|other| !same(one, other)))
+}
+
+proptest! {
+    /// In whichever order members tell the store what waited, it has the same in the end.
+    #[test]
+    fn what_waited_is_told_in_any_order(all in proptest::collection::vec(orders(), 1..5), rotate in 0usize..5) {
+        prop_assume!(comparable(&all));
+        let told = |all: &[ServerOrders]| {
+            let mut value: Option<Vec<u8>> = None;
+            for orders in all {
+                if let (Merged::Put(new), _) = edit("web1", orders.clone()).merge(value.as_deref(), false) {
+                    value = Some(new);
+                }
+            }
+            value.map(|value| ServerOrders::read(&value).expect("as written"))
+        };
+        let mut other = all.clone();
+        other.rotate_left(rotate % all.len());
+        other.reverse();
+        prop_assert_eq!(told(&all), told(&other));
+    }
+}

@@ -1,0 +1,94 @@
+//! What is known of the group, on disk beside the state file: a start without the store goes on by it. Each value is checked as one of
+//! the store is.
+
+use super::book::Queued;
+use super::record::{DenyOrder, ServerOrders};
+use crate::model::Prefix;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, IntoInnerError, Write};
+use std::path::{Path, PathBuf};
+use std::{fs, io::ErrorKind};
+use tempfile::NamedTempFile;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remembered {
+    /// Of the group.
+    pub name: String,
+    /// Which store that was, how far it was, and when this was so.
+    pub synced: Option<Synced>,
+    pub servers: BTreeMap<String, ServerOrders>,
+    pub denied: Vec<DeniedHere>,
+    /// What the store has not been told yet.
+    pub queue: Vec<Queued>,
+    /// What counts on this member only.
+    pub local: BTreeMap<String, ServerOrders>,
+    pub local_denied: Vec<DeniedHere>,
+}
+
+/// A state of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Synced {
+    pub cluster: u64,
+    pub revision: i64,
+    /// In milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeniedHere {
+    pub prefix: Prefix,
+    pub service: Option<String>,
+    pub order: DenyOrder,
+}
+
+/// `/var/lib/oneip/oneip.group.json`, where the state file is `oneip.json`.
+pub fn path(state: &Path) -> PathBuf {
+    state.with_extension("group.json")
+}
+
+/// `Ok(None)`: nothing is remembered.
+///
+/// # Errors
+/// Why nothing can be remembered, in words.
+pub fn load(path: &Path, name: &str) -> Result<Option<Remembered>, String> {
+    let shown = path.display();
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{shown} cannot be read: {error}")),
+    };
+    let remembered: Remembered =
+        serde_json::from_slice(&text).map_err(|error| format!("{shown} is damaged: {error}"))?;
+    let servers = remembered.servers.values().chain(remembered.local.values()).map(ServerOrders::check);
+    let denied = remembered.denied.iter().chain(&remembered.local_denied).map(|denied| denied.order.check());
+    let queued = remembered.queue.iter().map(|queued| queued.edit.check());
+    servers
+        .chain(denied)
+        .chain(queued)
+        .collect::<Result<(), String>>()
+        .map_err(|error| format!("{shown} is damaged: {error}"))?;
+    // Another group's says nothing of this one.
+    Ok(Some(remembered).filter(|remembered| remembered.name == name))
+}
+
+/// # Errors
+/// In words; the file is as it was.
+pub fn save(path: &Path, remembered: &Remembered) -> Result<(), String> {
+    write(path, remembered).map_err(|error| format!("{} cannot be written: {error}", path.display()))
+}
+
+fn write(path: &Path, remembered: &Remembered) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = BufWriter::new(NamedTempFile::new_in(folder)?);
+    serde_json::to_writer_pretty(&mut file, remembered)?;
+    file.write_all(b"\n")?;
+    let file = file.into_inner().map_err(IntoInnerError::into_error)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    fs::File::open(folder)?.sync_all()
+}

@@ -1,0 +1,180 @@
+//! What is known of the store: the orders of the group, and its members.
+
+use super::record::{DenyOrder, Digest, Member, Place, Record, ServerOrders};
+use crate::limits::{GROUP_MEMBERS, GROUP_SERVERS, MAX_DENIED};
+use crate::model::Prefix;
+use std::collections::{BTreeMap, HashMap};
+
+/// A key of the store as it came.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Behind the watched prefix.
+    pub key: Vec<u8>,
+    /// `None`: it was deleted.
+    pub value: Option<Vec<u8>>,
+    /// When it was made: a member that is longer there has a smaller one.
+    pub created: i64,
+    /// When it was last written.
+    pub revision: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    pub servers: BTreeMap<String, ServerOrders>,
+    pub denied: BTreeMap<(Prefix, Option<String>), DenyOrder>,
+    /// With the revision since which each is there.
+    pub members: BTreeMap<String, (Member, i64)>,
+    /// Values that are not used, by key, and why.
+    pub bad: BTreeMap<String, String>,
+    /// When each order was last written.
+    pub written: BTreeMap<String, i64>,
+}
+
+impl Shared {
+    /// Takes in a key. What is wrong is noted and changes nothing else: what was known of that key stays.
+    pub fn take(&mut self, entry: &Entry) {
+        let shown =
+            String::from_utf8_lossy(&entry.key).chars().filter(|c| !c.is_control()).take(96).collect::<String>();
+        let place = match Place::read(&entry.key) {
+            Ok(place) => place,
+            Err(why) => return self.refuse(shown, why, entry.value.is_some()),
+        };
+        let Some(value) = &entry.value else {
+            self.bad.remove(&shown);
+            self.written.remove(&place.key());
+            return match place {
+                Place::Server(name) => _ = self.servers.remove(&name),
+                Place::Denied(prefix, service) => _ = self.denied.remove(&(prefix, service)),
+                Place::Member(name) => _ = self.members.remove(&name),
+            };
+        };
+        let record = Record::read(&place, value).and_then(|record| self.room(&record).map(|()| record));
+        match record {
+            Err(why) => return self.refuse(shown, why, true),
+            Ok(Record::Server(name, orders)) => _ = self.servers.insert(name, orders),
+            Ok(Record::Denied(prefix, service, order)) => _ = self.denied.insert((prefix, service), order),
+            Ok(Record::Member(name, member)) => _ = self.members.insert(name, (member, entry.created)),
+        }
+        self.bad.remove(&shown);
+        if !matches!(place, Place::Member(_)) {
+            self.written.insert(place.key(), entry.revision);
+        }
+    }
+
+    fn refuse(&mut self, key: String, why: String, is_there: bool) {
+        match is_there {
+            true if self.bad.len() < GROUP_MEMBERS || self.bad.contains_key(&key) => _ = self.bad.insert(key, why),
+            true => {}
+            false => _ = self.bad.remove(&key),
+        }
+    }
+
+    /// A store that is full of nonsense fills no memory.
+    fn room(&self, record: &Record) -> Result<(), String> {
+        let (known, count, most) = match record {
+            Record::Server(name, _) => (self.servers.contains_key(name), self.servers.len(), GROUP_SERVERS),
+            Record::Denied(prefix, service, _) => {
+                (self.denied.contains_key(&(*prefix, service.clone())), self.denied.len(), MAX_DENIED)
+            }
+            Record::Member(name, _) => (self.members.contains_key(name), self.members.len(), GROUP_MEMBERS),
+        };
+        if known || count < most { Ok(()) } else { Err(format!("there are {most} of its kind already")) }
+    }
+
+    /// What the members of the group have in common: what most that live have; of two with as many, what the member has that is
+    /// there for longest. `None`: nobody lives.
+    pub fn digest(&self) -> Option<&Digest> {
+        let mut found: HashMap<&Digest, (usize, i64)> = HashMap::new();
+        for (member, since) in self.members.values() {
+            let (count, first) = found.entry(&member.digest).or_insert((0, *since));
+            *count += 1;
+            *first = (*first).min(*since);
+        }
+        found.into_iter().max_by_key(|(_, (count, first))| (*count, -first)).map(|(digest, _)| digest)
+    }
+
+    /// What keeps a process with that digest out of the group, in words. `None`: it belongs there.
+    pub fn stranger(&self, own: &Digest) -> Option<String> {
+        let group = self.digest()?;
+        let what = match (group.key == own.key, group.configuration == own.configuration) {
+            (true, true) => return None,
+            (true, false) => "another configuration",
+            (false, _) => "another hash_key",
+        };
+        let others: Vec<&str> = self
+            .members
+            .iter()
+            .filter(|(_, (member, _))| member.digest == *group)
+            .map(|(name, _)| name.as_str())
+            .take(4)
+            .collect();
+        Some(format!(
+            "this process has {what} than the group ({}), so it shares nothing with it; give all the same services, servers, weights \
+             and hash_key, and reload",
+            others.join(", ")
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, value: &str, created: i64) -> Entry {
+        Entry { key: key.into(), value: Some(value.into()), created, revision: created }
+    }
+
+    fn member(name: &str, configuration: &str, key: &str, created: i64) -> Entry {
+        let value = format!(
+            r#"{{"version":"0.1.0","mode":"dispatcher","place":"p","digest":{{"configuration":"{configuration}","key":"{key}"}}}}"#
+        );
+        put(&format!("members/{name}"), &value, created)
+    }
+
+    #[test]
+    fn what_is_wrong_is_noted_and_changes_nothing() {
+        let mut shared = Shared::default();
+        let right = r#"{"weight":{"set":3,"by":"d1","at_ms":1}}"#;
+        shared.take(&put("orders/servers/web1", right, 2));
+        let known = shared.clone();
+        for (key, value) in [
+            ("orders/servers/web1", "{\"weight\":{\"set\":99999,\"by\":\"d1\",\"at_ms\":2}}"),
+            ("orders/servers/web1", "\u{0}\u{1}"),
+            ("orders/servers/web 1", right),
+            ("orders/denied/x", "{}"),
+            ("nonsense", ""),
+        ] {
+            shared.take(&put(key, value, 3));
+            assert_eq!((&shared.servers, &shared.denied), (&known.servers, &known.denied), "{key}");
+        }
+        assert_eq!(shared.bad.len(), 4, "{:?}", shared.bad);
+        shared.take(&put("orders/servers/web1", right, 4));
+        shared.take(&Entry { key: b"nonsense".to_vec(), value: None, created: 0, revision: 5 });
+        assert_eq!(shared.bad.len(), 2, "{:?}", shared.bad);
+        shared.take(&Entry { key: b"orders/servers/web1".to_vec(), value: None, created: 0, revision: 6 });
+        assert!(shared.servers.is_empty());
+        for at in 0..GROUP_MEMBERS as i64 + 5 {
+            shared.take(&member(&format!("m{at}"), "c", "k", at));
+            shared.take(&put(&format!("nonsense{at}"), "", at));
+        }
+        assert_eq!(shared.members.len(), GROUP_MEMBERS);
+        assert!(shared.bad.len() <= GROUP_MEMBERS);
+    }
+
+    #[test]
+    fn the_group_has_what_most_members_have_and_who_has_something_else_stays_out() {
+        let mut shared = Shared::default();
+        let own = |configuration: &str, key: &str| Digest { configuration: configuration.into(), key: key.into() };
+        assert_eq!(shared.stranger(&own("a", "k")), None);
+        shared.take(&member("d1", "a", "k", 10));
+        shared.take(&member("d2", "b", "k", 5));
+        // One each: that of the one that is longer there.
+        let said = shared.stranger(&own("a", "k")).expect("out");
+        assert!(said.starts_with("this process has another configuration than the group (d2)"), "{said}");
+        shared.take(&member("d3", "a", "k", 20));
+        assert_eq!(shared.stranger(&own("a", "k")), None);
+        assert!(shared.stranger(&own("b", "k")).is_some());
+        let said = shared.stranger(&own("a", "other")).expect("out");
+        assert!(said.starts_with("this process has another hash_key than the group (d1, d3)"), "{said}");
+    }
+}

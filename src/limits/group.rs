@@ -1,0 +1,53 @@
+//! Bounds of a group, and of its store.
+
+use std::time::Duration;
+
+/// Addresses of etcd in one configuration.
+pub const GROUP_ENDPOINTS: usize = 16;
+
+/// Most bytes of a value in the store of a group.
+pub const GROUP_VALUE: usize = 4096;
+
+/// Members of a group, and wrong values of its store that are named.
+pub const GROUP_MEMBERS: usize = 1024;
+
+/// Servers that a group has orders for.
+pub const GROUP_SERVERS: usize = 65_536;
+
+/// Most bytes of what the store answers at once: the orders for as many servers, and as many denied prefixes as there may be.
+pub const GROUP_ANSWER: usize = 32 << 20;
+
+/// A member that etcd has not heard of for so long is gone, in seconds.
+pub const GROUP_LEASE_S: i64 = 10;
+
+/// How often a member says that it lives: three times before its lease ends.
+pub const GROUP_ALIVE: Duration = Duration::from_secs(3);
+
+/// How long the store may take to answer, or to be connected to.
+pub const GROUP_ANSWERS: Duration = Duration::from_secs(3);
+
+/// Wait before the store is tried again; doubled each time up to `GROUP_RETRY_LAST`, and shortened by up to a half at random.
+pub const GROUP_RETRY_FIRST: Duration = Duration::from_millis(200);
+
+pub const GROUP_RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// How long an operator waits at most until the store has an order, which counts here already.
+pub const GROUP_ORDER: Duration = Duration::from_secs(4);
+
+/// How often a member writes how far it is, at most.
+pub const GROUP_PROGRESS: Duration = Duration::from_millis(500);
+
+/// How often an order is tried again that another one came before.
+pub const GROUP_CONFLICTS: usize = 16;
+
+/// How long the end of a process waits for its lease to be given back.
+pub const GROUP_CLOSE: Duration = Duration::from_secs(1);
+
+/// Events of the store that wait for the control thread; then the thread of the store waits.
+pub const GROUP_EVENTS: usize = 64;
+
+/// Largest file of certificates, or of a key, in bytes: all authorities of a system are 220 KiB.
+pub const MAX_CERTIFICATES: u64 = 1 << 20;
+
+/// Largest file of a password, in bytes.
+pub const MAX_PASSWORD: u64 = 1024;

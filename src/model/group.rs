@@ -1,0 +1,39 @@
+//! The store that the members of a group share, and how a member gets there.
+
+use std::fmt;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Of the cluster: what its keys in the store begin with.
+    pub name: String,
+    /// What this process is called there.
+    pub member: String,
+    /// `http://HOST:PORT` or `https://HOST:PORT`, all of one kind.
+    pub etcd: Vec<String>,
+    /// Who certifies the store; `None`: it is asked without TLS.
+    pub ca: Option<Certificates>,
+    /// Who this process is, by its certificate and key.
+    pub identity: Option<(Certificates, Secret)>,
+    /// Who it is, by name and password.
+    pub user: Option<(String, Secret)>,
+}
+
+/// In PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificates(pub Vec<u8>);
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificates({} bytes)", self.0.len())
+    }
+}
+
+/// It never reaches a log or an error message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}

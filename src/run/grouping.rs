@@ -1,0 +1,484 @@
+//! What the control thread does for the group: orders that are given here go to the store, and those of others are carried out. It waits
+//! for the store in nothing that it does: an order counts here at once, and only its answer waits a moment.
+
+use super::controller::Controller;
+use crate::admin::finding::Grade;
+use crate::admin::group::{BadValue, GroupStatus, GroupSummary, MemberStatus, OrderStatus};
+use crate::admin::order::{Answer, Order};
+use crate::admin::timeline::{Kind, Told};
+use crate::control::membership::{Membership, Update};
+use crate::engine::Engine;
+use crate::error::Failure;
+use crate::group;
+use crate::group::book::{Book, Edit, set};
+use crate::group::memory::{self, Remembered};
+use crate::group::record::{DenyOrder, Member, Progress, ServerOrders, Stamped, now_ms};
+use crate::group::store::{Ask, Event, Store};
+use crate::limits::{GROUP_ORDER, GROUP_SERVERS};
+use crate::model;
+use std::collections::BTreeMap;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// A process that is in a group.
+pub struct Grouping {
+    settings: model::Group,
+    mode: &'static str,
+    /// Tells this process from another one with its name.
+    place: String,
+    store: Store,
+    book: Book,
+    /// Since when the store can be asked, or cannot, and why.
+    connection: (Instant, Result<(), String>),
+    lost: u64,
+    /// Operators who wait for the store.
+    waiting: Vec<Waiting>,
+    /// Somebody wants to know how all are.
+    asking: Option<Asking>,
+    /// What is on disk, or shall be.
+    remembered: Option<Remembered>,
+    /// What was said last of being outside.
+    outside: Option<String>,
+}
+
+struct Waiting {
+    id: u64,
+    to: oneshot::Sender<Answer>,
+    changes: Vec<String>,
+    until: Instant,
+}
+
+struct Asking {
+    answer: oneshot::Receiver<Option<BTreeMap<String, Progress>>>,
+    to: Vec<oneshot::Sender<Answer>>,
+    until: Instant,
+}
+
+/// What has happened.
+pub enum Happened {
+    Store(Event),
+    /// How far the members are, as far as the store says.
+    Members(BTreeMap<String, Progress>),
+    /// Nobody waits longer.
+    Due,
+}
+
+impl Grouping {
+    /// Begins to follow the group, where the configuration has one. `remembers`: whether what is known is kept on disk.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start(membership: &Membership, mode: &'static str, remembers: bool) -> Result<Option<Grouping>, Failure> {
+        let plan = membership.configured();
+        let Some(settings) = plan.group.clone() else { return Ok(None) };
+        let file = remembers.then(|| memory::path(&plan.admin.state));
+        let remembered =
+            file.as_ref().map_or(Ok(None), |file| memory::load(file, &settings.name)).unwrap_or_else(|why| {
+                tracing::warn!("group: {why}; what was ordered here counts here only");
+                None
+            });
+        let digest = group::digest(plan);
+        let place = group::place(&plan.admin.socket);
+        let orders = (membership.orders().0, membership.denials());
+        let book = Book::open((&settings.name, &settings.member), digest.clone(), remembered, orders);
+        let member = Member {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: mode.to_owned(),
+            place: place.clone(),
+            digest,
+        };
+        let store = Store::start(settings.clone(), member, file)?;
+        let connection = (Instant::now(), Err("it is being connected to".to_owned()));
+        Ok(Some(Grouping {
+            settings,
+            mode,
+            place,
+            store,
+            book,
+            connection,
+            lost: 0,
+            waiting: Vec::new(),
+            asking: None,
+            remembered: None,
+            outside: None,
+        }))
+    }
+
+    /// Waits for what happens. Cancel-safe.
+    pub async fn next(&mut self) -> Happened {
+        let waiting = self.waiting.iter().map(|waiting| waiting.until);
+        let due = waiting.chain(self.asking.as_ref().map(|asking| asking.until)).min();
+        let answer = async {
+            match &mut self.asking {
+                Some(asking) => (&mut asking.answer).await.ok().flatten().unwrap_or_default(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = self.store.next() => Happened::Store(event),
+            members = answer => Happened::Members(members),
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Happened::Due,
+        }
+    }
+
+    fn take(&mut self, happened: Happened) {
+        match happened {
+            Happened::Store(Event::Loaded { cluster, revision, entries }) => {
+                self.book.load(cluster, revision, &entries);
+                self.connection = (Instant::now(), Ok(()));
+                for queued in self.book.queue() {
+                    let (id, edit, is_new) = (queued.id, queued.edit.clone(), queued.is_new);
+                    self.store.ask(Ask::Tell { id, edit, is_new });
+                }
+                let members = self.book.shared.members.len();
+                tracing::info!("group: {} members share orders by way of etcd, revision {revision}", members);
+            }
+            Happened::Store(Event::Changed { revision, entries }) => self.book.change(revision, &entries),
+            Happened::Store(Event::Lost(why)) => {
+                self.book.lose();
+                if self.connection.1.is_ok() {
+                    self.lost += 1;
+                    tracing::warn!("group: the store cannot be asked: {why}; everything goes on by what is known");
+                    self.connection = (Instant::now(), Err(why));
+                } else {
+                    // Since when stays.
+                    self.connection.1 = Err(why);
+                }
+                self.waiting.drain(..).for_each(Waiting::queued);
+            }
+            Happened::Store(Event::Told { id, made }) => {
+                let counts = made.as_ref().is_ok_and(|told| told.counts);
+                if made.is_ok() {
+                    self.book.told(id, counts);
+                }
+                let Some(at) = self.waiting.iter().position(|waiting| waiting.id == id) else { return };
+                let waiting = self.waiting.swap_remove(at);
+                match made {
+                    Ok(told) => waiting.told(counts, told.other, self.book.shared.members.len()),
+                    Err(_) => waiting.queued(),
+                }
+            }
+            Happened::Members(progress) => self.answer_members(&progress),
+            Happened::Due => {
+                let now = Instant::now();
+                self.waiting.extract_if(.., |waiting| waiting.until <= now).for_each(Waiting::queued);
+                if self.asking.as_ref().is_some_and(|asking| asking.until <= now) {
+                    self.answer_members(&BTreeMap::new());
+                }
+            }
+        }
+    }
+
+    fn answer_members(&mut self, progress: &BTreeMap<String, Progress>) {
+        let Some(asking) = self.asking.take() else { return };
+        let status = self.status(progress);
+        asking.to.into_iter().for_each(|to| _ = to.send(Answer::Group(Box::new(status.clone()))));
+    }
+
+    fn ask_members(&mut self, to: oneshot::Sender<Answer>) {
+        if self.connection.1.is_err() {
+            let _ = to.send(Answer::Group(Box::new(self.status(&BTreeMap::new()))));
+            return;
+        }
+        if let Some(asking) = &mut self.asking {
+            return asking.to.push(to);
+        }
+        let (ask, answer) = oneshot::channel();
+        self.store.ask(Ask::Members(ask));
+        self.asking = Some(Asking { answer, to: vec![to], until: Instant::now() + GROUP_ORDER });
+    }
+
+    /// As `ctl status` shows it.
+    pub fn summary(&self) -> GroupSummary {
+        let (since, connected) = &self.connection;
+        let bad = self.book.shared.bad.iter().map(|(key, why)| BadValue { key: key.clone(), why: why.clone() });
+        GroupSummary {
+            name: self.settings.name.clone(),
+            member: self.settings.member.clone(),
+            connected: connected.is_ok(),
+            since_s: since.elapsed().as_secs_f64(),
+            why: connected.as_ref().err().cloned(),
+            outside: self.book.stranger(),
+            alive: self.book.shared.members.len(),
+            revision: self.book.revision(),
+            queued: self.book.queue().len(),
+            lost: self.lost,
+            restored: self.book.restored,
+            bad: bad.collect(),
+        }
+    }
+
+    fn status(&self, progress: &BTreeMap<String, Progress>) -> GroupStatus {
+        let shared = &self.book.shared;
+        let digest = shared.digest();
+        let members = shared.members.iter().map(|(name, (member, _))| {
+            let progress = progress.get(name);
+            let behind = |revision: i64| shared.written.values().filter(|written| **written > revision).count();
+            MemberStatus {
+                member: name.clone(),
+                version: member.version.clone(),
+                mode: member.mode.clone(),
+                belongs: digest == Some(&member.digest),
+                generation: progress.map(|progress| progress.generation),
+                behind: progress.map(|progress| behind(progress.revision)),
+                announced: progress.map(|progress| progress.announced),
+                services: progress.map(|progress| progress.services),
+            }
+        });
+        let queued = self.book.queue().iter().filter_map(|queued| match &queued.edit {
+            Edit::Server { server, orders } => Some((server, orders, "queued")),
+            _ => None,
+        });
+        let all = shared.servers.iter().map(|(server, orders)| (server, orders, "group"));
+        let local = self.book.local().iter().map(|(server, orders)| (server, orders, "local"));
+        let mut orders: Vec<OrderStatus> = all.chain(queued).chain(local).filter_map(of_order).collect();
+        orders.sort_by(|one, other| other.age_s.total_cmp(&one.age_s));
+        GroupStatus { summary: self.summary(), etcd: self.settings.etcd.clone(), members: members.collect(), orders }
+    }
+}
+
+fn of_order((server, orders, counts): (&String, &ServerOrders, &str)) -> Option<OrderStatus> {
+    let (by, at) = orders.last()?;
+    Some(OrderStatus {
+        server: server.clone(),
+        order: set(orders).said(),
+        by: by.to_owned(),
+        age_s: now_ms().saturating_sub(at) as f64 / 1e3,
+        counts: counts.to_owned(),
+    })
+}
+
+impl Waiting {
+    fn queued(self) {
+        let Waiting { to, mut changes, .. } = self;
+        changes.push(
+            "the group's store cannot be asked: it counts here, and the other members hear of it when that is back"
+                .to_owned(),
+        );
+        let _ = to.send(Answer::Done { changes });
+    }
+
+    fn told(self, counts: bool, other: Option<String>, members: usize) {
+        let Waiting { to, mut changes, .. } = self;
+        changes.push(match (counts, other) {
+            (true, None) => format!("the group has it: {members} members"),
+            (true, Some(other)) => format!("the group has it: {members} members; it replaces what {other} was told"),
+            (false, other) => format!("{} was told otherwise meanwhile, and that counts", other.unwrap_or_default()),
+        });
+        let _ = to.send(Answer::Done { changes });
+    }
+}
+
+impl Controller<'_> {
+    /// Takes in what has happened in the group, and carries out what others have ordered.
+    pub(super) async fn take_group(&mut self, membership: &mut Membership, happened: Happened) {
+        let Some(group) = &mut self.group else { return };
+        let is_store = matches!(happened, Happened::Store(_));
+        group.take(happened);
+        if is_store {
+            group.settle(membership, self.engine).await;
+            self.show(membership);
+        }
+    }
+
+    /// The configuration may be another one.
+    pub(super) async fn regroup(&mut self, membership: &mut Membership) {
+        let Some(group) = &mut self.group else { return };
+        let digest = group::digest(membership.configured());
+        group.book.set_digest(digest.clone());
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        group.store.ask(Ask::Member(Member {
+            version,
+            mode: group.mode.to_owned(),
+            place: group.place.clone(),
+            digest,
+        }));
+        group.settle(membership, self.engine).await;
+    }
+
+    /// Says how far this member is.
+    pub(super) fn tell_progress(&self, membership: &Membership) {
+        let Some(group) = &self.group else { return };
+        let announced = self.announcing.iter().flat_map(|announcing| &announcing.statuses);
+        group.store.ask(Ask::Progress(Progress {
+            generation: membership.generation(),
+            revision: group.book.revision().unwrap_or_default(),
+            announced: announced.filter(|status| status.announced == Some(true)).count(),
+            services: membership.plan().services.len(),
+        }));
+    }
+
+    pub(super) fn show_group(&mut self, to: oneshot::Sender<Answer>) {
+        match &mut self.group {
+            Some(group) => group.ask_members(to),
+            None => drop(to.send(Answer::Refused { error: NO_GROUP.to_owned() })),
+        }
+    }
+
+    /// What keeps an order from being given, before anything is changed.
+    pub(super) fn may_order(&self, order: &Order, is_local: bool) -> Result<(), String> {
+        let Some(group) = &self.group else {
+            return if is_local { Err(NO_GROUP.to_owned()) } else { Ok(()) };
+        };
+        match (order, is_local) {
+            (_, false) => {
+                group.book.stranger().map_or(Ok(()), |why| Err(format!("{why}; or give it for this one: --local")))
+            }
+            (Order::Undeny { prefix, service }, true) if !group.book.is_denied_here(*prefix, service.as_deref()) => {
+                Err(format!("{prefix} is not denied by --local; what the group denies is taken back without it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An order was carried out here: the group is told, or it is noted that it counts here only. Answers the operator, now or when the
+    /// store has it.
+    pub(super) fn share(
+        &mut self,
+        membership: &Membership,
+        order: &Order,
+        is_local: bool,
+        (answer, to): (Answer, oneshot::Sender<Answer>),
+    ) {
+        let (Some(group), Answer::Done { changes }) = (&mut self.group, &answer) else {
+            return drop(to.send(answer));
+        };
+        let edit = edit(order, membership, &group.settings.member);
+        let Some(edit) = edit else { return drop(to.send(answer)) };
+        if is_local {
+            group.set_local(edit);
+            group.remember();
+            return drop(to.send(answer));
+        }
+        let changes = changes.clone();
+        let is_new = group.connection.1.is_ok();
+        let id = group.book.enqueue(edit, true);
+        group.remember();
+        let waiting = Waiting { id, to, changes, until: Instant::now() + GROUP_ORDER };
+        if !is_new {
+            group.book.lose();
+            return waiting.queued();
+        }
+        if let Some(queued) = group.book.queue().iter().find(|queued| queued.id == id) {
+            group.store.ask(Ask::Tell { id, edit: queued.edit.clone(), is_new });
+        }
+        group.waiting.push(waiting);
+    }
+}
+
+const NO_GROUP: &str = "this process is in no group: its configuration has no [group]";
+
+/// What a group is told of an order. A server has by now what was ordered.
+fn edit(order: &Order, membership: &Membership, member: &str) -> Option<Edit> {
+    let at_ms = now_ms();
+    let by = || member.to_owned();
+    let mut orders = ServerOrders::default();
+    let of = |server: &str, service: &Option<String>| {
+        let all = membership.orders().0;
+        match service {
+            Some(service) => all.get(service, server),
+            None => all.everywhere().get(server).copied().unwrap_or_default(),
+        }
+    };
+    let (server, service) = match order {
+        Order::Drain { server, service, .. } | Order::Undrain { server, service } => {
+            orders.drained_until = Some(Stamped { set: of(server, service).drained_until, by: by(), at_ms });
+            (server, service)
+        }
+        Order::Disable { server, service, .. } | Order::Enable { server, service } => {
+            orders.disabled = Some(Stamped { set: of(server, service).disabled, by: by(), at_ms });
+            (server, service)
+        }
+        Order::Weight { server, service, .. } => {
+            orders.weight = Some(Stamped { set: of(server, service).weight, by: by(), at_ms });
+            (server, service)
+        }
+        Order::Deny { prefix, service, .. } => {
+            let known = membership.denials().0.iter().find(|it| it.prefix == *prefix && it.service == *service)?;
+            let order = DenyOrder { until: known.until, by: by(), at_ms };
+            return Some(Edit::Deny { prefix: *prefix, service: service.clone(), order });
+        }
+        Order::Undeny { prefix, service } => {
+            return Some(Edit::Undeny { prefix: *prefix, service: service.clone(), at_ms });
+        }
+        _ => return None,
+    };
+    let subject = service.as_ref().map_or(server.clone(), |service| format!("{server}@{service}"));
+    Some(Edit::Server { server: subject, orders })
+}
+
+impl Grouping {
+    fn set_local(&mut self, edit: Edit) {
+        match edit {
+            Edit::Server { server, orders } if self.book.local().len() < GROUP_SERVERS => {
+                self.book.set_local(&server, &orders)
+            }
+            Edit::Server { .. } => {}
+            Edit::Deny { prefix, service, order } => self.book.deny_local(prefix, service, order),
+            Edit::Undeny { prefix, service, .. } => self.book.undeny_local(prefix, service.as_deref()),
+        }
+    }
+
+    /// Has it kept on disk, if there is anything new.
+    fn remember(&mut self) {
+        let remembered = self.book.remembered();
+        let is_new = self
+            .remembered
+            .as_ref()
+            .is_none_or(|last| Remembered { synced: last.synced, ..remembered.clone() } != *last);
+        if is_new {
+            self.store.ask(Ask::Remember(Box::new(remembered.clone())));
+            self.remembered = Some(remembered);
+        }
+    }
+
+    /// One of the members takes out of the store what is over.
+    fn sweep(&mut self) {
+        let is_first = self.book.shared.members.keys().next() == Some(&self.settings.member);
+        if self.connection.1.is_err() || !is_first {
+            return;
+        }
+        for edit in self.book.over() {
+            let id = self.book.enqueue(edit.clone(), false);
+            self.store.ask(Ask::Tell { id, edit, is_new: false });
+        }
+    }
+
+    /// Has everything here be as the orders that count here say.
+    async fn settle(&mut self, membership: &mut Membership, engine: &mut dyn Engine) {
+        self.remember();
+        let outside = self.book.stranger();
+        if outside != self.outside {
+            let (grade, text) = match &outside {
+                Some(why) => (Grade::Fail, format!("group: {why}")),
+                None => (Grade::Ok, "group: this process belongs to it".to_owned()),
+            };
+            match grade {
+                Grade::Ok => tracing::info!("{text}"),
+                _ => tracing::error!("{text}"),
+            }
+            membership.timeline().tell(Told { kind: Kind::Order, grade, text: &text, mark: None });
+            self.outside = outside;
+        }
+        if self.outside.is_some() {
+            return;
+        }
+        self.sweep();
+        let mut updates = Vec::new();
+        match membership.adopt(self.book.wanted()).await {
+            Ok(update) => updates.extend(update),
+            Err(error) => tracing::warn!("group: orders cannot be carried out: {error}"),
+        }
+        updates.extend(membership.adopt_denied(self.book.wanted_denied()));
+        let update = if updates.contains(&Update::Layout) { Some(Update::Layout) } else { updates.pop() };
+        update.into_iter().for_each(|update| engine.publish(membership, update));
+    }
+}
+
+/// Waits for what happens in the group, for ever where there is none.
+pub(super) async fn next_of_group(group: &mut Option<Grouping>) -> Happened {
+    match group {
+        Some(group) => group.next().await,
+        None => std::future::pending().await,
+    }
+}

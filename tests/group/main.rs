@@ -1,0 +1,234 @@
+//! Dispatchers that share a real etcd: its orders, and what becomes of them when it is gone, without a quorum, or older than it was.
+
+mod net;
+
+use net::{Net, eventually, run};
+use std::fs;
+use std::thread;
+
+const STORE: &str = "etcd = [\"http://127.0.0.1:2379\"]";
+const SAME: (&str, &str) = ("", "");
+
+#[test]
+fn an_order_to_one_member_is_one_to_all() {
+    let Some(net) = Net::up(3) else { return };
+    let _etcd = net.etcd(0, 1, "");
+    (1..=2).for_each(|at| _ = net.config(at, STORE, SAME));
+    let (_d1, _d2) = (net.dispatcher(1), net.dispatcher(2));
+    (1..=2).for_each(|at| net.joined(at, 2));
+
+    let said = net.done(1, "drain web1");
+    assert!(said.ends_with("\nthe group has it: 2 members"), "{said}");
+    net.becomes(2, "web1", "draining", 1);
+    let said = net.done(2, "undrain web1");
+    assert!(said.ends_with("\nthe group has it: 2 members; it replaces what d1 was told"), "{said}");
+    net.becomes(1, "web1", "up", 1);
+
+    // Two operators at once: nothing of either is lost.
+    thread::scope(|scope| {
+        scope.spawn(|| net.done(1, "weight web2 3"));
+        scope.spawn(|| net.done(2, "disable web2"));
+    });
+    (1..=2).for_each(|at| net.becomes(at, "web2", "disabled", 3));
+    net.done(1, "enable web2");
+    net.done(1, "weight web2 default");
+    (1..=2).for_each(|at| net.becomes(at, "web2", "up", 1));
+
+    net.done(2, "deny 198.51.100.0/24 --for 10m");
+    eventually("d1 denies it", || net.done(1, "denied").contains("198.51.100.0/24: denied for "));
+    net.done(1, "undeny 198.51.100.0/24");
+    eventually("d2 does not deny it", || net.done(2, "denied").contains("nothing is denied by ctl"));
+
+    // For one only; what the group says of other things counts there too.
+    let said = net.done(1, "drain web3 --local");
+    assert!(!said.contains("group"), "{said}");
+    net.done(2, "weight web3 5");
+    net.becomes(1, "web3", "draining", 5);
+    net.becomes(2, "web3", "up", 5);
+    net.done(1, "undrain web3 --local");
+    net.becomes(1, "web3", "up", 5);
+    let error = net.ctl(1, "undeny 198.51.100.7 --local").expect_err("it is not denied");
+    assert!(error.contains("198.51.100.7 is not denied by --local"), "{error}");
+
+    // What is wrong in the store is named, and changes nothing.
+    net.etcdctl("put /oneip/edge/shared/orders/servers/web1 '{\"weight\":{\"set\":99999,\"by\":\"d9\",\"at_ms\":1}}'");
+    eventually("it is named", || {
+        let status = net.done(1, "status");
+        status.contains("NOTE: orders/servers/web1 in the store is not used: `weight` 99999 is more than 65535")
+    });
+    assert_eq!(net.state(1, "web1"), ("up".to_owned(), 1));
+    assert!(net.done(2, "metrics").contains("\noneip_group_bad_values 1\n"));
+    // An order replaces it.
+    net.done(2, "weight web1 2");
+    net.becomes(1, "web1", "up", 2);
+
+    eventually("all are there", || {
+        let group = net.document(1, "group");
+        let members = group["members"].as_array().expect("members").clone();
+        members.len() == 2 && members.iter().all(|member| member["behind"] == 0 && member["belongs"] == true)
+    });
+    let shown = net.done(1, "group");
+    assert!(shown.starts_with("group edge: d1 is one of 2 members\n"), "{shown}");
+    assert!(shown.contains("d1 (this one)") && shown.contains("weight 2") && shown.contains("all members"), "{shown}");
+
+    // A stranger shares nothing.
+    for (change, what) in [(("weight = 1", "weight = 2"), "configuration"), (("8f3a1c5e", "00001c5e"), "hash_key")] {
+        net.config(3, STORE, change);
+        let stranger = net.dispatcher(3);
+        let told = format!("this process has another {what} than the group (d1, d2)");
+        eventually("it says so", || net.done(3, "status").contains(&told));
+        let error = net.ctl(3, "drain web1").expect_err("refused");
+        assert!(error.contains(&told) && error.contains("--local"), "{error}");
+        assert_eq!(net.state(3, "web1").1, if change.1.ends_with('2') { 2 } else { 1 }, "it has no order of the group");
+        net.done(3, "disable web1 --local");
+        assert!(net.done(3, "metrics").contains("\noneip_group_joined 0\n"));
+        net.done(3, "enable web1 --local");
+        stranger.stop();
+        net.joined(1, 2);
+    }
+    assert_eq!(net.state(1, "web1"), ("up".to_owned(), 2));
+
+    // Two processes of one name.
+    net.config(3, STORE, ("member = \"d3\"", "member = \"d2\""));
+    let _twin = net.dispatcher(3);
+    eventually("it says so", || net.done(3, "status").contains("another process is called d2 in the group"));
+}
+
+#[test]
+fn without_the_store_everything_goes_on_and_what_it_lost_it_is_told_again() {
+    let Some(net) = Net::up(2) else { return };
+    let etcd = net.etcd(0, 1, "");
+    (1..=2).for_each(|at| _ = net.config(at, STORE, SAME));
+    let (d1, _d2) = (net.dispatcher(1), net.dispatcher(2));
+    (1..=2).for_each(|at| net.joined(at, 2));
+    net.done(1, "weight web3 4");
+    net.becomes(2, "web3", "up", 4);
+    net.etcdctl("snapshot save before.db");
+    net.done(2, "weight web2 7");
+    net.becomes(1, "web2", "up", 7);
+
+    etcd.stop();
+    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE ASKED"));
+    let said = net.done(1, "drain web1");
+    assert!(said.ends_with("it counts here, and the other members hear of it when that is back"), "{said}");
+    net.becomes(1, "web1", "draining", 1);
+    assert_eq!(net.state(2, "web1"), ("up".to_owned(), 1));
+    eventually("it says so", || net.done(1, "status").contains("1 orders wait for the store"));
+
+    // A start without the store knows what the one before knew.
+    d1.stop();
+    let _d1 = net.dispatcher(1);
+    assert_eq!(net.state(1, "web1"), ("draining".to_owned(), 1));
+    assert_eq!((net.state(1, "web2").1, net.state(1, "web3").1), (7, 4));
+    assert!(net.done(1, "group").contains("this one, until the store can be asked"));
+
+    // It comes back as it was before the last order: it is told that, and what waited.
+    fs::rename(net.path("etcd0"), net.path("etcd0.old")).expect("moved");
+    run(
+        "env",
+        "ETCDCTL_API=3 etcdctl snapshot restore before.db --data-dir etcd0 --name n0 --initial-cluster n0=http://127.0.0.1:2480 \
+         --initial-advertise-peer-urls http://127.0.0.1:2480",
+        net.folder.path(),
+    );
+    let _etcd = net.etcd(0, 1, "");
+    net.becomes(2, "web1", "draining", 1);
+    (1..=2).for_each(|at| net.joined(at, 2));
+    for at in 1..=2 {
+        assert_eq!((net.state(at, "web2").1, net.state(at, "web3").1), (7, 4), "d{at}");
+        eventually("nothing waits", || net.document(at, "status")["group"]["queued"] == 0);
+    }
+    // Who looks second finds nothing lost any more.
+    let restored = |at| net.document(at, "status")["group"]["restored"].as_u64().expect("a number");
+    assert!(restored(1) + restored(2) >= 1);
+    assert!(net.etcdctl("get /oneip/edge/shared/orders/servers/web2").contains("\"set\":7"));
+
+    // Compacted, it is read anew.
+    net.done(1, "undrain web1");
+    let revision = net.document(1, "status")["group"]["revision"].as_i64().expect("a revision");
+    net.etcdctl(&format!("compact {revision}"));
+    net.done(2, "weight web3 default");
+    net.becomes(1, "web3", "up", 1);
+}
+
+#[test]
+fn without_a_quorum_orders_wait() {
+    let Some(net) = Net::up(2) else { return };
+    let mut nodes: Vec<_> =
+        (0..3).map(|node| Some(net.etcd(node, 3, "--heartbeat-interval=50 --election-timeout=300"))).collect();
+    let three = "etcd = [\"http://127.0.0.1:2379\", \"http://127.0.0.1:2380\", \"http://127.0.0.1:2381\"]";
+    (1..=2).for_each(|at| _ = net.config(at, three, SAME));
+    let (_d1, _d2) = (net.dispatcher(1), net.dispatcher(2));
+    (1..=2).for_each(|at| net.joined(at, 2));
+    // One of three changes nothing.
+    nodes[0] = None;
+    eventually("an order is shared", || net.done(1, "weight web1 2").contains("the group has it"));
+    net.becomes(2, "web1", "up", 2);
+    nodes[1] = None;
+    for at in 1..=2 {
+        eventually("it is noticed", || net.document(at, "status")["group"]["connected"] == false);
+    }
+    net.done(2, "disable web3");
+    assert_eq!(net.state(2, "web3").0, "disabled");
+    assert_eq!(net.state(1, "web3").0, "up");
+    nodes[1] = Some(net.etcd(1, 3, "--heartbeat-interval=50 --election-timeout=300"));
+    net.becomes(1, "web3", "disabled", 1);
+    (1..=2).for_each(|at| net.joined(at, 2));
+}
+
+#[test]
+fn the_store_and_its_clients_are_verified() {
+    let Some(net) = Net::up(2) else { return };
+    let d = net.folder.path();
+    let ec = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    run("openssl", &format!("req -x509 {ec} -days 1 -subj /CN=authority -keyout ca.key -out ca.pem"), d);
+    run("openssl", &format!("req -x509 {ec} -days 1 -subj /CN=other -keyout other.key -out other.pem"), d);
+    fs::write(d.join("names"), "subjectAltName=IP:127.0.0.1\n").expect("written");
+    for name in ["server", "client"] {
+        run("openssl", &format!("req {ec} -subj /CN={name} -keyout {name}.key -out {name}.csr"), d);
+        run(
+            "openssl",
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 1 -extfile names -out {name}.pem"
+            ),
+            d,
+        );
+    }
+    let _etcd =
+        net.etcd(0, 1, "--cert-file=server.pem --key-file=server.key --client-cert-auth --trusted-ca-file=ca.pem");
+    let as_client = "--endpoints=https://127.0.0.1:2379 --cacert=ca.pem --cert=client.pem --key=client.key";
+    for order in [
+        "user add root:top",
+        "user grant-role root root",
+        "user add oneip:s3cret",
+        "role add edge",
+        "role grant-permission edge --prefix=true readwrite /oneip/edge/",
+        "user grant-role oneip edge",
+        "auth enable",
+    ] {
+        net.etcdctl(&format!("{as_client} {order}"));
+    }
+    fs::write(d.join("password"), "s3cret\n").expect("written");
+    let group = |ca: &str, user: &str| {
+        format!(
+            "etcd = [\"https://127.0.0.1:2379\"]\nca_file = \"{ca}\"\ncert_file = \"client.pem\"\nkey_file = \"client.key\"\n{user}"
+        )
+    };
+    let user = "user = \"oneip\"\npassword_file = \"password\"";
+    net.config(1, &group("ca.pem", user), SAME);
+    net.config(2, &group("other.pem", user), SAME);
+    let (_d1, d2) = (net.dispatcher(1), net.dispatcher(2));
+    net.joined(1, 1);
+    eventually("it does not trust the store", || net.done(2, "status").contains("invalid peer certificate"));
+    let said = net.done(1, "drain web1");
+    assert!(said.ends_with("the group has it: 1 members"), "{said}");
+    assert_eq!(net.state(2, "web1").0, "up");
+    d2.stop();
+    fs::write(d.join("password"), "h1dden\n").expect("written");
+    net.config(2, &group("ca.pem", user), SAME);
+    let _d2 = net.dispatcher(2);
+    eventually("it is not trusted", || net.done(2, "status").contains("authentication failed"));
+    for at in 1..=2 {
+        let shown = net.done(at, "status --json") + &net.done(at, "group --json") + &net.done(at, "metrics");
+        assert!(!shown.contains("s3cret") && !shown.contains("h1dden"), "{shown}");
+    }
+}

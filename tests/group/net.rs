@@ -1,0 +1,231 @@
+//! A network of its own with real etcd nodes on its loopback, and dispatchers that share them.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn run(program: &str, arguments: &str, folder: &Path) {
+    let done = Command::new(program).args(arguments.split_whitespace()).current_dir(folder).output().expect("it runs");
+    assert!(done.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Taken down with all that runs in it when dropped.
+pub struct Net {
+    name: String,
+    pub folder: TempDir,
+}
+
+impl Net {
+    /// `None` without root or etcd, and it says so.
+    pub fn up(dispatchers: usize) -> Option<Net> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() {
+            let _ = writeln!(io::stderr(), "SKIPPED: needs root");
+            return None;
+        }
+        let name = format!("oneip-group-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let net = Net { name, folder: tempfile::tempdir().expect("a folder") };
+        let name = &net.name;
+        let ip = |arguments: &str| run("ip", arguments, Path::new("/"));
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        for at in 1..=dispatchers {
+            ip(&format!("-n {name} link add d{at} type veth peer name p{at}"));
+            ip(&format!("-n {name} link set d{at} up"));
+            ip(&format!("-n {name} link set p{at} up"));
+        }
+        Some(net)
+    }
+
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]).current_dir(self.folder.path());
+        command
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The file of a dispatcher: three servers, and the group. `group` is more of the section, `change` what is other than in the rest.
+    pub fn config(&self, at: usize, group: &str, change: (&str, &str)) -> PathBuf {
+        let servers: String = (1..=3)
+            .map(|n| {
+                format!("[[service.server]]\nname = \"web{n}\"\naddress = \"192.0.2.1{n}\"\nmac = \"02:00:00:00:00:1{n}\"\nweight = 1\n")
+            })
+            .collect();
+        let text = format!(
+            "[cluster]\nhash_key = \"8f3a1c5e7b9d2046a1b3c5d7e9f00112\"\n[dispatcher]\ninterface = \"d{at}\"\nengine = \"xdp\"\n\
+             pins = \"/sys/fs/bpf/{name}-{at}\"\n[admin]\nsocket = \"d{at}.sock\"\nstate = \"state{at}/d{at}.json\"\n[group]\nname = \"edge\"\n\
+             member = \"d{at}\"\n{group}\n[[service]]\nname = \"web\"\naddress = \"203.0.113.80\"\n{servers}",
+            name = self.name
+        );
+        let file = self.path(&format!("d{at}.toml"));
+        fs::write(&file, text.replace(change.0, change.1)).expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        file
+    }
+
+    /// Starts a dispatcher by the file that [`Net::config`] has written.
+    pub fn dispatcher(&self, at: usize) -> Process {
+        let log = self.path(&format!("d{at}.log"));
+        let out = File::create(&log).expect("a log");
+        let mut command = self.command(env!("CARGO_BIN_EXE_oneip"));
+        command.args(["run", "-c", &format!("d{at}.toml")]).stdout(out.try_clone().expect("a log")).stderr(out);
+        let process = Process { child: command.spawn().expect("it starts"), log };
+        eventually("the dispatcher is ready", || process.said().lines().any(|line| line == "ready"));
+        process
+    }
+
+    /// `oneip ctl` to a dispatcher: what it says, or its error.
+    pub fn ctl(&self, at: usize, arguments: &str) -> Result<String, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
+        command.args(["ctl", "--socket", &format!("d{at}.sock")]).args(arguments.split_whitespace());
+        let Output { status, stdout, stderr } = command.current_dir(self.folder.path()).output().expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        if status.success() { Ok(text(&stdout)) } else { Err(text(&stderr)) }
+    }
+
+    pub fn done(&self, at: usize, arguments: &str) -> String {
+        self.ctl(at, arguments).unwrap_or_else(|error| panic!("d{at}: {arguments}: {error}"))
+    }
+
+    pub fn document(&self, at: usize, verb: &str) -> Value {
+        serde_json::from_str(&self.done(at, &format!("{verb} --json"))).expect("JSON")
+    }
+
+    /// Of a server of the service: `up`, `draining` ..., and its weight.
+    pub fn state(&self, at: usize, server: &str) -> (String, u64) {
+        let status = self.document(at, "status");
+        let servers = status["services"][0]["servers"].as_array().expect("servers").clone();
+        let found = servers.into_iter().find(|it| it["name"] == server).expect("a server");
+        (found["state"].as_str().expect("a state").to_owned(), found["weight"].as_u64().expect("a weight"))
+    }
+
+    pub fn becomes(&self, at: usize, server: &str, state: &str, weight: u64) {
+        eventually(&format!("d{at} has {server} {state} with weight {weight}"), || {
+            self.state(at, server) == (state.to_owned(), weight)
+        });
+    }
+
+    /// Waits until so many members are one group that can ask its store.
+    pub fn joined(&self, at: usize, members: u64) {
+        eventually(&format!("d{at} is one of {members} members"), || {
+            let group = &self.document(at, "status")["group"];
+            group["connected"] == true && group["alive"] == members && group.get("outside").is_none()
+        });
+    }
+
+    /// One of `count` nodes; the first listens on port 2379 and the others above.
+    pub fn etcd(&self, node: usize, count: usize, options: &str) -> Process {
+        let scheme = if options.contains("--cert-file") { "https" } else { "http" };
+        let peer = |node: usize| format!("n{node}=http://127.0.0.1:{}", 2480 + node);
+        let cluster = (0..count).map(peer).collect::<Vec<_>>().join(",");
+        let (client, peer) =
+            (format!("{scheme}://127.0.0.1:{}", 2379 + node), format!("http://127.0.0.1:{}", 2480 + node));
+        let log = self.path(&format!("etcd{node}.log"));
+        let out = File::create(&log).expect("a log");
+        let mut command = self.command("etcd");
+        command.args(
+            format!(
+                "--name n{node} --data-dir etcd{node} --listen-client-urls {client} --advertise-client-urls {client} --listen-peer-urls {peer} \
+                 --initial-advertise-peer-urls {peer} --initial-cluster {cluster} {options}"
+            )
+            .split_whitespace(),
+        );
+        let child =
+            command.stdout(out.try_clone().expect("a log")).stderr(out).spawn().expect("etcd starts: scripts/setup.sh");
+        Process { child, log }
+    }
+
+    /// `etcdctl`, until it works.
+    pub fn etcdctl(&self, arguments: &str) -> String {
+        let mut said = String::new();
+        eventually(&format!("etcdctl {arguments}"), || {
+            let mut command = self.command("etcdctl");
+            let done = command
+                .env("ETCDCTL_API", "3")
+                .arg("--command-timeout=2s")
+                .args(words(arguments))
+                .output()
+                .expect("it runs");
+            said = String::from_utf8_lossy(&done.stdout).trim_end().to_owned();
+            done.status.success()
+        });
+        said
+    }
+}
+
+/// Divided by spaces; what is between single quotes is one.
+fn words(text: &str) -> Vec<String> {
+    let parts = text.split('\'').enumerate();
+    parts
+        .flat_map(|(at, part)| match at % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        })
+        .collect()
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        if thread::panicking() {
+            for entry in fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
+                if entry.path().extension().is_some_and(|end| end == "log") {
+                    let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                    let shown = text.lines().count().saturating_sub(25);
+                    eprintln!("== {:?}", entry.path());
+                    text.lines().skip(shown).for_each(|line| eprintln!("{line}"));
+                }
+            }
+        }
+    }
+}
+
+/// Killed when dropped.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+        let _ = self.child.wait();
+    }
+
+    /// Ends it as an operator does.
+    pub fn stop(mut self) {
+        self.signal(Signal::TERM);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
