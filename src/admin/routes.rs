@@ -171,7 +171,7 @@ async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
     // A list would be taken as well.
     let given: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
     // Where an order has no fields, serde looks for none.
-    let has_none = matches!(order, Order::Status | Order::Denied | Order::HandOver);
+    let has_none = matches!(order, Order::Status | Order::Denied | Order::Group | Order::HandOver);
     if let Some(key) = given.keys().find(|key| has_none && *key != "order") {
         return Err(no_order(&format!("unknown field `{key}`, there are no fields but `order`")));
     }

@@ -79,7 +79,7 @@ fn done(order: &Order) -> Option<Answer> {
         Order::Withdraw { service } | Order::Announce { service } => {
             Answer::Done { changes: vec![format!("{service:?}: {order:?}")] }
         }
-        Order::Group => Answer::Refused { error: "this process is in no group".into() },
+        Order::Group => Answer::Group(Box::new(sample::group_of_two())),
         Order::Local { inner } => Answer::Done { changes: vec![format!("here: {inner:?}")] },
         Order::Denied => Answer::Denied(Denied { denied: Vec::new(), lists: Vec::new() }),
         Order::Deny { .. } | Order::Undeny { .. } => Answer::Done { changes: vec![format!("{order:?}")] },

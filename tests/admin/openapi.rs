@@ -76,6 +76,7 @@ fn whatever_is_asked_is_answered_as_documented() {
         // All that may be left out is there.
         let mut status = script.status.lock().unwrap();
         status.peers = sample::peers();
+        status.group = Some(sample::group());
         status.findings =
             vec![oneip::admin::finding::Finding::warn("mtu", "it is small").mend("ip link set eth1 mtu 1500")];
         status.program = Some(oneip::admin::status::ProgramStatus { run_time_ns: 7, runs: 1 });
@@ -127,7 +128,7 @@ fn whatever_is_asked_is_answered_as_documented() {
 }
 
 /// An example of each order at least, and of each of its fields.
-const ORDERS: [&str; 21] = [
+const ORDERS: [&str; 23] = [
     r#"{"order":"status"}"#,
     r#"{"order":"reload","force":true,"dry_run":false}"#,
     r#"{"order":"diff"}"#,
@@ -145,6 +146,8 @@ const ORDERS: [&str; 21] = [
     r#"{"order":"undeny","prefix":"2001:db8::7","service":null}"#,
     r#"{"order":"denied"}"#,
     r#"{"order":"hand_over"}"#,
+    r#"{"order":"group"}"#,
+    r#"{"order":"local","inner":{"order":"drain","server":"web1"}}"#,
     r#"{"order":"trace","client":"198.51.100.7","watch_ms":10}"#,
     r#"{"order":"check_client","client":"198.51.100.7"}"#,
     r#"{"order":"check_client","client":"198.51.100.7","service":"web","port":40000}"#,
@@ -180,6 +183,8 @@ fn every_order_is_documented_and_answered_as_documented() {
         r#"{"order":"drain"}"#,
         r#"{"order":"undrain","server":"web1","force":true}"#,
         r#"{"order":"status","verbose":true}"#,
+        r#"{"order":"group","verbose":true}"#,
+        r#"{"order":"local","inner":{"order":"drain","server":"web1","verbose":true}}"#,
         r#"{"order":"trace","client":"198.51.100.7","watch_ms":60001}"#,
         r#"{"order":"capture","snap":9217}"#,
         r#"{"order":"capture","where":"up"}"#,

@@ -1,7 +1,7 @@
 //! Documents as a dispatcher of two services would give them.
 
 use hdrhistogram::Histogram;
-use oneip::admin::group::GroupSummary;
+use oneip::admin::group::{self, BadValue, GroupStatus, GroupSummary, MemberStatus};
 use oneip::admin::order::{
     ClientCheck, ClientFlow, ClientService, Diff, ListVerdict, Listing, Recording, ServiceDiff, Trace, TracedFrame,
     TracedService,
@@ -307,5 +307,34 @@ pub fn group() -> GroupSummary {
         lost: 1,
         restored: 0,
         bad: Vec::new(),
+    }
+}
+
+/// With all that may be left out.
+pub fn group_of_two() -> GroupStatus {
+    let bad = vec![BadValue { key: "/oneip/edge/orders/web1".into(), why: "it is no JSON".into() }];
+    let summary = GroupSummary { outside: Some("it has another hash_key".into()), bad, ..group() };
+    let member = |member: &str, known: Option<usize>| MemberStatus {
+        member: member.into(),
+        version: "0.1.0".into(),
+        mode: "dispatcher".into(),
+        belongs: known.is_some(),
+        generation: known.map(|generation| generation as u64),
+        behind: known,
+        announced: known,
+        services: known,
+    };
+    let order = group::OrderStatus {
+        server: "web1".into(),
+        order: "drained".into(),
+        by: "d2".into(),
+        age_s: 2.5,
+        counts: "group".into(),
+    };
+    GroupStatus {
+        summary,
+        etcd: vec!["https://192.0.2.5:2379".into()],
+        members: vec![member("d1", Some(3)), member("d2", None)],
+        orders: vec![order],
     }
 }
