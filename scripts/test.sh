@@ -7,7 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # dispatchers' workers poll, and take a core each.
 readonly NETWORKS=(lab soak doctor group health neighbours quickstart server_verb)
 # These load the kernel or take a core, or build: --quick leaves them out too.
-readonly MACHINES=(af_xdp bench filter package pktgen steer)
+readonly MACHINES=(af_xdp filter package pktgen steer)
+# Puts itself before all others on every core.
+readonly ALONE=bench
 # In a machine of its own, which qemu emulates.
 readonly GUEST=guest
 # With feature dpdk only.
@@ -21,7 +23,7 @@ Installs what is missing (scripts/setup.sh --dpdk --guest), then checks the form
 Exit 0 only if all of it passed. As root it runs the tests on real networks too; without root these say that they were skipped.
 
   --quick  only what needs no network and no kernel's help: it leaves out ${NETWORKS[*]}
-           ${MACHINES[*]} $GUEST $DPDK; and the lints of these, of the benchmarks and of feature dpdk
+           ${MACHINES[*]} $ALONE $GUEST $DPDK; and the lints of these, of the benchmarks and of feature dpdk
 END
 }
 
@@ -53,7 +55,7 @@ others() {
     printf -- '--lib --bins '
     for file in tests/*.rs tests/*/main.rs; do
         name=${file#tests/} name=${name%.rs} name=${name%/main}
-        [[ " ${NETWORKS[*]} $GUEST $DPDK $* " == *" $name "* ]] || named "$name"
+        [[ " ${NETWORKS[*]} $ALONE $GUEST $DPDK $* " == *" $name "* ]] || named "$name"
     done
 }
 
@@ -107,6 +109,7 @@ else
     both
     # The lab's tests of what a dispatcher does, over the engine in the kernel too.
     LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator::a_server_with reload::fifty restart::kill
+    step bench run_tests --test "$ALONE"
     step guest run_tests --test "$GUEST"
     step dpdk run_tests --features dpdk --test dpdk
 fi

@@ -1,7 +1,7 @@
 //! Cluster addresses are announced, by routes in a table for routing daemons, exactly while clients are served.
 
 use crate::dispatcher::Dispatcher;
-use crate::network::{Lab, WEB, clients, eventually, lookup, say, write_config};
+use crate::network::{Lab, WEB, XDP, clients, eventually, lookup, say, write_config};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
@@ -44,7 +44,7 @@ fn why(lab: &Lab, service: &str) -> String {
 
 #[test]
 fn what_is_ready_is_announced_and_an_operator_withdraws_it_while_frames_are_dispatched() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = announcing(lab, "hold_down_ms = 1500\nlinger_ms = 1000\nhold_s = 2");
     let plain = lookup(&lab.config(), WEB[0], &clients(0), &[]);
     let dispatcher = Dispatcher::start_with(lab, &config, &[]);
@@ -104,7 +104,7 @@ fn what_is_ready_is_announced_and_an_operator_withdraws_it_while_frames_are_disp
 
 #[test]
 fn a_link_that_is_down_and_a_dispatcher_that_hangs_or_is_killed_are_not_announced_for_long() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = announcing(lab, "hold_down_ms = 500\nlinger_ms = 0\nhold_s = 2");
     let dispatcher = Dispatcher::start_with(lab, &config, &[]);
     is_announced(lab, &BOTH);
@@ -143,7 +143,7 @@ fn a_link_that_is_down_and_a_dispatcher_that_hangs_or_is_killed_are_not_announce
 
 #[test]
 fn a_reload_changes_what_is_announced_and_a_takeover_nothing() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = announcing(lab, "linger_ms = 0");
     let dispatcher = Dispatcher::start_with(lab, &config, &[]);
     is_announced(lab, &BOTH);

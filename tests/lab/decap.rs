@@ -4,7 +4,7 @@ use crate::dispatcher::Dispatcher;
 use crate::echo::{Echo, round_trip};
 use crate::filters::{self, Filter};
 use crate::network::{
-    ECHO, HEALTH, Lab, SERVERS, WEB, clients, eventually, lookup, one_each, say, with_health, write_config,
+    ECHO, HEALTH, Lab, SERVERS, WEB, XDP, clients, eventually, lookup, one_each, say, with_health, write_config,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -49,7 +49,7 @@ fn configure(lab: &Lab, deliver: &str, families: [usize; 2]) {
 
 /// Pages, uploads, downloads, datagrams and echo requests of both families arrive; answers go straight to the client.
 fn serves(deliver: &str, families: [usize; 2]) {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     configure(lab, deliver, families);
     let _echo = Echo::serve(lab);
     let decaps: Vec<Filter> = SERVERS.iter().map(|server| Filter::decap(lab, server)).collect();
@@ -73,7 +73,7 @@ fn serves(deliver: &str, families: [usize; 2]) {
 
 /// `deliver` of the services of each family. A server without decap answers at its own address, and is down all the same.
 fn judged_by_clients_way(deliver: [&str; 2], families: [usize; 2], health: &str) {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     configure(lab, "DELIVER", families);
     for file in [lab.config()].into_iter().chain(SERVERS.map(|server| filters::config(lab, server))) {
         let text = with_health(&fs::read_to_string(&file).unwrap(), health);
@@ -139,7 +139,7 @@ fn checks_by_l3dsr_go_to_the_servers_own_address() {
 /// A probe that leaves outside of its tunnel comes to the router, and from there to any server that is well.
 #[test]
 fn a_probe_that_missed_its_tunnel_counts_for_nothing() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     configure(lab, "deliver = \"ipip\"", [0, 1]);
     write_config(&lab.config(), &with_health(&fs::read_to_string(lab.config()).unwrap(), HEALTH));
     let _decaps: Vec<Filter> = SERVERS.iter().map(|server| Filter::decap(lab, server)).collect();
@@ -200,7 +200,7 @@ fn a_hundred_megabytes_go_up_and_down_over_each_delivery() {
         ("deliver = \"gre\"", [1, 0]),
         ("deliver = \"l3dsr\"\ndscp = 12", [0, 1]),
     ] {
-        let Some(lab) = &Lab::up(&[]) else { return };
+        let Some(lab) = &Lab::up(&XDP) else { return };
         configure(lab, deliver, families);
         let hundred: Vec<u8> = (0..100_000_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         fs::write(lab.file("big"), hundred).unwrap();
@@ -225,7 +225,7 @@ fn a_hundred_megabytes_go_up_and_down_over_each_delivery() {
 
 #[test]
 fn decap_goes_on_without_its_process_is_taken_over_and_detached() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     configure(lab, "deliver = \"gue\"", [0, 1]);
     let mut decaps: Vec<Filter> = SERVERS.iter().map(|server| Filter::decap(lab, server)).collect();
     let dispatcher = Dispatcher::start(lab, &[]);

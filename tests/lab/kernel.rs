@@ -11,12 +11,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, is_attached, run};
 use crate::echo::{Echo, round_trip};
-use crate::network::{Lab, WEB, clients, eventually, lookup, succeed, write_config};
+use crate::network::{Lab, WEB, XDP, clients, eventually, lookup, succeed, write_config};
 use crate::operator::connected;
 use crate::restart::browse;
 use crate::stop::Stop;
 
-const XDP: [&str; 2] = ["--engine", "xdp"];
 const TAKEN_OVER: &str = "taken over from the process before";
 
 #[test]

@@ -8,7 +8,8 @@
 //!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should),
 //!   `announce` (routes for routing daemons, from one dispatcher), `several` (three of them behind BGP, two behind VRRP), `page` (in a `browser`, where there is one)
 //!
-//! The labs are made one after another: a dispatcher takes a core for itself.
+//! A lab with a dispatcher that polls has the machine for itself; of others there are two at once. What has nothing to do with engines is tried with the
+//! engine in the kernel.
 
 mod announce;
 mod broadcast;

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,19 +42,61 @@ fn engine() -> Option<String> {
 pub struct Lab {
     name: String,
     remover: Child,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
+}
+
+/// The engine in the kernel: for what has nothing to do with engines, since its labs need no turn of their own.
+pub const XDP: [&str; 2] = ["--engine", "xdp"];
+
+/// The machine's cores, for labs: a dispatcher whose workers poll takes them all.
+struct Turn(usize);
+
+impl Turn {
+    const CORES: usize = 2;
+
+    /// Waits for so many, behind those who wait already.
+    fn take(cores: usize) -> Turn {
+        static QUEUE: Mutex<()> = Mutex::new(());
+        let _first = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+        let (taken, changed) = Turn::taken();
+        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |taken: &mut usize| *taken + cores > Turn::CORES;
+        *changed.wait_while(taken, is_full).unwrap_or_else(PoisonError::into_inner) += cores;
+        Turn(cores)
+    }
+
+    fn taken() -> (&'static Mutex<usize>, &'static Condvar) {
+        static TAKEN: Mutex<usize> = Mutex::new(0);
+        static CHANGED: Condvar = Condvar::new();
+        (&TAKEN, &CHANGED)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (taken, changed) = Turn::taken();
+        *taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
+        changed.notify_all();
+    }
 }
 
 impl Lab {
     /// `None` without root, and it says so.
     pub fn up(options: &[&str]) -> Option<Lab> {
-        static TURN: Mutex<()> = Mutex::new(());
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
             say("SKIPPED: needs root");
             return None;
         }
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut options = options.to_vec();
+        let engine = engine();
+        if let Some(engine) = &engine
+            && !options.contains(&"--engine")
+        {
+            options.extend(["--engine", engine]);
+        }
+        let polls = !options.contains(&"--broadcast") && !options.contains(&"xdp");
+        let turn = Turn::take(if polls { Turn::CORES } else { 1 });
         let name = format!("test{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Waits for the end of its input, which comes with the end of this process at the latest.
         let remover = script(&name, "sh")
@@ -64,13 +106,6 @@ impl Lab {
             .spawn()
             .unwrap();
         let lab = Lab { name, remover, _turn: turn };
-        let mut options = options.to_vec();
-        let engine = engine();
-        if let Some(engine) = &engine
-            && !options.contains(&"--engine")
-        {
-            options.extend(["--engine", engine]);
-        }
         lab.script("up", &options);
         let config = fs::read_to_string(lab.file("oneip.toml")).unwrap();
         write_config(&lab.config(), &with_echo_services(&config));

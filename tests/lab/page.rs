@@ -2,7 +2,7 @@
 
 use crate::browser::Browser;
 use crate::dispatcher::Dispatcher;
-use crate::network::{CLUSTER, HEALTH, Lab, WEB, clients, eventually, with_health, write_config};
+use crate::network::{CLUSTER, HEALTH, Lab, WEB, XDP, clients, eventually, with_health, write_config};
 use std::fs;
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn configured(lab: &Lab) -> PathBuf {
 /// No browser needed: the documents of a real dispatcher, and what it noted.
 #[test]
 fn what_happens_to_a_dispatcher_is_on_its_timeline() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = configured(lab);
     let dispatcher = Dispatcher::start_with(lab, &config, &[]);
     let get = |path: &str| -> serde_json::Value {
@@ -72,7 +72,7 @@ fn what_happens_to_a_dispatcher_is_on_its_timeline() {
 
 #[test]
 fn a_browser_shows_the_page_on_a_phone_and_in_the_dark_and_through_a_restart() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = configured(lab);
     let dispatcher = Dispatcher::start_with(lab, &config, &[]);
     let Some(mut browser) = Browser::start(lab, "dispatcher") else { return };
@@ -80,7 +80,7 @@ fn a_browser_shows_the_page_on_a_phone_and_in_the_dark_and_through_a_restart() {
     browser.prefer("light");
     browser.open(PAGE);
     browser.wait_for("live", "live as of");
-    browser.wait_for("what", "dispatcher, engine af_xdp, on lan0 (link up)");
+    browser.wait_for("what", "dispatcher, engine xdp, on lan0 (link up)");
     browser.wait_for("services", "web6");
     lab.ip("web2", &format!("address del {}/32 dev lo", CLUSTER[0]));
     browser.wait_for("events", "server web2 of service");

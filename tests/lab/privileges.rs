@@ -2,7 +2,7 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
-use crate::network::{Lab, eventually};
+use crate::network::{Lab, XDP, eventually};
 use std::fs;
 use std::path::Path;
 
@@ -53,7 +53,7 @@ fn one_thread_keeps_two_capabilities_and_no_file_is_open_for_writing() {
 /// A folder that came after the start is not one that the rules name, though it has the name.
 #[test]
 fn nothing_is_written_but_where_the_configuration_says() {
-    let Some(lab) = Lab::up(&[]) else { return };
+    let Some(lab) = Lab::up(&XDP) else { return };
     let config = checked(&lab);
     // Not beneath the folder of the socket.
     let folder = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use crate::dashboard;
 use crate::dispatcher::Dispatcher;
 use crate::echo::Echo;
 use crate::failover::checked;
-use crate::network::{ECHO, Lab, clients, eventually, lookup, succeed};
+use crate::network::{ECHO, Lab, XDP, clients, eventually, lookup, succeed};
 use crate::promtool::{check_metrics, installed};
 use crate::stop::Stop;
 
@@ -64,7 +64,7 @@ fn a_real_prometheus_sees_what_was_sent() {
     if !installed("prometheus") || !installed("promtool") {
         return;
     }
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = checked(lab);
     let text = fs::read_to_string(&config).unwrap().replace("[admin]\n", "[admin]\nmetrics = \"127.0.0.1:9180\"\n");
     fs::write(&config, text).unwrap();
@@ -127,7 +127,7 @@ fn a_real_prometheus_sees_what_was_sent() {
 /// Of a configuration with thousands of services, as fast as they can, while a server fails.
 #[test]
 fn a_flood_of_scrapes_keeps_no_verdict_waiting() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = checked(lab);
     let text = fs::read_to_string(&config).unwrap();
     let server = |n: usize| {

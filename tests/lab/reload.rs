@@ -2,7 +2,7 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
-use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup, succeed};
+use crate::network::{CLUSTER, Lab, WEB, XDP, clients, eventually, lookup, succeed};
 use crate::operator::{connected, surf};
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -69,7 +69,7 @@ fn fifty_reloads_under_load_break_nothing() {
 
 #[test]
 fn a_service_comes_and_goes_and_a_bad_configuration_changes_nothing() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let plain = fs::read_to_string(lab.config()).unwrap();
     let dispatcher = Dispatcher::start(lab, &[]);
     let all = clients(0);
@@ -107,7 +107,7 @@ fn a_service_comes_and_goes_and_a_bad_configuration_changes_nothing() {
 
 #[test]
 fn a_reload_reads_the_files_that_are_included_again() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let plain = fs::read_to_string(lab.config()).unwrap();
     let (head, services) = plain.split_at(plain.find("[[service]]").unwrap());
     fs::create_dir(lab.file("services.d")).unwrap();
@@ -133,7 +133,7 @@ impl Dispatcher<'_> {
 /// Such as a route that went: checks would not come back, and a reload would be refused. A weight is, and leaves nothing behind.
 #[test]
 fn what_a_reload_is_refused_for_does_not_end_a_dispatcher() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = checked(lab);
     let text = fs::read_to_string(&config).unwrap().replace("[service.health]", "drain_s = 3\n[service.health]");
     fs::write(&config, &text).unwrap();
@@ -159,7 +159,7 @@ fn what_a_reload_is_refused_for_does_not_end_a_dispatcher() {
 /// By a relative path, of a link that leads to another file later.
 #[test]
 fn a_reload_reads_the_name_that_was_given_again() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let text = fs::read_to_string(lab.config()).unwrap();
     let folder = lab.file("").display().to_string();
     let relative = text.replace(&folder, "");
@@ -223,7 +223,7 @@ impl Drop for Lease {
 
 #[test]
 fn a_reload_that_hangs_stops_nothing() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = checked(lab);
     let text = fs::read_to_string(&config).unwrap();
     let (all, expected) = (&clients(0)[..24], |down: &[&str]| lookup(&config, WEB[0], &clients(0)[..24], down));
@@ -264,7 +264,7 @@ fn a_reload_that_hangs_stops_nothing() {
 /// Another key gives nearly everybody another server, and nothing asks for that.
 #[test]
 fn what_moves_nearly_everybody_is_refused_without_force() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let plain = fs::read_to_string(lab.config()).unwrap();
     let all = clients(0);
     let before = lookup(&lab.config(), WEB[0], &all, &[]);
@@ -298,7 +298,7 @@ fn what_moves_nearly_everybody_is_refused_without_force() {
 
 #[test]
 fn renamed_services_and_servers_keep_their_connections() {
-    let Some(lab) = &Lab::up(&[]) else { return };
+    let Some(lab) = &Lab::up(&XDP) else { return };
     let config = checked(lab);
     let plain = fs::read_to_string(&config).unwrap();
     let stop = &AtomicBool::new(false);
