@@ -8,19 +8,16 @@ use super::denials::Denials;
 use super::health::Known;
 use super::overrides::{Overrides, Withdrawn};
 use crate::hash::{Key, siphash};
-use crate::host::clock;
-use crate::host::privileges;
+use crate::host::{clock, document, privileges};
 use crate::limits::{MAX_WEIGHT, STATE_AGAIN, STATE_LAST_NS, STATE_MOST};
 use crate::model::{HashKey, Server};
 use crate::table::build::History;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, io, thread};
-use tempfile::NamedTempFile;
 
 /// What is remembered. Times of changes and of leaving are of the ports' clock here, and of the wall clock in the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -166,20 +163,8 @@ impl StateFile {
     pub fn save(&self, remembered: &Remembered) -> Result<(), String> {
         let remembered = remembered.clone().on_clock(to_wall_ns);
         let content = Content { config: self.config.clone(), written: since_1970().as_secs(), remembered };
-        self.write(&content)
+        document::write(&self.path, &content)
             .map_err(|error| format!("the state file {} cannot be written: {error}", self.path.display()))
-    }
-
-    fn write(&self, content: &Content) -> io::Result<()> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        let mut file = BufWriter::new(NamedTempFile::new_in(folder)?);
-        serde_json::to_writer_pretty(&mut file, content)?;
-        file.write_all(b"\n")?;
-        let file = file.into_inner().map_err(IntoInnerError::into_error)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        fs::File::open(folder)?.sync_all()
     }
 }
 

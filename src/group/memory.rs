@@ -3,13 +3,13 @@
 
 use super::book::Queued;
 use super::record::{DenyOrder, ServerOrders};
+use crate::host::document;
 use crate::model::Prefix;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, IntoInnerError, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::{fs, io::ErrorKind};
-use tempfile::NamedTempFile;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,17 +78,5 @@ pub fn load(path: &Path, name: &str) -> Result<Option<Remembered>, String> {
 /// # Errors
 /// In words; the file is as it was.
 pub fn save(path: &Path, remembered: &Remembered) -> Result<(), String> {
-    write(path, remembered).map_err(|error| format!("{} cannot be written: {error}", path.display()))
-}
-
-fn write(path: &Path, remembered: &Remembered) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = BufWriter::new(NamedTempFile::new_in(folder)?);
-    serde_json::to_writer_pretty(&mut file, remembered)?;
-    file.write_all(b"\n")?;
-    let file = file.into_inner().map_err(IntoInnerError::into_error)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    fs::File::open(folder)?.sync_all()
+    document::write(path, remembered).map_err(|error| format!("{} cannot be written: {error}", path.display()))
 }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod confine;
 pub mod cores;
+pub mod document;
 pub mod lock;
 pub mod privileges;
 pub mod supervisor;
