@@ -1,5 +1,5 @@
-//! What a service has gone through since its oldest open change. A process that comes after this one goes through the same, and so
-//! keeps connections where this one does: who keeps what follows from nothing else.
+//! What a service has gone through since its oldest change that is open, or of which flows may be remembered. A process that comes after
+//! this one goes through the same, and so keeps connections where this one does: who keeps what follows from nothing else.
 
 use super::service::State;
 use crate::limits::{MAX_HISTORY, MAX_SERVERS, MAX_SLOTS, MAX_WEIGHT};
@@ -196,7 +196,7 @@ impl History {
         self.steps.iter_mut().for_each(|step| step.configuration -= unused);
     }
 
-    /// Whether anything is open that another process must know.
+    /// Whether there is nothing that another process must know.
     pub fn is_settled(&self) -> bool {
         self.steps.len() == 1
     }

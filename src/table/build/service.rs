@@ -212,7 +212,7 @@ impl ServiceState {
     /// Writes down what the servers are there for from now on, as long as that matters.
     fn record(&mut self, times: (u64, u64), prolonged: Option<u64>) {
         self.history.note(self.servers.iter().map(|server| server.state).collect(), times, prolonged);
-        if !self.moves.is_open() {
+        if !self.moves.keeps() {
             self.history.settle();
         }
     }
@@ -383,7 +383,7 @@ impl ServiceState {
 
     fn end_changes(&mut self, now: u64) {
         self.pass(now);
-        if !self.moves.is_open() {
+        if !self.moves.keeps() {
             self.history.settle();
         }
     }
