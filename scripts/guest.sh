@@ -163,7 +163,12 @@ mount -t sysfs sys /host/sys
 mount -t bpf bpf /host/sys/fs/bpf
 mount -t devtmpfs dev /host/dev
 ln -s /proc/self/fd /host/dev/fd
+# This directory may be below one of those.
+mkdir /here
+mount -o bind "/host$PWD" /here
 for directory in tmp run var/tmp var/lib; do mount -t tmpfs tmpfs /host/\$directory; done
+mkdir -p "/host$PWD"
+mount -o bind /here "/host$PWD"
 mkdir -p /host/run/out /host/run/netns
 nineP rw,cache=none out /host/run/out
 if [ -n "$lab_folder" ]; then
