@@ -15,6 +15,9 @@ pub const BURST: usize = 64;
 /// Services in one configuration.
 pub const MAX_SERVICES: usize = 4096;
 
+/// Cluster addresses and prefixes of all services of one configuration, each time that one is listed.
+pub const MAX_ADDRESSES: usize = 2 * MAX_SERVICES;
+
 /// Servers in one service.
 pub const MAX_SERVERS: usize = 1024;
 
@@ -514,12 +517,15 @@ pub const TSC_STEP: Duration = Duration::from_millis(100);
 /// How long the time stamp counter is measured at the start: to some 5 parts in a million.
 pub const TSC_FIRST_STEP: Duration = Duration::from_millis(10);
 
-/// Cluster addresses of one family that steer holds: while they change, the new ones stand beside the old.
-pub const STEER_ADDRESSES: usize = 2 * MAX_SERVICES;
+/// Cluster addresses of one family, and prefixes, that steer holds: while they change, the new ones stand beside the old.
+pub const STEER_ADDRESSES: usize = 2 * MAX_ADDRESSES;
 
-/// How long a queue, an interface or the admin socket may stay taken after its last owner went: the kernel releases them in the
-/// background.
+/// How long an interface or the admin socket may stay taken after its last owner went.
 pub const RELEASE: Duration = Duration::from_secs(2);
+
+/// How long the socket or program of a process that has ended may stand in the way: the kernel releases them in the background, on a
+/// machine that is short of cores seconds later.
+pub const KERNEL_RELEASE: Duration = Duration::from_secs(10);
 
 /// How long `oneip doctor` waits for servers whose MAC the kernel does not know: its three questions, a second apart.
 pub const DOCTOR_RESOLVES: Duration = Duration::from_millis(3200);
@@ -562,6 +568,7 @@ const _: () = {
     assert!(BURST.is_power_of_two() && BURST <= u8::MAX as usize, "a burst index is one byte");
     assert!(MAX_SERVERS < 0x7fff, "a slot holds a 15-bit server index with one sentinel, and a mark");
     assert!(MAX_SERVICES <= u16::MAX as usize, "a service index is 16 bits");
+    assert!(MAX_ADDRESSES < u16::MAX as usize, "an address's index is 16 bits, and one more than it too");
     assert!(MAX_CAPTURED < MAX_CAPTURE_BLOCK, "a block holds a frame");
 
     assert!(RING.is_power_of_two() && RING >= 2 * BURST, "rings are powers of two and take whole bursts");

@@ -23,7 +23,7 @@ const MAY_USE: [(&str, &[&str]); 29] = [
     ("worker", &["limits", "metrics", "path", "port::Burst", "port::Port", "table", "verdict"]),
     ("config", &["limits", "model"]),
     ("netlink", &["limits", "model"]),
-    ("server", &["model"]),
+    ("server", &["model", "netlink::PROTOCOL"]),
     ("host", &["error", "limits", "model", "server"]),
     ("admin", &["host::privileges", "limits", "metrics", "model", "verdict"]),
     (

@@ -144,6 +144,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
     let service = Service {
         name: "web".into(),
         address: "203.0.113.80".parse().unwrap(),
+        prefixes: Vec::new(),
         ports: vec![port(Transport::Tcp, 80), port(Transport::Tcp, 443), port(Transport::Udp, 443)],
         hash: HashInput::Source,
         deliver: Deliver::L2,
@@ -331,7 +332,7 @@ fn all_errors_are_reported_at_once_in_the_order_of_the_file() {
         ("9f00112\"", "\""),
         ("interface = \"eth1\"", "interfaces = \"eth1\""),
         ("cores = [2, 3]", "cores = [2, 2]"),
-        ("203.0.113.80", "203.0.113.80/32"),
+        ("203.0.113.80", "203.0.113.80/24"),
         ("tcp/80", "tcp/0"),
         ("65537", "65536"),
         ("02:00:00:00:00:11", "2:0:0:0:0:11"),

@@ -4,13 +4,12 @@ mod model;
 
 use model::records::{Expected, Golden};
 use model::turn::Bench;
-use oneip::model::{HashInput, Mac, Plan, Selection};
+use oneip::model::{HashInput, Mac, Plan, Prefix, Selection};
 use oneip::path::classify::{self, Outer};
 use oneip::verdict::{Reason, Verdict};
 use oneip::xdp::{Action, Steer};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 
 /// A verdict in the words of the records.
@@ -181,7 +180,7 @@ fn steer_takes_what_the_worker_judges() {
     let golden = Golden::read();
     let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
     let mut steer = Steer::load(Mac(own), 1).expect("root may load it");
-    let addresses: Vec<IpAddr> = golden.plan.services.iter().map(|service| service.address).collect();
+    let addresses: Vec<Prefix> = golden.plan.cluster_addresses().into_iter().collect();
     steer.set_cluster_addresses(&addresses).expect("they fit");
     // A frame too short to hold its destination address is the kernel's; a runt is no frame to the kernel's test run.
     let readable = |frame: &[u8]| !matches!(classify::outer(frame), Outer::Truncated);

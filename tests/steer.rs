@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
-use oneip::limits::MAX_SERVICES;
-use oneip::model::Mac;
+use oneip::limits::MAX_ADDRESSES;
+use oneip::model::{Mac, Prefix};
 use oneip::xdp::{Action, Steer, SteerCounts, XdpError};
 
 const OWN: Mac = Mac([0x02, 0, 0, 0, 0, 0xd0]);
@@ -25,7 +25,7 @@ fn steer() -> Option<Steer> {
         return None;
     }
     let mut steer = Steer::load(OWN, 1).unwrap();
-    steer.set_cluster_addresses(&[CLUSTER_V4.into(), CLUSTER_V6.into()]).unwrap();
+    steer.set_cluster_addresses(&[Prefix::host(CLUSTER_V4.into()), Prefix::host(CLUSTER_V6.into())]).unwrap();
     Some(steer)
 }
 
@@ -123,7 +123,7 @@ fn everything_else_is_left_to_the_kernel_unchanged() {
 fn the_set_of_cluster_addresses_is_replaced() {
     let Some(mut steer) = steer() else { return };
     let action = |steer: &Steer, frame: Vec<u8>| steer.judge(&frame).unwrap().0;
-    steer.set_cluster_addresses(&[OTHER_V4.into(), CLUSTER_V6.into(), CLUSTER_V6.into()]).unwrap();
+    steer.set_cluster_addresses(&[OTHER_V4.into(), CLUSTER_V6.into(), CLUSTER_V6.into()].map(Prefix::host)).unwrap();
     assert_eq!(action(&steer, v4(OWN, CLUSTER_V4)), Action::Pass, "went");
     assert_eq!(action(&steer, v4(OWN, OTHER_V4)), Action::Drop, "came");
     assert_eq!(action(&steer, v6(OWN, CLUSTER_V6)), Action::Drop, "stayed");
@@ -131,16 +131,44 @@ fn the_set_of_cluster_addresses_is_replaced() {
     assert_eq!(action(&steer, v6(OWN, CLUSTER_V6)), Action::Pass, "went");
 }
 
+/// One that contains another is there as long as either is.
+#[test]
+fn a_prefix_is_taken_whole() {
+    let Some(mut steer) = steer() else { return };
+    let prefix = |address: IpAddr, length| Prefix { address, length };
+    let (wide, narrow) = (prefix([10, 1, 0, 0].into(), 16), prefix([10, 1, 2, 0].into(), 24));
+    let far = prefix(IpAddr::from([0x20, 1, 0xd, 0xb8, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 48);
+    let taken = |steer: &Steer, to| steer.judge(&v4(OWN, to)).unwrap().0 == Action::Drop;
+    steer.set_cluster_addresses(&[wide, narrow, far]).unwrap();
+    let mut inside = [0; 16];
+    inside[..6].copy_from_slice(&[0x20, 1, 0xd, 0xb8, 0, 0x80]);
+    inside[15] = 9;
+    assert_eq!(steer.judge(&v6(OWN, inside)).unwrap().0, Action::Drop);
+    inside[5] = 0x81;
+    assert_eq!(steer.judge(&v6(OWN, inside)).unwrap().0, Action::Pass);
+    let asked = [[10, 1, 2, 0], [10, 1, 2, 255], [10, 1, 3, 1], [10, 2, 2, 1]];
+    for (set, expected) in [
+        (&[wide, narrow][..], [true, true, true, false]),
+        (&[narrow], [true, true, false, false]),
+        (&[wide], [true, true, true, false]),
+        (&[Prefix::host([10, 1, 2, 0].into())], [true, false, false, false]),
+    ] {
+        steer.set_cluster_addresses(set).unwrap();
+        assert_eq!(asked.map(|to| taken(&steer, to)), expected, "{set:?}");
+    }
+}
+
 #[test]
 fn a_full_set_can_be_replaced_by_another_full_set() {
     let Some(mut steer) = steer() else { return };
-    let set = |first: u32| (first..first + MAX_SERVICES as u32).map(|number| IpAddr::from(number.to_be_bytes()));
-    let (old, new): (Vec<IpAddr>, Vec<IpAddr>) = (set(0x0a00_0000).collect(), set(0x0b00_0000).collect());
+    let set =
+        |first: u32| (first..first + MAX_ADDRESSES as u32).map(|number| Prefix::host(number.to_be_bytes().into()));
+    let (old, new): (Vec<Prefix>, Vec<Prefix>) = (set(0x0a00_0000).collect(), set(0x0b00_0000).collect());
     steer.set_cluster_addresses(&old).unwrap();
     steer.set_cluster_addresses(&new).unwrap();
-    let too_many: Vec<IpAddr> = new.iter().copied().chain([OTHER_V4.into()]).collect();
+    let too_many: Vec<Prefix> = new.iter().copied().chain([Prefix::host(OTHER_V4.into())]).collect();
     let error = steer.set_cluster_addresses(&too_many).unwrap_err();
-    assert!(matches!(error, XdpError::TooManyAddresses { count } if count == MAX_SERVICES + 1), "{error}");
+    assert!(matches!(error, XdpError::TooManyAddresses { count } if count == MAX_ADDRESSES + 1), "{error}");
     let action = |to| steer.judge(&v4(OWN, to)).unwrap().0;
     assert_eq!(action([10, 0, 0, 1]), Action::Pass);
     assert_eq!(action([11, 0, 0, 1]), Action::Drop, "a set that is refused changes nothing");

@@ -17,7 +17,7 @@ use oneip::path::classify;
 use oneip::path::fast_path::{self, FastPath};
 use oneip::path::select::Selection as Select;
 use oneip::port::memory::Memory;
-use oneip::table::{PackedMac, Ports, port_key, port_key_v4};
+use oneip::table::{PackedMac, Table, port_key};
 use oneip::verdict::{Reason, Verdict};
 use oneip::wire::ipv4::Ipv4;
 use oneip::wire::ipv6::Ipv6;
@@ -207,7 +207,7 @@ fn plain_frames_are_read_alike() {
         slow |= judged_v4.slow | judged_v6.slow;
         for (at, (frame, read)) in frames.iter().zip(read).enumerate() {
             let what = || format!("{} at {}, {at} of {}", turn::hex(frame), level.name(), frames.len());
-            assert_eq!(read, long(frame, ports), "{}", what());
+            assert_eq!(read, long(frame, &table), "{}", what());
             assert_eq!(slow >> at & 1 == 1, read.is_none(), "{}", what());
             if read.is_some() {
                 assert_eq!(begins >> at & 1 == 1, classify::begins(frame), "{}", what());
@@ -219,7 +219,8 @@ fn plain_frames_are_read_alike() {
 }
 
 /// Service and hash input of a frame that the short way is for, read the long way.
-fn long(frame: &[u8], ports: Ports) -> Option<(u16, Vec<u64>)> {
+fn long(frame: &[u8], table: &Table) -> Option<(u16, Vec<u64>)> {
+    let ports = table.ports();
     let source = PackedMac::from_bytes(*frame.get(6..)?.first_chunk()?);
     let tagged = frame[12..].starts_with(&[0x81, 0]);
     let packet = &frame[if tagged { 18 } else { 14 }.min(frame.len())..];
@@ -229,12 +230,12 @@ fn long(frame: &[u8], ports: Ports) -> Option<(u16, Vec<u64>)> {
     }
     if ethertype.starts_with(&[8, 0]) && packet[0] == 0x45 {
         let flow = classify::flow_v4(&Ipv4::new(packet)?).ok().filter(|_| [6, 17].contains(&packet[9]))?;
-        let service = ports.v4(port_key_v4(flow.cluster, key(flow.upper)?))?;
+        let service = ports.v4(table.address_v4(flow.cluster)?.1, key(flow.upper)?)?;
         return Some((service.id(), hash::source_v4(flow.client).to_vec()));
     }
     if ethertype.starts_with(&[0x86, 0xdd]) {
         let flow = classify::flow_v6(&Ipv6::new(packet)?).ok().filter(|_| [6, 17].contains(&packet[6]))?;
-        let service = ports.v6(u128::from_le_bytes(flow.cluster), key(flow.upper)?)?;
+        let service = ports.v6(table.address_v6(flow.cluster)?.1, key(flow.upper)?)?;
         return Some((service.id(), hash::source_v6(flow.client).to_vec()));
     }
     None

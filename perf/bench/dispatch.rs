@@ -15,7 +15,7 @@ use frames::{OURS, Random, frame};
 use oneip::model::{Mac, Plan};
 use oneip::table::build::Cluster;
 use oneip::xdp::dispatch::{Dispatch, Measured, Setup};
-use plans::{cluster_address, plan};
+use plans::{PREFIXED, cluster_address, clustered, plan, prefixed};
 use std::time::Instant;
 
 const REPEAT: u32 = 1_000_000;
@@ -35,15 +35,13 @@ struct Row {
     floor: Vec<u128>,
 }
 
-/// `distinct` servers make a plan: services beyond it have the servers of another one, and so share its slots.
+/// Beyond eight services tables of their own would be some hundred MiB.
 fn row(services: usize, servers: usize, v6: bool, timed_of: u32) -> Row {
-    let mut plan: Plan = plan(services, servers, v6);
-    // Of thousands of services the tables would be some hundred MiB: as it is with many ports of a few clusters, eight clusters
-    // share theirs.
-    for at in 8..plan.services.len() {
-        plan.services[at].servers = plan.services[at % 8].servers.clone();
-    }
-    let table = Cluster::new(&plan).compile();
+    row_of(&clustered(services, servers, v6), &format!("{services} services of {servers}"), v6, timed_of)
+}
+
+fn row_of(plan: &Plan, what: &str, v6: bool, timed_of: u32) -> Row {
+    let table = Cluster::new(plan).compile();
     let setup = Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of };
     let dispatch = Dispatch::load(setup, &table).expect("root may load it");
     let family = if v6 { "ipv6" } else { "ipv4" };
@@ -52,7 +50,7 @@ fn row(services: usize, servers: usize, v6: bool, timed_of: u32) -> Row {
         1 => ", every frame timed".into(),
         _ => ", none timed".into(),
     };
-    let name = format!("{family}, {services} services of {servers}{timed}");
+    let name = format!("{family}, {what}{timed}");
     Row {
         name,
         dispatch,
@@ -91,6 +89,7 @@ fn main() {
         for (services, servers) in [(8, 64), (1, 64), (4096, 64), (4096, 3), (8, 3), (8, 1000)] {
             rows.push(row(services, servers, v6, TIMED_OF));
         }
+        rows.push(row_of(&prefixed(64, v6), &format!("{PREFIXED} prefixes, services of 64"), v6, TIMED_OF));
     }
     rows.push(row(8, 64, false, u32::MAX));
     rows.push(row(8, 64, false, 1));

@@ -4,6 +4,7 @@
 //! `cargo run --release --example reflector -- INTERFACE [--core N] ADDRESS...`, until SIGINT. `scripts/bench.sh` puts it beside
 //! the dispatcher.
 
+use oneip::model::Prefix;
 use oneip::port::af_xdp::{self, AfXdp, Attached};
 use oneip::port::{Burst, Port};
 use std::error::Error;
@@ -52,6 +53,7 @@ fn reflect(port: &mut AfXdp, core: usize, stop: &AtomicBool) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let Arguments { interface, core, addresses } = arguments().ok_or(USAGE)?;
+    let addresses: Vec<Prefix> = addresses.into_iter().map(Prefix::host).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let Attached { steer, mode, mut ports } = af_xdp::open(&interface)?.attach(&addresses)?;
     let stop = AtomicBool::new(false);

@@ -15,7 +15,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{OURS, ROUTER, Random, client_v6, frame};
 use oneip::limits::{BURST, DEFAULT_FLOWS};
 use oneip::metrics::{counters::Tally, worker};
-use oneip::model::Deliver;
+use oneip::model::{Deliver, Plan};
 use oneip::path::rewrite;
 use oneip::path::select::Selection;
 use oneip::port::memory::Memory;
@@ -25,7 +25,7 @@ use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::table::{Table, TunnelEnd};
 use oneip::worker::Worker;
-use plans::{cluster_address, plan};
+use plans::{PREFIXED, cluster_address, clustered, prefixed};
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,34 +43,58 @@ struct Scenario {
     /// Whether frames carry an arrival time, so that each is recorded in a latency histogram.
     stamped: bool,
     deliver: Deliver,
+    /// Whether frames are to prefixes (`plans::prefixed`), and not to addresses.
+    prefixes: bool,
 }
+
+const IPV4: Scenario = Scenario {
+    name: "ipv4",
+    services: 8,
+    v6: false,
+    vlan: false,
+    stamped: false,
+    deliver: Deliver::L2,
+    prefixes: false,
+};
 
 const SCENARIOS: [Scenario; 5] = [
-    Scenario { name: "ipv4", services: 8, v6: false, vlan: false, stamped: false, deliver: Deliver::L2 },
-    Scenario {
-        name: "ipv4, latency recorded",
-        services: 8,
-        v6: false,
-        vlan: false,
-        stamped: true,
-        deliver: Deliver::L2,
-    },
-    Scenario { name: "ipv4, one service", services: 1, v6: false, vlan: false, stamped: false, deliver: Deliver::L2 },
-    Scenario { name: "ipv4, VLAN", services: 8, v6: false, vlan: true, stamped: false, deliver: Deliver::L2 },
-    Scenario { name: "ipv6", services: 8, v6: true, vlan: false, stamped: false, deliver: Deliver::L2 },
+    IPV4,
+    Scenario { name: "ipv4, latency recorded", stamped: true, ..IPV4 },
+    Scenario { name: "ipv4, one service", services: 1, ..IPV4 },
+    Scenario { name: "ipv4, VLAN", vlan: true, ..IPV4 },
+    Scenario { name: "ipv6", v6: true, ..IPV4 },
 ];
 
-const fn by(name: &'static str, deliver: Deliver) -> Scenario {
-    Scenario { name, services: 8, v6: false, vlan: false, stamped: false, deliver }
-}
+/// Thousands of cluster addresses, and as many prefixes beside them.
+const MANY: [Scenario; 4] = [
+    Scenario { name: "ipv4, 4,080 addresses", services: PREFIXED, ..IPV4 },
+    Scenario { name: "ipv4, 4,080 prefixes", services: PREFIXED, prefixes: true, ..IPV4 },
+    Scenario { name: "ipv6, 4,080 addresses", services: PREFIXED, v6: true, ..IPV4 },
+    Scenario { name: "ipv6, 4,080 prefixes", services: PREFIXED, v6: true, prefixes: true, ..IPV4 },
+];
 
 /// The same frames to servers that are reached in other ways.
 const DELIVERIES: [Scenario; 4] = [
-    by("ipv4, ipip", Deliver::Ipip),
-    by("ipv4, gue", Deliver::Gue { port: 6080 }),
-    by("ipv4, gre", Deliver::Gre),
-    by("ipv4, l3dsr", Deliver::L3dsr { dscp: 10 }),
+    Scenario { name: "ipv4, ipip", deliver: Deliver::Ipip, ..IPV4 },
+    Scenario { name: "ipv4, gue", deliver: Deliver::Gue { port: 6080 }, ..IPV4 },
+    Scenario { name: "ipv4, gre", deliver: Deliver::Gre, ..IPV4 },
+    Scenario { name: "ipv4, l3dsr", deliver: Deliver::L3dsr { dscp: 10 }, ..IPV4 },
 ];
+
+impl Scenario {
+    fn plan(&self) -> Plan {
+        let mut plan = if self.prefixes { prefixed(64, self.v6) } else { clustered(self.services, 64, self.v6) };
+        plan.services.iter_mut().for_each(|service| service.deliver = self.deliver);
+        plan
+    }
+
+    /// A cluster address of a random service, and which.
+    fn destination(&self, random: &mut Random) -> (IpAddr, usize) {
+        let (of, shift) = if self.prefixes { (4096, 1) } else { (self.services, 0) };
+        let at = (random.next() % of as u64) as usize;
+        (cluster_address(at, self.v6), at >> shift)
+    }
+}
 
 /// The worker under test, and what the floor needs to do the same work with the decisions known beforehand.
 struct Bench {
@@ -78,7 +102,8 @@ struct Bench {
     tally: Arc<Tally>,
     random: Random,
     client_at: usize,
-    v6: bool,
+    scenario: &'static Scenario,
+    /// Of the first services; others have the same.
     owners: Vec<Vec<u16>>,
     macs: Vec<[u8; 8]>,
     /// As they were received, where more of them changes than addresses.
@@ -89,14 +114,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(scenario: &Scenario) -> Bench {
-        let mut plan = plan(scenario.services, 64, scenario.v6);
-        plan.services.iter_mut().for_each(|service| service.deliver = scenario.deliver);
-        let mut cluster = Cluster::new(&plan);
+    fn new(scenario: &'static Scenario) -> Bench {
+        let mut cluster = Cluster::new(&scenario.plan());
         cluster.set_tunnel_end(TunnelEnd::new(&[[192, 0, 2, 2].into()], TunnelEnd::MTU));
         let table = cluster.compile();
         let key = table.key;
-        let owners = (0..scenario.services as u16).map(|service| {
+        let owners = (0..scenario.services.min(8) as u16).map(|service| {
             // The least hash of each slot.
             let hash = |slot: u64| (slot << 32).div_ceil(65_537) << 32;
             (0..65_537).map(|slot| table.place(service, hash(slot)).owner).collect()
@@ -122,7 +145,7 @@ impl Bench {
             tally: view.tally,
             random: Random(7),
             client_at: 14 + if scenario.vlan { 4 } else { 0 } + if scenario.v6 { 8 } else { 12 },
-            v6: scenario.v6,
+            scenario,
             owners,
             macs,
             received: if scenario.deliver == Deliver::L2 { Vec::new() } else { frames },
@@ -133,19 +156,19 @@ impl Bench {
 
     /// As received: new clients, MACs as the router wrote them. Not timed.
     fn refill(&mut self) {
-        let services = self.owners.len();
+        let Scenario { v6, .. } = *self.scenario;
         let port = self.worker.port_mut();
         port.rewind();
         for i in 0..FRAMES {
             let client = 0x6440_0000 + (self.random.next() % CLIENTS) as u32;
-            let service = (self.random.next() % services as u64) as usize;
+            let (cluster, service) = self.scenario.destination(&mut self.random);
             let bytes = port.frame_mut(i);
             if let Some(received) = self.received.get(i) {
                 bytes.copy_from_slice(received);
             }
             bytes[..6].copy_from_slice(&OURS);
             bytes[6..12].copy_from_slice(&ROUTER);
-            let (client, hash) = if self.v6 {
+            let (client, hash) = if v6 {
                 let client = client_v6(client);
                 (client.to_vec(), oneip::hash::source(self.key, IpAddr::from(client)))
             } else {
@@ -153,7 +176,7 @@ impl Bench {
                 (client.to_vec(), oneip::hash::source(self.key, IpAddr::from(client)))
             };
             bytes[self.client_at..][..client.len()].copy_from_slice(&client);
-            let cluster = match cluster_address(service, self.v6) {
+            let cluster = match cluster {
                 IpAddr::V4(to) => to.octets().to_vec(),
                 IpAddr::V6(to) => to.octets().to_vec(),
             };
@@ -184,7 +207,7 @@ impl Bench {
         let mut sum = 0u8;
         for burst in 0..FRAMES / BURST {
             for (i, (service, slot)) in known[burst * BURST..][..BURST].iter().enumerate() {
-                let server = owners[*service as usize][*slot as usize];
+                let server = owners[*service as usize % 8][*slot as usize];
                 let mac = macs[*service as usize * 64 + server as usize];
                 let bytes = port.frame_mut(burst * BURST + i);
                 sum ^= bytes[*client_at];
@@ -207,7 +230,7 @@ impl Bench {
         let sent: Vec<Vec<u8>> = (0..FRAMES).map(|i| port.frame(i).to_vec()).collect();
         assert_eq!(port.sent().len(), FRAMES, "every frame was forwarded");
         for (frame, (service, slot)) in sent.iter().zip(&self.known) {
-            let server = self.owners[*service as usize][*slot as usize];
+            let server = self.owners[*service as usize % 8][*slot as usize];
             assert_eq!(frame[..6], self.macs[*service as usize * 64 + server as usize][..6]);
             assert_eq!(frame[6..12], OURS);
         }
@@ -229,8 +252,8 @@ impl Steps {
     const ALL: [fn(&mut Steps); 5] =
         [Steps::receive, Steps::parse_and_match, Steps::hash_and_look_up, Steps::rewrite, Steps::transmit];
 
-    fn new(scenario: &Scenario) -> Steps {
-        let table = Cluster::new(&plan(scenario.services, 64, scenario.v6)).compile();
+    fn new(scenario: &'static Scenario) -> Steps {
+        let table = Cluster::new(&scenario.plan()).compile();
         Steps { bench: Bench::new(scenario), table, selection: Selection::default(), burst: Burst::new() }
     }
 
@@ -267,7 +290,7 @@ impl Steps {
 
 /// Where a turn's time goes: the same frames through the same steps, with the clock read between them (about 0.3 ns a frame
 /// each).
-fn stages(scenario: &Scenario) {
+fn stages(scenario: &'static Scenario) {
     let mut steps = Steps::new(scenario);
     let mut retired = [Duration::ZERO; 5];
     const ROUNDS: usize = 500;
@@ -290,7 +313,7 @@ fn stages(scenario: &Scenario) {
 
 /// What a tool that counts instructions is to see: each frame of `COUNTED` once through the steps, and once through a turn.
 /// `scripts/bench/parts.sh` takes from what the tool says of all what it says of these functions, and divides.
-fn counted(scenario: &Scenario) {
+fn counted(scenario: &'static Scenario) {
     let mut steps = Steps::new(scenario);
     for _ in 0..COUNTED / FRAMES {
         steps.bench.refill();
@@ -309,7 +332,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Turn and floor by turns, so that both see the same machine.
-fn ratio(scenario: &Scenario) {
+fn ratio(scenario: &'static Scenario) {
     let mut bench = Bench::new(scenario);
     bench.assert_answers();
     let (mut turns, mut floors, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -337,7 +360,7 @@ fn ratio(scenario: &Scenario) {
 }
 
 /// What a turn costs by itself, with none to 16 frames in it: what a frame that comes alone waits for.
-fn small_bursts(scenario: &Scenario) {
+fn small_bursts(scenario: &'static Scenario) {
     const ROUNDS: usize = 100;
     let mut bench = Bench::new(scenario);
     let times = [0, 1, 2, 4, 8, 16, BURST].map(|burst| {
@@ -360,13 +383,14 @@ fn turn(c: &mut Criterion) {
         return counted(
             SCENARIOS
                 .iter()
+                .chain(&MANY)
                 .chain(&DELIVERIES)
                 .find(|scenario| scenario.name == name)
                 .expect("a scenario of this bench"),
         );
     }
     println!("interleaved, bursts of {BURST}:");
-    SCENARIOS.iter().chain(&DELIVERIES).for_each(ratio);
+    SCENARIOS.iter().chain(&MANY).chain(&DELIVERIES).for_each(ratio);
     println!("stage by stage:");
     SCENARIOS.iter().for_each(stages);
     println!("small bursts:");

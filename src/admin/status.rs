@@ -103,7 +103,11 @@ impl PeerStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     pub name: String,
-    pub address: IpAddr,
+    /// The cluster address, or the prefix; of several, the first.
+    pub address: String,
+    /// The others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_addresses: Vec<String>,
     /// As in the configuration; empty: everything.
     pub ports: Vec<String>,
     pub hash: String,
@@ -133,6 +137,21 @@ pub struct AnnounceStatus {
     pub announced: Option<bool>,
     /// Why it is not announced or not ready, in words; empty where nothing is to be said.
     pub why: String,
+}
+
+impl ServiceStatus {
+    /// Each cluster address and prefix.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.address).chain(&self.more_addresses).map(String::as_str)
+    }
+
+    /// The addresses, as people read them: of many, the first, and how many more.
+    pub fn addresses_text(&self) -> String {
+        match self.more_addresses.len() {
+            0..=3 => self.addresses().collect::<Vec<_>>().join(", "),
+            more => format!("{} and {more} more", self.address),
+        }
+    }
 }
 
 impl AnnounceStatus {

@@ -8,7 +8,7 @@
 #define ONEIP_ARENA_H
 
 #include "hash.h"
-#include "table.h"
+#include "prefixes.h"
 #include "way.h"
 
 #define HEADS 8
@@ -21,13 +21,6 @@
 #define WATCHED_SENT 16
 #define LISTED 32
 #define LIMITS 64
-
-/* table::lists::Tree: ranges of source addresses. */
-struct tree {
-	__u32 keys;  /* first cell */
-	__u32 fates; /* first cell */
-	__u32 nodes;
-};
 
 struct head {
 	struct key key;            /* of what selects */
@@ -53,10 +46,10 @@ struct head {
 	struct tree lists_v4;
 	struct tree lists_v6;
 	__u32 fates;               /* first cell */
+	struct prefixes prefixes;  /* of cluster addresses */
 	__u32 limits;              /* first cell */
-	__u32 unused[3];
 };
-_Static_assert(sizeof(struct head) == 256, "src/xdp/dispatch/layout.rs");
+_Static_assert(sizeof(struct head) == 272, "src/xdp/dispatch/layout.rs");
 
 struct control {
 	__u32 present; /* the head that counts */
@@ -101,14 +94,7 @@ struct {
 	__array(values, struct nothing);
 } grace SEC(".maps");
 
-#define IN_CELL(type) (CELL / sizeof(type))
-
-/* The element of an array that begins in the cell. */
-#define AT_INDEX(type, first, index)                                                              \
-	({                                                                                        \
-		type *in_cell_ = cell(&arena, (first) + (__u32)(index) / (__u32)IN_CELL(type));   \
-		in_cell_ ? &in_cell_[(__u32)(index) % (__u32)IN_CELL(type)] : 0;                  \
-	})
+#define AT_INDEX(type, first, index) AT_INDEX_OF(&arena, type, first, index)
 
 struct service {
 	__u32 slots;

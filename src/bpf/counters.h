@@ -75,7 +75,6 @@ enum { UNLISTED, LISTED_COUNTED, LISTED_DENIED };
 struct choice {
 	struct flow flow;
 	__u64 source[2];         /* of the packet, where lists or limits are asked */
-	struct services address; /* by what the long way found */
 	__u32 service;
 	__u32 destination; /* of what is forwarded: among all servers of all services */
 	__u32 bytes;

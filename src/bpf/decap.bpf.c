@@ -29,6 +29,8 @@ struct head {
 	__u32 services;             /* first cell */
 	__u32 sources;              /* the cell of these prefixes; 0: tunnels may come from anywhere */
 	__u32 source_counts[2];     /* of IPv4, of IPv6 */
+	struct prefixes prefixes;
+	__u32 unused;
 };
 
 struct service {
@@ -159,11 +161,6 @@ INLINE int read_form(struct xdp_md *ctx, void *map, const struct head *head, str
 	return -1;
 }
 
-INLINE struct entry *find_address(void *map, const struct directory *directory, const struct flow *flow)
-{
-	return find(map, directory, flow->cluster, port_key(flow->is_v6, 0, 0));
-}
-
 /*
  * The packet in a tunnel: whether it is one of ours, and whether it is whole. A packet that is too short to hold a destination
  * address has none, and is the kernel's.
@@ -192,7 +189,7 @@ ONCE int judge_inner(struct xdp_md *ctx, const struct outer *outer)
 			return PASSED;
 		flow.cluster[0] = ip.v4.daddr;
 	}
-	struct entry *address = find_address(map, &head->directory, &flow);
+	struct entry *address = find_address(map, &head->directory, &head->prefixes, &flow);
 	if (!address)
 		return PASSED;
 	struct service *service = service_at(map, head, address->services.whole);
@@ -208,7 +205,7 @@ ONCE int judge_inner(struct xdp_md *ctx, const struct outer *outer)
 		wrong = read_flow(ctx, &packet, &flow);
 	if (wrong)
 		return wrong;
-	__u16 id = choose(map, &head->directory, &address->services, &flow);
+	__u16 id = choose(map, &head->directory, address, &flow);
 	if (id != NO_SERVICE_ID) {
 		service = service_at(map, head, id);
 		if (!service)
@@ -316,14 +313,14 @@ ONCE int restore(struct xdp_md *ctx, __u32 at, int is_v6)
 		return PASSED;
 	flow.cluster[0] = service->address[0];
 	flow.cluster[1] = service->address[1];
-	struct entry *address = find_address(map, &head->directory, &flow);
+	struct entry *address = find(map, &head->directory, flow.cluster, port_key(flow.is_v6, 0, 0));
 	if (!address || (flow.is_v6 && walk(ctx, &packet)))
 		return PASSED;
 	/* Of an ICMP error, `packet` becomes what it quotes. */
 	carried = packet;
 	if (read_flow(ctx, &packet, &flow))
 		return PASSED;
-	__u16 id = choose(map, &head->directory, &address->services, &flow);
+	__u16 id = choose(map, &head->directory, address, &flow);
 	if (id == NO_SERVICE_ID)
 		return PASSED;
 	service = service_at(map, head, id);

@@ -111,6 +111,7 @@ struct scratch {
 	struct iphdr v4;
 	__u32 unused;
 	struct ipv6hdr v6;
+	struct entry address; /* what the destination is found by */
 };
 
 struct {
@@ -155,10 +156,10 @@ ONCE int read_frame(struct xdp_md *ctx, const struct head *head, struct choice *
 		flow->cluster[0] = ip->daddr;
 		flow->client[0] = ip->saddr;
 	}
-	struct entry *address = find(&arena, &head->addresses, flow->cluster, port_key(flow->is_v6, 0, 0));
+	struct entry *address = find_address(&arena, &head->addresses, &head->prefixes, flow);
 	if (!address)
 		return PASSED;
-	choice->address = address->services;
+	into->address = *address;
 	choice->is_found = 1;
 	if (!wrong)
 		wrong = read_flow(ctx, packet, flow);
@@ -196,16 +197,16 @@ ONCE int long_way(struct xdp_md *ctx, const struct head *head, struct choice *ch
 	void *eth = (void *)(long)ctx->data;
 	if (wrong || !choice->is_found || eth + ETH_HLEN > end)
 		return wrong;
-	if (find_word(&head->loops, source_mac(eth) | (__u64)(choice->address.id + 1) << 48, -1ULL))
-		return LOOP;
-	choice->service = choose(&arena, &head->ports, &choice->address, &choice->flow);
 	__u32 zero = 0;
 	struct scratch *into = bpf_map_lookup_elem(&scratch, &zero);
-	if (into) {
-		choice->source[0] = into->v4.saddr;
-		if (choice->flow.is_v6)
-			__builtin_memcpy(choice->source, &into->v6.saddr, sizeof(choice->source));
-	}
+	if (!into)
+		return PASSED;
+	if (find_word(&head->loops, source_mac(eth) | (__u64)(into->address.services.id + 1) << 48, -1ULL))
+		return LOOP;
+	choice->service = choose(&arena, &head->ports, &into->address, &choice->flow);
+	choice->source[0] = into->v4.saddr;
+	if (choice->flow.is_v6)
+		__builtin_memcpy(choice->source, &into->v6.saddr, sizeof(choice->source));
 	return choice->service == NO_SERVICE_ID ? NO_SERVICE : PASSED;
 }
 
@@ -251,6 +252,21 @@ INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice 
 	return *hop && !((*hop)->egress & NOT_RESOLVED) ? FORWARDED : UNRESOLVED;
 }
 
+/* table::Ports::plain_v4, plain_v6: of a frame to no port of a cluster address. */
+ONCE int prefix_service(const struct head *head, const struct choice *choice)
+{
+	if (!head || !choice)
+		return NO_SERVICE_ID;
+	const struct flow *flow = &choice->flow;
+	if (find(&arena, &head->addresses, flow->cluster, port_key(flow->is_v6, 0, 0)))
+		return NO_SERVICE_ID;
+	struct entry *prefix = find_prefix(&arena, &head->prefixes, flow->cluster, flow->is_v6);
+	if (!prefix)
+		return NO_SERVICE_ID;
+	struct entry *port = find(&arena, &head->ports, prefix->address, port_of(prefix, flow->transport, flow->destination));
+	return port ? port->services.service : NO_SERVICE_ID;
+}
+
 /* The service of a frame, or what becomes of it without. */
 INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct choice *choice)
 {
@@ -274,13 +290,16 @@ INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct c
 		else if (proto == BE16(ETH_P_IPV6))
 			is_plain = plain_v6(eth + ETH_HLEN + 4, end, bytes - ETH_HLEN - 4, &choice->flow);
 	}
-	struct entry *port = 0;
-	if (is_plain && !is_server(head, source_mac(eth)))
-		port = find(&arena, &head->ports, choice->flow.cluster,
-			    port_key(choice->flow.is_v6, choice->flow.transport, choice->flow.destination));
-	if (!port)
+	if (!is_plain || is_server(head, source_mac(eth)))
 		return long_way(ctx, head, choice);
-	choice->service = port->services.service;
+	struct entry *port = find(&arena, &head->ports, choice->flow.cluster,
+				  port_key(choice->flow.is_v6, choice->flow.transport, choice->flow.destination));
+	if (port)
+		choice->service = port->services.service;
+	else if (head->prefixes.entries)
+		choice->service = prefix_service(head, choice);
+	if (choice->service == NO_SERVICE_ID)
+		return long_way(ctx, head, choice);
 	if (head->flags & (LISTED | LIMITS)) {
 		choice->source[0] = choice->flow.client[0];
 		choice->source[1] = choice->flow.client[1];

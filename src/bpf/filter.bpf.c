@@ -18,8 +18,8 @@
 struct head {
 	__u64 key[4];     /* SipHash's state before the first word */
 	struct directory directory;
+	struct prefixes prefixes;
 	__u32 services;   /* first cell */
-	__u32 unused;
 };
 
 #define SERVICES (CELL / sizeof(struct service))
@@ -139,12 +139,12 @@ INLINE int is_leased(void)
 INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, const struct service *service,
 		    const struct packet *packet, const struct flow *flow)
 {
-	__u32 owner = NOBODY, keeper = NOBODY;
+	/* Whole words: a part of one, kept where a pointer was, takes CAP_PERFMON (kernel/bpf/verifier.c, check_stack_write_fixed_off). */
+	__u64 owner = NOBODY, keeper = NOBODY;
 	__u32 servers = service->servers;
 	if (servers)
 		owner = at_slot(map, service->remainders, remainder(flow, servers));
 	if (owner == NOBODY) {
-		/* As a whole word: a part of one, kept where a pointer was, takes CAP_PERFMON (kernel/bpf/verifier.c, check_stack_write_fixed_off). */
 		__u64 by_flow = service->flags & BY_FLOW && flow->upper == PORTS;
 		asm volatile("" : "+r"(by_flow));
 		__u64 hash = siphash(head->key, flow, by_flow);
@@ -153,6 +153,7 @@ INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, cons
 		if (service->moves)
 			keeper = at_slot(map, service->moves, slot);
 	}
+	asm volatile("" : "+r"(owner), "+r"(keeper));
 	if (owner == LENT) {
 		owner = MINE;
 		/* Whose they are may be back. What was begun here stays while its socket does. */
@@ -188,34 +189,30 @@ INLINE __u32 judge(struct xdp_md *ctx)
 		return PASSED;
 
 	struct packet packet = {};
-	struct entry *address;
-	int wrong;
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} ip = {};
 	__u32 room = (__u32)bpf_xdp_get_buff_len(ctx) - at;
 	if (flow.is_v6) {
-		struct ipv6hdr ip;
-		if (load(ctx, at, &ip, sizeof(ip)))
+		if (load(ctx, at, &ip.v6, sizeof(ip.v6)))
 			return PASSED;
-		__builtin_memcpy(flow.cluster, &ip.daddr, sizeof(flow.cluster));
-		address = find(map, &head->directory, flow.cluster, port_key(1, 0, 0));
-		if (!address)
-			return PASSED;
-		wrong = read_v6(&ip, at, room, 0, &packet);
+		__builtin_memcpy(flow.cluster, &ip.v6.daddr, sizeof(flow.cluster));
 	} else {
-		struct iphdr ip;
-		if (load(ctx, at, &ip, sizeof(ip)))
+		if (load(ctx, at, &ip.v4, sizeof(ip.v4)))
 			return PASSED;
-		flow.cluster[0] = ip.daddr;
-		address = find(map, &head->directory, flow.cluster, port_key(0, 0, 0));
-		if (!address)
-			return PASSED;
-		wrong = read_v4(&ip, at, room, 0, &packet);
+		flow.cluster[0] = ip.v4.daddr;
 	}
+	struct entry *address = find_address(map, &head->directory, &head->prefixes, &flow);
+	if (!address)
+		return PASSED;
+	int wrong = flow.is_v6 ? read_v6(&ip.v6, at, room, 0, &packet) : read_v4(&ip.v4, at, room, 0, &packet);
 	if (!wrong)
 		wrong = read_flow(ctx, &packet, &flow);
 	if (wrong)
 		return wrong;
 
-	__u16 id = choose(map, &head->directory, &address->services, &flow);
+	__u16 id = choose(map, &head->directory, address, &flow);
 	if (id == NO_SERVICE_ID)
 		return NO_SERVICE;
 	struct service *services = cell(map, head->services + id / SERVICES);

@@ -5,76 +5,15 @@
 
 #include "arena.h"
 #include "counters.h"
+#include "ranges.h"
 
-#define NODE 8
 /* A tree of so many levels has 9^7 - 1 keys, far more than there may be. */
-#define LEVELS 7
-
-struct node_v4 {
-	__u64 keys[NODE];
-};
-
-struct node_v6 {
-	__u64 keys[NODE][2];
-};
+#define LIST_LEVELS 7
 
 struct fate {
 	__u64 drops; /* by groups of services, a bit each */
 	__u64 counts;
 };
-
-/*
- * Without branches: the verifier would follow both ways of each. `hide` keeps clang from making branches of it.
- */
-INLINE __u64 hide(__u64 value)
-{
-	asm volatile("" : "+r"(value));
-	return value;
-}
-
-/* Whether a < b; the borrow of a - b. */
-INLINE __u64 is_below(__u64 a, __u64 b)
-{
-	return ((~a & b) | (~(a ^ b) & (a - b))) >> 63;
-}
-
-/* table::lists::Tree::find: the fate of the range that has the address; 0: there is none. */
-INLINE __u32 find_range(const struct tree *tree, const __u64 *address, const int is_v6)
-{
-	const __u64 upper = hide(address[0]), lower = hide(address[1]);
-	/* Behind the key that the range begins with. */
-	__u64 node = 0, found = 0;
-	/* Unrolled: without CAP_PERFMON the verifier follows a loop's counter past its end, where the processor might guess so. */
-#pragma unroll
-	for (int level = 0; level < LEVELS; level++) {
-		if (node >= tree->nodes)
-			break;
-		__u64 behind = 0;
-		if (is_v6) {
-			struct node_v6 *v6 = AT_INDEX(struct node_v6, tree->keys, hidden(node, tree->keys));
-			if (!v6)
-				break;
-#pragma unroll
-			for (int i = 0; i < NODE; i++) {
-				__u64 key = v6->keys[i][0], differ = upper ^ key;
-				__u64 is_same = 1 ^ (differ | -differ) >> 63;
-				behind += hide(is_below(upper, key) | (is_same & is_below(lower, v6->keys[i][1])));
-			}
-		} else {
-			struct node_v4 *v4 = AT_INDEX(struct node_v4, tree->keys, hidden(node, tree->keys));
-			if (!v4)
-				break;
-#pragma unroll
-			for (int i = 0; i < NODE; i++)
-				behind += hide((upper - v4->keys[i]) >> 63);
-		}
-		__u64 before = hide(NODE - behind), some = -hide((before + NODE - 1) >> 3 & 1);
-		found = (found & ~some) | ((node * NODE + before) & some);
-		node = hide(node * (NODE + 1) + before + 1);
-	}
-	__u32 *fate = AT_INDEX(__u32, tree->fates, hidden(found - 1, tree->fates));
-	return found && fate ? *fate : 0;
-}
 
 /* table::lists::Lists::listed, of a frame whose service and source are known. */
 ONCE int screen(const struct head *head, struct choice *choice)
@@ -89,10 +28,10 @@ ONCE int screen(const struct head *head, struct choice *choice)
 	if (choice->flow.is_v6) {
 		address[0] = BE64(choice->source[0]);
 		address[1] = BE64(choice->source[1]);
-		number = find_range(&head->lists_v6, address, 1);
+		number = find_range(&arena, &head->lists_v6, address, 1, LIST_LEVELS);
 	} else {
 		address[0] = BE32(choice->source[0]);
-		number = find_range(&head->lists_v4, address, 0);
+		number = find_range(&arena, &head->lists_v4, address, 0, LIST_LEVELS);
 	}
 	struct fate *fate = AT_INDEX(struct fate, head->fates, hidden(number, head->fates));
 	if (!number || !fate)

@@ -4,7 +4,7 @@
 #define ONEIP_SELECT_H
 
 #include "parse.h"
-#include "table.h"
+#include "prefixes.h"
 
 /* A protocol and a port of one family in one word. Never 0. */
 INLINE __u32 port_key(int is_v6, __u8 protocol, __be16 port)
@@ -30,23 +30,42 @@ INLINE struct entry *find(void *map, const struct directory *directory, const __
 	return 0;
 }
 
+/* The key of a port where an address or a prefix stands, by the family of that. */
+INLINE __u32 port_of(const struct entry *address, __u8 protocol, __be16 port)
+{
+	return (__u32)port << 16 | (address->port & 0xff00) | protocol;
+}
+
+/* table::Table::address_v4, address_v6: a cluster address, or else the longest prefix that the destination is in. */
+INLINE struct entry *find_address(void *map, const struct directory *directory, const struct prefixes *prefixes,
+				  const struct flow *flow)
+{
+	struct entry *address = find(map, directory, flow->cluster, port_key(flow->is_v6, 0, 0));
+	return address || !prefixes->entries ? address : find_prefix(map, prefixes, flow->cluster, flow->is_v6);
+}
+
 /* path::select::choose */
-INLINE __u16 choose(void *map, const struct directory *directory, const struct services *address, const struct flow *flow)
+INLINE __u16 choose(void *map, const struct directory *directory, const struct entry *address, const struct flow *flow)
 {
 	struct entry *port;
 	switch (flow->upper) {
 	case PORTS:
 	case FIRST_FRAGMENT:
-		port = find(map, directory, flow->cluster, port_key(flow->is_v6, flow->transport, flow->destination));
-		return port ? port->services.service : address->service;
-	case LATER_FRAGMENT:
+		port = find(map, directory, address->address, port_of(address, flow->transport, flow->destination));
+		return port ? port->services.service : address->services.service;
+	case LATER_FRAGMENT: {
+		/* All are read, because clang would compute the place of one, for which the verifier wants CAP_PERFMON. */
+		__u32 tcp = address->services.by_transport[0], udp = address->services.by_transport[1];
+		__u32 sctp = address->services.by_transport[2];
+		asm volatile("" : "+r"(tcp), "+r"(udp), "+r"(sctp));
 		if (flow->transport == TCP)
-			return address->by_transport[0];
-		return flow->transport == UDP ? address->by_transport[1] : address->by_transport[2];
+			return tcp;
+		return flow->transport == UDP ? udp : sctp;
+	}
 	case ADDRESS:
-		return address->whole;
+		return address->services.whole;
 	case OTHER:
-		return address->service;
+		return address->services.service;
 	}
 	return NO_SERVICE_ID;
 }

@@ -26,6 +26,33 @@ struct {
 	__type(value, __u8);
 } addresses_v6 SEC(".maps");
 
+/* Prefixes of cluster addresses. They change one by one, and an address that is in one before and after is in one all the time. */
+struct prefix_v4 {
+	__u32 length;
+	__be32 address;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_v4);
+	__type(value, __u8);
+} prefixes_v4 SEC(".maps");
+
+struct prefix_v6 {
+	__u32 length;
+	struct in6_addr address;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_v6);
+	__type(value, __u8);
+} prefixes_v6 SEC(".maps");
+
 /* Queue -> AF_XDP socket. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -40,14 +67,35 @@ volatile const __u32 has_net;
 /* A worker whose queue had no beat for longer hangs, in nanoseconds; 0: no beat is asked for. The loader sets it. */
 volatile const __u64 net_after;
 
-/* By queue: when its worker had a turn last, by bpf_ktime_get_ns. */
+/* Frames that a ring holds; the loader sets it. */
+volatile const __u64 ring_size;
+
+/* Of a queue's worker: when it had a turn last, by bpf_ktime_get_ns, and how often it has taken frames out of its ring. */
+struct beat {
+	__u64 at;
+	__u64 bursts;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1); /* the loader sets it */
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct beat);
 } beats SEC(".maps");
+
+/* Of a queue: the frames that were redirected since its worker has taken some. Apart from what the worker writes. */
+struct waiting {
+	__u64 bursts;
+	__u64 frames;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__type(key, __u32);
+	__type(value, struct waiting);
+} waitings SEC(".maps");
 
 /* Frames; in the order of steer::Counters. seen = passed + redirected + no_socket + by_net + refused. */
 struct counters {
@@ -78,11 +126,17 @@ COLD int to_cluster_address(struct xdp_md *ctx)
 	__u32 at = find_ip(eth, end, &proto);
 	if (proto == BE16(ETH_P_IP)) {
 		struct iphdr ip;
-		return !load(ctx, at, &ip, sizeof(ip)) && bpf_map_lookup_elem(&addresses_v4, &ip.daddr);
+		if (load(ctx, at, &ip, sizeof(ip)))
+			return 0;
+		struct prefix_v4 prefix = { 32, ip.daddr };
+		return bpf_map_lookup_elem(&addresses_v4, &ip.daddr) || bpf_map_lookup_elem(&prefixes_v4, &prefix);
 	}
 	if (proto == BE16(ETH_P_IPV6)) {
 		struct ipv6hdr ip;
-		return !load(ctx, at, &ip, sizeof(ip)) && bpf_map_lookup_elem(&addresses_v6, &ip.daddr);
+		if (load(ctx, at, &ip, sizeof(ip)))
+			return 0;
+		struct prefix_v6 prefix = { 128, ip.daddr };
+		return bpf_map_lookup_elem(&addresses_v6, &ip.daddr) || bpf_map_lookup_elem(&prefixes_v6, &prefix);
 	}
 	return 0;
 }
@@ -103,11 +157,25 @@ INLINE int stamp(struct xdp_md *ctx, __u64 now)
 	return 0;
 }
 
+/*
+ * Whether the queue's worker would not get the frame: it has had no turn for long, or has taken nothing out of its ring since that was
+ * filled. So of a process that is killed, and whose ring is there until the kernel has taken it apart, no more than that is lost.
+ */
 INLINE int hangs(struct xdp_md *ctx, __u64 now)
 {
 	__u32 queue = ctx->rx_queue_index;
-	__u64 *beat = bpf_map_lookup_elem(&beats, &queue);
-	return net_after && beat && now > *beat && now - *beat > net_after;
+	struct beat *beat = bpf_map_lookup_elem(&beats, &queue);
+	struct waiting *waiting = bpf_map_lookup_elem(&waitings, &queue);
+	if (!net_after || !beat || !waiting)
+		return 0;
+	__u64 bursts = beat->bursts;
+	if (waiting->bursts != bursts) {
+		waiting->bursts = bursts;
+		waiting->frames = 0;
+	}
+	if (now > beat->at && now - beat->at > net_after)
+		return 1;
+	return waiting->frames++ >= ring_size;
 }
 
 /* In the place of a worker. */
@@ -138,10 +206,9 @@ ONCE int refusal(struct xdp_md *ctx)
 	find_service(ctx, head, choice);
 	if (choice->service == NO_SERVICE_ID)
 		return 0;
-	__u32 verdict = 0;
-	if (head->flags & LISTED && screen(head, choice) == LISTED_DENIED) {
+	__u32 verdict = 0, listed = head->flags & LISTED ? screen(head, choice) : UNLISTED;
+	if (listed == LISTED_DENIED) {
 		verdict = DENIED;
-		count_listed(head, core, choice->service, LISTED_DENIED);
 	} else if (head->flags & LIMITS) {
 		if (is_limited(head, choice))
 			verdict = LIMITED;
@@ -150,6 +217,8 @@ ONCE int refusal(struct xdp_md *ctx)
 	}
 	if (!verdict)
 		return 0;
+	if (listed)
+		count_listed(head, core, choice->service, listed);
 	tally->frames[hidden(verdict, at) & 31]++;
 	if (head->flags & WATCHED)
 		note(ctx, head, verdict, choice);

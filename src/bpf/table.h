@@ -23,6 +23,13 @@ struct services {
 	__u16 id;               /* of the address */
 };
 
+/*
+ * In the family's place of a port key: the length of a prefix, which is where the address is. As for addresses, the port 0 of protocol 0
+ * is the prefix itself.
+ */
+#define PREFIX_V4 0x40
+#define PREFIX_V6 0x80
+
 /* A port of a cluster address, or, with the port 0 of protocol 0, the address itself. */
 struct entry {
 	__u64 address[2];  /* as in the packet; IPv4: the first half word of it */
@@ -43,5 +50,14 @@ INLINE void *cell(void *map, __u32 index)
 {
 	return bpf_map_lookup_elem(map, &index);
 }
+
+#define IN_CELL(type) (CELL / sizeof(type))
+
+/* The element of an array that begins in the cell. */
+#define AT_INDEX_OF(map, type, first, index)                                                     \
+	({                                                                                       \
+		type *in_cell_ = cell(map, (first) + (__u32)(index) / (__u32)IN_CELL(type));     \
+		in_cell_ ? &in_cell_[(__u32)(index) % (__u32)IN_CELL(type)] : 0;                 \
+	})
 
 #endif

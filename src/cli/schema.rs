@@ -106,6 +106,7 @@ fn key(name: &str, kind: &str, values: &str) -> Value {
         "string" | "path" => text(),
         "array of integers" => array(integer()),
         "array of strings" => array(text()),
+        "string or array of strings" => json!({ "anyOf": [text(), array(text())] }),
         "integer, string, or an array of them" => {
             let one = [integer(), text()];
             json!({ "anyOf": [one[0], one[1], array(json!({ "anyOf": one }))] })

@@ -4,12 +4,18 @@ use super::draft::{ServerDraft, ServiceDraft};
 use super::report::Report;
 use super::section::At;
 use super::service::distinct;
-use crate::limits::DEFAULT_SLOTS;
-use crate::model::{Selection, Transport};
-use std::collections::HashMap;
+use crate::limits::{DEFAULT_SLOTS, MAX_ADDRESSES};
+use crate::model::{Prefix, Selection, Transport};
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
+
+/// A service, and an address or prefix that it lists.
+struct Claim<'d> {
+    service: &'d ServiceDraft,
+    address: At<Prefix>,
+}
 
 /// Reports what services, each legal by itself, break together.
 pub fn check(services: &[ServiceDraft], report: &mut Report) {
@@ -18,12 +24,16 @@ pub fn check(services: &[ServiceDraft], report: &mut Report) {
     });
     check_machines(services, report);
 
-    let mut by_address: HashMap<IpAddr, Vec<&ServiceDraft>> = HashMap::new();
+    let mut by_address: BTreeMap<Prefix, Vec<Claim>> = BTreeMap::new();
     for service in services {
-        if let Some(address) = service.address {
-            by_address.entry(address.value).or_default().push(service);
+        for address in &service.addresses {
+            let sharing = by_address.entry(address.value).or_default();
+            if sharing.last().is_none_or(|last| !std::ptr::eq(last.service, service)) {
+                sharing.push(Claim { service, address: *address });
+            }
         }
     }
+    check_count(services, report);
     check_cluster_addresses(services, &by_address, report);
     for sharing in by_address.values() {
         check_overlap(sharing, report);
@@ -82,28 +92,39 @@ impl<K: Eq + Hash, V: Copy + Eq> Firsts<K, V> {
     }
 }
 
-fn check_cluster_addresses(
-    services: &[ServiceDraft],
-    by_address: &HashMap<IpAddr, Vec<&ServiceDraft>>,
-    report: &mut Report,
-) {
+fn check_cluster_addresses(services: &[ServiceDraft], by_address: &BTreeMap<Prefix, Vec<Claim>>, report: &mut Report) {
+    let prefixes: Vec<&Claim> = by_address.values().flatten().filter(|of| !of.address.is_host()).collect();
     for address in services.iter().flat_map(|service| &service.servers).filter_map(|server| server.address) {
-        if let Some(of) = by_address.get(&address.value).and_then(|sharing| sharing.first()) {
-            let (label, line) = (of.label(), report.line(of.at));
-            let address_here = address.value;
+        let here = address.value;
+        if let Some(of) = by_address.get(&Prefix::host(here)).and_then(|sharing| sharing.first()) {
+            let (label, line) = (of.service.label(), report.line(of.service.at));
+            let message =
+                format!("{here} is the cluster address of {label} (line {line}); write the server's primary address");
+            report.error(address.at, message);
+        } else if let Some(of) = prefixes.iter().find(|of| of.address.contains(here)) {
+            let (prefix, label, line) = (of.address.value, of.service.label(), report.line(of.address.at));
             let message = format!(
-                "{address_here} is the cluster address of {label} (line {line}); write the server's primary address"
+                "{here} is in the prefix {prefix} of {label} (line {line}), so that what is sent to the server would be dispatched; \
+                 write a primary address outside of it, or other prefixes"
             );
             report.error(address.at, message);
         }
     }
 }
 
+fn check_count(services: &[ServiceDraft], report: &mut Report) {
+    let addresses = services.iter().flat_map(|service| &service.addresses);
+    let count = addresses.clone().count();
+    if let Some(first_beyond) = addresses.clone().nth(MAX_ADDRESSES) {
+        let message = format!("{count} addresses and prefixes of services; at most {MAX_ADDRESSES} are possible");
+        report.error(first_beyond.at, message);
+    }
+}
+
 /// Of the services of one address, two that take the same port, or both every port.
-fn check_overlap(sharing: &[&ServiceDraft], report: &mut Report) {
+fn check_overlap(sharing: &[Claim], report: &mut Report) {
     let mut first = HashMap::new();
-    for service in sharing {
-        let Some(address) = service.address else { continue };
+    for Claim { service, address } in sharing {
         let claims = match &service.ports {
             Some(ports) => ports.iter().map(|port| (Some(port.value), port.at)).collect(),
             None => vec![(None, address.at)],
@@ -136,13 +157,15 @@ fn check_overlap(sharing: &[&ServiceDraft], report: &mut Report) {
 }
 
 /// Of the services of one address, two that take the same transport but would send a client to different servers.
-fn check_fragments(sharing: &[&ServiceDraft], report: &mut Report) {
+fn check_fragments(sharing: &[Claim], report: &mut Report) {
     let mut warned: Vec<usize> = Vec::new();
     for transport in Transport::ALL {
-        let mut with_it = sharing.iter().filter(|service| takes(service, transport));
-        let Some(first) = with_it.next() else { continue };
-        for service in with_it.filter(|service| servers(service) != servers(first)) {
-            let Some(address) = service.address.filter(|address| !warned.contains(&address.at)) else { continue };
+        let mut with_it = sharing.iter().filter(|claim| takes(claim.service, transport));
+        let Some(Claim { service: first, .. }) = with_it.next() else { continue };
+        for Claim { service, address } in with_it.filter(|claim| servers(claim.service) != servers(first)) {
+            if warned.contains(&address.at) {
+                continue;
+            }
             let (label, theirs, line) = (service.label(), first.label(), report.line(first.at));
             warned.push(address.at);
             report.warn(address.at, format!(

@@ -5,7 +5,7 @@ use super::report::Report;
 use super::schema::SERVICE;
 use super::section::{At, Section, text_element};
 use super::value;
-use crate::model::Deliver;
+use crate::model::{Deliver, Prefix};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -114,6 +114,12 @@ fn check_service(service: &ServiceDraft, report: &mut Report) {
             format!("{title} lacks `dscp`, by which servers know the cluster address of l3dsr; write {form}"),
         );
     }
+    let is_one = |addresses: &[At<Prefix>]| matches!(addresses, [only] if only.is_host());
+    if let Some(first) = service.addresses.first().filter(|_| !is_one(&service.addresses)) {
+        let message = "a server tells one cluster address by the `dscp` of l3dsr, not several; write one address, or deliver = \"ipip\"";
+        report.error(first.at, message);
+        return;
+    }
     let Some(cluster) = service.address else { return };
     for address in service.servers.iter().filter_map(|server| server.address) {
         if address.is_ipv4() != cluster.is_ipv4() {
@@ -146,10 +152,17 @@ fn check_dscps(services: &[ServiceDraft], report: &mut Report) {
 /// Tunnels come from no address that is somebody else's, and from one of the family of each server.
 fn check_source(source: &[At<IpAddr>], services: &[ServiceDraft], report: &mut Report) {
     for service in services {
-        if let Some(own) =
-            source.iter().find(|source| Some(source.value) == service.address.map(|address| address.value))
-        {
+        let in_prefix = |own: &At<IpAddr>| service.addresses.iter().find(|prefix| prefix.contains(own.value));
+        if let Some((own, prefix)) = source.iter().find_map(|own| Some((own, in_prefix(own)?))) {
             let (label, line) = (service.label(), report.line(service.at));
+            if !prefix.is_host() {
+                let message = format!(
+                    "{} is in the prefix {} of {label} (line {line}); write an address of the dispatcher itself that is not",
+                    own.value, prefix.value
+                );
+                report.error(own.at, message);
+                continue;
+            }
             report.error(
                 own.at,
                 format!(

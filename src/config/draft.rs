@@ -65,7 +65,10 @@ pub struct ServiceDraft {
     /// Where the section begins.
     pub at: usize,
     pub name: Option<At<String>>,
+    /// Of the first of `addresses`: the one that a host may have.
     pub address: Option<At<IpAddr>>,
+    /// What was readable of them.
+    pub addresses: Vec<At<Prefix>>,
     /// `None` where the key is absent: every protocol and port.
     pub ports: Option<Vec<At<Port>>>,
     pub hash: Option<At<HashInput>>,
@@ -296,10 +299,21 @@ impl ServiceDraft {
         let selection = section.text("selection", report, value::choice("selection", selections));
         let no_ports = "`ports` is empty; leave the key out to take every protocol and port";
         let form = "a transport and port, like \"tcp/80\"";
+        let no_address = "`address` is empty; write the cluster address, like \"203.0.113.80\"";
+        let address_form = "an address or a prefix, like \"203.0.113.0/24\"";
+        let addresses = match section.is_list("address") {
+            true => section
+                .list("address", report, no_address, |address, report| {
+                    text_element(address, report, address_form, value::cluster_prefix)
+                })
+                .unwrap_or_default(),
+            false => section.text("address", report, value::cluster_prefix).into_iter().collect(),
+        };
         ServiceDraft {
             at: section.at,
             name: section.text("name", report, value::name),
-            address: section.text("address", report, value::cluster_address),
+            address: addresses.first().map(|first| At { at: first.at, value: first.first_host() }),
+            addresses,
             ports: section
                 .list("ports", report, no_ports, |port, report| text_element(port, report, form, value::port)),
             hash: section.text("hash", report, value::choice("hash", inputs)),
@@ -337,7 +351,11 @@ impl ServiceDraft {
         let slots = self.slots.map_or(DEFAULT_SLOTS, |slots| slots.value);
         Some(Service {
             name: self.name?.value,
-            address: self.address?.value,
+            address: self.health.as_ref().and_then(|health| health.address).or(self.address)?.value,
+            prefixes: match &self.addresses[..] {
+                [only] if only.is_host() => Vec::new(),
+                addresses => addresses.iter().map(|address| address.value).collect(),
+            },
             ports: self.ports.unwrap_or_default().into_iter().map(|port| port.value).collect(),
             hash: self.hash.map_or(HashInput::Source, |hash| hash.value),
             deliver: self.deliver.to_deliver(),

@@ -11,6 +11,7 @@
 //! | `timeout_ms`    | 500, or the interval   | 10 to 60000, at most the interval |
 //! | `rise`, `fall`  | 2, 3                   | 1 to 100 |
 //! | `via`           | `service`              | to the cluster address, as clients' packets come; or `primary` |
+//! | `probe_address` | the first address      | which of the service's addresses is asked for; of a prefix, by default, the first that a host may have |
 //! | `all_down`      | `drop`                 | what becomes of clients when no server is up; or `serve`: all serve |
 //!
 //! The certificate of an https server is not verified (see `control::health`).
@@ -21,6 +22,7 @@ use super::schema::HEALTH;
 use super::section::{At, Section, integer_element, text_element};
 use super::value;
 use crate::model::{AllDown, Health, Http, Probe, Transport, Via};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use toml::Spanned;
@@ -56,6 +58,8 @@ pub struct HealthDraft {
     rise: Option<At<u32>>,
     fall: Option<At<u32>>,
     via: Via,
+    /// `probe_address`
+    pub address: Option<At<IpAddr>>,
     all_down: AllDown,
 }
 
@@ -90,6 +94,7 @@ impl HealthDraft {
             rise: section.integer("rise", STREAKS, report),
             fall: section.integer("fall", STREAKS, report),
             via: via.map_or(Via::Service, |via| via.value),
+            address: section.text("probe_address", report, value::cluster_address),
             all_down: all_down.map_or(AllDown::Drop, |all_down| all_down.value),
         }
     }
@@ -148,6 +153,15 @@ pub fn check(health: &HealthDraft, service: &ServiceDraft, report: &mut Report) 
             timeout.value, health.interval_ms(),
         ));
     }
+    if let Some(address) = health.address.filter(|address| !has(service, address.value)) {
+        let addresses: Vec<String> = service.addresses.iter().map(|address| address.to_string()).collect();
+        let message = format!(
+            "`probe_address` {} is not an address of the service; write one of {}",
+            address.value,
+            addresses.join(", ")
+        );
+        report.error(address.at, message);
+    }
     let Some(At { value: kind, .. }) = health.kind else { return };
     if kind == Kind::Icmp
         && let Some(port) = health.port
@@ -169,6 +183,11 @@ pub fn check(health: &HealthDraft, service: &ServiceDraft, report: &mut Report) 
         let (title, form) = (HEALTH.title, HEALTH.key("port").form);
         report.missing(health.at, format!("{title} lacks `port`, and {why}; write {form}"));
     }
+}
+
+/// What was not readable may have it.
+fn has(service: &ServiceDraft, address: IpAddr) -> bool {
+    service.addresses.is_empty() || service.addresses.iter().any(|prefix| prefix.contains(address))
 }
 
 fn tcp_ports(service: &ServiceDraft) -> Vec<u16> {

@@ -197,6 +197,7 @@ pub static HEALTH: Schema = Schema {
         optional("rise", "rise = 2"),
         optional("fall", "fall = 3"),
         optional("via", "via = \"service\""),
+        optional("probe_address", "probe_address = \"203.0.113.80\""),
         optional("all_down", "all_down = \"drop\""),
     ],
 };

@@ -85,6 +85,10 @@ impl<'t> Section<'t> {
         found.map(|n| At { at: value.span().start, value: n })
     }
 
+    pub fn is_list(&self, name: &str) -> bool {
+        self.table.get(name).is_some_and(|value| value.get_ref().is_array())
+    }
+
     /// An array, each element read by `read`, which reports those that it cannot use. `empty` is what to say of an empty one.
     /// `None` only where the key is absent.
     pub fn list<T>(

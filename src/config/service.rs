@@ -14,6 +14,7 @@ use std::hash::Hash;
 /// Reports what the values of a service, each legal by itself, break together.
 pub fn check(service: &ServiceDraft, report: &mut Report) {
     check_distinct(service, report);
+    check_addresses(service, report);
     check_slots(service, report);
     if let Some(health) = &service.health {
         health::check(health, service, report);
@@ -24,6 +25,21 @@ pub fn check(service: &ServiceDraft, report: &mut Report) {
     if !service.servers.is_empty() && service.servers.iter().all(|server| server.weight() == 0) {
         let label = service.label();
         report.warn(service.at, format!("every server of {label} has weight 0, so all its frames will be dropped"));
+    }
+}
+
+/// What servers do for one address they do for all: a list is of one family.
+fn check_addresses(service: &ServiceDraft, report: &mut Report) {
+    distinct(service.addresses.iter(), report, |address, line| {
+        format!("{address} is already given on line {line}; write it once")
+    });
+    let Some((first, others)) = service.addresses.split_first() else { return };
+    if let Some(other) = others.iter().find(|other| other.address.is_ipv4() != first.address.is_ipv4()) {
+        let message = format!(
+            "{} and {} are not of one family; write two services, one for IPv4 and one for IPv6, with the same servers",
+            first.value, other.value
+        );
+        report.error(other.at, message);
     }
 }
 

@@ -107,6 +107,45 @@ pub fn cluster_address(text: &str) -> Result<IpAddr, String> {
     }
 }
 
+/// Addresses to which no router forwards, or which no host may have.
+const SPECIAL: [(&str, u8, &str); 9] = [
+    ("0.0.0.0", 8, "addresses of no host (RFC 1122, 3.2.1.3)"),
+    ("127.0.0.0", 8, "loopback addresses"),
+    ("169.254.0.0", 16, "link-local addresses"),
+    ("224.0.0.0", 4, "multicast addresses"),
+    ("240.0.0.0", 4, "reserved addresses (RFC 1112, section 4)"),
+    ("::", 127, "the unspecified and the loopback address"),
+    ("::ffff:0:0", 96, "IPv4-mapped addresses"),
+    ("fe80::", 10, "link-local addresses"),
+    ("ff00::", 8, "multicast addresses"),
+];
+
+/// A cluster address, or a prefix of them.
+pub fn cluster_prefix(text: &str) -> Result<Prefix, String> {
+    if !text.contains('/') {
+        return cluster_address(text).map(Prefix::host);
+    }
+    let prefix = prefix(text)?;
+    let quote = quoted(text, '"');
+    if prefix.is_host() {
+        return cluster_address(&prefix.to_string()).map(Prefix::host);
+    }
+    if prefix.length == 0 {
+        return Err(format!(
+            "{quote} is every address there is; write the prefix that routers send here, like \"203.0.113.0/24\""
+        ));
+    }
+    for (address, length, kind) in SPECIAL {
+        let special = Prefix { address: address.parse().expect("an address"), length };
+        if special.covers(&prefix) || prefix.covers(&special) {
+            return Err(format!(
+                "{quote} has {kind} in it; write a prefix of unicast addresses, like \"203.0.113.0/24\""
+            ));
+        }
+    }
+    Ok(prefix)
+}
+
 fn not_an_address(text: &str) -> String {
     let quote = quoted(text, '"');
     if let Ok(with_port) = text.parse::<SocketAddr>() {

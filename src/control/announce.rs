@@ -10,11 +10,10 @@ use crate::admin::finding::Grade;
 use crate::admin::status::AnnounceStatus;
 use crate::admin::timeline::{Kind, Timeline, Told};
 use crate::limits::ANNOUNCE_LOOK;
-use crate::model::{Announce, Plan};
+use crate::model::{Announce, Plan, Prefix};
 use crate::netlink::address_routes::AddressRoutes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,12 +24,12 @@ pub type Readiness = Result<(), String>;
 pub struct Announcer {
     /// `None`: there is no `[announce]`.
     routes: Option<AddressRoutes>,
-    dampers: HashMap<IpAddr, Damper>,
-    wanted: BTreeSet<IpAddr>,
+    dampers: HashMap<Prefix, Damper>,
+    wanted: BTreeSet<Prefix>,
     /// Why an address is not wanted.
-    why: BTreeMap<IpAddr, String>,
+    why: BTreeMap<Prefix, String>,
     /// What the kernel had when it was looked last.
-    present: BTreeSet<IpAddr>,
+    present: BTreeSet<Prefix>,
     trouble: Option<String>,
     next_look: Instant,
     is_stopping: bool,
@@ -71,11 +70,13 @@ impl Announcer {
         let now = Instant::now();
         let services = || plan.services.iter().zip(readiness);
         // Of each address, whether any service is ready, and whether one of these may be announced.
-        let mut addresses = BTreeMap::<IpAddr, (bool, bool)>::new();
+        let mut addresses = BTreeMap::<Prefix, (bool, bool)>::new();
         for (service, readiness) in services() {
-            let (ready, may) = addresses.entry(service.address).or_default();
-            *ready |= readiness.is_ok();
-            *may |= readiness.is_ok() && !is_withdrawn(service);
+            for address in service.addresses() {
+                let (ready, may) = addresses.entry(address).or_default();
+                *ready |= readiness.is_ok();
+                *may |= readiness.is_ok() && !is_withdrawn(service);
+            }
         }
         self.dampers.retain(|address, _| addresses.contains_key(address));
         self.wanted.clear();
@@ -91,13 +92,14 @@ impl Announcer {
         let mut statuses = Vec::with_capacity(readiness.len());
         self.why.clear();
         for (service, readiness) in services() {
+            let addresses = service.addresses();
             let by_operator = is_withdrawn(service);
             let why = match readiness {
                 Err(why) => why.clone(),
                 Ok(()) if self.is_stopping => "the dispatcher is about to stop".to_owned(),
                 Ok(()) if service.withdrawn => "withdrawn by announce = \"drain\"".to_owned(),
                 Ok(()) if by_operator => "withdrawn by oneip ctl withdraw".to_owned(),
-                Ok(()) => match (held.get(&service.address), &self.trouble) {
+                Ok(()) => match (addresses.iter().find_map(|address| held.get(address)), &self.trouble) {
                     (Some(left), _) if self.routes.is_some() => {
                         format!("ready again, and announced after {:.1} s more (`hold_down_ms`)", left.as_secs_f64())
                     }
@@ -106,8 +108,9 @@ impl Announcer {
                 },
             };
             let ready = readiness.is_ok() && !self.is_stopping;
-            let announced = self.routes.is_some().then(|| self.present.contains(&service.address));
-            self.why.insert(service.address, why.clone());
+            let announced =
+                self.routes.is_some().then(|| addresses.iter().all(|address| self.present.contains(address)));
+            self.why.extend(addresses.into_iter().map(|address| (address, why.clone())));
             statuses.push(AnnounceStatus { ready, withdrawn: by_operator, announced, why });
         }
         statuses
@@ -165,16 +168,16 @@ impl Announcer {
 /// `present` is what there is afterwards.
 async fn reconcile(
     routes: &AddressRoutes,
-    wanted: &BTreeSet<IpAddr>,
-    present: &mut BTreeSet<IpAddr>,
+    wanted: &BTreeSet<Prefix>,
+    present: &mut BTreeSet<Prefix>,
 ) -> io::Result<()> {
     *present = routes.present().await?;
-    let gone: Vec<IpAddr> = present.difference(wanted).copied().collect();
+    let gone: Vec<Prefix> = present.difference(wanted).copied().collect();
     for gone in gone {
         routes.remove(gone).await?;
         present.remove(&gone);
     }
-    let new: Vec<IpAddr> = wanted.difference(present).copied().collect();
+    let new: Vec<Prefix> = wanted.difference(present).copied().collect();
     for new in new {
         routes.add(new).await?;
         present.insert(new);

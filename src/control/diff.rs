@@ -81,14 +81,14 @@ pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     }
     let continued = continued_services(&old.services, &new.services);
     for (_, gone) in old.services.iter().enumerate().filter(|(at, _)| !continued.contains(&Some(*at))) {
-        lines.push(format!("service {} removed ({})", gone.name, gone.address));
+        lines.push(format!("service {} removed ({})", gone.name, gone.addresses_text()));
     }
     for (service, of) in new.services.iter().zip(&continued) {
         match of.map(|at| &old.services[at]) {
             None => lines.push(format!(
                 "service {} added ({}, {})",
                 service.name,
-                service.address,
+                service.addresses_text(),
                 some(service.servers.len(), "server")
             )),
             Some(before) => of_service(before, service, &mut lines),

@@ -136,8 +136,9 @@ pub fn ready(status: &Status, service: Option<&str>) -> Result<(), String> {
 
 /// A service in a line or two.
 fn heading(service: &ServiceStatus) -> String {
-    let ServiceStatus { name, address, ports, hash, selection, slots, moving, limit, latency_ns, .. } = service;
+    let ServiceStatus { name, ports, hash, selection, slots, moving, limit, latency_ns, .. } = service;
     let ports = if ports.is_empty() { "every protocol and port".to_owned() } else { ports.join(" ") };
+    let address = service.addresses_text();
     let mut text = format!("service {name}: {address} {ports}; {selection} over the {hash}, {slots} slots");
     if *moving > 0 {
         let _ = write!(text, ", {moving} of them moving: their connections stay where they are");

@@ -5,14 +5,13 @@ use crate::error::Failure;
 use crate::hash::Key;
 use crate::limits::FRAMES_TIMED;
 use crate::metrics::collect::DeviceCounters;
-use crate::model::{Dispatcher, Mac, Xdp};
+use crate::model::{Dispatcher, Mac, Prefix, Xdp};
 use crate::port::Port;
 use crate::port::af_xdp::{self, AfXdp, Transfer};
 use crate::table::Table;
 use crate::xdp::dispatch::{self, Setup, Tables};
 use crate::xdp::link::{self, Kept, LinkError, Place};
 use crate::xdp::{self, MEND_VETH, Net, Steer};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +29,7 @@ pub trait Device: Sized {
     fn attach(
         self,
         settings: &Dispatcher,
-        cluster_addresses: &[IpAddr],
+        cluster_addresses: &[Prefix],
         table: &Table,
     ) -> Result<AttachedDevice<Self::Port>, Failure>;
 }
@@ -146,7 +145,7 @@ impl Attachment {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn take_addresses(&mut self, cluster_addresses: &[IpAddr]) -> Result<(), Failure> {
+    pub fn take_addresses(&mut self, cluster_addresses: &[Prefix]) -> Result<(), Failure> {
         match self {
             Attachment::AfXdp { steer, .. } => Ok(steer.set_cluster_addresses(cluster_addresses)?),
             // The workers see every frame; their tables tell them which are theirs.
@@ -240,7 +239,7 @@ impl Device for xdp::Device {
     fn attach(
         self,
         settings: &Dispatcher,
-        cluster_addresses: &[IpAddr],
+        cluster_addresses: &[Prefix],
         table: &Table,
     ) -> Result<AttachedDevice<AfXdp>, Failure> {
         let xdp::Device { mac, index, queues, .. } = self;
@@ -311,7 +310,7 @@ impl Device for crate::port::dpdk::Device {
         }
     }
 
-    fn attach(self, _: &Dispatcher, _: &[IpAddr], _: &Table) -> Result<AttachedDevice<Self::Port>, Failure> {
+    fn attach(self, _: &Dispatcher, _: &[Prefix], _: &Table) -> Result<AttachedDevice<Self::Port>, Failure> {
         let engine = format!("{}, {}", crate::port::dpdk::version(), self.offloads);
         let crate::port::dpdk::Attached { ports, statistics, service } = crate::port::dpdk::Device::attach(self);
         // The workers count what they pass themselves.

@@ -13,7 +13,7 @@ use crate::limits::{CENSUS_EVERY, CENSUS_PART, DRAIN, FRAMES_TIMED, KERNEL_RETRY
 use crate::metrics::collect::{self, Collector, Sources, Stats, Troubles};
 use crate::metrics::source::boxed;
 use crate::metrics::summary::Summary;
-use crate::model::{Dispatcher, Plan, Xdp};
+use crate::model::{Dispatcher, Plan, Prefix, Xdp};
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::xdp::dispatch::{Books, Dispatch, PublishError, Reader, Setup};
@@ -23,7 +23,6 @@ use crate::xdp::{Device, MEND_VETH, Mode};
 use aya::programs::xdp::XdpLink;
 use caps::Capability;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
@@ -57,7 +56,7 @@ impl Opened for OpenedKernel {
         Facts { workers: 0, ..Facts::of(&self.device) }
     }
 
-    fn attach(self: Box<Self>, _cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure> {
+    fn attach(self: Box<Self>, _cluster_addresses: &[Prefix], table: Table) -> Result<Box<dyn Attached>, Failure> {
         let OpenedKernel { device, settings } = *self;
         let (egress, xdp) = way_out(&device, settings.xdp);
         let setup = Setup {
@@ -307,7 +306,7 @@ impl Engine for Kernel {
     }
 
     /// Which addresses those are stands in the table.
-    fn take_addresses(&mut self, _addresses: &[IpAddr]) -> Result<(), Failure> {
+    fn take_addresses(&mut self, _addresses: &[Prefix]) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -24,16 +24,15 @@ use crate::error::Failure;
 use crate::host::supervisor::Progress;
 use crate::metrics::collect::{Reports, Stats};
 use crate::metrics::summary::Summary;
-use crate::model::{self, Dispatcher, Plan};
+use crate::model::{self, Dispatcher, Plan, Prefix};
 use crate::table::Table;
 use caps::Capability;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 /// What is wrong with this host for new cluster addresses. Outside of any runtime.
-pub type HostCheck = fn(&[IpAddr]) -> Result<(), Failure>;
+pub type HostCheck = fn(&[Prefix]) -> Result<(), Failure>;
 
 /// What decides frames, as the control thread sees it.
 pub trait Engine {
@@ -60,7 +59,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// The kernel refuses.
-    fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure>;
+    fn take_addresses(&mut self, addresses: &[Prefix]) -> Result<(), Failure>;
 
     /// Says whether this host is fit for new cluster addresses, on another thread.
     fn host_check(&self) -> HostCheck;
@@ -105,7 +104,7 @@ pub trait Opened {
     ///
     /// # Errors
     /// The kernel or the driver refuses. Nothing is left behind then.
-    fn attach(self: Box<Self>, cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure>;
+    fn attach(self: Box<Self>, cluster_addresses: &[Prefix], table: Table) -> Result<Box<dyn Attached>, Failure>;
 }
 
 /// A device in service, whose frames nobody decides yet.

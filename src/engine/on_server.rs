@@ -6,12 +6,11 @@ use crate::control::interface::InterfaceWatch;
 use crate::limits::KEPT_ACCOUNTS;
 use crate::metrics::snapshot::Snapshot;
 use crate::metrics::summary::{ServerSummary, Summary};
-use crate::server::{self, Held};
+use crate::server;
 use crate::verdict::Reason;
 use crate::xdp::link::Kept;
 use crate::xdp::program::{Program, ProgramError, Sum};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the program counts, for any thread.
@@ -128,13 +127,13 @@ fn lock(book: &Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
     book.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A server is to have the cluster addresses.
+/// A server is to take what is sent to the cluster addresses.
 pub fn host_check() -> HostCheck {
     |new| {
-        let held = server::held()?;
-        let has = |address: &IpAddr| held.iter().any(|Held { address: held, .. }| held == address);
-        for address in new.iter().filter(|address| !has(address)) {
-            tracing::warn!("this host does not have the cluster address {address}; `oneip server add` gives it one");
+        for prefix in server::lacking(new)? {
+            tracing::warn!(
+                "this host does not take packets to the cluster address {prefix}; `oneip server add` makes it"
+            );
         }
         Ok(())
     }

@@ -13,12 +13,11 @@ use crate::limits::DRAIN;
 use crate::metrics::collect::Stats;
 use crate::metrics::source::Source;
 use crate::metrics::summary::Summary;
-use crate::model::Dispatcher;
+use crate::model::{Dispatcher, Prefix};
 use crate::port::Port;
 use crate::table::Table;
 use crate::xdp::dispatch::Reader;
 use caps::Capability;
-use std::net::IpAddr;
 use std::thread;
 
 /// The device for workers of that kind.
@@ -36,7 +35,7 @@ impl<D: Device + 'static> Opened for OpenedDevice<D> {
         self.0.facts()
     }
 
-    fn attach(self: Box<Self>, cluster_addresses: &[IpAddr], table: Table) -> Result<Box<dyn Attached>, Failure> {
+    fn attach(self: Box<Self>, cluster_addresses: &[Prefix], table: Table) -> Result<Box<dyn Attached>, Failure> {
         let OpenedDevice(device, settings) = *self;
         Ok(Box::new(WithTable { device: device.attach(&settings, cluster_addresses, &table)?, table }))
     }
@@ -139,7 +138,7 @@ impl Engine for Workers {
         }
     }
 
-    fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure> {
+    fn take_addresses(&mut self, addresses: &[Prefix]) -> Result<(), Failure> {
         self.attachment.take_addresses(addresses)
     }
 

@@ -8,6 +8,7 @@ pub mod lock;
 pub mod privileges;
 pub mod supervisor;
 
+use crate::model::Prefix;
 use crate::server::{self, Held};
 use std::net::IpAddr;
 
@@ -24,8 +25,9 @@ pub enum HostError {
 }
 
 /// Refuses a host that holds a cluster address. Not to be called inside an async runtime.
-pub fn check(cluster_addresses: &[IpAddr]) -> Result<(), HostError> {
-    if let Some(held) = server::held()?.into_iter().find(|held| cluster_addresses.contains(&held.address)) {
+pub fn check(cluster_addresses: &[Prefix]) -> Result<(), HostError> {
+    let is_cluster = |address: IpAddr| cluster_addresses.iter().any(|prefix| prefix.contains(address));
+    if let Some(held) = server::held()?.into_iter().find(|held| is_cluster(held.address)) {
         let Held { address, prefix, interface, .. } = held;
         return Err(HostError::ClusterAddress { address, prefix, interface });
     }

@@ -120,8 +120,7 @@ impl Aggregator {
         // All are taken away first: two may have changed names.
         let known: Vec<(usize, &model::Service, &model::Service)> =
             pairs.filter_map(|(old, new)| Some((*self.service_at.get(&old.name)?, old, new))).collect();
-        for (_, old, new) in known.iter().filter(|(_, old, new)| old.name != new.name) {
-            debug_assert!(old.address == new.address, "they are at one address");
+        for (_, old, _) in known.iter().filter(|(_, old, new)| old.name != new.name) {
             self.service_at.remove(&old.name);
         }
         for (at, old, new) in known {

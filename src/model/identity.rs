@@ -1,13 +1,13 @@
 //! What makes a service or a server the same through a change of the configuration. Names are for people.
 
-use super::{Port, Server, Service};
-use std::net::IpAddr;
+use super::{Port, Prefix, Server, Service};
 
 /// Where the clients of a service find it, and what it is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub name: String,
-    pub address: IpAddr,
+    /// Sorted.
+    pub addresses: Vec<Prefix>,
     /// Sorted; empty: every protocol and port.
     ports: Vec<Port>,
 }
@@ -16,7 +16,9 @@ impl Identity {
     pub fn of(service: &Service) -> Identity {
         let mut ports = service.ports.clone();
         ports.sort_unstable();
-        Identity { name: service.name.clone(), address: service.address, ports }
+        let mut addresses = service.addresses();
+        addresses.sort_unstable();
+        Identity { name: service.name.clone(), addresses, ports }
     }
 
     fn overlaps(&self, other: &Identity) -> bool {
@@ -25,20 +27,26 @@ impl Identity {
     }
 }
 
-/// For each service of `new`, the one of `old` that it continues. That is the one with the same address and ports; where ports
-/// have changed, the one of the same address and name, and else one of the same address that shares a port with it. No service
-/// is continued at another address: its clients are not there.
+/// For each service of `new`, the one of `old` that it continues. That is the one with the same addresses and ports; where some
+/// have changed, one that shares an address or prefix with it and has the same ports, the same name, or else one of the ports. No
+/// service is continued where it shares none: its clients are not there.
 pub fn continued(old: &[Identity], new: &[Identity]) -> Vec<Option<usize>> {
-    let rules: [fn(&Identity, &Identity) -> bool; 3] =
-        [|old, new| old.ports == new.ports, |old, new| old.name == new.name, Identity::overlaps];
+    let rules: [fn(&Identity, &Identity) -> bool; 4] = [
+        |old, new| old.addresses == new.addresses && old.ports == new.ports,
+        |old, new| old.ports == new.ports,
+        |old, new| old.name == new.name,
+        Identity::overlaps,
+    ];
     let mut found = vec![None; new.len()];
     let mut taken = vec![false; old.len()];
-    let mut by_address = std::collections::HashMap::<IpAddr, Vec<usize>>::new();
-    old.iter().enumerate().for_each(|(at, old)| by_address.entry(old.address).or_default().push(at));
+    let mut by_address = std::collections::HashMap::<Prefix, Vec<usize>>::new();
+    for (at, old) in old.iter().enumerate() {
+        old.addresses.iter().for_each(|address| by_address.entry(*address).or_default().push(at));
+    }
     for is_same in rules {
         for (new, found) in new.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
-            let there = by_address.get(&new.address).map_or(&[][..], Vec::as_slice);
-            *found = there.iter().copied().find(|at| !taken[*at] && is_same(&old[*at], new));
+            let there = new.addresses.iter().filter_map(|address| by_address.get(address)).flatten();
+            *found = there.copied().find(|at| !taken[*at] && is_same(&old[*at], new));
             found.iter().for_each(|at| taken[*at] = true);
         }
     }
@@ -67,7 +75,7 @@ mod tests {
         let port = |number: &u16| Port { transport: Transport::Tcp, number: *number };
         Identity {
             name: name.to_owned(),
-            address: IpAddr::from([203, 0, 113, last]),
+            addresses: vec![Prefix::host([203, 0, 113, last].into())],
             ports: ports.iter().map(port).collect(),
         }
     }

@@ -4,22 +4,26 @@ mod group;
 pub mod identity;
 pub mod limit;
 pub mod list;
+mod mac;
 mod next_hop;
+mod port;
 mod prefix;
 pub mod prime;
 
 pub use group::{Certificates, Group, Secret};
 pub use limit::{Limit, LimitKind, PerSource, Rate};
 pub use list::{List, ListFile, ListKind};
+pub use mac::Mac;
 pub use next_hop::{Egress, NextHop};
+pub use port::{Port, Transport};
 pub use prefix::Prefix;
 
 use crate::limits::{BURST, MBUF_CACHE};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 /// A validated configuration file. Only `control::config` makes one, so whoever holds it may rely on the rules of `limits`.
@@ -41,6 +45,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Every cluster address and prefix, once.
+    pub fn cluster_addresses(&self) -> BTreeSet<Prefix> {
+        self.services.iter().flat_map(Service::addresses).collect()
+    }
+
     /// From where servers take tunnels; empty: from anywhere.
     pub fn tunnel_sources(&self) -> Vec<Prefix> {
         match &self.dispatcher {
@@ -266,8 +275,10 @@ pub enum Exception {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: String,
-    /// The cluster address.
+    /// The cluster address; of several, the one that checks ask for.
     pub address: IpAddr,
+    /// Every cluster address, of one family; empty: `address` alone.
+    pub prefixes: Vec<Prefix>,
     /// Empty: every protocol and port.
     pub ports: Vec<Port>,
     pub hash: HashInput,
@@ -290,54 +301,29 @@ pub struct Service {
     pub limit: Option<Limit>,
 }
 
-/// A transport protocol and port, written `tcp/80`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Port {
-    pub transport: Transport,
-    pub number: u16,
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.transport.name(), self.number)
+impl Service {
+    /// Every cluster address and prefix, in the order of the file.
+    pub fn addresses(&self) -> Vec<Prefix> {
+        if self.prefixes.is_empty() { vec![Prefix::host(self.address)] } else { self.prefixes.clone() }
     }
-}
 
-/// The transports whose first four bytes are the source and destination port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Transport {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Transport {
-    pub const ALL: [Transport; 3] = [Transport::Tcp, Transport::Udp, Transport::Sctp];
-
-    /// IANA protocol number.
-    pub const fn protocol(self) -> u8 {
-        match self {
-            Transport::Tcp => 6,
-            Transport::Udp => 17,
-            Transport::Sctp => 132,
+    /// Whether it is one of its cluster addresses.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        match self.prefixes.is_empty() {
+            true => self.address == address,
+            false => self.prefixes.iter().any(|prefix| prefix.contains(address)),
         }
     }
 
-    pub const fn from_protocol(protocol: u8) -> Option<Transport> {
-        match protocol {
-            6 => Some(Transport::Tcp),
-            17 => Some(Transport::Udp),
-            132 => Some(Transport::Sctp),
-            _ => None,
-        }
+    /// Whether a cluster address or prefix is listed by both.
+    pub fn shares_address(&self, other: &Service) -> bool {
+        let others = other.addresses();
+        self.addresses().iter().any(|address| others.contains(address))
     }
 
-    pub const fn name(self) -> &'static str {
-        match self {
-            Transport::Tcp => "tcp",
-            Transport::Udp => "udp",
-            Transport::Sctp => "sctp",
-        }
+    /// As messages have them.
+    pub fn addresses_text(&self) -> String {
+        self.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -514,56 +500,5 @@ impl fmt::Display for Health {
             write!(f, "; with all servers down, all serve")?;
         }
         Ok(())
-    }
-}
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// Whether the address names a group (multicast or broadcast), IEEE 802-2014 8.2.2.
-    pub const fn is_group(self) -> bool {
-        self.0[0] & 1 == 1
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl From<Mac> for String {
-    fn from(mac: Mac) -> String {
-        mac.to_string()
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Mac, String> {
-        text.parse().map_err(|()| format!("\"{text}\" is no MAC address"))
-    }
-}
-
-/// Six two-digit hexadecimal numbers with colons or hyphens between them.
-impl FromStr for Mac {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Mac, ()> {
-        let mut bytes = [0; 6];
-        let mut parts = text.split([':', '-']);
-        for byte in &mut bytes {
-            let part = parts.next().ok_or(())?;
-            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(());
-            }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| ())?;
-        }
-        if parts.next().is_some() { Err(()) } else { Ok(Mac(bytes)) }
     }
 }

@@ -28,6 +28,25 @@ impl Prefix {
         }
     }
 
+    pub fn is_host(&self) -> bool {
+        *self == Prefix::host(self.address)
+    }
+
+    /// An address in it that a host may have: behind the one that stands for the network, if it has another.
+    pub fn first_host(&self) -> IpAddr {
+        match (self.address, self.is_host()) {
+            (address, true) => address,
+            (IpAddr::V4(address), _) if self.length < 31 => Ipv4Addr::from_bits(address.to_bits() + 1).into(),
+            (IpAddr::V6(address), _) if self.length < 127 => Ipv6Addr::from_bits(address.to_bits() + 1).into(),
+            (address, _) => address,
+        }
+    }
+
+    /// Whether all of the other's addresses are in it.
+    pub fn covers(&self, other: &Prefix) -> bool {
+        self.length <= other.length && self.contains(other.address)
+    }
+
     /// The same prefix of an address that may have bits behind it.
     pub fn first(&self) -> Prefix {
         let address = match (self.address, self.mask()) {
@@ -76,7 +95,7 @@ impl TryFrom<String> for Prefix {
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self == Prefix::host(self.address) {
+        match self.is_host() {
             true => write!(f, "{}", self.address),
             false => write!(f, "{}/{}", self.address, self.length),
         }

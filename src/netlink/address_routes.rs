@@ -11,6 +11,7 @@
 
 use super::links;
 use super::{PROTOCOL, exchange, family, is, to_io};
+use crate::model::Prefix;
 use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
@@ -49,7 +50,7 @@ impl AddressRoutes {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub async fn present(&self) -> io::Result<BTreeSet<IpAddr>> {
+    pub async fn present(&self) -> io::Result<BTreeSet<Prefix>> {
         let mut found = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut query = RouteMessage::default();
@@ -71,8 +72,8 @@ impl AddressRoutes {
 
     /// # Errors
     /// The kernel refuses.
-    pub async fn add(&self, address: IpAddr) -> io::Result<()> {
-        let message = RouteNetlinkMessage::NewRoute(self.route(address));
+    pub async fn add(&self, prefix: Prefix) -> io::Result<()> {
+        let message = RouteNetlinkMessage::NewRoute(self.route(prefix));
         match exchange(&self.requests, message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).await {
             Err(error) if !is(&error, Errno::EXIST) => Err(error),
             _ => Ok(()),
@@ -83,29 +84,29 @@ impl AddressRoutes {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub async fn remove(&self, address: IpAddr) -> io::Result<()> {
-        let message = RouteNetlinkMessage::DelRoute(self.route(address));
+    pub async fn remove(&self, prefix: Prefix) -> io::Result<()> {
+        let message = RouteNetlinkMessage::DelRoute(self.route(prefix));
         match exchange(&self.requests, message, NLM_F_ACK).await {
             Err(error) if ![Errno::SRCH, Errno::NOENT, Errno::NODEV].iter().any(|no| is(&error, *no)) => Err(error),
             _ => Ok(()),
         }
     }
 
-    fn route(&self, address: IpAddr) -> RouteMessage {
+    fn route(&self, prefix: Prefix) -> RouteMessage {
         let mut route = RouteMessage::default();
-        route.header.address_family = family(address);
-        route.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        route.header.address_family = family(prefix.address);
+        route.header.destination_prefix_length = prefix.length;
         route.header.table = self.table;
         route.header.protocol = PROTOCOL;
-        route.header.scope = if address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+        route.header.scope = if prefix.address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
         route.header.kind = RouteType::Unicast;
-        route.attributes.extend([RouteAttribute::Destination(address.into()), RouteAttribute::Oif(self.device)]);
+        route.attributes.extend([RouteAttribute::Destination(prefix.address.into()), RouteAttribute::Oif(self.device)]);
         route
     }
 
     /// Of a route that is ours.
-    fn address(&self, route: &RouteMessage) -> Option<IpAddr> {
-        let ours = self.route(IpAddr::from([0, 0, 0, 0])).header;
+    fn address(&self, route: &RouteMessage) -> Option<Prefix> {
+        let ours = self.route(Prefix::host(IpAddr::from([0, 0, 0, 0]))).header;
         let (mut address, mut device) = (None, None);
         for attribute in &route.attributes {
             match attribute {
@@ -116,6 +117,7 @@ impl AddressRoutes {
             }
         }
         let here = (route.header.table, route.header.protocol) == (ours.table, PROTOCOL) && device == Some(self.device);
-        address.filter(|_| here)
+        let length = route.header.destination_prefix_length;
+        address.filter(|_| here).map(|address| Prefix { address, length })
     }
 }

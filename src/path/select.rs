@@ -16,9 +16,7 @@ use crate::model::LimitKind;
 use crate::table::build::maglev::NOBODY;
 use crate::table::limits::Source;
 use crate::table::lists::Listed;
-use crate::table::{
-    Address, MIGRATING, PackedMac, PackedNextHop, Place, PortService, ServiceId, Table, port_key, port_key_v4,
-};
+use crate::table::{Address, MIGRATING, PackedMac, PackedNextHop, Place, PortService, ServiceId, Table, port_key};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::transport;
 use arrayvec::ArrayVec;
@@ -196,9 +194,9 @@ impl Selection {
     fn sort(&mut self, at: usize, frame: &[u8], table: &Table) -> Result<(), Outcome> {
         match classify::outer(frame) {
             Outer::V4(packet) => {
-                let address = table.address_v4(packet.destination()).ok_or(Verdict::Pass)?;
+                let (address, key) = table.address_v4(packet.destination()).ok_or(Verdict::Pass)?;
                 let flow = classify::flow_v4(&packet).map_err(Verdict::Drop)?;
-                let by_port = |protocol, port| table.ports().v4(port_key_v4(flow.cluster, port_key(protocol, port)));
+                let by_port = |protocol, port| table.ports().v4(key, port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
                 if let Some(lists) = table.lists() {
                     let source = u32::from_be_bytes(packet.source());
@@ -220,10 +218,9 @@ impl Selection {
                 }
             }
             Outer::V6(packet) => {
-                let address = table.address_v6(packet.destination()).ok_or(Verdict::Pass)?;
+                let (address, key) = table.address_v6(packet.destination()).ok_or(Verdict::Pass)?;
                 let flow = classify::flow_v6(&packet).map_err(Verdict::Drop)?;
-                let by_port =
-                    |protocol, port| table.ports().v6(u128::from_le_bytes(flow.cluster), port_key(protocol, port));
+                let by_port = |protocol, port| table.ports().v6(key, port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
                 if let Some(lists) = table.lists() {
                     let source = u128::from_be_bytes(packet.source());
@@ -346,14 +343,13 @@ fn choose(
 pub(super) fn service(frame: &[u8], table: &Table) -> Option<ServiceId> {
     match classify::outer(frame) {
         Outer::V4(packet) => {
-            let (address, flow) = (table.address_v4(packet.destination())?, classify::flow_v4(&packet).ok()?);
-            let by_port = |protocol, port| table.ports().v4(port_key_v4(flow.cluster, port_key(protocol, port)));
+            let ((address, at), flow) = (table.address_v4(packet.destination())?, classify::flow_v4(&packet).ok()?);
+            let by_port = |protocol, port| table.ports().v4(at, port_key(protocol, port));
             choose(frame, table, address, flow.upper, by_port).ok()
         }
         Outer::V6(packet) => {
-            let (address, flow) = (table.address_v6(packet.destination())?, classify::flow_v6(&packet).ok()?);
-            let by_port =
-                |protocol, port| table.ports().v6(u128::from_le_bytes(flow.cluster), port_key(protocol, port));
+            let ((address, at), flow) = (table.address_v6(packet.destination())?, classify::flow_v6(&packet).ok()?);
+            let by_port = |protocol, port| table.ports().v6(at, port_key(protocol, port));
             choose(frame, table, address, flow.upper, by_port).ok()
         }
         Outer::Truncated | Outer::Other => None,

@@ -33,7 +33,7 @@ use crate::host::{self, confine, cores, privileges};
 use crate::metrics::collect::{Reports, say};
 use crate::metrics::latest::Latest;
 use crate::metrics::summary::Summary;
-use crate::model::{Dispatcher, Engine, Plan};
+use crate::model::{Dispatcher, Engine, Plan, Prefix};
 use crate::netlink::{self, addresses};
 use crate::table::{TunnelEnd, families};
 use crate::verbs;
@@ -44,7 +44,6 @@ use guard::Guard;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -97,7 +96,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let listed = listed.filter(|_| facts.workers > 0);
     let cores = cores::assign(&facts.interface, facts.workers, listed, &facts.near_cores, &available)?;
     let hlog = options.hlog.as_deref().map(open_log).transpose()?;
-    let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
+    let addresses: Vec<Prefix> = plan.cluster_addresses().into_iter().collect();
     host::check(&addresses)?;
     let listeners = admin::bind(&plan.admin)?;
     // Of two dispatchers with the default socket, what is remembered is the first one's.

@@ -10,10 +10,9 @@ use crate::config::{self, Loaded};
 use crate::control::membership::{Base, Membership, Prepared, Reloaded};
 use crate::engine::HostCheck;
 use crate::limits::DRAIN;
-use crate::model::Plan;
+use crate::model::{Plan, Prefix};
 use std::collections::BTreeSet;
 use std::future::pending;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
@@ -62,7 +61,7 @@ pub struct Made {
     /// Whether this host can have its addresses.
     pub host: Result<(), String>,
     pub warnings: Vec<String>,
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: BTreeSet<Prefix>,
 }
 
 /// One that is under way.
@@ -81,7 +80,7 @@ impl Reloading {
         request: Request,
         source: Source,
         base: Base,
-        (before, check): (BTreeSet<IpAddr>, HostCheck),
+        (before, check): (BTreeSet<Prefix>, HostCheck),
     ) -> Result<Reloading, (Request, String)> {
         let (to, made) = oneshot::channel();
         // Not one of the runtime's: those are waited for when the process ends, and a file may hang for ever.
@@ -133,7 +132,7 @@ enum Outcome {
     Compared(Diff),
 }
 
-fn make(source: Source, base: &Base, (before, check): (&BTreeSet<IpAddr>, HostCheck)) -> Result<Made, String> {
+fn make(source: Source, base: &Base, (before, check): (&BTreeSet<Prefix>, HostCheck)) -> Result<Made, String> {
     let (plan, warnings) = match source {
         Source::Read(plan, warnings) => (*plan, warnings),
         Source::File(path) => {
@@ -152,7 +151,7 @@ fn make(source: Source, base: &Base, (before, check): (&BTreeSet<IpAddr>, HostCh
         }
     };
     let addresses = addresses(&plan);
-    let new: Vec<IpAddr> = addresses.difference(before).copied().collect();
+    let new: Vec<Prefix> = addresses.difference(before).copied().collect();
     let host = check(&new).map_err(|error| error.to_string());
     Ok(Made { prepared: base.prepare(plan), host, warnings, addresses })
 }
@@ -281,7 +280,7 @@ impl Controller<'_> {
         };
         changes.extend(warned);
         // What goes is the kernel's before workers lose sight of it, and what comes is theirs before it is taken.
-        let staying: Vec<IpAddr> = before.intersection(&after).copied().collect();
+        let staying: Vec<Prefix> = before.intersection(&after).copied().collect();
         let mut taken = Ok(());
         if staying.len() < before.len() {
             taken = self.engine.take_addresses(&staying);
@@ -324,8 +323,8 @@ fn note(timeline: &Timeline, outcome: &Outcome) {
     timeline.tell(Told { kind: Kind::Reload, grade, text: &format!("reload: {text}"), mark: None });
 }
 
-fn addresses(plan: &Plan) -> BTreeSet<IpAddr> {
-    plan.services.iter().map(|service| service.address).collect()
+fn addresses(plan: &Plan) -> BTreeSet<Prefix> {
+    plan.cluster_addresses()
 }
 
 #[cfg(test)]
@@ -349,7 +348,7 @@ mod tests {
     struct Stubborn {
         workers: WorkerPool,
         refuses: bool,
-        asked: Vec<Vec<IpAddr>>,
+        asked: Vec<Vec<Prefix>>,
     }
 
     impl Engine for Stubborn {
@@ -361,7 +360,7 @@ mod tests {
             }
         }
 
-        fn take_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Failure> {
+        fn take_addresses(&mut self, addresses: &[Prefix]) -> Result<(), Failure> {
             self.asked.push(addresses.to_vec());
             if self.refuses { Err("no memory".into()) } else { Ok(()) }
         }
@@ -552,7 +551,7 @@ mod tests {
                 assert_eq!(changes, [expected]);
             }
             drop(controller);
-            let all: Vec<IpAddr> = (1..=3).map(|n| IpAddr::from([203, 0, 113, n])).collect();
+            let all: Vec<Prefix> = (1..=3).map(|n| Prefix::host([203, 0, 113, n].into())).collect();
             assert_eq!(engine.asked, [all.clone(), all.clone(), all], "three times, and not when nothing is owed");
             engine.workers.stop().expect("no thread panics");
         });

@@ -23,7 +23,6 @@ use super::host::{Host, IPV4, IPV6, read_setting};
 use super::report::{Grade, Report};
 use super::{Dispatch, Membership, Role, Setting};
 use crate::model::Mac;
-use std::net::IpAddr;
 use std::path::Path;
 
 /// A kernel setting, as it is and as it should be.
@@ -67,8 +66,8 @@ const FORWARDING: [&str; 2] = ["forwarding", "force_forwarding"];
 pub fn demands(role: &Role, host: &Host) -> Vec<Demand> {
     let mut demands: Vec<Demand> = Vec::new();
     for interface in interfaces(role, host) {
-        let ipv4 = role.clusters.iter().any(IpAddr::is_ipv4).then(|| (IPV4, ipv4_rules(interface)));
-        let ipv6 = role.clusters.iter().any(IpAddr::is_ipv6).then(|| (IPV6, ipv6_rules(interface)));
+        let ipv4 = role.has_v4().then(|| (IPV4, ipv4_rules(interface)));
+        let ipv6 = role.has_v6().then(|| (IPV6, ipv6_rules(interface)));
         for (family, rules) in ipv4.into_iter().chain(ipv6) {
             let routes = routes(family, interface, host);
             demands.extend(rules.into_iter().filter_map(|rule| demand(family, rule, routes)));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::netlink::{self, Link, Netlink};
 use super::{Error, Membership, fou};
-use crate::model::Mac;
+use crate::model::{Mac, Prefix};
 
 /// Where the settings of interfaces are, below /proc/sys.
 pub const IPV4: &str = "net/ipv4/conf";
@@ -17,6 +17,8 @@ pub const IPV6: &str = "net/ipv6/conf";
 pub struct Host {
     pub lo_up: bool,
     pub held: Vec<Held>,
+    /// Whose packets the kernel takes for this host, by routes to `lo`.
+    pub local: Vec<Prefix>,
     /// All but `lo`.
     pub interfaces: Vec<Interface>,
     /// The groups whose frames each interface takes, whoever joined them.
@@ -74,7 +76,17 @@ impl Host {
             })
             .collect();
         let ports = netlink::fou()?.map_or(Ok(Vec::new()), |fou| fou.ports()).map_err(Error::Socket)?;
-        Ok(Host { lo_up, held, interfaces, groups: groups()?, ports })
+        Ok(Host { lo_up, held, local: netlink.local()?, interfaces, groups: groups()?, ports })
+    }
+
+    /// What makes a whole prefix this host's: itself, or a wider one.
+    pub fn local_with(&self, prefix: &Prefix) -> Option<&Prefix> {
+        self.local.iter().find(|local| local.covers(prefix))
+    }
+
+    /// Addresses of a cluster prefix that are where somebody may ask for them.
+    pub fn claimed(&self, prefix: Prefix) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(move |held| !held.on_lo() && prefix.contains(held.address))
     }
 
     /// Where an address is.
@@ -90,7 +102,7 @@ impl Held {
 
     /// As a cluster address should be: alone in its prefix, on `lo`.
     pub fn is_alias(&self) -> bool {
-        self.on_lo() && self.prefix == full_prefix(self.address)
+        self.on_lo() && self.prefix == Prefix::host(self.address).length
     }
 
     /// What asks for, and gives away, an address of this family.
@@ -123,13 +135,8 @@ fn groups() -> Result<Vec<Membership>, Error> {
     Ok(text.lines().filter_map(membership).collect())
 }
 
-/// The length of the prefix that holds one address.
-pub fn full_prefix(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
 pub fn alias_text(address: IpAddr) -> String {
-    format!("{address}/{}", full_prefix(address))
+    format!("{address}/{}", Prefix::host(address).length)
 }
 
 /// Where the settings of interfaces for this address's family are.

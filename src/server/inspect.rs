@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::host::{Held, Host, Interface, alias_text, interface_setting, setting_path};
 use super::report::{Grade, Report};
 use super::{Dispatch, Role, Setting, broadcast, tunnel};
+use crate::model::Prefix;
 
 /// Everything that `check` says.
 pub fn inspect(role: &Role, host: &Host, dispatch: Dispatch) -> Report {
@@ -21,9 +22,12 @@ pub fn inspect(role: &Role, host: &Host, dispatch: Dispatch) -> Report {
     }
     report.begin("alias");
     for &cluster in &role.clusters {
-        inspect_alias(cluster, host, &mut report);
+        match cluster.is_host() {
+            true => inspect_alias(cluster.address, host, &mut report),
+            false => inspect_prefix(cluster, host, &mut report),
+        }
     }
-    if role.clusters.iter().any(IpAddr::is_ipv4) {
+    if role.has_v4() {
         for rule in ArpRule::all(role, host) {
             rule.inspect(host, &mut report);
         }
@@ -59,8 +63,8 @@ impl ArpRule {
         let scope_host = role
             .clusters
             .iter()
-            .filter(|cluster| cluster.is_ipv4())
-            .flat_map(|&cluster| host.holders(cluster))
+            .filter(|cluster| cluster.is_host() && cluster.address.is_ipv4())
+            .flat_map(|cluster| host.holders(cluster.address))
             .all(|held| held.scope_host);
         [
             ArpRule {
@@ -174,6 +178,22 @@ fn inspect_alias(cluster: IpAddr, host: &Host, report: &mut Report) {
     }
 }
 
+fn inspect_prefix(cluster: Prefix, host: &Host, report: &mut Report) {
+    match host.local_with(&cluster) {
+        Some(local) if *local == cluster => report.push(Grade::Ok, format!("the cluster prefix {cluster} is local")),
+        Some(local) => report.push(Grade::Ok, format!("the cluster prefix {cluster} is local, as a part of {local}")),
+        None => report.push_mend(
+            Grade::Wrong,
+            format!("the cluster prefix {cluster} is not local: the server does not take its packets"),
+            format!("ip route add local {cluster} dev lo"),
+        ),
+    }
+    for held in host.claimed(cluster) {
+        let text = format!("the cluster address {held}: the server answers {} for it there", held.protocol());
+        report.push_mend(Grade::Wrong, text, held.delete_command());
+    }
+}
+
 /// Harmless while the alias is there, for the kernel asks first whether the address is its own (`arp_process`).
 fn inspect_proxy_arp(host: &Host, report: &mut Report) {
     report.begin("proxy_arp");
@@ -190,10 +210,9 @@ fn inspect_proxy_arp(host: &Host, report: &mut Report) {
 
 fn inspect_forwarding(role: &Role, report: &mut Report) {
     report.begin("forwarding");
-    for (family, path, concerned) in [
-        ("IPv4", "net/ipv4/ip_forward", role.clusters.iter().any(IpAddr::is_ipv4)),
-        ("IPv6", "net/ipv6/conf/all/forwarding", role.clusters.iter().any(IpAddr::is_ipv6)),
-    ] {
+    for (family, path, concerned) in
+        [("IPv4", "net/ipv4/ip_forward", role.has_v4()), ("IPv6", "net/ipv6/conf/all/forwarding", role.has_v6())]
+    {
         if concerned && super::host::read_setting(path.as_ref()).is_ok_and(|value| value != 0) {
             report.push_mend(
                 Grade::Warning,

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tunnel::End;
 use super::{Error, Membership, Setting, Step};
+use crate::model::Prefix;
 
 /// Ends with the boot, as what it remembers does.
 const DIRECTORY: &str = "/run/oneip";
@@ -18,8 +18,8 @@ const DIRECTORY: &str = "/run/oneip";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
-    /// The aliases that `add` put on `lo`.
-    pub addresses: Vec<IpAddr>,
+    /// The aliases that `add` put on `lo`, and the prefixes that it made local.
+    pub addresses: Vec<Prefix>,
     /// The settings that `add` changed, in its order.
     pub settings: Vec<Setting>,
     /// The groups that `add` joined.
@@ -81,8 +81,8 @@ impl Journal {
         }
     }
 
-    /// Whether `add` had put this address on `lo`.
-    pub fn forget(&mut self, address: IpAddr) -> bool {
+    /// Whether `add` had put this on `lo`.
+    pub fn forget(&mut self, address: Prefix) -> bool {
         let count = self.addresses.len();
         self.addresses.retain(|&held| held != address);
         self.addresses.len() < count

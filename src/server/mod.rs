@@ -1,4 +1,4 @@
-//! On a server: the cluster addresses as aliases on `lo`, and the ARP settings that keep the server silent about them.
+//! On a server: the cluster addresses on `lo`, and the ARP settings that keep the server silent about them.
 //!
 //! What the kernel needs so that a server takes packets to a cluster address and yet never claims it on the LAN, each
 //! point tried on Linux 6.18 and kept true by `tests/server_verb/`:
@@ -14,6 +14,8 @@
 //! - The alias must not become the source of connections that the server opens. IPv4: scope host keeps it from that; with scope
 //!   global it is taken where the outgoing interface has no address of its own. IPv6: `preferred_lft 0` (deprecated).
 //!   Neither disturbs answers to clients.
+//! - A whole prefix is made this host's by a route (`ip route add local PREFIX dev lo`). None of its addresses is on an interface, so
+//!   `arp_ignore` 1 keeps quiet about all of them; no neighbour solicitation is answered, and none becomes the source of a connection.
 //! - `rp_filter` may stay strict where clients are reached through the interface on which the router's frames arrive.
 //!
 //! Broadcast-based dispatch asks for more: `broadcast`. So do tunnels: `tunnel`, with ports of GUE by `fou`.
@@ -27,7 +29,6 @@ mod netlink;
 mod report;
 mod tunnel;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub use broadcast::group;
@@ -38,7 +39,7 @@ use netlink::Netlink;
 pub use report::{Grade, Line, Report};
 use tunnel::{End, Tunnel};
 
-use crate::model::{Mac, Plan, Server};
+use crate::model::{Mac, Plan, Prefix, Server};
 
 /// How the cluster's clients come to this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,16 @@ pub fn held() -> Result<Vec<Held>, Error> {
     Ok(Host::read(&Netlink::open()?)?.held)
 }
 
+/// Those of these addresses and prefixes whose packets this host does not take.
+///
+/// # Errors
+/// The kernel does not list its addresses and routes.
+pub fn lacking<'a>(wanted: impl IntoIterator<Item = &'a Prefix>) -> Result<Vec<Prefix>, Error> {
+    let host = Host::read(&Netlink::open()?)?;
+    let has = |prefix: &Prefix| host.held.iter().any(|held| *prefix == Prefix::host(held.address));
+    Ok(wanted.into_iter().filter(|prefix| !has(prefix) && host.local_with(prefix).is_none()).copied().collect())
+}
+
 /// Sets up the cluster addresses of the services that have this server. What is right already stays as it is, and
 /// is not taken away by `remove`. `name`: the server this host is; `None`: the one whose primary address is on it.
 ///
@@ -120,7 +131,7 @@ pub fn add(plan: &Plan, name: Option<&str>, dispatch: Dispatch) -> Result<Report
     }
     // The settings first: there is no moment at which the server has the address and answers ARP for it.
     let mut steps = Vec::new();
-    if role.clusters.iter().any(IpAddr::is_ipv4) {
+    if role.has_v4() {
         steps.extend(inspect::arp_changes(&role, &host).into_iter().map(Step::Write));
     }
     steps.extend(tunnel::settings(&role, &host).into_iter().map(Step::Write));
@@ -138,11 +149,19 @@ pub fn add(plan: &Plan, name: Option<&str>, dispatch: Dispatch) -> Result<Report
         let missing = broadcast::memberships(&role, &host, dispatch).into_iter().filter(|wanted| !joined(wanted));
         steps.extend(missing.map(Step::Join));
     }
-    for &cluster in &role.clusters {
-        match host.holders(cluster).find(|held| !held.is_alias()) {
+    for &cluster in role.clusters.iter().filter(|cluster| !cluster.is_host()) {
+        match (host.claimed(cluster).next(), host.local_with(&cluster)) {
+            (Some(held), _) => return Err(Error::OnInterface { held: held.clone() }),
+            (None, Some(local)) => report.push(Grade::Ok, format!("{local} is local")),
+            (None, None) => steps.push(Step::Add(cluster)),
+        }
+    }
+    for &cluster in role.clusters.iter().filter(|cluster| cluster.is_host()) {
+        let address = cluster.address;
+        match host.holders(address).find(|held| !held.is_alias()) {
             Some(held) if held.on_lo() => return Err(Error::TooWide { held: held.clone() }),
             Some(held) => return Err(Error::OnInterface { held: held.clone() }),
-            None if host.holders(cluster).next().is_some() => report.push(Grade::Ok, format!("{cluster} is on lo")),
+            None if host.holders(address).next().is_some() => report.push(Grade::Ok, format!("{address} is on lo")),
             None => steps.push(Step::Add(cluster)),
         }
     }
@@ -181,7 +200,20 @@ pub fn remove(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
     let mut journal = Journal::load()?;
     let mut steps = Vec::new();
     for &cluster in &role.clusters {
-        let alias = host.holders(cluster).find(|held| held.is_alias());
+        if !cluster.is_host() {
+            match (journal.forget(cluster), host.local.contains(&cluster)) {
+                (true, true) => steps.push(Step::Remove(cluster)),
+                (true, false) => report.push(Grade::Note, format!("{cluster} is not local any more")),
+                (false, true) => report.push_mend(
+                    Grade::Note,
+                    format!("{cluster} is local, but not from `oneip server add`: it stays"),
+                    format!("ip route del local {cluster} dev lo"),
+                ),
+                (false, false) => {}
+            }
+            continue;
+        }
+        let alias = host.holders(cluster.address).find(|held| held.is_alias());
         match (journal.forget(cluster), alias) {
             (true, Some(_)) => steps.push(Step::Remove(cluster)),
             (true, None) => report.push(Grade::Note, format!("{cluster} is not on lo any more")),
@@ -197,7 +229,8 @@ pub fn remove(plan: &Plan, name: Option<&str>) -> Result<Report, Error> {
         report.push(Grade::Note, format!("{left} stays: another configuration's `oneip server add` set it up"));
     }
     let addresses = &journal.addresses;
-    let needed = |setting: &Setting| addresses.iter().any(|address| setting.path.starts_with(host::conf(*address)));
+    let needed =
+        |setting: &Setting| addresses.iter().any(|address| setting.path.starts_with(host::conf(address.address)));
     let (needed, done_with) = journal.settings.into_iter().partition(needed);
     journal.settings = needed;
     for setting in Vec::into_iter(done_with).rev() {
@@ -268,7 +301,7 @@ struct Role<'a> {
     /// As configured, once for each service that has it.
     servers: Vec<&'a Server>,
     /// Each once, in the order of the file.
-    clusters: Vec<IpAddr>,
+    clusters: Vec<Prefix>,
     /// How clients' packets come, where that is not as they are.
     tunnels: Vec<Tunnel>,
 }
@@ -297,8 +330,10 @@ impl<'a> Role<'a> {
         let (mut servers, mut clusters) = (Vec::new(), Vec::new());
         for (service, server) in all().filter(|(_, server)| server.name == name) {
             servers.push(server);
-            if !clusters.contains(&service.address) {
-                clusters.push(service.address);
+            for prefix in service.addresses() {
+                if !clusters.contains(&prefix) {
+                    clusters.push(prefix);
+                }
             }
         }
         let ways = all().filter(|(_, server)| server.name == name);
@@ -306,13 +341,21 @@ impl<'a> Role<'a> {
         let tunnels = tunnel::tunnels(ways);
         Ok(Role { name, servers, clusters, tunnels })
     }
+
+    fn has_v4(&self) -> bool {
+        self.clusters.iter().any(|cluster| cluster.address.is_ipv4())
+    }
+
+    fn has_v6(&self) -> bool {
+        self.clusters.iter().any(|cluster| cluster.address.is_ipv6())
+    }
 }
 
 /// One change to this host; each has its opposite.
 #[derive(Clone, Debug)]
 enum Step {
-    Add(IpAddr),
-    Remove(IpAddr),
+    Add(Prefix),
+    Remove(Prefix),
     Write(Setting),
     Join(Membership),
     Leave(Membership),
@@ -337,8 +380,12 @@ impl Step {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Step::Add(address) => write!(f, "added {} to lo", host::alias_text(*address)),
-            Step::Remove(address) => write!(f, "removed {} from lo", host::alias_text(*address)),
+            Step::Add(prefix) if prefix.is_host() => write!(f, "added {} to lo", host::alias_text(prefix.address)),
+            Step::Remove(prefix) if prefix.is_host() => {
+                write!(f, "removed {} from lo", host::alias_text(prefix.address))
+            }
+            Step::Add(prefix) => write!(f, "made {prefix} local by a route to lo"),
+            Step::Remove(prefix) => write!(f, "removed the local route {prefix} from lo"),
             Step::Write(Setting { path, from, to }) => write!(f, "set {} to {to} (it was {from})", path.display()),
             Step::Join(membership) => write!(f, "joined {membership}"),
             Step::Leave(membership) => write!(f, "left {membership}"),

@@ -3,19 +3,23 @@
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope, CacheInfo};
 use rtnetlink::packet_route::link::{
     InfoData, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkXdp,
 };
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
+use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, NeighbourAddRequest};
 use tokio::runtime::{Builder, Runtime};
 
 use super::fou::Fou;
-use super::host::{self, full_prefix};
+use super::host;
 use super::tunnel::{DUMMY, Device, End, Kind};
 use super::{Error, Membership, Setting, Step};
-use crate::model::Mac;
+use crate::model::{Mac, Prefix};
+use crate::netlink::PROTOCOL;
 
 /// The kernel gives the loopback interface of every namespace this number (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LO: u32 = 1;
@@ -74,6 +78,36 @@ fn local(infos: &[LinkInfo]) -> Option<IpAddr> {
     local.filter(|local| !local.is_unspecified())
 }
 
+/// `ip route add local PREFIX dev lo`.
+fn local_route(prefix: Prefix) -> RouteMessage {
+    let (family, address) = match prefix.address {
+        IpAddr::V4(address) => (AddressFamily::Inet, RouteAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, RouteAddress::Inet6(address)),
+    };
+    let mut route = RouteMessage::default();
+    route.header.address_family = family;
+    route.header.destination_prefix_length = prefix.length;
+    route.header.table = libc::RT_TABLE_LOCAL;
+    route.header.protocol = PROTOCOL;
+    route.header.scope = if prefix.address.is_ipv4() { RouteScope::Host } else { RouteScope::Universe };
+    route.header.kind = RouteType::Local;
+    route.attributes = vec![RouteAttribute::Destination(address), RouteAttribute::Oif(LO)];
+    route
+}
+
+/// What of this host's a route makes so, beyond single addresses.
+fn local_prefix(route: &RouteMessage) -> Option<Prefix> {
+    let is_local = route.header.kind == RouteType::Local && route.header.table == libc::RT_TABLE_LOCAL;
+    let to_lo = route.attributes.contains(&RouteAttribute::Oif(LO));
+    let address = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    })?;
+    let prefix = Prefix { address, length: route.header.destination_prefix_length };
+    (is_local && to_lo && !prefix.is_host()).then_some(prefix)
+}
+
 /// An address as the kernel lists it.
 pub struct Found {
     pub index: u32,
@@ -87,7 +121,9 @@ impl Netlink {
         let runtime = Builder::new_current_thread().enable_io().build().map_err(Error::Socket)?;
         let handle = {
             let _context = runtime.enter();
-            let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+            let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+            // Of its routes the kernel lists the asked table's alone.
+            connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true).map_err(Error::Socket)?;
             runtime.spawn(connection);
             handle
         };
@@ -170,8 +206,10 @@ impl Netlink {
 
     fn carry_out(&self, step: &Step) -> Result<(), Error> {
         match step {
-            Step::Add(address) => self.add_alias(*address),
-            Step::Remove(address) => self.remove_alias(*address),
+            Step::Add(prefix) if prefix.is_host() => self.add_alias(prefix.address),
+            Step::Remove(prefix) if prefix.is_host() => self.remove_alias(prefix.address),
+            Step::Add(prefix) => self.add_local(*prefix),
+            Step::Remove(prefix) => self.remove_local(*prefix),
             Step::Write(Setting { path, to, .. }) => host::write_setting(path, *to),
             Step::Join(membership) => self.join(membership),
             Step::Leave(membership) => self.leave(membership),
@@ -243,7 +281,7 @@ impl Netlink {
         let added = self.runtime.block_on(async {
             let link = self.handle.link().get().match_name(name.to_owned()).execute().try_next().await?;
             let index = link.map_or(0, |link| link.header.index);
-            let mut request = self.handle.address().add(index, DUMMY.into(), full_prefix(DUMMY.into()));
+            let mut request = self.handle.address().add(index, DUMMY.into(), Prefix::host(DUMMY.into()).length);
             request.message_mut().header.scope = AddressScope::Host;
             request.execute().await
         });
@@ -269,7 +307,7 @@ impl Netlink {
     }
 
     fn add_alias(&self, address: IpAddr) -> Result<(), Error> {
-        let mut request = self.handle.address().add(LO, address, full_prefix(address));
+        let mut request = self.handle.address().add(LO, address, Prefix::host(address).length);
         let message = request.message_mut();
         if address.is_ipv4() {
             message.header.scope = AddressScope::Host;
@@ -286,10 +324,39 @@ impl Netlink {
     }
 
     fn remove_alias(&self, address: IpAddr) -> Result<(), Error> {
-        let message = self.handle.address().add(LO, address, full_prefix(address)).message_mut().clone();
+        let message = self.handle.address().add(LO, address, Prefix::host(address).length).message_mut().clone();
         self.runtime
             .block_on(self.handle.address().del(message).execute())
             .map_err(|source| Error::Netlink { doing: format!("remove {address} from lo"), source })
+    }
+
+    /// The prefixes that routes to `lo` make this host's, longer ones than of an address.
+    pub fn local(&self) -> Result<Vec<Prefix>, Error> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut query = RouteMessage::default();
+            query.header.address_family = family;
+            query.header.table = libc::RT_TABLE_LOCAL;
+            query.attributes.push(RouteAttribute::Table(libc::RT_TABLE_LOCAL.into()));
+            let messages: Vec<RouteMessage> = self
+                .runtime
+                .block_on(self.handle.route().get(query).execute().try_collect())
+                .map_err(|source| failed("list routes".to_owned(), source))?;
+            found.extend(messages.iter().filter_map(local_prefix));
+        }
+        Ok(found)
+    }
+
+    fn add_local(&self, prefix: Prefix) -> Result<(), Error> {
+        self.runtime
+            .block_on(self.handle.route().add(local_route(prefix)).execute())
+            .map_err(|source| failed(format!("add the local route {prefix} to lo"), source))
+    }
+
+    fn remove_local(&self, prefix: Prefix) -> Result<(), Error> {
+        self.runtime
+            .block_on(self.handle.route().del(local_route(prefix)).execute())
+            .map_err(|source| failed(format!("remove the local route {prefix} from lo"), source))
     }
 
     fn join(&self, membership: &Membership) -> Result<(), Error> {

@@ -1,18 +1,14 @@
 //! Which source addresses are denied, by service: what lists of prefixes come to, compiled for the data path.
 //!
-//! The longest prefix that has an address decides; of equal ones, "allow" does. Prefixes that lie in each other are made
-//! into ranges side by side. Where ranges begin stands in a tree of nodes that are a cache line or two (a static B-tree, as in
-//! Khuong and Morin, "Array layouts for comparison-based searching", 2017, section 6): a look-up among 400,000 is six nodes. What becomes of
-//! a range is an entry of a few words, the same for all ranges that are treated alike. `src/bpf/lists.h` is the twin: it reads these words.
+//! The longest prefix that has an address decides; of equal ones, "allow" does. What becomes of a range (`ranges`) is an entry of a few words,
+//! the same for all ranges that are treated alike. `src/bpf/lists.h` is the twin: it reads these words.
 
+use super::ranges::{self, Tree};
 use crate::model::list::{self, TooManyGroups};
 use crate::model::{List, ListKind, Prefix};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-
-/// Keys of a node.
-pub const NODE: usize = 8;
 
 /// What becomes of the frames of a range, by groups of services, a bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,15 +36,6 @@ pub struct Lists {
     fates: Arc<[u64]>,
     /// By service.
     groups: Box<[u8]>,
-}
-
-/// Ranges of addresses, of keys of `W` words.
-#[derive(Debug)]
-pub struct Tree<const W: usize> {
-    /// Where ranges begin, a node after the other, the root first: of each key the upper word first.
-    keys: Arc<[u64]>,
-    /// By key: the fate of its range.
-    fates: Arc<[u32]>,
 }
 
 impl Lists {
@@ -119,65 +106,6 @@ impl Lists {
     }
 }
 
-impl<const W: usize> Tree<W> {
-    /// What fills the last nodes: behind every address, or nearly.
-    const NO_KEY: u64 = if W == 1 { 1 << 32 } else { u64::MAX };
-
-    /// Of ranges by their beginnings, in order.
-    fn new(ranges: &[([u64; W], u32)]) -> Tree<W> {
-        let nodes = ranges.len().div_ceil(NODE);
-        let (mut keys, mut fates) = (vec![Self::NO_KEY; nodes * NODE * W], vec![0; nodes * NODE]);
-        // The last address of all is not before what fills: that is of the last range, too.
-        fates.fill(ranges.last().map_or(0, |(_, fate)| *fate));
-        let mut rest = ranges.iter();
-        fill(0, nodes, &mut |at| {
-            if let Some((key, fate)) = rest.next() {
-                keys[at * W..][..W].copy_from_slice(key);
-                fates[at] = *fate;
-            }
-        });
-        Tree { keys: keys.into(), fates: fates.into() }
-    }
-
-    /// The fate of the range that has an address; 0: there is none.
-    #[inline(always)]
-    fn find(&self, address: [u64; W]) -> u32 {
-        let (mut node, mut fate) = (0, 0);
-        while let Some(keys) = self.keys.get(node * NODE * W..(node + 1) * NODE * W) {
-            let before: usize = keys.chunks_exact(W).map(|key| usize::from(*key <= address[..])).sum();
-            if before > 0 {
-                fate = self.fates[node * NODE + before - 1];
-            }
-            node = node * (NODE + 1) + before + 1;
-        }
-        fate
-    }
-
-    pub fn keys(&self) -> &Arc<[u64]> {
-        &self.keys
-    }
-
-    pub fn fates(&self) -> &Arc<[u32]> {
-        &self.fates
-    }
-
-    pub fn nodes(&self) -> usize {
-        self.fates.len() / NODE
-    }
-}
-
-/// Visits the places of the keys of a tree in the order of the keys.
-fn fill(node: usize, nodes: usize, place: &mut impl FnMut(usize)) {
-    if node >= nodes {
-        return;
-    }
-    for key in 0..NODE {
-        fill(node * (NODE + 1) + key + 1, nodes, place);
-        place(node * NODE + key);
-    }
-    fill(node * (NODE + 1) + NODE + 1, nodes, place);
-}
-
 /// All fates that there are, each once.
 #[derive(Default)]
 struct Fates {
@@ -197,63 +125,22 @@ impl Fates {
 /// The prefixes of one family, as ranges side by side, by their first addresses.
 fn ranges<const W: usize>(lists: &[List], groups: &[u64], is_v4: bool, fates: &mut Fates) -> Vec<([u64; W], u32)> {
     let of_family = |prefix: &&Prefix| prefix.address.is_ipv4() == is_v4;
-    let listed = lists.iter().zip(groups).flat_map(|(list, groups)| {
-        list.all().filter(of_family).map(|prefix| (first(prefix), prefix.length, list.kind, *groups))
-    });
-    let mut listed: Vec<(u128, u8, ListKind, u64)> = listed.collect();
-    // A prefix stands before those that lie in it.
-    listed.sort_unstable_by_key(|(first, length, ..)| (*first, *length));
-    let bits = if is_v4 { 32 } else { 128 };
-    let mut ranges: Vec<(u128, u32)> = Vec::new();
-    let mut begin = |at: u128, fate: u32| {
-        if ranges.last().is_some_and(|(last, _)| *last == at) {
-            ranges.pop();
-        }
-        if ranges.last().map_or(0, |(_, fate)| *fate) != fate {
-            ranges.push((at, fate));
-        }
-    };
-    // Those that lie around the present place: the last address of each, and its fate.
-    let mut around: Vec<(u128, Fate)> = Vec::new();
-    for alike in listed.chunk_by(|one, next| (one.0, one.1) == (next.0, next.1)) {
-        let (first, length, ..) = alike[0];
-        while let Some((last, _)) = around.pop_if(|(last, _)| *last < first) {
-            let outer = around.last().map_or(Fate::default(), |(_, fate)| *fate);
-            begin(last + 1, fates.number(outer));
-        }
+    let listed = lists
+        .iter()
+        .zip(groups)
+        .flat_map(|(list, groups)| list.all().filter(of_family).map(|prefix| (*prefix, (list.kind, *groups))));
+    let ranges = ranges::side_by_side(listed.collect(), Fate::default(), |outer, alike| {
         let of_kind = |wanted| {
-            let groups = alike.iter().filter(|(_, _, kind, _)| *kind == wanted);
-            groups.fold(0, |all, (.., groups)| all | groups)
+            let groups = alike.iter().filter(|(_, (kind, _))| *kind == wanted);
+            groups.fold(0, |all, (_, (_, groups))| all | groups)
         };
-        let outer = around.last().map_or(Fate::default(), |(_, fate)| *fate);
         let allowed: u64 = of_kind(ListKind::Allow);
-        let fate = Fate {
+        Fate {
             drops: (outer.drops | of_kind(ListKind::Deny)) & !allowed,
             counts: (outer.counts | of_kind(ListKind::Count)) & !allowed,
-        };
-        begin(first, fates.number(fate));
-        around.push((first | all_ones(bits - u32::from(length)), fate));
-    }
-    let end = all_ones(bits);
-    while let Some((last, _)) = around.pop() {
-        let outer = around.last().map_or(Fate::default(), |(_, fate)| *fate);
-        if last < end {
-            begin(last + 1, fates.number(outer));
         }
-    }
-    let words = |first: u128| std::array::from_fn(|at| (first >> (64 * (W - 1 - at))) as u64);
-    ranges.into_iter().map(|(first, fate)| (words(first), fate)).collect()
-}
-
-fn first(prefix: &Prefix) -> u128 {
-    match prefix.address {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-fn all_ones(bits: u32) -> u128 {
-    u128::MAX.checked_shr(128 - bits).unwrap_or(0)
+    });
+    ranges.into_iter().map(|(first, fate)| (first, fates.number(fate))).collect()
 }
 
 #[cfg(test)]

@@ -7,25 +7,29 @@
 
 pub mod build;
 pub mod census;
+mod directory;
 pub mod flow_table;
 pub mod index;
 pub mod limits;
 pub mod lists;
 mod next_hop;
+pub mod prefixes;
 pub mod publish;
+pub mod ranges;
 pub mod trace;
 mod way;
 
 use crate::hash::{self, Key};
-use crate::model::{Egress, Transport};
+use crate::model::Egress;
 use build::maglev::NOBODY;
 use build::migration::Kept;
 use census::Census;
-use index::{Index, NONE, View};
+pub use directory::{Address, Directory, PortService, Ports, port_key, port_key_v4};
+use directory::{EVERYTHING, NO_SERVICE, PLAIN, prefix_mark};
+use index::Index;
 use limits::Limits;
 use lists::Lists;
 pub use next_hop::PackedNextHop;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -74,139 +78,6 @@ pub struct Table {
     pub watch: Option<Arc<Watch>>,
     /// Where workers note of which servers they remember flows, while that must be known.
     census: Option<Arc<Census>>,
-}
-
-/// Cluster addresses, and the services on them.
-pub struct Directory {
-    v4: Index<u32>,
-    v6: Index<u128>,
-    addresses: Box<[Address]>,
-    /// By `port_key_v4`, and by address and `port_key`: the service that lists the port, or, under `EVERYTHING`, the one that has everything; with
-    /// the mark `PLAIN` where it selects by maglev over the source.
-    ports_v4: Index<u64>,
-    ports_v6: Index<(u128, u32)>,
-}
-
-/// Marks a service that the short way through `path::select` can handle.
-const PLAIN: u32 = 1 << 16;
-
-/// A cluster address.
-#[derive(Clone, Copy)]
-pub struct Address {
-    id: u16,
-    /// The service that has every protocol and port, or `NO_SERVICE`.
-    any: ServiceId,
-    /// For what belongs to the address as a whole, such as echo requests: `any`, or the first service of the plan.
-    default: ServiceId,
-    /// For packets without ports: the first service of the plan with that transport, else `any`.
-    by_transport: [ServiceId; Transport::ALL.len()],
-}
-
-const NO_SERVICE: ServiceId = ServiceId::MAX;
-
-impl Directory {
-    /// Every cluster address, and the services for what has no port.
-    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, Address)> {
-        let v4 = self.v4.iter().map(|(address, id)| (IpAddr::from(address.to_be_bytes()), id));
-        let v6 = self.v6.iter().map(|(address, id)| (IpAddr::from(address.to_be_bytes()), id));
-        v4.chain(v6).map(|(address, id)| (address, self.addresses[id as usize]))
-    }
-
-    /// Every port of every cluster address: protocol, number, and its service.
-    pub fn ports(&self) -> impl Iterator<Item = (IpAddr, u8, u16, ServiceId)> {
-        let v4 = self
-            .ports_v4
-            .iter()
-            .map(|(key, value)| (IpAddr::from((key as u32).to_le_bytes()), (key >> 32) as u32, value));
-        let v6 =
-            self.ports_v6.iter().map(|((address, port), value)| (IpAddr::from(address.to_le_bytes()), port, value));
-        v4.chain(v6).filter(|(_, port, _)| *port != EVERYTHING).map(|(address, port, value)| {
-            let [protocol, _, high, low] = port.to_le_bytes();
-            (address, protocol, u16::from_be_bytes([high, low]), PortService(value).id())
-        })
-    }
-}
-
-fn service(id: ServiceId) -> Option<ServiceId> {
-    (id != NO_SERVICE).then_some(id)
-}
-
-impl Address {
-    /// What tells it from the others of its directory.
-    pub fn id(&self) -> u16 {
-        self.id
-    }
-
-    pub fn any(&self) -> Option<ServiceId> {
-        service(self.any)
-    }
-
-    pub fn default(&self) -> ServiceId {
-        self.default
-    }
-
-    pub fn by_transport(&self, transport: Transport) -> Option<ServiceId> {
-        service(self.by_transport[transport as usize])
-    }
-}
-
-/// What `ports_v4` and `ports_v6` hold.
-#[derive(Clone, Copy)]
-pub struct PortService(u32);
-
-impl PortService {
-    pub fn id(self) -> ServiceId {
-        self.0 as ServiceId
-    }
-}
-
-/// The service that has the port and is plain: the one that lists it, or, where none does, the one that has everything.
-#[inline(always)]
-fn plain(listed: u32, everything: impl FnOnce() -> u32) -> Option<ServiceId> {
-    let is_plain = |value: u32| value >> 16 == PLAIN >> 16;
-    if is_plain(listed) {
-        return Some(listed as ServiceId);
-    }
-    let value = if listed == NONE { everything() } else { NONE };
-    is_plain(value).then_some(value as ServiceId)
-}
-
-/// Finds the services of ports, and tells servers' MACs from others.
-#[derive(Clone, Copy)]
-pub struct Ports<'a> {
-    v4: View<'a, u64>,
-    v6: View<'a, (u128, u32)>,
-    own: View<'a, u64>,
-}
-
-impl Ports<'_> {
-    /// The service of a port: the one that lists it, else the one that has everything. `key` is the `port_key_v4` of both.
-    pub fn v4(&self, key: u64) -> Option<PortService> {
-        self.v4.get(key).or_else(|| self.v4.get(key as u32 as u64)).map(PortService)
-    }
-
-    /// As `v4`; of the little-endian number that the destination is, and its `port_key`.
-    pub fn v6(&self, address: u128, port: u32) -> Option<PortService> {
-        self.v6.get((address, port)).or_else(|| self.v6.get((address, EVERYTHING))).map(PortService)
-    }
-
-    /// As `v4`, if that service selects by maglev over the source.
-    #[inline(always)]
-    pub fn plain_v4(&self, key: u64) -> Option<ServiceId> {
-        plain(self.v4.find(key), || self.v4.find(key as u32 as u64))
-    }
-
-    /// As `v6`, if that service selects by maglev over the source.
-    #[inline(always)]
-    pub fn plain_v6(&self, address: u128, port: u32) -> Option<ServiceId> {
-        plain(self.v6.find((address, port)), || self.v6.find((address, EVERYTHING)))
-    }
-
-    /// Whether `source` is the MAC of any server.
-    #[inline(always)]
-    pub fn is_server(&self, source: PackedMac) -> bool {
-        self.own.get(source.0).is_some()
-    }
 }
 
 /// What a look-up finds.
@@ -342,21 +213,6 @@ impl PackedMac {
     }
 }
 
-/// A transport's protocol number and port in one word: protocol, 0, port as it stands in the packet. Never 0.
-#[inline(always)]
-pub fn port_key(protocol: u8, port: [u8; 2]) -> u32 {
-    u32::from_le_bytes([protocol, 0, port[0], port[1]])
-}
-
-/// Under this port key stands the service that has every protocol and port.
-const EVERYTHING: u32 = 0;
-
-/// An IPv4 address as it stands in the packet, and a port key: the key of `ports_v4`.
-#[inline(always)]
-pub fn port_key_v4(address: [u8; 4], port: u32) -> u64 {
-    u32::from_le_bytes(address) as u64 | (port as u64) << 32
-}
-
 impl Owners {
     pub fn rule(&self) -> Rule {
         self.rule
@@ -395,22 +251,36 @@ impl Table {
 }
 
 impl Table {
+    /// The cluster address that a destination is, or else the longest prefix that it is in; with the key that finds its ports.
     #[inline(always)]
-    pub fn address_v4(&self, destination: [u8; 4]) -> Option<&Address> {
-        let id = self.directory.v4.get(u32::from_be_bytes(destination))?;
-        Some(&self.directory.addresses[id as usize])
+    pub fn address_v4(&self, destination: [u8; 4]) -> Option<(&Address, u64)> {
+        let number = u32::from_be_bytes(destination);
+        match self.directory.v4.get(number) {
+            Some(id) => Some((&self.directory.addresses[id as usize], port_key_v4(destination, EVERYTHING))),
+            None => self.directory.prefix_v4(number),
+        }
     }
 
+    /// As `address_v4`.
     #[inline(always)]
-    pub fn address_v6(&self, destination: [u8; 16]) -> Option<&Address> {
-        let id = self.directory.v6.get(u128::from_be_bytes(destination))?;
-        Some(&self.directory.addresses[id as usize])
+    pub fn address_v6(&self, destination: [u8; 16]) -> Option<(&Address, (u128, u32))> {
+        let number = u128::from_be_bytes(destination);
+        match self.directory.v6.get(number) {
+            Some(id) => Some((&self.directory.addresses[id as usize], (u128::from_le_bytes(destination), EVERYTHING))),
+            None => self.directory.prefix_v6(number),
+        }
     }
 
     /// What finds the services of ports.
     #[inline(always)]
     pub fn ports(&self) -> Ports<'_> {
-        Ports { v4: self.directory.ports_v4.view(), v6: self.directory.ports_v6.view(), own: self.own.view() }
+        let directory = &*self.directory;
+        Ports {
+            v4: directory.ports_v4.view(),
+            v6: directory.ports_v6.view(),
+            own: self.own.view(),
+            prefixes: (!directory.prefixes.is_empty()).then_some(directory),
+        }
     }
 
     /// Whether `source` is the MAC of a server of the services on `address`.

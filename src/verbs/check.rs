@@ -24,7 +24,12 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
             // From a server the cluster address is this very host: a filter probes the primary ones.
             let from_server = plan.filter.is_some() && plan.dispatcher.is_none();
             let via = if from_server { Via::Primary } else { health.via };
-            let _ = writeln!(text, "  health: {}", Health { via, ..health.clone() });
+            let asked = match service.addresses()[..] {
+                [address] if address.is_host() => String::new(),
+                _ if via == Via::Service => format!(", to {}", service.address),
+                _ => String::new(),
+            };
+            let _ = writeln!(text, "  health: {}{asked}", Health { via, ..health.clone() });
         }
         if let Some(limit) = &service.limit {
             let _ = writeln!(text, "  limit: {limit}");
@@ -156,7 +161,7 @@ pub fn heading(service: &Service) -> String {
         (Selection::Maglev, HashInput::Flow) => format!("maglev over the flow, {} slots", service.slots),
     };
     let deliver = if service.deliver == Deliver::L2 { String::new() } else { format!("; by {}", service.deliver) };
-    format!("service {}: {} {ports}; {rule}{deliver}", service.name, service.address)
+    format!("service {}: {} {ports}; {rule}{deliver}", service.name, service.addresses_text())
 }
 
 fn servers(service: &Service, shares: &[u32]) -> String {

@@ -85,7 +85,7 @@ pub fn run(
         );
     }
     if let Some(other) = clients.iter().find(|client| client.is_ipv4() != service.address.is_ipv4()) {
-        let (name, address) = (&service.name, service.address);
+        let (name, address) = (&service.name, service.addresses_text());
         eprintln!("warning: {other} cannot be a client of service {name} on {address}: the families differ");
     }
     if json {

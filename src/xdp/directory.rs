@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::cell::{CELL_WORDS, Cell};
-use crate::model::Transport;
+use crate::model::{Prefix, Transport};
 use crate::table;
 
 /// src/bpf/table.h
@@ -25,7 +25,7 @@ pub struct Directory {
 }
 
 /// `struct entry`, by words.
-type Entry = [u64; 4];
+pub type Entry = [u64; 4];
 
 impl Directory {
     /// Of the services of cluster addresses, by address and by port.
@@ -45,7 +45,9 @@ impl Directory {
 
     /// Of other ports than those of services, each once: address, protocol, port, and what stands in the service's place.
     pub fn of_ports(ports: impl IntoIterator<Item = (IpAddr, u8, u16, u16)>) -> Directory {
-        let each = |(address, protocol, port, service)| entry(address, protocol, port, u64::from(service) << 32, 0);
+        let each = |(address, protocol, port, service)| {
+            entry(Prefix::host(address), protocol, port, u64::from(service) << 32, 0)
+        };
         Directory::of_entries(ports.into_iter().map(each))
     }
 
@@ -93,12 +95,15 @@ impl Directory {
 }
 
 fn addresses(directory: &table::Directory) -> impl Iterator<Item = Entry> {
+    directory.hosts().map(of_address)
+}
+
+/// Of a cluster address or a prefix.
+pub fn of_address((prefix, services): (Prefix, table::Address)) -> Entry {
     let id = |service: Option<u16>| u64::from(service.unwrap_or(u16::MAX));
-    directory.addresses().map(move |(address, services)| {
-        let [tcp, udp, sctp] = Transport::ALL.map(|transport| id(services.by_transport(transport)));
-        let own = id(services.any()) << 32 | u64::from(services.default()) << 48;
-        entry(address, 0, 0, own, tcp | udp << 16 | sctp << 32 | u64::from(services.id()) << 48)
-    })
+    let [tcp, udp, sctp] = Transport::ALL.map(|transport| id(services.by_transport(transport)));
+    let own = id(services.any()) << 32 | u64::from(services.default()) << 48;
+    entry(prefix, 0, 0, own, tcp | udp << 16 | sctp << 32 | u64::from(services.id()) << 48)
 }
 
 fn ports(directory: &table::Directory) -> impl Iterator<Item = Entry> {
@@ -107,15 +112,21 @@ fn ports(directory: &table::Directory) -> impl Iterator<Item = Entry> {
         .map(|(address, protocol, port, service)| entry(address, protocol, port, u64::from(service) << 32, 0))
 }
 
+/// `PREFIX_V4` and `PREFIX_V6` of src/bpf/table.h, with the length: what port keys of prefixes have for a family.
+fn mark(family: u8, length: u8) -> u8 {
+    length | if family == 4 { 0x40 } else { 0x80 }
+}
+
 /// `own` and `by_transport` are what stands behind the port.
-fn entry(address: IpAddr, protocol: u8, port: u16, own: u64, by_transport: u64) -> Entry {
-    let (low, high, family) = match address {
-        IpAddr::V4(address) => (u32::from_le_bytes(address.octets()) as u64, 0, 4),
+fn entry(prefix: Prefix, protocol: u8, port: u16, own: u64, by_transport: u64) -> Entry {
+    let (low, high, family) = match prefix.address {
+        IpAddr::V4(address) => (u32::from_le_bytes(address.octets()) as u64, 0, 4u8),
         IpAddr::V6(address) => {
             let number = u128::from_le_bytes(address.octets());
             (number as u64, (number >> 64) as u64, 6)
         }
     };
+    let family = if prefix.is_host() { family } else { mark(family, prefix.length) };
     let [high_port, low_port] = port.to_be_bytes();
     [low, high, u64::from(u32::from_le_bytes([protocol, family, high_port, low_port])) | own, by_transport]
 }

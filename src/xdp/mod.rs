@@ -11,7 +11,8 @@
 //! - `dispatch`: the program that dispatches inside the kernel
 //! - `memory`: a map's memory in this process (`ranges`: what of it is free)
 //! - `probes`: the program that puts health checks into tunnels, where packets leave
-//! - `cell`: of what tables for programs are made (`directory`: the part of them that finds services; `way`: the part
+//! - `cell`: of what tables for programs are made (`directory`: the part of them that finds services, with
+//!   `prefixes`; `way`: the part
 //!   that says what is put in front of packets)
 //! - `error`: what can be in the way, and what to do about it
 
@@ -26,6 +27,7 @@ mod features;
 pub mod interface;
 pub mod link;
 mod memory;
+pub mod prefixes;
 pub mod privileges;
 pub mod probes;
 pub mod program;
@@ -41,15 +43,15 @@ pub use ethtool::driver;
 pub use features::Features;
 pub use steer::{Action, Heartbeat, Net, Steer, SteerCounters, SteerCounts};
 
-use crate::limits::RELEASE;
+use crate::limits::KERNEL_RELEASE;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Tries again for `RELEASE` what a socket or program stands in the way of: those of a process that has just ended, our own
+/// Tries again for `KERNEL_RELEASE` what a socket or program stands in the way of: those of a process that has just ended, our own
 /// predecessor for one, go a moment after it.
 pub fn when_released<T, E>(mut attempt: impl FnMut() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
     const PAUSE: Duration = Duration::from_millis(10);
-    let give_up = Instant::now() + RELEASE;
+    let give_up = Instant::now() + KERNEL_RELEASE;
     loop {
         match attempt() {
             Err(error) if is_taken(&error) && Instant::now() < give_up => thread::sleep(PAUSE),

@@ -1,13 +1,14 @@
 //! Steer, the XDP program `src/bpf/steer.bpf.c`: loaded, told what to take, attached, counted.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{TestRun, TestRunOptions};
@@ -19,8 +20,8 @@ use super::dispatch::{Setup, Sizes, Tables, memory, pins};
 use super::error::{XdpError, with_causes};
 use super::link::{self, Attachment, LinkError, Place};
 use super::memory::Memory;
-use crate::limits::{MAX_SERVICES, STEER_ADDRESSES};
-use crate::model::{self, Mac};
+use crate::limits::{MAX_ADDRESSES, RING, STEER_ADDRESSES};
+use crate::model::{self, Mac, Prefix};
 use crate::table::Table;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -28,9 +29,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 const PROGRAM: &str = "steer";
 const ADDRESSES_V4: &str = "addresses_v4";
 const ADDRESSES_V6: &str = "addresses_v6";
+const PREFIXES_V4: &str = "prefixes_v4";
+const PREFIXES_V6: &str = "prefixes_v6";
 const SOCKETS: &str = "xsks";
 const COUNTERS: &str = "counters";
 const BEATS: &str = "beats";
+const WAITINGS: &str = "waitings";
+/// Words of a queue in `beats`.
+const BEAT: usize = 2;
 
 /// The verdicts of XDP programs, `enum xdp_action` in include/uapi/linux/bpf.h.
 const XDP_DROP: u32 = 1;
@@ -97,8 +103,8 @@ impl SteerCounters {
 pub struct Net<'a> {
     pub setup: Setup,
     pub table: &'a Table,
-    /// A worker that has had no turn for longer hangs, and its frames are dispatched by the program. `None`: only those of
-    /// queues without a ring.
+    /// A worker that has had no turn for longer hangs, and its frames are dispatched by the program, as are those that its ring has no
+    /// room for. `None`: only those of queues without a ring.
     pub after: Option<Duration>,
     /// A folder on a BPF file system, where flow tables last when this process has ended: those that another has left there, if
     /// they are of the same size, or new ones.
@@ -106,10 +112,11 @@ pub struct Net<'a> {
 }
 
 /// Where the worker of a queue says that it turns: its heartbeat.
-#[derive(Clone)]
 pub struct Heartbeat {
     beats: Arc<Memory>,
     queue: usize,
+    /// How often the queue's workers have taken frames.
+    bursts: u64,
 }
 
 impl Heartbeat {
@@ -117,7 +124,52 @@ impl Heartbeat {
     /// decide by a table that is no older.
     #[inline]
     pub fn beat(&self, now: u64) {
-        self.beats.words()[self.queue].store(now, Ordering::Relaxed);
+        self.beats.words()[BEAT * self.queue].store(now, Ordering::Relaxed);
+    }
+
+    /// The worker has taken frames out of its ring.
+    #[inline]
+    pub fn take(&mut self) {
+        self.bursts += 1;
+        self.beats.words()[BEAT * self.queue + 1].store(self.bursts, Ordering::Relaxed);
+    }
+}
+
+/// What the program takes.
+struct Sets {
+    addresses_v4: HashMap<MapData, [u8; 4], u8>,
+    addresses_v6: HashMap<MapData, [u8; 16], u8>,
+    prefixes_v4: LpmTrie<MapData, [u8; 4], u8>,
+    prefixes_v6: LpmTrie<MapData, [u8; 16], u8>,
+}
+
+impl Sets {
+    fn insert(&mut self, prefix: Prefix) -> Result<(), XdpError> {
+        let length = prefix.length.into();
+        match (prefix.address, prefix.is_host()) {
+            (IpAddr::V4(it), true) => self.addresses_v4.insert(it.octets(), 1, 0).map_err(failed(ADDRESSES_V4)),
+            (IpAddr::V6(it), true) => self.addresses_v6.insert(it.octets(), 1, 0).map_err(failed(ADDRESSES_V6)),
+            (IpAddr::V4(it), false) => {
+                self.prefixes_v4.insert(&Key::new(length, it.octets()), 1, 0).map_err(failed(PREFIXES_V4))
+            }
+            (IpAddr::V6(it), false) => {
+                self.prefixes_v6.insert(&Key::new(length, it.octets()), 1, 0).map_err(failed(PREFIXES_V6))
+            }
+        }
+    }
+
+    fn remove(&mut self, prefix: Prefix) -> Result<(), XdpError> {
+        let length = prefix.length.into();
+        match (prefix.address, prefix.is_host()) {
+            (IpAddr::V4(it), true) => self.addresses_v4.remove(&it.octets()).map_err(failed(ADDRESSES_V4)),
+            (IpAddr::V6(it), true) => self.addresses_v6.remove(&it.octets()).map_err(failed(ADDRESSES_V6)),
+            (IpAddr::V4(it), false) => {
+                self.prefixes_v4.remove(&Key::new(length, it.octets())).map_err(failed(PREFIXES_V4))
+            }
+            (IpAddr::V6(it), false) => {
+                self.prefixes_v6.remove(&Key::new(length, it.octets())).map_err(failed(PREFIXES_V6))
+            }
+        }
     }
 }
 
@@ -126,9 +178,8 @@ pub struct Steer {
     // A file descriptor of the kernel's, which detaches the program when the process ends, whichever way.
     link: Option<(XdpLink, Mode)>,
     program: Ebpf,
-    addresses: HashSet<IpAddr>,
-    v4: HashMap<MapData, [u8; 4], u8>,
-    v6: HashMap<MapData, [u8; 16], u8>,
+    addresses: HashSet<Prefix>,
+    sets: Sets,
     sockets: XskMap<MapData>,
     counters: SteerCounters,
     beats: Arc<Memory>,
@@ -172,22 +223,30 @@ impl Steer {
             .override_global("own_mac", &mac.0, true)
             .override_global("has_net", &has_net, true)
             .override_global("net_after", &after, true)
+            .override_global("ring_size", &(RING as u64), true)
             .map_max_entries(ADDRESSES_V4, addresses)
             .map_max_entries(ADDRESSES_V6, addresses)
+            .map_max_entries(PREFIXES_V4, addresses)
+            .map_max_entries(PREFIXES_V6, addresses)
             .map_max_entries(SOCKETS, queues)
-            .map_max_entries(BEATS, queues);
+            .map_max_entries(BEATS, queues)
+            .map_max_entries(WAITINGS, queues);
         let mut program = loader.load(OBJECT).map_err(|error| XdpError::Load { reason: with_causes(&error) })?;
         load(&mut program, PROGRAM).map_err(|reason| XdpError::Load { reason })?;
         drop(loader);
         let tables = sizes.zip(net).map(|(sizes, net)| Tables::open(&mut program, sizes, net.table)).transpose()?;
-        let beats = Arc::new(memory(&mut program, BEATS, queues as usize)?);
+        let beats = Arc::new(memory(&mut program, BEATS, BEAT * queues as usize)?);
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
         Ok(Steer {
             link: None,
             addresses: HashSet::new(),
-            v4: HashMap::try_from(map(ADDRESSES_V4)).map_err(failed(ADDRESSES_V4))?,
-            v6: HashMap::try_from(map(ADDRESSES_V6)).map_err(failed(ADDRESSES_V6))?,
+            sets: Sets {
+                addresses_v4: HashMap::try_from(map(ADDRESSES_V4)).map_err(failed(ADDRESSES_V4))?,
+                addresses_v6: HashMap::try_from(map(ADDRESSES_V6)).map_err(failed(ADDRESSES_V6))?,
+                prefixes_v4: LpmTrie::try_from(map(PREFIXES_V4)).map_err(failed(PREFIXES_V4))?,
+                prefixes_v6: LpmTrie::try_from(map(PREFIXES_V6)).map_err(failed(PREFIXES_V6))?,
+            },
             sockets: XskMap::try_from(map(SOCKETS)).map_err(failed(SOCKETS))?,
             counters: SteerCounters { map: Arc::new(counters) },
             beats,
@@ -207,38 +266,32 @@ impl Steer {
     /// There is no such queue.
     pub fn heartbeat(&self, queue: u32) -> Heartbeat {
         let queue = queue as usize;
-        assert!(queue < self.beats.words().len());
-        Heartbeat { beats: Arc::clone(&self.beats), queue }
+        let bursts = self.beats.words()[BEAT * queue + 1].load(Ordering::Relaxed);
+        Heartbeat { beats: Arc::clone(&self.beats), queue, bursts }
     }
 
-    /// Makes these the addresses whose frames are taken. New ones are taken before old ones are let go, so an address that is
-    /// in both sets is taken all the time.
+    /// Makes these the addresses and prefixes whose frames are taken. New ones are taken before old ones are let go, so an address
+    /// that is in both sets is taken all the time.
     ///
     /// # Errors
     ///
-    /// More than `MAX_SERVICES` of one family, before anything was changed; or the kernel refuses, with part of it done.
-    pub fn set_cluster_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), XdpError> {
-        let wanted: HashSet<IpAddr> = addresses.iter().copied().collect();
-        let v4 = wanted.iter().filter(|address| address.is_ipv4()).count();
+    /// More than `MAX_ADDRESSES` of one family, before anything was changed; or the kernel refuses, with part of it done.
+    pub fn set_cluster_addresses(&mut self, addresses: &[Prefix]) -> Result<(), XdpError> {
+        let wanted: HashSet<Prefix> = addresses.iter().copied().collect();
+        let v4 = wanted.iter().filter(|prefix| prefix.address.is_ipv4()).count();
         let count = v4.max(wanted.len() - v4);
-        if count > MAX_SERVICES {
+        if count > MAX_ADDRESSES {
             return Err(XdpError::TooManyAddresses { count });
         }
-        let added: Vec<IpAddr> = wanted.difference(&self.addresses).copied().collect();
-        for address in added {
-            match address {
-                IpAddr::V4(address) => self.v4.insert(Ipv4Addr::octets(&address), 1, 0).map_err(failed(ADDRESSES_V4)),
-                IpAddr::V6(address) => self.v6.insert(Ipv6Addr::octets(&address), 1, 0).map_err(failed(ADDRESSES_V6)),
-            }?;
-            self.addresses.insert(address);
+        let added: Vec<Prefix> = wanted.difference(&self.addresses).copied().collect();
+        for prefix in added {
+            self.sets.insert(prefix)?;
+            self.addresses.insert(prefix);
         }
-        let removed: Vec<IpAddr> = self.addresses.difference(&wanted).copied().collect();
-        for address in removed {
-            match address {
-                IpAddr::V4(address) => self.v4.remove(&address.octets()).map_err(failed(ADDRESSES_V4)),
-                IpAddr::V6(address) => self.v6.remove(&address.octets()).map_err(failed(ADDRESSES_V6)),
-            }?;
-            self.addresses.remove(&address);
+        let removed: Vec<Prefix> = self.addresses.difference(&wanted).copied().collect();
+        for prefix in removed {
+            self.sets.remove(prefix)?;
+            self.addresses.remove(&prefix);
         }
         Ok(())
     }

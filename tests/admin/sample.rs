@@ -76,7 +76,8 @@ pub fn peers() -> Vec<PeerStatus> {
 fn service(name: &str, address: &str, servers: Vec<ServerStatus>, moving: u32) -> ServiceStatus {
     ServiceStatus {
         name: name.to_owned(),
-        address: address.parse().unwrap(),
+        address: address.to_owned(),
+        more_addresses: Vec::new(),
         ports: vec!["tcp/80".to_owned(), "tcp/443".to_owned()],
         hash: "source".to_owned(),
         selection: "maglev".to_owned(),

@@ -1,6 +1,7 @@
 //! The AF_XDP port on a real interface: frames through it, the accounts of them, and what can be in the way of setting it up.
 
 mod carrier;
+mod net;
 #[path = "../stop/mod.rs"]
 mod stop;
 #[path = "../veth/mod.rs"]
@@ -8,7 +9,7 @@ mod veth;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
 use oneip::limits::{BURST, RING};
+use oneip::model::Prefix;
 use oneip::port::af_xdp::{self, AfXdp, Attached, Transfer};
 use oneip::port::{Burst, Port};
 use oneip::xdp::{Action, Mode, SteerCounters, SteerCounts, XdpError};
@@ -32,7 +34,7 @@ static FORK: Mutex<()> = Mutex::new(());
 
 fn attach(interface: &str) -> Result<Attached, XdpError> {
     let _no_fork = FORK.lock().unwrap();
-    let addresses: [IpAddr; 2] = [CLUSTER_V4.parse().unwrap(), CLUSTER_V6.parse().unwrap()];
+    let addresses = [CLUSTER_V4, CLUSTER_V6].map(|address| Prefix::host(address.parse().unwrap()));
     af_xdp::open(interface)?.attach(&addresses)
 }
 

@@ -81,6 +81,7 @@ impl Fixture {
         let service = Service {
             name: "web".into(),
             address: IpAddr::V4(CLUSTER),
+            prefixes: Vec::new(),
             ports: Vec::new(),
             hash,
             deliver: Deliver::L2,

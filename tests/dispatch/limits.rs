@@ -6,12 +6,11 @@ use super::model::limits::{Naive, with_limits};
 use super::model::mutate::Mutator;
 use super::model::records::Golden;
 use super::model::{Model, Random, turn};
-use oneip::model::{LimitKind, Mac, Plan};
+use oneip::model::{LimitKind, Mac, Plan, Prefix};
 use oneip::path::classify::{self, Outer};
 use oneip::verdict::{Reason, Verdict};
 use oneip::xdp::dispatch::{Action, Books, Setup};
 use oneip::xdp::{self, Net, Steer};
-use std::net::IpAddr;
 
 const FRAMES: usize = 8_000;
 
@@ -53,7 +52,7 @@ fn limited_alike(golden: &Golden, plan: &Plan) -> Option<Naive> {
     let (program, books) = dispatch(own, &table, 0)?;
     let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1 };
     let mut steer = Steer::load_with_net(Net { setup, table: &table, after: None, folder: None }).unwrap();
-    let addresses: Vec<IpAddr> = plan.services.iter().map(|service| service.address).collect();
+    let addresses: Vec<Prefix> = plan.cluster_addresses().into_iter().collect();
     steer.set_cluster_addresses(&addresses).unwrap();
     let of_steer = steer.net().unwrap().open_books(&table).unwrap();
     let seeds: Vec<Vec<u8>> = golden.frames().into_iter().filter(|frame| frame.len() >= 14).collect();
@@ -81,6 +80,10 @@ fn limited_alike(golden: &Golden, plan: &Plan) -> Option<Naive> {
     counted_alike(plan, &books, &naive);
     // What goes on in the place of a worker has passed the limits, and is not charged again.
     counted_alike(plan, &of_steer, &naive);
+    for service in 0..plan.services.len() {
+        let listed = |of: &Books| (0..of.cores()).map(|core| of.listed(core, service)).collect::<Vec<_>>();
+        assert_eq!(listed(&of_steer), listed(&books), "what lists say of service {service}");
+    }
     let counts = steer.counters().read().unwrap();
     let tally = sum(&of_steer).0;
     let refused = tally.dropped[Reason::Limited as usize] + tally.dropped[Reason::Denied as usize];

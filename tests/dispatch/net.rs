@@ -4,11 +4,10 @@ use super::dispatch;
 use super::frames::sum;
 use super::model::records::Golden;
 use super::model::turn;
-use oneip::model::{Mac, Plan};
+use oneip::model::{Mac, Plan, Prefix};
 use oneip::verdict::Reason;
 use oneip::xdp::dispatch::{Action, Books, Setup};
 use oneip::xdp::{self, Net, Steer};
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// No queue has a ring here.
@@ -34,7 +33,7 @@ fn dispatched_alike(golden: &Golden, plan: &Plan) -> u64 {
     let Some((dispatch, books)) = dispatch(own, &table, 0) else { return if plan.lists.is_empty() { 0 } else { 11 } };
     let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1 };
     let net = |after| Steer::load_with_net(Net { setup, table: &table, after, folder: None }).unwrap();
-    let addresses: Vec<IpAddr> = golden.plan.services.iter().map(|service| service.address).collect();
+    let addresses: Vec<Prefix> = golden.plan.cluster_addresses().into_iter().collect();
     for after in [None, Some(Duration::from_millis(100))] {
         let mut steer = net(after);
         steer.set_cluster_addresses(&addresses).unwrap();

@@ -36,6 +36,7 @@ mod operator;
 mod packets;
 mod page;
 mod peers;
+mod prefixes;
 mod privileges;
 mod prometheus;
 #[path = "../promtool/mod.rs"]

@@ -53,6 +53,7 @@ impl One {
         let service = |address: &IpAddr| Service {
             name: format!("at {address}"),
             address: *address,
+            prefixes: Vec::new(),
             ports: vec![Port { transport: Transport::Udp, number: 53 }],
             hash: self.hash,
             deliver: Deliver::L2,

@@ -105,7 +105,9 @@ impl Golden {
                 }
             }
             service.deliver = match deliver {
-                Deliver::L3dsr { .. } if service.address.is_ipv6() != is_v6 => Deliver::Ipip,
+                Deliver::L3dsr { .. } if service.address.is_ipv6() != is_v6 || !service.prefixes.is_empty() => {
+                    Deliver::Ipip
+                }
                 Deliver::L3dsr { dscp } => Deliver::L3dsr { dscp: dscp + at as u8 },
                 other => other,
             };

@@ -3,7 +3,7 @@
 use super::deliver::{Leaving, Sent, leave};
 use super::owners::{populate, scaled, siphash};
 use super::packet::{self, Facts, Refusal, Topic};
-use oneip::model::{HashInput, List, ListKind, Mac, Plan, Selection, Service};
+use oneip::model::{HashInput, List, ListKind, Mac, Plan, Prefix, Selection, Service};
 use oneip::table::build::Cluster;
 use oneip::verdict::{Reason, Verdict};
 use std::net::IpAddr;
@@ -73,7 +73,8 @@ impl Model {
             Some(Err(_)) => return Err(Verdict::Drop(Reason::Malformed)),
             Some(Ok(packet)) => packet,
         };
-        if !self.plan.services.iter().any(|service| service.address == packet.destination) {
+        let here = self.here(packet.destination);
+        if here.is_empty() {
             return Err(Verdict::Pass);
         }
         let facts = match packet.facts() {
@@ -82,8 +83,8 @@ impl Model {
             Ok(facts) => facts,
         };
         let sender = Mac(frame[6..12].try_into().expect("six bytes"));
-        let on_address = || self.plan.services.iter().filter(|service| service.address == packet.destination);
-        if on_address().flat_map(|service| &service.servers).any(|server| server.mac == Some(sender)) {
+        let on_address = here.iter().map(|service| &self.plan.services[*service]);
+        if on_address.flat_map(|service| &service.servers).any(|server| server.mac == Some(sender)) {
             return Err(Verdict::Drop(Reason::Loop));
         }
         let Some(service) = self.service(packet.destination, facts.topic) else {
@@ -119,9 +120,19 @@ impl Model {
         prefixes.filter(|prefix| prefix.contains(source)).map(|prefix| prefix.length).max()
     }
 
+    /// The services of the longest prefix that an address is in, itself the longest.
+    fn here(&self, address: IpAddr) -> Vec<usize> {
+        let services = || self.plan.services.iter().map(|service| service.addresses()).enumerate();
+        let of = services().flat_map(|(_, prefixes)| prefixes).filter(|prefix| prefix.contains(address));
+        let longest = of.max_by_key(|prefix| prefix.length);
+        let has = |prefixes: &[Prefix]| longest.is_some_and(|longest| prefixes.contains(&longest));
+        services().filter(|(_, prefixes)| has(prefixes)).map(|(service, _)| service).collect()
+    }
+
     fn service(&self, address: IpAddr, topic: Topic) -> Option<usize> {
         let services = &self.plan.services;
-        let here = || (0..services.len()).filter(|i| services[*i].address == address);
+        let on_address = self.here(address);
+        let here = || on_address.iter().copied();
         let catch_all = || here().find(|i| services[*i].ports.is_empty());
         match topic {
             Topic::Ports { protocol, destination, .. } => {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::net::{LIMIT, Net};
 use oneip::control::neighbours::Routes;
+use oneip::model::Prefix;
 use tokio::time::timeout;
 
 fn address(text: &str) -> IpAddr {
@@ -23,7 +24,7 @@ fn routes_are_followed_as_they_change() {
     net.inside(async || {
         let mut routes = Routes::open("v0").expect("a socket");
         let servers = [("far".to_owned(), far), ("near".to_owned(), near), ("six".to_owned(), far_v6)];
-        let cluster: BTreeSet<IpAddr> = [address("10.9.0.66")].into();
+        let cluster = BTreeSet::from([Prefix::host(address("10.9.0.66"))]);
         routes.watch(&servers, cluster).await.expect("the kernel answers");
         assert_eq!(routes.wrong(), []);
         assert_eq!(

@@ -45,7 +45,8 @@ pub fn during<T: Send>(
     thread::scope(|scope| {
         let peer = cable.client_thread(scope, move || {
             let addresses: [IpAddr; 2] = [CLUSTER_V4.parse().unwrap(), CLUSTER_V6.parse().unwrap()];
-            let Attached { steer, mut ports, .. } = open("c0").unwrap().attach(&addresses).unwrap();
+            let Attached { steer, mut ports, .. } =
+                open("c0").unwrap().attach(&addresses.map(oneip::model::Prefix::host)).unwrap();
             ready.send(()).unwrap();
             let arrivals = serve(&mut ports, stop, deed);
             drop(steer);

@@ -162,6 +162,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
     Service {
         name: name.to_owned(),
         address: address(cluster),
+        prefixes: Vec::new(),
         ports: Vec::new(),
         hash: HashInput::Source,
         deliver: Deliver::L2,

@@ -271,3 +271,63 @@ fn add_sets_up_the_ends_of_tunnels_where_the_kernel_has_them() {
         assert!(!lan.journal().exists());
     }
 }
+
+/// A prefix is made local by a route: every address in it is this server's, and none is claimed on the LAN.
+#[test]
+fn a_prefix_is_local_and_the_server_is_silent_about_it() {
+    need_root!();
+    const PREFIXES: [&str; 2] = ["203.0.113.0/24", "2001:db8:80::/64"];
+    const INSIDE: [&str; 2] = ["203.0.113.177", "2001:db8:80::77"];
+    let mut lan = Lan::new();
+    for (service, prefix) in lan.plan.services.iter_mut().zip(PREFIXES) {
+        service.prefixes = vec![prefix.parse().expect("a prefix")];
+    }
+    let snapshot = || lan.snapshot() + &lan.server_sh("ip route show table local; ip -6 route show table local");
+    let before = snapshot();
+    let unsound = lan.check();
+    for prefix in PREFIXES {
+        let missing = format!("the cluster prefix {prefix} is not local");
+        let line = unsound.lines.iter().find(|line| line.text.starts_with(&missing)).expect("it is named");
+        lan.server_sh(line.mend.as_ref().expect("a command"));
+        lan.server_sh(&format!("ip route del local {prefix} dev lo"));
+    }
+
+    let added = lan.add(None).expect("add");
+    assert_eq!(grades(&added), [Grade::Done; 4], "{added}");
+    lan.check().verdict().expect("sound after add");
+    assert_eq!(grades(&lan.add(None).expect("add again")), [Grade::Ok; 2]);
+    for prefix in PREFIXES {
+        lan.router_sh(&format!("ip route replace {prefix} dev lan0"));
+    }
+    for address in INSIDE {
+        assert!(!lan.claims(address), "nobody asked for {address} gets an answer");
+        assert!(!lan.router_learns(address, if address.contains(':') { "2001:db8:2::1" } else { "192.0.2.1" }));
+        lan.router_sh(&format!("ip neigh replace {address} lladdr {SERVER_MAC} nud permanent dev lan0"));
+        assert!(lan.router_reaches(address), "frames to it are taken: {address}");
+        lan.router_sh(&format!("ip neigh del {address} dev lan0"));
+    }
+    // The control.
+    lan.server_sh("sysctl -qw net.ipv4.conf.all.arp_ignore=0");
+    assert!(lan.claims(INSIDE[0]));
+    lan.server_sh("sysctl -qw net.ipv4.conf.all.arp_ignore=1");
+
+    // Where somebody may ask for it.
+    lan.server_sh(&format!("ip address add {}/32 dev lan0", INSIDE[0]));
+    let fault = format!("the cluster address {}/32 is on lan0: the server answers ARP for it there", INSIDE[0]);
+    let report = lan.check();
+    let line = report.lines.iter().find(|line| line.text == fault).expect("it is named");
+    assert!(matches!(lan.add(None), Err(Error::OnInterface { .. })));
+    lan.server_sh(line.mend.as_ref().expect("a command"));
+
+    lan.remove(None).expect("remove");
+    assert_eq!(snapshot(), before);
+    assert!(!lan.journal().exists());
+
+    // What somebody else made local stays, and a wider one does as well.
+    lan.server_sh("ip route add local 203.0.112.0/22 dev lo");
+    let added = lan.add(None).expect("add");
+    assert!(added.to_string().contains("203.0.112.0/22 is local"), "{added}");
+    assert!(lan.check().to_string().contains("is local, as a part of 203.0.112.0/22"));
+    lan.remove(None).expect("remove");
+    assert!(lan.server_sh("ip route show table local").contains("local 203.0.112.0/22"));
+}

@@ -40,6 +40,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
     let services = some(SERVICES).into_iter().map(|i| Service {
         name: format!("service{i}"),
         address: IpAddr::V4(CLUSTER_V4),
+        prefixes: Vec::new(),
         ports: vec![ServicePort { transport: Transport::Udp, number: PORT + i as u16 }],
         hash: HashInput::Source,
         deliver: Deliver::L2,

@@ -12,6 +12,7 @@ use crate::admin::status::{
 use crate::admin::timeline::{Event, Timeline};
 use crate::limits::{WEB_NAMED, WEB_ROWS};
 use crate::metrics::summary::Percentiles;
+use crate::model::Prefix;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -395,9 +396,14 @@ fn finds(seen: &Seen, text: &str) -> bool {
     let (service, text) = (&seen.service, text.to_lowercase());
     let has = |field: &str| field.to_lowercase().contains(&text);
     has(&service.name)
-        || has(&service.address.to_string())
+        || service.addresses().any(|address| has(address) || is_in(address, &text))
         || service.ports.iter().any(|port| has(port))
         || service.servers.iter().any(|server| finds_server(server, &text))
+}
+
+/// Whether it is an address of that prefix.
+fn is_in(prefix: &str, text: &str) -> bool {
+    text.parse().is_ok_and(|address| prefix.parse::<Prefix>().is_ok_and(|prefix| prefix.contains(address)))
 }
 
 /// `text` is in lower case.
@@ -427,7 +433,7 @@ fn service_row(seen: &Observed, at: usize, lately: &Lately) -> ServiceRow {
     let announce = seen.overview.announcements.get(at).or(service.announce.as_ref());
     ServiceRow {
         name: service.name.clone(),
-        address: service.address.to_string(),
+        address: service.addresses_text(),
         ports: service.ports.clone(),
         grade: grade_of(seen, at),
         servers: service.servers.len(),

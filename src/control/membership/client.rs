@@ -32,7 +32,10 @@ impl Membership {
             let known = self.plan.services.iter().find(|known| known.name == name);
             return Err(match known {
                 Some(known) => {
-                    format!("service {name} has the address {}: {client} is of the other family", known.address)
+                    format!(
+                        "service {name} has the address {}: {client} is of the other family",
+                        known.addresses_text()
+                    )
                 }
                 None => {
                     let known = names::first(self.plan.services.iter().map(|known| known.name.as_str()));

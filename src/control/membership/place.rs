@@ -88,7 +88,7 @@ impl Membership {
             self.routes = Some(Routes::open(&self.interface)?);
         }
         let Some(routes) = &mut self.routes else { return Ok(()) };
-        routes.watch(&routed, plan.services.iter().map(|service| service.address).collect()).await?;
+        routes.watch(&routed, plan.cluster_addresses()).await?;
         let wrong: Vec<String> = routes.wrong().iter().map(ToString::to_string).collect();
         if wrong.is_empty() { Ok(()) } else { Err(MembershipError::OffLink(wrong.join("\n"))) }
     }

@@ -72,9 +72,11 @@ impl Membership {
 
     fn service(&self, at: usize, service: &Service) -> ServiceStatus {
         let shares = self.cluster.shares(at as ServiceId);
+        let mut addresses = service.addresses().into_iter().map(|address| address.to_string());
         ServiceStatus {
             name: service.name.clone(),
-            address: service.address,
+            address: addresses.next().unwrap_or_default(),
+            more_addresses: addresses.collect(),
             ports: service.ports.iter().map(ToString::to_string).collect(),
             hash: service.hash.name().to_owned(),
             selection: service.selection.name().to_owned(),

@@ -60,11 +60,11 @@ impl Membership {
             );
         }
         if let (Some(of), true) = (service.and_then(known), withdrawn) {
-            let others = self.configured.services.iter().filter(|other| other.address == of.address);
+            let others = self.configured.services.iter().filter(|other| other.shares_address(of));
             let others: Vec<&str> =
                 others.filter(|other| !wanted.has(&other.name)).map(|other| other.name.as_str()).collect();
             let named = names::first(others.iter().copied());
-            let shared = format!("{} stays announced while service {named} is ready", of.address);
+            let shared = format!("{} stays announced while service {named} is ready", of.addresses_text());
             changes.extend((!others.is_empty()).then_some(shared));
         }
         if wanted != self.withdrawn {

@@ -1,6 +1,7 @@
 //! Who is asked for the MAC that leads to a server behind a router: the gateway of the route to it, or the server itself where it is on the
 //! link. Routes are looked up again every `ROUTE_LOOK`, whatever becomes of notifications, of which a routing daemon makes thousands.
 
+use crate::model::Prefix;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -20,7 +21,7 @@ pub struct Routes {
     requests: rtnetlink::Handle,
     servers: BTreeMap<IpAddr, Followed>,
     /// A route through one of these would bring packets back here.
-    cluster_addresses: BTreeSet<IpAddr>,
+    cluster_addresses: BTreeSet<Prefix>,
     looks: Interval,
 }
 
@@ -96,7 +97,7 @@ impl Routes {
     pub async fn watch(
         &mut self,
         wanted: &[(String, IpAddr)],
-        cluster_addresses: BTreeSet<IpAddr>,
+        cluster_addresses: BTreeSet<Prefix>,
     ) -> Result<(), Error> {
         let mut before = std::mem::take(&mut self.servers);
         for (name, address) in wanted {
@@ -177,7 +178,7 @@ impl Routes {
 
     fn judge(&self, server: IpAddr, route: Route, (links, interface): (&Links, u32)) -> Result<IpAddr, Wrong> {
         match route {
-            Route::Via { gateway, .. } if self.cluster_addresses.contains(&gateway) => {
+            Route::Via { gateway, .. } if self.cluster_addresses.iter().any(|prefix| prefix.contains(gateway)) => {
                 Err(Wrong::ClusterAddress(gateway))
             }
             Route::Via { gateway, device } if links.leads_to(device, interface) => Ok(gateway),

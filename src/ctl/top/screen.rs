@@ -217,7 +217,8 @@ fn service_lines(service: &ServiceStatus, view: &View, widths: Widths) -> Vec<Li
     let rates = view.rates.as_ref().and_then(|rates| rates.services.iter().find(|rates| rates.name == service.name));
     let mut heading = Line::from(vec![
         format!(" {}", cut(&service.name, widths.name - 1)).cyan().bold(),
-        format!("  {} {}  {}, {} slots", service.address, ports(service), service.selection, service.slots).dim(),
+        format!("  {} {}  {}, {} slots", service.addresses_text(), ports(service), service.selection, service.slots)
+            .dim(),
     ]);
     if service.moving > 0 {
         heading.push_span(format!("  {} moving", service.moving).yellow());

@@ -128,7 +128,8 @@ fn status() -> Status {
     };
     let service = ServiceStatus {
         name: "web".into(),
-        address: address("203.0.113.80"),
+        address: "203.0.113.80".to_owned(),
+        more_addresses: Vec::new(),
         ports: Vec::new(),
         hash: "source".into(),
         selection: "maglev".into(),

@@ -9,6 +9,7 @@ use crate::model::{Deliver, Plan, Port, Prefix, Probe, Service, Transport};
 use crate::table::build;
 use crate::xdp::cell::{CELL_WORDS, Cell};
 use crate::xdp::directory::Directory;
+use crate::xdp::prefixes::Prefixes;
 
 /// `struct service` and `struct prefix`, in words.
 const SERVICE_WORDS: usize = 4;
@@ -30,13 +31,16 @@ impl Table {
         let mine =
             |service: &&Service| service.deliver.is_routed() && service.servers.iter().any(|it| it.name == server);
         let services: Vec<Service> = plan.services.iter().filter(mine).map(with_checked_port).collect();
-        let addresses = Directory::new(&build::directory(&services).0);
+        let directory = build::directory(&services).0;
+        let addresses = Directory::new(&directory);
         let ends = Directory::of_ports(ends(&services, server));
         let sources = plan.tunnel_sources();
         let (first_end, first_service) = (1 + addresses.cells.len(), 1 + addresses.cells.len() + ends.cells.len());
         let each_cell = CELL_WORDS / SERVICE_WORDS;
         let first_source = first_service + services.len().div_ceil(each_cell);
         let mut cells = vec![[0; CELL_WORDS]; first_source + usize::from(!sources.is_empty())];
+        let prefixes = Prefixes::append(&directory, &mut cells);
+        cells[0][6..10].copy_from_slice(&prefixes.words());
         let place =
             |directory: &Directory, first: usize| [directory.factor, u64::from(directory.shift) | (first as u64) << 32];
         cells[0][..2].copy_from_slice(&place(&addresses, 1));
@@ -44,7 +48,7 @@ impl Table {
         cells[1..first_end].copy_from_slice(&addresses.cells);
         cells[first_end..first_service].copy_from_slice(&ends.cells);
         for (at, service) in services.iter().enumerate() {
-            let of_address = services.iter().filter(|other| other.address == service.address);
+            let of_address = services.iter().filter(|other| other.shares_address(service));
             let forms = of_address.fold(0, |forms, other| forms | form(other.deliver));
             let [low, high] = words(service.address);
             let own = u64::from(account(&service.name)) | form(service.deliver) << 32 | forms << 48;

@@ -8,11 +8,10 @@ use crate::engine::on_server::{self, Accounts, Counting};
 use crate::engine::{Engine, HostCheck};
 use crate::error::Failure;
 use crate::limits::FILTER_RETRY;
-use crate::model::{Plan, Xdp};
+use crate::model::{Plan, Prefix, Xdp};
 use crate::xdp::interface::Interface;
 use crate::xdp::link::{Attachment, Kept};
 use crate::xdp::program::{Program, ProgramError};
-use std::net::IpAddr;
 use std::path::Path;
 use tokio::time::Instant;
 
@@ -68,7 +67,7 @@ impl Engine for Unwrapping {
     }
 
     /// Which addresses those are stands in the table.
-    fn take_addresses(&mut self, _addresses: &[IpAddr]) -> Result<(), Failure> {
+    fn take_addresses(&mut self, _addresses: &[Prefix]) -> Result<(), Failure> {
         Ok(())
     }
 

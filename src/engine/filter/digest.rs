@@ -40,8 +40,8 @@ fn of_order(server: &str, Override { drained_until, disabled, weight }: &Overrid
 }
 
 fn of_service(service: &Service, text: &mut String) {
-    let Service { name, address, ports, hash, selection, slots, .. } = service;
-    let _ = writeln!(text, "service {name} {address} {} {} {slots}", hash.name(), selection.name());
+    let Service { name, ports, hash, selection, slots, .. } = service;
+    let _ = writeln!(text, "service {name} {} {} {} {slots}", service.addresses_text(), hash.name(), selection.name());
     ports.iter().for_each(|port| _ = writeln!(text, "port {port}"));
     let mut servers: Vec<&Server> = service.servers.iter().collect();
     // By remainder, a server's place counts.

@@ -11,6 +11,7 @@ use crate::table::build::migration::PreviousOwner;
 use crate::table::{MIGRATING, ServiceId};
 use crate::xdp::cell::{CELL_WORDS, Cell};
 use crate::xdp::directory::Directory;
+use crate::xdp::prefixes::Prefixes;
 
 /// 64 bits hold 32 slots.
 const WORD_SLOTS: usize = 32;
@@ -58,14 +59,16 @@ impl Generation {
     /// Of the present state of the cluster, for the server of that name.
     pub fn on_terms(cluster: &Cluster, server: &str, terms: Terms) -> Generation {
         let directory = Directory::new(cluster.directory());
-        let first_service = 1 + directory.cells.len();
-        let services = cluster.services();
-        let mut cells = vec![[0; CELL_WORDS]; first_service + services.div_ceil(CELL_SERVICES)];
+        let mut cells = vec![[0; CELL_WORDS]];
+        cells.extend_from_slice(&directory.cells);
+        let prefixes = Prefixes::append(cluster.directory(), &mut cells);
+        let (first_service, services) = (cells.len(), cluster.services());
+        cells.resize(first_service + services.div_ceil(CELL_SERVICES), [0; CELL_WORDS]);
         cells[0][..4].copy_from_slice(&cluster.key().state());
         cells[0][4] = directory.factor;
         cells[0][5] = u64::from(directory.shift) | 1 << 32;
-        cells[0][6] = first_service as u64;
-        cells[1..first_service].copy_from_slice(&directory.cells);
+        cells[0][6..10].copy_from_slice(&prefixes.words());
+        cells[0][9] |= (first_service as u64) << 32;
         let mut slots = Slots { cells, known: HashMap::new() };
         for id in 0..services {
             let words = service(cluster, id as ServiceId, server, terms, &mut slots);

@@ -12,10 +12,10 @@ use crate::error::Failure;
 use crate::host::clock;
 use crate::limits::{FILTER_LEASE, FILTER_RETRY};
 use crate::model;
+use crate::model::Prefix;
 use crate::xdp::interface::Interface;
 use crate::xdp::link::{Attachment, Kept};
 use crate::xdp::program::ProgramError;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -114,7 +114,7 @@ impl Engine for Keeping {
     }
 
     /// Which addresses those are stands in the table.
-    fn take_addresses(&mut self, _addresses: &[IpAddr]) -> Result<(), Failure> {
+    fn take_addresses(&mut self, _addresses: &[Prefix]) -> Result<(), Failure> {
         Ok(())
     }
 

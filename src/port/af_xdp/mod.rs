@@ -10,7 +10,7 @@
 mod port;
 mod rings;
 
-use std::net::IpAddr;
+use crate::model::Prefix;
 
 pub use port::{AfXdp, Losses};
 pub use rings::{Frame, Transfer};
@@ -72,7 +72,7 @@ impl Device {
     ///
     /// The memory cannot be locked, a queue is busy, another XDP program is attached, or the kernel refuses for a reason of
     /// its own. Nothing is left behind then.
-    pub fn attach(&self, addresses: &[IpAddr]) -> Result<Attached, XdpError> {
+    pub fn attach(&self, addresses: &[Prefix]) -> Result<Attached, XdpError> {
         let (mut steer, ports) = self.prepare(Steer::load(self.mac, self.queues)?, addresses)?;
         let mode = steer.attach(self)?;
         Ok(Attached { steer, mode, ports })
@@ -83,7 +83,7 @@ impl Device {
     /// # Errors
     ///
     /// As `attach`.
-    pub fn prepare(&self, mut steer: Steer, addresses: &[IpAddr]) -> Result<(Steer, Vec<AfXdp>), XdpError> {
+    pub fn prepare(&self, mut steer: Steer, addresses: &[Prefix]) -> Result<(Steer, Vec<AfXdp>), XdpError> {
         steer.set_cluster_addresses(addresses)?;
         let mut ports = Vec::with_capacity(self.queues as usize);
         for queue in 0..self.queues {

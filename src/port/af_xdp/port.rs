@@ -170,6 +170,9 @@ impl Port for AfXdp {
         let received = self.rings.receive(burst);
         self.receiving -= received;
         self.lent += received;
+        if let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| received > 0) {
+            heartbeat.take();
+        }
     }
 
     #[inline]

@@ -14,18 +14,19 @@ use self::maglev::Candidate;
 use self::service::{Ranking, ServerState, ServiceState, candidates};
 use super::{
     Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, PackedNextHop, ServiceId, ServiceTable, Table,
-    TunnelEnd, Way, port_key, port_key_v4,
+    TunnelEnd, Way, port_key, port_key_v4, prefix_mark,
 };
 use crate::hash::Key;
 use crate::model::identity::{Identity, continued};
 use crate::model::list::TooManyGroups;
-use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Selection, Service};
+use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Prefix, Selection, Service, Transport};
 use crate::table::census::Census;
 use crate::table::index::Index;
 use crate::table::limits::Limiter;
 use crate::table::lists::{Listed, Lists};
+use crate::table::prefixes::Prefixes;
 use crate::table::trace::Watch;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -77,7 +78,7 @@ struct Renewed {
     state: ServiceState,
     /// The service that it continues, and the version of that.
     of: Option<(usize, u64)>,
-    address: u16,
+    addresses: Arc<[u16]>,
     ranking: Arc<Ranking>,
 }
 
@@ -90,7 +91,7 @@ impl Cluster {
         let mut idents = Idents::default();
         let services = plan.services.iter().zip(addresses).zip(of_service);
         let services = services
-            .map(|((service, address), ranking)| ServiceState::new(key, service, address, ranking, &mut idents))
+            .map(|((service, addresses), ranking)| ServiceState::new(key, service, (addresses, ranking), &mut idents))
             .collect();
         let mut cluster = Cluster {
             key,
@@ -166,21 +167,21 @@ impl Cluster {
         idents.keep(self.services.iter().flat_map(|service| &service.servers).map(|server| server.ident));
         let mut services = Vec::with_capacity(plan.services.len());
         let made = plan.services.iter().zip(addresses).zip(of_service).zip(continued(&old, &new));
-        for (((service, address), ranking), of) in made {
-            let place = (address, Arc::clone(&ranking));
+        for (((service, addresses), ranking), of) in made {
+            let place = (Arc::clone(&addresses), Arc::clone(&ranking));
             let state = match of.map(|at| self.services[at].clone()) {
                 Some(known) => {
                     let until = now + service.drain.as_nanos() as u64;
                     known.renew(key, service, place, &mut idents, (now, until))
                 }
                 None => {
-                    let mut new = ServiceState::new(key, service, address, place.1, &mut idents);
+                    let mut new = ServiceState::new(key, service, place, &mut idents);
                     new.set_states(&vec![State::Down; service.servers.len()], now, now);
                     new
                 }
             };
             let of = of.map(|at| (at, self.services[at].version()));
-            services.push(Renewed { state, of, address, ranking });
+            services.push(Renewed { state, of, addresses, ranking });
         }
         Renewal { key, directory, rankings, services, idents, layout: self.layout, began: now }
     }
@@ -195,12 +196,12 @@ impl Cluster {
         assert!(self.can_adopt(&renewal), "the services are those that it was made for");
         let Renewal { key, directory, rankings, services, mut idents, began, .. } = renewal;
         let renewed = services.into_iter().zip(&plan.services).map(|(renewed, service)| {
-            let Renewed { mut state, of, address, ranking } = renewed;
+            let Renewed { mut state, of, addresses, ranking } = renewed;
             let until = now + service.drain.as_nanos() as u64;
             match of {
                 Some((at, version)) if self.services[at].version() != version => {
                     let known = self.services[at].clone();
-                    known.renew(key, service, (address, ranking), &mut idents, (now, until))
+                    known.renew(key, service, (addresses, ranking), &mut idents, (now, until))
                 }
                 _ => {
                     state.postpone(began, (now, until));
@@ -414,7 +415,8 @@ impl Cluster {
         for service in &self.services {
             let table = service.table(base);
             for (server, destination) in service.servers.iter().zip(base..) {
-                let way = Way::new(service.deliver, service.identity.address, server.address, &self.tunnel_end);
+                let way =
+                    Way::new(service.deliver, service.identity.addresses[0].address, server.address, &self.tunnel_end);
                 let next_hop = PackedNextHop::from(server.next_hop.filter(|_| way != Way::Closed));
                 next_hops.push(match way {
                     Way::Tunnel(_) | Way::Readdressed(_) if next_hop.is_forward() => next_hop.with_way(),
@@ -428,7 +430,8 @@ impl Cluster {
                 // A router sends clients' frames as well.
                 if let Some(mac) = server.mac().filter(|_| server.next_hop.is_some_and(|hop| !hop.is_gateway)) {
                     own.push((PackedMac::from_bytes(mac.0).0, 0));
-                    loops.push(((PackedMac::from_bytes(mac.0).0, service.address as u32), 0));
+                    let mac = PackedMac::from_bytes(mac.0).0;
+                    loops.extend(service.addresses.iter().map(|address| ((mac, u32::from(*address)), 0)));
                 }
             }
             base += service.servers.len() as u32;
@@ -521,59 +524,68 @@ fn rankings(key: Key, services: &[Service], known: &Rankings) -> (Vec<Arc<Rankin
     (of_service, rankings)
 }
 
-/// The directory of the services, and each service's address in it.
-pub fn directory(services: &[Service]) -> (Directory, Vec<u16>) {
-    let mut ids: HashMap<IpAddr, u16> = HashMap::new();
-    let mut addresses: Vec<Address> = Vec::new();
-    let (mut ports_v4, mut ports_v6) = (Vec::new(), Vec::new());
-    let mut of_service = Vec::with_capacity(services.len());
+/// The directory of the services, and each service's addresses in it.
+pub fn directory(services: &[Service]) -> (Directory, Vec<Arc<[u16]>>) {
+    let mut on: BTreeMap<Prefix, Vec<ServiceId>> = BTreeMap::new();
     for (i, service) in services.iter().enumerate() {
-        let id = *ids.entry(service.address).or_insert_with(|| {
+        service.addresses().into_iter().for_each(|prefix| on.entry(prefix).or_default().push(i as ServiceId));
+    }
+    // Where the same services are, everything is the same: of thousands of prefixes, most have one `Address`.
+    let (mut ids, mut addresses) = (HashMap::<&[ServiceId], u16>::new(), Vec::new());
+    let mut of_service = vec![BTreeSet::new(); services.len()];
+    let (mut v4, mut v6, mut prefixes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ports_v4, mut ports_v6) = (Vec::new(), Vec::new());
+    for (prefix, sharing) in &on {
+        let id = *ids.entry(sharing).or_insert_with(|| {
             let id = addresses.len() as u16;
-            addresses.push(Address { id, any: NO_SERVICE, default: i as ServiceId, by_transport: [NO_SERVICE; 3] });
+            addresses.push(address(services, sharing, id));
             id
         });
-        of_service.push(id);
-        let address = &mut addresses[id as usize];
-        if service.ports.is_empty() {
-            address.any = i as ServiceId;
-            address.default = i as ServiceId;
-        }
-        for port in &service.ports {
-            let first = &mut address.by_transport[port.transport as usize];
-            *first = (*first).min(i as ServiceId);
-        }
-        let plain = service.hash == HashInput::Source && service.selection == Selection::Maglev;
-        let value = i as u32 | if plain { PLAIN } else { 0 };
-        let everything = service.ports.is_empty().then_some(EVERYTHING);
-        let keys =
-            service.ports.iter().map(|p| port_key(p.transport.protocol(), p.number.to_be_bytes())).chain(everything);
-        match service.address {
-            IpAddr::V4(address) => ports_v4.extend(keys.map(|key| (port_key_v4(address.octets(), key), value))),
-            IpAddr::V6(address) => {
-                ports_v6.extend(keys.map(|key| ((u128::from_le_bytes(address.octets()), key), value)))
+        let mark = if prefix.is_host() { EVERYTHING } else { prefix_mark(prefix.length) };
+        for service in sharing {
+            of_service[*service as usize].insert(id);
+            let keys = keys(&services[*service as usize], *service);
+            match prefix.address {
+                IpAddr::V4(it) => {
+                    ports_v4.extend(keys.map(|(port, value)| (port_key_v4(it.octets(), port | mark), value)))
+                }
+                IpAddr::V6(it) => {
+                    let number = u128::from_le_bytes(it.octets());
+                    ports_v6.extend(keys.map(|(port, value)| ((number, port | mark), value)))
+                }
             }
         }
-    }
-    for address in &mut addresses {
-        for first in address.by_transport.iter_mut().filter(|first| **first == NO_SERVICE) {
-            *first = address.any;
+        match prefix.address {
+            _ if !prefix.is_host() => prefixes.push((*prefix, id)),
+            IpAddr::V4(address) => v4.push((address.to_bits(), id.into())),
+            IpAddr::V6(address) => v6.push((address.to_bits(), id.into())),
         }
     }
-    let v4 = ids.iter().filter_map(|(a, id)| match a {
-        IpAddr::V4(a) => Some((a.to_bits(), *id as u32)),
-        IpAddr::V6(_) => None,
-    });
-    let v6 = ids.iter().filter_map(|(a, id)| match a {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(a) => Some((a.to_bits(), *id as u32)),
-    });
     let directory = Directory {
         v4: Index::new(v4),
         v6: Index::new(v6),
+        prefixes: Prefixes::new(&prefixes),
         addresses: addresses.into(),
         ports_v4: Index::new(ports_v4),
         ports_v6: Index::new(ports_v6),
     };
-    (directory, of_service)
+    (directory, of_service.into_iter().map(|ids| ids.into_iter().collect()).collect())
+}
+
+/// What the services that share a cluster address or prefix make of it.
+fn address(services: &[Service], sharing: &[ServiceId], id: u16) -> Address {
+    let ports = |id: &ServiceId| &services[*id as usize].ports;
+    let any = sharing.iter().rev().copied().find(|id| ports(id).is_empty());
+    let with = |transport| sharing.iter().copied().find(|id| ports(id).iter().any(|port| port.transport == transport));
+    let by_transport = Transport::ALL.map(|transport| with(transport).or(any).unwrap_or(NO_SERVICE));
+    Address { id, any: any.unwrap_or(NO_SERVICE), default: any.unwrap_or(sharing[0]), by_transport }
+}
+
+/// The port keys of a service, and what stands behind them.
+fn keys(service: &Service, id: ServiceId) -> impl Iterator<Item = (u32, u32)> {
+    let plain = service.hash == HashInput::Source && service.selection == Selection::Maglev;
+    let value = u32::from(id) | if plain { PLAIN } else { 0 };
+    let everything = service.ports.is_empty().then_some(EVERYTHING);
+    let ports = service.ports.iter().map(|port| port_key(port.transport.protocol(), port.number.to_be_bytes()));
+    ports.chain(everything).map(move |key| (key, value))
 }

@@ -37,8 +37,8 @@ pub struct ServiceState {
     pub identity: Identity,
     /// How often its servers' states, its slots or what is kept has changed.
     version: u64,
-    /// Index into the directory's addresses.
-    pub address: u16,
+    /// Indices into the directory's addresses.
+    pub addresses: Arc<[u16]>,
     pub deliver: Deliver,
     pub servers: Vec<ServerState>,
     ranking: Arc<Ranking>,
@@ -106,14 +106,19 @@ pub fn candidates(service: &Service) -> Vec<Candidate<'_>> {
 
 impl ServiceState {
     /// Every server with a weight takes clients.
-    pub fn new(key: Key, service: &Service, address: u16, ranking: Arc<Ranking>, idents: &mut Idents) -> ServiceState {
+    pub fn new(
+        key: Key,
+        service: &Service,
+        (addresses, ranking): (Arc<[u16]>, Arc<Ranking>),
+        idents: &mut Idents,
+    ) -> ServiceState {
         let servers = service.servers.iter().map(|server| ServerState::new(server, State::Active, idents));
         let servers: Vec<ServerState> = servers.collect();
         let named = servers.iter().map(|server| server.ident).collect();
         let mut state = ServiceState {
             identity: Identity::of(service),
             version: 0,
-            address,
+            addresses,
             deliver: service.deliver,
             servers,
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
@@ -149,12 +154,14 @@ impl ServiceState {
                 (Some(mut before), Some((configured, named))) => {
                     before.end_changes(at);
                     let ranking = ranking(&configured);
-                    before.renew(key, &configured, (self.address, ranking), idents, (at, until)).named(named)
+                    before
+                        .renew(key, &configured, (Arc::clone(&self.addresses), ranking), idents, (at, until))
+                        .named(named)
                 }
                 (None, Some((first, named))) => {
                     // What everything began with moves nobody.
                     let ranking = ranking(&first);
-                    let state = ServiceState::new(key, &first, self.address, ranking, idents);
+                    let state = ServiceState::new(key, &first, (Arc::clone(&self.addresses), ranking), idents);
                     let mut state = state.named(named);
                     state.set_states(&step.states, 0, 0);
                     state
@@ -170,7 +177,7 @@ impl ServiceState {
         let mut state = state?;
         state.end_changes(now);
         if !history.ends_with(service) {
-            state = state.renew(key, service, (self.address, ranking), idents, (now, until));
+            state = state.renew(key, service, (Arc::clone(&self.addresses), ranking), idents, (now, until));
         }
         // Where each is, and what it is there for now.
         let states: Vec<State> = self.servers.iter().map(|server| server.state).collect();
@@ -223,7 +230,7 @@ impl ServiceState {
         self,
         key: Key,
         service: &Service,
-        (address, ranking): (u16, Arc<Ranking>),
+        (addresses, ranking): (Arc<[u16]>, Arc<Ranking>),
         idents: &mut Idents,
         (now, until): (u64, u64),
     ) -> ServiceState {
@@ -255,7 +262,7 @@ impl ServiceState {
             let mut state = ServiceState {
                 identity: Identity::of(service),
                 version,
-                address,
+                addresses,
                 deliver: service.deliver,
                 servers,
                 ..self
@@ -271,7 +278,7 @@ impl ServiceState {
         let mut state = ServiceState {
             identity: Identity::of(service),
             version,
-            address,
+            addresses,
             deliver: service.deliver,
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },

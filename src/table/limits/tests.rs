@@ -24,6 +24,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
     let service = |(at, limit): (u8, &Limit)| Service {
         name: char::from(b'a' + at).to_string(),
         address: [203, 0, 113, at].into(),
+        prefixes: Vec::new(),
         ports: Vec::new(),
         hash: HashInput::Source,
         deliver: Deliver::L2,

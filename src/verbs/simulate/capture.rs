@@ -7,7 +7,7 @@ use crate::wire::ipv4::Fragment;
 use crate::wire::{ipv6, transport};
 use std::net::IpAddr;
 
-/// The source of a frame to the service's cluster address and one of its ports. `None`: not such a frame, or one that does not
+/// The source of a frame to a cluster address of the service and one of its ports. `None`: not such a frame, or one that does not
 /// show it: a later fragment where the service has ports; an ICMP error, which comes from a router. A frame whose end was not
 /// captured counts, if its ports were.
 pub fn client(frame: &[u8], service: &Service) -> Option<IpAddr> {
@@ -24,7 +24,7 @@ pub fn client(frame: &[u8], service: &Service) -> Option<IpAddr> {
         }
         Outer::Truncated | Outer::Other => return None,
     };
-    let is_asked = destination == service.address && has(service, protocol, fragment, payload);
+    let is_asked = service.has_address(destination) && has(service, protocol, fragment, payload);
     is_asked.then_some(source)
 }
 

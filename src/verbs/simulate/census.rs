@@ -93,7 +93,7 @@ pub fn take(source: Source, service: &Service) -> Result<(Census, Origin), Failu
     }
     let Origin { file, records, first_without_client, .. } = origin;
     if is_capture {
-        let (service, address) = (&service.name, service.address);
+        let (service, address) = (&service.name, service.addresses_text());
         return Err(format!(
             "{file}: none of its {records} frames is to the cluster address {address} of service {service} and one of its \
              ports; capture where clients' frames to it pass, or make a list of clients' addresses"

@@ -87,7 +87,7 @@ pub fn run(
     let (census, origin) = census::take(source::open(clients)?, service)?;
     let clients = Clients::of(census, service, key);
     if clients.all.is_empty() {
-        let (service, address, file) = (&service.name, service.address, &origin.file);
+        let (service, address, file) = (&service.name, service.addresses_text(), &origin.file);
         return Err(format!(
             "service {service} is on {address}, and all addresses of {file} are of the other family; choose another \
              service with --service"

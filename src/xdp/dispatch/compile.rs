@@ -7,17 +7,19 @@ use std::sync::Arc;
 
 use super::arena::{Arena, Content};
 use super::layout::{
-    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, Owners, Place, Service, Tree, WATCHED,
-    WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
+    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, WATCHED_ALL,
+    WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
 };
 use crate::hash::Key;
 use crate::model::Egress;
 use crate::table::build::migration::Kept;
 use crate::table::limits::{Limits, Rule};
+use crate::table::ranges::Tree;
 use crate::table::trace::Watch;
-use crate::table::{self, PackedMac, ServiceTable, Table, lists};
+use crate::table::{self, PackedMac, ServiceTable, Table};
 use crate::xdp::cell::Words;
 use crate::xdp::directory::Directory;
+use crate::xdp::prefixes::{self, Prefixes, Ranges};
 use crate::xdp::ranges::Range;
 use crate::xdp::way::WayCell;
 
@@ -26,6 +28,7 @@ use crate::xdp::way::WayCell;
 pub enum Part {
     Ports,
     Addresses,
+    Prefixes(prefixes::Part),
     Loops,
     Keeping,
     Services,
@@ -162,6 +165,8 @@ pub fn compile(
     {
         *place = Place::of(directory, places.place(part, Content::Words(Arc::clone(words)))?);
     }
+    head.prefixes =
+        Prefixes::place(&ports.of, |part, words| places.place(Part::Prefixes(part), Content::Words(words.into())))?;
     head.idents = idents(table, places)?;
     (head.loops, head.servers) = loops(table, places)?;
     let keeping: Vec<(u64, u64)> = table.previous_owners().map(keeping).collect();
@@ -233,14 +238,14 @@ fn set_watch(head: &mut Head, watch: &Watch) {
 }
 
 /// The ranges of a family.
-fn tree<const W: usize>(of: &lists::Tree<W>, is_v4: bool, places: &mut impl Places) -> Result<Tree, Full> {
+fn tree<const W: usize>(of: &Tree<W>, is_v4: bool, places: &mut impl Places) -> Result<Ranges, Full> {
     if of.nodes() == 0 {
-        return Ok(Tree::default());
+        return Ok(Ranges::default());
     }
-    let fates = of.fates().chunks(2).map(|two| u64::from(two[0]) | u64::from(two[1]) << 32).collect();
-    Ok(Tree {
+    let values = prefixes::value_words(of).into();
+    Ok(Ranges {
         keys: places.place(Part::Ranges(is_v4), Content::Words(Arc::clone(of.keys())))?,
-        fates: places.place(Part::RangeFates(is_v4), Content::Words(fates))?,
+        values: places.place(Part::RangeFates(is_v4), Content::Words(values))?,
         nodes: of.nodes() as u32,
     })
 }

@@ -7,6 +7,7 @@ use std::mem::offset_of;
 use crate::table::Rule;
 use crate::xdp::cell::{CELL_WORDS, Words};
 use crate::xdp::directory::Directory;
+use crate::xdp::prefixes::{Prefixes, Ranges};
 
 pub const HEADS: usize = 8;
 
@@ -51,15 +52,6 @@ impl Place {
     }
 }
 
-/// `struct tree`
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-pub struct Tree {
-    pub keys: u32,
-    pub fates: u32,
-    pub nodes: u32,
-}
-
 /// `struct head`
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
@@ -84,11 +76,11 @@ pub struct Head {
     pub ways: u32,
     pub own_egress: u32,
     pub snap: u32,
-    pub lists_v4: Tree,
-    pub lists_v6: Tree,
+    pub lists_v4: Ranges,
+    pub lists_v6: Ranges,
     pub fates: u32,
+    pub prefixes: Prefixes,
     pub limits: u32,
-    pub unused: [u32; 3],
 }
 
 /// `struct service`
@@ -141,10 +133,10 @@ pub struct Moves {
 }
 
 const _: () = {
-    assert!(size_of::<Head>() == 256 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
+    assert!(size_of::<Head>() == 272 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
     assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
     assert!(offset_of!(Head, ways) == 200 && offset_of!(Head, lists_v6) == 224 && offset_of!(Head, fates) == 236);
-    assert!(offset_of!(Head, limits) == 240);
+    assert!(offset_of!(Head, prefixes) == 240 && offset_of!(Head, limits) == 268);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
     assert!(size_of::<Moves>() == 520 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);

@@ -1,0 +1,142 @@
+//! Which prefix an address is in, of several the longest. `src/bpf/prefixes.h` is the twin.
+
+use super::prefix_mark;
+use super::ranges::{self, Tree};
+use crate::model::Prefix;
+use std::net::IpAddr;
+
+/// The prefixes among the cluster addresses.
+pub struct Prefixes {
+    /// Of both families: a range's value is the number of its prefix, from 1.
+    v4: Tree<1>,
+    v6: Tree<2>,
+    all: Box<[(Prefix, Match)]>,
+}
+
+/// The prefix of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Where its services stand: `Address`.
+    pub address: u16,
+    /// What its port keys have in the place of its length.
+    pub mark: u32,
+    /// Its first address as it stands in a packet, as a little-endian number.
+    pub first: u128,
+}
+
+impl Prefixes {
+    /// Of prefixes that are longer than 0 and shorter than addresses, each once; each with its `Address`.
+    pub fn new(prefixes: &[(Prefix, u16)]) -> Prefixes {
+        let all: Box<[(Prefix, Match)]> =
+            prefixes.iter().map(|(prefix, id)| (*prefix, Match::new(*prefix, *id))).collect();
+        Prefixes { v4: Tree::new(&ranges(&all, true)), v6: Tree::new(&ranges(&all, false)), all }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The longest prefix of an address, which is taken as a number.
+    #[inline]
+    pub fn find_v4(&self, address: u32) -> Option<&Match> {
+        self.at(self.v4.find([address.into()]))
+    }
+
+    /// As `find_v4`.
+    #[inline]
+    pub fn find_v6(&self, address: u128) -> Option<&Match> {
+        self.at(self.v6.find([(address >> 64) as u64, address as u64]))
+    }
+
+    #[inline]
+    fn at(&self, number: u32) -> Option<&Match> {
+        self.all.get((number as usize).wrapping_sub(1)).map(|(_, found)| found)
+    }
+
+    /// Every prefix with its `Address`, by number.
+    pub fn iter(&self) -> impl Iterator<Item = (Prefix, u16)> {
+        self.all.iter().map(|(prefix, found)| (*prefix, found.address))
+    }
+
+    pub fn v4(&self) -> &Tree<1> {
+        &self.v4
+    }
+
+    pub fn v6(&self) -> &Tree<2> {
+        &self.v6
+    }
+}
+
+impl Match {
+    fn new(prefix: Prefix, address: u16) -> Match {
+        let first = match prefix.address {
+            IpAddr::V4(first) => u32::from_le_bytes(first.octets()).into(),
+            IpAddr::V6(first) => u128::from_le_bytes(first.octets()),
+        };
+        Match { address, mark: prefix_mark(prefix.length), first }
+    }
+}
+
+fn ranges<const W: usize>(all: &[(Prefix, Match)], is_v4: bool) -> Vec<([u64; W], u32)> {
+    let numbered = all.iter().zip(1..).map(|((prefix, _), number)| (*prefix, number));
+    let of_family = numbered.filter(|(prefix, _)| prefix.address.is_ipv4() == is_v4);
+    ranges::side_by_side(of_family.collect(), 0, |_, alike| alike[0].1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    fn longest(prefixes: &[(Prefix, u16)], address: IpAddr) -> Option<Match> {
+        let of = prefixes.iter().filter(|(prefix, _)| prefix.contains(address));
+        let longest = of.max_by_key(|(prefix, _)| prefix.length);
+        longest.map(|(prefix, id)| Match::new(*prefix, *id))
+    }
+
+    fn numbered(prefixes: impl IntoIterator<Item = Prefix>) -> Vec<(Prefix, u16)> {
+        let all: BTreeSet<Prefix> = prefixes.into_iter().map(|prefix| prefix.first()).collect();
+        all.into_iter().zip(0..).collect()
+    }
+
+    proptest! {
+        /// Few different bits, so that many contain one another.
+        #[test]
+        fn finds_the_longest(
+            v4 in prop::collection::vec((0u32..64, 1u8..32), 0..80), v6 in prop::collection::vec((0u128..64, 1u8..128), 0..80),
+            asked in prop::collection::vec((0u32..64, 0u32..64), 1..80),
+        ) {
+            // Six bits, spread: one in five, or one in twenty.
+            let spread = |bits: u32, by: u32| (0..6).fold(0u128, |all, bit| all | u128::from(bits >> bit & 1) << (bit * by));
+            let number_v4 = |bits: u32| (spread(bits, 5) as u32).reverse_bits();
+            let number_v6 = |bits: u32| spread(bits, 20).reverse_bits();
+            let v4 = v4.iter().map(|(bits, length)| Prefix { address: Ipv4Addr::from(number_v4(*bits)).into(), length: *length });
+            let v6 = v6.iter().map(|(bits, length)| Prefix { address: Ipv6Addr::from(number_v6(*bits as u32)).into(), length: *length });
+            let all = numbered(v4.chain(v6));
+            let prefixes = Prefixes::new(&all);
+            for (bits, low) in asked {
+                let (v4, v6) = (number_v4(bits) ^ low, number_v6(bits) ^ u128::from(low));
+                prop_assert_eq!(prefixes.find_v4(v4).copied(), longest(&all, Ipv4Addr::from(v4).into()));
+                prop_assert_eq!(prefixes.find_v6(v6).copied(), longest(&all, Ipv6Addr::from(v6).into()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_length_at_once() {
+        let v4 = (1..32).map(|length| Prefix { address: Ipv4Addr::from_bits(!0).into(), length });
+        let v6 = (1..128).map(|length| Prefix { address: Ipv6Addr::from_bits(!0).into(), length });
+        let all = numbered(v4.chain(v6));
+        let prefixes = Prefixes::new(&all);
+        for bit in 0..32 {
+            let address = !(1 << bit);
+            assert_eq!(prefixes.find_v4(address).copied(), longest(&all, Ipv4Addr::from(address).into()));
+        }
+        for bit in 0..128 {
+            let address = !(1 << bit);
+            assert_eq!(prefixes.find_v6(address).copied(), longest(&all, Ipv6Addr::from(address).into()));
+        }
+    }
+}
