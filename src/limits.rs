@@ -1,8 +1,10 @@
 //! Every bound of the program, in one place, with the relations between them checked by the compiler.
 
 mod group;
+mod watching;
 
 pub use group::*;
+pub use watching::*;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -349,33 +351,6 @@ pub const CENSUS_PART: usize = 4096;
 
 /// How long a table that the program in the kernel did not take waits until it is tried again.
 pub const KERNEL_RETRY: Duration = Duration::from_secs(1);
-
-/// Most bytes of a frame that a capture keeps: SNAP_MOST of src/bpf/watch.h.
-pub const CAPTURE_SNAP: usize = 9216;
-
-/// Bytes of a frame that a capture keeps, unless it is told otherwise.
-pub const CAPTURE_SNAP_DEFAULT: usize = 2048;
-
-/// Room for the frames of a capture, in bytes, between two looks of the control thread.
-pub const CAPTURE_ROOM: usize = 16 << 20;
-
-/// Most frames in that room.
-pub const CAPTURE_FRAMES: usize = 16 << 10;
-
-/// How often the control thread takes captured frames out of their room.
-pub const CAPTURE_EVERY: Duration = Duration::from_millis(20);
-
-/// How often a capture says how many frames were lost, and thereby notices that nobody reads it.
-pub const CAPTURE_TOLD_EVERY: Duration = Duration::from_secs(1);
-
-/// Pieces of a capture, one a look, that wait for whoever reads it; later frames stay in their room.
-pub const CAPTURE_PIECES: usize = 2;
-
-/// Longest capture in seconds.
-pub const CAPTURE_MOST_S: u64 = 86_400;
-
-/// Frames that one trace notes.
-pub const TRACED_FRAMES: usize = 1024;
 
 /// Most bytes of a frame in a capture file; libpcap's `MAXIMUM_SNAPLEN`.
 pub const MAX_CAPTURED: usize = 262_144;

@@ -161,6 +161,8 @@ const MAY_USE: [(&str, &[&str]); 29] = [
             "netlink::address_routes",
             "server",
             "netlink",
+            "path::classify",
+            "path::trace",
             "port::pcap",
             "table::TunnelEnd",
             "table::families",

@@ -183,7 +183,7 @@ impl Backend {
     }
 
     async fn ask(&self, order: Order) -> Result<Answer, Unanswered> {
-        let most = ORDER_MOST + watched(&order);
+        let most = ORDER_MOST + order.takes();
         let (taken, answered) = (Instant::now() + ORDER_MOST, Instant::now() + most);
         let place = timeout_at(taken, self.orders.reserve()).await.map_err(|_| Unanswered::Busy)?;
         let (answer, wait) = oneshot::channel();
@@ -212,13 +212,5 @@ async fn put_down<T>(get: impl Fn() -> Option<T>) -> Option<T> {
             None if Instant::now() < give_up => sleep(Duration::from_millis(5)).await,
             there => return there,
         }
-    }
-}
-
-/// How long the order asks to be waited for.
-fn watched(order: &Order) -> Duration {
-    match order {
-        Order::Trace { watch_ms, .. } => Duration::from_millis(*watch_ms),
-        _ => Duration::ZERO,
     }
 }

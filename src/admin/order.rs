@@ -2,7 +2,7 @@
 
 use super::group::GroupStatus;
 use super::status::Status;
-use crate::limits::{CAPTURE_SNAP_DEFAULT, NAMES_TOLD};
+use crate::limits::{CAPTURE_SNAP_DEFAULT, NAMES_TOLD, TALKERS_PREFIX_V4, TALKERS_PREFIX_V6, TALKERS_SHOWN_DEFAULT};
 use crate::model::Prefix;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use std::ops::Not;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Asked over the admin socket, carried out by the control thread one after the other.
@@ -124,9 +125,58 @@ pub enum Order {
     },
     /// Frames as they go by, as a pcapng that comes piece by piece.
     Capture(Capture),
+    /// Who sends most, learned within so long of some of the frames.
+    Talkers(LookForTalkers),
+}
+
+/// Which frames are looked at to learn who sends most, and what is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LookForTalkers {
+    pub for_ms: u64,
+    /// Chance takes one frame in so many.
+    #[serde(default = "one")]
+    pub one_in: u32,
+    /// Sources are told apart by so many bits of their addresses.
+    #[serde(default = "prefix_v4_default")]
+    pub prefix_v4: u8,
+    #[serde(default = "prefix_v6_default")]
+    pub prefix_v6: u8,
+    /// Sources of each service that are shown.
+    #[serde(default = "most_default")]
+    pub most: u32,
+    /// Only of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn prefix_v4_default() -> u8 {
+    TALKERS_PREFIX_V4
+}
+
+fn prefix_v6_default() -> u8 {
+    TALKERS_PREFIX_V6
+}
+
+fn most_default() -> u32 {
+    TALKERS_SHOWN_DEFAULT
 }
 
 impl Order {
+    /// How long it asks to be waited for.
+    pub fn takes(&self) -> Duration {
+        match self {
+            Order::Trace { watch_ms: ms, .. } | Order::Talkers(LookForTalkers { for_ms: ms, .. }) => {
+                Duration::from_millis(*ms)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Whether all members of a group hear of it.
     pub fn is_shared(&self) -> bool {
         matches!(
@@ -221,7 +271,37 @@ pub enum Answer {
     Denied(Denied),
     Diff(Diff),
     Client(ClientCheck),
+    Talkers(Talkers),
     Group(Box<GroupStatus>),
+}
+
+/// Who sent most.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Talkers {
+    pub for_ms: u64,
+    pub one_in: u32,
+    /// So many frames to cluster addresses were looked at; of the service, where one was asked for.
+    pub looked_at: u64,
+    /// So many more were not, for want of room.
+    pub missed: u64,
+    /// The heaviest first.
+    pub sources: Vec<Talker>,
+}
+
+/// A source of frames to a service, with what it probably sent meanwhile: what was looked at, scaled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Talker {
+    /// `None`: of none that is known.
+    pub service: Option<String>,
+    pub source: Prefix,
+    pub frames: u64,
+    /// `frames` may be too high by so many, beside chance: others were counted in its place before.
+    pub too_many: u64,
+    /// Of these.
+    pub dropped: u64,
+    pub bytes: u64,
+    /// SYNs without ACK.
+    pub syns: u64,
 }
 
 /// What a configuration file has other than what is in use.

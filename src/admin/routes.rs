@@ -1,7 +1,7 @@
 //! What there is to ask for, and in which words a request is refused.
 
 use super::backend::{Backend, Unanswered};
-use super::order::{Answer, Order, Recording};
+use super::order::{Answer, LookForTalkers, Order, Recording};
 use super::server::Lease;
 use super::{prometheus, ready};
 use crate::limits::{ADMIN_BODY, ADMIN_PATIENCE, CAPTURE_MOST_S, CAPTURE_SNAP, TRACE_MOST};
@@ -179,6 +179,10 @@ async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
         Order::Trace { watch_ms, .. } if u128::from(watch_ms) > TRACE_MOST.as_millis() => {
             Err((StatusCode::BAD_REQUEST, format!("a trace watches for at most {TRACE_MOST:?}, not for {watch_ms} ms")))
         }
+        Order::Talkers(LookForTalkers { for_ms, .. }) if u128::from(for_ms) > TRACE_MOST.as_millis() => Err((
+            StatusCode::BAD_REQUEST,
+            format!("talkers are looked for in at most {TRACE_MOST:?}, not in {for_ms} ms"),
+        )),
         Order::Capture(capture) if !(1..=CAPTURE_SNAP).contains(&capture.snap) => Err((
             StatusCode::BAD_REQUEST,
             format!("a capture keeps 1 to {CAPTURE_SNAP} bytes of a frame, not {}", capture.snap),

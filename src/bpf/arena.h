@@ -48,8 +48,10 @@ struct head {
 	__u32 fates;               /* first cell */
 	struct prefixes prefixes;  /* of cluster addresses */
 	__u32 limits;              /* first cell */
+	__u32 watched_of;          /* chance takes one frame in so many; 0: all */
+	__u32 unused;
 };
-_Static_assert(sizeof(struct head) == 272, "src/xdp/dispatch/layout.rs");
+_Static_assert(sizeof(struct head) == 280, "src/xdp/dispatch/layout.rs");
 
 struct control {
 	__u32 present; /* the head that counts */

@@ -82,7 +82,7 @@ ONCE int put(struct xdp_md *ctx, const struct head *head, const struct choice *c
  */
 ONCE int note(struct xdp_md *ctx, const struct head *head, __u32 verdict, struct choice *choice)
 {
-	if (!head || !choice)
+	if (!head || !choice || (__u64)bpf_get_prandom_u32() * head->watched_of >> 32)
 		return 0;
 	int wrong = read_frame(ctx, head, choice);
 	const struct flow *flow = &choice->flow;

@@ -81,12 +81,8 @@ impl Client {
     /// # Errors
     /// There is no answer, or it was refused.
     pub fn order(&self, order: &Order) -> Result<Value, Error> {
-        let watched = match order {
-            Order::Trace { watch_ms, .. } => Duration::from_millis(*watch_ms),
-            _ => Duration::ZERO,
-        };
         let body = serde_json::to_vec(order).expect("an order has text keys");
-        parsed(&self.ask(Method::POST, "/order", body.into(), PATIENCE + watched)?)
+        parsed(&self.ask(Method::POST, "/order", body.into(), PATIENCE + order.takes())?)
     }
 
     /// Has an order carried out whose answer comes piece by piece, until it ends or this process is interrupted.

@@ -13,6 +13,7 @@ pub mod rates;
 pub mod stats;
 pub mod status;
 pub mod table;
+pub mod talkers;
 pub mod top;
 pub mod trace;
 pub mod units;
@@ -117,6 +118,9 @@ enum Verb {
     /// forwarded frame is in it twice: as it came in, and as it went out to its server.
     #[command(after_help = CAPTURE_EXAMPLES)]
     Capture(Capture),
+    /// Show who sends most, by service, learned of some of the frames
+    #[command(after_help = talkers::EXAMPLES)]
+    Talkers(talkers::Arguments),
     /// Drain a server: no new clients, and its connections stay until they end or the time is over
     #[command(after_help = "Examples:\n  oneip ctl drain web1\n  oneip ctl drain web1 --service web --timeout 60")]
     Drain {
@@ -357,6 +361,10 @@ fn watch(text: &str) -> Result<Duration, String> {
     seconds(text, 0.0, TRACE_MOST.as_secs_f64())
 }
 
+fn look(text: &str) -> Result<Duration, String> {
+    seconds(text, 0.1, TRACE_MOST.as_secs_f64())
+}
+
 fn seconds(text: &str, least: f64, most: f64) -> Result<Duration, String> {
     let found = text.parse::<f64>().ok().filter(|seconds| (least..=most).contains(seconds));
     found.map(Duration::from_secs_f64).ok_or_else(|| format!("write a number of seconds from {least} to {most}"))
@@ -390,6 +398,11 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
         Verb::Capture(capture) => {
             let (capture, out) = capture.order();
             capture::run(&client, capture, &out)
+        }
+        Verb::Talkers(arguments) => {
+            let json = arguments.json;
+            let found = client.order(&Order::Talkers(arguments.order(&client)?))?;
+            if json { print(document(found)) } else { print(talkers::text(&client::read(found)?)) }
         }
         Verb::Drain { subject: Subject { server, service }, timeout, force, local } => {
             share(&client, Order::Drain { server, service, timeout_s: timeout, force }, local)

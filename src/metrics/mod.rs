@@ -8,5 +8,6 @@ pub mod histogram;
 pub mod latest;
 pub mod snapshot;
 pub mod source;
+pub mod space_saving;
 pub mod summary;
 pub mod worker;

@@ -11,7 +11,11 @@ use std::net::IpAddr;
 
 /// The watched frames of one burst.
 #[derive(Default)]
-pub struct Notes(ArrayVec<Watched, BURST>);
+pub struct Notes {
+    watched: ArrayVec<Watched, BURST>,
+    /// What chance is drawn from.
+    random: u64,
+}
 
 struct Watched {
     /// Position in the burst.
@@ -33,12 +37,24 @@ pub struct Noting<'a> {
 }
 
 impl Notes {
+    /// Whether chance takes a frame, one in so many: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
+    /// 2014), of whose number the upper half is scaled.
+    fn takes(&mut self, one_in: u32) -> bool {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed >> 32) * u64::from(one_in)) >> 32 == 0
+    }
+
     /// Copies the watched frames of a burst, before any is rewritten. An ICMP error counts as the client's whose packet it is about.
     #[cold]
     #[inline(never)]
     pub fn receive<'a>(&mut self, watch: &Watch, len: usize, bytes: impl Fn(usize) -> &'a [u8]) {
-        self.0.clear();
+        self.watched.clear();
         for at in 0..len {
+            if !self.takes(watch.one_in) {
+                continue;
+            }
             let frame = bytes(at);
             let whole = classify::whole(frame);
             if watch.client.is_some() && watch.client != whole.map(|whole| whole.flow.client).or_else(|| source(frame))
@@ -50,7 +66,7 @@ impl Notes {
                 note.copy(frame);
             }
             let protocol = whole.map_or(0, |whole| whole.protocol);
-            self.0.push(Watched { at, protocol, bytes: frame.len() as u32, note });
+            self.watched.push(Watched { at, protocol, bytes: frame.len() as u32, note });
         }
     }
 
@@ -62,7 +78,7 @@ impl Notes {
         if !watch.points.received {
             return;
         }
-        for Watched { at, protocol, bytes, note } in &mut self.0 {
+        for Watched { at, protocol, bytes, note } in &mut self.watched {
             let verdict = outcomes[*at].verdict();
             let is_wanted = !watch.points.only_dropped || matches!(verdict, Verdict::Drop(_));
             match note.take() {
@@ -86,7 +102,7 @@ impl Notes {
         if !noting.watch.points.sent {
             return;
         }
-        for Watched { at, protocol, .. } in &self.0 {
+        for Watched { at, protocol, .. } in &self.watched {
             if outcomes[*at].is_forward() {
                 put_sent(noting, *protocol, outcomes[*at].verdict(), sent(*at));
             }
@@ -97,7 +113,7 @@ impl Notes {
     #[cold]
     #[inline(never)]
     pub fn send_fragment(&self, noting: Noting, outcomes: &[Outcome], at: usize, fragment: &[u8]) {
-        let watched = self.0.iter().find(|watched| watched.at == at && noting.watch.points.sent);
+        let watched = self.watched.iter().find(|watched| watched.at == at && noting.watch.points.sent);
         if let Some(Watched { protocol, .. }) = watched {
             put_sent(noting, *protocol, outcomes[at].verdict(), fragment);
         }
@@ -119,8 +135,8 @@ fn seen(Noting { table, worker, now, .. }: Noting, bytes: u32, protocol: u8, ver
     Seen { at: now, worker, bytes, protocol, is_sent: false, layout: table.layout, service: None, fate }
 }
 
-/// Of a frame that holds no flow.
-fn source(frame: &[u8]) -> Option<IpAddr> {
+/// Who sent a frame, by its IP header; of an ICMP error, a router.
+pub fn source(frame: &[u8]) -> Option<IpAddr> {
     match classify::outer(frame) {
         Outer::V4(packet) => Some(IpAddr::from(packet.source())),
         Outer::V6(packet) => Some(IpAddr::from(packet.source())),

@@ -7,6 +7,7 @@ use super::grouping::{Grouping, next_of_group};
 use super::guard::Guard;
 use super::list_files::ListFiles;
 use super::reload::{Purpose, Reloads, Request};
+use super::talkers::Looking;
 use crate::admin::finding::{Finding, Grade};
 use crate::admin::order::{Answer, Capture, Denied, Order, Trace, TracedFrame};
 use crate::admin::status::{State, Status};
@@ -122,9 +123,10 @@ pub struct Controller<'a> {
 
 /// What goes on beside the servers.
 #[derive(Default)]
-struct Tasks {
+pub(super) struct Tasks {
     watching: Option<Watching>,
     capturing: Option<(Capturing, Instant)>,
+    pub(super) looking: Option<Looking>,
     reloads: Reloads,
     lists: ListFiles,
 }
@@ -158,6 +160,7 @@ impl ControlPlane {
                 controller.announce(membership).await;
                 let watched = tasks.watching.as_ref().map(|watching| watching.end);
                 let captured = tasks.capturing.as_ref().map(|(_, look)| *look);
+                let looking = tasks.looking.as_ref().map(|looking| looking.next);
                 let denied = membership.denied_due();
                 let (due, feeding) = (controller.engine.due(), controller.supervisor.due());
                 tokio::select! {
@@ -236,6 +239,9 @@ impl ControlPlane {
                     () = tokio::time::sleep_until(captured.unwrap_or_else(Instant::now)), if captured.is_some() => {
                         controller.look_at_capture(membership, &mut tasks);
                     }
+                    () = tokio::time::sleep_until(looking.unwrap_or_else(Instant::now)), if looking.is_some() => {
+                        controller.count_talkers(membership, &mut tasks);
+                    }
                     () = tokio::time::sleep_until(watched.unwrap_or_else(Instant::now)), if watched.is_some() => {
                         let seen = tasks.watching.take().expect("somebody watches");
                         controller.engine.read_watched();
@@ -287,6 +293,7 @@ impl Controller<'_> {
                 return drop(to.send(checked.map_or_else(|error| Answer::Refused { error }, Answer::Client)));
             }
             Order::Capture(capture) => return self.capture(membership, capture, to, tasks),
+            Order::Talkers(asked) => return self.look_for_talkers(membership, asked, to, tasks),
             Order::Reload { force, dry_run } => {
                 let purpose = if dry_run { Purpose::Rehearse { force } } else { Purpose::Reload { force } };
                 let request = Request { purpose, to: Some(to) };
@@ -428,12 +435,15 @@ impl Controller<'_> {
 impl Tasks {
     /// # Errors
     /// Somebody watches already.
-    fn can_watch(&self) -> Result<(), String> {
+    pub(super) fn can_watch(&self) -> Result<(), String> {
         if let Some(other) = &self.watching {
             return Err(format!("somebody traces {} at the moment; try again when that is over", other.trace.client));
         }
         if self.capturing.is_some() {
             return Err("somebody captures frames at the moment; try again when that is over".to_owned());
+        }
+        if self.looking.is_some() {
+            return Err("somebody looks for talkers at the moment; try again when that is over".to_owned());
         }
         Ok(())
     }

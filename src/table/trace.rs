@@ -1,4 +1,5 @@
-//! Frames that an operator wants to see go by: those of one client (`ctl trace`), or a capture (`ctl capture`).
+//! Frames that an operator wants to see go by: those of one client (`ctl trace`), a capture (`ctl capture`), or some, to learn who sends
+//! most (`ctl talkers`).
 
 use super::ServiceId;
 use crate::model::Transport;
@@ -13,6 +14,8 @@ pub struct Watch {
     pub points: Points,
     /// Most bytes of a frame that are kept.
     pub snap: usize,
+    /// Chance takes one frame in so many.
+    pub one_in: u32,
     room: ArrayQueue<Box<Note>>,
     seen: ArrayQueue<Box<Note>>,
     lost: AtomicU64,
@@ -91,7 +94,12 @@ impl Watch {
         for _ in 0..most {
             let _ = room.push(Box::new(Note { seen: None, bytes: Vec::with_capacity(snap) }));
         }
-        Watch { client, points, snap, room, seen: ArrayQueue::new(most), lost: AtomicU64::new(0) }
+        Watch { client, points, snap, one_in: 1, room, seen: ArrayQueue::new(most), lost: AtomicU64::new(0) }
+    }
+
+    /// Of one frame in so many.
+    pub fn sampled(self, one_in: u32) -> Watch {
+        Watch { one_in, ..self }
     }
 
     /// Room for a frame, to be given to `put` or `give_back`. `None`: there is no more at present.

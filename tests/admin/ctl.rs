@@ -3,7 +3,7 @@
 use crate::fake::{Fake, Script};
 use crate::sample;
 use oneip::admin;
-use oneip::admin::order::{Order, Point};
+use oneip::admin::order::{LookForTalkers, Order, Point};
 use oneip::admin::status::Status;
 use oneip::ctl::client::{Client, Error, read};
 use oneip::model::{Admin, Prefix};
@@ -209,6 +209,19 @@ fn a_capture_is_written_as_it_comes_and_what_was_lost_is_told() {
 }
 
 #[test]
+fn talkers_are_asked_for_as_they_are_told() {
+    let fake = Fake::start();
+    let asked = "talkers --service web --for 0.5 --top 3 --one-in 64 --prefix-v4 24 --json";
+    let talkers: Value = serde_json::from_str(&done(&fake, asked)).unwrap();
+    let mut expected = serde_json::to_value(sample::talkers()).unwrap();
+    assert_eq!(talkers, expected.take());
+    let service = Some("web".to_owned());
+    let wanted = LookForTalkers { for_ms: 500, one_in: 64, prefix_v4: 24, prefix_v6: 64, most: 3, service };
+    assert_eq!(fake.orders()[..], [Order::Talkers(wanted)][..]);
+    assert!(done(&fake, "talkers --one-in 64").contains("198.51.100.7"));
+}
+
+#[test]
 fn views_come_from_the_documents() {
     let fake = Fake::start();
     assert!(done(&fake, "status").starts_with("oneip "));
@@ -287,6 +300,13 @@ fn usage_is_checked_before_anybody_is_asked() {
         "stats --interval NaN",
         "lookup web1",
         "capture",
+        "talkers --for 61",
+        "talkers --for 0",
+        "talkers --top 0",
+        "talkers --top 1001",
+        "talkers --one-in 0",
+        "talkers --prefix-v4 33",
+        "talkers --prefix-v6 129",
         "capture --out x --snap 0",
         "capture --out x --snap 9217",
         "capture --out x --where up",

@@ -71,6 +71,7 @@ fn done(order: &Order) -> Option<Answer> {
         Order::Trace { watch_ms, .. } => Answer::Trace(sample::trace(*watch_ms > 0)),
         Order::Diff { config } => Answer::Diff(sample::diff(config.is_some())),
         Order::CheckClient { client, port, .. } => Answer::Client(sample::client(*client, *port)),
+        Order::Talkers(_) => Answer::Talkers(sample::talkers()),
         Order::Capture(_) => Answer::Capture(sample::recording()),
         Order::HandOver => Answer::Done { changes: vec!["it ends".to_owned()] },
         Order::Reload { .. } => {

@@ -3,8 +3,8 @@
 use hdrhistogram::Histogram;
 use oneip::admin::group::{self, BadValue, GroupStatus, GroupSummary, MemberStatus};
 use oneip::admin::order::{
-    ClientCheck, ClientFlow, ClientService, Diff, ListVerdict, Listing, Recording, ServiceDiff, Trace, TracedFrame,
-    TracedService,
+    ClientCheck, ClientFlow, ClientService, Diff, ListVerdict, Listing, Recording, ServiceDiff, Talker, Talkers, Trace,
+    TracedFrame, TracedService,
 };
 use oneip::admin::status::{
     AnnounceStatus, CheckStatus, PeerStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus,
@@ -271,6 +271,29 @@ pub fn client(client: IpAddr, port: Option<u16>) -> ClientCheck {
         why: "first choice".to_owned(),
     }));
     ClientCheck { client, services: vec![web, dns] }
+}
+
+pub fn talkers() -> Talkers {
+    let talker = |service: Option<&str>, source: &str, frames, dropped, syns| Talker {
+        service: service.map(str::to_owned),
+        source: source.parse().unwrap(),
+        frames,
+        too_many: 0,
+        dropped,
+        bytes: 100 * frames,
+        syns,
+    };
+    Talkers {
+        for_ms: 2000,
+        one_in: 64,
+        looked_at: 1000,
+        missed: 0,
+        sources: vec![
+            talker(Some("web"), "198.51.100.7", 48_000, 24_000, 640),
+            talker(None, "2001:db8:0:7::/64", 8000, 8000, 0),
+            talker(Some("dns"), "198.51.100.8", 64, 0, 64),
+        ],
+    }
 }
 
 /// Two frames, of which three more were lost, in pieces that are no blocks.

@@ -167,6 +167,7 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
             400,
             "a trace watches for at most 60s, not for 60001 ms",
         ),
+        (r#"{"order":"talkers","for_ms":60001}"#, 400, "talkers are looked for in at most 60s, not in 60001 ms"),
         (r#"{"order":"capture","snap":9217}"#, 400, "a capture keeps 1 to 9216 bytes of a frame, not 9217"),
         (r#"{"order":"capture","seconds":86401}"#, 400, "a capture takes at most 86400 seconds"),
         (

@@ -3,7 +3,7 @@
 use crate::sample;
 use oneip::admin::order::Trace;
 use oneip::admin::status::{CheckStatus, LatencyStatus, ProgramStatus, State, Status};
-use oneip::ctl::{rates, stats, status, trace};
+use oneip::ctl::{rates, stats, status, talkers, trace};
 use std::time::Duration;
 
 /// With counters, and every state that says something.
@@ -254,4 +254,24 @@ client        service  server  slot
     let foreign = Trace { client: "2001:db8::7".parse().unwrap(), services: Vec::new(), frames: Vec::new() };
     assert_eq!(trace::lookup(&foreign), "2001:db8::7: no service has an IPv6 address");
     assert_eq!(trace::text(&foreign, Duration::ZERO), "2001:db8::7: no service has an IPv6 address");
+}
+
+#[test]
+fn talkers_are_a_row_a_source() {
+    let expected = "\
+1000 frames looked at in 2 s, one in 64
+
+source             service    share  frames/s   dropped      bit/s  SYN/s
+198.51.100.7       web      75.00 %    24.0 k   50.00 %  19.2 Mbit    320
+2001:db8:0:7::/64  (none)   12.50 %    4.00 k  100.00 %  3.20 Mbit      0
+198.51.100.8       dns       0.10 %        32    0.00 %  25.6 kbit     32";
+    let mut talkers = sample::talkers();
+    assert_eq!(talkers::text(&talkers), expected);
+    (talkers.missed, talkers.one_in) = (70, 1);
+    assert!(
+        talkers::text(&talkers)
+            .starts_with("1000 frames looked at in 2 s, all\n70 more had no room; a larger --one-in misses none\n")
+    );
+    talkers.sources.clear();
+    assert!(talkers::text(&talkers).ends_with("nobody was seen"));
 }

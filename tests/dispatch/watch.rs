@@ -84,9 +84,23 @@ fn what_is_noted_is_what_a_worker_notes() {
     assert!(everybody.take(|_, _| ()).is_none(), "nothing is noted without a watch");
     assert_eq!((unseen, everybody.lost()), (0, 0));
 
-    // Frames that find no room are counted, in the ring as in the watch.
-    kernel.publish(&cluster.compile()).unwrap();
+    // Chance takes one in so many.
     let large = frames.iter().find(|frame| !kernel_passes(frame, &own)).expect("a frame to a cluster address");
+    let some = Arc::new(Watch::capture(None, Points::RECEIVED, 0, 4000).sampled(4));
+    cluster.set_watch(Some(Arc::clone(&some)));
+    let table = cluster.compile();
+    kernel.publish(&table).unwrap();
+    events.follow(&table);
+    (0..4000).for_each(|_| _ = kernel.judge(large).unwrap());
+    events.read(kernel.split().1);
+    let taken = std::iter::from_fn(|| some.take(|_, _| ())).count();
+    assert!((800..1200).contains(&taken) && some.lost() == 0, "{taken} of 4000");
+    cluster.set_watch(Some(Arc::clone(&everybody)));
+    let table = cluster.compile();
+    events.follow(&table);
+
+    // Frames that find no room are counted, in the ring as in the watch.
+    kernel.publish(&table).unwrap();
     let rounds = 30_000;
     (0..rounds).for_each(|_| _ = kernel.judge(large).unwrap());
     assert!(kernel.split().1.unseen() > 0);

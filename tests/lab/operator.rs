@@ -271,3 +271,32 @@ fn a_client_is_traced() {
     let account = dispatcher.stop();
     assert_eq!(account.server(&server, "flows"), 1, "{}", account.json);
 }
+
+#[test]
+fn who_sends_most_is_shown() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    let few = clients(0)[..2].to_vec();
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let talkers: Value = thread::scope(|scope| {
+        let talkers = scope.spawn(|| lab.ctl(&["talkers", "--for", "4", "--json"]));
+        while !talkers.is_finished() {
+            for client in [&few[0], &few[0], &few[0], &few[1]] {
+                lab.fetch(0, std::slice::from_ref(client));
+            }
+        }
+        serde_json::from_str(&talkers.join().unwrap()).unwrap()
+    });
+    let sources = talkers["sources"].as_array().unwrap();
+    let of_web: Vec<&Value> = sources.iter().filter(|source| source["service"] == "web").collect();
+    let number = |at: usize, key: &str| of_web[at][key].as_u64().unwrap();
+    assert_eq!((&of_web[0]["source"], &of_web[1]["source"]), (&few[0].as_str().into(), &few[1].as_str().into()));
+    assert!(number(0, "frames") > number(1, "frames") && number(1, "syns") >= 1, "{talkers}");
+    assert!(
+        number(0, "frames") >= 3 * number(0, "syns") && number(0, "bytes") >= 60 * number(0, "frames"),
+        "{talkers}"
+    );
+    assert_eq!((number(0, "dropped"), &talkers["missed"]), (0, &0.into()));
+    let refused = lab.ctl_refused(&["talkers", "--service", "wbe"]);
+    assert!(refused.contains("there is no service wbe; there are web"), "{refused}");
+    dispatcher.stop();
+}

@@ -231,6 +231,20 @@ fn a_capture_has_frames_as_they_came_and_as_they_went_and_counts_what_found_no_r
 }
 
 #[test]
+fn of_some_frames_chance_takes_its_part() {
+    let (mut cluster, rounds) = (Cluster::new(&three()), 200);
+    let watch = Arc::new(Watch::capture(None, Points::RECEIVED, 0, 16 * rounds).sampled(4));
+    cluster.set_watch(Some(Arc::clone(&watch)));
+    let mut rig = rig(Memory::new(&queries(16)), cluster.compile());
+    for _ in 0..rounds {
+        rig.worker.port_mut().rewind();
+        rig.turn();
+    }
+    let taken = std::iter::from_fn(|| watch.take(|_, _| ())).count();
+    assert!((700..900).contains(&taken) && watch.lost() == 0, "{taken} of {}", 16 * rounds);
+}
+
+#[test]
 fn a_turn_without_frames_is_only_counted() {
     let mut rig = rig(Memory::new(&queries(1)), table(&three(), &[]));
     assert_eq!(rig.turn().len(), 1);

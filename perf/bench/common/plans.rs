@@ -67,7 +67,7 @@ pub fn prefixed(servers: usize, v6: bool) -> Plan {
     let mut plan = clustered(PREFIXED, servers, v6);
     let whole = Prefix::host(cluster_address(0, v6)).length;
     let prefixes = (1..=8).flat_map(|bits: usize| {
-        let prefix = move |at| Prefix { address: cluster_address(at << bits, v6), length: whole - bits as u8 };
+        let prefix = move |at: usize| Prefix { address: cluster_address(at << bits, v6), length: whole - bits as u8 };
         (0..4096 >> bits).map(prefix)
     });
     for (at, (service, prefix)) in plan.services.iter_mut().zip(prefixes).enumerate() {

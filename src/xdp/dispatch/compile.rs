@@ -227,6 +227,7 @@ fn set_watch(head: &mut Head, watch: &Watch) {
     ];
     head.flags |= WATCHED | flags.iter().filter(|(_, is_set)| *is_set).fold(0, |all, (flag, _)| all | flag);
     head.snap = watch.snap as u32;
+    head.watched_of = watch.one_in;
     (head.watched, head.watched_is_v6) = match watch.client {
         None => ([0; 2], 0),
         Some(IpAddr::V4(client)) => ([u32::from_le_bytes(client.octets()).into(), 0], 0),

@@ -81,6 +81,8 @@ pub struct Head {
     pub fates: u32,
     pub prefixes: Prefixes,
     pub limits: u32,
+    pub watched_of: u32,
+    pub unused: u32,
 }
 
 /// `struct service`
@@ -133,7 +135,7 @@ pub struct Moves {
 }
 
 const _: () = {
-    assert!(size_of::<Head>() == 272 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
+    assert!(size_of::<Head>() == 280 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
     assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
     assert!(offset_of!(Head, ways) == 200 && offset_of!(Head, lists_v6) == 224 && offset_of!(Head, fates) == 236);
     assert!(offset_of!(Head, prefixes) == 240 && offset_of!(Head, limits) == 268);
