@@ -75,6 +75,10 @@ impl Lan {
              ip link set lan0 up; ip route add {CLUSTER4}/32 dev lan0; ip route add {CLUSTER6}/128 dev lan0"
         ));
         lan.server_sh("ip route add default via 192.0.2.1; ip route add default via 2001:db8:2::1");
+        // It comes by itself, and later on a busy machine.
+        lan.server_sh(
+            "timeout 20 sh -c 'until ip -o address show dev lan0 scope link | grep -q fe80; do sleep 0.02; done'",
+        );
         lan
     }
 
