@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # Debian's own kernels in a virtual machine without KVM, for what this host lacks: pktgen and IPVS, and NICs whose drivers have zero copy.
 #
-# The guest sees this host's files, read-only, through 9p; what it writes to /tmp, /run and /var is gone at the end, except what
-# it writes to /run/out. Kernel and modules come from Debian's packages, unpacked, not installed; so does qemu where the host's lacks the NIC.
+# The guest sees this host's files, read-only, through 9p; what it writes to /tmp, /run and /var, and with --systemd anywhere, is gone at the
+# end, except what it writes to /run/out. Kernel and modules come from Debian's packages, unpacked, not installed; so does qemu where the host's lacks the NIC.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/sbin:/sbin
 
 readonly CACHE=$PWD/target/guest
 # What a console of the guest needs before it can see the host's files.
-readonly ROOT_MODULES=(virtio_pci 9pnet_virtio 9p)
+readonly ROOT_MODULES=(virtio_pci 9pnet_virtio 9p overlay)
 
 usage() {
     cat <<'END'
 usage: scripts/guest.sh [OPTION]... [COMMAND...]
        scripts/guest.sh --nic NIC --lab P [OPTION]... [COMMAND...]
+       scripts/guest.sh --systemd [OPTION]... COMMAND...
 
 Boots a kernel of Debian's in qemu, by software emulation, runs COMMAND there as root in this directory, and exits as it did.
 
@@ -25,6 +26,9 @@ With --nic: the guest is the dispatcher of the lab P that scripts/lab.sh made (d
 lab's own dispatcher, with its addresses. /run/P-lab is the lab's folder, with a BPF file system of the guest's on /run/P-lab/bpf. Without COMMAND
 it says "the guest is up" and runs what comes on the standard input by bash.
 
+With --systemd: this host's own Debian, which systemd boots, up to basic.target and none of this host's services. COMMAND may install, change and
+remove whatever it likes: it writes to memory.
+
   --nic NIC       igb, virtio, e1000e or vmxnet3
   --lab P         the lab (default: oneip)
   --queues N      of the NIC, whose workers share the guest's two cores: igb and virtio up to 8 (default: 2; e1000e and vmxnet3 have their own number)
@@ -32,11 +36,11 @@ it says "the guest is up" and runs what comes on the standard input by bash.
   --kernel SUITE  Debian's suite that the kernel comes from (default: this host's own; with --nic trixie-backports, whose igb and virtio have zero copy)
   --modules M,M   modules of the kernel's besides those
   --fetch         fetch the kernel, and qemu where it is wanted, and run nothing
-  --out DIR       the guest's /run/out: what it leaves behind (default: perf/reports; with --nic a folder that is removed)
+  --out DIR       the guest's /run/out: what it leaves behind (default: perf/reports; with --nic and --systemd a folder that is removed)
   --minutes N     stop the guest after so long (default: 30)
 
 Speeds in the guest compare only with each other: emulation is some 20 times slower than the machine.
-Needs scripts/setup.sh --guest; root only for --nic.
+Needs scripts/setup.sh --guest; root only for --nic and --systemd.
 END
 }
 
@@ -149,6 +153,7 @@ make_initramfs() {
         if [[ -n $nic ]]; then network; fi
         printf '%q ' "$@"
     } >"$work/root/command"
+    if [[ -n $systemd ]]; then units; fi
     cat >"$work/root/init" <<END
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -156,8 +161,25 @@ mount -t proc proc /proc
 mount -t devtmpfs dev /dev
 for module in \$(cat /modules/list); do insmod \$module; done
 nineP() { mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,\$1 "\$2" "\$3"; }
-nineP ro,cache=loose host /host
 for module in \$(cat /modules/later); do insmod \$module; done
+if [ -n "$systemd" ]; then
+    mkdir /lower /memory
+    nineP ro,cache=loose host /lower
+    mount -t tmpfs tmpfs /memory
+    mkdir /memory/upper /memory/work
+    mount -t overlay -o lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work overlay /host
+    mount -t tmpfs tmpfs /host/run
+    mkdir -p /host/run/out /host/run/systemd/system
+    nineP rw,cache=none out /host/run/out
+    cp /command /host/run/command
+    cp /units/* /host/run/systemd/system/
+    # It is no container any more.
+    rm -f /host/.dockerenv
+    umount /proc
+    mount -o move /dev /host/dev
+    exec switch_root /host /lib/systemd/systemd
+fi
+nineP ro,cache=loose host /host
 mount -t proc proc /host/proc
 mount -t sysfs sys /host/sys
 mount -t bpf bpf /host/sys/fs/bpf
@@ -191,6 +213,30 @@ poweroff -f
 END
     chmod 755 "$work/root/init"
     (cd "$work/root" && find . | cpio --quiet -o -H newc) | gzip -1 >"$work/initramfs"
+}
+
+# What systemd boots: the command, when its own services are there.
+units() {
+    mkdir "$work/root/units"
+    cat >"$work/root/units/guest.target" <<'END'
+[Unit]
+Requires=basic.target guest.service
+After=basic.target
+AllowIsolate=yes
+END
+    cat >"$work/root/units/guest.service" <<'END'
+[Unit]
+After=basic.target
+
+[Service]
+Type=oneshot
+TimeoutStartSec=infinity
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS0
+ExecStart=/bin/bash /run/command
+ExecStopPost=/bin/sh -c 'echo "$EXIT_STATUS" >/run/out/.status; sync; systemctl poweroff --force --force'
+END
 }
 
 # Commands that make the NIC the lab's dispatcher.
@@ -251,13 +297,13 @@ boot() {
     timeout --foreground "$((minutes * 60))" "${place[@]}" "${qemu[@]}" -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
         -display none -no-reboot "${serial[@]}" -monitor none \
         -kernel "$CACHE/$release/vmlinuz" -initrd "$work/initramfs" \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off" \
+        -append "console=ttyS0 quiet panic=-1 mitigations=off${systemd:+ systemd.unit=guest.target fstab=no}" \
         -virtfs "local,path=/,mount_tag=host,readonly=on,$share" -virtfs "local,path=$out,mount_tag=out,$share" "${device[@]}"
 }
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
 readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 VIRTIO_QUEUES=8
-out='' minutes=30 nic='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
+out='' minutes=30 nic='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
 while (($# > 0)); do
     case $1 in
         --out | --minutes | --nic | --lab | --queues | --mtu | --kernel | --modules)
@@ -274,6 +320,7 @@ while (($# > 0)); do
             esac
             shift 2 ;;
         --fetch) fetch=yes; shift ;;
+        --systemd) systemd=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         -*) wrong "no such option: $1" ;;
         *) break ;;
@@ -282,7 +329,9 @@ done
 [[ $minutes =~ ^[1-9][0-9]*$ && $queues =~ ^[1-8]$ && $mtu =~ ^[1-9][0-9]*$ ]] || wrong "--minutes, --queues and --mtu want numbers"
 [[ $nic =~ ^(|igb|virtio|e1000e|vmxnet3)$ ]] || wrong "--nic is igb, virtio, e1000e or vmxnet3, not $nic"
 [[ -n $own_suite ]] || die "this is no Debian: the kernel comes from its packages"
-[[ -z $nic || -n $fetch ]] || ((EUID == 0)) || die "a NIC on the lab's LAN needs root"
+[[ -z $nic || -z $systemd ]] || wrong "--nic or --systemd"
+[[ -z $systemd || -n $fetch ]] || (($# > 0)) || wrong "--systemd wants a command"
+[[ -z $systemd$nic || -n $fetch ]] || ((EUID == 0)) || die "--nic and --systemd need root"
 for tool in busybox cpio modprobe xz apt-get; do
     command -v "$tool" >/dev/null || die "no $tool: run scripts/setup.sh --guest"
 done
@@ -294,6 +343,11 @@ if [[ -n $nic ]]; then
     # What is no terminal bash just runs, and neither prompts nor echoes.
     if (($# == 0)); then interactive=yes; set -- bash -c 'echo the guest is up; exec bash < <(cat)'; fi
     find_qemu "$(if [[ $nic == virtio ]]; then echo virtio-net-pci; else echo "$nic"; fi)"
+elif [[ -n $systemd ]]; then
+    [[ -e /lib/systemd/systemd ]] || die "this host has no systemd to boot: apt-get install systemd"
+    modules=(veth bridge autofs4 "${more[@]}")
+    suite=${suite:-$own_suite}
+    find_qemu virtio-net-pci
 else
     modules=(veth pktgen ip_vs ip_vs_sh nf_tables nft_hash nft_fwd_netdev "${more[@]}")
     out=${out:-perf/reports} suite=${suite:-$own_suite}

@@ -124,3 +124,20 @@ fn servers_kernels_take_tunnels_apart() {
     let text = String::from_utf8_lossy(&said.stdout);
     assert!(said.status.success() && text.contains("the kernel's devices take tunnels apart"), "{text}");
 }
+
+#[test]
+#[ignore = "takes minutes, and needs cargo-deb"]
+fn the_package_lives_under_systemd() {
+    if !rustix::process::geteuid().is_root() {
+        return network::say("SKIPPED: needs root");
+    }
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        said
+    };
+    let package = run(Command::new("scripts/package.sh").args(["--profile", "dev", "--out", env!("CARGO_TARGET_TMPDIR")]));
+    let said = run(Command::new("scripts/guest.sh").args(["--systemd", "tests/guest/lifecycle.sh", package.trim()]));
+    assert!(said.contains("== done"), "{said}");
+}
