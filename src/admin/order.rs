@@ -3,7 +3,7 @@
 use super::group::GroupStatus;
 use super::status::Status;
 use crate::limits::{CAPTURE_SNAP_DEFAULT, NAMES_TOLD, TALKERS_PREFIX_V4, TALKERS_PREFIX_V6, TALKERS_SHOWN_DEFAULT};
-use crate::model::Prefix;
+use crate::model::{Port, Prefix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -122,6 +122,9 @@ pub enum Order {
         /// Of the client: with `hash = "flow"` it decides.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
+        /// Of a service that does not list its ports.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Port>,
     },
     /// Frames as they go by, as a pcapng that comes piece by piece.
     Capture(Capture),
@@ -436,6 +439,8 @@ pub struct ClientService {
     pub address: IpAddr,
     /// The list entry that decides; `None`: no list has the client.
     pub listed: Option<Listing>,
+    /// What the service's limits are, in words; `None`: it has none.
+    pub limit: Option<String>,
     /// `source`, or `flow`: then `place` is that of packets without ports.
     pub hash_input: String,
     /// Why that server, in words.

@@ -4,6 +4,7 @@ use super::client::{self, Client};
 use super::{document, print};
 use crate::admin::order::{ClientCheck, ClientFlow, ClientService, ListVerdict, Order};
 use crate::error::Failure;
+use crate::model::Port;
 use serde_json::Value;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -16,12 +17,12 @@ pub fn run(
     client: &Client,
     addresses: &[IpAddr],
     service: Option<&str>,
-    port: Option<u16>,
+    (port, to): (Option<u16>, Option<Port>),
     json: bool,
 ) -> Result<(), Failure> {
     let ask = |address: &IpAddr| {
         let service = service.map(str::to_owned);
-        client.order(&Order::CheckClient { client: *address, service, port })
+        client.order(&Order::CheckClient { client: *address, service, port, to })
     };
     if json {
         let answers: Vec<Value> =
@@ -48,7 +49,7 @@ pub fn text(check: &ClientCheck) -> String {
 }
 
 fn of_service(of: &ClientService, text: &mut String) {
-    let ClientService { place, address, listed, hash_input, why, flows } = of;
+    let ClientService { place, address, listed, limit, hash_input, why, flows } = of;
     let is_flow = hash_input == "flow";
     let _ = writeln!(text, "\nservice {} ({address}): hash {}, slot {}", place.service, place.hash, place.slot);
     match listed.as_ref().map(|listed| (listed.verdict, format!("{} {}", listed.by, listed.prefix))) {
@@ -56,6 +57,9 @@ fn of_service(of: &ClientService, text: &mut String) {
         Some((ListVerdict::Denied, by)) => _ = writeln!(text, "  DENIED by {by}: its frames are dropped"),
         Some((ListVerdict::Counted, by)) => _ = writeln!(text, "  counted by {by}, and not dropped"),
         Some((ListVerdict::Allowed, by)) => _ = writeln!(text, "  allowed by {by}"),
+    }
+    if let Some(limit) = limit {
+        let _ = writeln!(text, "  limits of the service: {limit}");
     }
     let what = if is_flow { "packets without ports, such as fragments," } else { "new connections" };
     let _ = match &place.server {
@@ -70,7 +74,7 @@ fn of_service(of: &ClientService, text: &mut String) {
         let _ = writeln!(
             text,
             "  hash = \"flow\": the ports of client and service and the protocol decide, too; --port N shows where connections from \
-             port N go, if the service lists its ports"
+             port N go, with --to tcp/443 if the service does not list its ports"
         );
     }
     flows.iter().for_each(|flow| of_flow(flow, text));

@@ -24,7 +24,7 @@ use crate::error::Failure;
 use crate::limits::{
     CAPTURE_MOST_S, CAPTURE_SNAP, CAPTURE_SNAP_DEFAULT, FIGURES_MOST, MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST,
 };
-use crate::model::{Admin, Prefix};
+use crate::model::{Admin, Port, Prefix};
 use clap::{Args, Subcommand, ValueEnum};
 use client::Client;
 use serde_json::Value;
@@ -108,6 +108,9 @@ enum Verb {
         /// A port of the client: where `hash = "flow"`, it decides
         #[arg(long, value_name = "N")]
         port: Option<u16>,
+        /// The port of a service that does not list its ports, such as tcp/443
+        #[arg(long, value_name = "PORT", requires = "port")]
+        to: Option<Port>,
         /// Print a JSON array, a document for each client
         #[arg(long)]
         json: bool,
@@ -392,8 +395,8 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
             let found = client.order(&Order::Trace { client: address, watch_ms })?;
             if json { print(document(found)) } else { print(trace::text(&client::read(found)?, watch)) }
         }
-        Verb::CheckClient { addresses, service, port, json } => {
-            check_client::run(&client, &addresses, service.as_deref(), port, json)
+        Verb::CheckClient { addresses, service, port, to, json } => {
+            check_client::run(&client, &addresses, service.as_deref(), (port, to), json)
         }
         Verb::Capture(capture) => {
             let (capture, out) = capture.order();

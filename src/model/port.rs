@@ -1,9 +1,11 @@
 //! Ports of transport protocols.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A transport protocol and port, written `tcp/80`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Port {
     pub transport: Transport,
     pub number: u16,
@@ -12,6 +14,32 @@ pub struct Port {
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.transport.name(), self.number)
+    }
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Port, String> {
+        let parts = text.split_once('/').and_then(|(transport, number)| {
+            let transport = Transport::ALL.into_iter().find(|known| known.name() == transport)?;
+            Some(Port { transport, number: number.parse().ok().filter(|number| *number != 0)? })
+        });
+        parts.ok_or_else(|| format!("{text} is not a transport and port; write it like tcp/80"))
+    }
+}
+
+impl From<Port> for String {
+    fn from(port: Port) -> String {
+        port.to_string()
+    }
+}
+
+impl TryFrom<String> for Port {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Port, String> {
+        text.parse()
     }
 }
 

@@ -144,19 +144,21 @@ fn what_a_client_meets_is_told_for_each_of_them() {
 ";
     let dns = "service dns (203.0.113.80): hash 0x0123456789abcdef, slot 291
   no list has it
+  limits of the service: 100 SYN a second
   packets without ports, such as fragments, go to ns1: failover, since ns2 is draining (by ctl drain)
   connections begun before the change stay on ns2
   failover order: ns2, ns1
 ";
     let asks = "  hash = \"flow\": the ports of client and service and the protocol decide, too; --port N shows where connections from \
-                port N go, if the service lists its ports\n";
+                port N go, with --to tcp/443 if the service does not list its ports\n";
     let of = |client: &str, end: &str| format!("client {client}\n\n{web}\n{dns}{end}");
     let both = done(&fake, "check-client 198.51.100.7 198.51.100.8");
     assert_eq!(both, format!("{}\n{}", of("198.51.100.7", asks), of("198.51.100.8", asks)));
     let flow = "  from port 4000 to udp/53: slot 12, ns1: first choice\n";
     assert_eq!(done(&fake, "check-client 198.51.100.7 --port 4000 --service web"), of("198.51.100.7", flow));
     let client = "198.51.100.7".parse().unwrap();
-    let order = Order::CheckClient { client, service: Some("web".into()), port: Some(4000) };
+    let to = None;
+    let order = Order::CheckClient { client, service: Some("web".into()), port: Some(4000), to };
     assert_eq!(fake.orders()[2], order);
     let documents: Value = serde_json::from_str(&done(&fake, "check-client 198.51.100.7 --json")).unwrap();
     assert_eq!(documents, json!([serde_json::to_value(sample::client(client, None)).unwrap()]));

@@ -151,6 +151,9 @@ const ORDERS: [&str; 23] = [
     r#"{"order":"trace","client":"198.51.100.7","watch_ms":10}"#,
     r#"{"order":"check_client","client":"198.51.100.7"}"#,
     r#"{"order":"check_client","client":"198.51.100.7","service":"web","port":40000}"#,
+    r#"{"order":"check_client","client":"198.51.100.7","port":40000,"to":"tcp/443"}"#,
+    r#"{"order":"talkers","for_ms":1000}"#,
+    r#"{"order":"talkers","for_ms":1000,"one_in":64,"prefix_v4":24,"prefix_v6":48,"most":3,"service":"web"}"#,
     r#"{"order":"capture","client":null,"service":"web","server":"web1","where":"in","snap":64,"count":2,"seconds":5}"#,
 ];
 
@@ -189,6 +192,9 @@ fn every_order_is_documented_and_answered_as_documented() {
         r#"{"order":"capture","snap":9217}"#,
         r#"{"order":"capture","where":"up"}"#,
         r#"{"order":"check_client","client":"198.51.100.7","port":65536}"#,
+        r#"{"order":"check_client","client":"198.51.100.7","port":1,"to":"443"}"#,
+        r#"{"order":"talkers"}"#,
+        r#"{"order":"talkers","for_ms":60001}"#,
     ] {
         let reply = unix(&fake.socket, "POST", "/order", text);
         assert_eq!(reply.status, 400, "{text}: {reply:?}");

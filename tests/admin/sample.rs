@@ -252,6 +252,7 @@ pub fn client(client: IpAddr, port: Option<u16>) -> ClientCheck {
         place: place.clone(),
         address: "203.0.113.80".parse().unwrap(),
         listed,
+        limit: (place.service == "dns").then(|| "100 SYN a second".to_owned()),
         hash_input: if place.service == "dns" { "flow" } else { "source" }.to_owned(),
         why: why.to_owned(),
         flows: Vec::new(),

@@ -137,7 +137,8 @@ fn the_package_lives_under_systemd() {
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
         said
     };
-    let package = run(Command::new("scripts/package.sh").args(["--profile", "dev", "--out", env!("CARGO_TARGET_TMPDIR")]));
+    let package =
+        run(Command::new("scripts/package.sh").args(["--profile", "dev", "--out", env!("CARGO_TARGET_TMPDIR")]));
     let said = run(Command::new("scripts/guest.sh").args(["--systemd", "tests/guest/lifecycle.sh", package.trim()]));
     assert!(said.contains("== done"), "{said}");
 }

@@ -6,7 +6,7 @@ use oneip::admin::status::State;
 use oneip::config;
 use oneip::control::membership::{Membership, Set, Update};
 use oneip::hash::{self, Key};
-use oneip::model::{HashInput, Plan, Service};
+use oneip::model::{HashInput, Limit, Plan, Rate, Service};
 use std::net::Ipv4Addr;
 
 /// Fourteen services with the same two servers.
@@ -96,10 +96,12 @@ fn a_client_is_told_what_it_meets_and_why() {
     let web = plan.services[0].clone();
     let (flow, v6) = ("203.0.113.81".parse().unwrap(), "2001:db8::80".parse().unwrap());
     plan.services.push(Service { name: "flow".into(), address: flow, hash: HashInput::Flow, ..web.clone() });
-    plan.services.push(Service { name: "six".into(), address: v6, ..web });
+    let syn = Some(Rate { per_second: 100, burst: 10 });
+    plan.services[1].limit = Some(Limit { packets: None, bits: None, syn, per_source: None, only_counts: false });
+    plan.services.push(Service { name: "six".into(), address: v6, ports: Vec::new(), hash: HashInput::Flow, ..web });
     with_membership_of(plan, "eth1", |mut membership| async move {
         let check = |membership: &Membership, client: &str, port| {
-            membership.check_client(client.parse().unwrap(), None, port).unwrap().services
+            membership.check_client(client.parse().unwrap(), None, (port, None)).unwrap().services
         };
         let listed = |membership: &Membership, client: &str| -> Vec<String> {
             let services = check(membership, client, None).into_iter().map(|of| of.listed);
@@ -130,6 +132,18 @@ fn a_client_is_told_what_it_meets_and_why() {
         let owner = membership.table().service(1).owner(slot).unwrap();
         assert_eq!(to_80.server.as_deref(), Some(["web1", "web2"][owner as usize]), "as the table has it");
 
+        assert_eq!((web.limit, flow.limit), (None, Some("at most 100 SYN/s (burst 10)".to_owned())));
+        // Where a service does not list its ports, it must be said.
+        let six = "2001:db8:1::7".parse().unwrap();
+        let to = |to: Option<&str>| {
+            let to = to.map(|to| to.parse().unwrap());
+            membership.check_client(six, Some("six"), (Some(40_000), to)).unwrap().services.remove(0)
+        };
+        assert_eq!(to(None).flows, []);
+        let [to_443] = &to(Some("udp/443")).flows[..] else { panic!("it is one flow") };
+        let hashed = hash::flow(key, six, v6, (40_000, 443), 17);
+        assert_eq!((to_443.to.as_str(), to_443.hash.clone()), ("udp/443", format!("{hashed:#018x}")));
+
         let (first, other) = (web.place.order[0].clone(), web.place.order[1].clone());
         let _ = membership.set(&first, Some("web"), Set::Drain(Some(60)), false).await;
         let (web, _) = at_home(&membership, "198.51.101.1");
@@ -141,7 +155,7 @@ fn a_client_is_told_what_it_meets_and_why() {
         let (web, flow) = at_home(&membership, "198.51.101.1");
         let why = format!("{first} is disabled (by ctl disable), {other} is disabled (by ctl disable)");
         assert_eq!((web.place.server, web.why, flow.flows[0].server.clone()), (None, why, None));
-        let refused = |service| membership.check_client(source, Some(service), None).unwrap_err();
+        let refused = |service| membership.check_client(source, Some(service), (None, None)).unwrap_err();
         assert_eq!(refused("six"), "service six has the address 2001:db8::80: 198.51.101.1 is of the other family");
         assert_eq!(refused("mail"), "there is no service mail; there are web, flow, six");
     });

@@ -5,7 +5,7 @@ use crate::admin::order::{ClientCheck, ClientFlow, ClientService, ListVerdict, L
 use crate::admin::status::State;
 use crate::control::names;
 use crate::hash;
-use crate::model::{HashInput, List, ListKind, Prefix, Selection, Service};
+use crate::model::{HashInput, List, ListKind, Port, Prefix, Selection, Service};
 use crate::table::lists::Listed;
 use crate::table::{Rule, ServiceId};
 use std::net::IpAddr;
@@ -16,7 +16,8 @@ impl Membership {
         self.of_family(client).map(|(at, _)| self.trace_in(at, client, |rule| hash::source(rule.key, client))).collect()
     }
 
-    /// What a client meets in every service of its family, or in one. `port`: the client's, where that decides.
+    /// What a client meets in every service of its family, or in one. `port`: the client's, where that decides; `to`: of a service that does not
+    /// list its ports.
     ///
     /// # Errors
     /// There is no such service, or it is of the other family; in words.
@@ -24,7 +25,7 @@ impl Membership {
         &self,
         client: IpAddr,
         service: Option<&str>,
-        port: Option<u16>,
+        (port, to): (Option<u16>, Option<Port>),
     ) -> Result<ClientCheck, String> {
         let services: Vec<(usize, &Service)> =
             self.of_family(client).filter(|(_, known)| service.is_none_or(|name| known.name == name)).collect();
@@ -49,9 +50,10 @@ impl Membership {
             ClientService {
                 address: service.address,
                 listed: listing(self.cluster.listed(at as ServiceId, client), &service.name, &entries),
+                limit: service.limit.as_ref().map(ToString::to_string),
                 hash_input: service.hash.name().to_owned(),
                 why: self.why(at, &place),
-                flows: port.map_or_else(Vec::new, |port| self.flows(at, client, port)),
+                flows: port.map_or_else(Vec::new, |port| self.flows(at, client, port, to)),
                 place,
             }
         });
@@ -92,11 +94,15 @@ impl Membership {
         }
     }
 
-    /// Where flows from a port go, by the ports of the service.
-    fn flows(&self, at: usize, client: IpAddr, port: u16) -> Vec<ClientFlow> {
+    /// Where flows from a port go, by the ports of the service, or to that one where it lists none.
+    fn flows(&self, at: usize, client: IpAddr, port: u16, to: Option<Port>) -> Vec<ClientFlow> {
         let service = &self.plan.services[at];
-        let to_ports = if service.hash == HashInput::Flow { &service.ports[..] } else { &[] };
-        let flow = |to: &crate::model::Port| {
+        let to_ports = match (service.hash, &service.ports[..]) {
+            (HashInput::Source, _) => &[],
+            (HashInput::Flow, []) => to.as_slice(),
+            (HashInput::Flow, ports) => ports,
+        };
+        let flow = |to: &Port| {
             let (ports, protocol) = ((port, to.number), to.transport.protocol());
             let hash = |rule: &Rule| match rule.flow {
                 true => hash::flow(rule.key, client, service.address, ports, protocol),
