@@ -288,8 +288,8 @@ impl Controller<'_> {
             Order::Trace { client, watch_ms } => {
                 return self.trace(membership, client, watch_ms, to, tasks);
             }
-            Order::CheckClient { client, service, port, to } => {
-                let checked = membership.check_client(client, service.as_deref(), (port, to));
+            Order::CheckClient { client, service, port, to: port_of_service } => {
+                let checked = membership.check_client(client, service.as_deref(), (port, port_of_service));
                 return drop(to.send(checked.map_or_else(|error| Answer::Refused { error }, Answer::Client)));
             }
             Order::Capture(capture) => return self.capture(membership, capture, to, tasks),

@@ -128,7 +128,7 @@ fn whatever_is_asked_is_answered_as_documented() {
 }
 
 /// An example of each order at least, and of each of its fields.
-const ORDERS: [&str; 23] = [
+const ORDERS: [&str; 26] = [
     r#"{"order":"status"}"#,
     r#"{"order":"reload","force":true,"dry_run":false}"#,
     r#"{"order":"diff"}"#,
