@@ -169,7 +169,9 @@ if [ -n "$systemd" ]; then
     mkdir /memory/upper /memory/work
     mount -t overlay -o lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work overlay /host
     mount -t tmpfs tmpfs /host/run
-    mkdir -p /host/run/out /host/run/systemd/system
+    mkdir -p /host/run/out /host/run/systemd/system /host/run/tmpfiles.d
+    # Else it would empty /tmp, where this directory may be.
+    touch /host/run/tmpfiles.d/tmp.conf
     nineP rw,cache=none out /host/run/out
     cp /command /host/run/command
     cp /units/* /host/run/systemd/system/
@@ -297,7 +299,7 @@ boot() {
     timeout --foreground "$((minutes * 60))" "${place[@]}" "${qemu[@]}" -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
         -display none -no-reboot "${serial[@]}" -monitor none \
         -kernel "$CACHE/$release/vmlinuz" -initrd "$work/initramfs" \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off${systemd:+ systemd.unit=guest.target fstab=no}" \
+        -append "console=ttyS0 quiet panic=-1 mitigations=off${systemd:+ systemd.unit=guest.target systemd.show_status=no systemd.mask=proc-sys-fs-binfmt_misc.automount systemd.mask=systemd-binfmt.service fstab=no}" \
         -virtfs "local,path=/,mount_tag=host,readonly=on,$share" -virtfs "local,path=$out,mount_tag=out,$share" "${device[@]}"
 }
 

@@ -69,6 +69,7 @@ address = "$CLUSTER"
 ports = ["tcp/80"]
 [service.health]
 type = "tcp"
+interval_ms = 2000
 timeout_ms = 2000
 [[service.server]]
 name = "web1"
@@ -91,6 +92,9 @@ browse() {
     done
 }
 nobody_noticed() { [[ ! -e /tmp/failed ]] || fail "$1: clients had no answer: $(tr '\n' ' ' </tmp/failed)"; }
+
+# A container may have one.
+rm -f /usr/sbin/policy-rc.d
 
 say install
 dpkg -i "$PACKAGE" >/tmp/dpkg 2>&1 || fail "$(cat /tmp/dpkg)"
@@ -140,10 +144,9 @@ before=$(property MainPID)
 rm -rf /tmp/next
 dpkg-deb -R "$PACKAGE" /tmp/next
 sed -i 's/^Version: .*/&+next/' /tmp/next/DEBIAN/control
-dpkg-deb --root-owner-group -b /tmp/next $NEXT >/dev/null
+dpkg-deb --root-owner-group -Znone -b /tmp/next $NEXT >/dev/null
 dpkg -i $NEXT >/tmp/dpkg 2>&1 || fail "$(cat /tmp/dpkg)"
 eventually sh -c "[ \$(systemctl show --value -p MainPID oneip) != $before ] && systemctl is-active oneip && oneip ctl status"
-is "$(property NRestarts)" 2 "the number of restarts"
 if grep "does not hand over" /tmp/dpkg; then fail "there was a gap"; fi
 journalctl -u oneip --no-pager | grep -q "taken over from the process before" || fail "nothing was taken over"
 nobody_noticed "an upgrade"

@@ -152,6 +152,8 @@ mount -t overlay -o "lowerdir=/,upperdir=$WORK/upper,workdir=$WORK/work" overlay
 cp "$PACKAGE" "$WORK/root/oneip.deb"
 cd "$WORK/root"
 mkdir -p run/systemd/system
+# A container may have one.
+rm -f usr/sbin/policy-rc.d
 cat >usr/local/bin/deb-systemd-invoke <<'END'
 #!/bin/sh
 echo "invoke $*" >>/asked
@@ -183,6 +185,11 @@ END
 chmod 755 usr/local/bin/oneip
 step hot-upgrade as dpkg -i --force-confold /oneip.deb
 ! grep 'does not hand over' log
+printf '#!/bin/sh\nexit 101\n' >usr/sbin/policy-rc.d
+chmod 755 usr/sbin/policy-rc.d
+step held as dpkg -i --force-confold /oneip.deb
+grep -c 'the old version runs on' log
+rm usr/sbin/policy-rc.d
 echo kept >etc/oneip/oneip.toml
 mkdir -p var/lib/oneip var/log/oneip
 step remove as dpkg -r oneip
@@ -210,9 +217,10 @@ fn dpkg_installs_upgrades_removes_and_purges_it() {
     let expected = format!(
         "== install\n750 etc/oneip\n755 usr/bin/oneip\noneip {version}\n\
          == idle-upgrade\n\
-         == upgrade\ninvoke restart oneip.service\ninvoke restart oneip-filter.service\n\
+         == upgrade\nsystemctl restart oneip.service\nsystemctl restart oneip-filter.service\n\
          oneip does not hand over: it is restarted, with a gap in dispatching\n\
-         == hot-upgrade\noneip ctl --socket /run/other.sock hand-over\ninvoke restart oneip.service\ninvoke restart oneip-filter.service\n\
+         == hot-upgrade\noneip ctl --socket /run/other.sock hand-over\nsystemctl restart oneip.service\nsystemctl restart oneip-filter.service\n\
+         == held\n2\n\
          == remove\ninvoke stop oneip-filter.service\ninvoke stop oneip.service\noneip filter --detach -c /etc/oneip/oneip.toml\n\
          etc/default/oneip\netc/oneip/oneip.toml\nvar/lib/oneip\n\
          == purge\netc/oneip/oneip.toml\n"
