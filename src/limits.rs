@@ -1,9 +1,11 @@
 //! Every bound of the program, in one place, with the relations between them checked by the compiler.
 
 mod group;
+mod quic;
 mod watching;
 
 pub use group::*;
+pub use quic::*;
 pub use watching::*;
 
 use std::ops::RangeInclusive;

@@ -140,6 +140,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         address: "192.0.2.11".parse().unwrap(),
         mac: Some(Mac([2, 0, 0, 0, 0, 0x11])),
         weight: 1,
+        quic_ids: Vec::new(),
     };
     let service = Service {
         name: "web".into(),
@@ -157,6 +158,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         withdrawn: false,
         health: None,
         limit: None,
+        quic: Vec::new(),
     };
     let plan = Plan {
         hash_key: HashKey(std::array::from_fn(|i| i as u8 * 0x11)),
@@ -525,11 +527,8 @@ fn a_key_in_a_configuration_that_everybody_can_read_is_warned_of() {
     fs::write(&path, VALID).unwrap();
     let said = |mode| {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        let warnings = config::load(&path).unwrap().warnings;
-        warnings
-            .iter()
-            .map(|warning| warning.to_string().replace(&path.display().to_string(), "FILE"))
-            .collect::<Vec<_>>()
+        let (loaded, shown) = (config::load(&path).unwrap(), path.display().to_string());
+        loaded.warnings.iter().map(|warning| warning.to_string().replace(&shown, "FILE")).collect::<Vec<_>>()
     };
     assert_eq!(said(0o640), [""; 0]);
     assert_eq!(

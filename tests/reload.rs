@@ -143,8 +143,8 @@ fn cost(change: impl FnOnce(&mut Plan), servers: u8) -> Option<(bool, String)> {
 fn what_moves_nearly_everybody_needs_force() {
     let service = |change: fn(&mut Service)| move |plan: &mut Plan| change(&mut plan.services[0]);
     let add = |service: &mut Service| {
-        let Server { mac, weight, .. } = service.servers[0].clone();
-        service.servers.push(Server { name: "new".into(), address: "192.0.2.200".parse().unwrap(), mac, weight });
+        let new = Server { name: "new".into(), address: "192.0.2.200".parse().unwrap(), ..service.servers[0].clone() };
+        service.servers.push(new);
     };
     assert_eq!(cost(service(add), 4), None, "who must move moves");
     assert_eq!(cost(service(|service| drop(service.servers.remove(2))), 4), None);

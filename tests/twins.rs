@@ -170,7 +170,9 @@ fn every_level_and_burst_decides_alike() {
 #[test]
 fn plain_frames_are_read_alike() {
     let golden = Golden::read();
-    let plan = golden.plan_with(Selection::Maglev, HashInput::Source);
+    let mut plan = golden.plan_with(Selection::Maglev, HashInput::Source);
+    // Their datagrams are not plain.
+    plan.services.iter_mut().for_each(|service| service.quic.clear());
     let table = turn::table(&plan, &golden.down);
     let ports = table.ports();
     let (seeds, macs) = (golden.frames(), macs(&plan));

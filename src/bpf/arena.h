@@ -50,8 +50,9 @@ struct head {
 	__u32 limits;              /* first cell */
 	__u32 watched_of;          /* chance takes one frame in so many; 0: all */
 	__u32 unused;
+	struct directory quic;     /* entries */
 };
-_Static_assert(sizeof(struct head) == 280, "src/xdp/dispatch/layout.rs");
+_Static_assert(sizeof(struct head) == 296, "src/xdp/dispatch/layout.rs");
 
 struct control {
 	__u32 present; /* the head that counts */
@@ -113,6 +114,7 @@ _Static_assert(sizeof(struct service) == 32, "src/xdp/dispatch/layout.rs");
 
 /* Flags of a service; from this bit on stands its group, by the lists that it has. */
 #define BY_FLOW 1
+#define QUIC 2
 #define GROUP 8
 
 /*

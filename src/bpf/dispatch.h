@@ -11,7 +11,7 @@
 
 #include "arena.h"
 #include "counters.h"
-#include "select.h"
+#include "quic.h"
 
 INLINE __u16 half_at(const void *at)
 {
@@ -236,13 +236,34 @@ INLINE __u32 owner_of(const struct head *head, const struct service *service, co
 
 #include "flows.h"
 
+/* path::quic::place: a server of the service, or NOBODY. */
+ONCE int by_connection_id(struct xdp_md *ctx, const struct head *head, const struct choice *choice)
+{
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	if (!head || !choice || eth + ETH_HLEN > end)
+		return NOBODY;
+	/* The short way knows where it is without saying so. */
+	__be16 proto;
+	__u32 udp = choice->at;
+	if (!udp)
+		udp = find_ip(eth, end, &proto) + (choice->flow.is_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	__u32 server = server_by_id(ctx, &arena, &head->quic, choice->service, udp);
+	return server == UNKNOWN_ID ? NOBODY : server;
+}
+
 /* A frame whose service is known. */
 INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice *choice, struct hop **hop)
 {
 	struct service *service = AT_INDEX(struct service, head->services, choice->service);
 	if (!service)
 		return NO_SERVICE;
-	__u32 owner = owner_of(head, service, &choice->flow);
+	const struct flow *flow = &choice->flow;
+	__u32 owner = NOBODY;
+	if (service->flags & QUIC && flow->transport == UDP && flow->upper == PORTS && !flow->is_quoted)
+		owner = by_connection_id(ctx, head, choice);
+	if (owner == NOBODY)
+		owner = owner_of(head, service, flow);
 	if (owner & MIGRATING)
 		owner = look_up_flows(ctx, head, choice);
 	if (owner == NOBODY)

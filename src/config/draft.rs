@@ -5,6 +5,7 @@ use super::dpdk::{DpdkDraft, MTUS};
 use super::health::HealthDraft;
 use super::limit;
 use super::lists::ListDraft;
+use super::quic::{self, QuicDraft};
 use super::report::Report;
 use super::schema;
 use super::section::{At, Section, integer_element, text_element};
@@ -16,7 +17,7 @@ use crate::limits::{
 };
 use crate::model::{
     Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, PINS, Plan, Port,
-    Prefix, Selection, Server, Service, Xdp,
+    Prefix, Selection, Server, ServerId, Service, Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -39,7 +40,8 @@ pub struct Draft {
 
 pub struct DispatcherDraft {
     interface: Option<String>,
-    engine: Engine,
+    /// `None` where none is given: `AfXdp`.
+    pub engine: Option<At<Engine>>,
     cores: Option<Vec<usize>>,
     flows: u32,
     heartbeat: Duration,
@@ -81,6 +83,7 @@ pub struct ServiceDraft {
     pub servers: Vec<ServerDraft>,
     pub health: Option<HealthDraft>,
     limit: Option<Limit>,
+    pub quic: Vec<QuicDraft>,
 }
 
 pub struct ServerDraft {
@@ -88,6 +91,7 @@ pub struct ServerDraft {
     pub address: Option<At<IpAddr>>,
     pub mac: Option<At<Mac>>,
     pub weight: Option<At<u32>>,
+    pub quic_ids: Vec<At<ServerId>>,
 }
 
 impl Draft {
@@ -113,7 +117,7 @@ impl Draft {
             announce: announce.map(|section| read_announce(&section, report)),
             group: group.map(|section| group::read(&section, base, report)),
             lists,
-            services: services.iter().map(|section| ServiceDraft::read(section, report)).collect(),
+            services: services.iter().map(|section| ServiceDraft::read(section, base, report)).collect(),
         }
     }
 
@@ -157,7 +161,6 @@ impl DispatcherDraft {
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
         let heartbeat_ms = section.integer("heartbeat_ms", HEARTBEAT_MS, report).map(|ms| ms.value);
         let heartbeat = Duration::from_millis(heartbeat_ms.unwrap_or(DEFAULT_HEARTBEAT_MS).into());
-        let engine = engine.map_or(Engine::AfXdp, |engine| engine.value);
         let (xdp, pins) = (read_xdp(section, report), read_pins(section, base, report));
         let source = deliver::read_source(section, report);
         let mtu = section.integer("mtu", MTUS, report).map(|mtu| mtu.value);
@@ -188,6 +191,7 @@ impl DispatcherDraft {
         let DispatcherDraft { interface, engine, cores, flows, heartbeat, .. } = self;
         let DispatcherDraft { xdp, pins, source, mtu, gateway_mac, limit_sources, .. } = self;
         let source = source.into_iter().flatten().map(|source| source.value).collect();
+        let engine = engine.map_or(Engine::AfXdp, |engine| engine.value);
         Some(Dispatcher {
             interface: interface?,
             engine,
@@ -291,7 +295,7 @@ fn read_announce(section: &Section, report: &mut Report) -> Announce {
 }
 
 impl ServiceDraft {
-    fn read(section: &Section, report: &mut Report) -> ServiceDraft {
+    fn read(section: &Section, base: &Path, report: &mut Report) -> ServiceDraft {
         let inputs = [("source", HashInput::Source), ("flow", HashInput::Flow)];
         let selections = [("maglev", Selection::Maglev), ("modulo", Selection::Modulo)];
         let announces = [("ready", false), ("drain", true)];
@@ -332,6 +336,7 @@ impl ServiceDraft {
                 .collect(),
             health: section.table("health", &schema::HEALTH, report).map(|section| HealthDraft::read(&section, report)),
             limit: section.table("limit", &schema::LIMIT, report).map(|section| limit::read(&section, report)),
+            quic: QuicDraft::read_all(section, base, report),
         }
     }
 
@@ -368,6 +373,7 @@ impl ServiceDraft {
             health,
             withdrawn: self.withdrawn,
             limit: self.limit,
+            quic: self.quic.into_iter().map(QuicDraft::into_config).collect::<Option<_>>()?,
         })
     }
 }
@@ -379,6 +385,7 @@ impl ServerDraft {
             address: section.text("address", report, value::address),
             mac: section.text("mac", report, value::mac),
             weight: section.integer("weight", 0..=MAX_WEIGHT, report),
+            quic_ids: quic::read_ids(section, report),
         }
     }
 
@@ -390,6 +397,7 @@ impl ServerDraft {
     fn into_server(self) -> Option<Server> {
         let weight = self.weight();
         let mac = self.mac.map(|mac| mac.value);
-        Some(Server { name: self.name?.value, address: self.address?.value, mac, weight })
+        let quic_ids = self.quic_ids.into_iter().map(|id| id.value).collect();
+        Some(Server { name: self.name?.value, address: self.address?.value, mac, weight, quic_ids })
     }
 }

@@ -3,7 +3,7 @@
 //! In reading order: `file` reads it; `include` reads those that it names, and makes one tree of all; `source` turns a text into a TOML tree, past lines
 //! that are not TOML; `draft` reads every key of the
 //! tree by the walker of `section` and the keys of `schema`, each value by a function of `value` or `key`; `service` holds the rules inside one
-//! service, `health` those of its checks, `deliver` those of the way to its servers, `limit` those of its limits, `lists` those of denied and allowed prefixes, `dpdk` those of the DPDK engine, `group` those of the store of a group, and `cross_checks` those between services; `report` collects what they find, with line and column.
+//! service, `health` those of its checks, `deliver` those of the way to its servers, `limit` those of its limits, `lists` those of denied and allowed prefixes, `quic` those of connection IDs, `dpdk` those of the DPDK engine, `group` those of the store of a group, and `cross_checks` those between services; `report` collects what they find, with line and column.
 
 mod cross_checks;
 mod deliver;
@@ -16,6 +16,7 @@ mod include;
 mod key;
 mod limit;
 mod lists;
+mod quic;
 mod report;
 mod schema;
 mod section;
@@ -76,6 +77,7 @@ pub fn parse(text: &str, file: impl AsRef<Path>) -> Result<Loaded, Errors> {
         cross_checks::check(&draft.services, &mut report);
         deliver::check(&draft, &mut report);
         lists::check(&draft, &mut report);
+        quic::check(&draft, &mut report);
         draft
     });
     let warnings = report.finish()?;

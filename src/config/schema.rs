@@ -171,6 +171,7 @@ pub static SERVICE: Schema = Schema {
         required("server", "[[service.server]] with double brackets, once for each server"),
         optional("health", "[service.health] with type = \"http\""),
         optional("limit", "[service.limit] with syn = 20000"),
+        optional("quic", "[service.quic] with config_id = 0"),
     ],
 };
 
@@ -181,6 +182,7 @@ pub static SERVER: Schema = Schema {
         required("address", "address = \"192.0.2.11\""),
         optional("mac", "mac = \"02:00:00:00:00:11\""),
         optional("weight", "weight = 1"),
+        optional("quic_id", "quic_id = \"c4605e\""),
     ],
 };
 
@@ -227,7 +229,18 @@ pub static PER_SOURCE: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 16] = [
+pub static QUIC: Schema = Schema {
+    title: "[service.quic]",
+    keys: &[
+        required("config_id", "config_id = 0"),
+        required("server_id_length", "server_id_length = 3"),
+        required("nonce_length", "nonce_length = 6"),
+        optional("key", "key = \"32 hex digits\""),
+        optional("key_file", "key_file = \"quic.key\""),
+    ],
+};
+
+static ALL: [&Schema; 17] = [
     &ROOT,
     &CLUSTER,
     &DISPATCHER,
@@ -244,6 +257,7 @@ static ALL: [&Schema; 16] = [
     &HEALTH,
     &LIMIT,
     &PER_SOURCE,
+    &QUIC,
 ];
 
 impl Schema {

@@ -153,6 +153,20 @@ impl<'t> Section<'t> {
         array.iter().take(limit).filter_map(|element| open(element, report)).collect()
     }
 
+    /// As `tables`; a section alone is read as an array of one.
+    pub fn one_or_tables(
+        &self,
+        name: &str,
+        limit: usize,
+        schema: &'static Schema,
+        report: &mut Report,
+    ) -> Vec<Section<'t>> {
+        match self.table.get(name).filter(|value| value.get_ref().is_table()) {
+            Some(_) => self.table(name, schema, report).into_iter().collect(),
+            None => self.tables(name, limit, schema, report),
+        }
+    }
+
     fn wrong_type<T>(&self, name: &str, value: &Spanned<DeValue>, wanted: &str, report: &mut Report) -> Option<T> {
         let found = with_article(value.get_ref());
         let form = self.schema.key(name).form;

@@ -158,6 +158,11 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
         let limit = |service: &Service| service.limit.as_ref().map_or("none".to_owned(), ToString::to_string);
         changed("limit", &limit(old), &limit(new));
     }
+    if old.quic != new.quic {
+        let (before, after) = (quic(old), quic(new));
+        let is_same = before == after;
+        changed("quic", &before, &if is_same { "the same with another key".to_owned() } else { after });
+    }
     for gone in old.servers.iter().filter(|old| !new.servers.iter().any(|new| new.is_same(old))) {
         lines.push(format!("service {name}: server {} removed ({})", gone.name, gone.address));
     }
@@ -194,6 +199,18 @@ fn of_server(service: &str, old: &Server, new: &Server, lines: &mut Vec<String>)
         let mac = |server: &Server| server.mac.map_or("resolved".to_owned(), |mac| mac.to_string());
         lines.push(format!("service {service}: server {name}: mac {} -> {}", mac(old), mac(new)));
     }
+    if old.quic_ids != new.quic_ids {
+        let ids = |server: &Server| match server.quic_ids_text() {
+            text if text.is_empty() => "none".to_owned(),
+            text => text,
+        };
+        lines.push(format!("service {service}: server {name}: quic_id {} -> {}", ids(old), ids(new)));
+    }
+}
+
+fn quic(service: &Service) -> String {
+    let configs: Vec<String> = service.quic.iter().map(ToString::to_string).collect();
+    if configs.is_empty() { "none".to_owned() } else { configs.join("; ") }
 }
 
 fn ports(service: &Service) -> String {

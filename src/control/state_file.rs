@@ -104,6 +104,8 @@ struct ServerFacts {
     address: std::net::IpAddr,
     mac: Option<crate::model::Mac>,
     weight: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    quic_ids: Vec<crate::model::ServerId>,
 }
 
 /// Tells keys apart, and tells nothing of them.
@@ -310,7 +312,13 @@ mod tests {
     fn some() -> Remembered {
         let drained = Override { drained_until: Some(1_800_000_000), ..Override::default() };
         let other = Override { disabled: true, weight: Some(0), ..Override::default() };
-        let web3 = Server { name: "web3".into(), address: "192.0.2.13".parse().unwrap(), mac: None, weight: 0 };
+        let web3 = Server {
+            name: "web3".into(),
+            address: "192.0.2.13".parse().unwrap(),
+            mac: None,
+            weight: 0,
+            quic_ids: Vec::new(),
+        };
         let history = serde_json::json!({
             "configurations": [{
                 "servers": [{ "name": "web3", "address": "192.0.2.13", "weight": 2 }],

@@ -9,6 +9,7 @@ mod next_hop;
 mod port;
 mod prefix;
 pub mod prime;
+mod quic;
 
 pub use group::{Certificates, Group, Secret};
 pub use limit::{Limit, LimitKind, PerSource, Rate};
@@ -17,6 +18,7 @@ pub use mac::Mac;
 pub use next_hop::{Egress, NextHop};
 pub use port::{Port, Transport};
 pub use prefix::Prefix;
+pub use quic::{QuicConfig, QuicKey, ServerId};
 
 use crate::limits::{BURST, MBUF_CACHE};
 use std::collections::BTreeSet;
@@ -299,6 +301,8 @@ pub struct Service {
     /// Never announced, and dispatched all the same.
     pub withdrawn: bool,
     pub limit: Option<Limit>,
+    /// How its servers make QUIC connection IDs; empty: connection IDs say nothing.
+    pub quic: Vec<QuicConfig>,
 }
 
 impl Service {
@@ -412,12 +416,19 @@ pub struct Server {
     pub mac: Option<Mac>,
     /// 0: configured, but takes no clients.
     pub weight: u32,
+    /// What its QUIC connection IDs say that they are its.
+    pub quic_ids: Vec<ServerId>,
 }
 
 impl Server {
     /// What it is called while it leaves, if another server has its name now.
     pub fn name_when_replaced(&self) -> String {
         format!("{}@{}", self.name, self.address)
+    }
+
+    /// As messages have them.
+    pub fn quic_ids_text(&self) -> String {
+        self.quic_ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -6,13 +6,14 @@
 //! property test holds the two together.
 
 use super::batch::{Batch, Bits};
-use super::classify::{self, Outer, Upper};
+use super::classify::{self, Flow, Outer, Upper};
 use super::fast_path::FastPath;
 use super::limit::Limiting;
+use super::quic;
 use crate::hash;
 use crate::hash::vector::Level;
 use crate::limits::BURST;
-use crate::model::LimitKind;
+use crate::model::{LimitKind, Transport};
 use crate::table::build::maglev::NOBODY;
 use crate::table::limits::Source;
 use crate::table::lists::Listed;
@@ -20,6 +21,8 @@ use crate::table::{Address, MIGRATING, PackedMac, PackedNextHop, Place, PortServ
 use crate::verdict::{Reason, Verdict};
 use crate::wire::transport;
 use arrayvec::ArrayVec;
+
+const UDP: u8 = Transport::Udp.protocol();
 
 /// The decisions about one burst, and the scratch space to reach them.
 pub struct Selection {
@@ -205,7 +208,8 @@ impl Selection {
                 if table.limits().is_some() {
                     self.limiting.ask(at, service, Source::v4(packet.source()));
                 }
-                match input(service, flow.upper, u32::from_be_bytes(flow.client) as u128, table) {
+                let datagram = || (packet.protocol() == UDP).then(|| packet.payload());
+                match input(service, (&flow, u32::from_be_bytes(flow.client).into()), table, datagram) {
                     Input::Source => self.plain.v4.batch.push(at, service, hash::source_v4(flow.client)),
                     Input::Flow(ports, protocol) => {
                         let blocks =
@@ -229,7 +233,8 @@ impl Selection {
                 if table.limits().is_some() {
                     self.limiting.ask(at, service, Source::v6(packet.source()));
                 }
-                match input(service, flow.upper, u128::from_be_bytes(flow.client), table) {
+                let datagram = || packet.upper().ok().filter(|of| of.protocol == Some(UDP)).map(|of| of.payload);
+                match input(service, (&flow, u128::from_be_bytes(flow.client)), table, datagram) {
                     Input::Source => self.plain.v6.batch.push(at, service, hash::source_v6(flow.client)),
                     Input::Flow(ports, protocol) => {
                         let blocks =
@@ -360,13 +365,22 @@ pub(super) fn service(frame: &[u8], table: &Table) -> Option<ServiceId> {
 enum Input {
     Source,
     Flow(transport::Ports, u8),
-    /// `modulo`, and the client's own server is up.
+    /// A connection ID says whose it is; or `modulo`, and the client's own server is up.
     Settled(Place),
 }
 
-fn input(service: ServiceId, upper: Upper, client: u128, table: &Table) -> Input {
+/// `client` is the flow's as a number. `datagram` lends a UDP packet behind its IP header.
+fn input<'a, A>(
+    service: ServiceId,
+    (flow, client): (&Flow<A>, u128),
+    table: &Table,
+    datagram: impl FnOnce() -> Option<&'a [u8]>,
+) -> Input {
+    if let Some(place) = quic::place(service, flow.upper, table, datagram) {
+        return Input::Settled(place);
+    }
     let entry = table.service(service);
-    match (entry.by_remainder(client), upper) {
+    match (entry.by_remainder(client), flow.upper) {
         (Some(owner), _) => Input::Settled(table.place_of(service, owner)),
         (None, Upper::Ports(transport, ports)) if entry.rule.flow => Input::Flow(ports, transport.protocol()),
         _ => Input::Source,

@@ -3,7 +3,7 @@
 //! `maglev` gives every slot its first choice, `rendezvous` the order behind it, `service` says who of them owns it now,
 //! `moves` who keeps which connections while that changes, `cluster` holds all services and compiles a `Table` of them
 //! whenever something changed, `publish` carries it to the workers. There `flow_table` remembers
-//! the flows of slots that migrate; by `census` the control side learns whose they are.
+//! the flows of slots that migrate; by `census` the control side learns whose they are. `quic` finds servers by connection IDs.
 
 pub mod build;
 pub mod census;
@@ -15,6 +15,7 @@ pub mod lists;
 mod next_hop;
 pub mod prefixes;
 pub mod publish;
+pub mod quic;
 pub mod ranges;
 pub mod trace;
 mod way;
@@ -30,6 +31,7 @@ use index::Index;
 use limits::Limits;
 use lists::Lists;
 pub use next_hop::PackedNextHop;
+use quic::ConnectionIds;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -119,6 +121,7 @@ pub struct ServiceTable {
     base: u32,
     /// While slots move.
     kept: Option<Arc<Kept>>,
+    connection_ids: Option<ConnectionIds>,
 }
 
 impl ServiceTable {
@@ -170,6 +173,12 @@ impl ServiceTable {
                 (slot as u32, somebody(remainders[slot]).or_else(by_hash))
             }
         }
+    }
+
+    /// The servers by what QUIC connection IDs say, where they say anything.
+    #[inline(always)]
+    pub fn connection_ids(&self) -> Option<&ConnectionIds> {
+        self.connection_ids.as_ref()
     }
 
     /// While slots move: who keeps the connections begun before.

@@ -34,6 +34,9 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
         if let Some(limit) = &service.limit {
             let _ = writeln!(text, "  limit: {limit}");
         }
+        for config in &service.quic {
+            let _ = writeln!(text, "  quic: {config}");
+        }
         let _ = writeln!(text, "  a change keeps connections where they are for {} s\n", service.drain.as_secs());
     }
     if plan.dispatcher.is_none() && plan.filter.is_none() {
@@ -166,20 +169,23 @@ pub fn heading(service: &Service) -> String {
 
 fn servers(service: &Service, shares: &[u32]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["  server", "address", "mac", "weight", "slots", "share"]);
+    let quic = if service.quic.is_empty() { None } else { Some("quic id") };
+    let header = ["  server", "address", "mac", "weight", "slots", "share"].into_iter().chain(quic);
+    table.load_style(presets::NOTHING).set_header(header);
     for at in 3..6 {
         table.column_mut(at).expect("six columns").set_cell_alignment(CellAlignment::Right);
     }
     let from = if service.deliver.is_routed() { "by the route" } else { "from the neighbour table" };
     for (server, slots) in service.servers.iter().zip(shares) {
-        table.add_row([
+        let row = [
             format!("  {}", server.name),
             server.address.to_string(),
             server.mac.map_or_else(|| from.to_owned(), |mac| mac.to_string()),
             server.weight.to_string(),
             slots.to_string(),
             format!("{:.3} %", 100.0 * *slots as f64 / service.slots as f64),
-        ]);
+        ];
+        table.add_row(row.into_iter().chain(quic.map(|_| server.quic_ids_text())));
     }
     table.trim_fmt()
 }

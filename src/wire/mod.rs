@@ -1,14 +1,16 @@
-//! Views of the headers that dispatching reads, one file a header; and builders of those that it writes: `tunnel`, `too_big`, `readdress`,
-//! with `checksum`.
+//! Views of the headers that dispatching reads, one file a header; builders of those that it writes: `tunnel`, `too_big`, `readdress`,
+//! with `checksum`; and `connection_id`, which both reads and makes.
 //!
 //! Every view borrows the bytes from its header's first one on. `check` (or `new`) says whether the header is whole and
 //! consistent; after it, no accessor can panic. Nothing is copied.
 
 pub mod checksum;
+pub mod connection_id;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod quic;
 pub mod readdress;
 pub mod too_big;
 pub mod transport;

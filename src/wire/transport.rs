@@ -54,3 +54,10 @@ pub fn checked_ports(transport: Transport, payload: &[u8]) -> Result<Ports, Malf
     };
     if whole { ports(payload).ok_or(Malformed) } else { Err(Malformed) }
 }
+
+/// What a UDP datagram carries, of which `checked_ports` has found nothing wrong.
+#[inline]
+pub fn datagram(payload: &[u8]) -> Option<&[u8]> {
+    let len = be16(payload.first_chunk::<UDP_HEADER_LEN>()?, 4);
+    payload.get(UDP_HEADER_LEN..len.into())
+}

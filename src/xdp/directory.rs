@@ -51,7 +51,7 @@ impl Directory {
         Directory::of_entries(ports.into_iter().map(each))
     }
 
-    fn of_entries(entries: impl Iterator<Item = Entry>) -> Directory {
+    pub fn of_entries(entries: impl Iterator<Item = Entry>) -> Directory {
         let key = |[low, high, port, _]: &Entry| {
             low.wrapping_add(high.wrapping_mul(GOLDEN)).wrapping_add((*port as u32 as u64).wrapping_mul(OTHER))
         };

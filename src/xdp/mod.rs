@@ -12,7 +12,7 @@
 //! - `memory`: a map's memory in this process (`ranges`: what of it is free)
 //! - `probes`: the program that puts health checks into tunnels, where packets leave
 //! - `cell`: of what tables for programs are made (`directory`: the part of them that finds services, with
-//!   `prefixes`; `way`: the part
+//!   `prefixes`; `quic`: servers by connection IDs; `way`: the part
 //!   that says what is put in front of packets)
 //! - `error`: what can be in the way, and what to do about it
 
@@ -31,6 +31,7 @@ pub mod prefixes;
 pub mod privileges;
 pub mod probes;
 pub mod program;
+pub mod quic;
 mod ranges;
 mod steer;
 mod way;

@@ -90,6 +90,7 @@ impl Fixture {
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
             until_closed,
             limit: None,
+            quic: Vec::new(),
             leaving: 0,
             withdrawn: false,
             drain: Duration::ZERO,
@@ -272,6 +273,7 @@ fn server(at: usize, weight: u32) -> Server {
         address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + at as u32)),
         mac: Some(Mac([2, 0, 0, 1, (at >> 8) as u8, at as u8])),
         weight,
+        quic_ids: Vec::new(),
     }
 }
 

@@ -58,8 +58,9 @@ impl Judge {
     }
 }
 
-/// Filters do not know the servers' MACs: with these no frame loops, and none is unresolved.
+/// Filters do not know the servers' MACs: with these no frame loops, and none is unresolved. Nor do they know connection IDs.
 fn with_macs(mut plan: Plan) -> Plan {
+    plan.services.iter_mut().for_each(|service| service.quic.clear());
     for (at, server) in plan.services.iter_mut().flat_map(|service| &mut service.servers).enumerate() {
         server.mac = Some(Mac([0x06, 0, 0, 0, (at >> 8) as u8, at as u8]));
     }

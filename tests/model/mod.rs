@@ -3,7 +3,7 @@
 //!
 //! `packet` reads a frame into the few facts that matter, `verdicts` judges them by the verdict table, `deliver` makes the frames that leave, `owners` populates
 //! slots as the Maglev paper does, `limits` has a bucket for everything, `records` reads the golden frames, `mutate` damages them, `turn` runs frames through a
-//! worker and compares, `plans` makes small configurations.
+//! worker and compares, `plans` makes small configurations, `quic` reads connection IDs.
 // Each test takes what it needs.
 #![allow(dead_code)]
 
@@ -13,6 +13,7 @@ pub mod mutate;
 pub mod owners;
 pub mod packet;
 pub mod plans;
+pub mod quic;
 pub mod records;
 pub mod turn;
 pub mod verdicts;

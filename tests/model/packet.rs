@@ -82,6 +82,16 @@ pub fn ip(frame: &[u8]) -> Option<Result<Packet<'_>, Refusal>> {
 }
 
 impl Packet<'_> {
+    /// What a whole UDP packet carries.
+    pub fn datagram(&self) -> Option<&[u8]> {
+        let mut inner = Inner::read(self.bytes, self.destination.is_ipv4(), false).ok()?;
+        inner.walk().ok()?;
+        if inner.protocol != Some(UDP) || inner.part != Part::Whole {
+            return None;
+        }
+        inner.payload.get(8..word(inner.payload, 4)? as usize)
+    }
+
     pub fn facts(&self) -> Result<Facts, Refusal> {
         let mut inner = Inner::read(self.bytes, self.destination.is_ipv4(), false)?;
         if inner.ttl == 0 {

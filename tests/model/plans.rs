@@ -49,6 +49,7 @@ impl One {
             address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + i as u32)),
             mac: Some(mac(i)),
             weight: *weight,
+            quic_ids: Vec::new(),
         };
         let service = |address: &IpAddr| Service {
             name: format!("at {address}"),
@@ -61,6 +62,7 @@ impl One {
             slots: self.slots,
             until_closed: false,
             limit: None,
+            quic: Vec::new(),
             leaving: 0,
             withdrawn: false,
             drain: Duration::from_secs(600),

@@ -3,6 +3,7 @@
 use super::deliver::{Leaving, Sent, leave};
 use super::owners::{populate, scaled, siphash};
 use super::packet::{self, Facts, Refusal, Topic};
+use super::quic;
 use oneip::model::{HashInput, List, ListKind, Mac, Plan, Prefix, Selection, Service};
 use oneip::table::build::Cluster;
 use oneip::verdict::{Reason, Verdict};
@@ -57,7 +58,9 @@ impl Model {
     /// The service and the server of a frame, if it can come to them.
     pub fn place(&self, frame: &[u8]) -> Result<(u16, u16), Verdict> {
         let (service, packet, facts) = self.served(frame)?;
-        let Some(server) = self.server(service, packet.destination, facts) else {
+        let of = &self.plan.services[service];
+        let by_id = packet.datagram().and_then(|datagram| quic::server(of, &self.down, datagram));
+        let Some(server) = by_id.or_else(|| self.server(service, packet.destination, facts)) else {
             return Err(Verdict::Drop(Reason::NoServer));
         };
         match self.plan.services[service].servers[server].mac {

@@ -162,6 +162,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         address: address(primary),
         mac: None,
         weight: 1,
+        quic_ids: Vec::new(),
     });
     Service {
         name: name.to_owned(),
@@ -176,6 +177,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         servers: servers.collect(),
         until_closed: false,
         limit: None,
+        quic: Vec::new(),
         leaving: 0,
         withdrawn: false,
         health: None,

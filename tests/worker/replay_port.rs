@@ -36,6 +36,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + i as u32)),
         mac: Some(mac(i)),
         weight: 1,
+        quic_ids: Vec::new(),
     };
     let services = some(SERVICES).into_iter().map(|i| Service {
         name: format!("service{i}"),
@@ -48,6 +49,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         slots: 1009,
         until_closed: false,
         limit: None,
+        quic: Vec::new(),
         leaving: 0,
         withdrawn: false,
         drain: Duration::ZERO,

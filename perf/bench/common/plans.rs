@@ -24,10 +24,12 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
                 address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + (i * 1024 + s) as u32)),
                 mac: Some(Mac([2, 1, (i >> 8) as u8, i as u8, (s >> 8) as u8, s as u8])),
                 weight: 1,
+                quic_ids: Vec::new(),
             })
             .collect(),
         until_closed: false,
         limit: None,
+        quic: Vec::new(),
         leaving: 0,
         withdrawn: false,
         health: None,

@@ -74,7 +74,7 @@ mod tests {
 
     fn check(ipv4: bool) -> Check {
         let address = if ipv4 { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
-        let server = Server { name: "a".into(), address, mac: None, weight: 1 };
+        let server = Server { name: "a".into(), address, mac: None, weight: 1, quic_ids: Vec::new() };
         Check::new(server, address, Instant::now(), Duration::from_secs(1))
     }
 

@@ -40,15 +40,19 @@ fn of_order(server: &str, Override { drained_until, disabled, weight }: &Overrid
 }
 
 fn of_service(service: &Service, text: &mut String) {
-    let Service { name, ports, hash, selection, slots, .. } = service;
+    let Service { name, ports, hash, selection, slots, quic, .. } = service;
     let _ = writeln!(text, "service {name} {} {} {} {slots}", service.addresses_text(), hash.name(), selection.name());
     ports.iter().for_each(|port| _ = writeln!(text, "port {port}"));
+    for config in quic {
+        let _ = writeln!(text, "quic {config} {:?}", config.key.map(|key| key.0));
+    }
     let mut servers: Vec<&Server> = service.servers.iter().collect();
     // By remainder, a server's place counts.
     if *selection == Selection::Maglev {
         servers.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     }
-    for Server { name, address, weight, .. } in servers {
+    for Server { name, address, weight, quic_ids, .. } in servers {
         let _ = writeln!(text, "server {name} {address} {weight}");
+        quic_ids.iter().for_each(|id| _ = writeln!(text, "quic_id {id}"));
     }
 }

@@ -101,8 +101,13 @@ impl Configuration {
 
     /// The service as it was.
     fn applied(&self, service: &Service) -> Service {
-        let server =
-            |of: &Candidate| Server { name: of.name.clone(), address: of.address, mac: None, weight: of.weight };
+        let server = |of: &Candidate| Server {
+            name: of.name.clone(),
+            address: of.address,
+            mac: None,
+            weight: of.weight,
+            quic_ids: Vec::new(),
+        };
         Service {
             servers: self.servers.iter().map(server).collect(),
             leaving: self.leaving,

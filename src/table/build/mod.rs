@@ -581,11 +581,15 @@ fn address(services: &[Service], sharing: &[ServiceId], id: u16) -> Address {
     Address { id, any: any.unwrap_or(NO_SERVICE), default: any.unwrap_or(sharing[0]), by_transport }
 }
 
-/// The port keys of a service, and what stands behind them.
+/// The port keys of a service, and what stands behind them. Of QUIC it is not the source alone that decides.
 fn keys(service: &Service, id: ServiceId) -> impl Iterator<Item = (u32, u32)> {
     let plain = service.hash == HashInput::Source && service.selection == Selection::Maglev;
-    let value = u32::from(id) | if plain { PLAIN } else { 0 };
-    let everything = service.ports.is_empty().then_some(EVERYTHING);
-    let ports = service.ports.iter().map(|port| port_key(port.transport.protocol(), port.number.to_be_bytes()));
-    ports.chain(everything).map(move |key| (key, value))
+    let value = move |plain: bool| u32::from(id) | if plain { PLAIN } else { 0 };
+    let is_quic = |transport| transport == Transport::Udp && !service.quic.is_empty();
+    let everything = service.ports.is_empty().then_some((EVERYTHING, value(plain)));
+    let ports = service.ports.iter().map(move |port| {
+        let key = port_key(port.transport.protocol(), port.number.to_be_bytes());
+        (key, value(plain && !is_quic(port.transport)))
+    });
+    ports.chain(everything)
 }

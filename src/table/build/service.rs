@@ -9,8 +9,9 @@ use super::shared::{Elected, Moved, Shared, Step};
 use crate::hash::Key;
 use crate::limits::FLOW_CENSUS;
 use crate::model::identity::Identity;
-use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, Service};
+use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, ServerId, Service};
 use crate::table::census::Census;
+use crate::table::quic::{Codecs, ConnectionIds};
 use crate::table::{Owners, Rule, ServiceTable};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -40,6 +41,8 @@ pub struct ServiceState {
     /// Indices into the directory's addresses.
     pub addresses: Arc<[u16]>,
     pub deliver: Deliver,
+    /// What QUIC connection IDs are read by.
+    quic: Option<Arc<Codecs>>,
     pub servers: Vec<ServerState>,
     ranking: Arc<Ranking>,
     present: Owners,
@@ -63,6 +66,7 @@ pub struct ServerState {
     pub next_hop: Option<NextHop>,
     /// Names this server of this service for as long as it is configured, see [`Idents`].
     pub ident: u32,
+    quic_ids: Arc<[ServerId]>,
     state: State,
 }
 
@@ -120,6 +124,7 @@ impl ServiceState {
             version: 0,
             addresses,
             deliver: service.deliver,
+            quic: Codecs::new(&service.quic),
             servers,
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
             shares: Arc::clone(&ranking.first_shares),
@@ -181,7 +186,9 @@ impl ServiceState {
         }
         // Where each is, and what it is there for now.
         let states: Vec<State> = self.servers.iter().map(|server| server.state).collect();
-        state.servers.iter_mut().zip(&self.servers).for_each(|(server, is)| server.next_hop = is.next_hop);
+        for (server, is) in state.servers.iter_mut().zip(&self.servers) {
+            (server.next_hop, server.quic_ids) = (is.next_hop, Arc::clone(&is.quic_ids));
+        }
         state.set_states(&states, now, until);
         Some(state)
     }
@@ -248,6 +255,7 @@ impl ServiceState {
                     ServerState {
                         name: server.name.clone(),
                         next_hop: server.mac.map(NextHop::on_link).or(known.next_hop),
+                        quic_ids: server.quic_ids[..].into(),
                         ..known
                     }
                 }
@@ -264,6 +272,7 @@ impl ServiceState {
                 version,
                 addresses,
                 deliver: service.deliver,
+                quic: Codecs::new(&service.quic),
                 servers,
                 ..self
             };
@@ -280,6 +289,7 @@ impl ServiceState {
             version,
             addresses,
             deliver: service.deliver,
+            quic: Codecs::new(&service.quic),
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
             shares: Arc::clone(&ranking.first_shares),
@@ -439,6 +449,10 @@ impl ServiceState {
             remainders: owners.remainders.clone(),
             base,
             kept: self.marked.as_ref().map(|marked| Arc::clone(&marked.kept)),
+            connection_ids: self.quic.as_ref().map(|codecs| {
+                let there = self.servers.iter().zip(0..).filter(|(server, _)| server.keeps());
+                ConnectionIds::new(codecs, there.map(|(server, at)| (at, &server.quic_ids[..])))
+            }),
         }
     }
 
@@ -555,6 +569,7 @@ impl ServerState {
             address: server.address,
             next_hop: server.mac.map(NextHop::on_link),
             ident,
+            quic_ids: server.quic_ids[..].into(),
             state,
         }
     }

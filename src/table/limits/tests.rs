@@ -32,11 +32,18 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
         slots: 211,
         drain: Duration::ZERO,
         until_closed: false,
-        servers: vec![Server { name: "s".to_owned(), address: [192, 0, 2, 1].into(), mac: None, weight: 1 }],
+        servers: vec![Server {
+            name: "s".to_owned(),
+            address: [192, 0, 2, 1].into(),
+            mac: None,
+            weight: 1,
+            quic_ids: Vec::new(),
+        }],
         leaving: 0,
         health: None,
         withdrawn: false,
         limit: Some(limit.clone()),
+        quic: Vec::new(),
     };
     let dispatcher = Dispatcher {
         interface: "eth1".to_owned(),

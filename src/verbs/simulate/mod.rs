@@ -150,7 +150,8 @@ fn added(service: &Service, asked: Option<&Added>) -> Result<Option<Server>, Fai
     let heaviest = service.servers.iter().map(|server| server.weight).max().expect("a service has a server");
     let weight = asked.and_then(|added| added.weight).unwrap_or(heaviest);
     // Its address plays no part in selection.
-    Ok(Some(Server { name: name.to_owned(), address: service.address, mac: None, weight }))
+    let (name, address) = (name.to_owned(), service.address);
+    Ok(Some(Server { name, address, mac: None, weight, quic_ids: Vec::new() }))
 }
 
 fn shares(service: &Service, loads: &[Load], total: Load) -> Vec<Share> {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::arena::{Arena, Content};
 use super::layout::{
-    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, Owners, Place, Service, WATCHED, WATCHED_ALL,
-    WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
+    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, Owners, Place, QUIC, Service, WATCHED,
+    WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
 };
 use crate::hash::Key;
 use crate::model::Egress;
@@ -20,6 +20,7 @@ use crate::table::{self, PackedMac, ServiceTable, Table};
 use crate::xdp::cell::Words;
 use crate::xdp::directory::Directory;
 use crate::xdp::prefixes::{self, Prefixes, Ranges};
+use crate::xdp::quic;
 use crate::xdp::ranges::Range;
 use crate::xdp::way::WayCell;
 
@@ -41,6 +42,7 @@ pub enum Part {
     RangeFates(bool),
     Fates,
     Limits,
+    Quic,
     /// Of a service, by its number.
     Moves(u16),
     /// By where the slice lies, which is held as long as the part is.
@@ -174,15 +176,25 @@ pub fn compile(
     head.horizon = table.horizon;
     let mut hops = Hops::default();
     let mut services = Vec::with_capacity(table.services() * size_of::<Service>() / 8);
+    let mut ids = Vec::new();
     for id in 0..table.services() as u16 {
         let mut service = service(id, table.service(id), places)?;
         let destinations = table.destinations_of(id);
         service.flags |= table.lists().map_or(0, |lists| u16::from(lists.group(id)) << GROUP);
+        if let Some(of) = table.service(id).connection_ids() {
+            let entries = quic::entries(id, of, |server| server);
+            service.flags |= if entries.is_empty() { 0 } else { QUIC };
+            ids.extend(entries);
+        }
         service.count = destinations.len() as u16;
         service.hops = hops.add(destinations.flat_map(|destination| hop(table, own, destination)).collect());
         services.extend_from_slice(service.words());
     }
     head.hops = places.place(Part::Hops, Content::Words(padded(hops.words)))?;
+    if !ids.is_empty() {
+        let directory = quic::directory(ids);
+        head.quic = Place::of(&directory, places.place(Part::Quic, Content::Words(directory.cells.concat().into()))?);
+    }
     head.ways = ways(table, places)?;
     head.own_egress = own.index;
     head.services = places.place(Part::Services, Content::Words(padded(services)))?;

@@ -28,6 +28,7 @@ pub const WATCHED_SENT: u32 = 16;
 pub const LISTED: u32 = 32;
 pub const LIMITS: u32 = 64;
 pub const BY_FLOW: u16 = 1;
+pub const QUIC: u16 = 2;
 
 /// The lowest bit of a service's group in its flags.
 pub const GROUP: u16 = 8;
@@ -83,6 +84,7 @@ pub struct Head {
     pub limits: u32,
     pub watched_of: u32,
     pub unused: u32,
+    pub quic: Place,
 }
 
 /// `struct service`
@@ -135,10 +137,10 @@ pub struct Moves {
 }
 
 const _: () = {
-    assert!(size_of::<Head>() == 280 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
+    assert!(size_of::<Head>() == 296 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
     assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
     assert!(offset_of!(Head, ways) == 200 && offset_of!(Head, lists_v6) == 224 && offset_of!(Head, fates) == 236);
-    assert!(offset_of!(Head, prefixes) == 240 && offset_of!(Head, limits) == 268);
+    assert!(offset_of!(Head, prefixes) == 240 && offset_of!(Head, limits) == 268 && offset_of!(Head, quic) == 280);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
     assert!(size_of::<Moves>() == 520 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);
