@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 const DRAFT: &str = "http://json-schema.org/draft-07/schema#";
 
 /// What strings look like, beyond what the tables say.
-const PATTERNS: [(&str, &str); 5] = [
+const PATTERNS: [(&str, &str); 6] = [
     ("hash_key", "^[0-9A-Fa-f]{32}$"),
+    ("key", "^[0-9A-Fa-f]{32}$"),
     ("name", "^[A-Za-z0-9._-]{1,64}$"),
     ("ports", "^(tcp|udp|sctp)/[1-9][0-9]{0,4}$"),
     ("mac", "^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$"),
@@ -32,6 +33,11 @@ pub fn schema() -> Value {
             *place(&mut root, title) = keys(title, body);
         }
     }
+    // One, or several.
+    let quic = &mut root["properties"]["service"]["items"]["properties"]["quic"];
+    let one = quic.take();
+    let several = json!({ "type": "array", "minItems": 1, "items": one });
+    *quic = json!({ "description": one["description"], "anyOf": [one, several] });
     root
 }
 
@@ -106,7 +112,7 @@ fn key(name: &str, kind: &str, values: &str) -> Value {
         "string" | "path" => text(),
         "array of integers" => array(integer()),
         "array of strings" => array(text()),
-        "string or array of strings" => json!({ "anyOf": [text(), array(text())] }),
+        "string, or an array of them" | "string or array of strings" => json!({ "anyOf": [text(), array(text())] }),
         "integer, string, or an array of them" => {
             let one = [integer(), text()];
             json!({ "anyOf": [one[0], one[1], array(json!({ "anyOf": one }))] })
