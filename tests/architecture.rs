@@ -74,6 +74,7 @@ const MAY_USE: [(&str, &[&str]); 29] = [
         "group",
         &[
             "config",
+            "control::agreement",
             "control::denials",
             "control::overrides",
             "engine::filter::digest",

@@ -32,6 +32,38 @@ pub struct GroupSummary {
     /// Values in the store that are not used, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bad: Vec<BadValue>,
+    /// `None`: health is each member's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthStatus>,
+}
+
+/// How health is shared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// `together`: what most members find counts. `waiting`: it is not known now, and what counts stays. `alone`: this member's own
+    /// checks count.
+    pub stance: String,
+    /// For how long.
+    pub since_s: f64,
+    /// Members whose findings are known, this one included.
+    pub views: usize,
+    /// Servers that this member checks, each in each service.
+    pub checks: usize,
+    /// All that are checked.
+    pub of: usize,
+    /// Those of which this member finds something else than counts.
+    pub differs: usize,
+}
+
+/// What a member finds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindsStatus {
+    /// Servers that it finds something of, each in each service.
+    pub checks: usize,
+    /// Those that it does not find up.
+    pub out: usize,
+    /// It is cut off from the servers, and judges nobody.
+    pub cut_off: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +97,9 @@ pub struct MemberStatus {
     /// Services of it that routers send clients to, and all of them.
     pub announced: Option<usize>,
     pub services: Option<usize>,
+    /// `None`: it has not said what it finds, or health is not shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finds: Option<FindsStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -182,7 +182,15 @@ impl Observation {
         page.gauge("oneip_group_bad_values", help, group.bad.len() as u64)?;
         page.counter("oneip_group_lost_total", "Times that the store could not be asked any more", group.lost)?;
         let help = "Times that the store went back, and was told what it had lost";
-        page.counter("oneip_group_restored_total", help, group.restored)
+        page.counter("oneip_group_restored_total", help, group.restored)?;
+        let Some(health) = &group.health else { return Ok(()) };
+        let help = "Whether servers are up by what most members of the group find";
+        page.gauge("oneip_group_health_shared", help, u64::from(health.stance == "together"))?;
+        page.gauge("oneip_group_views", "Members whose findings are known, this one included", health.views as u64)?;
+        let help = "Servers that this member checks, each in each service";
+        page.gauge("oneip_group_servers_checked", help, health.checks as u64)?;
+        let help = "Servers of which this member finds something else than counts";
+        page.gauge("oneip_group_servers_differ", help, health.differs as u64)
     }
 
     fn services(&self, page: &mut Page) -> fmt::Result {

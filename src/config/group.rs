@@ -6,8 +6,8 @@ use super::report::Report;
 use super::schema;
 use super::section::{At, Section, text_element};
 use super::value;
-use crate::limits::{GROUP_ENDPOINTS, MAX_CERTIFICATES, MAX_PASSWORD};
-use crate::model::{Certificates, Group, Secret};
+use crate::limits::{GROUP_ENDPOINTS, GROUP_MEMBERS, MAX_CERTIFICATES, MAX_PASSWORD};
+use crate::model::{Certificates, Group, GroupHealth, Secret};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -55,9 +55,24 @@ pub fn read(section: &Section, base: &Path, report: &mut Report) -> Option<Group
             })
             .ok(),
     };
+    let health = health(section, report);
     let identity = cert.zip(key).map(|(cert, key)| (cert.value, key.value));
     let user = user.zip(password).map(|(user, password)| (user.value, password.value));
-    Some(Group { name: name?.value, member: member?, etcd, ca, identity, user })
+    Some(Group { name: name?.value, member: member?, etcd, ca, identity, user, health })
+}
+
+fn health(section: &Section, report: &mut Report) -> GroupHealth {
+    let kinds = [("own", false), ("shared", true)];
+    let is_shared = section.text("health", report, value::choice("health", kinds)).is_some_and(|health| health.value);
+    let check_by = section.integer("check_by", 1..=GROUP_MEMBERS as u32, report);
+    match (is_shared, check_by) {
+        (true, check_by) => GroupHealth::Shared { check_by: check_by.map(|check_by| check_by.value as usize) },
+        (false, Some(check_by)) => {
+            report.error(check_by.at, format!("`check_by` is for shared health; write {} beside it", form("health")));
+            GroupHealth::Own
+        }
+        (false, None) => GroupHealth::Own,
+    }
 }
 
 fn form(key: &str) -> &'static str {

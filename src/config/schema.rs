@@ -118,6 +118,8 @@ pub static GROUP: Schema = Schema {
         optional("key_file", "key_file = \"etcd-client.key\""),
         optional("user", "user = \"oneip\""),
         optional("password_file", "password_file = \"etcd.password\""),
+        optional("health", "health = \"shared\""),
+        optional("check_by", "check_by = 3"),
     ],
 };
 

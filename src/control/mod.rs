@@ -1,5 +1,6 @@
 //! The control thread's work: ordinary code and libraries, away from the frames.
 
+pub mod agreement;
 pub mod announce;
 pub mod cost;
 pub mod denials;

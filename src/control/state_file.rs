@@ -32,6 +32,9 @@ pub struct Remembered {
     pub denied: Denials,
     #[serde(default)]
     pub verdicts: Vec<Known>,
+    /// What counts in the group, where that is not what this process's own checks have found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agreed: Vec<Known>,
     #[serde(default)]
     pub leaving: Vec<Leaving>,
     #[serde(default)]
@@ -351,6 +354,14 @@ mod tests {
                 verdict: Verdict::Held,
                 since: 1_790_000_000,
                 hold_s: Some(20),
+            }],
+            agreed: vec![Known {
+                service: "web".into(),
+                server: "web2".into(),
+                address: "192.0.2.12".parse().unwrap(),
+                verdict: Verdict::Down,
+                since: 0,
+                hold_s: None,
             }],
             leaving: vec![Leaving { service: "web".into(), server: web3, until: 5_000_000_000 }],
             changes: vec![OpenChange { service: "web".into(), history }],

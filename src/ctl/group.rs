@@ -2,7 +2,7 @@
 
 use super::table;
 use super::units::span;
-use crate::admin::group::{GroupStatus, GroupSummary, MemberStatus, OrderStatus};
+use crate::admin::group::{FindsStatus, GroupStatus, GroupSummary, HealthStatus, MemberStatus, OrderStatus};
 use std::fmt::Write;
 
 /// How many wrong values are named.
@@ -27,6 +27,7 @@ pub fn line(summary: &GroupSummary) -> String {
     if let Some(why) = why {
         let _ = writeln!(text, "  NOTE: etcd: {why}; what is known counts");
     }
+    summary.health.iter().for_each(|health| text += &of_health(health));
     for bad in bad.iter().take(SHOWN) {
         let _ = writeln!(text, "  NOTE: {} in the store is not used: {}", bad.key, bad.why);
     }
@@ -34,6 +35,23 @@ pub fn line(summary: &GroupSummary) -> String {
         let _ = writeln!(text, "  NOTE: and {} more in the store", bad.len() - SHOWN);
     }
     text
+}
+
+fn of_health(HealthStatus { stance, since_s, views, checks, of, differs }: &HealthStatus) -> String {
+    let since = span(*since_s);
+    let mut text = match stance.as_str() {
+        "together" => {
+            format!("  health is what most of {views} members find; this one checks {checks} of {of} servers")
+        }
+        "waiting" => format!(
+            "  NOTE: health: what members find is not known for {since}: servers stay, unless a check here changes"
+        ),
+        _ => format!("  NOTE: health: for {since} by this member's own checks"),
+    };
+    if *differs > 0 {
+        let _ = write!(text, "; it finds {differs} OTHERWISE");
+    }
+    text + "\n"
 }
 
 /// The line, the store, the members, the orders.
@@ -49,8 +67,14 @@ pub fn text(status: &GroupStatus) -> String {
         summary.restored
     );
     let own = summary.member.as_str();
-    let mut shown = table::new(["member", "mode", "version", "configuration", "table", "behind", "announced"], 4..5);
-    members.iter().for_each(|member| _ = shown.add_row(of_member(member, own)));
+    const TITLES: [&str; 7] = ["member", "mode", "version", "configuration", "table", "behind", "announced"];
+    let [member, mode, version, configuration, table, behind, announced] = TITLES;
+    let mut shown = match summary.health.is_some() {
+        true => table::new([member, mode, version, configuration, table, behind, announced, "checks", "not up"], 4..5),
+        false => table::new(TITLES, 4..5),
+    };
+    let columns = if summary.health.is_some() { 9 } else { TITLES.len() };
+    members.iter().for_each(|member| _ = shown.add_row(&of_member(member, own)[..columns]));
     let _ = writeln!(text, "\n{shown}");
     if !orders.is_empty() {
         let mut shown = table::new(["server", "order", "given to", "ago", "counts for"], 3..4);
@@ -61,8 +85,8 @@ pub fn text(status: &GroupStatus) -> String {
     text
 }
 
-fn of_member(member: &MemberStatus, own: &str) -> [String; 7] {
-    let MemberStatus { member: name, version, mode, belongs, generation, behind, announced, services } = member;
+fn of_member(member: &MemberStatus, own: &str) -> [String; 9] {
+    let MemberStatus { member: name, version, mode, belongs, generation, behind, announced, services, finds } = member;
     let unknown = || "?".to_owned();
     let announced = announced.zip(*services).map_or_else(unknown, |(announced, all)| format!("{announced} of {all}"));
     [
@@ -73,6 +97,11 @@ fn of_member(member: &MemberStatus, own: &str) -> [String; 7] {
         generation.map_or_else(unknown, |generation| generation.to_string()),
         behind.map_or_else(unknown, |behind| if behind == 0 { "no".to_owned() } else { format!("{behind} orders") }),
         announced,
+        finds.as_ref().map_or_else(unknown, |FindsStatus { checks, .. }| checks.to_string()),
+        finds.as_ref().map_or_else(unknown, |FindsStatus { out, cut_off, .. }| match cut_off {
+            true => "CUT OFF".to_owned(),
+            false => out.to_string(),
+        }),
     ]
 }
 
@@ -107,6 +136,7 @@ mod tests {
             lost: 1,
             restored: 0,
             bad: Vec::new(),
+            health: None,
         };
         assert_eq!(line(&summary), "group edge: d1 is one of 2 members\n");
         let why = Some("connection refused".to_owned());
@@ -126,6 +156,7 @@ mod tests {
             behind: behind.map(|behind| behind as usize),
             announced: None,
             services: None,
+            finds: None,
         };
         let order = OrderStatus {
             server: "web1".into(),

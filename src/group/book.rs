@@ -2,7 +2,7 @@
 //! it asks nobody and waits for nobody.
 
 use super::memory::{DeniedHere, Remembered, Synced};
-use super::record::{DenyOrder, Digest, Place, ServerOrders, Stamped, apart, now_ms};
+use super::record::{DenyOrder, Digest, MemberView, Place, ServerOrders, Stamped, apart, now_ms};
 use super::shared::{Entry, Shared};
 use crate::control::denials::{Denials, Denied};
 use crate::control::overrides::{Override, Overrides};
@@ -142,6 +142,10 @@ pub struct Book {
     last_id: u64,
     /// How often the store went back.
     pub restored: u64,
+    /// Up to which revision orders were taken in.
+    ordered: i64,
+    /// Whether the store, when it was read last, was the one before, gone on.
+    pub continues: bool,
 }
 
 impl Book {
@@ -168,6 +172,8 @@ impl Book {
             local_denied: by_place(local_denied),
             last_id: 0,
             restored: 0,
+            ordered: 0,
+            continues: false,
         };
         if is_new {
             let everywhere = overrides.everywhere().iter().map(|(server, set)| (server.clone(), stamped(set, member)));
@@ -200,8 +206,10 @@ impl Book {
     pub fn load(&mut self, cluster: u64, revision: i64, entries: &[Entry]) {
         let before = std::mem::take(&mut self.shared);
         entries.iter().for_each(|entry| self.shared.take(entry));
+        (self.ordered, self.continues) = (revision, false);
         if let Some(last) = self.synced {
             let went_back = last.cluster != cluster || revision < last.revision;
+            self.continues = !went_back && self.shared.continues(&before, last.revision);
             let edits = lost(&before, &self.shared, went_back.then_some(last.at_ms));
             if !went_back && edits.is_empty() {
                 return self.synced = Some(Synced { cluster, revision, at_ms: now_ms() });
@@ -219,6 +227,9 @@ impl Book {
 
     pub fn change(&mut self, revision: i64, entries: &[Entry]) {
         entries.iter().for_each(|entry| self.shared.take(entry));
+        if entries.iter().any(|entry| Place::read(&entry.key).is_ok_and(|place| place.is_order())) {
+            self.ordered = revision;
+        }
         if let Some(synced) = &mut self.synced {
             (synced.revision, synced.at_ms) = (revision, now_ms());
         }
@@ -233,6 +244,20 @@ impl Book {
         over.map(|((prefix, service), _)| Edit::Undeny { prefix: *prefix, service: service.clone(), at_ms })
             .filter(|edit| !waits(&edit.place()))
             .collect()
+    }
+
+    /// What members find that have what this process has.
+    pub fn views(&self) -> impl Iterator<Item = (&String, &MemberView, i64)> {
+        self.shared.views_of(&self.own)
+    }
+
+    pub fn digest(&self) -> &Digest {
+        &self.own
+    }
+
+    /// Up to which revision orders were taken in: it stays while members only say what they find.
+    pub fn ordered_up_to(&self) -> i64 {
+        self.ordered
     }
 
     pub fn revision(&self) -> Option<i64> {

@@ -1,8 +1,8 @@
-//! What the members of a group share through etcd: orders, and how each member is.
+//! What the members of a group share through etcd: orders, what each finds of the servers, and how each member is.
 //!
 //! In reading order: `record` has the values that stand in the store, each checked like a configuration; `shared` is what is known of
 //! the store, and says who belongs to the group; `book` puts shared, queued and local orders together, and is what the control thread
-//! works with; `memory` keeps that on disk; `store` is the thread that speaks to etcd, and knows nothing of what the values mean but how
+//! works with; `memory` keeps that on disk; `standing` says when what other members find counts; `store` is the thread that speaks to etcd, and knows nothing of what the values mean but how
 //! two changes of one are merged.
 //!
 //! The control thread never waits for the store. Whatever etcd does, what is known goes on.
@@ -11,6 +11,7 @@ pub mod book;
 pub mod memory;
 pub mod record;
 pub mod shared;
+pub mod standing;
 pub mod store;
 
 use crate::control::overrides::Overrides;

@@ -2,7 +2,8 @@
 //! bounds. Whoever can write to the store can give orders, and nothing else.
 
 use crate::config;
-use crate::limits::{GROUP_VALUE, MAX_DENY_S, MAX_DRAIN_S, MAX_WEIGHT};
+use crate::control::agreement::View;
+use crate::limits::{GROUP_VALUE, GROUP_VIEW, MAX_DENY_S, MAX_DRAIN_S, MAX_WEIGHT};
 use crate::model::Prefix;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,15 @@ pub struct Member {
     pub digest: Digest,
 }
 
+/// What a member finds of the servers: the value goes with its lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberView {
+    /// Of the configuration that it is about.
+    pub digest: Digest,
+    pub view: View,
+}
+
 /// How far a member is. It is read when somebody asks, and watched by nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +92,7 @@ pub enum Place {
     Server(String),
     Denied(Prefix, Option<String>),
     Member(String),
+    View(String),
 }
 
 /// A server, and the service in which an order is for it alone: `SERVER@SERVICE`.
@@ -95,6 +106,7 @@ pub enum Record {
     Server(String, ServerOrders),
     Denied(Prefix, Option<String>, DenyOrder),
     Member(String, Member),
+    View(String, MemberView),
 }
 
 impl Place {
@@ -105,7 +117,13 @@ impl Place {
             Place::Denied(prefix, None) => format!("orders/denied/{prefix}"),
             Place::Denied(prefix, Some(service)) => format!("orders/denied/{prefix}@{service}"),
             Place::Member(name) => format!("members/{name}"),
+            Place::View(name) => format!("views/{name}"),
         }
+    }
+
+    /// Whether it is something that an operator has ordered.
+    pub fn is_order(&self) -> bool {
+        matches!(self, Place::Server(_) | Place::Denied(..))
     }
 
     /// # Errors
@@ -119,6 +137,9 @@ impl Place {
         }
         if let Some(name) = key.strip_prefix("members/") {
             return Ok(Place::Member(config::name(name)?));
+        }
+        if let Some(name) = key.strip_prefix("views/") {
+            return Ok(Place::View(config::name(name)?));
         }
         let denied = key.strip_prefix("orders/denied/").ok_or("no such key is known; is it of a newer version?")?;
         let (prefix, service) = match denied.split_once('@') {
@@ -139,11 +160,14 @@ impl Record {
             Place::Member(name) => {
                 let member: Member = json(value)?;
                 config::name(&member.mode)?;
-                let words = [&member.version, &member.place, &member.digest.configuration, &member.digest.key];
-                if words.iter().any(|word| word.len() > 64 || word.chars().any(char::is_control)) {
-                    return Err("a word in it is too long, or has control characters".to_owned());
-                }
+                words(&[&member.version, &member.place, &member.digest.configuration, &member.digest.key])?;
                 Record::Member(name.clone(), member)
+            }
+            Place::View(name) => {
+                let found: MemberView = json_within(value, GROUP_VIEW)?;
+                words(&[&found.digest.configuration, &found.digest.key])?;
+                found.view.check()?;
+                Record::View(name.clone(), found)
             }
         })
     }
@@ -228,9 +252,20 @@ impl DenyOrder {
     }
 }
 
+fn words(words: &[&String]) -> Result<(), String> {
+    match words.iter().any(|word| word.len() > 64 || word.chars().any(char::is_control)) {
+        true => Err("a word in it is too long, or has control characters".to_owned()),
+        false => Ok(()),
+    }
+}
+
 fn json<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    if value.len() > GROUP_VALUE {
-        return Err(format!("it has {} bytes, and may have {GROUP_VALUE}", value.len()));
+    json_within(value, GROUP_VALUE)
+}
+
+fn json_within<T: DeserializeOwned>(value: &[u8], most: usize) -> Result<T, String> {
+    if value.len() > most {
+        return Err(format!("it has {} bytes, and may have {most}", value.len()));
     }
     serde_json::from_slice(value).map_err(|error| error.to_string())
 }
@@ -284,12 +319,50 @@ mod tests {
     }
 
     #[test]
+    fn a_view_is_checked_like_a_configuration() {
+        let place = Place::View("d1".into());
+        let read = |view: &str| {
+            let text = format!(r#"{{"digest":{{"configuration":"c","key":"k"}},"view":{view}}}"#);
+            Record::read(&place, text.as_bytes()).map(|_| ())
+        };
+        let reason = |why: &str| {
+            format!(
+                r#"{{"finds":{{"web":"u2d"}},"reasons":[{{"service":"web","server":"web3","since":1,"why":"{why}"}}]}}"#
+            )
+        };
+        assert_eq!(read(&reason("connection refused")), Ok(()));
+        assert_eq!(read(r#"{"finds":{},"cut_off":true}"#), Ok(()));
+        for (wrong, said) in [
+            (r#"{"finds":{"web":"u2x"}}"#.to_owned(), "service \"web\": 'x' is not a finding"),
+            (r#"{"finds":{"web":"u4096"}}"#.to_owned(), "a run of findings is of 1 to 1024 servers"),
+            (reason(&"x".repeat(201)), "a reason has more than 200 characters, or control characters"),
+            (reason("\\u001b[2J"), "a reason has more than 200 characters, or control characters"),
+            (r#"{"finds":{},"clock":1}"#.to_owned(), "unknown field `clock`"),
+            (format!(r#"{{"finds":{{"web":"{}"}}}}"#, "u".repeat(GROUP_VIEW)), "and may have 262144"),
+            (
+                format!(
+                    r#"{{"finds":{{}},"reasons":[{}]}}"#,
+                    vec![r#"{"service":"a","server":"b","since":1,"why":""}"#; 65].join(",")
+                ),
+                "or more than 64 reasons",
+            ),
+        ] {
+            let error = read(&wrong).expect_err(&wrong);
+            assert!(error.contains(said), "{wrong}: {error}");
+        }
+        let words =
+            format!(r#"{{"digest":{{"configuration":"{}","key":"k"}},"view":{{"finds":{{}}}}}}"#, "c".repeat(65));
+        assert!(Record::read(&place, words.as_bytes()).is_err());
+    }
+
+    #[test]
     fn a_key_is_read_as_it_is_written_and_no_other_is_taken() {
         let prefix: Prefix = "2001:db8::/32".parse().expect("a prefix");
         for place in [
             Place::Server("web1".into()),
             Place::Server("web1@mail".into()),
             Place::Member("d1".into()),
+            Place::View("d1".into()),
             Place::Denied(prefix, None),
             Place::Denied("192.0.2.7".parse().expect("a prefix"), Some("web".into())),
         ] {

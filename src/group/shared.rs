@@ -1,6 +1,6 @@
 //! What is known of the store: the orders of the group, and its members.
 
-use super::record::{DenyOrder, Digest, Member, Place, Record, ServerOrders};
+use super::record::{DenyOrder, Digest, Member, MemberView, Place, Record, ServerOrders};
 use crate::limits::{GROUP_MEMBERS, GROUP_SERVERS, MAX_DENIED};
 use crate::model::Prefix;
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +24,8 @@ pub struct Shared {
     pub denied: BTreeMap<(Prefix, Option<String>), DenyOrder>,
     /// With the revision since which each is there.
     pub members: BTreeMap<String, (Member, i64)>,
+    /// What each member finds, with the revision at which it was written.
+    pub views: BTreeMap<String, (MemberView, i64)>,
     /// Values that are not used, by key, and why.
     pub bad: BTreeMap<String, String>,
     /// When each order was last written.
@@ -46,6 +48,7 @@ impl Shared {
                 Place::Server(name) => _ = self.servers.remove(&name),
                 Place::Denied(prefix, service) => _ = self.denied.remove(&(prefix, service)),
                 Place::Member(name) => _ = self.members.remove(&name),
+                Place::View(name) => _ = self.views.remove(&name),
             };
         };
         let record = Record::read(&place, value).and_then(|record| self.room(&record).map(|()| record));
@@ -54,9 +57,10 @@ impl Shared {
             Ok(Record::Server(name, orders)) => _ = self.servers.insert(name, orders),
             Ok(Record::Denied(prefix, service, order)) => _ = self.denied.insert((prefix, service), order),
             Ok(Record::Member(name, member)) => _ = self.members.insert(name, (member, entry.created)),
+            Ok(Record::View(name, view)) => _ = self.views.insert(name, (view, entry.revision)),
         }
         self.bad.remove(&shown);
-        if !matches!(place, Place::Member(_)) {
+        if place.is_order() {
             self.written.insert(place.key(), entry.revision);
         }
     }
@@ -77,6 +81,7 @@ impl Shared {
                 (self.denied.contains_key(&(*prefix, service.clone())), self.denied.len(), MAX_DENIED)
             }
             Record::Member(name, _) => (self.members.contains_key(name), self.members.len(), GROUP_MEMBERS),
+            Record::View(name, _) => (self.views.contains_key(name), self.views.len(), GROUP_MEMBERS),
         };
         if known || count < most { Ok(()) } else { Err(format!("there are {most} of its kind already")) }
     }
@@ -91,6 +96,21 @@ impl Shared {
             *first = (*first).min(*since);
         }
         found.into_iter().max_by_key(|(_, (count, first))| (*count, -first)).map(|(digest, _)| digest)
+    }
+
+    /// What members of a group find that live and have that digest, with the revision at which each has written it.
+    pub fn views_of(&self, digest: &Digest) -> impl Iterator<Item = (&String, &MemberView, i64)> {
+        let lives = |name: &String, found: &MemberView| found.digest == *digest && self.members.contains_key(name);
+        let views = self.views.iter().filter(move |(name, (found, _))| lives(name, found));
+        views.map(|(name, (found, revision))| (name, found, *revision))
+    }
+
+    /// Whether what members find there is the same store gone on: what it has of `before`, read up to `revision`, is as it was, or was
+    /// written since. One that was restored has what is not so any more.
+    pub fn continues(&self, before: &Shared, revision: i64) -> bool {
+        self.views.iter().all(|(name, (_, written))| {
+            *written > revision || before.views.get(name).is_some_and(|(_, known)| known == written)
+        })
     }
 
     /// What keeps a process with that digest out of the group, in words. `None`: it belongs there.
@@ -159,6 +179,58 @@ mod tests {
         }
         assert_eq!(shared.members.len(), GROUP_MEMBERS);
         assert!(shared.bad.len() <= GROUP_MEMBERS);
+    }
+
+    fn view(name: &str, configuration: &str, finds: &str, revision: i64) -> Entry {
+        let value = format!(
+            r#"{{"digest":{{"configuration":"{configuration}","key":"k"}},"view":{{"finds":{{"web":"{finds}"}}}}}}"#
+        );
+        put(&format!("views/{name}"), &value, revision)
+    }
+
+    #[test]
+    fn views_count_of_members_that_live_and_have_the_same() {
+        let mut shared = Shared::default();
+        for (at, name) in ["d1", "d2", "d3"].into_iter().enumerate() {
+            shared.take(&member(name, if name == "d3" { "b" } else { "a" }, "k", at as i64 + 1));
+        }
+        let own = Digest { configuration: "a".into(), key: "k".into() };
+        let counted = |shared: &Shared| {
+            shared
+                .views_of(&own)
+                .map(|(name, found, _)| format!("{name} {}", found.view.finds["web"]))
+                .collect::<Vec<_>>()
+        };
+        for entry in
+            [view("d1", "a", "u2", 4), view("d2", "a", "ud", 5), view("d3", "b", "d2", 6), view("d9", "a", "d2", 7)]
+        {
+            shared.take(&entry);
+        }
+        assert_eq!(counted(&shared), ["d1 u2", "d2 ud"], "d3 has another configuration, and d9 does not live");
+        shared.take(&view("d2", "a", "x", 8));
+        assert_eq!(counted(&shared), ["d1 u2", "d2 ud"], "what is wrong changes nothing");
+        assert!(shared.bad["views/d2"].contains("'x' is not a finding"), "{:?}", shared.bad);
+        shared.take(&Entry { key: b"views/d2".to_vec(), value: None, created: 0, revision: 9 });
+        assert_eq!(counted(&shared), ["d1 u2"], "its lease has ended");
+    }
+
+    #[test]
+    fn a_store_that_was_restored_is_told_by_what_it_has_of_before() {
+        let with = |views: &[(&str, i64)]| {
+            let mut shared = Shared::default();
+            views.iter().for_each(|(name, revision)| shared.take(&view(name, "a", "u2", *revision)));
+            shared
+        };
+        let before = with(&[("d1", 5), ("d2", 8)]);
+        for (there, continues) in [
+            (&[("d1", 5), ("d2", 8)][..], true),
+            (&[("d1", 5)], true),
+            (&[("d1", 5), ("d2", 11), ("d3", 12)], true),
+            (&[("d1", 5), ("d2", 7)], false),
+            (&[("d1", 5), ("d2", 8), ("d3", 3)], false),
+        ] {
+            assert_eq!(with(there).continues(&before, 10), continues, "{there:?}");
+        }
     }
 
     #[test]

@@ -4,12 +4,12 @@
 
 use super::book::{Edit, Merged};
 use super::memory::{self, Remembered};
-use super::record::{self, Member, Progress};
+use super::record::{self, Member, MemberView, Progress};
 use super::shared::Entry;
 use crate::host::privileges;
 use crate::limits::{
     GROUP_ALIVE, GROUP_ANSWER, GROUP_ANSWERS, GROUP_CLOSE, GROUP_CONFLICTS, GROUP_EVENTS, GROUP_LEASE_S,
-    GROUP_PROGRESS, GROUP_RETRY_FIRST, GROUP_RETRY_LAST,
+    GROUP_PROGRESS, GROUP_RETRY_FIRST, GROUP_RETRY_LAST, GROUP_VIEW_EVERY,
 };
 use crate::model::{Group, Secret};
 use etcd_client::{
@@ -37,6 +37,8 @@ pub enum Ask {
     Member(Member),
     /// How far it is.
     Progress(Progress),
+    /// What it finds of the servers.
+    View(Box<MemberView>),
     /// How far all are; `None`: the store cannot be asked.
     Members(oneshot::Sender<Option<BTreeMap<String, Progress>>>),
     Remember(Box<Remembered>),
@@ -87,6 +89,7 @@ impl Store {
                 group,
                 member,
                 progress: None,
+                view: None,
                 inbox,
                 outbox: events,
                 file,
@@ -127,6 +130,7 @@ struct Thread {
     root: String,
     member: Member,
     progress: Option<Progress>,
+    view: Option<Box<MemberView>>,
     inbox: mpsc::UnboundedReceiver<Ask>,
     outbox: mpsc::Sender<Event>,
     file: Option<PathBuf>,
@@ -158,6 +162,8 @@ struct Session {
     heard: Instant,
     /// What the store has of how far this member is, and when that was written.
     written: (Option<Progress>, Instant),
+    /// The same of what it finds.
+    viewed: (Option<Box<MemberView>>, Instant),
 }
 
 impl Thread {
@@ -214,6 +220,7 @@ impl Thread {
         match ask {
             Ask::Member(member) => self.member = member,
             Ask::Progress(progress) => self.progress = Some(progress),
+            Ask::View(view) => self.view = Some(view),
             Ask::Members(to) => drop(to.send(None)),
             Ask::Remember(remembered) => {
                 if let Some(Err(error)) = self.file.as_ref().map(|file| memory::save(file, &remembered)) {
@@ -245,7 +252,16 @@ impl Thread {
             client.watch_client().max_decoding_message_size(GROUP_ANSWER).watch(root.clone(), Some(options)).await?;
         let entries = answer.kvs().iter().filter_map(|kv| entry(&root, kv)).collect();
         self.outbox.send(Event::Loaded { cluster, revision, entries }).await.map_err(|_| End::Closed)?;
-        Ok(Session { client, watch, lease, keeper, alive, heard: now, written: (None, now) })
+        Ok(Session {
+            client,
+            watch,
+            lease,
+            keeper,
+            alive,
+            heard: now,
+            written: (None, now),
+            viewed: (None, now - GROUP_VIEW_EVERY),
+        })
     }
 
     fn options(&self) -> ConnectOptions {
@@ -296,6 +312,8 @@ impl Thread {
         loop {
             let (written, at) = &session.written;
             let write = (self.progress.is_some() && self.progress != *written).then_some(*at + GROUP_PROGRESS);
+            let (viewed, at) = &session.viewed;
+            let view = (self.view.is_some() && self.view != *viewed).then_some(*at + GROUP_VIEW_EVERY);
             let step = tokio::select! {
                 message = session.watch.message() => self.take(message).await,
                 message = session.alive.message() => match message {
@@ -311,6 +329,7 @@ impl Thread {
                     }
                 },
                 () = sleep_until(write.unwrap_or(beat)), if write.is_some() => self.say_progress(&mut session).await,
+                () = sleep_until(view.unwrap_or(beat)), if view.is_some() => self.say_view(&mut session).await,
                 ask = self.inbox.recv() => match ask {
                     Some(ask) => self.carry_out(ask, &mut session).await,
                     None => {
@@ -379,6 +398,15 @@ impl Thread {
         let value = serde_json::to_vec(&self.progress).expect("JSON");
         session.client.put(key, value, Some(PutOptions::new().with_lease(session.lease))).await?;
         session.written = (self.progress.clone(), Instant::now());
+        Ok(())
+    }
+
+    /// Whole: whoever comes later needs nothing else.
+    async fn say_view(&mut self, session: &mut Session) -> Result<(), End> {
+        let key = format!("{}shared/{}", self.root, record::Place::View(self.group.member.clone()).key());
+        let value = serde_json::to_vec(&self.view).expect("JSON");
+        session.client.put(key, value, Some(PutOptions::new().with_lease(session.lease))).await?;
+        session.viewed = (self.view.clone(), Instant::now());
         Ok(())
     }
 

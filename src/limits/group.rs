@@ -8,6 +8,25 @@ pub const GROUP_ENDPOINTS: usize = 16;
 /// Most bytes of a value in the store of a group.
 pub const GROUP_VALUE: usize = 4096;
 
+/// Most bytes of what a member finds of all servers: of 16,000 that are up and down by turns, and `GROUP_REASONS`.
+pub const GROUP_VIEW: usize = 256 << 10;
+
+/// Servers of which a member says why they are not up.
+pub const GROUP_REASONS: usize = 64;
+
+/// Characters of such a reason.
+pub const GROUP_REASON: usize = 200;
+
+/// A member writes what it finds at once, but not sooner than this after the last time.
+pub const GROUP_VIEW_EVERY: Duration = Duration::from_millis(200);
+
+/// So long after it has lost the others, a member goes by its own checks alone, of all servers: their leases have ended by then, too.
+pub const GROUP_ALONE: Duration = Duration::from_secs(GROUP_LEASE_S as u64);
+
+/// So long after it has come to a store that may have what is not so any more, what members find counts: a lease of one that does not
+/// live has ended by then, with the time that etcd takes to notice.
+pub const GROUP_SETTLE: Duration = Duration::from_secs(GROUP_LEASE_S as u64 + 2);
+
 /// Members of a group, and wrong values of its store that are named.
 pub const GROUP_MEMBERS: usize = 1024;
 

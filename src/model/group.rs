@@ -16,6 +16,17 @@ pub struct Group {
     pub identity: Option<(Certificates, Secret)>,
     /// Who it is, by name and password.
     pub user: Option<(String, Secret)>,
+    pub health: GroupHealth,
+}
+
+/// By whose checks servers are up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupHealth {
+    /// Each member's own.
+    #[default]
+    Own,
+    /// Those of all dispatchers of the group, of which `check_by` check a server; `None`: all.
+    Shared { check_by: Option<usize> },
 }
 
 /// In PEM.

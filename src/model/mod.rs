@@ -11,7 +11,7 @@ mod prefix;
 pub mod prime;
 mod quic;
 
-pub use group::{Certificates, Group, Secret};
+pub use group::{Certificates, Group, GroupHealth, Secret};
 pub use limit::{Limit, LimitKind, PerSource, Rate};
 pub use list::{List, ListFile, ListKind};
 pub use mac::Mac;

@@ -197,6 +197,7 @@ impl ControlPlane {
                             controller.engine.publish(membership, update);
                             controller.show(membership);
                         }
+                        controller.tell_checks(membership);
                     }
                     link = next_link(&mut controller.watch) => {
                         let link = link?;
@@ -208,6 +209,7 @@ impl ControlPlane {
                         controller.show(membership);
                     }
                     () = tokio::time::sleep_until(look) => {
+                        controller.tell_checks(membership);
                         controller.show(membership);
                         look = Instant::now() + OVERVIEW_EVERY;
                     }
@@ -283,7 +285,7 @@ impl Controller<'_> {
         let ordered = order.clone();
         let (server, service, set, force) = match order {
             Order::HandOver | Order::Local { .. } => unreachable!("it ends the loop, or was taken apart"),
-            Order::Group => return self.show_group(to),
+            Order::Group => return self.show_group(to, membership),
             Order::Status => return drop(to.send(Answer::Status(Box::new(self.status(membership))))),
             Order::Trace { client, watch_ms } => {
                 return self.trace(membership, client, watch_ms, to, tasks);
@@ -385,7 +387,7 @@ impl Controller<'_> {
             interface: membership.interface().to_owned(),
             findings: self.findings.get().map_or_else(Vec::new, |(findings, _)| findings.to_vec()),
             peers: Vec::new(),
-            group: self.group.as_ref().map(Grouping::summary),
+            group: self.group.as_ref().map(|group| group.summary(membership)),
             interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
             generation: membership.generation(),
             services: Vec::new(),

@@ -7,7 +7,7 @@ use crate::engine::filter::speaker::Speaker;
 use crate::engine::filter::takeover;
 use crate::error::Failure;
 use crate::limits::FILTER_LEASE;
-use crate::model::{self, Plan};
+use crate::model::{self, GroupHealth, Plan};
 use crate::server::{self, Dispatch};
 use crate::verbs;
 use crate::xdp::interface::Interface;
@@ -23,6 +23,11 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let started = Instant::now();
     let (interface, model::Filter { xdp, pins, port, .. }) = settings(&plan)?;
     let server = server::name(&plan, options.server.as_deref())?;
+    if plan.group.as_ref().is_some_and(|group| group.health != GroupHealth::Own) {
+        return Err("health = \"shared\" in [group] is for dispatchers: filters tell each other how their servers are, without a store. \
+                    Write health = \"own\" in the file of this filter"
+            .into());
+    }
     verbs::cluster(&plan, &options.down)?;
     let place = interface.place(Kept::Filter, &pins);
     let open = |runtime: &tokio::runtime::Runtime, plan: &Plan| {

@@ -2,6 +2,7 @@
 //! for the store in nothing that it does: an order counts here at once, and only its answer waits a moment.
 
 use super::controller::Controller;
+use super::sharing::Sharing;
 use crate::admin::finding::Grade;
 use crate::admin::group::{BadValue, GroupStatus, GroupSummary, MemberStatus, OrderStatus};
 use crate::admin::order::{Answer, Order};
@@ -39,6 +40,8 @@ pub struct Grouping {
     remembered: Option<Remembered>,
     /// What was said last of being outside.
     outside: Option<String>,
+    /// `None`: health is each member's own.
+    sharing: Option<Sharing>,
 }
 
 struct Waiting {
@@ -59,7 +62,7 @@ pub enum Happened {
     Store(Event),
     /// How far the members are, as far as the store says.
     Members(BTreeMap<String, Progress>),
-    /// Nobody waits longer.
+    /// Nobody waits longer, or what others find counts from now on, or does not any more.
     Due,
 }
 
@@ -89,6 +92,7 @@ impl Grouping {
         };
         let store = Store::start(settings.clone(), member, file)?;
         let connection = (Instant::now(), Err("it is being connected to".to_owned()));
+        let sharing = membership.agreement().map(|_| Sharing::new(&settings.member));
         Ok(Some(Grouping {
             settings,
             mode,
@@ -101,13 +105,15 @@ impl Grouping {
             asking: None,
             remembered: None,
             outside: None,
+            sharing,
         }))
     }
 
     /// Waits for what happens. Cancel-safe.
     pub async fn next(&mut self) -> Happened {
         let waiting = self.waiting.iter().map(|waiting| waiting.until);
-        let due = waiting.chain(self.asking.as_ref().map(|asking| asking.until)).min();
+        let shared = self.sharing.as_ref().and_then(Sharing::due);
+        let due = waiting.chain(self.asking.as_ref().map(|asking| asking.until)).chain(shared).min();
         let answer = async {
             match &mut self.asking {
                 Some(asking) => (&mut asking.answer).await.ok().flatten().unwrap_or_default(),
@@ -121,7 +127,7 @@ impl Grouping {
         }
     }
 
-    fn take(&mut self, happened: Happened) {
+    fn take(&mut self, happened: Happened, membership: &Membership) {
         match happened {
             Happened::Store(Event::Loaded { cluster, revision, entries }) => {
                 self.book.load(cluster, revision, &entries);
@@ -158,26 +164,26 @@ impl Grouping {
                     Err(_) => waiting.queued(),
                 }
             }
-            Happened::Members(progress) => self.answer_members(&progress),
+            Happened::Members(progress) => self.answer_members(&progress, membership),
             Happened::Due => {
                 let now = Instant::now();
                 self.waiting.extract_if(.., |waiting| waiting.until <= now).for_each(Waiting::queued);
                 if self.asking.as_ref().is_some_and(|asking| asking.until <= now) {
-                    self.answer_members(&BTreeMap::new());
+                    self.answer_members(&BTreeMap::new(), membership);
                 }
             }
         }
     }
 
-    fn answer_members(&mut self, progress: &BTreeMap<String, Progress>) {
+    fn answer_members(&mut self, progress: &BTreeMap<String, Progress>, membership: &Membership) {
         let Some(asking) = self.asking.take() else { return };
-        let status = self.status(progress);
+        let status = self.status(progress, membership);
         asking.to.into_iter().for_each(|to| _ = to.send(Answer::Group(Box::new(status.clone()))));
     }
 
-    fn ask_members(&mut self, to: oneshot::Sender<Answer>) {
+    fn ask_members(&mut self, to: oneshot::Sender<Answer>, membership: &Membership) {
         if self.connection.1.is_err() {
-            let _ = to.send(Answer::Group(Box::new(self.status(&BTreeMap::new()))));
+            let _ = to.send(Answer::Group(Box::new(self.status(&BTreeMap::new(), membership))));
             return;
         }
         if let Some(asking) = &mut self.asking {
@@ -189,9 +195,11 @@ impl Grouping {
     }
 
     /// As `ctl status` shows it.
-    pub fn summary(&self) -> GroupSummary {
+    pub fn summary(&self, membership: &Membership) -> GroupSummary {
         let (since, connected) = &self.connection;
         let bad = self.book.shared.bad.iter().map(|(key, why)| BadValue { key: key.clone(), why: why.clone() });
+        let bad = bad.chain(self.sharing.iter().flat_map(Sharing::bad));
+        let health = self.sharing.as_ref().zip(membership.agreement());
         GroupSummary {
             name: self.settings.name.clone(),
             member: self.settings.member.clone(),
@@ -205,10 +213,11 @@ impl Grouping {
             lost: self.lost,
             restored: self.book.restored,
             bad: bad.collect(),
+            health: health.map(|(sharing, agreement)| sharing.status(agreement)),
         }
     }
 
-    fn status(&self, progress: &BTreeMap<String, Progress>) -> GroupStatus {
+    fn status(&self, progress: &BTreeMap<String, Progress>, membership: &Membership) -> GroupStatus {
         let shared = &self.book.shared;
         let digest = shared.digest();
         let members = shared.members.iter().map(|(name, (member, _))| {
@@ -223,6 +232,7 @@ impl Grouping {
                 behind: progress.map(|progress| behind(progress.revision)),
                 announced: progress.map(|progress| progress.announced),
                 services: progress.map(|progress| progress.services),
+                finds: self.sharing.as_ref().and_then(|sharing| sharing.finds(name, membership.agreement()?)),
             }
         });
         let queued = self.book.queue().iter().filter_map(|queued| match &queued.edit {
@@ -233,7 +243,12 @@ impl Grouping {
         let local = self.book.local().iter().map(|(server, orders)| (server, orders, "local"));
         let mut orders: Vec<OrderStatus> = all.chain(queued).chain(local).filter_map(of_order).collect();
         orders.sort_by(|one, other| other.age_s.total_cmp(&one.age_s));
-        GroupStatus { summary: self.summary(), etcd: self.settings.etcd.clone(), members: members.collect(), orders }
+        GroupStatus {
+            summary: self.summary(membership),
+            etcd: self.settings.etcd.clone(),
+            members: members.collect(),
+            orders,
+        }
     }
 }
 
@@ -274,11 +289,23 @@ impl Controller<'_> {
     pub(super) async fn take_group(&mut self, membership: &mut Membership, happened: Happened) {
         let Some(group) = &mut self.group else { return };
         let is_store = matches!(happened, Happened::Store(_));
-        group.take(happened);
+        group.take(happened, membership);
         if is_store {
             group.settle(membership, self.engine).await;
+        }
+        let is_shared = group.share_health(membership, self.engine);
+        if is_store || is_shared {
             self.show(membership);
         }
+    }
+
+    /// Takes in what the checks of this member find, and has the others told.
+    pub(super) fn tell_checks(&mut self, membership: &mut Membership) {
+        let Some(Grouping { sharing: Some(sharing), book, store, .. }) = &mut self.group else { return };
+        if let Some(update) = membership.look_at_checks() {
+            self.engine.publish(membership, update);
+        }
+        sharing.tell(book, membership, store);
     }
 
     /// The configuration may be another one.
@@ -294,6 +321,7 @@ impl Controller<'_> {
             digest,
         }));
         group.settle(membership, self.engine).await;
+        group.share_health(membership, self.engine);
     }
 
     /// Says how far this member is.
@@ -302,15 +330,15 @@ impl Controller<'_> {
         let announced = self.announcing.iter().flat_map(|announcing| &announcing.statuses);
         group.store.ask(Ask::Progress(Progress {
             generation: membership.generation(),
-            revision: group.book.revision().unwrap_or_default(),
+            revision: group.book.ordered_up_to(),
             announced: announced.filter(|status| status.announced == Some(true)).count(),
             services: membership.plan().services.len(),
         }));
     }
 
-    pub(super) fn show_group(&mut self, to: oneshot::Sender<Answer>) {
+    pub(super) fn show_group(&mut self, to: oneshot::Sender<Answer>, membership: &Membership) {
         match &mut self.group {
-            Some(group) => group.ask_members(to),
+            Some(group) => group.ask_members(to, membership),
             None => drop(to.send(Answer::Refused { error: NO_GROUP.to_owned() })),
         }
     }
@@ -442,6 +470,13 @@ impl Grouping {
             let id = self.book.enqueue(edit.clone(), false);
             self.store.ask(Ask::Tell { id, edit, is_new: false });
         }
+    }
+
+    /// Takes in what others find, and how it stands to them. Whether health is shared.
+    fn share_health(&mut self, membership: &mut Membership, engine: &mut dyn Engine) -> bool {
+        let Some(sharing) = &mut self.sharing else { return false };
+        sharing.hear((&self.book, self.connection.1.is_ok()), membership, engine);
+        true
     }
 
     /// Has everything here be as the orders that count here say.

@@ -15,6 +15,7 @@ pub mod guard;
 mod list_files;
 pub mod on_server;
 mod reload;
+mod sharing;
 mod talkers;
 
 use crate::admin::order::{Answer, Order};

@@ -5,7 +5,7 @@ use crate::ctl::client::{self, Client};
 use crate::engine::filter::takeover;
 use crate::host::cores;
 use crate::model::{
-    Admin, Announce, Deliver, Dispatcher, Engine, Group, HashInput, Health, Plan, Selection, Service, Via,
+    Admin, Announce, Deliver, Dispatcher, Engine, Group, GroupHealth, HashInput, Health, Plan, Selection, Service, Via,
 };
 use crate::table::ServiceId;
 use crate::table::build::Cluster;
@@ -90,14 +90,19 @@ fn admin(Admin { socket, metrics, web, state, .. }: &Admin) -> String {
     format!("admin: socket {}, {metrics}{page}, state in {}\n", socket.display(), state.display())
 }
 
-fn group(Group { name, member, etcd, user, identity, .. }: &Group) -> String {
+fn group(Group { name, member, etcd, user, identity, health, .. }: &Group) -> String {
     let by = match (identity, user) {
         (Some(_), Some((user, _))) => format!(", with a certificate and as user {user}"),
         (Some(_), None) => ", with a certificate".to_owned(),
         (None, Some((user, _))) => format!(", as user {user}"),
         (None, None) => String::new(),
     };
-    format!("group: {name}, this one is {member}; etcd at {}{by}\n", etcd.join(", "))
+    let health = match health {
+        GroupHealth::Own => "each member's own".to_owned(),
+        GroupHealth::Shared { check_by: None } => "shared, and all members check all servers".to_owned(),
+        GroupHealth::Shared { check_by: Some(count) } => format!("shared, and {count} members check a server"),
+    };
+    format!("group: {name}, this one is {member}; etcd at {}{by}; health is {health}\n", etcd.join(", "))
 }
 
 fn announce(Announce { table, min_up, hold_down, linger, hold }: &Announce) -> String {

@@ -1,5 +1,6 @@
 //! Dispatchers that share a real etcd: its orders, and what becomes of them when it is gone, without a quorum, or older than it was.
 
+mod health;
 mod net;
 
 use net::{Net, eventually, run};
@@ -173,6 +174,30 @@ fn without_a_quorum_orders_wait() {
     nodes[1] = Some(net.etcd(1, 3, "--heartbeat-interval=50 --election-timeout=300"));
     net.becomes(1, "web3", "disabled", 1);
     (1..=2).for_each(|at| net.joined(at, 2));
+}
+
+/// One that is far behind: etcd ends its watch, since what it has not heard of is compacted.
+#[test]
+fn a_member_whose_watch_is_ended_for_compaction_reads_everything_anew() {
+    let Some(net) = Net::up(2) else { return };
+    let _etcd = net.etcd(0, 1, "");
+    (1..=2).for_each(|at| _ = net.config(at, STORE, SAME));
+    let (d1, _d2) = (net.dispatcher(1), net.dispatcher(2));
+    (1..=2).for_each(|at| net.joined(at, 2));
+    d1.pause();
+    // More than waits for one that does not read, in its connection and in etcd.
+    net.flood("/oneip/edge/shared/nonsense", 1500, 10_000);
+    net.done(2, "weight web2 5");
+    let header: serde_json::Value = serde_json::from_str(&net.etcdctl("get /none --write-out=json")).expect("JSON");
+    net.etcdctl(&format!("compact {}", header["header"]["revision"]));
+    d1.go_on();
+    eventually("it says so", || d1.said().contains("it is compacted up to revision "));
+    net.becomes(1, "web2", "up", 5);
+    (1..=2).for_each(|at| net.joined(at, 2));
+    net.done(1, "weight web2 6");
+    net.becomes(2, "web2", "up", 6);
+    net.done(2, "weight web2 default");
+    net.becomes(1, "web2", "up", 1);
 }
 
 #[test]

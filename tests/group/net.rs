@@ -2,14 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -54,6 +59,54 @@ impl Net {
             ip(&format!("-n {name} link set p{at} up"));
         }
         Some(net)
+    }
+
+    /// `ip` there.
+    pub fn ip(&self, arguments: &str) {
+        run("ip", &format!("-n {} {arguments}", self.name), Path::new("/"));
+    }
+
+    /// Writes a key there so many times, with so many bytes.
+    pub fn flood(&self, key: &str, times: usize, bytes: usize) {
+        let work = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let client = etcd_client::Client::connect(["http://127.0.0.1:2379"], None).await.expect("etcd");
+                let put = |_| {
+                    let mut client = client.clone();
+                    async move { client.put(key, vec![b'x'; bytes], None).await.map(drop) }
+                };
+                let done: Vec<_> = futures::stream::iter(0..times).map(put).buffer_unordered(64).collect().await;
+                assert!(done.into_iter().all(|done| done.is_ok()));
+            });
+        };
+        self.inside(work);
+    }
+
+    fn inside(&self, work: impl FnOnce() + Send) {
+        let work = || {
+            let namespace = File::open(Path::new("/run/netns").join(&self.name)).expect("it is there");
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may");
+            work();
+        };
+        thread::scope(|scope| scope.spawn(work).join().expect("it does not panic"));
+    }
+
+    /// Listens there, and takes every connection, until that is dropped.
+    pub fn listen(&self, address: &str) -> Listener {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let mut bound = None;
+        self.inside(|| bound = Some(TcpListener::bind(address).expect("it is free")));
+        let listener = bound.expect("it was bound");
+        listener.set_nonblocking(true).expect("it may");
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let _ = listener.accept();
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Listener { stop, thread: Some(thread) }
     }
 
     pub fn command(&self, program: &str) -> Command {
@@ -175,6 +228,19 @@ impl Net {
     }
 }
 
+/// Dropped, it refuses.
+pub struct Listener {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().into_iter().for_each(|thread| _ = thread.join());
+    }
+}
+
 /// Divided by spaces; what is between single quotes is one.
 fn words(text: &str) -> Vec<String> {
     let parts = text.split('\'').enumerate();
@@ -216,6 +282,15 @@ impl Process {
     fn signal(&mut self, signal: Signal) {
         let _ = kill_process(Pid::from_child(&self.child), signal);
         let _ = self.child.wait();
+    }
+
+    /// It stands still from now on.
+    pub fn pause(&self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::STOP);
+    }
+
+    pub fn go_on(&self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::CONT);
     }
 
     /// Ends it as an operator does.

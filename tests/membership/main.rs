@@ -1,5 +1,6 @@
 //! What is said of the servers is what the data path was told, whatever the clock says meanwhile.
 
+mod agreement;
 mod operator;
 
 use oneip::admin::order::Answer;

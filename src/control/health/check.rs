@@ -52,6 +52,8 @@ pub(super) struct Check {
     pub since: u64,
     pub due: Instant,
     pub is_running: bool,
+    /// Whether it is probed from here.
+    pub is_on: bool,
     /// Failures since the last success.
     pub failures: u32,
     pub failure: Option<(Instant, String)>,
@@ -125,6 +127,7 @@ impl Check {
             since: since_1970(),
             due: now + interval.min(HEALTH_FIRST_PAUSE).mul_f64(fastrand::f64()),
             is_running: false,
+            is_on: true,
             failures: 0,
             failure: None,
             checked: None,
@@ -134,6 +137,12 @@ impl Check {
             doubt: None,
             unchecked: None,
         }
+    }
+
+    /// Begins to be probed from here, or is not any more: nothing is known of it then.
+    pub fn turn(&mut self, on: bool, now: Instant, interval: Duration) {
+        let (server, asked, is_running) = (self.server.clone(), self.asked, self.is_running);
+        *self = Check { is_on: on, is_running, ..Check::new(server, asked, now, interval) };
     }
 
     /// Whether it is asked over IPv4, or over IPv6.

@@ -73,7 +73,8 @@ impl Health {
     /// Where there is nobody who could answer, nobody is waited for.
     pub(super) fn release_if_alone(&mut self) {
         for ipv4 in [true, false] {
-            let can_answer = |check: &Check| check.is_of(ipv4) && !self.observer.is_local(check.server.address);
+            let can_answer =
+                |check: &Check| check.is_on && check.is_of(ipv4) && !self.observer.is_local(check.server.address);
             if !self.checks().any(|(_, check)| can_answer(check)) {
                 self.observer.is_alone(ipv4);
             }
@@ -110,6 +111,9 @@ impl Health {
         let Some((address, ipv4)) = self.check(id).map(|check| (check.server.address, check.asked.is_ipv4())) else {
             return;
         };
+        if let Some(off) = self.check_mut(id).filter(|check| !check.is_on) {
+            return off.is_running = false;
+        }
         let evidence = match &result {
             Ok(_) => Some(Evidence::Serves),
             Err(Trouble::Server(failure)) => Some(failure.evidence()),
@@ -215,7 +219,7 @@ impl Health {
         let services = self.services.iter().enumerate().filter_map(|(s, service)| Some((s as u32, service.as_ref()?)));
         let services = services.filter(move |(s, _)| evidence == Evidence::Silence || *s == id.0);
         let checks = services.flat_map(|(s, service)| (0..).map(move |c| (s, c)).zip(&service.checks));
-        checks.filter(move |(_, other)| {
+        checks.filter(|(_, other)| other.is_on).filter(move |(_, other)| {
             let address = other.server.address;
             let can_witness = |ipv4| other.is_of(ipv4) && !self.observer.is_local(address);
             check.is_some_and(|(own, ipv4)| own != address && (evidence != Evidence::Silence || can_witness(ipv4)))

@@ -275,22 +275,30 @@ impl Health {
     /// wait a moment until there are none.
     pub fn pending(&self) -> usize {
         let checks = self.services.iter().flatten().flat_map(|service| &service.checks);
-        checks.filter(|check| check.state.verdict == Verdict::Unknown && check.unchecked.is_none()).count()
+        let is_open = |check: &&Check| check.state.verdict == Verdict::Unknown && check.unchecked.is_none();
+        checks.filter(|check| check.is_on).filter(is_open).count()
     }
 
     /// Which servers of a service take clients, as in the plan; `may` says of each whether it may take any at all: its weight
     /// is above 0, and nobody has taken it out. Those that are up; if none is, those that are held down for flapping; if
     /// there are none either, none or all, by `all_down`.
     pub fn serving(&self, service: usize, may: &[bool]) -> Vec<bool> {
+        let Some(checked) = &self.services[service] else { return may.to_vec() };
+        let found: Vec<Verdict> = checked.checks.iter().map(|check| check.state.verdict).collect();
+        self.serving_by(service, &found, may)
+    }
+
+    /// The same by these verdicts.
+    pub fn serving_by(&self, service: usize, verdicts: &[Verdict], may: &[bool]) -> Vec<bool> {
         let Some(service) = &self.services[service] else { return may.to_vec() };
-        let servers: Vec<_> = service.checks.iter().map(|check| check.state.verdict).zip(may.iter().copied()).collect();
+        let servers: Vec<_> = verdicts.iter().copied().zip(may.iter().copied()).collect();
         state::serving(&servers, service.health.all_down)
     }
 
-    /// What is known of a server, by indices into the plan. `None`: its service is not checked.
+    /// What is known of a server, by indices into the plan. `None`: it is not checked, or not from here.
     pub fn status(&self, service: usize, server: usize) -> Option<Status<'_>> {
         let Check { state, failures, failure, checked, latency, unchecked, .. } =
-            self.services[service].as_ref()?.checks.get(server)?;
+            self.services[service].as_ref()?.checks.get(server).filter(|check| check.is_on)?;
         Some(Status {
             verdict: state.verdict,
             since: state.since,
@@ -301,6 +309,32 @@ impl Health {
             latency: *latency,
             unchecked: unchecked.as_ref().map(|(since, reason)| (*since, reason.as_str())),
         })
+    }
+
+    /// What this host's own checks have found of a server, and find still. `None`: nothing yet, or nothing that can be said at the moment.
+    pub fn finds(&self, service: usize, server: usize) -> Option<Verdict> {
+        let check = self.services.get(service)?.as_ref()?.checks.get(server)?;
+        let is_judged = check.is_on && check.checked.is_some() && check.unchecked.is_none();
+        (is_judged && !self.observer.is_isolated(check.asked.is_ipv4())).then_some(check.state.verdict)
+    }
+
+    /// Has servers be probed from here, by indices into the plan, or not any more: others check these.
+    pub fn assign(&mut self, is_mine: impl Fn(usize, usize) -> bool) {
+        let now = Instant::now();
+        let mut begin = Vec::new();
+        for (s, service) in self.services.iter_mut().enumerate() {
+            let Some(Service { health, checks, .. }) = service else { continue };
+            for (c, check) in checks.iter_mut().enumerate() {
+                let on = is_mine(s, c);
+                if check.is_on != on {
+                    check.turn(on, now, health.interval);
+                    begin.extend(on.then_some(Reverse((check.due, (s as u32, c as u32)))));
+                }
+            }
+        }
+        self.agenda.extend(begin);
+        self.silence = Silence::of(self.checks().map(|(_, check)| check));
+        self.release_if_alone();
     }
 
     /// How many probes of a service have come to a result since it was watched: what `status` says of it may be new.
@@ -331,7 +365,7 @@ impl Health {
 
     fn first_due(&mut self) -> Option<(Instant, Id)> {
         while let Some(&Reverse((due, id))) = self.agenda.peek() {
-            if self.check(id).is_some_and(|check| check.due == due && !check.is_running) {
+            if self.check(id).is_some_and(|check| check.due == due && check.is_on && !check.is_running) {
                 return Some((due, id));
             }
             self.agenda.pop();

@@ -162,6 +162,12 @@ impl Observer {
         }
     }
 
+    /// Whether nobody answers over that family.
+    pub fn is_isolated(&self, ipv4: bool) -> bool {
+        let view = if ipv4 { &self.ipv4 } else { &self.ipv6 };
+        view.isolated.is_some()
+    }
+
     /// Since when, over either of them.
     pub fn isolated(&self) -> Option<Instant> {
         self.ipv4.isolated.into_iter().chain(self.ipv6.isolated).min()

@@ -27,7 +27,7 @@ pub(super) struct Part {
 
 impl Part {
     pub fn of(check: &Check) -> Part {
-        let all = check.state.verdict != Verdict::Down;
+        let all = check.is_on && check.state.verdict != Verdict::Down;
         Part { ipv4: check.is_of(true), all, silent: all && check.stalled == Some(Evidence::Silence) }
     }
 }

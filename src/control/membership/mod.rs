@@ -1,10 +1,11 @@
 //! Who the servers are at this moment: where each is (`neighbours`), whether it serves (`health`), and what the operator
 //! wants of it (`operator`). Turns all that into tables for the workers.
 //!
-//! Here is who is followed and what becomes of what they tell; `state` judges a server, `orders`, `withdrawn` and `denied`
+//! Here is who is followed and what becomes of what they tell; `state` judges a server, `agreed` by what a group of dispatchers finds, `orders`, `withdrawn` and `denied`
 //! carry out what an operator asks for, `client` says what a client meets, `place` finds where servers are, `reload` goes over to another configuration, `report` says how everything is,
 //! `tell` what happens.
 
+mod agreed;
 mod client;
 mod denied;
 mod orders;
@@ -23,6 +24,7 @@ pub use reload::{Base, Prepared, Refusal, Reloaded};
 
 use self::report::Shown;
 use self::tell::{tell, tell_state};
+use super::agreement::Agreement;
 use super::denials::Denials;
 use super::health::{self, Health, Verdict, What};
 use super::neighbours::{self, Neighbours, Routes, What as Whereabouts};
@@ -132,6 +134,8 @@ pub struct Membership {
     neighbours: Option<Neighbours>,
     /// `None`: no service is checked.
     health: Option<Health>,
+    /// `None`: what the checks find counts, whatever others find.
+    agreement: Option<Agreement>,
     /// Until when a drained server keeps its connections, by name, or `None`: they are the others' now. Its time ends in
     /// `pass`, not on the clock: until the data path knows, the server has its connections, and is said to have them.
     draining: HashMap<Name, Option<u64>>,
@@ -197,6 +201,7 @@ impl Membership {
             leaving.iter().map(|left| (left.service.clone(), left.server.clone())).collect();
         let overrides = remembered.orders.clone();
         let plan = Arc::new(reload::effective(&configured, &overrides, &servers));
+        let agreement = if side == Side::Dispatcher { agreed::wanted(&plan) } else { None };
         let mut membership = Membership {
             side,
             interface: interface.to_owned(),
@@ -211,6 +216,7 @@ impl Membership {
             routes: None,
             neighbours: None,
             health: None,
+            agreement,
             draining: HashMap::new(),
             leaving: remember::times(&leaving),
             passed: 0,
@@ -258,9 +264,11 @@ impl Membership {
                 health.recall(&remembered.verdicts);
             }
             self.health = Some(health);
+            self.recall_agreed(if age < VERDICT_MOST { &remembered.agreed } else { &[] });
             self.verify_what_fails();
             wanted.iter().for_each(|(_, address)| self.tell_mac(*address));
             self.first_verdicts().await;
+            self.agree();
         }
         Ok(())
     }
@@ -277,7 +285,7 @@ impl Membership {
                 );
                 return;
             };
-            changes.iter().for_each(tell);
+            changes.iter().for_each(|change| tell(change, ""));
         }
     }
 
@@ -344,7 +352,8 @@ impl Membership {
             Event::Routes => self.reroute().await,
             Event::Verdicts(changes) => {
                 self.tell_verdicts(&changes);
-                let services: HashSet<usize> = changes.iter().map(|change| change.service).collect();
+                let services = changes.iter().map(|change| change.service);
+                let services: HashSet<usize> = services.chain(self.agree()).collect();
                 let now = clock::now_ns();
                 let moved = services.into_iter().fold(false, |moved, service| self.judge(service, now, None) | moved);
                 // What a server has by right depends on whether it was cut off.
@@ -434,10 +443,7 @@ impl Membership {
         let judged: Vec<state::Judged> =
             (0..self.plan.services[service].servers.len()).map(|server| self.judged(service, server)).collect();
         let may: Vec<bool> = judged.iter().map(|judged| judged.may).collect();
-        let mut takes = match &self.health {
-            Some(health) => health.serving(service, &may),
-            None => may,
-        };
+        let mut takes = self.taking(service, &may);
         for (server, takes) in takes.iter_mut().enumerate() {
             *takes |= matches!(self.hearsay(service, server), Some(Hearsay::Serves(_)));
         }
@@ -452,7 +458,7 @@ impl Membership {
                 self.joining.remove(&name);
             }
             if self.states.get(&name).is_some_and(|(before, _)| *before != judged.state) {
-                tell_state(&self.timeline, &name, judged);
+                tell_state(&self.timeline, &name, judged, self.agreement.is_some());
             }
             let seen = self.states.entry(name).or_insert((judged.state, Instant::now()));
             if seen.0 != judged.state {

@@ -311,6 +311,7 @@ impl Membership {
         self.cluster.adopt(renewal, &self.plan, clock::now_ns());
         let plan = Arc::clone(&self.plan);
         self.wanted(&plan).iter().for_each(|(_, address)| self.tell_mac(*address));
+        self.agree_on(&before);
         Ok(())
     }
 

@@ -76,6 +76,7 @@ impl Membership {
             withdrawn: self.withdrawn.clone(),
             denied: self.denials.clone(),
             verdicts: self.health.as_ref().map(|health| health.known()).unwrap_or_default(),
+            agreed: self.known_agreed(),
             leaving: leaving.collect(),
             changes: changes.collect(),
             key: fingerprint(self.plan.hash_key),

@@ -53,7 +53,7 @@ impl Membership {
         }
         let status = self.health.as_ref().and_then(|health| health.status(service, server));
         let resolved = self.side != Side::Dispatcher || self.cluster.mac(service as ServiceId, server).is_some();
-        let verdict = status.map_or(Verdict::Up, |status| status.verdict);
+        let verdict = self.verdict(service, server);
         if self.joining.contains(&name) {
             if let Some(why) = self.not_ready(service, server) {
                 return Judged::new(State::Joining, why);
@@ -63,17 +63,20 @@ impl Membership {
             }
         }
         let now = clock::now_ns();
+        let agreed = self.agreement.as_ref().map(|_| self.agreed_why(service, server));
         let failure = || status.and_then(|status| status.failure).map_or("", |(_, reason)| reason).to_owned();
         let keeps = |until: u64| match until.saturating_sub(now).div_ceil(1_000_000_000) {
             0 => "keeps those of its connections that have shown themselves until they are closed".to_owned(),
             seconds => format!("keeps its connections for {seconds} s more"),
         };
         let by_check = match verdict {
-            Verdict::Down => Some(Judged { may: true, ..Judged::new(State::Down, failure()) }),
+            Verdict::Down => {
+                Some(Judged { may: true, ..Judged::new(State::Down, agreed.clone().unwrap_or_else(failure)) })
+            }
             Verdict::Held => {
                 let hold = status.and_then(|status| status.hold).unwrap_or_default().as_secs();
-                let why = format!("answers, but flaps: down until {hold} s have passed without a failure");
-                Some(Judged { may: true, ..Judged::new(State::Held, why) })
+                let why = || format!("answers, but flaps: down until {hold} s have passed without a failure");
+                Some(Judged { may: true, ..Judged::new(State::Held, agreed.clone().unwrap_or_else(why)) })
             }
             Verdict::Up | Verdict::Unknown => None,
         };
@@ -95,7 +98,7 @@ impl Membership {
         let why = match (resolved, may) {
             (false, _) => "its MAC address is not known: its clients' frames are dropped".to_owned(),
             (true, false) => "weight 0: takes no clients".to_owned(),
-            (true, true) => self.unconfirmed(it.address),
+            (true, true) => agreed.filter(|why| !why.is_empty()).unwrap_or_else(|| self.unconfirmed(it.address)),
         };
         Judged { may, ..Judged::new(State::Up, why) }
     }
@@ -104,9 +107,7 @@ impl Membership {
         if self.side == Side::Dispatcher && self.cluster.mac(service as ServiceId, server).is_none() {
             return Some("its MAC address is not known yet");
         }
-        let status = self.health.as_ref().and_then(|health| health.status(service, server));
-        let unknown = status.is_some_and(|status| status.verdict == Verdict::Unknown && status.unchecked.is_none());
-        unknown.then_some("no check has come to a verdict yet")
+        self.is_unknown(service, server).then_some("no check has come to a verdict yet")
     }
 
     /// Lets the servers of a new service join, when it is known of each whether it serves, or after a while.

@@ -22,15 +22,17 @@ impl Membership {
 
     /// The state of a server follows from verdicts, and is told by itself.
     pub(super) fn tell_verdicts(&self, changes: &[health::Change]) {
+        let whose = if self.agreement.is_some() { "by this member's checks, " } else { "" };
         for change in changes {
-            tell(change);
+            tell(change, whose);
             let grade = match change.what {
                 What::NotAllDown | What::NotIsolated => Grade::Ok,
                 What::Unchecked { .. } => Grade::Warn,
                 What::Isolated(_) | What::AllDown(_) => Grade::Fail,
                 What::Up { .. } | What::Down { .. } | What::Held { .. } => continue,
             };
-            self.timeline.tell(Told { kind: Kind::Check, grade, text: &change.to_string(), mark: None });
+            let text = format!("{whose}{change}");
+            self.timeline.tell(Told { kind: Kind::Check, grade, text: &text, mark: None });
         }
     }
 
@@ -56,17 +58,17 @@ impl Membership {
     }
 }
 
-/// A change of a verdict, to the log.
-pub(super) fn tell(change: &health::Change) {
+/// A change of a verdict, to the log; and whose it is, where others may find something else.
+pub(super) fn tell(change: &health::Change, whose: &str) {
     let (service, server) = change.names();
     match change.what {
-        What::Up { .. } | What::NotAllDown | What::NotIsolated => tracing::info!(service, server, "{change}"),
-        _ => tracing::warn!(service, server, "{change}"),
+        What::Up { .. } | What::NotAllDown | What::NotIsolated => tracing::info!(service, server, "{whose}{change}"),
+        _ => tracing::warn!(service, server, "{whose}{change}"),
     }
 }
 
-/// A server came into this state.
-pub(super) fn tell_state(timeline: &Timeline, (service, server): &Name, judged: &Judged) {
+/// A server came into this state. To the log as well, where it is `agreed` on, so that no check of this process has told it.
+pub(super) fn tell_state(timeline: &Timeline, (service, server): &Name, judged: &Judged, agreed: bool) {
     let grade = match judged.state {
         State::Down => Grade::Fail,
         State::Held | State::Disabled => Grade::Warn,
@@ -75,5 +77,10 @@ pub(super) fn tell_state(timeline: &Timeline, (service, server): &Name, judged: 
     let state = judged.state.name();
     let why = if judged.why.is_empty() { String::new() } else { format!(": {}", judged.why) };
     let text = format!("server {server} of service {service} is {state}{why}");
+    match grade {
+        _ if !agreed => {}
+        Grade::Ok => tracing::info!(service, server, "{text}"),
+        _ => tracing::warn!(service, server, "{text}"),
+    }
     timeline.tell(Told { kind: Kind::Server, grade, text: &text, mark: Some((server, state)) });
 }
