@@ -147,6 +147,29 @@ mod tests {
         assert_eq!(lines[1], "  NOTE: etcd: connection refused; what is known counts");
         assert_eq!(lines[2], "  NOTE: orders/servers/web1 in the store is not used: unknown field `x`");
         assert_eq!(lines.last(), Some(&"  NOTE: and 2 more in the store"));
+        let health = |stance: &str, differs| HealthStatus {
+            stance: stance.into(),
+            since_s: 5.0,
+            views: 3,
+            checks: 20,
+            of: 60,
+            differs,
+        };
+        for (health, said) in [
+            (health("together", 0), "  health is what most of 3 members find; this one checks 20 of 60 servers\n"),
+            (
+                health("together", 2),
+                "  health is what most of 3 members find; this one checks 20 of 60 servers; it finds 2 OTHERWISE\n",
+            ),
+            (
+                health("waiting", 0),
+                "  NOTE: health: what members find is not known for 5.0 s: servers stay, unless a check here changes\n",
+            ),
+            (health("alone", 0), "  NOTE: health: for 5.0 s by this member's own checks\n"),
+        ] {
+            let line = line(&GroupSummary { health: Some(health), ..summary.clone() });
+            assert_eq!(line.split_once('\n').map(|(_, rest)| rest), Some(said));
+        }
         let member = |name: &str, belongs, behind| MemberStatus {
             member: name.into(),
             version: "0.1.0".into(),
@@ -166,7 +189,12 @@ mod tests {
             counts: "group".into(),
         };
         let members = vec![member("d1", true, Some(0)), member("d2", true, Some(4)), member("d3", false, None)];
-        let said = text(&GroupStatus { summary, etcd: vec!["http://a:1".into()], members, orders: vec![order] });
+        let said = text(&GroupStatus {
+            summary: summary.clone(),
+            etcd: vec!["http://a:1".into()],
+            members,
+            orders: vec![order],
+        });
         for part in [
             "d1 (this one)",
             "4 orders",
@@ -177,5 +205,16 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
+        assert!(!said.contains("checks"), "{said}");
+        let finds = |checks, out, cut_off| Some(FindsStatus { checks, out, cut_off });
+        let members = vec![
+            MemberStatus { finds: finds(340, 2, false), ..member("d1", true, Some(0)) },
+            MemberStatus { finds: finds(0, 0, true), ..member("d2", true, Some(0)) },
+        ];
+        let summary = GroupSummary { health: Some(health("together", 0)), ..summary };
+        let said = text(&GroupStatus { summary, etcd: Vec::new(), members, orders: Vec::new() });
+        let rows: Vec<&str> = said.lines().rev().take(3).collect();
+        assert!(rows[2].ends_with("checks  not up") && rows[0].ends_with("CUT OFF"), "{said}");
+        assert!(rows[1].contains("340"), "{said}");
     }
 }

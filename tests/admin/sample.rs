@@ -1,7 +1,7 @@
 //! Documents as a dispatcher of two services would give them.
 
 use hdrhistogram::Histogram;
-use oneip::admin::group::{self, BadValue, GroupStatus, GroupSummary, MemberStatus};
+use oneip::admin::group::{self, BadValue, FindsStatus, GroupStatus, GroupSummary, HealthStatus, MemberStatus};
 use oneip::admin::order::{
     ClientCheck, ClientFlow, ClientService, Diff, ListVerdict, Listing, Recording, ServiceDiff, Talker, Talkers, Trace,
     TracedFrame, TracedService,
@@ -332,6 +332,7 @@ pub fn group() -> GroupSummary {
         lost: 1,
         restored: 0,
         bad: Vec::new(),
+        health: Some(HealthStatus { stance: "waiting".into(), since_s: 61.0, views: 2, checks: 2, of: 4, differs: 1 }),
     }
 }
 
@@ -348,6 +349,7 @@ pub fn group_of_two() -> GroupStatus {
         behind: known,
         announced: known,
         services: known,
+        finds: known.map(|_| FindsStatus { checks: 2, out: 1, cut_off: false }),
     };
     let order = group::OrderStatus {
         server: "web1".into(),

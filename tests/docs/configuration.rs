@@ -30,6 +30,7 @@ cert_file = "etcd-client.pem"
 key_file = "etcd-client.key"
 user = "oneip"
 password_file = "etcd.password"
+health = "shared"
 [[deny]]
 prefixes = ["198.51.100.0/24"]
 files = ["deny.txt"]

@@ -115,3 +115,40 @@ fn servers_that_all_stall_at_once_stay_and_one_that_stalls_alone_is_down() {
         health.close().await.unwrap();
     });
 }
+
+/// In a group, members divide the checks.
+#[test]
+fn who_checks_some_servers_knows_nothing_of_the_others_and_judges_his_own_by_his_own() {
+    let Some(net) = Net::new(4) else { return };
+    let mut daemons: Vec<_> = (0..4).map(|server| Some(net.listen(server, "0.0.0.0:80", accept))).collect();
+    net.inside(async || {
+        let mut health = Health::open(&plan(&net.service("web", V4, &quick(TCP))), "lan0", END).await.unwrap();
+        gather(&mut health, |health, _| verdicts(health) == [Verdict::Up; 4]).await;
+        assert_eq!(health.finds(0, 0), Some(Verdict::Up));
+        health.assign(|_, server| server >= 2);
+        assert!(health.status(0, 0).is_none() && health.finds(0, 0).is_none());
+        assert_eq!((health.pending(), health.finds(0, 3)), (0, Some(Verdict::Up)));
+        // No probe more, but one that was under way.
+        daemons[0] = None;
+        let before = net.resets(0);
+        let changes = during(&mut health, Duration::from_millis(600)).await;
+        assert!(changes.is_empty(), "{changes:#?}");
+        assert!(net.resets(0) - before <= 1);
+
+        // Those that it checks are all silent: it is cut off, whatever it knew of the others.
+        net.set_ports(&["web3", "web4"], "down");
+        let changes = until(&mut health, |change| matches!(change.what, What::Isolated(_))).await;
+        assert!(!changes.iter().any(is_down), "{changes:#?}");
+        assert_eq!((health.finds(0, 2), health.finds(0, 3)), (None, None));
+        net.set_ports(&["web3", "web4"], "up");
+        until(&mut health, |change| change.what == What::NotIsolated).await;
+
+        // It begins anew with what it is given.
+        health.assign(|_, _| true);
+        assert_eq!(health.pending(), 2);
+        let changes = until(&mut health, is_down).await;
+        assert!(matches!(changes.last().unwrap().what, What::Down { server: 0, .. }), "{changes:#?}");
+        gather(&mut health, |health, _| health.finds(0, 1) == Some(Verdict::Up)).await;
+        health.close().await.unwrap();
+    });
+}
