@@ -29,7 +29,8 @@ fn plan(reversed: bool) -> Plan {
         service("web", 3, health)
     );
     let mut plan = config::parse(&text, "t.toml").expect("a configuration").plan;
-    let gone = Server { name: "gone".into(), address: [192, 0, 2, 99].into(), mac: None, weight: 0 };
+    let (name, address) = ("gone".into(), [192, 0, 2, 99].into());
+    let gone = Server { name, address, mac: None, weight: 0, quic_ids: Vec::new() };
     plan.services[2].servers.push(gone);
     plan.services[2].leaving = 1;
     plan
