@@ -214,6 +214,13 @@ impl Dispatcher {
         self.store.ask(Ask::Tell { id, edit: queued, is_new: self.connected });
     }
 
+    fn fail(&mut self, service: usize, server: usize) {
+        self.found[service][server] = Finding::Down;
+        if self.agreement.is_mine(service, server) {
+            self.agreement.find((service, server), Some(Finding::Down));
+        }
+    }
+
     fn share(&mut self) {
         self.standing.see(self.connected && self.book.stranger().is_none(), self.book.continues, Instant::now());
         let counted: BTreeMap<String, (View, i64)> = self
@@ -233,11 +240,12 @@ impl Dispatcher {
             self.heard.insert(name, at);
         }
         self.agreement.set_stance(self.standing.stance());
-        self.agreement.assign();
-        for service in 0..SERVICES {
-            for server in 0..SERVERS {
-                let found = self.agreement.is_mine(service, server).then_some(self.found[service][server]);
-                self.agreement.find((service, server), found);
+        if self.agreement.assign() {
+            for (service, found) in self.found.iter().enumerate() {
+                for (server, found) in found.iter().enumerate() {
+                    let is_mine = self.agreement.is_mine(service, server);
+                    self.agreement.find((service, server), is_mine.then_some(*found));
+                }
             }
         }
         self.agreement.settle();
@@ -274,7 +282,7 @@ impl Dispatcher {
                 event = self.store.next() => self.take(event),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
                 Some(done) = inbox.recv() => match done {
-                    Do::Fail(service, server) => self.found[service][server] = Finding::Down,
+                    Do::Fail(service, server) => self.fail(service, server),
                     Do::Order(service, at, weight) => self.order(server(service, at), weight),
                 },
             }
@@ -307,7 +315,7 @@ async fn change(
     }
     wait("all have heard of each change", || open.changes.borrow().is_empty()).await;
     let mut lags = Histogram::new(3).expect("three digits are possible");
-    open.lags.take().into_iter().for_each(|lag| lags.saturating_record(lag.as_micros() as u64));
+    open.lags.take().into_iter().for_each(|lag| lags.record(lag.as_micros() as u64).expect("it grows"));
     assert_eq!(lags.len(), made);
     lags
 }

@@ -213,7 +213,7 @@ mod tests {
         ];
         let summary = GroupSummary { health: Some(health("together", 0)), ..summary };
         let said = text(&GroupStatus { summary, etcd: Vec::new(), members, orders: Vec::new() });
-        let rows: Vec<&str> = said.lines().rev().take(3).collect();
+        let rows: Vec<&str> = said.lines().rev().take(3).map(str::trim_end).collect();
         assert!(rows[2].ends_with("checks  not up") && rows[0].ends_with("CUT OFF"), "{said}");
         assert!(rows[1].contains("340"), "{said}");
     }

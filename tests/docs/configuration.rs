@@ -322,7 +322,7 @@ fn the_packaged_example_is_right_and_has_every_key() {
         let there = table(&mut root, &section);
         // What goes with another choice is told beside that.
         let told = |key: &&Key| {
-            let beside = ["hash_key", "gue_port", "dscp"].contains(&key.name.as_str());
+            let beside = ["hash_key", "gue_port", "dscp", "check_by"].contains(&key.name.as_str());
             !beside && (key.section != "[service.quic]" || !key.name.starts_with("key"))
         };
         for Key { name, default, .. } in keys.iter().filter(told) {

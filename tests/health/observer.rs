@@ -132,7 +132,7 @@ fn who_checks_some_servers_knows_nothing_of_the_others_and_judges_his_own_by_his
         daemons[0] = None;
         let before = net.resets(0);
         let changes = during(&mut health, Duration::from_millis(600)).await;
-        assert!(changes.is_empty(), "{changes:#?}");
+        assert!(!changes.iter().any(is_down), "{changes:#?}");
         assert!(net.resets(0) - before <= 1);
 
         // Those that it checks are all silent: it is cut off, whatever it knew of the others.
@@ -147,7 +147,8 @@ fn who_checks_some_servers_knows_nothing_of_the_others_and_judges_his_own_by_his
         health.assign(|_, _| true);
         assert_eq!(health.pending(), 2);
         let changes = until(&mut health, is_down).await;
-        assert!(matches!(changes.last().unwrap().what, What::Down { server: 0, .. }), "{changes:#?}");
+        let down = changes.into_iter().find(is_down).unwrap();
+        assert!(matches!(down.what, What::Down { server: 0, .. }), "{down:#?}");
         gather(&mut health, |health, _| health.finds(0, 1) == Some(Verdict::Up)).await;
         health.close().await.unwrap();
     });

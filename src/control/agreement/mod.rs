@@ -125,6 +125,8 @@ pub struct Agreement {
     others: BTreeMap<String, Other>,
     /// Services that have to be judged anew.
     touched: BTreeSet<usize>,
+    /// Those that can check are others than when it was said who checks what, or the servers are.
+    is_unassigned: bool,
 }
 
 impl Agreement {
@@ -133,7 +135,8 @@ impl Agreement {
         let key = Key::from(plan.hash_key);
         let services = plan.services.iter().map(|service| Checked::new(service, key)).collect();
         let (others, touched) = (BTreeMap::new(), BTreeSet::new());
-        Agreement { key, member: member.to_owned(), check_by, stance: Stance::Waiting, services, others, touched }
+        let (member, stance, is_unassigned) = (member.to_owned(), Stance::Waiting, true);
+        Agreement { key, member, check_by, stance, services, others, touched, is_unassigned }
     }
 
     /// Goes over to another plan: what stays the same server of the same service keeps what is known of it.
@@ -153,7 +156,7 @@ impl Agreement {
             }
         }
         self.services = services;
-        self.touched = (0..self.services.len()).collect();
+        (self.touched, self.is_unassigned) = ((0..self.services.len()).collect(), true);
         for (name, Other { view, .. }) in std::mem::take(&mut self.others) {
             // One that does not fit any more is of another configuration, and will be told anew.
             let _ = self.hear(&name, Some(view));
@@ -186,7 +189,11 @@ impl Agreement {
             Ok(finds) => (finds, Ok(())),
             Err(why) => (None, Err(why)),
         };
-        let before = self.others.remove(member).map(|other| other.finds).unwrap_or_default();
+        let before = self.others.remove(member);
+        let cut_off = |view: &View| view.cut_off;
+        let counted = view.as_ref().filter(|_| finds.is_some());
+        self.is_unassigned |= before.as_ref().map(|other| other.view.cut_off) != counted.map(cut_off);
+        let before = before.map(|other| other.finds).unwrap_or_default();
         let after = finds.as_deref().unwrap_or_default();
         for (at, service) in self.services.iter_mut().enumerate() {
             let Some(Checked { order, places, .. }) = service else { continue };
@@ -227,7 +234,7 @@ impl Agreement {
 
     pub fn set_stance(&mut self, stance: Stance) {
         if std::mem::replace(&mut self.stance, stance) != stance {
-            self.touched = (0..self.services.len()).collect();
+            (self.touched, self.is_unassigned) = ((0..self.services.len()).collect(), true);
         }
     }
 
@@ -254,13 +261,12 @@ impl Agreement {
 
     /// Says anew who checks what: with the others as many as wanted, alone everything. Whether anything is other than before.
     pub fn assign(&mut self) -> bool {
+        if self.stance == Stance::Waiting || !std::mem::take(&mut self.is_unassigned) {
+            return false;
+        }
         let others: Vec<Mark> =
             self.others.values().filter(|other| !other.view.cut_off).map(|other| other.mark).collect();
-        let most = match self.stance {
-            Stance::Waiting => return false,
-            Stance::Alone => None,
-            Stance::Together => self.check_by,
-        };
+        let most = self.check_by.filter(|_| self.stance == Stance::Together);
         let (own, mut is_other) = (Mark::member(self.key, &self.member), false);
         for Checked { order, places, .. } in self.services.iter_mut().flatten() {
             for server in order {

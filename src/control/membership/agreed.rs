@@ -100,6 +100,11 @@ impl Membership {
                 agreement.find((at, place), health.finds(at, place).and_then(Finding::of));
             }
         }
+        self.settle()
+    }
+
+    fn settle(&mut self) -> Vec<usize> {
+        let Some(agreement) = &mut self.agreement else { return Vec::new() };
         let judged = agreement.settle();
         judged.iter().for_each(|(service, _)| self.shown.touch(*service));
         judged.into_iter().filter_map(|(service, is_other)| is_other.then_some(service)).collect()
@@ -131,18 +136,21 @@ impl Membership {
         let hear = |(member, view): (String, Option<View>)| Some((agreement.hear(&member, view).err()?, member));
         let unfit = views.into_iter().filter_map(hear).map(|(why, member)| (member, why)).collect();
         agreement.set_stance(stance);
-        self.divide();
-        (self.look_at_checks(), unfit)
+        let mut changed = self.divide();
+        changed.extend(self.settle());
+        (self.judge_some(&changed), unfit)
     }
 
-    /// Has this process check what it is to check.
-    fn divide(&mut self) {
-        let (Some(agreement), Some(health)) = (&mut self.agreement, &mut self.health) else { return };
-        if agreement.assign() {
-            health.assign(|service, server| agreement.is_mine(service, server));
-            let (mine, all, _) = agreement.tally();
-            tracing::info!("group: this member checks {mine} of {all} servers");
+    /// Has this process check what it is to check. Services of which something else counts: of what it checks no more it finds nothing.
+    fn divide(&mut self) -> Vec<usize> {
+        let (Some(agreement), Some(health)) = (&mut self.agreement, &mut self.health) else { return Vec::new() };
+        if !agreement.assign() {
+            return Vec::new();
         }
+        health.assign(|service, server| agreement.is_mine(service, server));
+        let (mine, all, _) = agreement.tally();
+        tracing::info!("group: this member checks {mine} of {all} servers");
+        self.agree()
     }
 
     /// The plan is another one.
