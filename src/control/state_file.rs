@@ -320,7 +320,7 @@ mod tests {
             address: "192.0.2.13".parse().unwrap(),
             mac: None,
             weight: 0,
-            quic_ids: Vec::new(),
+            quic_ids: vec!["c4605e".parse().unwrap()],
         };
         let history = serde_json::json!({
             "configurations": [{
