@@ -66,9 +66,6 @@ run_tests() {
     cargo test --no-fail-fast "${targets[@]}" -- --test-threads=4 "${@:2}"
 }
 
-# As long as nobody else wants a core.
-when_idle() { chrt --idle 0 "$@"; }
-
 # The tests of networks, in two groups.
 # shellcheck disable=SC2046
 lab() { run_tests $(named "${NETWORKS[@]:0:2}"); }
@@ -87,10 +84,6 @@ both() {
     trap 'kill "${process[@]}" 2>/dev/null; rm -rf "$folder"' EXIT
     # shellcheck disable=SC2046
     step tests run_tests $(others)
-    # The lab goes on for as long again, and leaves the cores idle for the most part.
-    step lints when_idle cargo clippy --all-targets --features dpdk -- -D warnings
-    # Not the program, which the lab runs.
-    step build when_idle cargo build --lib --features dpdk
     for name in networks lab; do
         verdict=ok
         wait "${process[$name]}" || { verdict=FAILED; failed=1; }
@@ -110,6 +103,7 @@ if [[ -n $quick ]]; then
     # shellcheck disable=SC2046
     step tests run_tests $(others "${MACHINES[@]}")
 else
+    step lints cargo clippy --all-targets --features dpdk -- -D warnings
     # Without the feature, as most will build it; and then what only that port has.
     step build cargo test --no-run
     both
