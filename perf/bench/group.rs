@@ -14,7 +14,7 @@ use oneip::control::health::Verdict;
 use oneip::control::overrides::Overrides;
 use oneip::group::book::{Book, Edit};
 use oneip::group::record::{Member, MemberView, ServerOrders, Stamped, now_ms};
-use oneip::group::standing::Standing;
+use oneip::group::stance::StanceClock;
 use oneip::group::store::{Ask, Event, Store};
 use oneip::model::{AllDown, Group, GroupHealth, Health, Plan, Probe, Via};
 use std::cell::{Cell, RefCell};
@@ -152,7 +152,7 @@ struct Dispatcher {
     name: String,
     book: Book,
     agreement: Agreement,
-    standing: Standing,
+    clock: StanceClock,
     store: Store,
     connected: bool,
     heard: BTreeMap<String, i64>,
@@ -183,8 +183,8 @@ impl Dispatcher {
         let store = Store::start(group, member, None).expect("a thread");
         let agreement = Agreement::new(plan, &name, Some(CHECK_BY));
         let found = vec![vec![Finding::Up; SERVERS]; SERVICES];
-        let (standing, heard) = (Standing::new(Instant::now()), BTreeMap::new());
-        Dispatcher { number, name, book, agreement, standing, store, connected: false, heard, told: None, found }
+        let (clock, heard) = (StanceClock::new(Instant::now()), BTreeMap::new());
+        Dispatcher { number, name, book, agreement, clock, store, connected: false, heard, told: None, found }
     }
 
     fn take(&mut self, event: Event) {
@@ -222,7 +222,7 @@ impl Dispatcher {
     }
 
     fn share(&mut self) {
-        self.standing.see(self.connected && self.book.stranger().is_none(), self.book.continues, Instant::now());
+        self.clock.see(self.connected && self.book.stranger().is_none(), self.book.continues, Instant::now());
         let counted: BTreeMap<String, (View, i64)> = self
             .book
             .views()
@@ -239,7 +239,7 @@ impl Dispatcher {
             self.agreement.hear(&name, Some(view)).expect("it fits");
             self.heard.insert(name, at);
         }
-        self.agreement.set_stance(self.standing.stance());
+        self.agreement.set_stance(self.clock.stance());
         if self.agreement.assign() {
             for (service, found) in self.found.iter().enumerate() {
                 for (server, found) in found.iter().enumerate() {
@@ -269,15 +269,15 @@ impl Dispatcher {
 
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Do>, open: Rc<Open>) {
         loop {
-            let before = self.standing.stance();
+            let before = self.clock.stance();
             self.share();
-            match (before, self.standing.stance()) {
+            match (before, self.clock.stance()) {
                 (Stance::Together, after) if after != Stance::Together => open.together.set(open.together.get() - 1),
                 (before, Stance::Together) if before != Stance::Together => open.together.set(open.together.get() + 1),
                 _ => {}
             }
             open.heard(self.number, |change| self.goes_by(change));
-            let due = self.standing.due();
+            let due = self.clock.due();
             tokio::select! {
                 event = self.store.next() => self.take(event),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}

@@ -164,11 +164,11 @@ pub fn port(text: &str) -> Result<Port, String> {
     let quote = quoted(text, '"');
     let parts = text.split_once('/');
     if let Some((number, transport)) = parts
-        && let (Some(number), Some(transport)) = (port_number(number), transport_of(transport))
+        && let (Some(number), Some(transport)) = (Port::number_of(number), Transport::from_name(transport))
     {
         return Err(format!("{quote} is the wrong way round; write \"{}\"", Port { transport, number }));
     }
-    if let Some(number) = port_number(text) {
+    if let Some(number) = Port::number_of(text) {
         return Err(format!(
             "{quote} lacks the transport; write \"tcp/{number}\", \"udp/{number}\" or \"sctp/{number}\""
         ));
@@ -176,22 +176,11 @@ pub fn port(text: &str) -> Result<Port, String> {
     let Some((transport, number)) = parts else {
         return Err(format!("{quote} is not a transport and port; write it like \"tcp/80\""));
     };
-    match (transport_of(transport), port_number(number)) {
+    match (Transport::from_name(transport), Port::number_of(number)) {
         (Some(transport), Some(number)) => Ok(Port { transport, number }),
         (None, _) => Err(format!("{quote} does not begin with a transport that has ports; write tcp, udp or sctp")),
         (_, None) => Err(format!("{quote} does not end with a port; write one port from 1 to 65535, like \"tcp/80\"")),
     }
-}
-
-fn transport_of(text: &str) -> Option<Transport> {
-    Transport::ALL.into_iter().find(|transport| transport.name() == text)
-}
-
-fn port_number(text: &str) -> Option<u16> {
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok().filter(|number| *number != 0)
 }
 
 /// The Ethernet address of one machine.

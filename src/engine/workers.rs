@@ -156,8 +156,8 @@ impl Engine for Workers {
     fn progress(&self) -> Option<Progress> {
         let seen = self.pool.stats().latest();
         Some(seen.map_or_else(Progress::default, |(seen, _)| {
-            let standing = seen.workers.iter().enumerate().filter(|(_, worker)| !worker.turns);
-            Progress { rounds: seen.rounds, standing: standing.map(|(worker, _)| worker).collect() }
+            let stuck = seen.workers.iter().enumerate().filter(|(_, worker)| !worker.turns);
+            Progress { rounds: seen.rounds, stuck: stuck.map(|(worker, _)| worker).collect() }
         }))
     }
 

@@ -13,7 +13,7 @@ pub struct Progress {
     /// How often all of them were seen at work.
     pub rounds: u64,
     /// Which of them stood still when they were looked at last.
-    pub standing: Vec<usize>,
+    pub stuck: Vec<usize>,
 }
 
 /// The way to the service manager.
@@ -34,7 +34,7 @@ struct Watchdog {
     /// As of the last feeding.
     rounds: Option<u64>,
     /// Which threads stand still, as was said.
-    standing: Vec<usize>,
+    stuck: Vec<usize>,
 }
 
 impl Supervisor {
@@ -49,7 +49,7 @@ impl Supervisor {
         }
         let watchdog = limit.map(|limit| {
             let every = limit / 4;
-            Watchdog { every, due: Instant::now() + every, rounds: None, standing: Vec::new() }
+            Watchdog { every, due: Instant::now() + every, rounds: None, stuck: Vec::new() }
         });
         Supervisor { watchdog, ..Supervisor::default() }
     }
@@ -110,20 +110,20 @@ impl Watchdog {
     /// Whether it is to be fed.
     fn take(&mut self, progress: Option<Progress>, now: Instant) -> bool {
         self.due = now + self.every;
-        let Some(Progress { rounds, standing }) = progress else { return true };
+        let Some(Progress { rounds, stuck }) = progress else { return true };
         if self.rounds != Some(rounds) {
-            if !self.standing.is_empty() {
+            if !self.stuck.is_empty() {
                 tracing::info!("all workers turn again");
             }
-            (self.rounds, self.standing) = (Some(rounds), Vec::new());
+            (self.rounds, self.stuck) = (Some(rounds), Vec::new());
             return true;
         }
         // Between two looks at them it is no wonder that nothing was seen.
-        if !standing.is_empty() && standing != self.standing {
-            let names: Vec<String> = standing.iter().map(ToString::to_string).collect();
+        if !stuck.is_empty() && stuck != self.stuck {
+            let names: Vec<String> = stuck.iter().map(ToString::to_string).collect();
             let (s, stand) = if names.len() == 1 { ("", "stands") } else { ("s", "stand") };
             tracing::error!("worker{s} {} {stand} still: the watchdog will end this process", names.join(", "));
-            self.standing = standing;
+            self.stuck = stuck;
         }
         false
     }
@@ -137,16 +137,16 @@ mod tests {
     fn a_watchdog_is_fed_by_progress_alone() {
         let every = Duration::from_secs(1);
         let start = Instant::now();
-        let mut watchdog = Watchdog { every, due: start, rounds: None, standing: Vec::new() };
-        let at = |rounds, standing: &[usize]| Some(Progress { rounds, standing: standing.to_vec() });
+        let mut watchdog = Watchdog { every, due: start, rounds: None, stuck: Vec::new() };
+        let at = |rounds, stuck: &[usize]| Some(Progress { rounds, stuck: stuck.to_vec() });
         assert!(watchdog.take(at(0, &[]), start), "it has just started");
         assert_eq!(watchdog.due, start + every);
         assert!(!watchdog.take(at(0, &[]), start), "nobody was looked at meanwhile");
         assert!(watchdog.take(at(1, &[]), start));
         assert!(!watchdog.take(at(1, &[0, 2]), start));
-        assert_eq!(watchdog.standing, [0, 2]);
+        assert_eq!(watchdog.stuck, [0, 2]);
         assert!(watchdog.take(at(2, &[]), start), "they turn again");
-        assert!(watchdog.standing.is_empty());
+        assert!(watchdog.stuck.is_empty());
         assert!(watchdog.take(None, start) && watchdog.take(None, start), "no worker, no progress");
     }
 }

@@ -22,10 +22,19 @@ impl FromStr for Port {
 
     fn from_str(text: &str) -> Result<Port, String> {
         let parts = text.split_once('/').and_then(|(transport, number)| {
-            let transport = Transport::ALL.into_iter().find(|known| known.name() == transport)?;
-            Some(Port { transport, number: number.parse().ok().filter(|number| *number != 0)? })
+            Some(Port { transport: Transport::from_name(transport)?, number: Port::number_of(number)? })
         });
         parts.ok_or_else(|| format!("{text} is not a transport and port; write it like tcp/80"))
+    }
+}
+
+impl Port {
+    /// The number of a port, in digits alone; there is no port 0.
+    pub fn number_of(text: &str) -> Option<u16> {
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        text.parse().ok().filter(|number| *number != 0)
     }
 }
 
@@ -72,11 +81,33 @@ impl Transport {
         }
     }
 
+    pub fn from_name(name: &str) -> Option<Transport> {
+        Transport::ALL.into_iter().find(|transport| transport.name() == name)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Transport::Tcp => "tcp",
             Transport::Udp => "udp",
             Transport::Sctp => "sctp",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_read_as_it_is_written() {
+        for text in ["tcp/80", "udp/1", "sctp/65535"] {
+            assert_eq!(text.parse::<Port>().map(|port| port.to_string()), Ok(text.to_owned()));
+        }
+        for text in
+            ["", "80", "tcp", "tcp/", "tcp/0", "tcp/+80", "tcp/65536", "tcp/80-81", "80/tcp", "TCP/80", "icmp/80"]
+        {
+            let message = format!("{text} is not a transport and port; write it like tcp/80");
+            assert_eq!(text.parse::<Port>(), Err(message));
         }
     }
 }

@@ -150,7 +150,7 @@ fn make(source: Source, base: &Base, (before, check): (&BTreeSet<Prefix>, HostCh
             (plan, warnings.iter().map(ToString::to_string).collect())
         }
     };
-    let addresses = addresses(&plan);
+    let addresses = plan.cluster_addresses();
     let new: Vec<Prefix> = addresses.difference(before).copied().collect();
     let host = check(&new).map_err(|error| error.to_string());
     Ok(Made { prepared: base.prepare(plan), host, warnings, addresses })
@@ -181,7 +181,7 @@ impl Controller<'_> {
     }
 
     fn start_reload(&mut self, membership: &Membership, request: Request, source: Source) -> Option<Reloading> {
-        let host = (addresses(membership.plan()), self.engine.host_check());
+        let host = (membership.plan().cluster_addresses(), self.engine.host_check());
         match Reloading::start(request, source, membership.base(), host) {
             Ok(reloading) => Some(reloading),
             Err((request, error)) => {
@@ -272,7 +272,7 @@ impl Controller<'_> {
             changes.push("dry run: nothing was changed".to_owned());
             return Ok(Outcome::Done(changes));
         }
-        let before = addresses(membership.plan());
+        let before = membership.plan().cluster_addresses();
         let (mut changes, update) = match membership.reload(prepared).await {
             Ok(Reloaded::Done(changes, update)) => (changes, update),
             Ok(Reloaded::Outdated(plan)) => return Err(Source::Read(plan, warnings)),
@@ -321,10 +321,6 @@ fn note(timeline: &Timeline, outcome: &Outcome) {
         Outcome::Compared(_) => return,
     };
     timeline.tell(Told { kind: Kind::Reload, grade, text: &format!("reload: {text}"), mark: None });
-}
-
-fn addresses(plan: &Plan) -> BTreeSet<Prefix> {
-    plan.cluster_addresses()
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ use crate::control::membership::Membership;
 use crate::engine::Engine;
 use crate::group::book::Book;
 use crate::group::record::MemberView;
-use crate::group::standing::Standing;
+use crate::group::stance::StanceClock;
 use crate::group::store::{Ask, Store};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 pub struct Sharing {
     member: String,
-    standing: Standing,
+    clock: StanceClock,
     /// Views that the membership has, by when they were written.
     heard: BTreeMap<String, i64>,
     /// Those that are not about these servers, and why.
@@ -27,7 +27,7 @@ impl Sharing {
     pub fn new(member: &str) -> Sharing {
         Sharing {
             member: member.to_owned(),
-            standing: Standing::new(Instant::now()),
+            clock: StanceClock::new(Instant::now()),
             heard: BTreeMap::new(),
             unfit: BTreeMap::new(),
             told: None,
@@ -36,15 +36,15 @@ impl Sharing {
 
     /// When time alone changes something.
     pub fn due(&self) -> Option<Instant> {
-        self.standing.due()
+        self.clock.due()
     }
 
     /// Takes in what has come from the store, and what time it is.
     pub fn hear(&mut self, (book, connected): (&Book, bool), membership: &mut Membership, engine: &mut dyn Engine) {
-        let before = self.standing.stance();
-        self.standing.see(connected && book.stranger().is_none(), book.continues, Instant::now());
-        if self.standing.stance() != before {
-            tell(self.standing.stance());
+        let before = self.clock.stance();
+        self.clock.see(connected && book.stranger().is_none(), book.continues, Instant::now());
+        if self.clock.stance() != before {
+            tell(self.clock.stance());
         }
         let counted: BTreeMap<&String, (&MemberView, i64)> =
             book.views().filter(|(name, ..)| **name != self.member).map(|(name, of, at)| (name, (of, at))).collect();
@@ -54,7 +54,7 @@ impl Sharing {
         let views: Vec<(String, Option<View>)> = gone.chain(new).collect();
         self.heard = counted.into_iter().map(|(name, (_, at))| (name.clone(), at)).collect();
         views.iter().for_each(|(name, _)| _ = self.unfit.remove(name));
-        let (update, unfit) = membership.hear_views(views, self.standing.stance());
+        let (update, unfit) = membership.hear_views(views, self.clock.stance());
         self.unfit.extend(unfit);
         update.into_iter().for_each(|update| engine.publish(membership, update));
     }
@@ -78,8 +78,8 @@ impl Sharing {
     pub fn status(&self, agreement: &Agreement) -> HealthStatus {
         let (checks, of, differs) = agreement.tally();
         HealthStatus {
-            stance: name(self.standing.stance()).to_owned(),
-            since_s: self.standing.since().elapsed().as_secs_f64(),
+            stance: name(self.clock.stance()).to_owned(),
+            since_s: self.clock.since().elapsed().as_secs_f64(),
             views: agreement.others().count() + 1,
             checks,
             of,

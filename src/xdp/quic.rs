@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 const CONFIG: u8 = 1;
 const SERVER_ID: u8 = 2;
 
-/// Of one service. `of` is what stands for a server. None: no connection ID says anything.
-pub fn entries(service: ServiceId, ids: &ConnectionIds, of: impl Fn(u16) -> u16) -> Vec<Entry> {
+/// Of one service. None: no connection ID says anything.
+pub fn entries(service: ServiceId, ids: &ConnectionIds) -> Vec<Entry> {
     let plain = || ids.configs().filter(|config| config.key.is_none());
     let lengths: BTreeSet<usize> = plain().map(|config| config.server_id_length.into()).collect();
     let configs = plain().map(|config| {
@@ -19,7 +19,7 @@ pub fn entries(service: ServiceId, ids: &ConnectionIds, of: impl Fn(u16) -> u16)
     });
     let servers = ids.servers().filter(|(id, _)| lengths.contains(&id.length())).map(|(id, server)| {
         let words = [id.bytes() as u64, (id.bytes() >> 64) as u64];
-        entry(words, key(service, SERVER_ID, id.length() as u8), of(server).into())
+        entry(words, key(service, SERVER_ID, id.length() as u8), server.into())
     });
     configs.chain(servers).collect()
 }

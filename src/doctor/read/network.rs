@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Addresses that this host holds are read outside of the runtime.
 pub fn held(plan: &Plan) -> Vec<(IpAddr, u8, String)> {
-    let cluster = |address: &IpAddr| plan.cluster_addresses().iter().any(|prefix| prefix.contains(*address));
+    let cluster_addresses = plan.cluster_addresses();
+    let cluster = |address: &IpAddr| cluster_addresses.iter().any(|prefix| prefix.contains(*address));
     let held = server::held().unwrap_or_default().into_iter().filter(|held| cluster(&held.address));
     held.map(|held| (held.address, held.prefix, held.interface)).collect()
 }

@@ -429,8 +429,8 @@ impl Cluster {
                 }
                 // A router sends clients' frames as well.
                 if let Some(mac) = server.mac().filter(|_| server.next_hop.is_some_and(|hop| !hop.is_gateway)) {
-                    own.push((PackedMac::from_bytes(mac.0).0, 0));
                     let mac = PackedMac::from_bytes(mac.0).0;
+                    own.push((mac, 0));
                     loops.extend(service.addresses.iter().map(|address| ((mac, u32::from(*address)), 0)));
                 }
             }

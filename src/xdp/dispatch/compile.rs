@@ -182,7 +182,7 @@ pub fn compile(
         let destinations = table.destinations_of(id);
         service.flags |= table.lists().map_or(0, |lists| u16::from(lists.group(id)) << GROUP);
         if let Some(of) = table.service(id).connection_ids() {
-            let entries = quic::entries(id, of, |server| server);
+            let entries = quic::entries(id, of);
             service.flags |= if entries.is_empty() { 0 } else { QUIC };
             ids.extend(entries);
         }

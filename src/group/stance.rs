@@ -15,7 +15,7 @@ use crate::control::agreement::Stance;
 use crate::limits::{GROUP_ALONE, GROUP_SETTLE};
 use tokio::time::Instant;
 
-pub struct Standing {
+pub struct StanceClock {
     stance: Stance,
     since: Instant,
     /// When it was with the others last; since then it is not `Together`.
@@ -26,9 +26,9 @@ pub struct Standing {
     was_together: bool,
 }
 
-impl Standing {
-    pub fn new(now: Instant) -> Standing {
-        Standing { stance: Stance::Waiting, since: now, left: now, joined: None, was_together: false }
+impl StanceClock {
+    pub fn new(now: Instant) -> StanceClock {
+        StanceClock { stance: Stance::Waiting, since: now, left: now, joined: None, was_together: false }
     }
 
     pub fn stance(&self) -> Stance {
@@ -98,7 +98,7 @@ mod tests {
     /// What it is after each of the events: `+` is with the others, `~` is with them, and the store went back, `-` is without, `.` a second.
     fn stances(events: &str) -> String {
         let mut now = Instant::now();
-        let mut standing = Standing::new(now);
+        let mut clock = StanceClock::new(now);
         let mut is_with = false;
         let mut shown = String::new();
         for event in events.chars() {
@@ -107,13 +107,13 @@ mod tests {
             } else {
                 is_with = event != '-';
             }
-            standing.see(is_with, event != '~', now);
-            shown.push(match standing.stance() {
+            clock.see(is_with, event != '~', now);
+            shown.push(match clock.stance() {
                 Stance::Together => 'T',
                 Stance::Waiting => 'w',
                 Stance::Alone => 'a',
             });
-            assert!(standing.due().is_none_or(|due| due > now), "{events} {shown}");
+            assert!(clock.due().is_none_or(|due| due > now), "{events} {shown}");
         }
         shown
     }
