@@ -23,13 +23,15 @@ Without --nic: the kernel has pktgen, IPVS, veth and nf_tables. Without COMMAND 
 among the peers, which writes its report below DIR.
 
 With --nic: the guest is the dispatcher of the lab P that scripts/lab.sh made (default of both: oneip). Its interface lan0 is on the lab's LAN in place of the
-lab's own dispatcher, with its addresses. /run/P-lab is the lab's folder, with a BPF file system of the guest's on /run/P-lab/bpf. Without COMMAND
-it says "the guest is up" and runs what comes on the standard input by bash.
+lab's own dispatcher, with its addresses. /run/P-lab is the lab's folder, with a BPF file system of the guest's on /run/P-lab/bpf, and qemu's
+monitor at guest-monitor ("set_link n0 off" takes the NIC's link away). Without COMMAND it says "the guest is up" and runs what comes on the standard input by bash.
 
 With --systemd: this host's own Debian, which systemd boots, up to basic.target and none of this host's services. COMMAND may install, change and
 remove whatever it likes: it writes to memory.
 
   --nic NIC       igb, virtio, e1000e or vmxnet3
+  --dpdk          the NIC is bound to vfio-pci, behind an IOMMU that qemu emulates; lan0 is a tap with its addresses. There are 512 MiB of
+                  huge pages, and /run/dpdk-port has the NIC's PCI address
   --lab P         the lab (default: oneip)
   --queues N      of the NIC, whose workers share the guest's two cores: igb and virtio up to 8 (default: 2; e1000e and vmxnet3 have their own number)
   --mtu N         of lan0 (default: 1500)
@@ -252,13 +254,26 @@ sysctl -qw net.ipv4.conf.{all,default,lan0}.{send_redirects,accept_redirects}=0 
 sysctl -qw net.ipv6.conf.lan0.keep_addr_on_down=1
 ethtool -K lan0 gro off rxvlan off txvlan off tso off 2>/dev/null
 if [[ -n "$(only_with "$nic" igb virtio)" ]]; then ethtool -L lan0 combined $queues 2>/dev/null; fi
+if [[ -n "$dpdk" ]]; then
+    echo 256 >/proc/sys/vm/nr_hugepages
+    port=\$(basename "\$(realpath /sys/class/net/lan0/device)")
+    # virtio's interface is on a device of its own below the PCI device.
+    if [[ \$port == virtio* ]]; then port=\$(basename "\$(realpath /sys/class/net/lan0/device/..)"); fi
+    echo "\$port" >/run/dpdk-port
+    echo vfio-pci >/sys/bus/pci/devices/\$port/driver_override
+    echo "\$port" >/sys/bus/pci/devices/\$port/driver/unbind
+    echo "\$port" >/sys/bus/pci/drivers_probe
+    ip tuntap add dev lan0 mode tap
+    ip link set lan0 address $DISPATCHER_MAC
+    sysctl -qw net.ipv4.conf.lan0.{send_redirects,accept_redirects}=0 net.ipv6.conf.lan0.{accept_dad,accept_ra}=0 net.ipv6.conf.lan0.keep_addr_on_down=1
+fi
 ip link set lan0 mtu $mtu up
 ip address add 192.0.2.2/24 dev lan0
 ip address add 2001:db8:2::2/64 dev lan0 nodad
 ip route add default via 192.0.2.1
 ip route add default via 2001:db8:2::1
 # igb's link takes seconds.
-for ((tries = 0; tries < 300; tries++)); do if [[ \$(</sys/class/net/lan0/carrier) == 1 ]]; then break; fi; sleep 0.1; done
+for ((tries = 0; tries < 300; tries++)); do if [[ -n "$dpdk" || \$(</sys/class/net/lan0/carrier) == 1 ]]; then break; fi; sleep 0.1; done
 END
 }
 
@@ -281,7 +296,7 @@ unplug() {
 }
 
 boot() {
-    local share='security_model=none,multidevs=remap' device place=() serial=(-serial stdio)
+    local share='security_model=none,multidevs=remap' device place=() iommu=() serial=(-serial stdio) monitor=none
     if [[ -n $interactive ]]; then serial=(-serial "file:$out/console" -serial stdio); fi
     device=(-nic none)
     if [[ -n $nic ]]; then
@@ -295,17 +310,19 @@ boot() {
                     -device "$nic,bus=rp1,netdev=n0,mac=$DISPATCHER_MAC,romfile=") ;;
         esac
         device+=(-virtfs "local,path=$lab_folder,mount_tag=lab,$share")
+        monitor=unix:$lab_folder/guest-monitor,server=on,wait=off
     fi
-    timeout --foreground "$((minutes * 60))" "${place[@]}" "${qemu[@]}" -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
-        -display none -no-reboot "${serial[@]}" -monitor none \
+    if [[ -n $dpdk ]]; then iommu=(-device intel-iommu,intremap=on); fi
+    timeout --foreground "$((minutes * 60))" "${place[@]}" "${qemu[@]}" -machine q35 "${iommu[@]}" -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
+        -display none -no-reboot "${serial[@]}" -monitor "$monitor" \
         -kernel "$CACHE/$release/vmlinuz" -initrd "$work/initramfs" \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off${systemd:+ systemd.unit=guest.target systemd.show_status=no systemd.mask=proc-sys-fs-binfmt_misc.automount systemd.mask=systemd-binfmt.service fstab=no}" \
+        -append "console=ttyS0 quiet panic=-1 mitigations=off${dpdk:+ intel_iommu=on}${systemd:+ systemd.unit=guest.target systemd.show_status=no systemd.mask=proc-sys-fs-binfmt_misc.automount systemd.mask=systemd-binfmt.service fstab=no}" \
         -virtfs "local,path=/,mount_tag=host,readonly=on,$share" -virtfs "local,path=$out,mount_tag=out,$share" "${device[@]}"
 }
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
 readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 VIRTIO_QUEUES=8
-out='' minutes=30 nic='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
+out='' minutes=30 nic='' dpdk='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
 while (($# > 0)); do
     case $1 in
         --out | --minutes | --nic | --lab | --queues | --mtu | --kernel | --modules)
@@ -322,6 +339,7 @@ while (($# > 0)); do
             esac
             shift 2 ;;
         --fetch) fetch=yes; shift ;;
+        --dpdk) dpdk=yes; shift ;;
         --systemd) systemd=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         -*) wrong "no such option: $1" ;;
@@ -332,6 +350,7 @@ done
 [[ $nic =~ ^(|igb|virtio|e1000e|vmxnet3)$ ]] || wrong "--nic is igb, virtio, e1000e or vmxnet3, not $nic"
 [[ -n $own_suite ]] || die "this is no Debian: the kernel comes from its packages"
 [[ -z $nic || -z $systemd ]] || wrong "--nic or --systemd"
+[[ -z $dpdk || -n $nic ]] || wrong "--dpdk wants --nic"
 [[ -z $systemd || -n $fetch ]] || (($# > 0)) || wrong "--systemd wants a command"
 [[ -z $systemd$nic || -n $fetch ]] || ((EUID == 0)) || die "--nic and --systemd need root"
 for tool in busybox cpio modprobe xz apt-get; do
@@ -340,6 +359,7 @@ done
 mkdir -p "$CACHE"
 if [[ -n $nic ]]; then
     modules=(igb virtio_net e1000e vmxnet3 veth nf_tables "${more[@]}")
+    if [[ -n $dpdk ]]; then modules+=(vfio_pci tun); fi
     lab_folder=/run/$lab-lab
     suite=${suite:-trixie-backports}
     # What is no terminal bash just runs, and neither prompts nor echoes.

@@ -100,6 +100,8 @@ make_hosts() {
             echo 1 | tee ipv4/conf/{all,default}/rp_filter >/dev/null'
     done
     in_host lan bash -c 'echo 1 | tee /proc/sys/net/ipv6/conf/{all,default}/disable_ipv6 >/dev/null'
+    # A switch looks at no IP header: with br_netfilter the bridge would drop malformed packets, and cut trailers off.
+    in_host lan bash -c 'for path in /proc/sys/net/bridge/bridge-nf-call-*; do [[ ! -e $path ]] || echo 0 >"$path"; done'
     for host in isp router; do
         in_host "$host" bash -c 'cd /proc/sys/net; echo 1 | tee ipv4/ip_forward ipv6/conf/all/forwarding >/dev/null'
     done

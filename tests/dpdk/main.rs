@@ -7,6 +7,8 @@
 //!
 //! DPDK starts once a process: all tests here use one set of arguments, and those that want others run `oneip` as a process.
 
+#[path = "../guest/capture.rs"]
+mod capture;
 // What the lab's tests have and these do not need.
 #[allow(dead_code)]
 #[path = "../lab/dispatcher.rs"]

@@ -4,6 +4,7 @@ use crate::network::{Lab, say};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -27,8 +28,8 @@ pub struct Guest<'l> {
 }
 
 impl<'l> Guest<'l> {
-    /// With this NIC in the place of the lab's dispatcher. `None` where kernel or qemu cannot be had, and it says so.
-    pub fn boot(lab: &'l Lab, nic: &str, queues: u32) -> Option<Guest<'l>> {
+    /// With this NIC in the place of the lab's dispatcher, and these options of the script. `None` where kernel or qemu cannot be had, and it says so.
+    pub fn boot(lab: &'l Lab, nic: &str, queues: u32, options: &[&str]) -> Option<Guest<'l>> {
         let guest = || {
             let mut command = Command::new("scripts/guest.sh");
             command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["--nic", nic]);
@@ -41,7 +42,8 @@ impl<'l> Guest<'l> {
         }
         let name = lab.namespace("lan").strip_suffix("-lan").unwrap().to_owned();
         let mut machine = guest()
-            .args(["--lab", &name, "--queues", &queues.to_string(), "--minutes", "10"])
+            .args(["--lab", &name, "--queues", &queues.to_string(), "--minutes", "20"])
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -88,16 +90,47 @@ impl<'l> Guest<'l> {
     /// `oneip run` in the guest, with the lab's configuration and this in its section `[dispatcher]`. What it says up to `ready`.
     pub fn start(&mut self, settings: &str, options: &str) -> String {
         let text = std::fs::read_to_string(self.lab.config()).unwrap();
-        let config = self.lab.file("guest.toml");
-        crate::network::write_config(&config, &text.replace("[dispatcher]\n", &format!("[dispatcher]\n{settings}\n")));
-        let (oneip, config) = (oneip(), config.display().to_string());
+        self.start_with(&text.replace("[dispatcher]\n", &format!("[dispatcher]\n{settings}\n")), options)
+    }
+
+    /// `oneip run` in the guest, with this configuration. What it says up to `ready`.
+    pub fn start_with(&mut self, config: &str, options: &str) -> String {
+        let file = self.config();
+        crate::network::write_config(&file, config);
         self.run(&format!(
-            "{oneip} run -c {config} --json {options} >/tmp/account 2>/tmp/said & echo $! >/tmp/process"
+            "{} run -c {} --json {options} >/tmp/account 2>/tmp/said & echo $! >/tmp/process",
+            oneip(),
+            file.display()
         ));
         self.run(
             "for ((t = 0; t < 600; t++)); do if grep -q ^ready /tmp/said || ! kill -0 $(cat /tmp/process); then break; fi; sleep 0.1; done; \
              cat /tmp/said; grep -q ^ready /tmp/said",
         )
+    }
+
+    /// The configuration of what was started last.
+    fn config(&self) -> PathBuf {
+        self.lab.file("guest.toml")
+    }
+
+    /// `oneip check` of that.
+    pub fn check(&mut self) -> String {
+        let config = self.config();
+        self.run(&format!("{} check -c {}", oneip(), config.display()))
+    }
+
+    /// Plugs the NIC's cable in, or pulls it out.
+    pub fn set_link(&self, on: bool) {
+        let mut monitor = UnixStream::connect(self.lab.file("guest-monitor")).unwrap();
+        writeln!(monitor, "set_link n0 {}", if on { "on" } else { "off" }).unwrap();
+        // It prompts when it has read the command.
+        let mut said = String::new();
+        let mut lines = BufReader::new(monitor);
+        while said.matches("(qemu)").count() < 2 {
+            let mut byte = [0];
+            lines.read_exact(&mut byte).unwrap();
+            said.push(byte[0] as char);
+        }
     }
 
     /// What `oneip run` has said since it was started.

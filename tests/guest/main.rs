@@ -3,7 +3,13 @@
 //!
 //! One of them runs with every test; the others with `cargo test --test guest -- --ignored`.
 
+mod capture;
+#[cfg(feature = "dpdk")]
+mod dpdk;
+mod frames;
 mod machine;
+#[path = "../model/mod.rs"]
+mod model;
 // What the lab's tests have and these do not need.
 #[allow(dead_code)]
 #[path = "../lab/network.rs"]
@@ -28,6 +34,11 @@ fn wait_for_link(lab: &Lab) {
         answered = lab.ping_within(2, 0, client, 56);
         answered == 1
     });
+}
+
+/// The kernel's view of the same, where nobody answers.
+fn wait_for_carrier(guest: &mut Guest) {
+    guest.run("for ((t = 0; t < 300; t++)); do if [[ $(</sys/class/net/lan0/carrier) == 1 ]]; then break; fi; sleep 0.1; done; sleep 1");
 }
 
 /// Everybody has their server; packets as long as the MTU arrive; downloads and uploads arrive whole.
@@ -76,7 +87,7 @@ fn works_on(lab: &Lab, guest: &mut Guest, mode: &str, queues: usize) {
 #[test]
 fn igb_with_two_queues_in_zero_copy_mode() {
     let Some(lab) = Lab::up(&[]) else { return };
-    let Some(mut guest) = Guest::boot(&lab, "igb", 2) else { return };
+    let Some(mut guest) = Guest::boot(&lab, "igb", 2, &[]) else { return };
     works_on(&lab, &mut guest, "AF_XDP, zero-copy mode, native XDP", 2);
     let said = guest.start("engine = \"auto\"", "");
     assert!(said.contains("AF_XDP, zero-copy mode"), "{said}");
@@ -87,15 +98,68 @@ fn igb_with_two_queues_in_zero_copy_mode() {
 #[ignore = "takes minutes"]
 fn virtio_with_queues_to_spare_in_zero_copy_mode() {
     let Some(lab) = Lab::up(&[]) else { return };
-    let Some(mut guest) = Guest::boot(&lab, "virtio", 2) else { return };
+    let Some(mut guest) = Guest::boot(&lab, "virtio", 2, &[]) else { return };
     works_on(&lab, &mut guest, "AF_XDP, zero-copy mode, native XDP", 2);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn golden_frames_through_igb() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    lab.ip("lan", "link add peer0 type veth peer name peer1");
+    lab.sh("lan", "ip link set peer1 master br0 up; ip link set peer0 promisc on up");
+    let Some(mut guest) = Guest::boot(&lab, "igb", 2, &["--modules", "8021q"]) else { return };
+    frames::make_vlan_devices(&mut guest);
+    for engine in ["af_xdp", "xdp"] {
+        frames::golden_frames_come_back(&lab, &mut guest, engine);
+    }
+}
+
+/// More workers than cores of the guest's, and one.
+#[test]
+#[ignore = "takes minutes"]
+fn igb_with_four_queues_and_with_one() {
+    for queues in [4, 1] {
+        let Some(lab) = Lab::up(&[]) else { return };
+        let Some(mut guest) = Guest::boot(&lab, "igb", queues, &[]) else { return };
+        guest.start("engine = \"af_xdp\"", "");
+        all_is_well(&lab);
+        let workers = received(&mut guest);
+        assert!(workers.len() == queues as usize && workers.iter().all(|received| *received > 0), "{workers:?}");
+        guest.stop();
+    }
+}
+
+/// What operators, drivers and cables do while it runs.
+#[test]
+#[ignore = "takes minutes"]
+fn igb_is_changed_while_it_runs() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    let Some(mut guest) = Guest::boot(&lab, "igb", 2, &[]) else { return };
+    for engine in ["af_xdp", "xdp"] {
+        guest.start(&format!("engine = \"{engine}\""), "");
+        all_is_well(&lab);
+        for change in
+            ["ethtool -G lan0 rx 512 tx 512", "ethtool -r lan0", "ethtool -K lan0 rx off", "ethtool -K lan0 rx on"]
+        {
+            guest.run(change);
+            wait_for_link(&lab);
+            assert_eq!(lab.fetch(0, &clients(0)[..CLIENTS]), expected(&lab), "{engine}, after {change}");
+        }
+        guest.set_link(false);
+        eventually("it is told", || guest.heard().contains("lan0 is down"));
+        guest.set_link(true);
+        wait_for_link(&lab);
+        assert_eq!(lab.fetch(0, &clients(0)[..CLIENTS]), expected(&lab), "{engine}, after the cable was out");
+        guest.stop();
+    }
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn e1000e_in_copy_mode() {
     let Some(lab) = Lab::up(&[]) else { return };
-    let Some(mut guest) = Guest::boot(&lab, "e1000e", 1) else { return };
+    let Some(mut guest) = Guest::boot(&lab, "e1000e", 1, &[]) else { return };
     works_on(&lab, &mut guest, "AF_XDP, copy mode, generic XDP", 1);
 }
 

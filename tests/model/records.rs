@@ -55,6 +55,19 @@ impl Golden {
         Golden { plan, down: file.down, records: file.frame.into_iter().map(record).collect() }
     }
 
+    /// The configuration, with a MAC for the server that lacks one: no frame that is forwarded goes there.
+    pub fn config_with_macs() -> String {
+        let file: File = toml::from_str(include_str!("../data/golden.toml")).expect("golden.toml is TOML");
+        let mut config: toml::Table = toml::from_str(&file.config).expect("TOML");
+        for service in config["service"].as_array_mut().expect("services") {
+            for server in service["server"].as_array_mut().expect("servers") {
+                let server = server.as_table_mut().expect("a section");
+                server.entry("mac").or_insert_with(|| "02:00:00:00:09:99".into());
+            }
+        }
+        config.to_string()
+    }
+
     /// The same services, but all of them select that way.
     pub fn plan_with(&self, selection: Selection, hash: HashInput) -> Plan {
         let mut plan = self.plan.clone();
