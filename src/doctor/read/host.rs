@@ -66,10 +66,11 @@ fn huge_pages(root: &Root) -> Option<u64> {
     (!sizes.is_empty()).then(|| counts.sum())
 }
 
-/// A clock that was set back since the state was written.
+/// A clock that was set back since the state was written, by whole seconds: file systems have clocks of their own, a little off.
 fn behind(state: &Path) -> Option<u64> {
     let written = state.metadata().and_then(|facts| facts.modified()).ok()?;
-    written.duration_since(SystemTime::now()).ok().map(|behind| behind.as_secs())
+    let behind = written.duration_since(SystemTime::now()).ok()?.as_secs();
+    (behind > 0).then_some(behind)
 }
 
 /// Why the state file cannot be written. Its folder is made when it is needed: what counts is the first that is there.
@@ -108,4 +109,22 @@ pub fn cores(root: &Root) -> Cores {
     }
     found.isolated = root.text(&format!("{FOLDER}/isolated")).map(|list| core_list(&list)).unwrap_or_default();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_clock_is_behind_by_seconds_not_by_less() {
+        let state = tempfile::NamedTempFile::new().expect("a file");
+        let behind_by = |offset: Duration| {
+            state.as_file().set_modified(SystemTime::now() + offset).expect("a time");
+            behind(state.path())
+        };
+        assert_eq!(behind_by(Duration::ZERO), None);
+        assert_eq!(behind_by(Duration::from_millis(900)), None);
+        assert!(matches!(behind_by(Duration::from_secs(90)), Some(88..=90)));
+    }
 }
