@@ -187,6 +187,9 @@ pub const PROGRAM_LOADS: usize = 5;
 /// VLAN tags in front of the IP header that are looked through (802.1ad outer, 802.1Q inner).
 pub const MAX_VLAN_TAGS: usize = 2;
 
+/// The largest VLAN ID; 4095 is reserved (802.1Q-2018, table 9-2).
+pub const MAX_VLAN: u32 = 4094;
+
 /// IPv6 extension headers that are walked; a longer chain is dispatched as if its transport were unknown.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 

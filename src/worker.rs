@@ -304,12 +304,14 @@ impl<F> Beyond<F> {
             }
             let (destination, next_hop) = (outcome.destination, outcome.next_hop);
             if fragments.peek().is_none_or(|(of, _)| *of != at) {
-                // Without the padding first: a buffer has room for the longest frame, and no more.
-                if let Some((len, added)) = encapsulate::room(port.bytes(frame), table, destination) {
-                    port.resize(frame, len);
-                    port.prepend(frame, added);
+                let room = encapsulate::room(port.bytes(frame), table, destination);
+                port.resize(frame, room.keep);
+                if room.more > 0 {
+                    port.prepend(frame, room.more);
+                } else if room.less > 0 {
+                    port.strip(frame, room.less);
                 }
-                encapsulate::write(port.bytes_mut(frame), table, destination, next_hop);
+                encapsulate::write(port.bytes_mut(frame), &room, table, destination, next_hop);
                 continue;
             }
             whole.fill(port.bytes(frame), table, destination, next_hop);

@@ -3,7 +3,7 @@
 use oneip::config::{self, Loaded};
 use oneip::model::{
     Admin, AllDown, Decap, Deliver, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS,
-    Plan, Port, Probe, Selection, Server, Service, Transport, Via,
+    Plan, Port, Probe, Selection, Server, Service, Tags, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -140,6 +140,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         address: "192.0.2.11".parse().unwrap(),
         mac: Some(Mac([2, 0, 0, 0, 0, 0x11])),
         weight: 1,
+        tags: Tags::AsReceived,
         quic_ids: Vec::new(),
     };
     let service = Service {

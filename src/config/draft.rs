@@ -13,11 +13,11 @@ use super::{group, key, value};
 use crate::limits::{
     DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_HEARTBEAT_MS, DEFAULT_LIMIT_SOURCES, DEFAULT_SLOTS, HEARTBEAT_MS,
     LIMIT_SOURCES, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_DOWN_MS, MAX_HOLD_MS,
-    MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT, TUNNEL_SOURCES,
+    MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_VLAN, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
     Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, PINS, Plan, Port,
-    Prefix, Selection, Server, ServerId, Service, Xdp,
+    Prefix, Selection, Server, ServerId, Service, Tags, Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -91,6 +91,7 @@ pub struct ServerDraft {
     pub address: Option<At<IpAddr>>,
     pub mac: Option<At<Mac>>,
     pub weight: Option<At<u32>>,
+    pub vlan: Option<At<u32>>,
     pub quic_ids: Vec<At<ServerId>>,
 }
 
@@ -385,6 +386,7 @@ impl ServerDraft {
             address: section.text("address", report, value::address),
             mac: section.text("mac", report, value::mac),
             weight: section.integer("weight", 0..=MAX_WEIGHT, report),
+            vlan: section.integer("vlan", 0..=MAX_VLAN, report),
             quic_ids: quic::read_ids(section, report),
         }
     }
@@ -397,7 +399,8 @@ impl ServerDraft {
     fn into_server(self) -> Option<Server> {
         let weight = self.weight();
         let mac = self.mac.map(|mac| mac.value);
+        let tags = Tags::of_vlan(self.vlan.map(|vlan| vlan.value as u16));
         let quic_ids = self.quic_ids.into_iter().map(|id| id.value).collect();
-        Some(Server { name: self.name?.value, address: self.address?.value, mac, weight, quic_ids })
+        Some(Server { name: self.name?.value, address: self.address?.value, mac, weight, tags, quic_ids })
     }
 }

@@ -184,6 +184,7 @@ pub static SERVER: Schema = Schema {
         required("address", "address = \"192.0.2.11\""),
         optional("mac", "mac = \"02:00:00:00:00:11\""),
         optional("weight", "weight = 1"),
+        optional("vlan", "vlan = 100"),
         optional("quic_id", "quic_id = \"c4605e\""),
     ],
 };

@@ -199,6 +199,9 @@ fn of_server(service: &str, old: &Server, new: &Server, lines: &mut Vec<String>)
         let mac = |server: &Server| server.mac.map_or("resolved".to_owned(), |mac| mac.to_string());
         lines.push(format!("service {service}: server {name}: mac {} -> {}", mac(old), mac(new)));
     }
+    if old.tags != new.tags {
+        lines.push(format!("service {service}: server {name}: vlan {} -> {}", old.tags, new.tags));
+    }
     if old.quic_ids != new.quic_ids {
         let ids = |server: &Server| match server.quic_ids_text() {
             text if text.is_empty() => "none".to_owned(),

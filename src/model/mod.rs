@@ -15,7 +15,7 @@ pub use group::{Certificates, Group, GroupHealth, Secret};
 pub use limit::{Limit, LimitKind, PerSource, Rate};
 pub use list::{List, ListFile, ListKind};
 pub use mac::Mac;
-pub use next_hop::{Egress, NextHop};
+pub use next_hop::{Egress, NextHop, Tags};
 pub use port::{Port, Transport};
 pub use prefix::Prefix;
 pub use quic::{QuicConfig, QuicKey, ServerId};
@@ -416,6 +416,8 @@ pub struct Server {
     pub mac: Option<Mac>,
     /// 0: configured, but takes no clients.
     pub weight: u32,
+    /// The VLAN tags of frames to it.
+    pub tags: Tags,
     /// What its QUIC connection IDs say that they are its.
     pub quic_ids: Vec<ServerId>,
 }

@@ -73,6 +73,10 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
         self.inner.prepend(frame, len);
     }
 
+    fn strip(&mut self, frame: &mut P::Frame, len: usize) {
+        self.inner.strip(frame, len);
+    }
+
     fn resize(&mut self, frame: &mut P::Frame, len: usize) {
         self.inner.resize(frame, len);
     }

@@ -21,7 +21,7 @@ pub mod trace;
 mod way;
 
 use crate::hash::{self, Key};
-use crate::model::Egress;
+use crate::model::{Egress, Tags};
 use build::maglev::NOBODY;
 use build::migration::Kept;
 use census::Census;
@@ -55,8 +55,8 @@ pub struct Table {
     services: Box<[ServiceTable]>,
     /// By destination: the service's `base` plus the server's position; behind them `UNRESOLVED`, for no destination at all.
     next_hops: Box<[PackedNextHop]>,
-    /// By destination; none where every service is delivered on the link.
-    ways: Box<[Way]>,
+    /// By destination, with the tags that frames leave with; none where every frame goes as it is.
+    ways: Box<[(Way, Tags)]>,
     tunnel_mtu: u32,
     /// Identifications of packets that may be fragmented, of all workers and all tables.
     identifications: Arc<AtomicU32>,
@@ -375,7 +375,13 @@ impl Table {
     /// How packets come to a server.
     #[inline(always)]
     pub fn way(&self, destination: u32) -> &Way {
-        self.ways.get(destination as usize).unwrap_or(&Way::Direct)
+        self.ways.get(destination as usize).map_or(&Way::Direct, |(way, _)| way)
+    }
+
+    /// The VLAN tags that frames to a server leave with.
+    #[inline(always)]
+    pub fn tags(&self, destination: u32) -> Tags {
+        self.ways.get(destination as usize).map_or(Tags::AsReceived, |(_, tags)| *tags)
     }
 
     /// Bytes that a packet may have with its headers.

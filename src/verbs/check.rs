@@ -175,7 +175,8 @@ pub fn heading(service: &Service) -> String {
 fn servers(service: &Service, shares: &[u32]) -> String {
     let mut table = Table::new();
     let quic = if service.quic.is_empty() { None } else { Some("quic id") };
-    let header = ["  server", "address", "mac", "weight", "slots", "share"].into_iter().chain(quic);
+    let vlan = service.servers.iter().any(|server| !server.tags.are_as_received()).then_some("vlan");
+    let header = ["  server", "address", "mac", "weight", "slots", "share"].into_iter().chain(vlan).chain(quic);
     table.load_style(presets::NOTHING).set_header(header);
     for at in 3..6 {
         table.column_mut(at).expect("six columns").set_cell_alignment(CellAlignment::Right);
@@ -190,7 +191,8 @@ fn servers(service: &Service, shares: &[u32]) -> String {
             slots.to_string(),
             format!("{:.3} %", 100.0 * *slots as f64 / service.slots as f64),
         ];
-        table.add_row(row.into_iter().chain(quic.map(|_| server.quic_ids_text())));
+        let vlan = vlan.map(|_| server.tags.to_string());
+        table.add_row(row.into_iter().chain(vlan).chain(quic.map(|_| server.quic_ids_text())));
     }
     table.trim_fmt()
 }

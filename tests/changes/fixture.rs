@@ -1,7 +1,7 @@
 //! One service whose servers come and go, the pipeline over it, and time that the test sets.
 
 use etherparse::PacketBuilder;
-use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
+use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Selection, Server, Service, Tags};
 use oneip::path::select::Selection as Pipeline;
 use oneip::table::build::{Cluster, History, State};
 use oneip::table::flow_table::{FlowTable, FlowTableReport};
@@ -273,6 +273,7 @@ fn server(at: usize, weight: u32) -> Server {
         address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + at as u32)),
         mac: Some(Mac([2, 0, 0, 1, (at >> 8) as u8, at as u8])),
         weight,
+        tags: Tags::AsReceived,
         quic_ids: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Plan, Selection, Server, Service};
+use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Plan, Selection, Server, Service, Tags};
 use oneip::server::{self, Dispatch, Error, Report};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -162,6 +162,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         address: address(primary),
         mac: None,
         weight: 1,
+        tags: Tags::AsReceived,
         quic_ids: Vec::new(),
     });
     Service {

@@ -9,7 +9,7 @@ use super::shared::{Elected, Moved, Shared, Step};
 use crate::hash::Key;
 use crate::limits::FLOW_CENSUS;
 use crate::model::identity::Identity;
-use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, ServerId, Service};
+use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, ServerId, Service, Tags};
 use crate::table::census::Census;
 use crate::table::quic::{Codecs, ConnectionIds};
 use crate::table::{Owners, Rule, ServiceTable};
@@ -66,6 +66,7 @@ pub struct ServerState {
     pub next_hop: Option<NextHop>,
     /// Names this server of this service for as long as it is configured, see [`Idents`].
     pub ident: u32,
+    pub tags: Tags,
     quic_ids: Arc<[ServerId]>,
     state: State,
 }
@@ -187,7 +188,8 @@ impl ServiceState {
         // Where each is, and what it is there for now.
         let states: Vec<State> = self.servers.iter().map(|server| server.state).collect();
         for (server, is) in state.servers.iter_mut().zip(&self.servers) {
-            (server.next_hop, server.quic_ids) = (is.next_hop, Arc::clone(&is.quic_ids));
+            (server.next_hop, server.tags) = (is.next_hop, is.tags);
+            server.quic_ids = Arc::clone(&is.quic_ids);
         }
         state.set_states(&states, now, until);
         Some(state)
@@ -255,6 +257,7 @@ impl ServiceState {
                     ServerState {
                         name: server.name.clone(),
                         next_hop: server.mac.map(NextHop::on_link).or(known.next_hop),
+                        tags: server.tags,
                         quic_ids: server.quic_ids[..].into(),
                         ..known
                     }
@@ -569,6 +572,7 @@ impl ServerState {
             address: server.address,
             next_hop: server.mac.map(NextHop::on_link),
             ident,
+            tags: server.tags,
             quic_ids: server.quic_ids[..].into(),
             state,
         }

@@ -1,7 +1,9 @@
 //! What limits promise, where the time is what a test says. (Frame by frame they are held against a naive twin in tests/twins.rs.)
 
 use super::*;
-use crate::model::{Admin, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, PINS, Selection, Server, Service};
+use crate::model::{
+    Admin, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, PINS, Selection, Server, Service, Tags,
+};
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64 as Sum;
 use std::thread;
@@ -37,6 +39,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
             address: [192, 0, 2, 1].into(),
             mac: None,
             weight: 1,
+            tags: Tags::AsReceived,
             quic_ids: Vec::new(),
         }],
         leaving: 0,

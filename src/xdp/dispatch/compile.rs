@@ -309,7 +309,8 @@ fn ways(table: &Table, places: &mut impl Places) -> Result<u32, Full> {
     if !table.has_ways() {
         return Ok(0);
     }
-    let cells = (0..table.destinations() as u32).map(|at| WayCell::new(table.way(at), table.tunnel_mtu()));
+    let cells =
+        (0..table.destinations() as u32).map(|at| WayCell::new(table.way(at), table.tags(at), table.tunnel_mtu()));
     let words: Vec<u64> = cells.flat_map(|cell| cell.words().to_vec()).collect();
     places.place(Part::Ways, Content::Words(padded(words)))
 }

@@ -30,6 +30,7 @@ use super::error::{XdpError, with_causes};
 use super::memory::Memory;
 use crate::model::{Egress, Mac};
 use crate::table::Table;
+use crate::wire::ethernet::VLAN_TAG_LEN;
 use crate::wire::tunnel::MAX_HEADER_LEN;
 
 pub use counters::{Books, Sent, Tally};
@@ -207,7 +208,7 @@ impl Judge<'_> {
     ///
     /// The kernel refuses to run it: too short or too long a frame, or no privileges.
     pub fn judge(&self, frame: &[u8]) -> Result<(Action, Vec<u8>), XdpError> {
-        let mut out = vec![0; frame.len() + MAX_HEADER_LEN];
+        let mut out = vec![0; frame.len() + MAX_HEADER_LEN + VLAN_TAG_LEN];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
         let result = program(self.0, PROGRAM)
             .test_run(options)
