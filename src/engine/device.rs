@@ -46,7 +46,7 @@ pub struct Facts {
     /// The device in a few words: driver, MAC, MTU.
     pub text: String,
     pub queues: usize,
-    /// How many workers it takes, each on a core of its own; 0: none.
+    /// How many workers it takes; 0: none.
     pub workers: usize,
     /// Empty where the device has no place.
     pub near_cores: Vec<usize>,

@@ -41,6 +41,7 @@ mod privileges;
 mod prometheus;
 #[path = "../promtool/mod.rs"]
 mod promtool;
+mod queues;
 mod quic;
 mod refusals;
 mod reload;
