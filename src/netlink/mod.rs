@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 pub mod address_routes;
 pub mod addresses;
+pub mod kinds;
 pub mod links;
 
 use futures::StreamExt;
