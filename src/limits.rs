@@ -187,6 +187,9 @@ pub const PROGRAM_LOADS: usize = 5;
 /// VLAN tags in front of the IP header that are looked through (802.1ad outer, 802.1Q inner).
 pub const MAX_VLAN_TAGS: usize = 2;
 
+/// Interfaces of a dispatcher. The program in the kernel looks through them (src/bpf/dispatch.h, OTHERS).
+pub const MAX_INTERFACES: usize = 8;
+
 /// The largest VLAN ID; 4095 is reserved (802.1Q-2018, table 9-2).
 pub const MAX_VLAN: u32 = 4094;
 

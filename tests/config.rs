@@ -165,6 +165,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         hash_key: HashKey(std::array::from_fn(|i| i as u8 * 0x11)),
         dispatcher: Some(Dispatcher {
             interface: "eth1".into(),
+            others: Vec::new(),
             engine: Engine::AfXdp,
             cores: Some(vec![2, 3]),
             flows: 1 << 20,

@@ -42,7 +42,7 @@ fn row(services: usize, servers: usize, v6: bool, timed_of: u32) -> Row {
 
 fn row_of(plan: &Plan, what: &str, v6: bool, timed_of: u32) -> Row {
     let table = Cluster::new(plan).compile();
-    let setup = Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of };
+    let setup = Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of, others: Default::default() };
     let dispatch = Dispatch::load(setup, &table).expect("root may load it");
     let family = if v6 { "ipv6" } else { "ipv4" };
     let timed = match timed_of {
@@ -63,7 +63,8 @@ fn row_of(plan: &Plan, what: &str, v6: bool, timed_of: u32) -> Row {
 /// How long it takes to lay a table out and to publish it.
 fn change(services: usize, servers: usize) {
     let mut cluster = Cluster::new(&plan(services, servers, false));
-    let setup = Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of: TIMED_OF };
+    let setup =
+        Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of: TIMED_OF, others: Default::default() };
     let mut dispatch = Dispatch::load(setup, &cluster.compile()).expect("root may load it");
     let mut times: Vec<_> = (0..2 * ROUNDS)
         .map(|round| {

@@ -41,7 +41,7 @@ struct head {
 	__u32 flags;
 	__u32 watched_is_v6;
 	__u32 ways;                /* first cell; 0: everything goes as it is */
-	__u32 own_egress;          /* by which answers leave; 0: by XDP_TX */
+	__u32 own_egress;          /* not 0: answers are redirected to where they came from; 0: XDP_TX */
 	__u32 snap;                /* most bytes that are kept of a watched frame */
 	struct tree lists_v4;
 	struct tree lists_v6;

@@ -28,6 +28,67 @@ INLINE __u64 long_at(const void *at)
 	return *(const __u64 *)at;
 }
 
+/*
+ * The interfaces besides the first one, of which own_mac is; the loader sets them. Each has flow tables of its own, for each of its queues.
+ * limits::MAX_INTERFACES
+ */
+#define OTHERS 7
+
+struct other {
+	__u32 index; /* 0: there is none */
+	__u32 first_queue;
+	__u64 mac;   /* the low six bytes */
+};
+
+volatile const __u32 has_others;
+volatile const struct other others[OTHERS];
+
+/*
+ * The number of the first queue of the interface that a frame came in on. Functions that are verified once: without CAP_PERFMON the verifier
+ * follows each branch, be it dead or not.
+ */
+ONCE int first_queue(struct xdp_md *ctx)
+{
+	__u32 index = ctx->ingress_ifindex, queue = 0;
+#pragma unroll
+	for (int i = 0; i < OTHERS; i++)
+		if (others[i].index == index)
+			queue = others[i].first_queue;
+	return queue;
+}
+
+/* The number of the queue that a frame came by among those of all interfaces. */
+INLINE __u32 queue_of(struct xdp_md *ctx)
+{
+	__u32 queue = ctx->rx_queue_index;
+	return has_others ? queue + (__u32)first_queue(ctx) : queue;
+}
+
+/* Whether a frame is to that interface besides the first one that it came in on; -1: it came in on the first one. */
+ONCE int is_to_other(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	__u32 index = ctx->ingress_ifindex;
+	__u64 mac = 0;
+	if (eth + ETH_HLEN > end)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < OTHERS; i++)
+		if (others[i].index == index)
+			mac = others[i].mac;
+	if (!mac)
+		return -1;
+	return mac == (word_at(eth) | (__u64)half_at(eth + 4) << 32);
+}
+
+/* Whether a frame is to the interface that it came in on. The header is there. */
+INLINE int is_ours(struct xdp_md *ctx, const __u8 *eth)
+{
+	int is_other = has_others ? is_to_other(ctx) : -1;
+	return is_other < 0 ? is_own(eth) : is_other;
+}
+
 /* The source MAC of a frame, as the low six bytes of a word. */
 INLINE __u64 source_mac(const void *eth)
 {
@@ -294,7 +355,7 @@ INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct c
 	choice->service = NO_SERVICE_ID;
 	void *end = (void *)(long)ctx->data_end;
 	void *eth = (void *)(long)ctx->data;
-	if (eth + ETH_HLEN > end || !is_own(eth))
+	if (eth + ETH_HLEN > end || !is_ours(ctx, eth))
 		return PASSED;
 	__u32 bytes = bpf_xdp_get_buff_len(ctx);
 	choice->bytes = bytes;

@@ -217,28 +217,18 @@ ONCE int write_v6(struct xdp_md *ctx, const struct head *head, const struct way 
 }
 
 /*
- * wire::ethernet::Link: the header, of `len` bytes, with the tags of `way`. How long it is then, which may be more than what is left of its
- * room: whoever uses it looks.
+ * wire::ethernet::Link: the header, of `len` bytes before that of a packet of `proto`, with the tags of `way`. How long it is then. Values are
+ * chosen and not places: for these the verifier wants CAP_PERFMON.
  */
-INLINE __u32 retag(struct encap *encap, __u32 len, const struct way *way)
+INLINE __u32 retag(struct encap *encap, __u32 len, __be16 proto, const struct way *way)
 {
 	__be16 *halves = (__be16 *)encap->link;
-	__be16 proto = 0;
-	if (len == ETH_HLEN)
-		proto = halves[6];
-	else if (len == ETH_HLEN + 4)
-		proto = halves[8];
-	else
-		proto = halves[10];
-	if (way->tags == UNTAGGED) {
-		halves[6] = proto;
-		return ETH_HLEN;
-	}
+	int is_tagged = way->tags == TAGGED;
 	__u16 priority = len > ETH_HLEN ? BE16(halves[7]) & 0xf000 : 0;
-	halves[6] = BE16(ETH_P_8021Q);
+	halves[6] = is_tagged ? BE16(ETH_P_8021Q) : proto;
 	halves[7] = BE16(priority | way->vlan);
 	halves[8] = proto;
-	return ETH_HLEN + 4;
+	return is_tagged ? ETH_HLEN + 4 : ETH_HLEN;
 }
 
 /*
@@ -261,7 +251,10 @@ ONCE int move_link(struct xdp_md *ctx, __u32 more, __u32 keep, const struct way 
 		return -1;
 	if (way && way->tags) {
 		__u32 before = link;
-		link = retag(encap, link, way);
+		__be16 proto;
+		if (bpf_xdp_load_bytes(ctx, link - 2, &proto, sizeof(proto)))
+			return -1;
+		link = retag(encap, link, proto, way);
 		encap->at = link;
 		more += link - before;
 	}
@@ -464,7 +457,7 @@ ONCE int answer(struct xdp_md *ctx, const struct head *head, const struct choice
 	/* Back where it came from. */
 	if (bpf_xdp_store_bytes(ctx, 0, encap->link + 6, 6) || bpf_xdp_store_bytes(ctx, 6, encap->link, 6))
 		return XDP_DROP;
-	return head->own_egress ? bpf_redirect(head->own_egress, 0) : XDP_TX;
+	return head->own_egress ? bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
 }
 
 #endif

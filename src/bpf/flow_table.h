@@ -142,13 +142,13 @@ INLINE __u32 bucket_of_queue(__u32 bits)
 
 INLINE struct bucket *bucket_at(struct xdp_md *ctx, __u32 bits)
 {
-	__u32 at = ctx->rx_queue_index * flow_buckets + bucket_of_queue(bits);
+	__u32 at = queue_of(ctx) * flow_buckets + bucket_of_queue(bits);
 	return flow_buckets ? bpf_map_lookup_elem(&flows, &at) : 0;
 }
 
 INLINE struct flow_report *report_of(struct xdp_md *ctx)
 {
-	__u32 queue = ctx->rx_queue_index;
+	__u32 queue = queue_of(ctx);
 	return bpf_map_lookup_elem(&flow_reports, &queue);
 }
 

@@ -33,6 +33,12 @@ pub fn schema() -> Value {
             *place(&mut root, title) = keys(title, body);
         }
     }
+    // A name, or a section for each.
+    let interface = &mut root["properties"]["dispatcher"]["properties"]["interface"];
+    let name = interface.take();
+    let one = json!({ "type": "object", "additionalProperties": false, "properties": { "name": text }, "required": ["name"] });
+    let several = json!({ "type": "array", "minItems": 1, "items": one });
+    *interface = json!({ "description": name["description"], "anyOf": [name, several] });
     // One, or several.
     let quic = &mut root["properties"]["service"]["items"]["properties"]["quic"];
     let one = quic.take();

@@ -13,7 +13,7 @@ use super::{group, key, value};
 use crate::limits::{
     DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_HEARTBEAT_MS, DEFAULT_LIMIT_SOURCES, DEFAULT_SLOTS, HEARTBEAT_MS,
     LIMIT_SOURCES, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_DOWN_MS, MAX_HOLD_MS,
-    MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_VLAN, MAX_WEIGHT, TUNNEL_SOURCES,
+    MAX_INTERFACES, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_VLAN, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
     Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, PINS, Plan, Port,
@@ -40,6 +40,7 @@ pub struct Draft {
 
 pub struct DispatcherDraft {
     interface: Option<String>,
+    others: Vec<String>,
     /// `None` where none is given: `AfXdp`.
     pub engine: Option<At<Engine>>,
     cores: Option<Vec<usize>>,
@@ -151,13 +152,24 @@ impl Draft {
 
 impl DispatcherDraft {
     fn read(section: &Section, dpdk: Option<&Section>, base: &Path, report: &mut Report) -> DispatcherDraft {
-        let interface = section.text("interface", report, value::interface).map(|name| name.value);
+        let (interface, others) = read_interfaces(section, report);
         let engine = section.text("engine", report, value::choice("engine", Engine::ALL));
         let cores = read_cores(section, report);
         let dpdk = dpdk.map(|section| DpdkDraft::read(section, cores.as_deref(), report));
         if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
             let form = schema::ROOT.key("dpdk").form;
             report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
+        }
+        if let Some(second) = others.first() {
+            let found = engine.map_or(Engine::AfXdp, |engine| engine.value);
+            let (name, _) = Engine::ALL.iter().find(|(_, engine)| *engine == found).expect("each engine has a name");
+            if matches!(found, Engine::AfXdp | Engine::Dpdk) {
+                report.error(second.at, format!(
+                    "the engine {name} serves one interface; write engine = \"xdp\" in [dispatcher], which forwards between several, or leave \
+                     \"{}\" out",
+                    second.value
+                ));
+            }
         }
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
         let heartbeat_ms = section.integer("heartbeat_ms", HEARTBEAT_MS, report).map(|ms| ms.value);
@@ -169,7 +181,8 @@ impl DispatcherDraft {
         let limit_sources = section.integer("limit_sources", LIMIT_SOURCES, report);
         let limit_sources = limit_sources.map_or(DEFAULT_LIMIT_SOURCES, |cells| cells.value);
         DispatcherDraft {
-            interface,
+            interface: interface.map(|name| name.value),
+            others: others.iter().map(|name| name.value.clone()).collect(),
             engine,
             cores,
             flows,
@@ -189,12 +202,13 @@ impl DispatcherDraft {
             Some(draft) => Some(draft.into_dpdk()?),
             None => None,
         };
-        let DispatcherDraft { interface, engine, cores, flows, heartbeat, .. } = self;
+        let DispatcherDraft { interface, others, engine, cores, flows, heartbeat, .. } = self;
         let DispatcherDraft { xdp, pins, source, mtu, gateway_mac, limit_sources, .. } = self;
         let source = source.into_iter().flatten().map(|source| source.value).collect();
         let engine = engine.map_or(Engine::AfXdp, |engine| engine.value);
         Some(Dispatcher {
             interface: interface?,
+            others,
             engine,
             cores,
             flows,
@@ -254,6 +268,28 @@ fn read_xdp(section: &Section, report: &mut Report) -> Option<Xdp> {
 fn read_pins(section: &Section, base: &Path, report: &mut Report) -> PathBuf {
     let pins = section.text("pins", report, |text| value::file(text.trim_end_matches('/'), PINS, base));
     pins.map_or_else(|| PINS.into(), |pins| pins.value)
+}
+
+/// The first one, and the others: `interface` is a name, or a section for each.
+fn read_interfaces(section: &Section, report: &mut Report) -> (Option<At<String>>, Vec<At<String>>) {
+    if !section.is_list("interface") {
+        return (section.text("interface", report, value::interface), Vec::new());
+    }
+    let sections = section.tables("interface", MAX_INTERFACES, &schema::INTERFACE, report);
+    let names: Vec<At<String>> =
+        sections.iter().filter_map(|section| section.text("name", report, value::interface)).collect();
+    let mut seen = HashMap::new();
+    for name in &names {
+        if let Some(other) = seen.insert(&name.value, name.at) {
+            let line = report.line(other);
+            report.error(
+                name.at,
+                format!("interface \"{}\" is already given on line {line}; each has its own name", name.value),
+            );
+        }
+    }
+    let mut names = names.into_iter();
+    (names.next(), names.collect())
 }
 
 fn read_cores(section: &Section, report: &mut Report) -> Option<Vec<usize>> {

@@ -65,6 +65,9 @@ pub static DISPATCHER: Schema = Schema {
     ],
 };
 
+pub static INTERFACE: Schema =
+    Schema { title: "[[dispatcher.interface]]", keys: &[required("name", "name = \"eth1\"")] };
+
 pub static FILTER: Schema = Schema {
     title: "[filter]",
     keys: &[

@@ -22,7 +22,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             differ(place(old) != place(new), "[decap] interface, xdp or pins");
         }
         (Some(old), Some(new)) => {
-            differ(old.interface != new.interface, "[dispatcher] interface");
+            differ((&old.interface, &old.others) != (&new.interface, &new.others), "[dispatcher] interface");
             differ(old.engine != new.engine, "[dispatcher] engine");
             differ(old.cores != new.cores, "[dispatcher] cores");
             differ(old.flows != new.flows, "[dispatcher] flows");

@@ -1,5 +1,8 @@
 //! Which core each queue's worker runs on.
 
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
 use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
@@ -57,9 +60,12 @@ pub fn leave(workers: &[usize], available: &[usize]) -> bool {
     others.count() > 0 && sched_setaffinity(None, &others).is_ok()
 }
 
-/// The cores that this process may use. Ask before any thread is pinned: a pinned thread sees only its own.
+/// The cores that this process may use, as they were when this was asked first: before any thread is pinned, for a pinned thread sees only its
+/// own.
 pub fn available() -> Vec<usize> {
-    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
+    static AVAILABLE: OnceLock<Vec<usize>> = OnceLock::new();
+    let ask = || core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    AVAILABLE.get_or_init(ask).clone()
 }
 
 /// `0-3,8`
@@ -76,6 +82,11 @@ pub fn list(cores: &[usize]) -> String {
         false => format!("{first}-{last}"),
     };
     ranges.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+/// As `list`, each once.
+pub fn list_distinct(cores: &[usize]) -> String {
+    list(&cores.iter().copied().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>())
 }
 
 /// What `list` writes, in any order. `None`: it is something else, nothing for one.

@@ -83,7 +83,10 @@ impl fmt::Debug for HashKey {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dispatcher {
+    /// The first one.
     pub interface: String,
+    /// Other interfaces that clients' frames come in on, and go out by.
+    pub others: Vec<String>,
     pub engine: Engine,
     /// One worker per queue on these cores; `None`: the cores near the NIC.
     pub cores: Option<Vec<usize>>,
@@ -212,6 +215,13 @@ impl Default for Admin {
     fn default() -> Admin {
         let socket = PathBuf::from(Admin::SOCKET);
         Admin { state: Admin::state_of(&socket), socket, socket_given: false, metrics: None, web: None }
+    }
+}
+
+impl Dispatcher {
+    /// All of them, the first one first.
+    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.interface).chain(&self.others).map(String::as_str)
     }
 }
 

@@ -20,6 +20,12 @@ impl NextHop {
         NextHop { egress: 0, destination: mac, is_gateway: false }
     }
 
+    /// That of a server with this MAC in the configuration, or none, of which it is known how it was reached.
+    pub fn configured(mac: Option<Mac>, known: Option<NextHop>) -> Option<NextHop> {
+        let egress = known.map_or(0, |known| known.egress);
+        mac.map(|mac| NextHop { egress, ..NextHop::on_link(mac) }).or(known)
+    }
+
     /// A server behind a router that is on that link.
     pub fn by_gateway(mac: Mac) -> NextHop {
         NextHop { egress: 0, destination: mac, is_gateway: true }

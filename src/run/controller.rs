@@ -148,7 +148,7 @@ impl ControlPlane {
     pub fn until_signal(&mut self, controller: &mut Controller) -> Result<Ended, Failure> {
         let ControlPlane { runtime, membership, signals } = self;
         let ended = runtime.block_on(async {
-            let mut was_up = controller.watch.as_ref().is_none_or(InterfaceWatch::is_up);
+            let mut were_up = states(&controller.watch);
             let mut tasks = Tasks::default();
             tasks.lists.watch(membership.plan());
             controller.show(membership);
@@ -201,9 +201,11 @@ impl ControlPlane {
                     }
                     link = next_link(&mut controller.watch) => {
                         let link = link?;
-                        if link.is_up() != was_up {
-                            was_up = link.is_up();
-                            tell_link(link, membership.timeline());
+                        for (interface, was_up) in link.all().zip(&mut were_up) {
+                            if interface.is_up() != *was_up {
+                                *was_up = interface.is_up();
+                                tell_link(interface, membership.timeline());
+                            }
                         }
                         controller.engine.see(link);
                         controller.show(membership);
@@ -530,6 +532,11 @@ fn in_a_line(services: &[Arc<Seen>]) -> String {
         line += &format!(", and {} more", out - SHOWN);
     }
     line
+}
+
+/// Whether each interface is up.
+fn states(watch: &Option<InterfaceWatch>) -> Vec<bool> {
+    watch.iter().flat_map(InterfaceWatch::all).map(InterfaceWatch::is_up).collect()
 }
 
 async fn next_link(watch: &mut Option<InterfaceWatch>) -> Result<&InterfaceWatch, InterfaceError> {

@@ -121,6 +121,12 @@ fn queues(dispatcher: &Dispatcher) -> String {
     if *engine == Engine::Dpdk {
         return dpdk(dispatcher);
     }
+    if !dispatcher.others.is_empty() {
+        let names = dispatcher.interfaces().collect::<Vec<_>>().join(", ");
+        return format!(
+            "interfaces {names}, by the program in the kernel; {flows} flows are remembered a queue through a change\n"
+        );
+    }
     let assigned = Device::read(interface).map_err(|error| error.to_string()).and_then(|device| {
         cores::assign(interface, device.queues as usize, listed.as_deref(), &device.near_cores, &cores::available())
             .map_err(|error| error.to_string())

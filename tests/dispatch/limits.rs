@@ -50,7 +50,7 @@ fn limited_alike(golden: &Golden, plan: &Plan) -> Option<Naive> {
     let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
     let table = turn::table(plan, &golden.down);
     let (program, books) = dispatch(own, &table, 0)?;
-    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1 };
+    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1, others: Default::default() };
     let mut steer = Steer::load_with_net(Net { setup, table: &table, after: None, folder: None }).unwrap();
     let addresses: Vec<Prefix> = plan.cluster_addresses().into_iter().collect();
     steer.set_cluster_addresses(&addresses).unwrap();

@@ -40,17 +40,15 @@ fn cores_serve_several_queues_and_flows_may_move_between_them() {
         let text = std::fs::read_to_string(lab.config()).unwrap();
         write_config(&lab.config(), &text.replacen("[dispatcher]\n", &format!("[dispatcher]\ncores = {cores}\n"), 1));
         let (clients, dispatcher) = (&clients(0)[..40], Dispatcher::start(&lab, &[]));
-        let status: serde_json::Value = serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap();
-        assert_eq!(status["workers"].as_array().unwrap().len(), queues as usize, "a worker a queue: {status}");
+        let received = || -> Vec<u64> {
+            let status: serde_json::Value = serde_json::from_str(&lab.ctl(&["status", "--json"])).unwrap();
+            let workers = status["workers"].as_array().unwrap();
+            workers.iter().map(|worker| worker["received"].as_u64().unwrap()).collect()
+        };
+        assert_eq!(received().len(), queues as usize, "a worker a queue");
 
         let expected = lookup(&lab.config(), WEB[0], clients, &[]);
         assert_eq!(lab.fetch(0, clients), expected, "{queues} queues, cores {cores}");
-        let received = || -> Vec<u64> {
-            let metrics = lab.ctl(&["stats"]);
-            let line = |worker: u32| format!("oneip_frames_received_total{{worker=\"{worker}\"}} ");
-            let count = |worker| metrics.lines().find_map(|text| text.strip_prefix(&line(worker))?.parse().ok());
-            (0..queues).map(|worker| count(worker).unwrap()).collect()
-        };
         eventually("frames came by each queue", || received().iter().all(|count| *count > 0));
 
         let to = format!("{}:80", CLUSTER[0]).parse().unwrap();

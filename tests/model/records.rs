@@ -137,6 +137,7 @@ impl Golden {
 pub fn dispatcher(mtu: u32) -> Dispatcher {
     Dispatcher {
         interface: "eth1".into(),
+        others: Vec::new(),
         engine: Engine::AfXdp,
         cores: None,
         flows: 16,

@@ -20,7 +20,7 @@ pub fn load(plan: &Plan, down: &[String], own: [u8; 6]) -> Option<Dispatch> {
     let core = core_affinity::get_core_ids().expect("there are cores")[0];
     assert!(core_affinity::set_for_current(core));
     let table = turn::table(plan, down);
-    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 3 };
+    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 3, others: Default::default() };
     let dispatch = Dispatch::load(setup, &table).expect("root may load it");
     dispatch.set_clock(1);
     Some(dispatch)

@@ -19,7 +19,7 @@ use super::{
 use crate::hash::Key;
 use crate::model::identity::{Identity, continued};
 use crate::model::list::TooManyGroups;
-use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Prefix, Selection, Service, Tags, Transport};
+use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Prefix, Selection, Service, Transport};
 use crate::table::census::Census;
 use crate::table::index::Index;
 use crate::table::limits::Limiter;
@@ -419,7 +419,7 @@ impl Cluster {
                     Way::new(service.deliver, service.identity.addresses[0].address, server.address, &self.tunnel_end);
                 let next_hop = PackedNextHop::from(server.next_hop.filter(|_| way != Way::Closed));
                 let way = (way, server.tags);
-                next_hops.push(if next_hop.is_forward() && !goes_as_it_is(&way) {
+                next_hops.push(if next_hop.is_forward() && !Way::changes_no_more_than_macs(&way) {
                     next_hop.with_way()
                 } else {
                     next_hop
@@ -448,7 +448,7 @@ impl Cluster {
             directory: Arc::clone(&self.directory),
             services: services.into(),
             next_hops: next_hops.into(),
-            ways: if ways.iter().all(goes_as_it_is) { Box::default() } else { ways.into() },
+            ways: if ways.iter().all(Way::changes_no_more_than_macs) { Box::default() } else { ways.into() },
             tunnel_mtu: self.tunnel_end.mtu,
             identifications: Arc::clone(&self.identifications),
             egresses: Arc::clone(&self.egresses),
@@ -464,11 +464,6 @@ impl Cluster {
             census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),
         }
     }
-}
-
-/// Whether nothing of a frame changes but MACs.
-fn goes_as_it_is(way: &(Way, Tags)) -> bool {
-    matches!(way, (Way::Direct | Way::Closed, Tags::AsReceived))
 }
 
 impl Renewal {

@@ -188,8 +188,7 @@ impl ServiceState {
         // Where each is, and what it is there for now.
         let states: Vec<State> = self.servers.iter().map(|server| server.state).collect();
         for (server, is) in state.servers.iter_mut().zip(&self.servers) {
-            (server.next_hop, server.tags) = (is.next_hop, is.tags);
-            server.quic_ids = Arc::clone(&is.quic_ids);
+            (server.next_hop, server.tags, server.quic_ids) = (is.next_hop, is.tags, Arc::clone(&is.quic_ids));
         }
         state.set_states(&states, now, until);
         Some(state)
@@ -256,7 +255,7 @@ impl ServiceState {
                     let known = known.take().expect("it was found");
                     ServerState {
                         name: server.name.clone(),
-                        next_hop: server.mac.map(NextHop::on_link).or(known.next_hop),
+                        next_hop: NextHop::configured(server.mac, known.next_hop),
                         tags: server.tags,
                         quic_ids: server.quic_ids[..].into(),
                         ..known

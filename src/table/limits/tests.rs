@@ -50,6 +50,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
     };
     let dispatcher = Dispatcher {
         interface: "eth1".to_owned(),
+        others: Vec::new(),
         engine: Engine::AfXdp,
         cores: None,
         flows: 0,

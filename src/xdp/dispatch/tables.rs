@@ -14,7 +14,7 @@ use super::counters::{Books, Counters, Places, Room};
 use super::events::Events;
 use super::flows::{Flows, REPORT_WORDS};
 use super::layout::{CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, UNSEEN};
-use super::{Setup, data, failed, memory};
+use super::{OtherWords, Setup, data, failed, memory};
 use crate::limits::{LAYOUTS, MAX_SERVICES};
 use crate::model::Egress;
 use crate::table::Table;
@@ -41,6 +41,8 @@ pub struct Sizes {
     room: Room,
     cells: u32,
     timed_of: u32,
+    others: OtherWords,
+    has_others: u32,
     /// Of each queue.
     buckets: u32,
     /// Of sources that are limited.
@@ -70,13 +72,17 @@ impl Sizes {
         let cells = 2 * size.cells + 2 * 5 * size.slots + LIST_CELLS + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
         let source_buckets = table.limit_sources().div_ceil(CELLS_OF_BUCKET);
-        Ok(Sizes { setup, ports, room, cells, timed_of: setup.timed_of.max(1), buckets, source_buckets })
+        let (timed_of, others) = (setup.timed_of.max(1), setup.other_words());
+        let has_others = u32::from(setup.others[0].is_some());
+        Ok(Sizes { setup, ports, room, cells, timed_of, others, has_others, buckets, source_buckets })
     }
 
     /// `pins`: the files of the flow tables and their reports.
     pub fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>, pins: Option<&'a [PathBuf; 2]>) {
         loader
             .override_global("own_mac", &self.setup.mac.0, true)
+            .override_global("others", &self.others, true)
+            .override_global("has_others", &self.has_others, true)
             .override_global("accounts_of_core", &self.room.accounts, true)
             .override_global("services_of_core", &self.room.services, true)
             .override_global("timed_of", &self.timed_of, true)
