@@ -88,7 +88,9 @@ impl Reason {
             }
             Reason::Untrusted => "on a server, by its decap: in a tunnel from an address that is no dispatcher's",
             Reason::Denied => "from an address that a [[deny]] or `ctl deny` has",
-            Reason::Limited => "beyond a limit of its service, or of its source: [service.limit]",
+            Reason::Limited => {
+                "beyond a limit of its service, of its source or of its kind: [service.limit], [limit.odd]"
+            }
         }
     }
 }

@@ -6,9 +6,10 @@
 use crate::limits::BURST;
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
+use crate::model::OddKind;
 use crate::path::encapsulate::{self, Answers, Fate, Whole};
 use crate::path::rewrite;
-use crate::path::select::{Outcome, Selection};
+use crate::path::select::{AnyLimit, Outcome, Selection};
 use crate::path::trace::{Notes, Noting};
 use crate::port::{Burst, Port};
 use crate::table::Table;
@@ -109,7 +110,9 @@ impl<P: Port> Worker<P> {
         let (table, WorkerMetrics { tally, latency }) = tables.split();
         let tally = &**tally;
         tally.received.add(received.len() as u64);
-        selection.classify(received.len(), table, |at| port.bytes(&received[at]));
+        let asked = table.odd_limits().map(|_| port.now());
+        let at_us = |at: usize| asked.filter(|_| port.is_ours(&received[at]));
+        selection.classify_at(received.len(), table, at_us, |at| port.bytes(&received[at]));
         if let Some(limits) = table.limits() {
             let now = port.now();
             selection.limit(limits, now, |at| port.is_ours(&received[at]).then(|| port.bytes(&received[at]).len()));
@@ -172,6 +175,9 @@ impl<P: Port> Worker<P> {
                 tally.limited(*service as usize, *kind).would_limit.add(1);
             }
         }
+        for kind in OddKind::ALL {
+            tally.odd(kind).would_limit.add(selection.would_limit_odd()[kind as usize]);
+        }
         let noting = table.watch.as_deref().map(|watch| Noting { watch, table, worker: number, now });
         if let Some(noting) = noting {
             notes.judge(noting, selection.outcomes(), |at| port.bytes(&received[at]));
@@ -211,7 +217,10 @@ impl<P: Port> Worker<P> {
                     tally.dropped(reason).add(1);
                     match reason {
                         Reason::Denied => tally.listed(outcome.service as usize).denied.add(1),
-                        Reason::Limited => tally.limited(outcome.service as usize, outcome.limit()).limited.add(1),
+                        Reason::Limited => match outcome.limit() {
+                            AnyLimit::Service(kind) => tally.limited(outcome.service as usize, kind).limited.add(1),
+                            AnyLimit::Odd(kind) => tally.odd(kind).limited.add(1),
+                        },
                         _ => {}
                     }
                     match answered.next_if(|(of, ..)| *of == at) {

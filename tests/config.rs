@@ -182,6 +182,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         announce: None,
         group: None,
         lists: Vec::new(),
+        odd_limit: None,
         services: vec![service],
     };
     assert_eq!(loaded(text).plan, plan);

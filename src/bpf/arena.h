@@ -21,6 +21,7 @@
 #define WATCHED_SENT 16
 #define LISTED 32
 #define LIMITS 64
+#define ODD_LIMITS 128
 
 struct head {
 	struct key key;            /* of what selects */

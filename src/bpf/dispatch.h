@@ -12,6 +12,7 @@
 #include "arena.h"
 #include "counters.h"
 #include "quic.h"
+#include "tokens.h"
 
 INLINE __u16 half_at(const void *at)
 {
@@ -121,6 +122,29 @@ struct {
 	__type(value, struct scratch);
 } scratch SEC(".maps");
 
+/*
+ * What limits say of a packet that is dear to read. Not of one that is read again, nor in a worker's place: they have been asked.
+ */
+INLINE int is_beyond_odd(const struct head *head, struct choice *choice, const struct scratch *into)
+{
+	if (!choice->asks_odd)
+		return 0;
+	choice->asks_odd = 0;
+	__u32 kind = choice->flow.is_v6 ? odd_v6(&into->v6) : odd_v4(&into->v4);
+	return kind && odd_limit(head, choice, kind, now_ns(), 0);
+}
+
+/* What they said, when all is known of the frame: who is denied takes nothing from others. */
+COLD int settle_odd(const struct head *head, struct choice *choice, struct tally *tally, __u32 verdict)
+{
+	__u32 odd = choice->odd;
+	if (odd & (ODD_DROPPED | ODD_COUNTED))
+		tally->odd[hidden((odd & ODD_KIND) - 1 + (odd & ODD_COUNTED ? 4 : 0), verdict) & 7]++;
+	else if (verdict != DENIED)
+		odd_limit(head, choice, odd, now_ns(), 1);
+	return 0;
+}
+
 /* Any frame, in full. A verdict, or PASSED: it is not to a cluster address, or nothing is wrong with it. */
 ONCE int read_frame(struct xdp_md *ctx, const struct head *head, struct choice *choice)
 {
@@ -161,6 +185,8 @@ ONCE int read_frame(struct xdp_md *ctx, const struct head *head, struct choice *
 		return PASSED;
 	into->address = *address;
 	choice->is_found = 1;
+	if (is_beyond_odd(head, choice, into))
+		return LIMITED;
 	if (!wrong)
 		wrong = read_flow(ctx, packet, flow);
 	if (wrong) {
@@ -393,7 +419,7 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 		entered = bpf_ktime_get_ns();
 	}
 	struct choice *choice = &tally->choice;
-	*choice = (struct choice){};
+	*choice = (struct choice){ .asks_odd = !by_net && head->flags & ODD_LIMITS };
 	struct hop *hop = 0;
 	enum verdict verdict = judge(ctx, head, choice, &hop, by_net);
 	if (verdict == FORWARDED && hop && hop->egress & HAS_WAY)
@@ -404,6 +430,8 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 	if (verdict == FORWARDED && hop && hop->egress & HAS_WAY && encapsulate(ctx, head, choice))
 		verdict = TX_FULL;
 	tally->frames[hidden(verdict, tally->untimed) & 31]++;
+	if (choice->odd)
+		settle_odd(head, choice, tally, verdict);
 	if (choice->listed)
 		count_listed(head, core, choice->service, choice->listed);
 	if (choice->limited)

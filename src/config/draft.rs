@@ -16,8 +16,8 @@ use crate::limits::{
     MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
-    Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, PINS, Plan, Port,
-    Prefix, Selection, Server, ServerId, Service, Xdp,
+    Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, OddLimit, PINS, Plan,
+    Port, Prefix, Selection, Server, ServerId, Service, Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,6 +35,7 @@ pub struct Draft {
     /// `Some(None)`: it lacks something.
     group: Option<Option<Group>>,
     pub lists: Vec<ListDraft>,
+    odd_limit: Option<OddLimit>,
     pub services: Vec<ServiceDraft>,
 }
 
@@ -107,6 +108,7 @@ impl Draft {
         let group = root.table("group", &schema::GROUP, report);
         let dpdk = root.table("dpdk", &schema::DPDK, report);
         let lists = ListDraft::read_all(&root, base, report);
+        let limit = root.table("limit", &schema::CLUSTER_LIMIT, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
@@ -117,6 +119,7 @@ impl Draft {
             announce: announce.map(|section| read_announce(&section, report)),
             group: group.map(|section| group::read(&section, base, report)),
             lists,
+            odd_limit: limit.and_then(|section| read_odd_limit(&section, report)),
             services: services.iter().map(|section| ServiceDraft::read(section, base, report)).collect(),
         }
     }
@@ -143,9 +146,20 @@ impl Draft {
                 None => None,
             },
             lists: self.lists.into_iter().map(|list| list.list).collect(),
+            odd_limit: self.odd_limit,
             services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
         })
     }
+}
+
+fn read_odd_limit(section: &Section, report: &mut Report) -> Option<OddLimit> {
+    let odd = section.table("odd", &schema::ODD, report);
+    if odd.is_none() && section.key_at("odd").is_none() {
+        let form = schema::CLUSTER_LIMIT.key("odd").form;
+        report
+            .missing(section.at, format!("[limit] is empty; write {form}, or [service.limit] for a service's limits"));
+    }
+    odd.map(|odd| limit::read_odd(&odd, report))
 }
 
 impl DispatcherDraft {

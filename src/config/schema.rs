@@ -35,6 +35,7 @@ pub static ROOT: Schema = Schema {
         optional("group", "[group] with name and etcd"),
         optional("deny", "[[deny]] with prefixes = [\"198.51.100.0/24\"]"),
         optional("allow", "[[allow]] with prefixes = [\"198.51.100.7\"]"),
+        optional("limit", "[limit.odd] with fragments = 20000"),
         optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
         required("service", "[[service]] with double brackets, once for each service"),
     ],
@@ -231,6 +232,22 @@ pub static PER_SOURCE: Schema = Schema {
     ],
 };
 
+pub static CLUSTER_LIMIT: Schema =
+    Schema { title: "[limit]", keys: &[optional("odd", "[limit.odd] with fragments = 20000")] };
+
+pub static ODD: Schema = Schema {
+    title: "[limit.odd]",
+    keys: &[
+        optional("fragments", "fragments = 20000"),
+        optional("fragments_burst", "fragments_burst = 2000"),
+        optional("icmp", "icmp = 2000"),
+        optional("icmp_burst", "icmp_burst = 200"),
+        optional("options", "options = 1000"),
+        optional("options_burst", "options_burst = 100"),
+        optional("mode", "mode = \"count\""),
+    ],
+};
+
 pub static QUIC: Schema = Schema {
     title: "[service.quic]",
     keys: &[
@@ -242,7 +259,7 @@ pub static QUIC: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 17] = [
+static ALL: [&Schema; 19] = [
     &ROOT,
     &CLUSTER,
     &DISPATCHER,
@@ -259,6 +276,8 @@ static ALL: [&Schema; 17] = [
     &HEALTH,
     &LIMIT,
     &PER_SOURCE,
+    &CLUSTER_LIMIT,
+    &ODD,
     &QUIC,
 ];
 

@@ -25,7 +25,7 @@ pub struct Section<'t> {
     /// Where the section begins.
     pub at: usize,
     table: &'t DeTable<'t>,
-    schema: &'static Schema,
+    pub schema: &'static Schema,
 }
 
 impl<'t> Section<'t> {

@@ -54,6 +54,10 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
 /// What is added, removed and changed, a line each.
 pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
+    if old.odd_limit != new.odd_limit {
+        let said = |plan: &Plan| plan.odd_limit.as_ref().map_or("none".to_owned(), ToString::to_string);
+        lines.push(format!("[limit.odd] {} -> {}", said(old), said(new)));
+    }
     let hold = |plan: &Plan| plan.filter.as_ref().and_then(|filter| filter.hold);
     if hold(old) != hold(new) {
         let said = |hold: Option<Duration>| hold.map_or("absent".to_owned(), |hold| hold.as_millis().to_string());

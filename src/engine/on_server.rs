@@ -100,6 +100,7 @@ impl<P: AsRef<Program>> Counting<P> {
             passed: counts.passed,
             dropped,
             servers: servers.collect::<Result<_, ProgramError>>()?,
+            odd: Default::default(),
             latency: None,
         })
     }

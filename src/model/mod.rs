@@ -12,7 +12,7 @@ pub mod prime;
 mod quic;
 
 pub use group::{Certificates, Group, GroupHealth, Secret};
-pub use limit::{Limit, LimitKind, PerSource, Rate};
+pub use limit::{Limit, LimitKind, OddKind, OddLimit, PerSource, Rate};
 pub use list::{List, ListFile, ListKind};
 pub use mac::Mac;
 pub use next_hop::{Egress, NextHop};
@@ -42,6 +42,8 @@ pub struct Plan {
     pub group: Option<Group>,
     /// Whose frames are dropped, and whose are not.
     pub lists: Vec<List>,
+    /// `None`: packets that are dear to read have no limits of their own.
+    pub odd_limit: Option<OddLimit>,
     /// In the order of the file.
     pub services: Vec<Service>,
 }

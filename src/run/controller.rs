@@ -391,6 +391,7 @@ impl Controller<'_> {
             interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
             generation: membership.generation(),
             services: Vec::new(),
+            odd_limit: membership.plan().odd_limit.as_ref().map(ToString::to_string),
             workers: Vec::new(),
             counted_s: None,
             frames: 0,

@@ -13,6 +13,9 @@
 //! All workers share the buckets. One looks at a service's once a burst and charges all that passed at its end, so that as many bursts as
 //! there are other workers may pass too many at once; they are charged, and so are missing later. `src/bpf/limits.h` is the twin.
 
+pub mod odd;
+
+use self::odd::OddLimits;
 use super::ServiceId;
 use crate::hash::{Key, siphash};
 use crate::limits::{BURST, DEFAULT_LIMIT_SOURCES, MAX_BITS_LIMIT, MAX_BURST_FILL, MAX_SERVICES};
@@ -360,18 +363,21 @@ pub struct Limiter {
     /// From the first limit on.
     memory: Option<Arc<Memory>>,
     limits: Option<Arc<Limits>>,
+    /// As long as there are limits of packets that are dear to read.
+    odd: Option<Arc<OddLimits>>,
 }
 
 impl Limiter {
     pub fn new(key: Key, plan: &Plan) -> Limiter {
         let sources = plan.dispatcher.as_ref().map_or(DEFAULT_LIMIT_SOURCES, |dispatcher| dispatcher.limit_sources);
-        let mut limiter = Limiter { sources, slots: HashMap::new(), memory: None, limits: None };
+        let mut limiter = Limiter { sources, slots: HashMap::new(), memory: None, limits: None, odd: None };
         limiter.renew(key, plan);
         limiter
     }
 
     /// Goes over to the limits of another plan. Services that are in both go on with their buckets.
     pub fn renew(&mut self, key: Key, plan: &Plan) {
+        self.odd = plan.odd_limit.as_ref().map(|limit| Arc::new(OddLimits::new(limit, self.odd.as_deref())));
         let limited = plan.services.iter().filter(|service| service.limit.is_some());
         let names: HashSet<&str> = limited.clone().map(|service| service.name.as_str()).collect();
         if names.is_empty() {
@@ -399,6 +405,10 @@ impl Limiter {
 
     pub fn limits(&self) -> Option<Arc<Limits>> {
         self.limits.clone()
+    }
+
+    pub fn odd(&self) -> Option<Arc<OddLimits>> {
+        self.odd.clone()
     }
 }
 

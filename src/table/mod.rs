@@ -29,6 +29,7 @@ pub use directory::{Address, Directory, PortService, Ports, port_key, port_key_v
 use directory::{EVERYTHING, NO_SERVICE, PLAIN, prefix_mark};
 use index::Index;
 use limits::Limits;
+use limits::odd::OddLimits;
 use lists::Lists;
 pub use next_hop::PackedNextHop;
 use quic::ConnectionIds;
@@ -75,6 +76,7 @@ pub struct Table {
     lists: Option<Arc<Lists>>,
     /// What is beyond a limit; `None`: nothing.
     limits: Option<Arc<Limits>>,
+    odd_limits: Option<Arc<OddLimits>>,
     limit_sources: u32,
     /// Whose frames an operator watches.
     pub watch: Option<Arc<Watch>>,
@@ -401,9 +403,15 @@ impl Table {
         self.limits.as_deref()
     }
 
+    /// How many packets come that are dear to read.
+    #[inline]
+    pub fn odd_limits(&self) -> Option<&OddLimits> {
+        self.odd_limits.as_deref()
+    }
+
     /// For who gets frames that were judged by limits already.
     pub fn without_limits(self) -> Table {
-        Table { limits: None, ..self }
+        Table { limits: None, odd_limits: None, ..self }
     }
 
     /// Cells for what sources are limited by, whether there are limits now or not.

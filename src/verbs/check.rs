@@ -39,6 +39,9 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
         }
         let _ = writeln!(text, "  a change keeps connections where they are for {} s\n", service.drain.as_secs());
     }
+    if let Some(odd) = &plan.odd_limit {
+        let _ = writeln!(text, "fragments, ICMP, options and extension headers\n  limit: {odd}\n");
+    }
     if plan.dispatcher.is_none() && plan.filter.is_none() {
         return text
             + "no [dispatcher] and no [filter]: enough for lookup and replay; `oneip run` or `oneip filter` needs one\n";

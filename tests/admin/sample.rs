@@ -48,6 +48,7 @@ pub fn status() -> Status {
         interface_up: Some(true),
         generation: 17,
         services: vec![service("web", "203.0.113.80", web, 0), dns],
+        odd_limit: None,
         workers: (0..2).map(|worker| WorkerStatus { worker, core: worker + 2, ..WorkerStatus::default() }).collect(),
         counted_s: None,
         frames: 0,

@@ -105,6 +105,7 @@ impl Fixture {
             announce: None,
             group: None,
             lists: Vec::new(),
+            odd_limit: None,
             services: vec![service],
         };
         let mut cluster = Cluster::new(&plan);

@@ -80,6 +80,7 @@ impl One {
             announce: None,
             group: None,
             lists: Vec::new(),
+            odd_limit: None,
             services,
         }
     }

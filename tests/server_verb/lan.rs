@@ -53,6 +53,7 @@ impl Lan {
             announce: None,
             group: None,
             lists: Vec::new(),
+            odd_limit: None,
             services,
         };
         let lan = Lan { plan, server: format!("oneip-server-{id}"), router: format!("oneip-router-{id}") };

@@ -65,6 +65,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         announce: None,
         group: None,
         lists: Vec::new(),
+        odd_limit: None,
         services: services.collect(),
     }
 }

@@ -43,6 +43,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
         announce: None,
         group: None,
         lists: Vec::new(),
+        odd_limit: None,
         services: (0..services).map(service).collect(),
     }
 }

@@ -157,6 +157,7 @@ fn status() -> Status {
         group: None,
         generation: 1,
         services: vec![service],
+        odd_limit: None,
         workers: vec![worker(0), worker(1)],
         counted_s: None,
         frames: 0,

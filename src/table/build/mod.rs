@@ -457,6 +457,7 @@ impl Cluster {
             loops: Index::new(loops),
             lists: self.lists.clone(),
             limits: self.limiter.limits(),
+            odd_limits: self.limiter.odd(),
             limit_sources: self.limiter.sources(),
             watch: self.watch.clone(),
             census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),

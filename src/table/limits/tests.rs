@@ -68,6 +68,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
         announce: None,
         group: None,
         lists: Vec::new(),
+        odd_limit: None,
         services: (0..).zip(limits).map(service).collect(),
     }
 }

@@ -27,6 +27,7 @@ pub const WATCHED_DROPPED: u32 = 8;
 pub const WATCHED_SENT: u32 = 16;
 pub const LISTED: u32 = 32;
 pub const LIMITS: u32 = 64;
+pub const ODD_LIMITS: u32 = 128;
 pub const BY_FLOW: u16 = 1;
 pub const QUIC: u16 = 2;
 

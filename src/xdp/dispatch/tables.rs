@@ -89,7 +89,7 @@ impl Sizes {
             .map_max_entries("latencies", self.room.services)
             .map_max_entries("listed", self.room.cores * self.room.services)
             .map_max_entries("limited", self.room.limited())
-            .map_max_entries("limit_services", MAX_SERVICES as u32)
+            .map_max_entries("limit_services", MAX_SERVICES as u32 + 1)
             .map_max_entries("limit_sources", self.source_buckets)
             .map_max_entries(FLOWS, self.flows())
             .map_max_entries(REPORTS, self.setup.queues);
