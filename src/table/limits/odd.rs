@@ -3,7 +3,8 @@
 //! They are asked as soon as the IP header says what a packet is, before anything behind it is read: what is beyond costs little. What
 //! is within takes its token when it was read, unless a list denies its source: who is denied takes nothing from others.
 
-use super::{Gauge, PARTS, ServiceBuckets, lack, take};
+use super::tokens::{PARTS, lack, take};
+use super::{Gauge, ServiceBuckets};
 use crate::model::{OddKind, OddLimit};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
