@@ -6,7 +6,6 @@
 use crate::limits::BURST;
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
-use crate::model::OddKind;
 use crate::path::encapsulate::{self, Answers, Fate, Whole};
 use crate::path::rewrite;
 use crate::path::select::{AnyLimit, Outcome, Selection};
@@ -175,9 +174,7 @@ impl<P: Port> Worker<P> {
                 tally.limited(*service as usize, *kind).would_limit.add(1);
             }
         }
-        for kind in OddKind::ALL {
-            tally.odd(kind).would_limit.add(selection.would_limit_odd()[kind as usize]);
-        }
+        tally.would_limit_odd(selection.would_limit_odd());
         let noting = table.watch.as_deref().map(|watch| Noting { watch, table, worker: number, now });
         if let Some(noting) = noting {
             notes.judge(noting, selection.outcomes(), |at| port.bytes(&received[at]));

@@ -98,7 +98,7 @@ fn limited_frames_are_those_of_a_naive_twin() {
     let golden = Golden::read();
     let plans = [golden.plan.clone(), golden.plan_with(Selection::Maglev, HashInput::Source)];
     let (mut seen, mut seen_odd) = ([0; LimitKind::COUNT], [0; OddKind::COUNT]);
-    for (turn, plan) in (0..5).zip(plans.iter().cycle()) {
+    for (turn, plan) in (0..8).zip(plans.iter().cycle()) {
         let (plan, seed) = (with_limits(golden.with_lists(plan.clone()), turn), 8 + turn as u64);
         let (seeds, macs) = (golden.frames(), macs(&plan));
         let mut mutator = Mutator::new(seed, &seeds, &macs);

@@ -33,6 +33,11 @@ pub fn schema() -> Value {
             *place(&mut root, title) = keys(title, body);
         }
     }
+    // It has no keys of its own.
+    let limit = &mut root["properties"]["limit"];
+    let odd = limit["properties"].take();
+    *limit = section("Limits of all services together");
+    limit["properties"] = odd;
     // One, or several.
     let quic = &mut root["properties"]["service"]["items"]["properties"]["quic"];
     let one = quic.take();

@@ -100,6 +100,11 @@ impl Tally {
         &self.odd[kind as usize]
     }
 
+    /// Adds frames that a limit would drop if it did more than count.
+    pub fn would_limit_odd(&self, counts: &[u64; OddKind::COUNT]) {
+        self.odd.iter().zip(counts).filter(|(_, count)| **count > 0).for_each(|(of, count)| of.would_limit.add(*count));
+    }
+
     pub fn services(&self) -> usize {
         self.listed.len()
     }

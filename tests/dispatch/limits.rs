@@ -39,7 +39,7 @@ fn counted_alike(plan: &Plan, books: &Books, naive: &Naive) {
 fn limits_are_those_of_a_naive_twin() {
     let golden = Golden::read();
     let (mut seen, mut seen_odd) = ([0; LimitKind::COUNT], [0; OddKind::COUNT]);
-    for turn in 0..5 {
+    for turn in 0..8 {
         let plan = with_limits(golden.with_lists(golden.plan.clone()), turn);
         let Some(naive) = limited_alike(&golden, &plan) else { return };
         naive.beyond.iter().for_each(|((_, kind), beyond)| seen[*kind as usize] += beyond);

@@ -21,7 +21,7 @@ pub struct Naive {
 }
 
 /// The plan, with limits of all kinds, one service of five without any and one that only counts.
-/// Services take turns at the kinds; `turn` says who begins.
+/// Services take turns at the kinds; `turn` says who begins, and from 5 on there is `[limit.odd]` too.
 pub fn with_limits(mut plan: Plan, turn: usize) -> Plan {
     let rate = |per_second, burst| Some(Rate { per_second, burst });
     for (at, service) in plan.services.iter_mut().enumerate() {
@@ -41,9 +41,9 @@ pub fn with_limits(mut plan: Plan, turn: usize) -> Plan {
             _ => None,
         };
     }
-    plan.odd_limit = (turn < 3).then(|| OddLimit {
-        rates: [rate(20_000, 12), (turn != 1).then_some(rate(9_000, 5)).flatten(), rate(15_000, 3)],
-        only_counts: turn == 2,
+    plan.odd_limit = (turn >= 5).then(|| OddLimit {
+        rates: [rate(20_000, 12), (turn != 6).then_some(rate(9_000, 5)).flatten(), rate(15_000, 3)],
+        only_counts: turn == 7,
     });
     plan
 }
