@@ -255,7 +255,11 @@ impl Observation {
         page.counters("oneip_pins_remembered_total", "Flows remembered since the start", remembered)?;
         let evicted = self.each_worker(|worker| worker.report.pins.evicted);
         let help = "Flows forgotten, while they might have lived, to make room for newer ones";
-        page.counters("oneip_pins_evicted_total", help, evicted)
+        page.counters("oneip_pins_evicted_total", help, evicted)?;
+        let displaced = self.each_worker(|worker| worker.report.pins.displaced);
+        let help =
+            "SYNs during a change forgotten, before anything came back that follows them, to make room for newer ones";
+        page.counters("oneip_pins_syns_displaced_total", help, displaced)
     }
 
     /// When something was that is so many seconds ago, in seconds since 1970.

@@ -229,6 +229,14 @@ ONCE int seen_of(struct memory *flow, const struct whole *whole, __u64 now)
 	return ONE_OF_IT;
 }
 
+/* path::flow_table::comes_back */
+INLINE int comes_back(const struct memory *syn, const struct whole *whole)
+{
+	if (whole->act == BEGIN)
+		return whole->position == syn->position;
+	return whole->act == GO || whole->act == CLOSE || whole->act == ABORT;
+}
+
 /* What a flow that is not remembered is remembered as: -1: not at all. */
 INLINE int stage_of(const struct whole *whole, __u32 present, __u32 previous, int until_closed)
 {
@@ -264,24 +272,29 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 	__u64 now = now_ns() >> TICK;
 	__u32 present = present_of(head, service, choice);
 	__u64 kept_by = previous_owner_of(moves, choice, present), name = name_of(&head->flow_key, choice);
-	int remembers = !(kept_by & SETTLED), place = find_flow(ctx, name, kept_by >> SINCE);
-	struct remembering *entry = place < 0 ? 0 : entry_at(ctx, name, place);
+	int remembers = !(kept_by & SETTLED), place = find_known(ctx, name, kept_by >> SINCE);
+	__u32 part = (__u32)place / (2 * BUCKET) & 1;
+	struct remembering *entry = place < 0 ? 0 : entry_at(ctx, name, place % (2 * BUCKET), part);
 	struct memory flow = {};
 	if (entry)
 		unpack(entry, &flow);
 	__u64 known = entry ? find_word(&head->keeping, flow.server, 0xffffffff) : 0;
 	__u32 of = (known >> 32) - service->base;
 	if (entry && known && of < service->count && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
+		int is_back = part == SYNS && comes_back(&flow, &whole);
 		switch (seen_of(&flow, &whole, now)) {
 		case ONE_OF_IT:
-			if (!remembers && present == of)
-				/* It would go there if it were forgotten. */
-				forget(ctx, entry);
-			else
+			if (!is_back && (remembers || present != of)) {
 				entry->state = packed(&flow);
+				return of;
+			}
+			forget(ctx, entry, part);
+			/* Else it would go there if it were forgotten. */
+			if (remembers || present != of)
+				put_flow(ctx, name, &flow, head->horizon, FLOWS);
 			return of;
 		case ITS_END:
-			forget(ctx, entry);
+			forget(ctx, entry, part);
 			break;
 		default:
 			remembers = 0;
@@ -294,7 +307,7 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 	__u32 *ident = AT_INDEX(__u32, head->idents, service->base + server);
 	if (ident && stage >= 0 && remembers) {
 		flow = (struct memory){ .server = *ident, .stage = stage, .position = whole.position, .seen = now };
-		remember(ctx, name, &flow, head->horizon);
+		put_flow(ctx, name, &flow, head->horizon, whole.act == BEGIN ? SYNS : FLOWS);
 	}
 	return server;
 }

@@ -1,6 +1,7 @@
 //! Where frames go whose slot is migrating, so that connections stay on their server through a change of the cluster.
 //!
-//! A connection that begins goes to the slot's new owner and is remembered; what is remembered follows its entry; whatever
+//! A connection that begins goes to the slot's new owner; its SYN is noted, and when something comes back that follows it, the
+//! connection is remembered. What is noted or remembered follows its entry; whatever
 //! else is of TCP was begun before, and goes to the slot's previous owner. Protocols without a beginning are remembered by flow:
 //! one that shows itself in the first `FLOW_IDLE` of the change may be an old one and stays with the previous owner; one that
 //! appears later is new. A server that is gone keeps nothing.
@@ -68,6 +69,8 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
                 if previous_owner.is_settled() && present == Some(server) {
                     // It would go there if it were forgotten.
                     flows.forget(at);
+                } else if flows.is_noted(at) && comes_back(&packet, &flow) {
+                    flows.confirm(at, name, &next, table.horizon);
                 } else if next != flow {
                     flows.update(at, &next);
                 }
@@ -89,9 +92,21 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     if let Some(stage) = stage.filter(|_| remembers) {
         let position = position(&packet);
         let flow = Flow { server: table.ident(destination), stage, position, disputed: false, seen: now };
-        flows.remember(name, &flow, table.horizon);
+        match packet.act {
+            Act::Begin => flows.note(name, &flow, table.horizon),
+            _ => flows.remember(name, &flow, table.horizon),
+        }
     }
     Outcome::to_server(service, server, destination, table)
+}
+
+/// Whether a packet of a connection of which only a SYN is known shows that there is somebody who sent that: it is the same SYN, or follows it.
+fn comes_back(packet: &Whole, syn: &Flow) -> bool {
+    match packet.act {
+        Act::Begin => position(packet) == syn.position,
+        Act::Go | Act::Close | Act::Abort => true,
+        Act::Report | Act::Fragment | Act::Datagram => false,
+    }
 }
 
 /// What a packet is for a flow that is known.

@@ -11,7 +11,7 @@ use oneip::admin::status::{
 };
 use oneip::metrics::buckets::{DIGITS, MAX_NS};
 use oneip::metrics::snapshot::{FlowTableReport, Snapshot, WorkerReport, WorkerSnapshot};
-use oneip::metrics::source::LimitedCounts;
+use oneip::metrics::source::{LimitedCounts, OddCounts};
 use oneip::metrics::summary::{ServerSummary, ServiceSummary, Summary};
 use oneip::port::Ledger;
 use oneip::port::pcap::{Blocks, Packet};
@@ -138,7 +138,13 @@ pub fn figures() -> Snapshot {
         stuck: false,
         report: WorkerReport {
             ledger: Ledger { total: 4096, idle: 1000, lent: 96, in_device: 3000, sending: 0, left: 0 },
-            pins: FlowTableReport { capacity: 1 << 20, held: received / 100, remembered: received / 10, evicted: 5 },
+            pins: FlowTableReport {
+                capacity: 1 << 20,
+                held: received / 100,
+                remembered: received / 10,
+                evicted: 5,
+                displaced: 9,
+            },
         },
     };
     Snapshot {
@@ -147,6 +153,7 @@ pub fn figures() -> Snapshot {
             frames: 6167,
             forwarded: 6047,
             passed: 105,
+            odd: OddCounts { limited: [0, 3, 0], would_limit: [0; 3] },
             dropped,
             servers: servers.into(),
             services: [("web", 9, 2), ("dns", 0, 0)]

@@ -152,7 +152,7 @@ impl Fixture {
     /// A worker goes through its flow table.
     fn count(&mut self) {
         if self.table.wants_census() {
-            (0..self.report().capacity / 4 + 1).for_each(|_| self.flow_table.count(&self.table, 0, self.now));
+            (0..self.report().capacity / 2 + 1).for_each(|_| self.flow_table.count(&self.table, 0, self.now));
         }
     }
 

@@ -18,7 +18,7 @@ use super::{Setup, data, failed, memory};
 use crate::limits::{LAYOUTS, MAX_SERVICES};
 use crate::model::Egress;
 use crate::table::Table;
-use crate::table::flow_table::{Bucket, flow_key};
+use crate::table::flow_table::{Bucket, flow_key, syn_buckets};
 use crate::xdp::cell::{CELL_WORDS, Words};
 use crate::xdp::error::XdpError;
 use crate::xdp::memory::Memory;
@@ -41,8 +41,9 @@ pub struct Sizes {
     room: Room,
     cells: u32,
     timed_of: u32,
-    /// Of each queue.
+    /// Of flows and of SYNs, of each queue.
     buckets: u32,
+    syn_buckets: u32,
     /// Of sources that are limited.
     source_buckets: u32,
 }
@@ -70,7 +71,8 @@ impl Sizes {
         let cells = 2 * size.cells + 2 * 5 * size.slots + LIST_CELLS + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
         let source_buckets = table.limit_sources().div_ceil(CELLS_OF_BUCKET);
-        Ok(Sizes { setup, ports, room, cells, timed_of: setup.timed_of.max(1), buckets, source_buckets })
+        let (timed_of, syn_buckets) = (setup.timed_of.max(1), syn_buckets(buckets as usize) as u32);
+        Ok(Sizes { setup, ports, room, cells, timed_of, buckets, syn_buckets, source_buckets })
     }
 
     /// `pins`: the files of the flow tables and their reports.
@@ -81,6 +83,7 @@ impl Sizes {
             .override_global("services_of_core", &self.room.services, true)
             .override_global("timed_of", &self.timed_of, true)
             .override_global("flow_buckets", &self.buckets, true)
+            .override_global("syn_buckets", &self.syn_buckets, true)
             .override_global("source_buckets", &self.source_buckets, true)
             .map_max_entries("arena", self.cells)
             .map_max_entries("tallies", self.room.tallies())
@@ -100,7 +103,7 @@ impl Sizes {
 
     /// Buckets of all queues.
     pub fn flows(&self) -> u32 {
-        (self.buckets * self.setup.queues).max(1)
+        ((self.buckets + self.syn_buckets) * self.setup.queues).max(1)
     }
 
     pub fn queues(&self) -> u32 {
@@ -145,6 +148,7 @@ impl Tables {
     ///
     /// The kernel has no room in the address space.
     pub fn open(program: &mut Ebpf, sizes: Sizes, table: &Table) -> Result<Tables, XdpError> {
+        let all_buckets = sizes.flows() as usize;
         let Sizes { setup, ports, room, cells, buckets, .. } = sizes;
         let [tallies, accounts, begun, latencies, listed, limited] = room.words();
         let counters = Counters {
@@ -162,7 +166,7 @@ impl Tables {
             ArrayOfMaps::try_from(program.take_map("grace").expect("it has this map")).map_err(failed("grace"))?;
         let inner = Array::create(1, 0).map_err(failed("grace"))?;
         let flows = Flows {
-            tables: Arc::new(memory(program, FLOWS, (buckets * setup.queues).max(1) as usize * BUCKET_WORDS)?),
+            tables: Arc::new(memory(program, FLOWS, all_buckets * BUCKET_WORDS)?),
             reports: Arc::new(memory(program, REPORTS, setup.queues as usize * REPORT_WORDS)?),
             queues: setup.queues as usize,
             buckets: buckets as usize,
