@@ -156,8 +156,10 @@ COLD __u32 present_of(const struct head *head, const struct service *service, co
 	return at_slot(service->owners, slot_of(hash_of(&head->key, service->flags, choice), service->slots)) & ~MIGRATING;
 }
 
-/* path::flow_table::Seen */
+/* path::flow_table::Seen; and with a flow of which only a SYN is known, that something comes back which follows that. */
 enum known { ONE_OF_IT, ITS_END, ANOTHERS };
+#define SEEN 3
+#define IS_BACK 64
 
 /* path::flow_table::begin */
 INLINE enum known begin(struct memory *flow, const struct whole *whole, __u64 now)
@@ -196,7 +198,7 @@ INLINE void go_on(struct memory *flow, const struct whole *whole, __u64 now)
 }
 
 /* path::flow_table::seen: what a packet is for a flow that is known, which becomes what it is then. */
-ONCE int seen_of(struct memory *flow, const struct whole *whole, __u64 now)
+INLINE int becomes(struct memory *flow, const struct whole *whole, __u64 now)
 {
 	if (!flow || !whole)
 		return ANOTHERS;
@@ -237,9 +239,19 @@ INLINE int comes_back(const struct memory *syn, const struct whole *whole)
 	return whole->act == GO || whole->act == CLOSE || whole->act == ABORT;
 }
 
-/* What a flow that is not remembered is remembered as: -1: not at all. */
-INLINE int stage_of(const struct whole *whole, __u32 present, __u32 previous, int until_closed)
+ONCE int seen_of(struct memory *flow, const struct whole *whole, __u64 now)
 {
+	if (!flow || !whole)
+		return ANOTHERS;
+	int is_back = comes_back(flow, whole);
+	return becomes(flow, whole, now) | (is_back ? IS_BACK : 0);
+}
+
+/* What a flow that is not remembered is remembered as: -1: not at all. */
+ONCE __s64 stage_of(const struct whole *whole, __u32 present, __u32 previous, int until_closed)
+{
+	if (!whole)
+		return -1;
 	if (whole->act == BEGIN || whole->act == DATAGRAM)
 		return BEGUN;
 	if (whole->act == GO && previous != NOBODY && previous != present)
@@ -248,12 +260,51 @@ INLINE int stage_of(const struct whole *whole, __u32 present, __u32 previous, in
 }
 
 /* Where a flow goes of which nothing is known: a server, or NOBODY. */
-INLINE __u32 server_of(const struct whole *whole, __u64 kept_by, __u32 present)
+ONCE __u64 server_of(const struct whole *whole, __u64 kept_by, __u32 present)
 {
-	__u32 previous = kept_by & 0xffff;
+	if (!whole)
+		return NOBODY;
+	__u64 previous = kept_by & 0xffff;
 	if (whole->act == BEGIN || previous == NOBODY || (whole->act == DATAGRAM && !(kept_by & LEARNING)))
 		return present;
 	return previous;
+}
+
+/* What is remembered at a place. -1: nothing. */
+ONCE int recall(struct xdp_md *ctx, __u64 hash, __u32 place, struct memory *flow)
+{
+	struct remembering *entry = entry_at(ctx, hash, place % (2 * BUCKET), place / (2 * BUCKET) & 1);
+	if (!entry || !flow)
+		return -1;
+	unpack(entry, flow);
+	return 0;
+}
+
+/* The destination of a server that keeps connections, in the upper half, or 0. */
+ONCE __u64 keeper_of(const struct head *head, __u32 ident)
+{
+	return head ? find_word(&head->keeping, ident, 0xffffffff) : 0;
+}
+
+/* In `settle`, beside a place: it is to be forgotten. */
+#define GONE 128
+
+/* The flow at a place is so now, has a place among flows from here on, or is forgotten. */
+ONCE int settle(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u64 horizon, __u32 how)
+{
+	__u32 part = how / (2 * BUCKET) & 1;
+	struct remembering *entry = entry_at(ctx, hash, how % (2 * BUCKET), part);
+	if (!entry || !flow)
+		return 0;
+	if (how & GONE) {
+		forget(ctx, entry, part);
+	} else if (how & IS_BACK && part == SYNS) {
+		forget(ctx, entry, part);
+		put_flow(ctx, hash, flow, horizon, FLOWS);
+	} else {
+		entry->state = packed(flow);
+	}
+	return 0;
 }
 
 /* path::flow_table::look_up: a frame whose slot is marked. Its server, or NOBODY. */
@@ -273,37 +324,26 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 	__u32 present = present_of(head, service, choice);
 	__u64 kept_by = previous_owner_of(moves, choice, present), name = name_of(&head->flow_key, choice);
 	int remembers = !(kept_by & SETTLED), place = find_known(ctx, name, kept_by >> SINCE);
-	__u32 part = (__u32)place / (2 * BUCKET) & 1;
-	struct remembering *entry = place < 0 ? 0 : entry_at(ctx, name, place % (2 * BUCKET), part);
 	struct memory flow = {};
-	if (entry)
-		unpack(entry, &flow);
-	__u64 known = entry ? find_word(&head->keeping, flow.server, 0xffffffff) : 0;
+	__u64 known = place < 0 || recall(ctx, name, place, &flow) ? 0 : keeper_of(head, flow.server);
 	__u32 of = (known >> 32) - service->base;
-	if (entry && known && of < service->count && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
-		int is_back = part == SYNS && comes_back(&flow, &whole);
-		switch (seen_of(&flow, &whole, now)) {
-		case ONE_OF_IT:
-			if (!is_back && (remembers || present != of)) {
-				entry->state = packed(&flow);
-				return of;
-			}
-			forget(ctx, entry, part);
-			/* Else it would go there if it were forgotten. */
-			if (remembers || present != of)
-				put_flow(ctx, name, &flow, head->horizon, FLOWS);
+	if (known && of < service->count && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
+		int seen = seen_of(&flow, &whole, now);
+		/* Without `remembers` it would go there if it were forgotten. */
+		int goes_there = !remembers && present == of;
+		if ((seen & SEEN) == ONE_OF_IT) {
+			settle(ctx, name, &flow, head->horizon, place | (goes_there ? GONE : seen & IS_BACK));
 			return of;
-		case ITS_END:
-			forget(ctx, entry, part);
-			break;
-		default:
-			remembers = 0;
 		}
+		if (seen & 1)
+			settle(ctx, name, &flow, 0, place | GONE);
+		else
+			remembers = 0;
 	}
-	__u32 server = server_of(&whole, kept_by, present);
+	__u64 server = server_of(&whole, kept_by, present);
 	if (server == NOBODY)
 		return NOBODY;
-	int stage = stage_of(&whole, present, kept_by & 0xffff, moves->until_closed);
+	__s64 stage = stage_of(&whole, present, kept_by & 0xffff, moves->until_closed);
 	__u32 *ident = AT_INDEX(__u32, head->idents, service->base + server);
 	if (ident && stage >= 0 && remembers) {
 		flow = (struct memory){ .server = *ident, .stage = stage, .position = whole.position, .seen = now };

@@ -53,17 +53,17 @@ INLINE struct source_bucket *source_bucket(__u32 bits)
 	return bpf_map_lookup_elem(&limit_sources, &at);
 }
 
-INLINE struct source_cell *source_cell(__u64 hash, __u32 place)
+INLINE struct source_cell *source_cell(__u64 hash, __u64 place)
 {
 	struct source_bucket *bucket = source_bucket(place < SOURCE_CELLS ? hash : hash >> 32);
 	return bucket ? &bucket->cells[hidden(place, hash) % SOURCE_CELLS] : 0;
 }
 
 /* Which of the cells that a source may have it has. -1: none. */
-ONCE int find_source(__u64 hash)
+ONCE __s64 find_source(__u64 hash)
 {
 	struct source_bucket *first = source_bucket(hash), *second = source_bucket(hash >> 32);
-	int place = -1;
+	__s64 place = -1;
 	if (!first || !second)
 		return -1;
 #pragma unroll
@@ -131,7 +131,7 @@ INLINE int is_beyond(const struct rule *rule, const struct limit_key *key, const
 {
 	const struct gauge *gauge = &rule->gauges[kind];
 	asked->hash = hash_source(key, rule, choice, kind);
-	int place = find_source(asked->hash);
+	__s64 place = find_source(asked->hash);
 	asked->place = 2 * SOURCE_CELLS;
 	asked->seen = 0;
 	asked->lack = 0;
@@ -146,17 +146,16 @@ INLINE int is_beyond(const struct rule *rule, const struct limit_key *key, const
 	return asked->lack + gauge->cost > gauge->depth;
 }
 
-INLINE void take_source(const struct asked *asked, __u64 now, __u64 cost)
+ONCE int take_source(const struct asked *asked, __u64 now, __u64 cost)
 {
-	if (!asked->hash)
-		return;
-	if (asked->place == 2 * SOURCE_CELLS) {
-		insert_source(asked->hash, now, cost);
-		return;
-	}
+	if (!asked || !asked->hash)
+		return 0;
+	if (asked->place == 2 * SOURCE_CELLS)
+		return insert_source(asked->hash, now, cost);
 	struct source_cell *cell = source_cell(asked->hash, asked->place);
 	if (cell)
 		take(&cell->full_at, asked->seen, asked->lack, now, cost);
+	return 0;
 }
 
 /* table::limits::Limits::judge and charge, of a frame whose service and source are known. 0: it passes. */
@@ -193,8 +192,7 @@ ONCE int limit(const struct head *head, struct choice *choice, __u64 now)
 	}
 #pragma unroll
 	for (int at = 0; at < 3; at++)
-		if (asks[at] && cost[at])
-			take(&buckets->full_at[at], seen[at], lack[at], now, cost[at]);
+		take_shared(slot * SHARED_BUCKETS + at, seen[at], lack[at], now, cost[at] * asks[at]);
 	take_source(&syn, now, rule->gauges[SOURCE_SYN].cost);
 	take_source(&packets, now, rule->gauges[SOURCE_PACKETS].cost);
 	return 0;

@@ -26,8 +26,10 @@ struct limit_key {
 _Static_assert(sizeof(struct limit_key) == 128, "it stands in an array of rules");
 
 /* Of a service: when its buckets are full, SYNs, packets, bits; behind the last one, by odd_kind. A cache line: all cores write them. */
+#define SHARED_BUCKETS 4
+
 struct service_buckets {
-	__u64 full_at[4];
+	__u64 full_at[SHARED_BUCKETS];
 	__u64 unused[4];
 };
 
@@ -52,6 +54,19 @@ INLINE void take(__u64 *full_at, __u64 seen, __u64 lack, __u64 now, __u64 cost)
 {
 	if (lack || __sync_val_compare_and_swap(full_at, seen, now + cost) != seen)
 		__sync_fetch_and_add(full_at, cost);
+}
+
+/*
+ * From a bucket of a service, by its place among all. The verifier looks at it once: in line, the ways on from each bucket that is asked were most
+ * of what it had to look at.
+ */
+ONCE int take_shared(__u32 place, __u64 seen, __u64 lack, __u64 now, __u64 cost)
+{
+	__u32 slot = place / SHARED_BUCKETS;
+	struct service_buckets *buckets = bpf_map_lookup_elem(&limit_services, &slot);
+	if (buckets && cost)
+		take(&buckets->full_at[hidden(place, slot) % SHARED_BUCKETS], seen, lack, now, cost);
+	return 0;
 }
 
 /* model::OddKind, and what limits said of a packet: nothing, that it is to be charged, or that it is beyond. */
