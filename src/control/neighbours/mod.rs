@@ -37,7 +37,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 pub use self::change::{Change, Detour, Error, OffLink, What, Why};
-pub use self::kernel::{Reachability, Route, Seen, Table, route, table};
+pub use self::kernel::{Reachability, Route, Seen, Table, read, read_route, route, table};
 
 pub use self::routes::Routes;
 

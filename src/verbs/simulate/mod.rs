@@ -12,7 +12,7 @@ mod clients;
 mod configured;
 mod dispatchers;
 mod findings;
-mod lines;
+pub mod lines;
 mod others;
 mod plot;
 mod report;
