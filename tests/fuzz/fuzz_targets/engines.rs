@@ -45,7 +45,8 @@ fn engines() -> Vec<Engines> {
             now: 7_000_000_000_000,
         })
     };
-    let engines: Vec<Engines> = [0, 1, 2, 3, 5, 6, 7].into_iter().filter_map(engines).collect();
+    // More of them take minutes to make, with sanitizers.
+    let engines: Vec<Engines> = [0, 7].into_iter().filter_map(engines).collect();
     if engines.is_empty() {
         eprintln!("SKIPPED: the program in the kernel needs root");
     }
