@@ -118,6 +118,9 @@ impl<P: Port> Worker<P> {
         let (mut room, now) = (port.room(), port.now());
         if selection.is_migrating() {
             selection.look_up_flows(table, flow_table, now, |at| port.bytes(&received[at]));
+            for at in selection.last_chances() {
+                rewrite::mark_last_chance(port.bytes_mut(&mut received[at]));
+            }
         }
         if let Some(watch) = &table.watch {
             notes.receive(watch, received.len(), |at| port.bytes(&received[at]));

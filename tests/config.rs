@@ -154,6 +154,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         drain: Duration::from_secs(600),
         servers: vec![server],
         until_closed: false,
+        second_chance: false,
         leaving: 0,
         withdrawn: false,
         health: None,

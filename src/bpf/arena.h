@@ -115,6 +115,7 @@ _Static_assert(sizeof(struct service) == 32, "src/xdp/dispatch/layout.rs");
 /* Flags of a service; from this bit on stands its group, by the lists that it has. */
 #define BY_FLOW 1
 #define QUIC 2
+#define SECOND_CHANCE 4
 #define GROUP 8
 
 /*

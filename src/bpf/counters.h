@@ -72,6 +72,9 @@ enum { UNLISTED, LISTED_COUNTED, LISTED_DENIED };
  * What was found out about the frame that a core is at. Not on the stack: with it, the functions of the long way would take more
  * than its 512 bytes together.
  */
+enum returned { BY_NOBODY, BY_SERVER, LAST_CHANCE };
+
+/* No gaps: functions get it whole. */
 struct choice {
 	struct flow flow;
 	__u64 source[2];         /* of the packet, where lists or limits are asked */
@@ -86,7 +89,7 @@ struct choice {
 	__u8 watched_protocol;
 	__u8 listed;       /* what lists say of it */
 	__u8 limited;      /* what limits say of it */
-	__u8 unused[1];    /* no gaps: functions get it whole */
+	__u8 returned;     /* a server has sent it back: enum returned */
 };
 
 /* Of one core and one layout. All frames together are what was received. */

@@ -186,6 +186,15 @@ INLINE __u8 protocol_of(const struct choice *choice)
 	return choice->protocol == UNKNOWN ? 0 : choice->protocol;
 }
 
+/* Whether servers of that service send back what they have no connection for. */
+INLINE int may_return(const struct head *head, __u32 id)
+{
+	if (id == NO_SERVICE_ID)
+		return 0;
+	struct service *service = AT_INDEX(struct service, head->services, id);
+	return service && service->flags & SECOND_CHANCE;
+}
+
 /* path::select::Selection::sort, up to the service. PASSED: the service is found, or the frame is not to a cluster address. */
 ONCE int long_way(struct xdp_md *ctx, const struct head *head, struct choice *choice)
 {
@@ -201,9 +210,14 @@ ONCE int long_way(struct xdp_md *ctx, const struct head *head, struct choice *ch
 	struct scratch *into = bpf_map_lookup_elem(&scratch, &zero);
 	if (!into)
 		return PASSED;
-	if (find_word(&head->loops, source_mac(eth) | (__u64)(into->address.services.id + 1) << 48, -1ULL))
-		return LOOP;
 	choice->service = choose(&arena, &head->ports, &into->address, &choice->flow);
+	if (find_word(&head->loops, source_mac(eth) | (__u64)(into->address.services.id + 1) << 48, -1ULL)) {
+		if (!may_return(head, choice->service)) {
+			choice->service = NO_SERVICE_ID;
+			return LOOP;
+		}
+		choice->returned = BY_SERVER;
+	}
 	choice->source[0] = into->v4.saddr;
 	if (choice->flow.is_v6)
 		__builtin_memcpy(choice->source, &into->v6.saddr, sizeof(choice->source));
@@ -260,7 +274,11 @@ INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice 
 		return NO_SERVICE;
 	const struct flow *flow = &choice->flow;
 	__u32 owner = NOBODY;
-	if (service->flags & QUIC && flow->transport == UDP && flow->upper == PORTS && !flow->is_quoted)
+	if (choice->returned) {
+		owner = look_up_returned(ctx, head, choice);
+		if (owner == NOBODY)
+			return LOOP;
+	} else if (service->flags & QUIC && flow->transport == UDP && flow->upper == PORTS && !flow->is_quoted)
 		owner = by_connection_id(ctx, head, choice);
 	if (owner == NOBODY)
 		owner = owner_of(head, service, flow);
@@ -344,6 +362,9 @@ INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *
 	enum verdict verdict = find_service(ctx, head, choice);
 	if (choice->service == NO_SERVICE_ID)
 		return verdict;
+	/* They have been asked when it came from its client. */
+	if (choice->returned)
+		return select(ctx, head, choice, hop);
 	if (head->flags & LISTED) {
 		choice->listed = screen(head, choice);
 		if (choice->listed == LISTED_DENIED)
@@ -368,6 +389,32 @@ INLINE int send(struct xdp_md *ctx, const struct hop *hop)
 	to[2] = macs[2];
 	__u32 egress = hop->egress & ~HAS_WAY;
 	return egress ? bpf_redirect(egress, 0) : XDP_TX;
+}
+
+/* path::rewrite::mark_last_chance */
+ONCE int mark_last_chance(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	if (eth + ETH_HLEN > end)
+		return -1;
+	__be16 proto;
+	__u32 at = find_ip(eth, end, &proto);
+	if (proto == BE16(ETH_P_IPV6)) {
+		__u8 hop_limit = 1;
+		return bpf_xdp_store_bytes(ctx, at + 7, &hop_limit, 1);
+	}
+	/* TTL, protocol, checksum. */
+	__u16 words[2];
+	if (bpf_xdp_load_bytes(ctx, at + 8, words, sizeof(words)))
+		return -1;
+	__u32 from = words[0], to = (from & BE16(0x00ff)) | BE16(0x0100);
+	__u32 sum = (__u16)~words[1] + (__u16)~from + to;
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	words[0] = to;
+	words[1] = ~sum;
+	return bpf_xdp_store_bytes(ctx, at + 8, words, sizeof(words));
 }
 
 #include "encap.h"
@@ -424,6 +471,8 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 		begin_flow(at);
 	if (entered)
 		record(head->latencies + choice->service, bpf_ktime_get_ns() - entered);
+	if (choice->returned == LAST_CHANCE)
+		mark_last_chance(ctx);
 	int action = send(ctx, hop);
 	if (choice->is_watched && head->flags & WATCHED_SENT)
 		put(ctx, head, choice, FORWARDED, 1);

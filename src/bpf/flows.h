@@ -28,8 +28,11 @@ struct moves {
 	__u32 changes;
 	__u32 until_closed;
 	struct owners chain[CHANGES];
+	__u32 earlier_changes;
+	__u32 unused;
+	struct owners earlier[CHANGES]; /* where servers send back what they have no connection for */
 };
-_Static_assert(sizeof(struct moves) == 520, "src/xdp/dispatch/layout.rs");
+_Static_assert(sizeof(struct moves) == 976, "src/xdp/dispatch/layout.rs");
 
 /* table::build::migration::PreviousOwner: 16 bits of server or NOBODY, these, and ticks. */
 #define LEARNING (1ULL << 16)
@@ -297,6 +300,135 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 		remember(ctx, name, &flow, head->horizon);
 	}
 	return server;
+}
+
+/* The server's MAC, as the low six bytes of a word; 0: it is not known. */
+ONCE __u64 mac_of(const struct head *head, const struct choice *choice, __u32 server)
+{
+	if (!head || !choice)
+		return 0;
+	const struct service *service = AT_INDEX(struct service, head->services, choice->service);
+	struct hop *hop = service ? AT_INDEX(struct hop, head->hops, service->hops + server) : 0;
+	if (!hop || hop->egress & NOT_RESOLVED)
+		return 0;
+	return word_at(hop->destination) | (__u64)half_at(hop->destination + 4) << 32;
+}
+
+/* Whoever keeps what is not remembered, who has lost the client in each change, and who has it: in this order, some of them twice. */
+#define CANDIDATES (CHANGES + 2)
+
+INLINE int candidate_of(const struct head *head, const struct choice *choice, __u32 number)
+{
+	if (!head || !choice)
+		return NOBODY;
+	const struct service *service = AT_INDEX(struct service, head->services, choice->service);
+	if (!service)
+		return NOBODY;
+	if (number == CANDIDATES - 1)
+		return present_of(head, service, choice);
+	__u32 at = service->moves;
+	struct moves *moves = bpf_map_lookup_elem(&arena, &at);
+	if (!moves || !at)
+		return NOBODY;
+	if (!number)
+		return previous_owner_of(moves, choice, present_of(head, service, choice)) & 0xffff;
+	if (number > moves->earlier_changes)
+		return NOBODY;
+	__u32 owner = find_owner(&moves->earlier[(number - 1) & (CHANGES - 1)], choice);
+	return owner & MIGRATING ? owner & ~MIGRATING : NOBODY;
+}
+
+/* Whether one of four half words is that: whether one is 0 where it is taken away (Warren, Hacker's Delight, section 6-1). */
+INLINE int is_among(__u64 four, __u64 server)
+{
+	__u64 lanes = four ^ server * 0x0001000100010001ULL;
+	return ((lanes - 0x0001000100010001ULL) & ~lanes & 0x8000800080008000ULL) != 0;
+}
+
+/* Whom a frame that was sent back has been asked of, and who is next. */
+struct asking {
+	__u64 asked[3]; /* in half words, and no array of them: the verifier wants CAP_PERFMON for a place that is known on some ways only */
+	__u64 from;     /* the MAC of who has sent it back */
+	__u32 back;
+	__u32 next;
+	__u32 is_last;
+	__u32 unused;
+};
+
+/* One more that may have the connection. A function of its own: the verifier goes through it once, and not in each turn. */
+ONCE int consider(const struct head *head, const struct choice *choice, struct asking *asking, __u32 number)
+{
+	if (!head || !choice || !asking)
+		return 0;
+	__u32 server = candidate_of(head, choice, number);
+	__u64 mark = server + 1;
+	if (server >= NOBODY)
+		return 0;
+	if (is_among(asking->asked[0], mark) || is_among(asking->asked[1], mark) || is_among(asking->asked[2], mark))
+		return 0;
+	asking->asked[2] = asking->asked[2] << 16 | asking->asked[1] >> 48;
+	asking->asked[1] = asking->asked[1] << 16 | asking->asked[0] >> 48;
+	asking->asked[0] = asking->asked[0] << 16 | mark;
+	__u64 mac = mac_of(head, choice, server);
+	if (!mac)
+		return 0;
+	if (asking->back == NOBODY) {
+		if (mac == asking->from)
+			asking->back = server;
+	} else if (asking->next == NOBODY) {
+		asking->next = server;
+	} else {
+		asking->is_last = 0;
+	}
+	return 0;
+}
+
+/* It went to that server, which has sent nothing back yet. */
+ONCE int remember_returned(struct xdp_md *ctx, const struct head *head, const struct choice *choice, __u32 server,
+			   const struct whole *whole)
+{
+	if (!head || !choice || !whole)
+		return 0;
+	const struct service *service = AT_INDEX(struct service, head->services, choice->service);
+	if (!service)
+		return 0;
+	__u32 at = service->moves;
+	struct moves *moves = bpf_map_lookup_elem(&arena, &at);
+	__u32 *ident = AT_INDEX(__u32, head->idents, service->base + server);
+	if (!moves || !at || !ident)
+		return 0;
+	if (previous_owner_of(moves, choice, present_of(head, service, choice)) & SETTLED)
+		return 0;
+	struct memory flow = { .server = *ident, .stage = SHOWN, .position = whole->position, .seen = now_ns() >> TICK };
+	remember(ctx, name_of(&head->flow_key, choice), &flow, head->horizon);
+	return 0;
+}
+
+/*
+ * path::second_chance::look_up: a frame that a server has sent back. Who gets it, or NOBODY. Each candidate counts where it stands
+ * first; those that are not resolved do not.
+ */
+ONCE int look_up_returned(struct xdp_md *ctx, const struct head *head, struct choice *choice)
+{
+	if (!head || !choice)
+		return NOBODY;
+	struct whole whole = {};
+	if (read_whole(ctx, head, choice, &whole) || whole.act < GO || whole.act > ABORT)
+		return NOBODY;
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	if (eth + ETH_HLEN > end)
+		return NOBODY;
+	struct asking asking = { .from = source_mac(eth), .back = NOBODY, .next = NOBODY, .is_last = 1 };
+	for (__u32 i = 0; i < CANDIDATES; i++)
+		consider(head, choice, &asking, i);
+	if (asking.back != NOBODY && asking.is_last)
+		choice->returned = LAST_CHANCE;
+	if (asking.next == NOBODY)
+		return asking.back;
+	if (whole.act == GO)
+		remember_returned(ctx, head, choice, asking.next, &whole);
+	return asking.next;
 }
 
 #endif

@@ -204,9 +204,11 @@ ONCE int refusal(struct xdp_md *ctx)
 	struct choice *choice = &tally->choice;
 	*choice = (struct choice){};
 	find_service(ctx, head, choice);
-	if (choice->service == NO_SERVICE_ID)
+	if (choice->service == NO_SERVICE_ID || choice->returned)
 		return 0;
-	__u32 verdict = 0, listed = head->flags & LISTED ? screen(head, choice) : UNLISTED;
+	/* Whole words: a part of one, kept where a pointer was, takes CAP_PERFMON (kernel/bpf/verifier.c, check_stack_write_fixed_off). */
+	__u64 verdict = 0, listed = head->flags & LISTED ? screen(head, choice) : UNLISTED;
+	asm volatile("" : "+r"(listed));
 	if (listed == LISTED_DENIED) {
 		verdict = DENIED;
 	} else if (head->flags & LIMITS) {

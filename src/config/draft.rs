@@ -79,6 +79,7 @@ pub struct ServiceDraft {
     pub slots: Option<At<u32>>,
     drain_s: u32,
     until_closed: bool,
+    pub second_chance: Option<At<bool>>,
     withdrawn: bool,
     pub servers: Vec<ServerDraft>,
     pub health: Option<HealthDraft>,
@@ -326,6 +327,7 @@ impl ServiceDraft {
             slots: section.integer("slots", 1..=MAX_SLOTS, report),
             drain_s: section.integer("drain_s", 0..=MAX_DRAIN_S, report).map_or(DEFAULT_DRAIN_S, |s| s.value),
             until_closed: section.text("drain", report, value::choice("drain", ends)).is_some_and(|end| end.value),
+            second_chance: section.boolean("second_chance", report),
             withdrawn: section
                 .text("announce", report, value::choice("announce", announces))
                 .is_some_and(|it| it.value),
@@ -368,6 +370,7 @@ impl ServiceDraft {
             slots,
             drain: Duration::from_secs(self.drain_s.into()),
             until_closed: self.until_closed,
+            second_chance: self.second_chance.is_some_and(|it| it.value),
             servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
             leaving: 0,
             health,

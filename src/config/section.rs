@@ -85,6 +85,14 @@ impl<'t> Section<'t> {
         found.map(|n| At { at: value.span().start, value: n })
     }
 
+    pub fn boolean(&self, name: &str, report: &mut Report) -> Option<At<bool>> {
+        let value = self.table.get(name)?;
+        match value.get_ref().as_bool() {
+            Some(is_so) => Some(At { at: value.span().start, value: is_so }),
+            None => self.wrong_type(name, value, "true or false", report),
+        }
+    }
+
     pub fn is_list(&self, name: &str) -> bool {
         self.table.get(name).is_some_and(|value| value.get_ref().is_array())
     }

@@ -143,6 +143,9 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
         let name = |until_closed| if until_closed { "until-closed" } else { "time-limited" };
         changed("drain", &name(old.until_closed), &name(new.until_closed));
     }
+    if old.second_chance != new.second_chance {
+        changed("second_chance", &old.second_chance, &new.second_chance);
+    }
     if old.drain != new.drain {
         changed("drain_s", &old.drain.as_secs(), &new.drain.as_secs());
     }

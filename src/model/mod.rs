@@ -292,6 +292,8 @@ pub struct Service {
     pub drain: Duration,
     /// Whether those that show themselves by then stay for as long as they last.
     pub until_closed: bool,
+    /// Whether servers send back segments for which they have no connection, and another server gets them.
+    pub second_chance: bool,
     /// In the order of the file, at least one.
     pub servers: Vec<Server>,
     /// How many of the last servers a reload has removed: they keep the connections that they have. None in a configuration.

@@ -14,6 +14,7 @@
 
 use super::batch::Bits;
 use super::classify::{self, Act, Segment, Upper, Whole};
+use super::second_chance;
 use super::select::{Outcome, Selection};
 use crate::hash;
 use crate::limits::{FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN, FLOW_SYN_RETRY};
@@ -37,6 +38,12 @@ impl Selection {
             let service = self.outcomes[at].service;
             self.outcomes[at] = look_up(bytes(at), service, table, flows, ticks(now));
         }
+        for at in Bits(std::mem::take(&mut self.returned)) {
+            let service = self.outcomes[at].service;
+            let (outcome, is_last) = second_chance::look_up(bytes(at), service, table, flows, ticks(now));
+            self.outcomes[at] = outcome;
+            self.last_chances |= u64::from(is_last) << at;
+        }
     }
 }
 
@@ -45,10 +52,7 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     let (Some(packet), Some(kept)) = (classify::whole(frame), entry.kept()) else {
         unreachable!("a frame with a slot, of a service with migrating slots")
     };
-    let client = match packet.flow.client {
-        IpAddr::V4(client) => client.to_bits() as u128,
-        IpAddr::V6(client) => client.to_bits(),
-    };
+    let client = packet.client();
     let present_hash = packet.hash(entry.rule.key, entry.rule.flow);
     let present = entry.select(present_hash, client).1;
     let hash = |rule: &Rule| if *rule == entry.rule { present_hash } else { packet.hash(rule.key, rule.flow) };
@@ -158,14 +162,22 @@ fn go_on(flow: Flow, packet: &Whole, now: u64) -> Flow {
 }
 
 /// Where the client is behind a segment. What a SYN carries may be refused (RFC 7413), and come again.
-fn position(packet: &Whole) -> Position {
+pub(super) fn position(packet: &Whole) -> Position {
     let Segment { sequence, next, .. } = packet.segment;
     Position::of(if packet.act == Act::Begin { sequence.wrapping_add(1) } else { next })
 }
 
 impl Whole {
+    /// The client's address as a number.
+    pub(super) fn client(&self) -> u128 {
+        match self.flow.client {
+            IpAddr::V4(client) => client.to_bits() as u128,
+            IpAddr::V6(client) => client.to_bits(),
+        }
+    }
+
     /// What a slot follows from; ports take part where `flow` says so and the packet has them.
-    fn hash(&self, key: hash::Key, flow: bool) -> u64 {
+    pub(super) fn hash(&self, key: hash::Key, flow: bool) -> u64 {
         match self.flow.upper {
             Upper::Ports(..) if flow => self.name(key),
             _ => hash::source(key, self.flow.client),
@@ -173,7 +185,7 @@ impl Whole {
     }
 
     /// What tells the flow from all others. Fragments do not show their ports, all of a datagram alike.
-    fn name(&self, key: hash::Key) -> u64 {
+    pub(super) fn name(&self, key: hash::Key) -> u64 {
         let ports = match self.flow.upper {
             Upper::Ports(_, ports) => (ports.source, ports.destination),
             _ => (0, 0),

@@ -33,6 +33,10 @@ pub struct Selection {
     pub(super) begins: u64,
     /// Those whose slot is migrating: `decide` leaves them to `look_up_flows`.
     pub(super) migrating: u64,
+    /// Those that a server has sent back, as `migrating`.
+    pub(super) returned: u64,
+    /// Of these, those that no other server will be asked for.
+    pub(super) last_chances: u64,
     pub(super) plain: FastPath,
     pub(super) flow_v4: Batch<{ hash::FLOW_V4 }>,
     pub(super) flow_v6: Batch<{ hash::FLOW_V6 }>,
@@ -118,6 +122,8 @@ impl Selection {
             outcomes: [Outcome::kept(PASS); BURST],
             begins: 0,
             migrating: 0,
+            returned: 0,
+            last_chances: 0,
             plain: FastPath::default(),
             flow_v4: Batch::default(),
             flow_v6: Batch::default(),
@@ -151,7 +157,13 @@ impl Selection {
     /// Whether there is something to `look_up_flows`.
     #[inline]
     pub fn is_migrating(&self) -> bool {
-        self.migrating != 0
+        self.migrating | self.returned != 0
+    }
+
+    /// Positions of the frames that go to the last server that may have their connection: `rewrite::mark_last_chance`.
+    #[inline]
+    pub fn last_chances(&self) -> Bits {
+        Bits(self.last_chances)
     }
 
     /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position.
@@ -160,7 +172,7 @@ impl Selection {
     pub fn classify<'a>(&mut self, len: usize, table: &Table, bytes: impl Fn(usize) -> &'a [u8]) {
         assert!(len <= BURST);
         self.len = len;
-        self.migrating = 0;
+        (self.migrating, self.returned, self.last_chances) = (0, 0, 0);
         self.counted.clear();
         self.limiting.clear();
         let ports = table.ports();
@@ -201,6 +213,9 @@ impl Selection {
                 let flow = classify::flow_v4(&packet).map_err(Verdict::Drop)?;
                 let by_port = |protocol, port| table.ports().v4(key, port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
+                if table.is_loop(address, source(frame)) {
+                    return self.take_returned(at, service);
+                }
                 if let Some(lists) = table.lists() {
                     let source = u32::from_be_bytes(packet.source());
                     self.judge_listed(at, service, lists.listed_v4(source, service))?;
@@ -226,6 +241,9 @@ impl Selection {
                 let flow = classify::flow_v6(&packet).map_err(Verdict::Drop)?;
                 let by_port = |protocol, port| table.ports().v6(key, port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
+                if table.is_loop(address, source(frame)) {
+                    return self.take_returned(at, service);
+                }
                 if let Some(lists) = table.lists() {
                     let source = u128::from_be_bytes(packet.source());
                     self.judge_listed(at, service, lists.listed_v6(source, service))?;
@@ -249,6 +267,13 @@ impl Selection {
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed).into()),
             Outer::Other => return Err(Verdict::Pass.into()),
         }
+        Ok(())
+    }
+
+    /// Lists and limits have been asked when the frame came from its client.
+    fn take_returned(&mut self, at: usize, service: ServiceId) -> Result<(), Outcome> {
+        self.outcomes[at] = Outcome { service, ..Outcome::kept(PASS) };
+        self.returned |= 1 << at;
         Ok(())
     }
 
@@ -317,11 +342,11 @@ impl Outcome {
 }
 
 #[inline(always)]
-fn source(frame: &[u8]) -> PackedMac {
+pub(super) fn source(frame: &[u8]) -> PackedMac {
     PackedMac::from_bytes([frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]])
 }
 
-/// The service of a frame to a cluster address.
+/// The service of a frame to a cluster address. From a server it is refused, unless that may send frames back.
 fn choose(
     frame: &[u8],
     table: &Table,
@@ -329,9 +354,6 @@ fn choose(
     upper: Upper,
     by_port: impl Fn(u8, [u8; 2]) -> Option<PortService>,
 ) -> Result<ServiceId, Verdict> {
-    if table.is_loop(address, source(frame)) {
-        return Err(Verdict::Drop(Reason::Loop));
-    }
     let service = match upper {
         Upper::Ports(transport, ports) | Upper::FirstFragment(transport, ports) => {
             by_port(transport.protocol(), ports.destination.to_be_bytes()).map(PortService::id)
@@ -341,6 +363,10 @@ fn choose(
         Upper::Other => address.any(),
         Upper::Foreign => None,
     };
+    if table.is_loop(address, source(frame)) {
+        let may_return = |id: &ServiceId| table.service(*id).second_chance;
+        return service.filter(may_return).ok_or(Verdict::Drop(Reason::Loop));
+    }
     service.ok_or(Verdict::Drop(Reason::NoService))
 }
 

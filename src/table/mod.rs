@@ -121,6 +121,8 @@ pub struct ServiceTable {
     base: u32,
     /// While slots move.
     kept: Option<Arc<Kept>>,
+    /// Whether servers send back what they have no connection for.
+    pub second_chance: bool,
     connection_ids: Option<ConnectionIds>,
 }
 

@@ -31,7 +31,8 @@ pub struct Fixture {
 pub trait Twin {
     fn publish(&mut self, table: &Table);
 
-    fn judge(&mut self, frame: &[u8], now: u64) -> Verdict;
+    /// And whether the frame is sent with a TTL of 1.
+    fn judge(&mut self, frame: &[u8], now: u64) -> (Verdict, bool);
 
     fn report(&self) -> FlowTableReport;
 }
@@ -89,6 +90,7 @@ impl Fixture {
             slots,
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
             until_closed,
+            second_chance: true,
             limit: None,
             quic: Vec::new(),
             leaving: 0,
@@ -219,19 +221,42 @@ impl Fixture {
 
     pub fn send(&mut self, packet: Packet, client: Ipv4Addr, port: u16) -> Verdict {
         let frame = frame(packet, client, port);
-        self.pipeline.classify(1, &self.table, |_| &frame);
+        let (verdict, is_last) = self.judge(&frame);
+        assert_eq!(self.pipeline.begins().count(), usize::from(packet.begins()));
+        assert!(!is_last);
+        verdict
+    }
+
+    /// The same, of a frame that a server sends back. And whether nobody else will be asked.
+    pub fn send_back(&mut self, packet: Packet, client: Ipv4Addr, port: u16, server: &str) -> (Verdict, bool) {
+        let mut frame = frame(packet, client, port);
+        let at = self.position(server).expect("it is there");
+        frame[6..12].copy_from_slice(&self.table.next_hop(at).mac());
+        self.judge(&frame)
+    }
+
+    fn judge(&mut self, frame: &[u8]) -> (Verdict, bool) {
+        self.pipeline.classify(1, &self.table, |_| frame);
         self.pipeline.decide(&self.table);
         if self.pipeline.is_migrating() {
-            self.pipeline.look_up_flows(&self.table, &mut self.flow_table, self.now, |_| &frame);
+            self.pipeline.look_up_flows(&self.table, &mut self.flow_table, self.now, |_| frame);
         }
         assert!(!self.pipeline.is_migrating());
-        assert_eq!(self.pipeline.begins().count(), usize::from(packet.begins()));
-        let verdict = self.pipeline.outcomes()[0].verdict();
+        let decided = (self.pipeline.outcomes()[0].verdict(), self.pipeline.last_chances().count() == 1);
         if let Some(twin) = &mut self.twin {
-            assert_eq!(twin.judge(&frame, self.now), verdict, "{client}:{port} at {}", self.now);
+            assert_eq!(twin.judge(frame, self.now), decided, "{frame:02x?} at {}", self.now);
             assert_eq!(twin.report(), self.flow_table.report());
         }
-        verdict
+        decided
+    }
+
+    /// Another dispatcher, which has gone through the same and has seen no frame.
+    pub fn be_another(&mut self) {
+        let capacity = self.report().capacity as usize;
+        self.flow_table = FlowTable::new(capacity, self.table.key);
+        if self.twin.take().is_some() {
+            self.twin = crate::twin(&self.table, capacity);
+        }
     }
 
     pub fn report(&self) -> FlowTableReport {

@@ -13,6 +13,8 @@ mod limits;
 mod model;
 mod net;
 mod publish;
+#[path = "../changes/returned.rs"]
+mod returned;
 #[path = "../changes/spoofed.rs"]
 mod spoofed;
 mod twin;

@@ -45,6 +45,7 @@ mod quic;
 mod refusals;
 mod reload;
 mod restart;
+mod second_chance;
 mod selection;
 mod servers;
 mod several;

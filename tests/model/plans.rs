@@ -61,6 +61,7 @@ impl One {
             selection: self.selection,
             slots: self.slots,
             until_closed: false,
+            second_chance: false,
             limit: None,
             quic: Vec::new(),
             leaving: 0,

@@ -176,6 +176,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         drain: Duration::from_secs(600),
         servers: servers.collect(),
         until_closed: false,
+        second_chance: false,
         limit: None,
         quic: Vec::new(),
         leaving: 0,

@@ -48,6 +48,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         selection: Selection::Maglev,
         slots: 1009,
         until_closed: false,
+        second_chance: false,
         limit: None,
         quic: Vec::new(),
         leaving: 0,

@@ -28,6 +28,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
             })
             .collect(),
         until_closed: false,
+        second_chance: false,
         limit: None,
         quic: Vec::new(),
         leaving: 0,

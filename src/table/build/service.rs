@@ -41,6 +41,7 @@ pub struct ServiceState {
     /// Indices into the directory's addresses.
     pub addresses: Arc<[u16]>,
     pub deliver: Deliver,
+    second_chance: bool,
     /// What QUIC connection IDs are read by.
     quic: Option<Arc<Codecs>>,
     pub servers: Vec<ServerState>,
@@ -124,6 +125,7 @@ impl ServiceState {
             version: 0,
             addresses,
             deliver: service.deliver,
+            second_chance: service.second_chance,
             quic: Codecs::new(&service.quic),
             servers,
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
@@ -136,6 +138,7 @@ impl ServiceState {
             look: None,
         };
         state.moves.set_until_closed(service.until_closed);
+        state.moves.set_second_chance(service.second_chance);
         state.present.remainders = state.remainders();
         state
     }
@@ -272,11 +275,13 @@ impl ServiceState {
                 version,
                 addresses,
                 deliver: service.deliver,
+                second_chance: service.second_chance,
                 quic: Codecs::new(&service.quic),
                 servers,
                 ..self
             };
             state.moves.set_until_closed(service.until_closed);
+            state.moves.set_second_chance(service.second_chance);
             state.pass(now);
             state.history.configure(service, state.idents());
             state.record((now, until), None);
@@ -289,6 +294,7 @@ impl ServiceState {
             version,
             addresses,
             deliver: service.deliver,
+            second_chance: service.second_chance,
             quic: Codecs::new(&service.quic),
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
@@ -301,6 +307,7 @@ impl ServiceState {
             look: None,
         };
         state.moves.set_until_closed(service.until_closed);
+        state.moves.set_second_chance(service.second_chance);
         state.elect(&[]);
         state.moved(before, (!in_place).then_some(new_positions), (now, until));
         if rule.key == had_key {
@@ -449,6 +456,7 @@ impl ServiceState {
             remainders: owners.remainders.clone(),
             base,
             kept: self.marked.as_ref().map(|marked| Arc::clone(&marked.kept)),
+            second_chance: self.second_chance,
             connection_ids: self.quic.as_ref().map(|codecs| {
                 let there = self.servers.iter().zip(0..).filter(|(server, _)| server.keeps());
                 ConnectionIds::new(codecs, there.map(|(server, at)| (at, &server.quic_ids[..])))

@@ -32,6 +32,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
         slots: 211,
         drain: Duration::ZERO,
         until_closed: false,
+        second_chance: false,
         servers: vec![Server {
             name: "s".to_owned(),
             address: [192, 0, 2, 1].into(),

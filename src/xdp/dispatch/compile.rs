@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::arena::{Arena, Content};
 use super::layout::{
-    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, Owners, Place, QUIC, Service, WATCHED,
-    WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
+    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, Owners, Place, QUIC, SECOND_CHANCE, Service,
+    WATCHED, WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
 };
 use crate::hash::Key;
 use crate::model::Egress;
@@ -363,7 +363,7 @@ fn service(id: u16, table: &ServiceTable, places: &mut impl Places) -> Result<Se
         slots: table.rule.slots,
         owners: slots(table.shared_owners(), places)?,
         base: table.base(),
-        flags: if table.rule.flow { BY_FLOW } else { 0 },
+        flags: if table.rule.flow { BY_FLOW } else { 0 } | if table.second_chance { SECOND_CHANCE } else { 0 },
         ..Service::default()
     };
     if let Some(remainders) = table.shared_remainders() {
@@ -385,12 +385,21 @@ fn moves(kept: &Kept, places: &mut impl Places) -> Result<Moves, Full> {
     }
     moves.changes = kept.chain().len() as u32;
     for (to, (owners, is_learning)) in moves.chain.iter_mut().zip(kept.chain()) {
-        *to = Owners::of(&owners.rule(), slots(owners.slots(), places)?);
+        *to = before(owners, places)?;
         to.is_learning = (*is_learning).into();
-        if let Some(remainders) = owners.remainders() {
-            to.servers = remainders.len() as u32;
-            to.remainders = slots(remainders, places)?;
-        }
+    }
+    moves.earlier_changes = kept.earlier().len() as u32;
+    for (to, owners) in moves.earlier.iter_mut().zip(kept.earlier()) {
+        *to = before(owners, places)?;
     }
     Ok(moves)
+}
+
+fn before(owners: &table::Owners, places: &mut impl Places) -> Result<Owners, Full> {
+    let mut before = Owners::of(&owners.rule(), slots(owners.slots(), places)?);
+    if let Some(remainders) = owners.remainders() {
+        before.servers = remainders.len() as u32;
+        before.remainders = slots(remainders, places)?;
+    }
+    Ok(before)
 }

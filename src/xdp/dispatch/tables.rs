@@ -13,7 +13,7 @@ use super::compile::{self, Parts, Placing, Ports, Size};
 use super::counters::{Books, Counters, Places, Room};
 use super::events::Events;
 use super::flows::{Flows, REPORT_WORDS};
-use super::layout::{CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, UNSEEN};
+use super::layout::{CHANGES, CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, UNSEEN};
 use super::{Setup, data, failed, memory};
 use crate::limits::{LAYOUTS, MAX_SERVICES};
 use crate::model::Egress;
@@ -66,8 +66,10 @@ impl Sizes {
         compile::compile(table, &ports, (setup.own(), table.key), &mut size).expect("nothing is placed");
         let cores = aya::util::nr_cpus().map_err(|(path, reason)| XdpError::Facts { path: path.into(), reason })?;
         // The table, another in its place, and what a migration of the largest service's slots takes: the slots marked, and a
-        // word each that says whose they were.
-        let cells = 2 * size.cells + 2 * 5 * size.slots + LIST_CELLS + 64;
+        // word each that says whose they were; where servers send frames back, the slots before each change too.
+        let may_return = (0..table.services() as u16).any(|id| table.service(id).second_chance);
+        let earlier = if may_return { CHANGES as u32 } else { 0 };
+        let cells = 2 * size.cells + 2 * (5 + earlier) * size.slots + LIST_CELLS + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
         let source_buckets = table.limit_sources().div_ceil(CELLS_OF_BUCKET);
         Ok(Sizes { setup, ports, room, cells, timed_of: setup.timed_of.max(1), buckets, source_buckets })
