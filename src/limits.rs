@@ -417,7 +417,7 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 pub const NAMES_TOLD: usize = 12;
 
 /// Most bytes of an order.
-pub const ADMIN_BODY: usize = 64 << 10;
+pub const ADMIN_BODY: usize = 2 * GROUP_CONFIG;
 
 /// Most bytes of what stands before it: method, path, headers.
 pub const ADMIN_HEAD: usize = 16 << 10;

@@ -3,7 +3,7 @@
 
 use super::announcing::Announcing;
 use super::capture::Capturing;
-use super::grouping::{Grouping, next_of_group};
+use super::grouping::{Grouping, NO_GROUP, next_of_group};
 use super::guard::Guard;
 use super::list_files::ListFiles;
 use super::reload::{Purpose, Reloads, Request};
@@ -178,8 +178,12 @@ impl ControlPlane {
                         controller.end_reload(membership, made, &mut tasks.reloads).await;
                         tasks.lists.watch(membership.plan());
                         controller.regroup(membership).await;
+                        controller.adopt(membership, &mut tasks.reloads);
                     }
-                    happened = next_of_group(&mut controller.group) => controller.take_group(membership, happened).await,
+                    happened = next_of_group(&mut controller.group) => {
+                        controller.take_group(membership, happened).await;
+                        controller.adopt(membership, &mut tasks.reloads);
+                    }
                     (path, content) = tasks.lists.changed() => {
                         let outcome = content.and_then(|prefixes| membership.set_list_file(&path, &prefixes));
                         if let Ok(Some(_)) = &outcome {
@@ -298,12 +302,21 @@ impl Controller<'_> {
             Order::Talkers(asked) => return self.look_for_talkers(membership, asked, to, tasks),
             Order::Reload { force, dry_run } => {
                 let purpose = if dry_run { Purpose::Rehearse { force } } else { Purpose::Reload { force } };
-                let request = Request { purpose, to: Some(to) };
-                return self.begin_reload(membership, request, &mut tasks.reloads);
+                return self.begin_reload(membership, Request::new(purpose, Some(to)), &mut tasks.reloads);
             }
             Order::Diff { config } => {
-                let request = Request { purpose: Purpose::Compare(config), to: Some(to) };
+                let request = Request::new(Purpose::Compare(config), Some(to));
                 return self.begin_reload(membership, request, &mut tasks.reloads);
+            }
+            Order::Publish { text, force } => {
+                let draft = self.group.as_ref().ok_or(NO_GROUP.to_owned()).and_then(|group| group.draft(text, force));
+                return match draft {
+                    Ok(draft) => {
+                        let request = Request::new(Purpose::Publish(Box::new(draft)), Some(to));
+                        self.begin_reload(membership, request, &mut tasks.reloads);
+                    }
+                    Err(error) => drop(to.send(Answer::Refused { error })),
+                };
             }
             Order::Withdraw { service } => return self.set_withdrawn(membership, service.as_deref(), true, to).await,
             Order::Announce { service } => return self.set_withdrawn(membership, service.as_deref(), false, to).await,

@@ -14,6 +14,7 @@ pub mod grouping;
 pub mod guard;
 mod list_files;
 pub mod on_server;
+mod publishing;
 mod reload;
 mod sharing;
 mod talkers;

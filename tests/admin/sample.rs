@@ -333,6 +333,7 @@ pub fn group() -> GroupSummary {
         restored: 0,
         bad: Vec::new(),
         health: Some(HealthStatus { stance: "waiting".into(), since_s: 61.0, views: 2, checks: 2, of: 4, differs: 1 }),
+        published: None,
     }
 }
 
@@ -349,6 +350,7 @@ pub fn group_of_two() -> GroupStatus {
         behind: known,
         announced: known,
         services: known,
+        published: known.map(|known| known as u64),
         finds: known.map(|_| FindsStatus { checks: 2, out: 1, cut_off: false }),
     };
     let order = group::OrderStatus {

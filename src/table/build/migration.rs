@@ -149,6 +149,10 @@ impl Moves {
         self.second_chance = second_chance;
     }
 
+    pub fn second_chance(&self) -> bool {
+        self.second_chance
+    }
+
     /// Whether connections that show themselves now will stay for as long as they last.
     pub fn is_learning(&self) -> bool {
         self.until_closed && !self.open.is_empty()

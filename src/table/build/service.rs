@@ -41,7 +41,6 @@ pub struct ServiceState {
     /// Indices into the directory's addresses.
     pub addresses: Arc<[u16]>,
     pub deliver: Deliver,
-    second_chance: bool,
     /// What QUIC connection IDs are read by.
     quic: Option<Arc<Codecs>>,
     pub servers: Vec<ServerState>,
@@ -125,7 +124,6 @@ impl ServiceState {
             version: 0,
             addresses,
             deliver: service.deliver,
-            second_chance: service.second_chance,
             quic: Codecs::new(&service.quic),
             servers,
             present: Owners { rule: rule(key, service, None), slots: Arc::clone(&ranking.first), remainders: None },
@@ -275,7 +273,6 @@ impl ServiceState {
                 version,
                 addresses,
                 deliver: service.deliver,
-                second_chance: service.second_chance,
                 quic: Codecs::new(&service.quic),
                 servers,
                 ..self
@@ -294,7 +291,6 @@ impl ServiceState {
             version,
             addresses,
             deliver: service.deliver,
-            second_chance: service.second_chance,
             quic: Codecs::new(&service.quic),
             servers,
             present: Owners { rule, slots: Arc::clone(&ranking.first), remainders: None },
@@ -456,7 +452,7 @@ impl ServiceState {
             remainders: owners.remainders.clone(),
             base,
             kept: self.marked.as_ref().map(|marked| Arc::clone(&marked.kept)),
-            second_chance: self.second_chance,
+            second_chance: self.moves.second_chance(),
             connection_ids: self.quic.as_ref().map(|codecs| {
                 let there = self.servers.iter().zip(0..).filter(|(server, _)| server.keeps());
                 ConnectionIds::new(codecs, there.map(|(server, at)| (at, &server.quic_ids[..])))
