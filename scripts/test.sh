@@ -95,6 +95,14 @@ both() {
     trap - EXIT
 }
 
+# Shortly: whoever changes what reads input runs scripts/fuzz.sh for longer.
+fuzz() {
+    local code=0
+    scripts/fuzz.sh --seconds 60 || code=$?
+    ((code == 3)) || return "$code"
+    echo "SKIPPED: nothing was fuzzed"
+}
+
 scripts/setup.sh --dpdk --guest
 step format cargo fmt --check
 if [[ -n $quick ]]; then
@@ -109,6 +117,10 @@ else
     both
     # The lab's tests of what a dispatcher does, over the engine in the kernel too.
     LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator::a_server_with reload::fifty restart::kill
+    # What threads share, in every interleaving.
+    step loom cargo test --quiet --manifest-path tests/loom/Cargo.toml
+    step audit scripts/audit.sh
+    step fuzz fuzz
     step bench run_tests --test "$ALONE"
     step guest run_tests --test "$GUEST"
     step dpdk run_tests --features dpdk --test dpdk

@@ -187,6 +187,12 @@ pub const PROGRAM_LOADS: usize = 5;
 /// VLAN tags in front of the IP header that are looked through (802.1ad outer, 802.1Q inner).
 pub const MAX_VLAN_TAGS: usize = 2;
 
+/// Interfaces of a dispatcher. The program in the kernel looks through them (src/bpf/dispatch.h, OTHERS).
+pub const MAX_INTERFACES: usize = 8;
+
+/// The largest VLAN ID; 4095 is reserved (802.1Q-2018, table 9-2).
+pub const MAX_VLAN: u32 = 4094;
+
 /// IPv6 extension headers that are walked; a longer chain is dispatched as if its transport were unknown.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
@@ -417,7 +423,7 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 pub const NAMES_TOLD: usize = 12;
 
 /// Most bytes of an order.
-pub const ADMIN_BODY: usize = 64 << 10;
+pub const ADMIN_BODY: usize = 2 * GROUP_CONFIG;
 
 /// Most bytes of what stands before it: method, path, headers.
 pub const ADMIN_HEAD: usize = 16 << 10;

@@ -82,13 +82,17 @@ impl Reason {
             Reason::RxFull => "the receive ring was full: the worker takes frames slower than they come",
             Reason::Stray => "to an address that stopped being a cluster address while the frame waited in the ring",
             Reason::PassFull => "for the kernel, and the way there (DPDK only) was full, is down, or there is none",
-            Reason::OtherServer => "on a server, by its filter: another server has the client",
+            Reason::OtherServer => {
+                "on a server: its filter knows that another server has the client, or its decap has sent it back to the dispatcher"
+            }
             Reason::TooBig => {
                 "larger than the MTU with the tunnel's header, and not to be fragmented: the client is told by ICMP"
             }
             Reason::Untrusted => "on a server, by its decap: in a tunnel from an address that is no dispatcher's",
             Reason::Denied => "from an address that a [[deny]] or `ctl deny` has",
-            Reason::Limited => "beyond a limit of its service, or of its source: [service.limit]",
+            Reason::Limited => {
+                "beyond a limit of its service, of its source or of its kind: [service.limit], [limit.odd]"
+            }
         }
     }
 }

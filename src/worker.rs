@@ -8,7 +8,7 @@ use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
 use crate::path::encapsulate::{self, Answers, Fate, Whole};
 use crate::path::rewrite;
-use crate::path::select::{Outcome, Selection};
+use crate::path::select::{AnyLimit, Outcome, Selection};
 use crate::path::trace::{Notes, Noting};
 use crate::port::{Burst, Port};
 use crate::table::Table;
@@ -109,7 +109,9 @@ impl<P: Port> Worker<P> {
         let (table, WorkerMetrics { tally, latency }) = tables.split();
         let tally = &**tally;
         tally.received.add(received.len() as u64);
-        selection.classify(received.len(), table, |at| port.bytes(&received[at]));
+        let asked = table.odd_limits().map(|_| port.now());
+        let at_us = |at: usize| asked.filter(|_| port.is_ours(&received[at]));
+        selection.classify_at(received.len(), table, at_us, |at| port.bytes(&received[at]));
         if let Some(limits) = table.limits() {
             let now = port.now();
             selection.limit(limits, now, |at| port.is_ours(&received[at]).then(|| port.bytes(&received[at]).len()));
@@ -118,6 +120,9 @@ impl<P: Port> Worker<P> {
         let (mut room, now) = (port.room(), port.now());
         if selection.is_migrating() {
             selection.look_up_flows(table, flow_table, now, |at| port.bytes(&received[at]));
+            for at in selection.last_chances() {
+                rewrite::mark_last_chance(port.bytes_mut(&mut received[at]));
+            }
         }
         if let Some(watch) = &table.watch {
             notes.receive(watch, received.len(), |at| port.bytes(&received[at]));
@@ -172,6 +177,7 @@ impl<P: Port> Worker<P> {
                 tally.limited(*service as usize, *kind).would_limit.add(1);
             }
         }
+        tally.would_limit_odd(selection.would_limit_odd());
         let noting = table.watch.as_deref().map(|watch| Noting { watch, table, worker: number, now });
         if let Some(noting) = noting {
             notes.judge(noting, selection.outcomes(), |at| port.bytes(&received[at]));
@@ -211,7 +217,10 @@ impl<P: Port> Worker<P> {
                     tally.dropped(reason).add(1);
                     match reason {
                         Reason::Denied => tally.listed(outcome.service as usize).denied.add(1),
-                        Reason::Limited => tally.limited(outcome.service as usize, outcome.limit()).limited.add(1),
+                        Reason::Limited => match outcome.limit() {
+                            AnyLimit::Service(kind) => tally.limited(outcome.service as usize, kind).limited.add(1),
+                            AnyLimit::Odd(kind) => tally.odd(kind).limited.add(1),
+                        },
                         _ => {}
                     }
                     match answered.next_if(|(of, ..)| *of == at) {
@@ -304,12 +313,14 @@ impl<F> Beyond<F> {
             }
             let (destination, next_hop) = (outcome.destination, outcome.next_hop);
             if fragments.peek().is_none_or(|(of, _)| *of != at) {
-                // Without the padding first: a buffer has room for the longest frame, and no more.
-                if let Some((len, added)) = encapsulate::room(port.bytes(frame), table, destination) {
-                    port.resize(frame, len);
-                    port.prepend(frame, added);
+                let room = encapsulate::room(port.bytes(frame), table, destination);
+                port.resize(frame, room.keep);
+                if room.more > 0 {
+                    port.prepend(frame, room.more);
+                } else if room.less > 0 {
+                    port.strip(frame, room.less);
                 }
-                encapsulate::write(port.bytes_mut(frame), table, destination, next_hop);
+                encapsulate::write(port.bytes_mut(frame), &room, table, destination, next_hop);
                 continue;
             }
             whole.fill(port.bytes(frame), table, destination, next_hop);

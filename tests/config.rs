@@ -3,7 +3,7 @@
 use oneip::config::{self, Loaded};
 use oneip::model::{
     Admin, AllDown, Decap, Deliver, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS,
-    Plan, Port, Probe, Selection, Server, Service, Transport, Via,
+    Plan, Port, Probe, Selection, Server, Service, Tags, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -140,6 +140,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         address: "192.0.2.11".parse().unwrap(),
         mac: Some(Mac([2, 0, 0, 0, 0, 0x11])),
         weight: 1,
+        tags: Tags::AsReceived,
         quic_ids: Vec::new(),
     };
     let service = Service {
@@ -154,6 +155,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         drain: Duration::from_secs(600),
         servers: vec![server],
         until_closed: false,
+        second_chance: false,
         leaving: 0,
         withdrawn: false,
         health: None,
@@ -164,6 +166,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         hash_key: HashKey(std::array::from_fn(|i| i as u8 * 0x11)),
         dispatcher: Some(Dispatcher {
             interface: "eth1".into(),
+            others: Vec::new(),
             engine: Engine::AfXdp,
             cores: Some(vec![2, 3]),
             flows: 1 << 20,
@@ -182,6 +185,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         announce: None,
         group: None,
         lists: Vec::new(),
+        odd_limit: None,
         services: vec![service],
     };
     assert_eq!(loaded(text).plan, plan);
@@ -233,13 +237,8 @@ fn absent_keys_have_their_defaults() {
     assert_eq!((&service.ports[..], service.servers[0].mac, service.servers[0].weight), (&[][..], None, 1));
     let dispatcher = loaded(&format!("[dispatcher]\ninterface = 'eth1'\n{text}")).plan.dispatcher.unwrap();
     assert_eq!((dispatcher.engine, dispatcher.cores), (Engine::AfXdp, None));
-    let admin = Admin {
-        socket: "/run/oneip/oneip.sock".into(),
-        socket_given: false,
-        metrics: None,
-        web: None,
-        state: "/var/lib/oneip/oneip.json".into(),
-    };
+    let (socket, state) = ("/run/oneip/oneip.sock".into(), "/var/lib/oneip/oneip.json".into());
+    let admin = Admin { socket, socket_given: false, metrics: None, web: None, state };
     assert_eq!(plan.admin, admin);
 }
 

@@ -12,7 +12,7 @@ use oneip::hash;
 use oneip::hash::vector::Level;
 use oneip::limits::BURST;
 use oneip::metrics::counters::Listed;
-use oneip::model::{HashInput, LimitKind, Plan, Selection, Transport};
+use oneip::model::{HashInput, LimitKind, OddKind, Plan, Selection, Transport};
 use oneip::path::classify;
 use oneip::path::fast_path::{self, FastPath};
 use oneip::path::select::Selection as Select;
@@ -97,8 +97,8 @@ fn denied_and_counted_frames_are_the_models() {
 fn limited_frames_are_those_of_a_naive_twin() {
     let golden = Golden::read();
     let plans = [golden.plan.clone(), golden.plan_with(Selection::Maglev, HashInput::Source)];
-    let mut seen = [0; LimitKind::COUNT];
-    for (turn, plan) in (0..5).zip(plans.iter().cycle()) {
+    let (mut seen, mut seen_odd) = ([0; LimitKind::COUNT], [0; OddKind::COUNT]);
+    for (turn, plan) in (0..8).zip(plans.iter().cycle()) {
         let (plan, seed) = (with_limits(golden.with_lists(plan.clone()), turn), 8 + turn as u64);
         let (seeds, macs) = (golden.frames(), macs(&plan));
         let mut mutator = Mutator::new(seed, &seeds, &macs);
@@ -129,9 +129,15 @@ fn limited_frames_are_those_of_a_naive_twin() {
                 seen[kind as usize] += beyond;
             }
         }
+        let odd = OddKind::ALL.map(|kind| bench.tally.odd(kind));
+        let counted = [odd.map(|of| of.limited.get()), odd.map(|of| of.would_limit.get())];
+        assert_eq!(counted, naive.odd());
+        dropped += counted[0].iter().sum::<u64>();
+        counted.iter().for_each(|of| seen_odd.iter_mut().zip(of).for_each(|(sum, beyond)| *sum += beyond));
         assert_eq!(bench.tally.dropped(Reason::Limited).get(), dropped);
     }
     assert!(seen.iter().all(|beyond| *beyond > 20), "{seen:?}");
+    assert!(seen_odd.iter().all(|beyond| *beyond > 20), "{seen_odd:?}");
 }
 
 /// Every instruction set, and every length of a burst.

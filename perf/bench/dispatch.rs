@@ -8,14 +8,17 @@
 
 #[path = "common/frames.rs"]
 mod frames;
+#[path = "common/odd.rs"]
+mod odd;
 #[path = "common/plans.rs"]
 mod plans;
 
-use frames::{OURS, Random, frame};
-use oneip::model::{Mac, Plan};
+use frames::{OURS, Random, client_v6, frame};
+use oneip::model::{Mac, OddKind, OddLimit, Plan, Rate};
 use oneip::table::build::Cluster;
 use oneip::xdp::dispatch::{Dispatch, Measured, Setup};
 use plans::{PREFIXED, cluster_address, clustered, plan, prefixed};
+use std::net::IpAddr;
 use std::time::Instant;
 
 const REPEAT: u32 = 1_000_000;
@@ -23,6 +26,7 @@ const ROUNDS: usize = 9;
 
 /// `enum xdp_action`
 const XDP_TX: u32 = 3;
+const XDP_DROP: u32 = 1;
 
 /// As `xdp::engine` has it, unless a row says otherwise.
 const TIMED_OF: u32 = 61;
@@ -42,7 +46,7 @@ fn row(services: usize, servers: usize, v6: bool, timed_of: u32) -> Row {
 
 fn row_of(plan: &Plan, what: &str, v6: bool, timed_of: u32) -> Row {
     let table = Cluster::new(plan).compile();
-    let setup = Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of };
+    let setup = Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of, others: Default::default() };
     let dispatch = Dispatch::load(setup, &table).expect("root may load it");
     let family = if v6 { "ipv6" } else { "ipv4" };
     let timed = match timed_of {
@@ -63,7 +67,8 @@ fn row_of(plan: &Plan, what: &str, v6: bool, timed_of: u32) -> Row {
 /// How long it takes to lay a table out and to publish it.
 fn change(services: usize, servers: usize) {
     let mut cluster = Cluster::new(&plan(services, servers, false));
-    let setup = Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of: TIMED_OF };
+    let setup =
+        Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of: TIMED_OF, others: Default::default() };
     let mut dispatch = Dispatch::load(setup, &cluster.compile()).expect("root may load it");
     let mut times: Vec<_> = (0..2 * ROUNDS)
         .map(|round| {
@@ -81,7 +86,56 @@ fn change(services: usize, servers: usize) {
     );
 }
 
+/// Frames that are dear to read: as they are dispatched, beyond `[limit.odd]`, and dropped by a program that does nothing else.
+fn odd_frames() {
+    let (cluster, cluster_v6) = (cluster_address(0, false), cluster_address(0, true));
+    let (IpAddr::V4(to), IpAddr::V6(to_v6)) = (cluster, cluster_v6) else { unreachable!("one of each") };
+    let talk = odd::Talk { v4: ([10, 0, 0, 1].into(), to), v6: (client_v6(1).into(), to_v6) };
+    let program = |v6: bool, limited: bool| {
+        let mut plan = clustered(1, 64, v6);
+        let none_passes = [Some(Rate { per_second: 1, burst: 1 }); OddKind::COUNT];
+        plan.odd_limit = limited.then_some(OddLimit { rates: none_passes, only_counts: false });
+        let setup =
+            Setup { mac: Mac(OURS), egress: 0, queues: 1, flows: 0, timed_of: TIMED_OF, others: Default::default() };
+        Dispatch::load(setup, &Cluster::new(&plan).compile()).expect("root may load it")
+    };
+    let mut programs = [false, true].map(|v6| [false, true].map(|limited| program(v6, limited)));
+    let frames = odd::all(&talk);
+    let mut times = vec![[Vec::new(), Vec::new()]; frames.len()];
+    for _ in 0..ROUNDS {
+        for ((name, _, frame), times) in frames.iter().zip(&mut times) {
+            for (dispatch, times) in programs[usize::from(name.starts_with("ipv6"))].iter_mut().zip(times) {
+                let mut run = |what| dispatch.measure(what, frame, REPEAT / 4).expect("it runs");
+                let ((_, floor), (action, all)) = (run(Measured::Floor), run(Measured::Dispatch));
+                assert!([XDP_TX, XDP_DROP].contains(&action), "{name}: {action}");
+                times.push(all.as_nanos().saturating_sub(floor.as_nanos()));
+            }
+        }
+    }
+    let medians: Vec<[u128; 2]> = times
+        .into_iter()
+        .map(|both| {
+            both.map(|mut times| {
+                times.sort_unstable();
+                times[ROUNDS / 2]
+            })
+        })
+        .collect();
+    for ((name, is_odd, _), [open, limited]) in frames.iter().zip(&medians) {
+        let plain = medians[usize::from(name.starts_with("ipv6"))][0] as f64;
+        let what = if *is_odd { "beyond" } else { "beside" };
+        println!(
+            "{name:42} net {open:3} ns/frame, {:.1} x the plain one; {what} [limit.odd] {limited:3}, {:.1} x",
+            *open as f64 / plain,
+            *limited as f64 / plain
+        );
+    }
+}
+
 fn main() {
+    if std::env::args().any(|argument| argument == "odd-only") {
+        return odd_frames();
+    }
     change(8, 64);
     change(512, 64);
     let mut rows = Vec::new();
@@ -91,6 +145,7 @@ fn main() {
         }
         rows.push(row_of(&prefixed(64, v6), &format!("{PREFIXED} prefixes, services of 64"), v6, TIMED_OF));
     }
+    odd_frames();
     rows.push(row(8, 64, false, u32::MAX));
     rows.push(row(8, 64, false, 1));
     for _ in 0..ROUNDS {

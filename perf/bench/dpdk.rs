@@ -99,6 +99,10 @@ impl Port for Filled {
         self.inner.prepend(frame, len);
     }
 
+    fn strip(&mut self, frame: &mut Frame, len: usize) {
+        self.inner.strip(frame, len);
+    }
+
     fn resize(&mut self, frame: &mut Frame, len: usize) {
         self.inner.resize(frame, len);
     }

@@ -8,6 +8,8 @@
 
 #[path = "common/frames.rs"]
 mod frames;
+#[path = "common/odd.rs"]
+mod odd;
 #[path = "common/plans.rs"]
 mod plans;
 
@@ -15,7 +17,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{OURS, ROUTER, Random, client_v6, frame};
 use oneip::limits::{BURST, DEFAULT_FLOWS};
 use oneip::metrics::{counters::Tally, worker};
-use oneip::model::{Deliver, Plan};
+use oneip::model::{Deliver, OddKind, OddLimit, Plan, Rate, Service};
 use oneip::path::rewrite;
 use oneip::path::select::Selection;
 use oneip::port::memory::Memory;
@@ -24,10 +26,11 @@ use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
 use oneip::table::{Table, TunnelEnd};
+use oneip::verdict::Reason;
 use oneip::worker::Worker;
 use plans::{PREFIXED, cluster_address, clustered, prefixed};
 use std::hint::black_box;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -359,6 +362,63 @@ fn ratio(scenario: &'static Scenario) {
     );
 }
 
+/// Frames that are dear to read: what they cost as they are dispatched, and beyond `[limit.odd]`, beside the plain frame of the family. All
+/// take turns.
+fn odd_frames() {
+    const ROUNDS: usize = 300;
+    let (cluster, cluster_v6) = (cluster_address(0, false), cluster_address(0, true));
+    let (IpAddr::V4(to), IpAddr::V6(to_v6)) = (cluster, cluster_v6) else { unreachable!("one of each") };
+    let talk = |client: u32| odd::Talk {
+        v4: (Ipv4Addr::from_bits(0x6440_0000 + client), to),
+        v6: (client_v6(0x6440_0000 + client).into(), to_v6),
+    };
+    let worker = |limited: bool| {
+        let mut plan = clustered(1, 64, false);
+        plan.services.extend(clustered(1, 64, true).services.into_iter().map(|of| Service { name: "v6".into(), ..of }));
+        let none_passes = [Some(Rate { per_second: 1, burst: 1 }); OddKind::COUNT];
+        plan.odd_limit = limited.then_some(OddLimit { rates: none_passes, only_counts: false });
+        let table = Cluster::new(&plan).compile();
+        let flow_table = FlowTable::new(16, table.key);
+        let (metrics, view) = worker::open(&table);
+        let (_, mut readers) = publish::channel(table, vec![metrics]);
+        let none: [&[u8]; 0] = [];
+        (Worker::new(Memory::new(&none), readers.remove(0), flow_table), view.tally)
+    };
+    let (mut open, mut limited) = (worker(false), worker(true));
+    let mut random = Random(7);
+    let named = odd::all(&talk(0));
+    let frames: Vec<Vec<Vec<u8>>> = (0..named.len())
+        .map(|at| (0..FRAMES).map(|_| odd::all(&talk((random.next() % CLIENTS) as u32)).swap_remove(at).2).collect())
+        .collect();
+    let mut times = vec![[Vec::new(), Vec::new()]; named.len()];
+    for _ in 0..ROUNDS {
+        for (frames, times) in frames.iter().zip(&mut times) {
+            for ((worker, _), times) in [&mut open, &mut limited].into_iter().zip(times) {
+                *worker.port_mut() = Memory::new(frames);
+                let start = Instant::now();
+                for _ in 0..FRAMES / BURST {
+                    black_box(worker.turn());
+                }
+                times.push(start.elapsed().as_nanos() as f64 / FRAMES as f64);
+            }
+        }
+    }
+    assert_eq!(open.1.forwarded(), open.1.received.get(), "every frame was forwarded");
+    let kept =
+        open.1.received.get() / named.len() as u64 * named.iter().filter(|(_, is_odd, _)| *is_odd).count() as u64;
+    assert!(limited.1.dropped(Reason::Limited).get() + 16 > kept, "all but the bursts");
+    let medians: Vec<[f64; 2]> = times.into_iter().map(|both| both.map(median)).collect();
+    for ((name, is_odd, _), [open, limited]) in named.iter().zip(&medians) {
+        let plain = medians[usize::from(name.starts_with("ipv6"))][0];
+        let beyond = if *is_odd {
+            format!("; beyond [limit.odd] {limited:.1}, {:.1} x", limited / plain)
+        } else {
+            format!("; beside [limit.odd] {limited:.1}")
+        };
+        println!("{name:42} {open:5.1} ns/frame, {:4.1} x the plain one{beyond}", open / plain);
+    }
+}
+
 /// What a turn costs by itself, with none to 16 frames in it: what a frame that comes alone waits for.
 fn small_bursts(scenario: &'static Scenario) {
     const ROUNDS: usize = 100;
@@ -389,10 +449,15 @@ fn turn(c: &mut Criterion) {
                 .expect("a scenario of this bench"),
         );
     }
+    if std::env::args().any(|argument| argument == "odd-only") {
+        return odd_frames();
+    }
     println!("interleaved, bursts of {BURST}:");
     SCENARIOS.iter().chain(&MANY).chain(&DELIVERIES).for_each(ratio);
     println!("stage by stage:");
     SCENARIOS.iter().for_each(stages);
+    println!("dear frames:");
+    odd_frames();
     println!("small bursts:");
     SCENARIOS.iter().for_each(small_bursts);
     let mut group = c.benchmark_group("turn");

@@ -35,6 +35,9 @@ pub struct GroupSummary {
     /// `None`: health is each member's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthStatus>,
+    /// The generation of what was published that counts here; 0: none yet. `None`: the services are those of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<u64>,
 }
 
 /// How health is shared.
@@ -97,6 +100,9 @@ pub struct MemberStatus {
     /// Services of it that routers send clients to, and all of them.
     pub announced: Option<usize>,
     pub services: Option<usize>,
+    /// The generation of what was published that it goes by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<u64>,
     /// `None`: it has not said what it finds, or health is not shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finds: Option<FindsStatus>,

@@ -29,6 +29,13 @@ pub enum Order {
         #[serde(default, skip_serializing_if = "Not::not")]
         dry_run: bool,
     },
+    /// Have all members of the group take these services, in TOML, in the place of those that they have.
+    Publish {
+        text: String,
+        /// Though it moves most of a service's clients for nothing.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        force: bool,
+    },
     /// Compare a configuration file with what is in use.
     Diff {
         /// In full; `None`: the file that the process was started with.

@@ -5,8 +5,8 @@ use super::backend::Observation;
 use super::status::{AnnounceStatus, CheckStatus, PeerStatus, ServerStatus, State};
 use crate::metrics::buckets::MAX_NS;
 use crate::metrics::snapshot::WorkerSnapshot;
-use crate::metrics::source::LimitedCounts;
-use crate::model::LimitKind;
+use crate::metrics::source::{LimitedCounts, OddCounts};
+use crate::model::{LimitKind, OddKind};
 use crate::verdict::Reason;
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
@@ -119,7 +119,15 @@ impl Observation {
             "oneip_frames_limited_total",
             help,
             limited.filter(|([(_, service), ..], count)| *count > 0 || has_limit.contains(service)),
-        )
+        )?;
+        let has_odd = self.status.odd_limit.is_some();
+        let odd = OddKind::ALL.into_iter().flat_map(|kind| {
+            let labels = |mode| [("limit", kind.name()), ("mode", mode)];
+            let OddCounts { limited, would_limit } = summary.odd;
+            [(labels("drop"), limited[kind as usize]), (labels("count"), would_limit[kind as usize])]
+        });
+        let help = "Frames beyond a limit of [limit.odd]: dropped, or dispatched because the limit only counts; absent without limits";
+        page.counters("oneip_odd_frames_limited_total", help, odd.filter(|(_, count)| *count > 0 || has_odd))
     }
 
     fn servers(&self, page: &mut Page) -> fmt::Result {
@@ -247,7 +255,11 @@ impl Observation {
         page.counters("oneip_pins_remembered_total", "Flows remembered since the start", remembered)?;
         let evicted = self.each_worker(|worker| worker.report.pins.evicted);
         let help = "Flows forgotten, while they might have lived, to make room for newer ones";
-        page.counters("oneip_pins_evicted_total", help, evicted)
+        page.counters("oneip_pins_evicted_total", help, evicted)?;
+        let displaced = self.each_worker(|worker| worker.report.pins.displaced);
+        let help =
+            "SYNs during a change forgotten, before anything came back that follows them, to make room for newer ones";
+        page.counters("oneip_pins_syns_displaced_total", help, displaced)
     }
 
     /// When something was that is so many seconds ago, in seconds since 1970.

@@ -41,6 +41,9 @@ pub struct Status {
     /// Of the published table.
     pub generation: u64,
     pub services: Vec<ServiceStatus>,
+    /// What `[limit.odd]` is, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub odd_limit: Option<String>,
     pub workers: Vec<WorkerStatus>,
     /// `uptime_s` when everything was counted that follows, and the frames of servers; `None`: at that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -21,6 +21,7 @@
 #define WATCHED_SENT 16
 #define LISTED 32
 #define LIMITS 64
+#define ODD_LIMITS 128
 
 struct head {
 	struct key key;            /* of what selects */
@@ -41,7 +42,7 @@ struct head {
 	__u32 flags;
 	__u32 watched_is_v6;
 	__u32 ways;                /* first cell; 0: everything goes as it is */
-	__u32 own_egress;          /* by which answers leave; 0: by XDP_TX */
+	__u32 own_egress;          /* not 0: answers are redirected to where they came from; 0: XDP_TX */
 	__u32 snap;                /* most bytes that are kept of a watched frame */
 	struct tree lists_v4;
 	struct tree lists_v6;
@@ -115,6 +116,7 @@ _Static_assert(sizeof(struct service) == 32, "src/xdp/dispatch/layout.rs");
 /* Flags of a service; from this bit on stands its group, by the lists that it has. */
 #define BY_FLOW 1
 #define QUIC 2
+#define SECOND_CHANCE 4
 #define GROUP 8
 
 /*

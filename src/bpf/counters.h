@@ -72,6 +72,9 @@ enum { UNLISTED, LISTED_COUNTED, LISTED_DENIED };
  * What was found out about the frame that a core is at. Not on the stack: with it, the functions of the long way would take more
  * than its 512 bytes together.
  */
+enum returned { BY_NOBODY, BY_SERVER, LAST_CHANCE };
+
+/* No gaps: functions get it whole. */
 struct choice {
 	struct flow flow;
 	__u64 source[2];         /* of the packet, where lists or limits are asked */
@@ -86,7 +89,10 @@ struct choice {
 	__u8 watched_protocol;
 	__u8 listed;       /* what lists say of it */
 	__u8 limited;      /* what limits say of it */
-	__u8 unused[1];    /* no gaps: functions get it whole */
+	__u8 asks_odd;     /* limits of what is dear to read are to be asked */
+	__u8 odd;          /* what they said */
+	__u8 returned;     /* a server has sent it back: enum returned */
+	__u8 unused[2];    /* no gaps: functions get it whole */
 };
 
 /* Of one core and one layout. All frames together are what was received. */
@@ -97,7 +103,8 @@ struct tally {
 	struct choice choice;
 	__u64 window;   /* of time, in which so many */
 	__u64 answered; /* were told that their packets are too large */
-	__u64 unused[64 - VERDICTS - 4 - sizeof(struct choice) / 8];
+	__u64 unused[64 - VERDICTS - 4 - 8 - sizeof(struct choice) / 8];
+	__u64 odd[8]; /* beyond [limit.odd], by kind: dropped, and from 4 on, only counted */
 };
 _Static_assert(sizeof(struct tally) == 512, "src/xdp/dispatch/counters.rs");
 

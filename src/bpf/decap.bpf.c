@@ -8,14 +8,18 @@
  * delivered so. With L3DSR no header is put in front; the packet is to the server's own address, and DSCP says to which cluster
  * address it was.
  *
+ * And it sends back what came without a tunnel, to a service with `second_chance`, if it is a segment of a TCP connection that this
+ * server does not have: src/path/second_chance.rs says what becomes of it.
+ *
  * What comes to which end stands in a table that src/engine/decap/table.rs writes. An outer packet in fragments is the kernel's: here
  * nothing waits for the rest of it.
  */
 #include "kept.h"
 #include "select.h"
+#include "sockets.h"
 
 /* The forms of src/engine/decap/table.rs. */
-enum form { IPIP = 1, GUE = 2, GRE = 4, L3DSR = 8 };
+enum form { IPIP = 1, GUE = 2, GRE = 4, L3DSR = 8, SECOND_CHANCE = 16 };
 
 /* Numbers of protocols (IANA). */
 enum { IPV4_IN = 4, IPV6_IN = 41, GRE_IN = 47, DESTINATION_OPTIONS = 60 };
@@ -342,6 +346,67 @@ ONCE int restore(struct xdp_md *ctx, __u32 at, int is_v6)
 	return wrong || mend_upper(ctx, &carried, &flow, own) ? MALFORMED : FORWARDED;
 }
 
+/*
+ * A packet that came as it is: OTHER_SERVER, if it is a segment of a TCP connection that this server does not have, but for one with a
+ * TTL of 1: nobody else has that, and this server's kernel answers. A SYN is a beginning, and has no connection yet.
+ */
+ONCE int judge_stray(struct xdp_md *ctx, __u32 at, int is_v6)
+{
+	__u32 zero = 0;
+	void *map = bpf_map_lookup_elem(&table, &zero);
+	struct head *head = map ? cell(map, 0) : 0;
+	if (!head)
+		return PASSED;
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} ip = {};
+	struct flow flow = {};
+	struct packet packet = {};
+	__u32 room = (__u32)bpf_xdp_get_buff_len(ctx) - at;
+	flow.is_v6 = is_v6;
+	if (is_v6) {
+		if (load(ctx, at, &ip.v6, sizeof(ip.v6)))
+			return PASSED;
+		__builtin_memcpy(flow.cluster, &ip.v6.daddr, sizeof(flow.cluster));
+	} else {
+		if (load(ctx, at, &ip.v4, sizeof(ip.v4)))
+			return PASSED;
+		flow.cluster[0] = ip.v4.daddr;
+	}
+	struct entry *address = find_address(map, &head->directory, &head->prefixes, &flow);
+	if (!address)
+		return PASSED;
+	struct service *service = service_at(map, head, address->services.whole);
+	if (!service || !(service->forms & SECOND_CHANCE))
+		return PASSED;
+	if ((is_v6 ? read_v6(&ip.v6, at, room, 0, &packet) : read_v4(&ip.v4, at, room, 0, &packet)) || packet.ttl <= 1)
+		return PASSED;
+	if (read_flow(ctx, &packet, &flow) || flow.upper != PORTS || flow.transport != TCP || flow.is_quoted || flow.begins)
+		return PASSED;
+	__u16 id = choose(map, &head->directory, address, &flow);
+	if (id == NO_SERVICE_ID)
+		return PASSED;
+	service = service_at(map, head, id);
+	if (!service || service->form != SECOND_CHANCE)
+		return PASSED;
+	return has_socket(ctx, &packet, &flow, 1) ? PASSED : OTHER_SERVER;
+}
+
+/* To where it came from. */
+INLINE int send_back(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) > end)
+		return XDP_PASS;
+	__u8 mac[ETH_ALEN];
+	__builtin_memcpy(mac, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, mac, ETH_ALEN);
+	return XDP_TX;
+}
+
 /* Whether the packet is marked at all: few are. */
 INLINE int has_dscp(struct xdp_md *ctx, __u32 at, int is_v6)
 {
@@ -429,11 +494,15 @@ int decap(struct xdp_md *ctx)
 				if (verdict == FORWARDED)
 					verdict = judge_inner(ctx, &outer);
 			}
+			if (verdict == PASSED)
+				verdict = judge_stray(ctx, at, outer.is_v6);
 		}
 	}
 	if (verdict == FORWARDED && outer.form && unwrap(ctx, at, &outer))
 		verdict = MALFORMED;
 	count_verdict(verdict);
+	if (verdict == OTHER_SERVER)
+		return send_back(ctx);
 	return verdict == PASSED || verdict == FORWARDED ? XDP_PASS : XDP_DROP;
 }
 

@@ -32,7 +32,15 @@ INLINE int renew(struct xdp_md *ctx)
 		eth[ETH_ALEN + i] = 0xee;
 	}
 	int is_v6 = half_at(eth + 12) == BE16(ETH_P_IPV6);
-	if (is_v6) {
+	if (half_at(eth + 12) == BE16(ETH_P_8021AD)) {
+		/* Behind two tags. Who it is from is all that is made anew. */
+		if (eth + 46 > (__u8 *)end)
+			return -1;
+		if (half_at(eth + 20) == BE16(ETH_P_IPV6))
+			*(__u32 *)(eth + 42) = BE32(client);
+		else
+			*(__u32 *)(eth + 34) = BE32(0x0a000000 + client);
+	} else if (is_v6) {
 		*(__u32 *)(eth + 34) = BE32(client);
 		*(__u32 *)(eth + 50) = BE32(service);
 	} else {

@@ -12,6 +12,7 @@
 #include "arena.h"
 #include "counters.h"
 #include "quic.h"
+#include "tokens.h"
 
 INLINE __u16 half_at(const void *at)
 {
@@ -26,6 +27,67 @@ INLINE __u32 word_at(const void *at)
 INLINE __u64 long_at(const void *at)
 {
 	return *(const __u64 *)at;
+}
+
+/*
+ * The interfaces besides the first one, of which own_mac is; the loader sets them. Each has flow tables of its own, for each of its queues.
+ * limits::MAX_INTERFACES
+ */
+#define OTHERS 7
+
+struct other {
+	__u32 index; /* 0: there is none */
+	__u32 first_queue;
+	__u64 mac;   /* the low six bytes */
+};
+
+volatile const __u32 has_others;
+volatile const struct other others[OTHERS];
+
+/*
+ * The number of the first queue of the interface that a frame came in on. Functions that are verified once: without CAP_PERFMON the verifier
+ * follows each branch, be it dead or not.
+ */
+ONCE int first_queue(struct xdp_md *ctx)
+{
+	__u32 index = ctx->ingress_ifindex, queue = 0;
+#pragma unroll
+	for (int i = 0; i < OTHERS; i++)
+		if (others[i].index == index)
+			queue = others[i].first_queue;
+	return queue;
+}
+
+/* The number of the queue that a frame came by among those of all interfaces. */
+INLINE __u32 queue_of(struct xdp_md *ctx)
+{
+	__u32 queue = ctx->rx_queue_index;
+	return has_others ? queue + (__u32)first_queue(ctx) : queue;
+}
+
+/* Whether a frame is to that interface besides the first one that it came in on; -1: it came in on the first one. */
+ONCE int is_to_other(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	__u32 index = ctx->ingress_ifindex;
+	__u64 mac = 0;
+	if (eth + ETH_HLEN > end)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < OTHERS; i++)
+		if (others[i].index == index)
+			mac = others[i].mac;
+	if (!mac)
+		return -1;
+	return mac == (word_at(eth) | (__u64)half_at(eth + 4) << 32);
+}
+
+/* Whether a frame is to the interface that it came in on. The header is there. */
+INLINE int is_ours(struct xdp_md *ctx, const __u8 *eth)
+{
+	int is_other = has_others ? is_to_other(ctx) : -1;
+	return is_other < 0 ? is_own(eth) : is_other;
 }
 
 /* The source MAC of a frame, as the low six bytes of a word. */
@@ -121,6 +183,29 @@ struct {
 	__type(value, struct scratch);
 } scratch SEC(".maps");
 
+/*
+ * What limits say of a packet that is dear to read. Not of one that is read again, nor in a worker's place: they have been asked.
+ */
+INLINE int is_beyond_odd(const struct head *head, struct choice *choice, const struct scratch *into)
+{
+	if (!choice->asks_odd)
+		return 0;
+	choice->asks_odd = 0;
+	__u32 kind = choice->flow.is_v6 ? odd_v6(&into->v6) : odd_v4(&into->v4);
+	return kind && odd_limit(head, choice, kind, now_ns(), 0);
+}
+
+/* What they said, when all is known of the frame: who is denied takes nothing from others. */
+COLD int settle_odd(const struct head *head, struct choice *choice, struct tally *tally, __u32 verdict)
+{
+	__u32 odd = choice->odd;
+	if (odd & (ODD_DROPPED | ODD_COUNTED))
+		tally->odd[hidden((odd & ODD_KIND) - 1 + (odd & ODD_COUNTED ? 4 : 0), verdict) & 7]++;
+	else if (verdict != DENIED)
+		odd_limit(head, choice, odd, now_ns(), 1);
+	return 0;
+}
+
 /* Any frame, in full. A verdict, or PASSED: it is not to a cluster address, or nothing is wrong with it. */
 ONCE int read_frame(struct xdp_md *ctx, const struct head *head, struct choice *choice)
 {
@@ -161,6 +246,8 @@ ONCE int read_frame(struct xdp_md *ctx, const struct head *head, struct choice *
 		return PASSED;
 	into->address = *address;
 	choice->is_found = 1;
+	if (is_beyond_odd(head, choice, into))
+		return LIMITED;
 	if (!wrong)
 		wrong = read_flow(ctx, packet, flow);
 	if (wrong) {
@@ -186,6 +273,15 @@ INLINE __u8 protocol_of(const struct choice *choice)
 	return choice->protocol == UNKNOWN ? 0 : choice->protocol;
 }
 
+/* Whether servers of that service send back what they have no connection for. */
+INLINE int may_return(const struct head *head, __u32 id)
+{
+	if (id == NO_SERVICE_ID)
+		return 0;
+	struct service *service = AT_INDEX(struct service, head->services, id);
+	return service && service->flags & SECOND_CHANCE;
+}
+
 /* path::select::Selection::sort, up to the service. PASSED: the service is found, or the frame is not to a cluster address. */
 ONCE int long_way(struct xdp_md *ctx, const struct head *head, struct choice *choice)
 {
@@ -201,9 +297,14 @@ ONCE int long_way(struct xdp_md *ctx, const struct head *head, struct choice *ch
 	struct scratch *into = bpf_map_lookup_elem(&scratch, &zero);
 	if (!into)
 		return PASSED;
-	if (find_word(&head->loops, source_mac(eth) | (__u64)(into->address.services.id + 1) << 48, -1ULL))
-		return LOOP;
 	choice->service = choose(&arena, &head->ports, &into->address, &choice->flow);
+	if (find_word(&head->loops, source_mac(eth) | (__u64)(into->address.services.id + 1) << 48, -1ULL)) {
+		if (!may_return(head, choice->service)) {
+			choice->service = NO_SERVICE_ID;
+			return LOOP;
+		}
+		choice->returned = BY_SERVER;
+	}
 	choice->source[0] = into->v4.saddr;
 	if (choice->flow.is_v6)
 		__builtin_memcpy(choice->source, &into->v6.saddr, sizeof(choice->source));
@@ -260,7 +361,11 @@ INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice 
 		return NO_SERVICE;
 	const struct flow *flow = &choice->flow;
 	__u32 owner = NOBODY;
-	if (service->flags & QUIC && flow->transport == UDP && flow->upper == PORTS && !flow->is_quoted)
+	if (choice->returned) {
+		owner = look_up_returned(ctx, head, choice);
+		if (owner == NOBODY)
+			return LOOP;
+	} else if (service->flags & QUIC && flow->transport == UDP && flow->upper == PORTS && !flow->is_quoted)
 		owner = by_connection_id(ctx, head, choice);
 	if (owner == NOBODY)
 		owner = owner_of(head, service, flow);
@@ -294,7 +399,7 @@ INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct c
 	choice->service = NO_SERVICE_ID;
 	void *end = (void *)(long)ctx->data_end;
 	void *eth = (void *)(long)ctx->data;
-	if (eth + ETH_HLEN > end || !is_own(eth))
+	if (eth + ETH_HLEN > end || !is_ours(ctx, eth))
 		return PASSED;
 	__u32 bytes = bpf_xdp_get_buff_len(ctx);
 	choice->bytes = bytes;
@@ -344,6 +449,9 @@ INLINE enum verdict judge(struct xdp_md *ctx, struct head *head, struct choice *
 	enum verdict verdict = find_service(ctx, head, choice);
 	if (choice->service == NO_SERVICE_ID)
 		return verdict;
+	/* They have been asked when it came from its client. */
+	if (choice->returned)
+		return select(ctx, head, choice, hop);
 	if (head->flags & LISTED) {
 		choice->listed = screen(head, choice);
 		if (choice->listed == LISTED_DENIED)
@@ -370,6 +478,32 @@ INLINE int send(struct xdp_md *ctx, const struct hop *hop)
 	return egress ? bpf_redirect(egress, 0) : XDP_TX;
 }
 
+/* path::rewrite::mark_last_chance */
+ONCE int mark_last_chance(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	if (eth + ETH_HLEN > end)
+		return -1;
+	__be16 proto;
+	__u32 at = find_ip(eth, end, &proto);
+	if (proto == BE16(ETH_P_IPV6)) {
+		__u8 hop_limit = 1;
+		return bpf_xdp_store_bytes(ctx, at + 7, &hop_limit, 1);
+	}
+	/* TTL, protocol, checksum. */
+	__u16 words[2];
+	if (bpf_xdp_load_bytes(ctx, at + 8, words, sizeof(words)))
+		return -1;
+	__u32 from = words[0], to = (from & BE16(0x00ff)) | BE16(0x0100);
+	__u32 sum = (__u16)~words[1] + (__u16)~from + to;
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	words[0] = to;
+	words[1] = ~sum;
+	return bpf_xdp_store_bytes(ctx, at + 8, words, sizeof(words));
+}
+
 #include "encap.h"
 #include "watch.h"
 
@@ -393,7 +527,7 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 		entered = bpf_ktime_get_ns();
 	}
 	struct choice *choice = &tally->choice;
-	*choice = (struct choice){};
+	*choice = (struct choice){ .asks_odd = !by_net && head->flags & ODD_LIMITS };
 	struct hop *hop = 0;
 	enum verdict verdict = judge(ctx, head, choice, &hop, by_net);
 	if (verdict == FORWARDED && hop && hop->egress & HAS_WAY)
@@ -404,6 +538,8 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 	if (verdict == FORWARDED && hop && hop->egress & HAS_WAY && encapsulate(ctx, head, choice))
 		verdict = TX_FULL;
 	tally->frames[hidden(verdict, tally->untimed) & 31]++;
+	if (choice->odd)
+		settle_odd(head, choice, tally, verdict);
 	if (choice->listed)
 		count_listed(head, core, choice->service, choice->listed);
 	if (choice->limited)
@@ -424,6 +560,8 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 		begin_flow(at);
 	if (entered)
 		record(head->latencies + choice->service, bpf_ktime_get_ns() - entered);
+	if (choice->returned == LAST_CHANCE)
+		mark_last_chance(ctx);
 	int action = send(ctx, hop);
 	if (choice->is_watched && head->flags & WATCHED_SENT)
 		put(ctx, head, choice, FORWARDED, 1);

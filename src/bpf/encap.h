@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Packets that do not go to their servers as they are: the twin of src/path/encapsulate.rs, src/wire/tunnel.rs, readdress.rs and
- * too_big.rs. Included by dispatch.h.
+ * Packets that do not go to their servers as they are: the twin of src/path/encapsulate.rs, src/wire/tunnel.rs, readdress.rs,
+ * too_big.rs and ethernet.rs. Included by dispatch.h.
  *
  * A program cannot make two frames of one: what a worker sends in fragments is dropped here, and answered.
  */
@@ -151,7 +151,7 @@ ONCE int fate_of(struct xdp_md *ctx, const struct head *head, const struct choic
 		encap->class = BE16(encap->header.halves[0]) >> 4;
 		encap->dont_fragment = 1;
 	}
-	if (way->kind == READDRESS || encap->len <= way->inner_mtu)
+	if (way->kind == DIRECT || way->kind == READDRESS || encap->len <= way->inner_mtu)
 		return FORWARDED;
 	return TOO_BIG;
 }
@@ -216,23 +216,52 @@ ONCE int write_v6(struct xdp_md *ctx, const struct head *head, const struct way 
 	return 0;
 }
 
-/* The Ethernet header with its tags goes to the beginning of a frame that is `more` bytes longer in front. 0, or it has no room. */
-ONCE int move_link(struct xdp_md *ctx, __u32 more, __u32 keep)
+/*
+ * wire::ethernet::Link: the header, of `len` bytes before that of a packet of `proto`, with the tags of `way`. How long it is then. Values are
+ * chosen and not places: for these the verifier wants CAP_PERFMON.
+ */
+INLINE __u32 retag(struct encap *encap, __u32 len, __be16 proto, const struct way *way)
+{
+	__be16 *halves = (__be16 *)encap->link;
+	int is_tagged = way->tags == TAGGED;
+	__u16 priority = len > ETH_HLEN ? BE16(halves[7]) & 0xf000 : 0;
+	halves[6] = is_tagged ? BE16(ETH_P_8021Q) : proto;
+	halves[7] = BE16(priority | way->vlan);
+	halves[8] = proto;
+	return is_tagged ? ETH_HLEN + 4 : ETH_HLEN;
+}
+
+/*
+ * The Ethernet header goes to the beginning of a frame that is `more` bytes longer in front, and ends behind `keep` bytes of the packet.
+ * `way`: with its tags; 0: with those that it has. 0, or it has no room.
+ */
+ONCE int move_link(struct xdp_md *ctx, __u32 more, __u32 keep, const struct way *way)
 {
 	struct encap *encap = encap_of_core();
 	if (!encap)
 		return -1;
-	__u32 link = encap->at;
+	__u32 link = encap->at, added = more;
 	if (link < ETH_HLEN)
 		return -1;
 	/* One after the other, as in `encapsulate`. */
 	asm volatile("" : "+r"(link));
 	if (link > sizeof(encap->link))
 		return -1;
-	if (bpf_xdp_load_bytes(ctx, 0, encap->link, link) || bpf_xdp_adjust_head(ctx, -(int)more))
+	if (bpf_xdp_load_bytes(ctx, 0, encap->link, link))
+		return -1;
+	if (way && way->tags) {
+		__u32 before = link;
+		__be16 proto;
+		if (bpf_xdp_load_bytes(ctx, link - 2, &proto, sizeof(proto)))
+			return -1;
+		link = retag(encap, link, proto, way);
+		encap->at = link;
+		more += link - before;
+	}
+	if (more && bpf_xdp_adjust_head(ctx, -(int)more))
 		return -1;
 	/* What is not the packet's is cut off. */
-	int delta = (int)(link + more + keep) - (int)bpf_xdp_get_buff_len(ctx);
+	int delta = (int)(link + added + keep) - (int)bpf_xdp_get_buff_len(ctx);
 	if (delta < 0 && bpf_xdp_adjust_tail(ctx, delta))
 		return -1;
 	return bpf_xdp_store_bytes(ctx, 0, encap->link, link);
@@ -314,12 +343,14 @@ ONCE int encapsulate(struct xdp_md *ctx, const struct head *head, const struct c
 	struct way *way = way_of(head, choice);
 	if (!way)
 		return -1;
-	if (way->kind == READDRESS)
-		return encap->is_v4 ? readdress_v4(ctx, way) : readdress_v6(ctx, way);
+	if (way->kind == READDRESS && (encap->is_v4 ? readdress_v4(ctx, way) : readdress_v6(ctx, way)))
+		return -1;
+	if (way->kind == DIRECT || way->kind == READDRESS)
+		return way->tags ? move_link(ctx, 0, (__u32)bpf_xdp_get_buff_len(ctx) - encap->at, way) : 0;
 	__u32 len = way->len;
 	if (way->kind == TUNNEL_V4 ? write_v4(ctx, head, way) : write_v6(ctx, head, way))
 		return -1;
-	if (move_link(ctx, len, encap->len))
+	if (move_link(ctx, len, encap->len, way))
 		return -1;
 	__be16 proto = way->kind == TUNNEL_V4 ? BE16(ETH_P_IP) : BE16(ETH_P_IPV6);
 	if (bpf_xdp_store_bytes(ctx, encap->at - 2, &proto, sizeof(proto)))
@@ -418,7 +449,7 @@ ONCE int answer(struct xdp_md *ctx, const struct head *head, const struct choice
 	if (!way || tally->answered >= TOO_BIG_ANSWERS || !is_answerable(ctx, choice, encap))
 		return XDP_DROP;
 	__u32 most = encap->is_v4 ? QUOTED_V4 : QUOTED_V6, quoted = encap->len < most ? encap->len : most;
-	if (move_link(ctx, encap->is_v4 ? 28 : 48, quoted))
+	if (move_link(ctx, encap->is_v4 ? 28 : 48, quoted, 0))
 		return XDP_DROP;
 	if (encap->is_v4 ? answer_v4(ctx, way->inner_mtu, quoted) : answer_v6(ctx, way->inner_mtu, quoted))
 		return XDP_DROP;
@@ -426,7 +457,7 @@ ONCE int answer(struct xdp_md *ctx, const struct head *head, const struct choice
 	/* Back where it came from. */
 	if (bpf_xdp_store_bytes(ctx, 0, encap->link + 6, 6) || bpf_xdp_store_bytes(ctx, 6, encap->link, 6))
 		return XDP_DROP;
-	return head->own_egress ? bpf_redirect(head->own_egress, 0) : XDP_TX;
+	return head->own_egress ? bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
 }
 
 #endif

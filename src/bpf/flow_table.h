@@ -19,8 +19,9 @@ struct bucket {
 	struct remembering entries[BUCKET];
 };
 
-/* Buckets of a queue; the loader sets it. 0: nothing is remembered. */
+/* Buckets of a queue, of flows, and behind them of SYNs; the loader sets it. 0: nothing is remembered. */
 volatile const __u32 flow_buckets;
+volatile const __u32 syn_buckets;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -35,7 +36,7 @@ struct flow_report {
 	__u64 held;
 	__u64 remembered;
 	__u64 evicted;
-	__u64 unused;
+	__u64 displaced;
 	__u64 key[4]; /* the first queue's: what flows are hashed with, for the next instance */
 };
 
@@ -135,54 +136,69 @@ INLINE int is_flow(const struct remembering *entry, __u64 hash)
 	return (entry->whose & ~IDENT) == fingerprint(hash) && (entry->whose & IDENT);
 }
 
-INLINE __u32 bucket_of_queue(__u32 bits)
+/* Parts of the memory: table::flow_table::Part. */
+enum { FLOWS, SYNS };
+
+/* Of a queue. Products and not branches: the verifier looks at each way on from one. */
+INLINE __u32 bucket_of_queue(__u32 bits, __u32 part)
 {
-	return (__u64)bits * flow_buckets >> 32;
+	__u32 count = flow_buckets + part * (syn_buckets - flow_buckets);
+	return part * flow_buckets + (__u32)((__u64)bits * count >> 32);
 }
 
-INLINE struct bucket *bucket_at(struct xdp_md *ctx, __u32 bits)
+INLINE struct bucket *bucket_at(struct xdp_md *ctx, __u32 bits, __u32 part)
 {
-	__u32 at = ctx->rx_queue_index * flow_buckets + bucket_of_queue(bits);
+	__u32 at = queue_of(ctx) * (flow_buckets + syn_buckets) + bucket_of_queue(bits, part);
 	return flow_buckets ? bpf_map_lookup_elem(&flows, &at) : 0;
 }
 
 INLINE struct flow_report *report_of(struct xdp_md *ctx)
 {
-	__u32 queue = ctx->rx_queue_index;
+	__u32 queue = queue_of(ctx);
 	return bpf_map_lookup_elem(&flow_reports, &queue);
 }
 
-/* The entry of that place among those that a flow may have. */
-INLINE struct remembering *entry_at(struct xdp_md *ctx, __u64 hash, __u32 place)
+/* The entry of that place among those that a flow may have in that part. */
+INLINE struct remembering *entry_at(struct xdp_md *ctx, __u64 hash, __u32 place, __u32 part)
 {
-	struct bucket *bucket = bucket_at(ctx, place < BUCKET ? hash : hash >> 32);
+	struct bucket *bucket = bucket_at(ctx, place < BUCKET ? hash : hash >> 32, part);
 	return bucket ? &bucket->entries[hidden(place, hash) % BUCKET] : 0;
 }
 
-/* Where something is remembered of a flow since a tick. -1: nothing is. */
-ONCE int find_flow(struct xdp_md *ctx, __u64 hash, __u64 since)
+/* Where something is remembered of a flow since a tick, in that part. -1: nothing is. */
+ONCE int find_flow(struct xdp_md *ctx, __u64 hash, __u64 since, __u32 part)
 {
-	for (__u32 place = 0; place < 2 * BUCKET; place++) {
-		struct remembering *entry = entry_at(ctx, hash, place);
-		if (!entry)
-			return -1;
-		if (!is_flow(entry, hash))
-			continue;
-		if (entry->state >> 24 >= since)
-			return place;
-		/* No other one of its bucket is looked at. */
-		place |= BUCKET - 1;
+	part &= 1;
+	struct bucket *first = bucket_at(ctx, hash, part), *second = bucket_at(ctx, hash >> 32, part);
+	int place = -1;
+	if (!first || !second)
+		return -1;
+#pragma unroll
+	for (int at = 2 * BUCKET - 1; at >= 0; at--) {
+		struct remembering *entry = &(at < BUCKET ? first : second)->entries[at % BUCKET];
+		if (is_flow(entry, hash) && entry->state >> 24 >= since)
+			place = at;
 	}
-	return -1;
+	return place;
 }
 
-INLINE void forget(struct xdp_md *ctx, struct remembering *entry)
+/* The same in both parts: places of SYNs are behind those of flows. */
+ONCE int find_known(struct xdp_md *ctx, __u64 hash, __u64 since)
+{
+	int place = find_flow(ctx, hash, since, FLOWS);
+	if (place >= 0)
+		return place;
+	place = find_flow(ctx, hash, since, SYNS);
+	return place < 0 ? -1 : place + 2 * BUCKET;
+}
+
+INLINE void forget(struct xdp_md *ctx, struct remembering *entry, __u32 part)
 {
 	struct flow_report *report = report_of(ctx);
 	entry->whose = 0;
 	entry->state = 0;
 	if (report && report->held)
-		report->held--;
+		report->held -= 1 - part;
 }
 
 /* The least goes first; 0: it may be overwritten without loss. */
@@ -218,19 +234,22 @@ ONCE __u64 least_of(__u64 least, __u64 rank)
 	return rank < least ? rank : least;
 }
 
-/* Remembers a flow, which was seen now; whatever was known of it gives way. */
-ONCE int remember(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u64 horizon)
+/*
+ * Remembers a flow, which was seen now, in that part of the memory; whatever was known of it there gives way.
+ */
+ONCE int put_flow(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u64 horizon, __u32 part)
 {
-	struct bucket *first = bucket_at(ctx, hash), *second = bucket_at(ctx, hash >> 32);
+	struct bucket *first = bucket_at(ctx, hash, part), *second = bucket_at(ctx, hash >> 32, part);
 	struct flow_report *report = report_of(ctx);
 	if (!first || !second || !report || !flow)
 		return 0;
+	part &= 1;
 	__u64 now = flow->seen;
-	int place = find_flow(ctx, hash, 0);
+	int place = find_flow(ctx, hash, 0, part);
 	if (place < 0) {
 		/* What is worth least, in the emptier bucket, silent for longest. */
 		__u64 least = -1ULL, crowds[2] = { crowd_of(first, now, horizon), crowd_of(second, now, horizon) };
-		if (bucket_of_queue(hash) == bucket_of_queue(hash >> 32))
+		if (bucket_of_queue(hash, part) == bucket_of_queue(hash >> 32, part))
 			crowds[1] = crowds[0];
 #pragma unroll
 		for (__u32 at = 0; at < 2 * BUCKET; at++) {
@@ -239,12 +258,14 @@ ONCE int remember(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u
 			least = least_of(least, value << 46 | crowds[at / BUCKET] << 43 | entry->state >> 24 << 3 | at);
 		}
 		place = least & 7;
-		report->evicted += least >> 47;
-		struct remembering *entry = entry_at(ctx, hash, place);
-		report->held += entry && !(entry->whose & IDENT);
-		report->remembered++;
+		/* Sums and not branches, as in steer.bpf.c. */
+		report->evicted += (1 - part) * (least >> 47);
+		report->displaced += part * (least >> 47);
+		struct remembering *entry = entry_at(ctx, hash, place, part);
+		report->held += (1 - part) * (entry && !(entry->whose & IDENT));
+		report->remembered += 1 - part;
 	}
-	struct remembering *entry = entry_at(ctx, hash, place);
+	struct remembering *entry = entry_at(ctx, hash, place, part);
 	if (!entry)
 		return 0;
 	entry->whose = fingerprint(hash) | flow->server;

@@ -28,8 +28,11 @@ struct moves {
 	__u32 changes;
 	__u32 until_closed;
 	struct owners chain[CHANGES];
+	__u32 earlier_changes;
+	__u32 unused;
+	struct owners earlier[CHANGES]; /* where servers send back what they have no connection for */
 };
-_Static_assert(sizeof(struct moves) == 520, "src/xdp/dispatch/layout.rs");
+_Static_assert(sizeof(struct moves) == 976, "src/xdp/dispatch/layout.rs");
 
 /* table::build::migration::PreviousOwner: 16 bits of server or NOBODY, these, and ticks. */
 #define LEARNING (1ULL << 16)
@@ -156,8 +159,10 @@ COLD __u32 present_of(const struct head *head, const struct service *service, co
 	return at_slot(service->owners, slot_of(hash_of(&head->key, service->flags, choice), service->slots)) & ~MIGRATING;
 }
 
-/* path::flow_table::Seen */
+/* path::flow_table::Seen; and with a flow of which only a SYN is known, that something comes back which follows that. */
 enum known { ONE_OF_IT, ITS_END, ANOTHERS };
+#define SEEN 3
+#define IS_BACK 64
 
 /* path::flow_table::begin */
 INLINE enum known begin(struct memory *flow, const struct whole *whole, __u64 now)
@@ -196,7 +201,7 @@ INLINE void go_on(struct memory *flow, const struct whole *whole, __u64 now)
 }
 
 /* path::flow_table::seen: what a packet is for a flow that is known, which becomes what it is then. */
-ONCE int seen_of(struct memory *flow, const struct whole *whole, __u64 now)
+INLINE int becomes(struct memory *flow, const struct whole *whole, __u64 now)
 {
 	if (!flow || !whole)
 		return ANOTHERS;
@@ -229,9 +234,27 @@ ONCE int seen_of(struct memory *flow, const struct whole *whole, __u64 now)
 	return ONE_OF_IT;
 }
 
-/* What a flow that is not remembered is remembered as: -1: not at all. */
-INLINE int stage_of(const struct whole *whole, __u32 present, __u32 previous, int until_closed)
+/* path::flow_table::comes_back */
+INLINE int comes_back(const struct memory *syn, const struct whole *whole)
 {
+	if (whole->act == BEGIN)
+		return whole->position == syn->position;
+	return whole->act == GO || whole->act == CLOSE || whole->act == ABORT;
+}
+
+ONCE int seen_of(struct memory *flow, const struct whole *whole, __u64 now)
+{
+	if (!flow || !whole)
+		return ANOTHERS;
+	int is_back = comes_back(flow, whole);
+	return becomes(flow, whole, now) | (is_back ? IS_BACK : 0);
+}
+
+/* What a flow that is not remembered is remembered as: -1: not at all. */
+ONCE __s64 stage_of(const struct whole *whole, __u32 present, __u32 previous, int until_closed)
+{
+	if (!whole)
+		return -1;
 	if (whole->act == BEGIN || whole->act == DATAGRAM)
 		return BEGUN;
 	if (whole->act == GO && previous != NOBODY && previous != present)
@@ -240,12 +263,51 @@ INLINE int stage_of(const struct whole *whole, __u32 present, __u32 previous, in
 }
 
 /* Where a flow goes of which nothing is known: a server, or NOBODY. */
-INLINE __u32 server_of(const struct whole *whole, __u64 kept_by, __u32 present)
+ONCE __u64 server_of(const struct whole *whole, __u64 kept_by, __u32 present)
 {
-	__u32 previous = kept_by & 0xffff;
+	if (!whole)
+		return NOBODY;
+	__u64 previous = kept_by & 0xffff;
 	if (whole->act == BEGIN || previous == NOBODY || (whole->act == DATAGRAM && !(kept_by & LEARNING)))
 		return present;
 	return previous;
+}
+
+/* What is remembered at a place. -1: nothing. */
+ONCE int recall(struct xdp_md *ctx, __u64 hash, __u32 place, struct memory *flow)
+{
+	struct remembering *entry = entry_at(ctx, hash, place % (2 * BUCKET), place / (2 * BUCKET) & 1);
+	if (!entry || !flow)
+		return -1;
+	unpack(entry, flow);
+	return 0;
+}
+
+/* The destination of a server that keeps connections, in the upper half, or 0. */
+ONCE __u64 keeper_of(const struct head *head, __u32 ident)
+{
+	return head ? find_word(&head->keeping, ident, 0xffffffff) : 0;
+}
+
+/* In `settle`, beside a place: it is to be forgotten. */
+#define GONE 128
+
+/* The flow at a place is so now, has a place among flows from here on, or is forgotten. */
+ONCE int settle(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u64 horizon, __u32 how)
+{
+	__u32 part = how / (2 * BUCKET) & 1;
+	struct remembering *entry = entry_at(ctx, hash, how % (2 * BUCKET), part);
+	if (!entry || !flow)
+		return 0;
+	if (how & GONE) {
+		forget(ctx, entry, part);
+	} else if (how & IS_BACK && part == SYNS) {
+		forget(ctx, entry, part);
+		put_flow(ctx, hash, flow, horizon, FLOWS);
+	} else {
+		entry->state = packed(flow);
+	}
+	return 0;
 }
 
 /* path::flow_table::look_up: a frame whose slot is marked. Its server, or NOBODY. */
@@ -264,39 +326,162 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 	__u64 now = now_ns() >> TICK;
 	__u32 present = present_of(head, service, choice);
 	__u64 kept_by = previous_owner_of(moves, choice, present), name = name_of(&head->flow_key, choice);
-	int remembers = !(kept_by & SETTLED), place = find_flow(ctx, name, kept_by >> SINCE);
-	struct remembering *entry = place < 0 ? 0 : entry_at(ctx, name, place);
+	int remembers = !(kept_by & SETTLED), place = find_known(ctx, name, kept_by >> SINCE);
 	struct memory flow = {};
-	if (entry)
-		unpack(entry, &flow);
-	__u64 known = entry ? find_word(&head->keeping, flow.server, 0xffffffff) : 0;
+	__u64 known = place < 0 || recall(ctx, name, place, &flow) ? 0 : keeper_of(head, flow.server);
 	__u32 of = (known >> 32) - service->base;
-	if (entry && known && of < service->count && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
-		switch (seen_of(&flow, &whole, now)) {
-		case ONE_OF_IT:
-			if (!remembers && present == of)
-				/* It would go there if it were forgotten. */
-				forget(ctx, entry);
-			else
-				entry->state = packed(&flow);
+	if (known && of < service->count && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
+		int seen = seen_of(&flow, &whole, now);
+		/* Without `remembers` it would go there if it were forgotten. */
+		int goes_there = !remembers && present == of;
+		if ((seen & SEEN) == ONE_OF_IT) {
+			settle(ctx, name, &flow, head->horizon, place | (goes_there ? GONE : seen & IS_BACK));
 			return of;
-		case ITS_END:
-			forget(ctx, entry);
-			break;
-		default:
-			remembers = 0;
 		}
+		if (seen & 1)
+			settle(ctx, name, &flow, 0, place | GONE);
+		else
+			remembers = 0;
 	}
-	__u32 server = server_of(&whole, kept_by, present);
+	__u64 server = server_of(&whole, kept_by, present);
 	if (server == NOBODY)
 		return NOBODY;
-	int stage = stage_of(&whole, present, kept_by & 0xffff, moves->until_closed);
+	__s64 stage = stage_of(&whole, present, kept_by & 0xffff, moves->until_closed);
 	__u32 *ident = AT_INDEX(__u32, head->idents, service->base + server);
 	if (ident && stage >= 0 && remembers) {
 		flow = (struct memory){ .server = *ident, .stage = stage, .position = whole.position, .seen = now };
-		remember(ctx, name, &flow, head->horizon);
+		put_flow(ctx, name, &flow, head->horizon, whole.act == BEGIN ? SYNS : FLOWS);
 	}
 	return server;
+}
+
+/* The server's MAC, as the low six bytes of a word; 0: it is not known. */
+ONCE __u64 mac_of(const struct head *head, const struct choice *choice, __u32 server)
+{
+	if (!head || !choice)
+		return 0;
+	const struct service *service = AT_INDEX(struct service, head->services, choice->service);
+	struct hop *hop = service ? AT_INDEX(struct hop, head->hops, service->hops + server) : 0;
+	if (!hop || hop->egress & NOT_RESOLVED)
+		return 0;
+	return word_at(hop->destination) | (__u64)half_at(hop->destination + 4) << 32;
+}
+
+/* Whoever keeps what is not remembered, who has lost the client in each change, and who has it: in this order, some of them twice. */
+#define CANDIDATES (CHANGES + 2)
+
+INLINE int candidate_of(const struct head *head, const struct choice *choice, __u32 number)
+{
+	if (!head || !choice)
+		return NOBODY;
+	const struct service *service = AT_INDEX(struct service, head->services, choice->service);
+	if (!service)
+		return NOBODY;
+	if (number == CANDIDATES - 1)
+		return present_of(head, service, choice);
+	__u32 at = service->moves;
+	struct moves *moves = bpf_map_lookup_elem(&arena, &at);
+	if (!moves || !at)
+		return NOBODY;
+	if (!number)
+		return previous_owner_of(moves, choice, present_of(head, service, choice)) & 0xffff;
+	if (number > moves->earlier_changes)
+		return NOBODY;
+	__u32 owner = find_owner(&moves->earlier[(number - 1) & (CHANGES - 1)], choice);
+	return owner & MIGRATING ? owner & ~MIGRATING : NOBODY;
+}
+
+/* Whether one of four half words is that: whether one is 0 where it is taken away (Warren, Hacker's Delight, section 6-1). */
+INLINE int is_among(__u64 four, __u64 server)
+{
+	__u64 lanes = four ^ server * 0x0001000100010001ULL;
+	return ((lanes - 0x0001000100010001ULL) & ~lanes & 0x8000800080008000ULL) != 0;
+}
+
+/* Whom a frame that was sent back has been asked of, and who is next. */
+struct asking {
+	__u64 asked[3]; /* in half words, and no array of them: the verifier wants CAP_PERFMON for a place that is known on some ways only */
+	__u64 from;     /* the MAC of who has sent it back */
+	__u32 back;
+	__u32 next;
+	__u32 is_last;
+	__u32 unused;
+};
+
+/* One more that may have the connection. A function of its own: the verifier goes through it once, and not in each turn. */
+ONCE int consider(const struct head *head, const struct choice *choice, struct asking *asking, __u32 number)
+{
+	if (!head || !choice || !asking)
+		return 0;
+	__u32 server = candidate_of(head, choice, number);
+	__u64 mark = server + 1;
+	if (server >= NOBODY)
+		return 0;
+	if (is_among(asking->asked[0], mark) || is_among(asking->asked[1], mark) || is_among(asking->asked[2], mark))
+		return 0;
+	asking->asked[2] = asking->asked[2] << 16 | asking->asked[1] >> 48;
+	asking->asked[1] = asking->asked[1] << 16 | asking->asked[0] >> 48;
+	asking->asked[0] = asking->asked[0] << 16 | mark;
+	__u64 mac = mac_of(head, choice, server);
+	if (!mac)
+		return 0;
+	if (asking->back == NOBODY) {
+		if (mac == asking->from)
+			asking->back = server;
+	} else if (asking->next == NOBODY) {
+		asking->next = server;
+	} else {
+		asking->is_last = 0;
+	}
+	return 0;
+}
+
+/* It went to that server, which has sent nothing back yet. */
+ONCE int remember_returned(struct xdp_md *ctx, const struct head *head, const struct choice *choice, __u32 server,
+			   const struct whole *whole)
+{
+	if (!head || !choice || !whole)
+		return 0;
+	const struct service *service = AT_INDEX(struct service, head->services, choice->service);
+	if (!service)
+		return 0;
+	__u32 at = service->moves;
+	struct moves *moves = bpf_map_lookup_elem(&arena, &at);
+	__u32 *ident = AT_INDEX(__u32, head->idents, service->base + server);
+	if (!moves || !at || !ident)
+		return 0;
+	if (previous_owner_of(moves, choice, present_of(head, service, choice)) & SETTLED)
+		return 0;
+	struct memory flow = { .server = *ident, .stage = SHOWN, .position = whole->position, .seen = now_ns() >> TICK };
+	put_flow(ctx, name_of(&head->flow_key, choice), &flow, head->horizon, FLOWS);
+	return 0;
+}
+
+/*
+ * path::second_chance::look_up: a frame that a server has sent back. Who gets it, or NOBODY. Each candidate counts where it stands
+ * first; those that are not resolved do not.
+ */
+ONCE int look_up_returned(struct xdp_md *ctx, const struct head *head, struct choice *choice)
+{
+	if (!head || !choice)
+		return NOBODY;
+	struct whole whole = {};
+	if (read_whole(ctx, head, choice, &whole) || whole.act < GO || whole.act > ABORT)
+		return NOBODY;
+	void *end = (void *)(long)ctx->data_end;
+	void *eth = (void *)(long)ctx->data;
+	if (eth + ETH_HLEN > end)
+		return NOBODY;
+	struct asking asking = { .from = source_mac(eth), .back = NOBODY, .next = NOBODY, .is_last = 1 };
+	for (__u32 i = 0; i < CANDIDATES; i++)
+		consider(head, choice, &asking, i);
+	if (asking.back != NOBODY && asking.is_last)
+		choice->returned = LAST_CHANCE;
+	if (asking.next == NOBODY)
+		return asking.back;
+	if (whole.act == GO)
+		remember_returned(ctx, head, choice, asking.next, &whole);
+	return asking.next;
 }
 
 #endif

@@ -3,24 +3,16 @@
 #ifndef ONEIP_LIMITS_H
 #define ONEIP_LIMITS_H
 
-#include "arena.h"
-#include "counters.h"
+#include "tokens.h"
+
+#define BYTE_PARTS 12
+#define LIMIT_DEEPEST (3600ULL * 1000000000 << TIME_PARTS)
 
 /* model::LimitKind */
 enum limit_kind { SOURCE_SYN, SOURCE_PACKETS, ALL_SYN, ALL_PACKETS, ALL_BITS, LIMIT_KINDS };
 
 /* What `limit` returns beside the kind, which is 1 more than its number: the limit only counts. */
 #define ONLY_COUNTED 16
-
-#define TIME_PARTS 10
-#define BYTE_PARTS 12
-#define LIMIT_SKEW (1000000000ULL << TIME_PARTS)
-#define LIMIT_DEEPEST (3600ULL * 1000000000 << TIME_PARTS)
-
-struct gauge {
-	__u64 cost;
-	__u64 depth; /* 0: no limit */
-};
 
 /* table::limits::Rule */
 struct rule {
@@ -32,26 +24,6 @@ struct rule {
 	__u64 unused[2];
 };
 _Static_assert(sizeof(struct rule) == 128, "src/xdp/dispatch/compile.rs");
-
-/* In the place of the first rule: what sources are hashed with. Behind it, a rule for each service. */
-struct limit_key {
-	__u64 words[4];
-	__u64 unused[12];
-};
-_Static_assert(sizeof(struct limit_key) == sizeof(struct rule), "it stands in an array of rules");
-
-/* Of a service: when its buckets are full, SYNs, packets, bits. A cache line: all cores write them. */
-struct service_buckets {
-	__u64 full_at[3];
-	__u64 unused[5];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* the loader sets it */
-	__type(key, __u32);
-	__type(value, struct service_buckets);
-} limit_services SEC(".maps");
 
 /* Of sources: whose a cell is (0: nobody's), and when it is full. */
 struct source_cell {
@@ -81,17 +53,17 @@ INLINE struct source_bucket *source_bucket(__u32 bits)
 	return bpf_map_lookup_elem(&limit_sources, &at);
 }
 
-INLINE struct source_cell *source_cell(__u64 hash, __u32 place)
+INLINE struct source_cell *source_cell(__u64 hash, __u64 place)
 {
 	struct source_bucket *bucket = source_bucket(place < SOURCE_CELLS ? hash : hash >> 32);
 	return bucket ? &bucket->cells[hidden(place, hash) % SOURCE_CELLS] : 0;
 }
 
 /* Which of the cells that a source may have it has. -1: none. */
-ONCE int find_source(__u64 hash)
+ONCE __s64 find_source(__u64 hash)
 {
 	struct source_bucket *first = source_bucket(hash), *second = source_bucket(hash >> 32);
-	int place = -1;
+	__s64 place = -1;
 	if (!first || !second)
 		return -1;
 #pragma unroll
@@ -99,19 +71,6 @@ ONCE int find_source(__u64 hash)
 		if ((at < SOURCE_CELLS ? first : second)->cells[at % SOURCE_CELLS].whose == hash)
 			place = at;
 	return place;
-}
-
-INLINE __u64 lack_of(__u64 full_at, __u64 now, __u64 depth)
-{
-	__u64 lack = full_at - now;
-	return lack > depth + LIMIT_SKEW ? 0 : lack;
-}
-
-/* Of two who find it full at once, the second adds to what the first has made of it. */
-INLINE void take(__u64 *full_at, __u64 seen, __u64 lack, __u64 now, __u64 cost)
-{
-	if (lack || __sync_val_compare_and_swap(full_at, seen, now + cost) != seen)
-		__sync_fetch_and_add(full_at, cost);
 }
 
 /* Gives a source the cell that is missed least. */
@@ -172,7 +131,7 @@ INLINE int is_beyond(const struct rule *rule, const struct limit_key *key, const
 {
 	const struct gauge *gauge = &rule->gauges[kind];
 	asked->hash = hash_source(key, rule, choice, kind);
-	int place = find_source(asked->hash);
+	__s64 place = find_source(asked->hash);
 	asked->place = 2 * SOURCE_CELLS;
 	asked->seen = 0;
 	asked->lack = 0;
@@ -187,17 +146,16 @@ INLINE int is_beyond(const struct rule *rule, const struct limit_key *key, const
 	return asked->lack + gauge->cost > gauge->depth;
 }
 
-INLINE void take_source(const struct asked *asked, __u64 now, __u64 cost)
+ONCE int take_source(const struct asked *asked, __u64 now, __u64 cost)
 {
-	if (!asked->hash)
-		return;
-	if (asked->place == 2 * SOURCE_CELLS) {
-		insert_source(asked->hash, now, cost);
-		return;
-	}
+	if (!asked || !asked->hash)
+		return 0;
+	if (asked->place == 2 * SOURCE_CELLS)
+		return insert_source(asked->hash, now, cost);
 	struct source_cell *cell = source_cell(asked->hash, asked->place);
 	if (cell)
 		take(&cell->full_at, asked->seen, asked->lack, now, cost);
+	return 0;
 }
 
 /* table::limits::Limits::judge and charge, of a frame whose service and source are known. 0: it passes. */
@@ -234,8 +192,7 @@ ONCE int limit(const struct head *head, struct choice *choice, __u64 now)
 	}
 #pragma unroll
 	for (int at = 0; at < 3; at++)
-		if (asks[at] && cost[at])
-			take(&buckets->full_at[at], seen[at], lack[at], now, cost[at]);
+		take_shared(slot * SHARED_BUCKETS + at, seen[at], lack[at], now, cost[at] * asks[at]);
 	take_source(&syn, now, rule->gauges[SOURCE_SYN].cost);
 	take_source(&packets, now, rule->gauges[SOURCE_PACKETS].cost);
 	return 0;

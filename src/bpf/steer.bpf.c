@@ -195,26 +195,35 @@ ONCE int refusal(struct xdp_md *ctx)
 	if (!table)
 		return 0;
 	struct head *head = &table->heads[table->present % HEADS];
-	if (!(head->flags & (LISTED | LIMITS)))
+	if (!(head->flags & (LISTED | LIMITS | ODD_LIMITS)))
 		return 0;
 	__u32 at = core * TALLIES + head->tally;
 	struct tally *tally = bpf_map_lookup_elem(&tallies, &at);
 	if (!tally)
 		return 0;
 	struct choice *choice = &tally->choice;
-	*choice = (struct choice){};
-	find_service(ctx, head, choice);
-	if (choice->service == NO_SERVICE_ID)
+	*choice = (struct choice){ .asks_odd = (head->flags & ODD_LIMITS) != 0 };
+	/* Whole words: a part of one, kept where a pointer was, takes CAP_PERFMON (kernel/bpf/verifier.c, check_stack_write_fixed_off). */
+	__u64 verdict = find_service(ctx, head, choice), listed = UNLISTED;
+	if (choice->service == NO_SERVICE_ID) {
+		/* What else is wrong with it, the worker says. */
+		verdict = verdict == LIMITED ? LIMITED : 0;
+	} else if (choice->returned) {
 		return 0;
-	__u32 verdict = 0, listed = head->flags & LISTED ? screen(head, choice) : UNLISTED;
+	} else if (head->flags & LISTED) {
+		listed = screen(head, choice);
+	}
+	asm volatile("" : "+r"(listed));
 	if (listed == LISTED_DENIED) {
 		verdict = DENIED;
-	} else if (head->flags & LIMITS) {
+	} else if (choice->service != NO_SERVICE_ID && head->flags & LIMITS) {
 		if (is_limited(head, choice))
 			verdict = LIMITED;
 		if (choice->limited)
 			count_limited(head, core, choice->service, choice->limited);
 	}
+	if (choice->odd)
+		settle_odd(head, choice, tally, verdict);
 	if (!verdict)
 		return 0;
 	if (listed)

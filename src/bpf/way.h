@@ -9,6 +9,9 @@
 
 enum kind { DIRECT, TUNNEL_V4, TUNNEL_V6, READDRESS };
 
+/* model::Tags */
+enum tags { AS_RECEIVED, UNTAGGED, TAGGED };
+
 struct way {
 	__u8 header[WAY_HEADER]; /* the template; of READDRESS the address */
 	__u32 sum;               /* wire::tunnel::Template::sum; of READDRESS, of the address */
@@ -17,7 +20,9 @@ struct way {
 	__u8 len;                /* of the header */
 	__u8 is_udp;
 	__u8 dscp;
-	__u32 unused;
+	__u16 vlan;              /* of TAGGED */
+	__u8 tags;
+	__u8 unused;
 };
 _Static_assert(sizeof(struct way) == 64, "src/xdp/way.rs");
 

@@ -33,6 +33,17 @@ pub fn schema() -> Value {
             *place(&mut root, title) = keys(title, body);
         }
     }
+    // It has no keys of its own.
+    let limit = &mut root["properties"]["limit"];
+    let odd = limit["properties"].take();
+    *limit = section("Limits of all services together");
+    limit["properties"] = odd;
+    // A name, or a section for each.
+    let interface = &mut root["properties"]["dispatcher"]["properties"]["interface"];
+    let name = interface.take();
+    let one = json!({ "type": "object", "additionalProperties": false, "properties": { "name": text }, "required": ["name"] });
+    let several = json!({ "type": "array", "minItems": 1, "items": one });
+    *interface = json!({ "description": name["description"], "anyOf": [name, several] });
     // One, or several.
     let quic = &mut root["properties"]["service"]["items"]["properties"]["quic"];
     let one = quic.take();
@@ -109,6 +120,7 @@ fn key(name: &str, kind: &str, values: &str) -> Value {
     let array = |items: Value| json!({ "type": "array", "items": items, "minItems": 1 });
     match kind {
         "integer" => integer(),
+        "boolean" => json!({ "type": "boolean" }),
         "string" | "path" => text(),
         "array of integers" => array(integer()),
         "array of strings" => array(text()),

@@ -44,10 +44,10 @@ pub fn check(services: &[ServiceDraft], report: &mut Report) {
 /// `--down NAME`, health and metrics speak of machines: one name is one machine, which may have an address of each family,
 /// and one address is one machine.
 fn check_machines(services: &[ServiceDraft], report: &mut Report) {
-    let (mut addresses, mut names, mut macs) = (Firsts::new(), Firsts::new(), Firsts::new());
+    let (mut addresses, mut names, mut macs, mut vlans) = (Firsts::new(), Firsts::new(), Firsts::new(), Firsts::new());
     let servers =
         services.iter().enumerate().flat_map(|(i, service)| service.servers.iter().map(move |server| (i, server)));
-    for (service, ServerDraft { name, address, mac, .. }) in servers {
+    for (service, ServerDraft { name, address, mac, vlan, .. }) in servers {
         let Some(address) = *address else { continue };
         let here = address.value;
         if let Some(name) = name {
@@ -72,6 +72,13 @@ fn check_machines(services: &[ServiceDraft], report: &mut Report) {
             let (mac_here, there, line) = (mac.value, other.value, report.line(other.at));
             let message = format!("{here} has MAC {mac_here} here and {there} on line {line}; correct one of them");
             report.error(mac.at, message);
+        }
+        if let Some(vlan) = *vlan
+            && let Some(other) = vlans.differing(service, here, vlan)
+        {
+            let (vlan_here, there, line) = (vlan.value, other.value, report.line(other.at));
+            let message = format!("{here} has vlan {vlan_here} here and {there} on line {line}; correct one of them");
+            report.error(vlan.at, message);
         }
     }
 }

@@ -104,6 +104,11 @@ fn check_service(service: &ServiceDraft, report: &mut Report) {
     if let Some(dscp) = dscp.filter(|_| way != Way::L3dsr) {
         report.error(dscp.at, "`dscp` is for deliver = \"l3dsr\"; leave it out, or write that");
     }
+    if let Some(chance) = service.second_chance.filter(|chance| chance.value && way != Way::L2) {
+        let message =
+            "`second_chance` is for deliver = \"l2\": out of a tunnel no server can send a frame back; leave it out";
+        report.error(chance.at, message);
+    }
     if way != Way::L3dsr {
         return;
     }

@@ -33,12 +33,12 @@ impl DpdkDraft {
         });
         let queues = section.integer("queues", 1..=MAX_QUEUES, report);
         if let (Some(queues), Some(cores)) = (queues, cores)
-            && queues.value as usize != cores.len()
+            && (queues.value as usize) < cores.len()
         {
             let (queues_, listed) = (queues.value, cores.len());
             report.error(queues.at, format!(
-                "`queues` is {queues_}, but `cores` in [dispatcher] lists {listed}, and each queue has a worker on a core of its \
-                 own; leave `queues` out, or list {queues_}"
+                "`queues` is {queues_}, but `cores` in [dispatcher] lists {listed}, and a queue is served by one core; leave `queues` \
+                 out, or list at most {queues_}"
             ));
         }
         let few = cores.map_or(1, |cores| cores.len().min(MAX_QUEUES as usize) as u16);

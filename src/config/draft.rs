@@ -13,11 +13,11 @@ use super::{group, key, value};
 use crate::limits::{
     DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_HEARTBEAT_MS, DEFAULT_LIMIT_SOURCES, DEFAULT_SLOTS, HEARTBEAT_MS,
     LIMIT_SOURCES, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_DOWN_MS, MAX_HOLD_MS,
-    MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_WEIGHT, TUNNEL_SOURCES,
+    MAX_INTERFACES, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_VLAN, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
-    Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, PINS, Plan, Port,
-    Prefix, Selection, Server, ServerId, Service, Xdp,
+    Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, OddLimit, PINS, Plan,
+    Port, Prefix, Selection, Server, ServerId, Service, Tags, Xdp,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,11 +35,13 @@ pub struct Draft {
     /// `Some(None)`: it lacks something.
     group: Option<Option<Group>>,
     pub lists: Vec<ListDraft>,
+    odd_limit: Option<OddLimit>,
     pub services: Vec<ServiceDraft>,
 }
 
 pub struct DispatcherDraft {
     interface: Option<String>,
+    others: Vec<String>,
     /// `None` where none is given: `AfXdp`.
     pub engine: Option<At<Engine>>,
     cores: Option<Vec<usize>>,
@@ -79,6 +81,7 @@ pub struct ServiceDraft {
     pub slots: Option<At<u32>>,
     drain_s: u32,
     until_closed: bool,
+    pub second_chance: Option<At<bool>>,
     withdrawn: bool,
     pub servers: Vec<ServerDraft>,
     pub health: Option<HealthDraft>,
@@ -91,6 +94,7 @@ pub struct ServerDraft {
     pub address: Option<At<IpAddr>>,
     pub mac: Option<At<Mac>>,
     pub weight: Option<At<u32>>,
+    pub vlan: Option<At<u32>>,
     pub quic_ids: Vec<At<ServerId>>,
 }
 
@@ -107,6 +111,7 @@ impl Draft {
         let group = root.table("group", &schema::GROUP, report);
         let dpdk = root.table("dpdk", &schema::DPDK, report);
         let lists = ListDraft::read_all(&root, base, report);
+        let limit = root.table("limit", &schema::CLUSTER_LIMIT, report);
         let services = root.tables("service", MAX_SERVICES, &schema::SERVICE, report);
         Draft {
             hash_key: cluster.and_then(|section| key::read(&section, base, report)),
@@ -117,6 +122,7 @@ impl Draft {
             announce: announce.map(|section| read_announce(&section, report)),
             group: group.map(|section| group::read(&section, base, report)),
             lists,
+            odd_limit: limit.and_then(|section| read_odd_limit(&section, report)),
             services: services.iter().map(|section| ServiceDraft::read(section, base, report)).collect(),
         }
     }
@@ -143,20 +149,42 @@ impl Draft {
                 None => None,
             },
             lists: self.lists.into_iter().map(|list| list.list).collect(),
+            odd_limit: self.odd_limit,
             services: self.services.into_iter().map(ServiceDraft::into_service).collect::<Option<_>>()?,
         })
     }
 }
 
+fn read_odd_limit(section: &Section, report: &mut Report) -> Option<OddLimit> {
+    let odd = section.table("odd", &schema::ODD, report);
+    if odd.is_none() && section.key_at("odd").is_none() {
+        let form = schema::CLUSTER_LIMIT.key("odd").form;
+        report
+            .missing(section.at, format!("[limit] is empty; write {form}, or [service.limit] for a service's limits"));
+    }
+    odd.map(|odd| limit::read_odd(&odd, report))
+}
+
 impl DispatcherDraft {
     fn read(section: &Section, dpdk: Option<&Section>, base: &Path, report: &mut Report) -> DispatcherDraft {
-        let interface = section.text("interface", report, value::interface).map(|name| name.value);
+        let (interface, others) = read_interfaces(section, report);
         let engine = section.text("engine", report, value::choice("engine", Engine::ALL));
         let cores = read_cores(section, report);
         let dpdk = dpdk.map(|section| DpdkDraft::read(section, cores.as_deref(), report));
         if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
             let form = schema::ROOT.key("dpdk").form;
             report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
+        }
+        if let Some(second) = others.first() {
+            let found = engine.map_or(Engine::AfXdp, |engine| engine.value);
+            let (name, _) = Engine::ALL.iter().find(|(_, engine)| *engine == found).expect("each engine has a name");
+            if matches!(found, Engine::AfXdp | Engine::Dpdk) {
+                report.error(second.at, format!(
+                    "the engine {name} serves one interface; write engine = \"xdp\" in [dispatcher], which forwards between several, or leave \
+                     \"{}\" out",
+                    second.value
+                ));
+            }
         }
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
         let heartbeat_ms = section.integer("heartbeat_ms", HEARTBEAT_MS, report).map(|ms| ms.value);
@@ -168,7 +196,8 @@ impl DispatcherDraft {
         let limit_sources = section.integer("limit_sources", LIMIT_SOURCES, report);
         let limit_sources = limit_sources.map_or(DEFAULT_LIMIT_SOURCES, |cells| cells.value);
         DispatcherDraft {
-            interface,
+            interface: interface.map(|name| name.value),
+            others: others.iter().map(|name| name.value.clone()).collect(),
             engine,
             cores,
             flows,
@@ -188,12 +217,13 @@ impl DispatcherDraft {
             Some(draft) => Some(draft.into_dpdk()?),
             None => None,
         };
-        let DispatcherDraft { interface, engine, cores, flows, heartbeat, .. } = self;
+        let DispatcherDraft { interface, others, engine, cores, flows, heartbeat, .. } = self;
         let DispatcherDraft { xdp, pins, source, mtu, gateway_mac, limit_sources, .. } = self;
         let source = source.into_iter().flatten().map(|source| source.value).collect();
         let engine = engine.map_or(Engine::AfXdp, |engine| engine.value);
         Some(Dispatcher {
             interface: interface?,
+            others,
             engine,
             cores,
             flows,
@@ -253,6 +283,28 @@ fn read_xdp(section: &Section, report: &mut Report) -> Option<Xdp> {
 fn read_pins(section: &Section, base: &Path, report: &mut Report) -> PathBuf {
     let pins = section.text("pins", report, |text| value::file(text.trim_end_matches('/'), PINS, base));
     pins.map_or_else(|| PINS.into(), |pins| pins.value)
+}
+
+/// The first one, and the others: `interface` is a name, or a section for each.
+fn read_interfaces(section: &Section, report: &mut Report) -> (Option<At<String>>, Vec<At<String>>) {
+    if !section.is_list("interface") {
+        return (section.text("interface", report, value::interface), Vec::new());
+    }
+    let sections = section.tables("interface", MAX_INTERFACES, &schema::INTERFACE, report);
+    let names: Vec<At<String>> =
+        sections.iter().filter_map(|section| section.text("name", report, value::interface)).collect();
+    let mut seen = HashMap::new();
+    for name in &names {
+        if let Some(other) = seen.insert(&name.value, name.at) {
+            let line = report.line(other);
+            report.error(
+                name.at,
+                format!("interface \"{}\" is already given on line {line}; each has its own name", name.value),
+            );
+        }
+    }
+    let mut names = names.into_iter();
+    (names.next(), names.collect())
 }
 
 fn read_cores(section: &Section, report: &mut Report) -> Option<Vec<usize>> {
@@ -326,6 +378,7 @@ impl ServiceDraft {
             slots: section.integer("slots", 1..=MAX_SLOTS, report),
             drain_s: section.integer("drain_s", 0..=MAX_DRAIN_S, report).map_or(DEFAULT_DRAIN_S, |s| s.value),
             until_closed: section.text("drain", report, value::choice("drain", ends)).is_some_and(|end| end.value),
+            second_chance: section.boolean("second_chance", report),
             withdrawn: section
                 .text("announce", report, value::choice("announce", announces))
                 .is_some_and(|it| it.value),
@@ -368,6 +421,7 @@ impl ServiceDraft {
             slots,
             drain: Duration::from_secs(self.drain_s.into()),
             until_closed: self.until_closed,
+            second_chance: self.second_chance.is_some_and(|it| it.value),
             servers: self.servers.into_iter().map(ServerDraft::into_server).collect::<Option<_>>()?,
             leaving: 0,
             health,
@@ -385,6 +439,7 @@ impl ServerDraft {
             address: section.text("address", report, value::address),
             mac: section.text("mac", report, value::mac),
             weight: section.integer("weight", 0..=MAX_WEIGHT, report),
+            vlan: section.integer("vlan", 0..=MAX_VLAN, report),
             quic_ids: quic::read_ids(section, report),
         }
     }
@@ -397,7 +452,8 @@ impl ServerDraft {
     fn into_server(self) -> Option<Server> {
         let weight = self.weight();
         let mac = self.mac.map(|mac| mac.value);
+        let tags = Tags::of_vlan(self.vlan.map(|vlan| vlan.value as u16));
         let quic_ids = self.quic_ids.into_iter().map(|id| id.value).collect();
-        Some(Server { name: self.name?.value, address: self.address?.value, mac, weight, quic_ids })
+        Some(Server { name: self.name?.value, address: self.address?.value, mac, weight, tags, quic_ids })
     }
 }

@@ -56,9 +56,11 @@ pub fn read(section: &Section, base: &Path, report: &mut Report) -> Option<Group
             .ok(),
     };
     let health = health(section, report);
+    let places = [("file", false), ("etcd", true)];
+    let takes_published = section.text("config", report, value::choice("config", places)).is_some_and(|it| it.value);
     let identity = cert.zip(key).map(|(cert, key)| (cert.value, key.value));
     let user = user.zip(password).map(|(user, password)| (user.value, password.value));
-    Some(Group { name: name?.value, member: member?, etcd, ca, identity, user, health })
+    Some(Group { name: name?.value, member: member?, etcd, ca, identity, user, health, takes_published })
 }
 
 fn health(section: &Section, report: &mut Report) -> GroupHealth {

@@ -3,6 +3,7 @@
 //! The texts stand one behind the other: an offset is one into all of them, so that every rule is for all files at once, and the report knows in
 //! which file an offset is.
 
+use super::published::{KEYS, Published};
 use super::report::Report;
 use super::schema;
 use super::section::{At, Section, text_element};
@@ -21,6 +22,8 @@ pub struct Text {
     text: Arc<str>,
     /// What is left of it where lines are not TOML.
     rest: String,
+    /// It stands in the place of what others say of the same.
+    is_published: bool,
 }
 
 /// Who a file is, by whatever name: device and inode.
@@ -51,9 +54,20 @@ pub fn texts(text: &str, file: &Path, report: &mut Report) -> Vec<Text> {
     search.texts
 }
 
+/// What was published, to stand behind the others.
+pub fn published(published: &Published, report: &mut Report) -> Text {
+    let name = match published.generation {
+        0 => "what is to be published".to_owned(),
+        generation => format!("generation {generation} by {}", published.by),
+    };
+    let text: Arc<str> = published.text.strip_prefix('\u{feff}').unwrap_or(&published.text).into();
+    Text { begin: report.add(Path::new(&name), &text), text, rest: String::new(), is_published: true }
+}
+
 /// One tree of all texts. `None`: nothing is left that could be judged.
 pub fn tree<'t>(texts: &'t mut [Text], report: &mut Report) -> Option<DeTable<'t>> {
-    let mut trees = texts.iter_mut().map(|Text { begin, text, rest }| {
+    let is_published = texts.last().is_some_and(|last| last.is_published);
+    let mut trees = texts.iter_mut().map(|Text { begin, text, rest, .. }| {
         let tree = source::read(text, *begin, rest, report);
         if tree.is_none() {
             report.set_incomplete();
@@ -62,9 +76,11 @@ pub fn tree<'t>(texts: &'t mut [Text], report: &mut Report) -> Option<DeTable<'t
     });
     let first = trees.next().expect("the configuration itself");
     // All that is not TOML is reported, whichever file it is in.
-    let others: Vec<DeTable> = trees.collect::<Vec<_>>().into_iter().flatten().collect();
+    let mut others: Vec<Option<DeTable>> = trees.collect();
+    let published = if is_published { others.pop().expect("it is the last") } else { None };
     let mut all = first?;
-    others.into_iter().for_each(|other| join(&mut all, other, report));
+    others.into_iter().flatten().for_each(|other| join(&mut all, other, report));
+    published.into_iter().for_each(|published| replace(&mut all, published, report));
     Some(all)
 }
 
@@ -72,7 +88,7 @@ impl Search<'_> {
     /// Notes a text, and goes on with what it includes.
     fn take(&mut self, begin: usize, text: Arc<str>) {
         let included = if text.contains("include") { self.included(begin, &text) } else { Vec::new() };
-        self.texts.push(Text { begin, text, rest: String::new() });
+        self.texts.push(Text { begin, text, rest: String::new(), is_published: false });
         for At { at, value } in included {
             match self.files(&value) {
                 Ok(files) => files.iter().for_each(|file| self.read(file, at)),
@@ -156,6 +172,22 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What was published stands in the place of what each member's own file says.
+fn replace<'t>(all: &mut DeTable<'t>, published: DeTable<'t>, report: &mut Report) {
+    KEYS.iter().for_each(|key| drop(all.remove(*key)));
+    for (key, value) in published {
+        if KEYS.contains(&key.get_ref().as_ref()) {
+            all.insert(key, value);
+            continue;
+        }
+        let name = value::quoted(key.get_ref(), '`');
+        let message = format!(
+            "{name} stands in the file of each member; what is published has [[service]], [[deny]] and [[allow]]"
+        );
+        report.error(key.span().start, message);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `[service.limit]`: its keys, and the rules between them.
+//! `[service.limit]` and `[limit.odd]`: their keys, and the rules between them.
 
 use super::report::Report;
 use super::schema;
@@ -7,7 +7,7 @@ use super::value;
 use crate::limits::{
     BURST_OF, LEAST_BITS, LEAST_BITS_BURST, LEAST_BURST, MAX_BITS_LIMIT, MAX_BURST_FILL, MAX_PACKETS_LIMIT,
 };
-use crate::model::{Limit, PerSource, Rate};
+use crate::model::{Limit, OddKind, OddLimit, PerSource, Rate};
 use std::ops::RangeInclusive;
 
 /// Of packets, or SYNs.
@@ -18,7 +18,6 @@ const BITS_BURSTS: RangeInclusive<u64> = LEAST_BITS_BURST..=MAX_BITS_LIMIT;
 
 /// Reads the limits of a service. What is not legal is reported and absent.
 pub fn read(section: &Section, report: &mut Report) -> Limit {
-    let modes = [("drop", false), ("count", true)];
     let packets = rate(section, ["packets", "packets_burst"], (PACKETS, PACKETS), LEAST_BURST, report);
     let bits = rate(section, ["bits", "bits_burst"], (BITS, BITS_BURSTS), LEAST_BURST * 1518 * 8, report);
     let syn = rate(section, ["syn", "syn_burst"], (PACKETS, PACKETS), LEAST_BURST, report);
@@ -28,9 +27,24 @@ pub fn read(section: &Section, report: &mut Report) -> Limit {
         let form = schema::LIMIT.key("syn").form;
         report.missing(section.at, format!("it has none of `packets`, `bits`, `syn` and `per_source`; write {form}"));
     }
-    let mode = section.text("mode", report, value::choice("mode", modes));
-    let only_counts = mode.is_some_and(|mode| mode.value);
-    Limit { packets, bits, syn, per_source, only_counts }
+    Limit { packets, bits, syn, per_source, only_counts: read_mode(section, report) }
+}
+
+/// Reads the limits of packets that are dear to read. As `read`.
+pub fn read_odd(section: &Section, report: &mut Report) -> OddLimit {
+    let names = [["fragments", "fragments_burst"], ["icmp", "icmp_burst"], ["options", "options_burst"]];
+    let rates = names.map(|names| rate(section, names, (PACKETS, PACKETS), LEAST_BURST, report));
+    if OddKind::ALL.iter().all(|kind| section.key_at(kind.name()).is_none()) {
+        let form = schema::ODD.key("fragments").form;
+        report.missing(section.at, format!("it has none of `fragments`, `icmp` and `options`; write {form}"));
+    }
+    OddLimit { rates, only_counts: read_mode(section, report) }
+}
+
+/// Whether what is beyond is only counted.
+fn read_mode(section: &Section, report: &mut Report) -> bool {
+    let modes = [("drop", false), ("count", true)];
+    section.text("mode", report, value::choice("mode", modes)).is_some_and(|mode| mode.value)
 }
 
 fn read_per_source(section: &Section, report: &mut Report) -> PerSource {
@@ -59,7 +73,7 @@ fn rate(
 ) -> Option<Rate> {
     let burst = section.long(burst_name, bursts, report);
     if let (Some(at), None) = (section.key_at(burst_name), section.key_at(name)) {
-        report.missing(at, format!("`{burst_name}` goes with `{name}`; write {}", schema::LIMIT.key(name).form));
+        report.missing(at, format!("`{burst_name}` goes with `{name}`; write {}", section.schema.key(name).form));
     }
     Some(checked(section.long(name, rates, report)?, burst, least, report))
 }

@@ -16,6 +16,7 @@ mod include;
 mod key;
 mod limit;
 mod lists;
+pub mod published;
 mod quic;
 mod report;
 mod schema;
@@ -32,6 +33,7 @@ pub use value::{mac, name, port};
 use crate::limits::MAX_CONFIG;
 use crate::model::Plan;
 use draft::Draft;
+use published::Published;
 use report::Report;
 use std::path::Path;
 
@@ -43,14 +45,35 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads and checks the configuration file at `path`.
+/// Reads and checks the configuration file at `path`; with what the group has published, as far as that is known here, if the file says so.
 ///
 /// # Errors
 /// Everything that is wrong with the file, in its order; or the one reason why it cannot be read.
 pub fn load(path: &Path) -> Result<Loaded, Errors> {
+    let text = text(path)?;
+    let loaded = parse(&text, path)?;
+    if loaded.plan.group.as_ref().is_none_or(|group| !group.takes_published) {
+        return Ok(loaded);
+    }
+    let known = published::path(&loaded.plan.admin.state);
+    match published::read(&known).map_err(|why| Errors::of_file(&known, why))? {
+        Some(published) => parse_all(&text, path, Some(&published)),
+        None => Ok(loaded),
+    }
+}
+
+/// As `load`, with this in the place of what was published.
+///
+/// # Errors
+/// As `load`; of what is published the file is called after its generation.
+pub fn load_published(path: &Path, published: &Published) -> Result<Loaded, Errors> {
+    parse_all(&text(path)?, path, Some(published))
+}
+
+fn text(path: &Path) -> Result<String, Errors> {
     let (bytes, _) = file::read(path, MAX_CONFIG).map_err(|why| Errors::of_file(path, why))?;
     match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path),
+        Ok(text) => Ok(text.to_owned()),
         Err(error) => {
             let valid = error.valid_up_to();
             let mut report = Report::default();
@@ -67,10 +90,14 @@ pub fn load(path: &Path) -> Result<Loaded, Errors> {
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn parse(text: &str, file: impl AsRef<Path>) -> Result<Loaded, Errors> {
-    let file = file.as_ref();
+    parse_all(text, file.as_ref(), None)
+}
+
+fn parse_all(text: &str, file: &Path, published: Option<&Published>) -> Result<Loaded, Errors> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut report = Report::default();
     let mut texts = include::texts(text, file, &mut report);
+    texts.extend(published.map(|published| include::published(published, &mut report)));
     let draft = include::tree(&mut texts, &mut report).map(|tree| {
         let draft = Draft::read(&tree, file.parent().unwrap_or(Path::new("")), &mut report);
         draft.services.iter().for_each(|service| service::check(service, &mut report));

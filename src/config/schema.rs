@@ -35,6 +35,7 @@ pub static ROOT: Schema = Schema {
         optional("group", "[group] with name and etcd"),
         optional("deny", "[[deny]] with prefixes = [\"198.51.100.0/24\"]"),
         optional("allow", "[[allow]] with prefixes = [\"198.51.100.7\"]"),
+        optional("limit", "[limit.odd] with fragments = 20000"),
         optional("dpdk", "[dpdk] with port = \"0000:03:00.0\""),
         required("service", "[[service]] with double brackets, once for each service"),
     ],
@@ -64,6 +65,9 @@ pub static DISPATCHER: Schema = Schema {
         optional("pins", "pins = \"/sys/fs/bpf/oneip\""),
     ],
 };
+
+pub static INTERFACE: Schema =
+    Schema { title: "[[dispatcher.interface]]", keys: &[required("name", "name = \"eth1\"")] };
 
 pub static FILTER: Schema = Schema {
     title: "[filter]",
@@ -118,6 +122,7 @@ pub static GROUP: Schema = Schema {
         optional("key_file", "key_file = \"etcd-client.key\""),
         optional("user", "user = \"oneip\""),
         optional("password_file", "password_file = \"etcd.password\""),
+        optional("config", "config = \"etcd\""),
         optional("health", "health = \"shared\""),
         optional("check_by", "check_by = 3"),
     ],
@@ -169,6 +174,7 @@ pub static SERVICE: Schema = Schema {
         optional("slots", "slots = 65537"),
         optional("drain_s", "drain_s = 600"),
         optional("drain", "drain = \"until-closed\""),
+        optional("second_chance", "second_chance = true"),
         optional("announce", "announce = \"drain\""),
         required("server", "[[service.server]] with double brackets, once for each server"),
         optional("health", "[service.health] with type = \"http\""),
@@ -184,6 +190,7 @@ pub static SERVER: Schema = Schema {
         required("address", "address = \"192.0.2.11\""),
         optional("mac", "mac = \"02:00:00:00:00:11\""),
         optional("weight", "weight = 1"),
+        optional("vlan", "vlan = 100"),
         optional("quic_id", "quic_id = \"c4605e\""),
     ],
 };
@@ -231,6 +238,22 @@ pub static PER_SOURCE: Schema = Schema {
     ],
 };
 
+pub static CLUSTER_LIMIT: Schema =
+    Schema { title: "[limit]", keys: &[optional("odd", "[limit.odd] with fragments = 20000")] };
+
+pub static ODD: Schema = Schema {
+    title: "[limit.odd]",
+    keys: &[
+        optional("fragments", "fragments = 20000"),
+        optional("fragments_burst", "fragments_burst = 2000"),
+        optional("icmp", "icmp = 2000"),
+        optional("icmp_burst", "icmp_burst = 200"),
+        optional("options", "options = 1000"),
+        optional("options_burst", "options_burst = 100"),
+        optional("mode", "mode = \"count\""),
+    ],
+};
+
 pub static QUIC: Schema = Schema {
     title: "[service.quic]",
     keys: &[
@@ -242,7 +265,7 @@ pub static QUIC: Schema = Schema {
     ],
 };
 
-static ALL: [&Schema; 17] = [
+static ALL: [&Schema; 19] = [
     &ROOT,
     &CLUSTER,
     &DISPATCHER,
@@ -259,6 +282,8 @@ static ALL: [&Schema; 17] = [
     &HEALTH,
     &LIMIT,
     &PER_SOURCE,
+    &CLUSTER_LIMIT,
+    &ODD,
     &QUIC,
 ];
 

@@ -25,7 +25,7 @@ pub struct Section<'t> {
     /// Where the section begins.
     pub at: usize,
     table: &'t DeTable<'t>,
-    schema: &'static Schema,
+    pub schema: &'static Schema,
 }
 
 impl<'t> Section<'t> {
@@ -83,6 +83,14 @@ impl<'t> Section<'t> {
                 .error(value.span().start, format!("`{name}` is out of range; write a number from {least} to {most}"));
         }
         found.map(|n| At { at: value.span().start, value: n })
+    }
+
+    pub fn boolean(&self, name: &str, report: &mut Report) -> Option<At<bool>> {
+        let value = self.table.get(name)?;
+        match value.get_ref().as_bool() {
+            Some(is_so) => Some(At { at: value.span().start, value: is_so }),
+            None => self.wrong_type(name, value, "true or false", report),
+        }
     }
 
     pub fn is_list(&self, name: &str) -> bool {

@@ -22,7 +22,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             differ(place(old) != place(new), "[decap] interface, xdp or pins");
         }
         (Some(old), Some(new)) => {
-            differ(old.interface != new.interface, "[dispatcher] interface");
+            differ((&old.interface, &old.others) != (&new.interface, &new.others), "[dispatcher] interface");
             differ(old.engine != new.engine, "[dispatcher] engine");
             differ(old.cores != new.cores, "[dispatcher] cores");
             differ(old.flows != new.flows, "[dispatcher] flows");
@@ -54,6 +54,10 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
 /// What is added, removed and changed, a line each.
 pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
+    if old.odd_limit != new.odd_limit {
+        let said = |plan: &Plan| plan.odd_limit.as_ref().map_or("none".to_owned(), ToString::to_string);
+        lines.push(format!("[limit.odd] {} -> {}", said(old), said(new)));
+    }
     let hold = |plan: &Plan| plan.filter.as_ref().and_then(|filter| filter.hold);
     if hold(old) != hold(new) {
         let said = |hold: Option<Duration>| hold.map_or("absent".to_owned(), |hold| hold.as_millis().to_string());
@@ -143,6 +147,9 @@ fn of_service(old: &Service, new: &Service, lines: &mut Vec<String>) {
         let name = |until_closed| if until_closed { "until-closed" } else { "time-limited" };
         changed("drain", &name(old.until_closed), &name(new.until_closed));
     }
+    if old.second_chance != new.second_chance {
+        changed("second_chance", &old.second_chance, &new.second_chance);
+    }
     if old.drain != new.drain {
         changed("drain_s", &old.drain.as_secs(), &new.drain.as_secs());
     }
@@ -198,6 +205,9 @@ fn of_server(service: &str, old: &Server, new: &Server, lines: &mut Vec<String>)
     if old.mac != new.mac {
         let mac = |server: &Server| server.mac.map_or("resolved".to_owned(), |mac| mac.to_string());
         lines.push(format!("service {service}: server {name}: mac {} -> {}", mac(old), mac(new)));
+    }
+    if old.tags != new.tags {
+        lines.push(format!("service {service}: server {name}: vlan {} -> {}", old.tags, new.tags));
     }
     if old.quic_ids != new.quic_ids {
         let ids = |server: &Server| match server.quic_ids_text() {

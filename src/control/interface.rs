@@ -38,6 +38,8 @@ pub struct InterfaceWatch {
     /// As it was seen last.
     seen: Link,
     program: Option<u32>,
+    /// The other interfaces of a dispatcher.
+    others: Vec<InterfaceWatch>,
     looks: Interval,
 }
 
@@ -56,7 +58,27 @@ impl InterfaceWatch {
         let (index, seen) = found.ok_or_else(|| InterfaceError::Gone { interface: name.to_owned() })?;
         let mut looks = interval(INTERFACE_LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(InterfaceWatch { requests, index, mac, queues, has_more_queues: false, seen, program: None, looks })
+        Ok(InterfaceWatch {
+            requests,
+            index,
+            mac,
+            queues,
+            has_more_queues: false,
+            seen,
+            program: None,
+            others: Vec::new(),
+            looks,
+        })
+    }
+
+    /// Has other interfaces watched as well.
+    pub fn with_others(self, others: Vec<InterfaceWatch>) -> InterfaceWatch {
+        InterfaceWatch { others, ..self }
+    }
+
+    /// This one, and the others.
+    pub fn all(&self) -> impl Iterator<Item = &InterfaceWatch> {
+        std::iter::once(self).chain(&self.others)
     }
 
     pub fn name(&self) -> &str {
@@ -73,7 +95,7 @@ impl InterfaceWatch {
         self.program
     }
 
-    /// Waits until its link comes or goes, or another XDP program is attached. Looks once a second, and so misses nothing that lasts, whatever becomes of
+    /// Waits until a link comes or goes, or another XDP program is attached. Looks once a second, and so misses nothing that lasts, whatever becomes of
     /// notifications. Cancel-safe.
     ///
     /// # Errors
@@ -81,30 +103,39 @@ impl InterfaceWatch {
     pub async fn next(&mut self) -> Result<(), InterfaceError> {
         loop {
             self.looks.tick().await;
-            let interface = self.seen.name.clone();
-            let (link, program) = match links::one(&self.requests, self.index).await {
-                Ok(link) => link,
-                Err(error) if is(&error, Errno::NODEV) && self.mac.is_some() => {
-                    return Err(InterfaceError::Gone { interface });
-                }
-                Err(error) if is(&error, Errno::NODEV) => (Link { up: false, ..self.seen.clone() }, None),
-                Err(error) => {
-                    tracing::warn!("{interface}: cannot ask the kernel about it, and will again: {error}");
-                    continue;
-                }
-            };
-            if let (Some(was), Some(is)) = (self.mac, link.mac)
-                && was != is
-            {
-                return Err(InterfaceError::Readdressed { interface, was, is });
+            let mut has_changed = self.look().await?;
+            for other in &mut self.others {
+                has_changed |= other.look().await?;
             }
-            let was = (self.seen.up, self.program);
-            (self.seen, self.program) = (link, program);
-            self.count_queues();
-            if (self.seen.up, self.program) != was {
+            if has_changed {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether its link has come or gone, or it has another XDP program.
+    async fn look(&mut self) -> Result<bool, InterfaceError> {
+        let interface = self.seen.name.clone();
+        let (link, program) = match links::one(&self.requests, self.index).await {
+            Ok(link) => link,
+            Err(error) if is(&error, Errno::NODEV) && self.mac.is_some() => {
+                return Err(InterfaceError::Gone { interface });
+            }
+            Err(error) if is(&error, Errno::NODEV) => (Link { up: false, ..self.seen.clone() }, None),
+            Err(error) => {
+                tracing::warn!("{interface}: cannot ask the kernel about it, and will again: {error}");
+                return Ok(false);
+            }
+        };
+        if let (Some(was), Some(is)) = (self.mac, link.mac)
+            && was != is
+        {
+            return Err(InterfaceError::Readdressed { interface, was, is });
+        }
+        let was = (self.seen.up, self.program);
+        (self.seen, self.program) = (link, program);
+        self.count_queues();
+        Ok((self.seen.up, self.program) != was)
     }
 
     /// A queue that came later (`ethtool -L`, or see `xdp::Device::receive_queues`) has no socket.

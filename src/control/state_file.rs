@@ -107,6 +107,8 @@ struct ServerFacts {
     address: std::net::IpAddr,
     mac: Option<crate::model::Mac>,
     weight: u32,
+    #[serde(default, skip_serializing_if = "crate::model::Tags::are_as_received")]
+    tags: crate::model::Tags,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     quic_ids: Vec<crate::model::ServerId>,
 }
@@ -320,6 +322,7 @@ mod tests {
             address: "192.0.2.13".parse().unwrap(),
             mac: None,
             weight: 0,
+            tags: crate::model::Tags::Vlan(100),
             quic_ids: vec!["c4605e".parse().unwrap()],
         };
         let history = serde_json::json!({

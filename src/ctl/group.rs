@@ -20,6 +20,9 @@ pub fn line(summary: &GroupSummary) -> String {
     if *queued > 0 {
         let _ = write!(text, ", {queued} orders wait for the store");
     }
+    if let Some(published @ 1..) = summary.published {
+        let _ = write!(text, ", services of generation {published}");
+    }
     text.push('\n');
     if let Some(outside) = outside {
         let _ = writeln!(text, "  NOTE: {outside}");
@@ -86,14 +89,30 @@ pub fn text(status: &GroupStatus) -> String {
 }
 
 fn of_member(member: &MemberStatus, own: &str) -> [String; 9] {
-    let MemberStatus { member: name, version, mode, belongs, generation, behind, announced, services, finds } = member;
+    let MemberStatus {
+        member: name,
+        version,
+        mode,
+        belongs,
+        generation,
+        behind,
+        announced,
+        services,
+        finds,
+        published,
+    } = member;
     let unknown = || "?".to_owned();
     let announced = announced.zip(*services).map_or_else(unknown, |(announced, all)| format!("{announced} of {all}"));
     [
         if name == own { format!("{name} (this one)") } else { name.clone() },
         mode.clone(),
         version.clone(),
-        if *belongs { "as the group".to_owned() } else { "ANOTHER".to_owned() },
+        match (belongs, published) {
+            (true, None | Some(0)) => "as the group".to_owned(),
+            (true, Some(published)) => format!("generation {published}"),
+            (false, None | Some(0)) => "ANOTHER".to_owned(),
+            (false, Some(published)) => format!("ANOTHER: generation {published}"),
+        },
         generation.map_or_else(unknown, |generation| generation.to_string()),
         behind.map_or_else(unknown, |behind| if behind == 0 { "no".to_owned() } else { format!("{behind} orders") }),
         announced,
@@ -137,6 +156,7 @@ mod tests {
             restored: 0,
             bad: Vec::new(),
             health: None,
+            published: None,
         };
         assert_eq!(line(&summary), "group edge: d1 is one of 2 members\n");
         let why = Some("connection refused".to_owned());
@@ -180,6 +200,7 @@ mod tests {
             announced: None,
             services: None,
             finds: None,
+            published: None,
         };
         let order = OrderStatus {
             server: "web1".into(),

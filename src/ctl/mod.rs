@@ -260,6 +260,18 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Have all members of the group take the services of a file, if they are right here
+    ///
+    /// For members with `config = "etcd"` in `[group]`. The file has `[[service]]`, and may have `[[deny]]` and `[[allow]]`.
+    #[command(after_help = "Example:\n  oneip ctl publish services.toml")]
+    Publish {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Do it even if most clients of a service get another server for nothing
+        #[arg(long)]
+        force: bool,
+    },
     /// Compare a configuration file with what is in use: exit code 0 if they are the same, 1 if they differ, 2 on trouble
     #[command(after_help = "Examples:\n  oneip ctl diff\n  oneip ctl diff -c /etc/oneip/next.toml --json")]
     Diff {
@@ -441,6 +453,11 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
             print("ready")
         }
         Verb::Reload { force, dry_run } => carry_out(&client, &Order::Reload { force, dry_run }),
+        Verb::Publish { file, force } => {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| format!("{} cannot be read: {error}; nothing was published", file.display()))?;
+            carry_out(&client, &Order::Publish { text, force })
+        }
         Verb::Diff { config, json } => diff::run(&client, config, json),
         Verb::HandOver => carry_out(&client, &Order::HandOver),
         Verb::Metrics => print(client.metrics()?.trim_end()),

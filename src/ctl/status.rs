@@ -34,6 +34,9 @@ pub fn text(status: &Status) -> String {
         .for_each(|summary| group::line(summary).lines().for_each(|line| _ = writeln!(text, "  {line}")));
     text += &findings(status);
     text += &frames(status);
+    if let Some(limit) = &status.odd_limit {
+        let _ = writeln!(text, "  fragments, ICMP, options and extension headers: limit {limit}");
+    }
     for service in &status.services {
         let _ = write!(text, "\n{}\n{}\n", heading(service), servers(service));
     }

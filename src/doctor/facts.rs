@@ -2,7 +2,7 @@
 
 use crate::admin::status::Status;
 use crate::control::neighbours::OffLink;
-use crate::model::{Mac, Plan};
+use crate::model::{Mac, Plan, Tags};
 use crate::xdp::{Device, Features};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -109,6 +109,8 @@ pub struct Network {
     /// Through which device each IPv4 cluster address would be reached; `None`: there is no route.
     pub cluster_routes: Vec<(IpAddr, Option<String>)>,
     pub off_link: Vec<OffLink>,
+    /// The device by which the kernel reaches a server that has a `vlan`, and the tags that frames get there, the outermost one last.
+    pub vlans: Vec<(String, Tags, String, Vec<u16>)>,
     /// Of each server on the link: its name, address, and MAC if it answers.
     pub neighbours: Vec<(String, IpAddr, Option<Mac>)>,
     /// The MACs of default gateways.

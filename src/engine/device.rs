@@ -5,7 +5,7 @@ use crate::error::Failure;
 use crate::hash::Key;
 use crate::limits::FRAMES_TIMED;
 use crate::metrics::collect::DeviceCounters;
-use crate::model::{Dispatcher, Mac, Prefix, Xdp};
+use crate::model::{Dispatcher, Egress, Mac, Prefix, Xdp};
 use crate::port::Port;
 use crate::port::af_xdp::{self, AfXdp, Transfer};
 use crate::table::Table;
@@ -46,10 +46,12 @@ pub struct Facts {
     /// The device in a few words: driver, MAC, MTU.
     pub text: String,
     pub queues: usize,
-    /// How many workers it takes, each on a core of its own; 0: none.
+    /// How many workers it takes; 0: none.
     pub workers: usize,
     /// Empty where the device has no place.
     pub near_cores: Vec<usize>,
+    /// By which frames leave, in their order, where there are several interfaces.
+    pub egresses: Vec<Egress>,
 }
 
 impl Facts {
@@ -65,6 +67,7 @@ impl Facts {
             queues: *queues as usize,
             workers: *queues as usize,
             near_cores: near_cores.clone(),
+            egresses: Vec::new(),
         }
     }
 }
@@ -247,7 +250,14 @@ impl Device for xdp::Device {
         let folder = folder(&place)?;
         // A veth sends what is redirected to it, see `kernel::way_out`.
         let egress = if self.driver == "veth" { index } else { 0 };
-        let setup = Setup { mac, egress, queues: self.receive_queues, flows: settings.flows, timed_of: FRAMES_TIMED };
+        let setup = Setup {
+            mac,
+            egress,
+            queues: self.receive_queues,
+            flows: settings.flows,
+            timed_of: FRAMES_TIMED,
+            others: Default::default(),
+        };
         let steer =
             Steer::load_with_net(Net { setup, table, after: net_after(&self, settings), folder: folder.as_deref() })?;
         let (mut steer, ports) = self.prepare(steer, cluster_addresses)?;
@@ -307,6 +317,7 @@ impl Device for crate::port::dpdk::Device {
             queues: usize::from(*queues),
             workers: usize::from(*queues),
             near_cores: near_cores.clone(),
+            egresses: Vec::new(),
         }
     }
 

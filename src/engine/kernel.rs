@@ -13,13 +13,13 @@ use crate::limits::{CENSUS_EVERY, CENSUS_PART, DRAIN, FRAMES_TIMED, KERNEL_RETRY
 use crate::metrics::collect::{self, Collector, Sources, Stats, Troubles};
 use crate::metrics::source::boxed;
 use crate::metrics::summary::Summary;
-use crate::model::{Dispatcher, Plan, Prefix, Xdp};
+use crate::model::{Dispatcher, Egress, Plan, Prefix, Xdp};
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
-use crate::xdp::dispatch::{Books, Dispatch, PublishError, Reader, Setup};
+use crate::xdp::dispatch::{Books, Dispatch, Other, Others, PublishError, Reader, Setup};
 use crate::xdp::link::{self, Attachment, Place};
 use crate::xdp::privileges as needed;
-use crate::xdp::{Device, MEND_VETH, Mode};
+use crate::xdp::{Device, Features, MEND_VETH, Mode};
 use aya::programs::xdp::XdpLink;
 use caps::Capability;
 use std::fmt;
@@ -35,7 +35,15 @@ use tokio::time::{Instant, Interval, interval};
 pub fn open(dispatcher: &Dispatcher) -> Result<Box<dyn Opened>, Failure> {
     needed::check(&dispatcher.interface, &needed::PROGRAM)?;
     needed::raise_memory_lock_limit();
-    let device = Device::read(&dispatcher.interface)?;
+    let devices = dispatcher.interfaces().map(Device::read).collect::<Result<Vec<_>, _>>()?;
+    let device = &devices[0];
+    if let Some(other) = devices.iter().find(|other| other.mtu != device.mtu) {
+        return Err(format!(
+            "{} has an MTU of {}, and {} of {}: what comes in on one must fit on the others; ip link set dev {} mtu {}",
+            device.interface, device.mtu, other.interface, other.mtu, other.interface, device.mtu
+        )
+        .into());
+    }
     if dispatcher.cores.is_some() {
         tracing::warn!(
             "the engine xdp ignores `cores`: it runs on the cores that take the interrupts of {} \
@@ -43,30 +51,46 @@ pub fn open(dispatcher: &Dispatcher) -> Result<Box<dyn Opened>, Failure> {
             device.interface
         );
     }
-    Ok(Box::new(OpenedKernel { device, settings: dispatcher.clone() }))
+    Ok(Box::new(OpenedKernel { devices, settings: dispatcher.clone() }))
 }
 
 struct OpenedKernel {
-    device: Device,
+    /// The first one, and the others.
+    devices: Vec<Device>,
     settings: Dispatcher,
 }
 
 impl Opened for OpenedKernel {
     fn facts(&self) -> Facts {
-        Facts { workers: 0, ..Facts::of(&self.device) }
+        let mut facts = Facts { workers: 0, ..Facts::of(&self.devices[0]) };
+        for other in &self.devices[1..] {
+            let Facts { text, queues, .. } = Facts::of(other);
+            facts.text += &format!("\n             {text}");
+            facts.queues += queues;
+        }
+        if self.devices.len() > 1 {
+            let egress = |device: &Device| Egress { index: device.index, source: device.mac };
+            facts.egresses = self.devices.iter().map(egress).collect();
+        }
+        facts
     }
 
     fn attach(self: Box<Self>, _cluster_addresses: &[Prefix], table: Table) -> Result<Box<dyn Attached>, Failure> {
-        let OpenedKernel { device, settings } = *self;
-        let (egress, xdp) = way_out(&device, settings.xdp);
-        let setup = Setup {
-            mac: device.mac,
-            egress,
-            queues: device.receive_queues,
-            flows: settings.flows,
-            timed_of: FRAMES_TIMED,
+        let OpenedKernel { devices, settings } = *self;
+        let (egress, xdp) = match &devices[..] {
+            [device] => way_out(device, settings.xdp),
+            _ => (devices[0].index, between(&devices, settings.xdp)),
         };
-        Ok(Box::new(Program::begin(setup, place(&device, &settings), xdp, table)?))
+        let mut queues = devices[0].receive_queues;
+        let mut others = Others::default();
+        for (to, device) in others.iter_mut().zip(&devices[1..]) {
+            *to = Some(Other { index: device.index, first_queue: queues, mac: device.mac.0 });
+            queues += device.receive_queues;
+        }
+        let setup =
+            Setup { mac: devices[0].mac, egress, queues, flows: settings.flows, timed_of: FRAMES_TIMED, others };
+        let places = devices.iter().map(|device| place(device, &settings)).collect();
+        Ok(Box::new(Program::begin(setup, places, xdp, table)?))
     }
 }
 
@@ -92,7 +116,29 @@ fn way_out(device: &Device, xdp: Option<Xdp>) -> (u32, Option<Xdp>) {
     (0, Some(Xdp::Generic))
 }
 
-/// The program on its interface.
+/// Where the program runs on several interfaces: in the drivers, if each of them runs it and sends what is redirected to it from another
+/// one. A driver's program and a generic one cannot send to each other's interfaces with any certainty.
+fn between(devices: &[Device], xdp: Option<Xdp>) -> Option<Xdp> {
+    if xdp == Some(Xdp::Generic) {
+        return xdp;
+    }
+    let is_fit = |device: &&Device| {
+        let features = Features::of(device.index);
+        features.is_native() && features.transmits() && (device.driver != "veth" || device.transmits())
+    };
+    let Some(unfit) = devices.iter().find(|device| !is_fit(device)) else { return Some(Xdp::Native) };
+    let Device { interface, driver, .. } = unfit;
+    let mend = if driver == "veth" {
+        format!("; {MEND_VETH} (the other end of the veth), and start again")
+    } else {
+        String::new()
+    };
+    let generic = if xdp.is_none() { ": using generic XDP on all interfaces, which is slow" } else { "" };
+    tracing::warn!("{interface} does not send what native XDP programs of other interfaces forward{generic}{mend}");
+    xdp.or(Some(Xdp::Generic))
+}
+
+/// The program on its interfaces.
 struct Program {
     dispatch: Dispatch,
     setup: Setup,
@@ -100,41 +146,61 @@ struct Program {
     table: Table,
     flows: Vec<FlowTable>,
     events: Reader,
-    link: XdpLink,
+    links: Vec<XdpLink>,
     attachment: Attachment,
-    place: Place,
+    /// The first interface's, and the others'.
+    places: Vec<Place>,
     xdp: Option<Xdp>,
 }
 
 impl Program {
     /// Attaches the program, in the place of one that an earlier process has left.
-    fn begin(setup: Setup, place: Place, xdp: Option<Xdp>, table: Table) -> Result<Program, Failure> {
+    fn begin(setup: Setup, places: Vec<Place>, xdp: Option<Xdp>, table: Table) -> Result<Program, Failure> {
         let at = (xdp, true);
-        let (mut dispatch, (link, attachment)) = match folder(&place)? {
-            Some(folder) => {
-                let mut dispatch = Dispatch::load_kept(setup, &table, &folder)?;
-                let attached = link::attach(dispatch.program(), &place, at)?;
-                (dispatch, attached)
-            }
-            None => {
-                let mut dispatch = Dispatch::load(setup, &table)?;
-                let attached = link::attach_unpinned(dispatch.program(), &place, at)?;
-                (dispatch, attached)
-            }
+        let folder = folder(&places[0])?;
+        let mut dispatch = match &folder {
+            Some(folder) => Dispatch::load_kept(setup, &table, folder)?,
+            None => Dispatch::load(setup, &table)?,
         };
+        let mut links = Vec::with_capacity(places.len());
+        let mut attachment: Option<Attachment> = None;
+        // The first one last: where frames come from, mostly. By then they can go out by the others.
+        for place in places.iter().rev() {
+            let attached = match folder {
+                Some(_) => link::attach(dispatch.program(), place, at),
+                None => link::attach_unpinned(dispatch.program(), place, at),
+            };
+            match attached {
+                Ok((link, how)) => {
+                    links.push(link);
+                    attachment = Some(Attachment {
+                        taken_over: how.taken_over || attachment.is_some_and(|a| a.taken_over),
+                        ..how
+                    });
+                }
+                Err(error) => {
+                    // What was kept before this start stays as it was.
+                    if attachment.is_none_or(|attachment| !attachment.taken_over) {
+                        places.iter().rev().take(links.len()).for_each(|place| _ = forget(place));
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        let attachment = attachment.expect("there is an interface");
         let (mut events, flows) = (Reader::new(dispatch.split().1)?, dispatch.flows());
         let flows = (0..flows.queues()).map(|queue| flows.of_queue(queue)).collect();
         events.follow(&table);
-        Ok(Program { dispatch, setup, table, flows, events, link, attachment, place, xdp })
+        Ok(Program { dispatch, setup, table, flows, events, links, attachment, places, xdp })
     }
 
     /// Puts a program with room for a larger table in the place of this one. The kernel exchanges the two between two frames.
     fn renew(&mut self, table: Table) -> Result<(), Failure> {
-        let Program { setup, ref place, xdp, .. } = *self;
+        let Program { setup, ref places, xdp, .. } = *self;
         if !self.attachment.stays {
             return Err("there is no room for so large a table; start oneip again".into());
         }
-        let new = Program::begin(setup, place.clone(), xdp, table)?;
+        let new = Program::begin(setup, places.clone(), xdp, table)?;
         std::mem::replace(self, new).dispatch.close()?;
         Ok(())
     }
@@ -218,14 +284,14 @@ impl Dispatching for Kernel {
 
     fn stop(self: Box<Self>) -> Result<Summary, Failure> {
         if self.program.attachment.stays {
-            forget(&self.program.place)?;
+            self.program.places.iter().try_for_each(forget)?;
         }
         self.leave()
     }
 
     fn leave(self: Box<Self>) -> Result<Summary, Failure> {
-        let Kernel { program: Program { link, .. }, stats, collector, .. } = *self;
-        drop(link);
+        let Kernel { program: Program { links, .. }, stats, collector, .. } = *self;
+        drop(links);
         // Frames that the program has begun with are counted.
         thread::sleep(DRAIN);
         stats.stop();
@@ -236,12 +302,17 @@ impl Dispatching for Kernel {
 
 /// See `super::detach`.
 pub fn detach(dispatcher: &Dispatcher) -> Result<(), Failure> {
-    let place = place(&Device::read(&dispatcher.interface)?, dispatcher);
-    let name = &place.interface;
-    if !link::is_pinned(&place)? {
+    let place = |name| Device::read(name).map(|device| place(&device, dispatcher));
+    let places = dispatcher.interfaces().map(place).collect::<Result<Vec<_>, _>>()?;
+    let name = places.iter().map(|place| place.interface.as_str()).collect::<Vec<_>>().join(" and ");
+    let mut any = false;
+    for place in &places {
+        any |= link::is_pinned(place)?;
+    }
+    if !any {
         return Err(format!("there is no dispatcher's program on {name}; nothing was changed").into());
     }
-    forget(&place)?;
+    places.iter().try_for_each(forget)?;
     collect::say(
         &format!("the dispatcher's program is off {name}; where an `oneip run` runs, as soon as that ends"),
         false,
@@ -286,9 +357,10 @@ impl Engine for Kernel {
     }
 
     fn see(&mut self, interface: &InterfaceWatch) {
-        let found = interface.program();
-        let trouble = (found != Some(self.number)).then(|| {
-            let (name, found) = (interface.name(), found.map(|found| format!(", and XDP program {found} is there")));
+        let lost = interface.all().find(|interface| interface.program() != Some(self.number));
+        let trouble = lost.map(|interface| {
+            let found = interface.program().map(|found| format!(", and XDP program {found} is there"));
+            let name = interface.name();
             format!(
                 "somebody has taken the dispatcher's program off {name}{}: nothing is dispatched; start `oneip run` again",
                 found.unwrap_or_default()

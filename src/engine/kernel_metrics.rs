@@ -2,7 +2,7 @@
 
 use crate::metrics::histogram::{Answer, Latencies};
 use crate::metrics::snapshot::WorkerReport;
-use crate::metrics::source::{Counted, Counts, LimitedCounts, ListedCounts, SentCounts, Source};
+use crate::metrics::source::{Counted, Counts, LimitedCounts, ListedCounts, OddCounts, SentCounts, Source};
 use crate::xdp::dispatch::{Books, Sent, Tally};
 
 /// A core's.
@@ -21,8 +21,8 @@ impl CoreMetrics {
 
 impl Counted for CoreMetrics {
     fn counts(&self) -> Counts {
-        let tally @ Tally { passed, dropped, .. } = self.books.tally(self.core);
-        Counts { received: tally.received(), passed, dropped }
+        let tally @ Tally { passed, dropped, odd, .. } = self.books.tally(self.core);
+        Counts { received: tally.received(), passed, dropped, odd: OddCounts { limited: odd[0], would_limit: odd[1] } }
     }
 
     fn destinations(&self) -> usize {
@@ -117,7 +117,8 @@ impl Counted for NetMetrics {
     fn counts(&self) -> Counts {
         self.cores.iter().map(Counted::counts).fold(
             Counts::default(),
-            |mut sum, Counts { received, passed, dropped }| {
+            |mut sum, Counts { received, passed, dropped, odd }| {
+                sum.odd += odd;
                 sum.received += received;
                 sum.passed += passed;
                 sum.dropped.iter_mut().zip(dropped).for_each(|(sum, count)| *sum += count);

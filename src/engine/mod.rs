@@ -171,6 +171,7 @@ pub fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Box<dy
     match dispatcher.engine {
         model::Engine::AfXdp => workers::open::<crate::xdp::Device>(dispatcher, available_cores),
         model::Engine::Xdp => kernel::open(dispatcher),
+        model::Engine::Auto if !dispatcher.others.is_empty() => kernel::open(dispatcher),
         model::Engine::Auto if crate::port::af_xdp::has_zero_copy(&dispatcher.interface)? => {
             workers::open::<crate::xdp::Device>(dispatcher, available_cores)
         }

@@ -53,7 +53,7 @@ impl<P> Counting<P> {
             let what =
                 found.map_or("nothing is in its place".to_owned(), |found| format!("XDP program {found} is there"));
             let comes_of_it = match kept {
-                Kept::Decap => "clients' packets stay in their tunnels",
+                Kept::Decap => "packets stay in their tunnels, and none is sent back",
                 _ => "this server has no clients",
             };
             format!("somebody has taken the {kept} off {name}, and {what}: {comes_of_it}; start `oneip {kept}` again")
@@ -100,6 +100,7 @@ impl<P: AsRef<Program>> Counting<P> {
             passed: counts.passed,
             dropped,
             servers: servers.collect::<Result<_, ProgramError>>()?,
+            odd: Default::default(),
             latency: None,
         })
     }

@@ -1,4 +1,5 @@
-//! The threads that dispatch and count: a worker a port, on its core, and the stats thread. Begins and ends them, and takes
+//! The threads that dispatch and count: a worker a port, a thread a core, which turns the workers of that core one after the other, and the
+//! stats thread. Begins and ends them, and takes
 //! new tables to them.
 
 use crate::error::Failure;
@@ -14,6 +15,7 @@ use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::table::publish::{self, Publisher};
 use crate::worker::Worker;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -31,12 +33,14 @@ pub struct WorkerPool {
     tables: Publisher<WorkerMetrics>,
     stats: Stats,
     stop: Arc<AtomicBool>,
-    workers: Vec<JoinHandle<()>>,
+    workers: usize,
+    threads: Vec<JoinHandle<()>>,
     collector: JoinHandle<Collector>,
 }
 
 impl WorkerPool {
-    /// Starts a worker on each of `ports`, pinned to the core at the same position, with the flow table of its number. `table` is of the services and servers of `plan`. `beside` counts what is dispatched without workers.
+    /// Starts a worker on each of `ports`, on the core at the same position, with the flow table of its number. Workers of one core share a
+    /// thread. `table` is of the services and servers of `plan`. `beside` counts what is dispatched without workers.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -62,21 +66,27 @@ impl WorkerPool {
             troubles: Troubles::default(),
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let mut workers = Vec::new();
-        for (i, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
-            let (core, stop, flow_tables) = (cores[i], Arc::clone(&stop), Arc::clone(&flow_tables));
-            let thread = thread::Builder::new().name(format!("oneip-worker{i}"));
-            workers.push(thread.spawn(move || {
+        let workers = ports.len();
+        let mut by_core: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        for (number, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
+            by_core.entry(cores[number]).or_default().push((number, port, reader));
+        }
+        let mut threads = Vec::with_capacity(by_core.len());
+        for (core, parts) in by_core {
+            let (stop, flow_tables) = (Arc::clone(&stop), Arc::clone(&flow_tables));
+            let thread = thread::Builder::new().name(format!("oneip-worker{}", parts[0].0));
+            threads.push(thread.spawn(move || {
                 pin(core);
-                // Here, so that its memory is near the core.
-                work(Worker::new(port, reader, flow_tables(i)), &stop)
+                // Here, so that their memory is near the core.
+                let worker = |(number, port, reader)| Worker::new(port, reader, flow_tables(number));
+                work(&mut parts.into_iter().map(worker).collect::<Vec<_>>(), &stop);
             })?);
         }
         let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
             privileges::drop_all();
             collect::run(sources, reports, &inbox)
         })?;
-        Ok(WorkerPool { tables, stats, stop, workers, collector })
+        Ok(WorkerPool { tables, stats, stop, workers, threads, collector })
     }
 
     /// Every worker's next turn sees `table`, which is of the layout of the one before. Waits for nobody.
@@ -87,7 +97,7 @@ impl WorkerPool {
     /// As `publish`, for a table of another layout: of the services and servers of `plan`, in that order. What is counted
     /// from then on is counted under their names.
     pub fn publish_layout(&mut self, plan: &Arc<Plan>, table: Table, beside: Option<Box<dyn Source>>) {
-        let (metrics, views) = open(&table, self.workers.len());
+        let (metrics, views) = open(&table, self.workers);
         self.stats.open(Arc::clone(plan), boxed(views).into_iter().chain(beside).collect());
         self.tables.publish_layout(table, metrics);
     }
@@ -104,8 +114,8 @@ impl WorkerPool {
     /// A thread ended in a panic.
     pub fn stop(self) -> Result<Summary, Failure> {
         self.stop.store(true, Relaxed);
-        for worker in self.workers {
-            worker.join().map_err(|_| "a worker ended in a panic")?;
+        for thread in self.threads {
+            thread.join().map_err(|_| "a worker ended in a panic")?;
         }
         self.stats.stop();
         let collector = self.collector.join().map_err(|_| "the stats thread ended in a panic")?;
@@ -145,16 +155,20 @@ fn pin(core: usize) {
     }
 }
 
-/// A worker thread's life. It ends with an empty turn, or with as many frames as can have waited when it was told to: a device
-/// that is not detached (DPDK) goes on receiving.
-fn work<P: Port>(mut worker: Worker<P>, stop: &AtomicBool) {
+/// The life of a thread, with the workers of its core. Each of them ends with an empty turn, or with as many frames as can have waited when
+/// it was told to: a device that is not detached (DPDK) goes on receiving.
+fn work<P: Port>(workers: &mut [Worker<P>], stop: &AtomicBool) {
     privileges::drop_all();
     while !stop.load(Relaxed) {
-        worker.turn();
+        for worker in &mut *workers {
+            worker.turn();
+        }
     }
-    let mut waiting = worker.port().ledger().total;
-    while waiting > 0 {
-        let received = worker.turn().len();
-        waiting = if received == 0 { 0 } else { waiting.saturating_sub(received) };
+    for worker in workers {
+        let mut waiting = worker.port().ledger().total;
+        while waiting > 0 {
+            let received = worker.turn().len();
+            waiting = if received == 0 { 0 } else { waiting.saturating_sub(received) };
+        }
     }
 }

@@ -2,8 +2,9 @@
 //! bounds. Whoever can write to the store can give orders, and nothing else.
 
 use crate::config;
+use crate::config::published::Published;
 use crate::control::agreement::View;
-use crate::limits::{GROUP_VALUE, GROUP_VIEW, MAX_DENY_S, MAX_DRAIN_S, MAX_WEIGHT};
+use crate::limits::{GROUP_CONFIG, GROUP_VALUE, GROUP_VIEW, MAX_DENY_S, MAX_DRAIN_S, MAX_WEIGHT};
 use crate::model::Prefix;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,9 @@ pub struct Progress {
     /// Services that routers send to it, of those that it has.
     pub announced: usize,
     pub services: usize,
+    /// The generation of what was published that it goes by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<u64>,
 }
 
 /// The keys, below `/oneip/NAME/`.
@@ -93,6 +97,8 @@ pub enum Place {
     Denied(Prefix, Option<String>),
     Member(String),
     View(String),
+    /// The services that were published.
+    Config,
 }
 
 /// A server, and the service in which an order is for it alone: `SERVER@SERVICE`.
@@ -107,6 +113,7 @@ pub enum Record {
     Denied(Prefix, Option<String>, DenyOrder),
     Member(String, Member),
     View(String, MemberView),
+    Config(Box<Published>),
 }
 
 impl Place {
@@ -118,6 +125,7 @@ impl Place {
             Place::Denied(prefix, Some(service)) => format!("orders/denied/{prefix}@{service}"),
             Place::Member(name) => format!("members/{name}"),
             Place::View(name) => format!("views/{name}"),
+            Place::Config => "config".to_owned(),
         }
     }
 
@@ -140,6 +148,9 @@ impl Place {
         }
         if let Some(name) = key.strip_prefix("views/") {
             return Ok(Place::View(config::name(name)?));
+        }
+        if key == "config" {
+            return Ok(Place::Config);
         }
         let denied = key.strip_prefix("orders/denied/").ok_or("no such key is known; is it of a newer version?")?;
         let (prefix, service) = match denied.split_once('@') {
@@ -168,6 +179,12 @@ impl Record {
                 words(&[&found.digest.configuration, &found.digest.key])?;
                 found.view.check()?;
                 Record::View(name.clone(), found)
+            }
+            // In JSON it may be longer than in TOML.
+            Place::Config => {
+                let published: Published = json_within(value, 2 * GROUP_CONFIG)?;
+                published.check()?;
+                Record::Config(Box::new(published))
             }
         })
     }
@@ -363,6 +380,7 @@ mod tests {
             Place::Server("web1@mail".into()),
             Place::Member("d1".into()),
             Place::View("d1".into()),
+            Place::Config,
             Place::Denied(prefix, None),
             Place::Denied("192.0.2.7".parse().expect("a prefix"), Some("web".into())),
         ] {

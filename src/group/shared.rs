@@ -1,6 +1,7 @@
 //! What is known of the store: the orders of the group, and its members.
 
 use super::record::{DenyOrder, Digest, Member, MemberView, Place, Record, ServerOrders};
+use crate::config::published::Published;
 use crate::limits::{GROUP_MEMBERS, GROUP_SERVERS, MAX_DENIED};
 use crate::model::Prefix;
 use std::collections::{BTreeMap, HashMap};
@@ -26,6 +27,8 @@ pub struct Shared {
     pub members: BTreeMap<String, (Member, i64)>,
     /// What each member finds, with the revision at which it was written.
     pub views: BTreeMap<String, (MemberView, i64)>,
+    /// The services that were published.
+    pub published: Option<Box<Published>>,
     /// Values that are not used, by key, and why.
     pub bad: BTreeMap<String, String>,
     /// When each order was last written.
@@ -49,6 +52,7 @@ impl Shared {
                 Place::Denied(prefix, service) => _ = self.denied.remove(&(prefix, service)),
                 Place::Member(name) => _ = self.members.remove(&name),
                 Place::View(name) => _ = self.views.remove(&name),
+                Place::Config => self.published = None,
             };
         };
         let record = Record::read(&place, value).and_then(|record| self.room(&record).map(|()| record));
@@ -58,6 +62,7 @@ impl Shared {
             Ok(Record::Denied(prefix, service, order)) => _ = self.denied.insert((prefix, service), order),
             Ok(Record::Member(name, member)) => _ = self.members.insert(name, (member, entry.created)),
             Ok(Record::View(name, view)) => _ = self.views.insert(name, (view, entry.revision)),
+            Ok(Record::Config(published)) => self.published = Some(published),
         }
         self.bad.remove(&shown);
         if place.is_order() {
@@ -82,6 +87,7 @@ impl Shared {
             }
             Record::Member(name, _) => (self.members.contains_key(name), self.members.len(), GROUP_MEMBERS),
             Record::View(name, _) => (self.views.contains_key(name), self.views.len(), GROUP_MEMBERS),
+            Record::Config(_) => (true, 0, 1),
         };
         if known || count < most { Ok(()) } else { Err(format!("there are {most} of its kind already")) }
     }

@@ -2,27 +2,30 @@
 //! lives, and has changes made by transactions. It starts anew from reading whenever anything breaks: a connection, a watch whose
 //! revision is compacted, a lease that is lost, a quorum that is gone.
 
-use super::book::{Edit, Merged};
+use super::book::Edit;
 use super::memory::{self, Remembered};
-use super::record::{self, Member, MemberView, Progress};
+use super::record::{Member, MemberView, Progress};
 use super::shared::Entry;
-use crate::host::privileges;
+use super::writing::{End, Lifeline, Write, Writer, Written, entry, retried};
+use crate::config::published::Published;
+use crate::host::{document, privileges};
 use crate::limits::{
-    GROUP_ALIVE, GROUP_ANSWER, GROUP_ANSWERS, GROUP_CLOSE, GROUP_CONFLICTS, GROUP_EVENTS, GROUP_LEASE_S,
-    GROUP_PROGRESS, GROUP_RETRY_FIRST, GROUP_RETRY_LAST, GROUP_VIEW_EVERY,
+    GROUP_ALIVE, GROUP_ANSWER, GROUP_ANSWERS, GROUP_CLOSE, GROUP_EVENTS, GROUP_LEASE_S, GROUP_PROGRESS,
+    GROUP_RETRY_FIRST, GROUP_RETRY_LAST, GROUP_VIEW_EVERY,
 };
 use crate::model::{Group, Secret};
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, Identity, KeyValue,
-    LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions, Txn, TxnOp, WatchOptions, WatchResponse, WatchStream,
+    Certificate, Client, ConnectOptions, Error, GetOptions, Identity, TlsOptions, WatchOptions, WatchResponse,
+    WatchStream,
 };
-use std::collections::BTreeMap;
+use futures::future::BoxFuture;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use std::{io, thread};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// What the thread is asked for.
 #[derive(Debug)]
@@ -42,6 +45,13 @@ pub enum Ask {
     /// How far all are; `None`: the store cannot be asked.
     Members(oneshot::Sender<Option<BTreeMap<String, Progress>>>),
     Remember(Box<Remembered>),
+    /// Have the store publish services for all; the generation that they get, or why they were not published.
+    Publish {
+        published: Box<Published>,
+        to: oneshot::Sender<Result<u64, String>>,
+    },
+    /// What was published counts here: a start without the store goes by it.
+    Keep(Box<Published>, PathBuf),
 }
 
 /// What has happened.
@@ -138,28 +148,18 @@ struct Thread {
     node: usize,
 }
 
-/// Why a session ended.
-enum End {
-    /// Nobody wants it any more.
-    Closed,
-    Broken(String),
-}
-
-impl From<Error> for End {
-    fn from(error: Error) -> End {
-        End::Broken(said(&error))
-    }
-}
+type Writing = BoxFuture<'static, Result<Written, End>>;
 
 /// What is there while the store can be asked.
 struct Session {
-    client: Client,
     watch: WatchStream,
-    lease: i64,
-    keeper: LeaseKeeper,
-    alive: LeaseKeepAliveStream,
+    lifeline: Lifeline,
+    writer: Writer,
     /// When the last sign of the lease came.
     heard: Instant,
+    queue: VecDeque<Write>,
+    /// What is being written, with the number of what is told.
+    writing: Option<(Option<u64>, Writing)>,
     /// What the store has of how far this member is, and when that was written.
     written: (Option<Progress>, Instant),
     /// The same of what it finds.
@@ -168,7 +168,7 @@ struct Session {
 
 impl Thread {
     async fn run(mut self) {
-        let mut pause = GROUP_RETRY_FIRST;
+        let mut pause = Duration::ZERO;
         // Members spread over the nodes.
         self.node = fastrand::usize(..self.group.etcd.len());
         loop {
@@ -187,13 +187,14 @@ impl Thread {
             if self.outbox.send(Event::Lost(why)).await.is_err() {
                 return;
             }
+            // It was well: so may be another node.
             if began.elapsed() > GROUP_RETRY_LAST {
-                pause = GROUP_RETRY_FIRST;
+                pause = Duration::ZERO;
             }
             if !self.wait(pause.mul_f64(1.0 - fastrand::f64() / 2.0)).await {
                 return;
             }
-            pause = (2 * pause).min(GROUP_RETRY_LAST);
+            pause = (2 * pause).clamp(GROUP_RETRY_FIRST, GROUP_RETRY_LAST);
         }
     }
 
@@ -222,6 +223,15 @@ impl Thread {
             Ask::Progress(progress) => self.progress = Some(progress),
             Ask::View(view) => self.view = Some(view),
             Ask::Members(to) => drop(to.send(None)),
+            Ask::Publish { to, .. } => drop(to.send(Err("the store cannot be asked".to_owned()))),
+            Ask::Keep(published, file) => {
+                if let Err(error) = document::write(&file, &published) {
+                    let file = file.display();
+                    tracing::warn!(
+                        "{file} cannot be written: {error}: a start without the store will not know the group's services"
+                    );
+                }
+            }
             Ask::Remember(remembered) => {
                 if let Some(Err(error)) = self.file.as_ref().map(|file| memory::save(file, &remembered)) {
                     tracing::warn!("{error}: a start without the store will not know the group's orders");
@@ -232,33 +242,39 @@ impl Thread {
     }
 
     async fn connect(&mut self) -> Result<Session, End> {
-        let mut client = Client::connect([&self.group.etcd[self.node]], Some(self.options())).await?;
+        let client = Client::connect([&self.group.etcd[self.node]], Some(self.options())).await?;
         let now = Instant::now();
-        let lease = client.lease_grant(GROUP_LEASE_S, None).await?.id();
-        let (keeper, alive) = client.lease_keep_alive(lease).await?;
+        let lease = retried(|| {
+            let mut client = client.clone();
+            async move { Ok(client.lease_grant(GROUP_LEASE_S, None).await?.id()) }
+        })
+        .await?;
+        let lifeline = Lifeline::new(client.clone(), lease).await?;
         // Before this member writes anything: a store that went back is known by its revision.
         let root = format!("{}shared/", self.root);
-        let mut answer = client
-            .kv_client()
-            .max_decoding_message_size(GROUP_ANSWER)
-            .get(root.clone(), Some(GetOptions::new().with_prefix()))
-            .await?;
+        let mut answer = retried(|| {
+            let mut kv = client.kv_client().max_decoding_message_size(GROUP_ANSWER);
+            let root = root.clone();
+            async move { kv.get(root, Some(GetOptions::new().with_prefix())).await }
+        })
+        .await?;
         let header = answer.take_header().ok_or_else(|| End::Broken("an answer without a header".to_owned()))?;
         let (cluster, revision) = (header.cluster_id(), header.revision());
-        self.say_member(&mut client, lease).await?;
+        let writer = Writer { client, root: self.root.clone(), member: self.group.member.clone(), lease };
+        writer.clone().write(Write::Member(self.member.clone())).await?;
         let options =
             WatchOptions::new().with_prefix().with_start_revision(revision.saturating_add(1)).with_progress_notify();
-        let watch =
-            client.watch_client().max_decoding_message_size(GROUP_ANSWER).watch(root.clone(), Some(options)).await?;
+        let mut watching = writer.client.watch_client().max_decoding_message_size(GROUP_ANSWER);
+        let watch = watching.watch(root.clone(), Some(options)).await?;
         let entries = answer.kvs().iter().filter_map(|kv| entry(&root, kv)).collect();
         self.outbox.send(Event::Loaded { cluster, revision, entries }).await.map_err(|_| End::Closed)?;
         Ok(Session {
-            client,
             watch,
-            lease,
-            keeper,
-            alive,
+            lifeline,
+            writer,
             heard: now,
+            queue: VecDeque::new(),
+            writing: None,
             written: (None, now),
             viewed: (None, now - GROUP_VIEW_EVERY),
         })
@@ -284,64 +300,114 @@ impl Thread {
         options
     }
 
-    /// Has the store say that this member lives. Another process that has its name keeps it as long as that lives.
-    async fn say_member(&mut self, client: &mut Client, lease: i64) -> Result<(), End> {
-        let key = format!("{}shared/members/{}", self.root, self.group.member);
-        let there = client.get(key.clone(), None).await?;
-        let there = there.kvs().first();
-        if let Some(record::Record::Member(name, other)) = there
-            .and_then(|kv| record::Record::read(&record::Place::Member(self.group.member.clone()), kv.value()).ok())
-            && other.place != self.member.place
-        {
-            return Err(End::Broken(format!(
-                "another process is called {name} in the group: give each a `member` of its own"
-            )));
+    async fn follow(&mut self, mut session: Session) -> End {
+        let end = self.hold(&mut session).await;
+        let untold = session.writing.take().and_then(|(id, _)| id);
+        let waiting = session.queue.drain(..).filter_map(|write| write.id());
+        for id in untold.into_iter().chain(waiting) {
+            let made = Err("the store cannot be asked".to_owned());
+            let _ = self.outbox.send(Event::Told { id, made }).await;
         }
-        let value = serde_json::to_vec(&self.member).expect("JSON");
-        let compare = Compare::mod_revision(key.clone(), CompareOp::Equal, there.map_or(0, KeyValue::mod_revision));
-        let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)));
-        let done = client.txn(Txn::new().when([compare]).and_then([put])).await?;
-        match done.succeeded() {
-            true => Ok(()),
-            false => Err(End::Broken(format!("another process was called {} at the same time", self.group.member))),
+        if matches!(end, End::Closed) {
+            let _ = timeout(GROUP_CLOSE, session.writer.revoke()).await;
         }
+        end
     }
 
-    async fn follow(&mut self, mut session: Session) -> End {
+    /// What is written never keeps what is read waiting: while the store elects a leader it writes nothing for a second or two.
+    async fn hold(&mut self, session: &mut Session) -> End {
         let mut beat = Instant::now() + GROUP_ALIVE;
         loop {
-            let (written, at) = &session.written;
-            let write = (self.progress.is_some() && self.progress != *written).then_some(*at + GROUP_PROGRESS);
-            let (viewed, at) = &session.viewed;
-            let view = (self.view.is_some() && self.view != *viewed).then_some(*at + GROUP_VIEW_EVERY);
+            let due = self.begin_writing(session);
+            let Session { watch, lifeline, writing, heard, .. } = &mut *session;
+            let written = async {
+                match writing {
+                    Some((_, writing)) => writing.await,
+                    None => std::future::pending().await,
+                }
+            };
             let step = tokio::select! {
-                message = session.watch.message() => self.take(message).await,
-                message = session.alive.message() => match message {
-                    Ok(Some(answer)) if answer.ttl() > 0 => { session.heard = Instant::now(); Ok(()) }
-                    Ok(_) => Err(End::Broken("the lease of this member has ended".to_owned())),
-                    Err(error) => Err(error.into()),
-                },
+                message = watch.message() => self.take(message).await,
+                is_alive = lifeline.answer() => is_alive.map(|is_alive| if is_alive { *heard = Instant::now() }),
                 () = sleep_until(beat) => {
                     beat = Instant::now() + GROUP_ALIVE;
-                    match session.heard.elapsed() > Duration::from_secs(GROUP_LEASE_S as u64) {
+                    match heard.elapsed() > Duration::from_secs(GROUP_LEASE_S as u64) {
                         true => Err(End::Broken("it does not answer".to_owned())),
-                        false => session.keeper.keep_alive().await.map_err(End::from),
+                        false => lifeline.ask().await.map(|is_alive| if is_alive { *heard = Instant::now() }),
                     }
                 },
-                () = sleep_until(write.unwrap_or(beat)), if write.is_some() => self.say_progress(&mut session).await,
-                () = sleep_until(view.unwrap_or(beat)), if view.is_some() => self.say_view(&mut session).await,
+                done = written => self.end_writing(done, session).await,
+                () = sleep_until(due.unwrap_or(beat)), if due.is_some() => Ok(()),
                 ask = self.inbox.recv() => match ask {
-                    Some(ask) => self.carry_out(ask, &mut session).await,
-                    None => {
-                        let _ = timeout(GROUP_CLOSE, session.client.lease_revoke(session.lease)).await;
-                        Err(End::Closed)
+                    Some(ask) => {
+                        self.enqueue(ask, session);
+                        Ok(())
                     }
+                    None => Err(End::Closed),
                 },
             };
             if let Err(end) = step {
                 return end;
             }
         }
+    }
+
+    fn enqueue(&mut self, ask: Ask, session: &mut Session) {
+        match ask {
+            Ask::Tell { id, edit, is_new } => session.queue.push_back(Write::Tell { id, edit, is_new }),
+            Ask::Members(to) => session.queue.push_back(Write::Members(to)),
+            Ask::Publish { published, to } => session.queue.push_back(Write::Publish { published, to }),
+            Ask::Member(member) => {
+                self.member = member.clone();
+                session.queue.push_back(Write::Member(member));
+            }
+            other => self.note(other),
+        }
+    }
+
+    /// Begins what is to be written next, if nothing is being written. When there will be something.
+    fn begin_writing(&self, session: &mut Session) -> Option<Instant> {
+        if session.writing.is_some() {
+            return None;
+        }
+        let now = Instant::now();
+        let (written, at) = &session.written;
+        let progress = (self.progress.is_some() && self.progress != *written).then_some(*at + GROUP_PROGRESS);
+        let (viewed, at) = &session.viewed;
+        let view = (self.view.is_some() && self.view != *viewed).then_some(*at + GROUP_VIEW_EVERY);
+        let is_due = |due: &Option<Instant>| due.is_some_and(|due| due <= now);
+        let next = session.queue.pop_front().or_else(|| match (&self.view, &self.progress) {
+            (Some(found), _) if is_due(&view) => Some(Write::View(found.clone())),
+            (_, Some(far)) if is_due(&progress) => Some(Write::Progress(far.clone())),
+            _ => None,
+        });
+        match next {
+            Some(write) => {
+                session.writing = Some((write.id(), Box::pin(session.writer.clone().write(write))));
+                None
+            }
+            None => view.into_iter().chain(progress).min(),
+        }
+    }
+
+    async fn end_writing(&mut self, done: Result<Written, End>, session: &mut Session) -> Result<(), End> {
+        let (id, _) = session.writing.take().expect("it was being written");
+        match done {
+            Ok(Written::Told(told)) => {
+                let id = id.expect("it has a number");
+                let _ = self.outbox.send(Event::Told { id, made: Ok(told) }).await;
+            }
+            Ok(Written::Progress(progress)) => session.written = (Some(progress), Instant::now()),
+            Ok(Written::View(view)) => session.viewed = (Some(view), Instant::now()),
+            Ok(Written::Done) => {}
+            Err(end) => {
+                if let (Some(id), End::Broken(why)) = (id, &end) {
+                    let _ = self.outbox.send(Event::Told { id, made: Err(why.clone()) }).await;
+                }
+                return Err(end);
+            }
+        }
+        Ok(())
     }
 
     async fn take(&mut self, message: Result<Option<WatchResponse>, Error>) -> Result<(), End> {
@@ -362,98 +428,4 @@ impl Thread {
         }
         self.outbox.send(Event::Changed { revision, entries }).await.map_err(|_| End::Closed)
     }
-
-    async fn carry_out(&mut self, ask: Ask, session: &mut Session) -> Result<(), End> {
-        match ask {
-            Ask::Tell { id, edit, is_new } => {
-                let made = self.tell(&edit, is_new, &mut session.client).await;
-                let broken = made.as_ref().err().cloned();
-                let _ = self.outbox.send(Event::Told { id, made }).await;
-                broken.map_or(Ok(()), |why| Err(End::Broken(why)))
-            }
-            Ask::Member(member) => {
-                self.member = member;
-                self.say_member(&mut session.client, session.lease).await
-            }
-            Ask::Members(to) => {
-                let root = format!("{}progress/", self.root);
-                let answer = session.client.get(root.clone(), Some(GetOptions::new().with_prefix())).await?;
-                let read = |kv: &KeyValue| {
-                    let name =
-                        kv.key().strip_prefix(root.as_bytes()).and_then(|name| std::str::from_utf8(name).ok())?;
-                    Some((name.to_owned(), record::progress(kv.value())?))
-                };
-                let _ = to.send(Some(answer.kvs().iter().filter_map(read).collect()));
-                Ok(())
-            }
-            other => {
-                self.note(other);
-                Ok(())
-            }
-        }
-    }
-
-    async fn say_progress(&mut self, session: &mut Session) -> Result<(), End> {
-        let key = format!("{}progress/{}", self.root, self.group.member);
-        let value = serde_json::to_vec(&self.progress).expect("JSON");
-        session.client.put(key, value, Some(PutOptions::new().with_lease(session.lease))).await?;
-        session.written = (self.progress.clone(), Instant::now());
-        Ok(())
-    }
-
-    /// Whole: whoever comes later needs nothing else.
-    async fn say_view(&mut self, session: &mut Session) -> Result<(), End> {
-        let key = format!("{}shared/{}", self.root, record::Place::View(self.group.member.clone()).key());
-        let value = serde_json::to_vec(&self.view).expect("JSON");
-        session.client.put(key, value, Some(PutOptions::new().with_lease(session.lease))).await?;
-        session.viewed = (self.view.clone(), Instant::now());
-        Ok(())
-    }
-
-    /// Makes a change, if nobody makes another one at the same time; else what it has become is changed.
-    async fn tell(&self, edit: &Edit, is_new: bool, client: &mut Client) -> Result<Told, String> {
-        let key = format!("{}shared/{}", self.root, edit.place().key());
-        for _ in 0..GROUP_CONFLICTS {
-            let there = client.get(key.clone(), None).await.map_err(|error| said(&error))?;
-            let there = there.kvs().first();
-            let (merged, other) = edit.merge(there.map(KeyValue::value), is_new);
-            let operation = match merged {
-                Merged::Put(value) => TxnOp::put(key.clone(), value, None),
-                Merged::Delete => TxnOp::delete(key.clone(), None),
-                Merged::Stays => return Ok(Told { counts: other.is_none(), other }),
-            };
-            let compare = Compare::mod_revision(key.clone(), CompareOp::Equal, there.map_or(0, KeyValue::mod_revision));
-            let done =
-                client.txn(Txn::new().when([compare]).and_then([operation])).await.map_err(|error| said(&error))?;
-            if done.succeeded() {
-                return Ok(Told { counts: true, other });
-            }
-            sleep(Duration::from_millis(fastrand::u64(0..20))).await;
-        }
-        Err(format!("others have changed it {GROUP_CONFLICTS} times meanwhile"))
-    }
-}
-
-/// A key that was deleted has version 0 (api/mvccpb/kv.proto of etcd).
-fn entry(root: &str, kv: &KeyValue) -> Option<Entry> {
-    let key = kv.key().strip_prefix(root.as_bytes())?.to_vec();
-    let value = (kv.version() != 0).then(|| kv.value().to_vec());
-    Some(Entry { key, value, created: kv.create_revision(), revision: kv.mod_revision() })
-}
-
-/// In one line, and what lies below it: "transport error" alone helps nobody.
-fn said(error: &Error) -> String {
-    let mut text = match error {
-        Error::GRpcStatus(status) => status.message().to_owned(),
-        other => other.to_string(),
-    };
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_said = cause.to_string();
-        if !text.contains(&cause_said) {
-            text = format!("{text}: {cause_said}");
-        }
-        source = cause.source();
-    }
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }

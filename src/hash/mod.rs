@@ -1,9 +1,10 @@
 //! The keyed hash that selects: SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), 64 bits.
 //!
 //! `siphash` is the specification: scalar, over bytes. `vector` is the hot path: many clients at once, chosen once at start
-//! for the processor it runs on. A hash input is at most five 8-byte blocks, and both build the same ones here.
+//! for the processor it runs on. `splitmix` is not keyed: for random numbers. A hash input is at most five 8-byte blocks, and both build the same ones here.
 
 pub mod siphash;
+pub mod splitmix;
 pub mod vector;
 
 use std::net::IpAddr;

@@ -1,5 +1,8 @@
 //! Which core each queue's worker runs on.
 
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
 use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
@@ -7,27 +10,22 @@ use thiserror::Error;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CoresError {
     #[error(
-        "`cores` lists {listed} core{}, but {interface} has {queues} receive queue{}, and each needs a worker of its own; \
-         list {queues}, or: ethtool -L {interface} combined {listed}",
-        plural(*listed),
+        "`cores` lists {listed} cores, but {interface} has {queues} receive queue{}, and a queue is served by one core; list at most \
+         {queues}, or: ethtool -L {interface} combined {listed}",
         plural(*queues)
     )]
     Count { interface: String, queues: usize, listed: usize },
     #[error("`cores` lists core {core}, which this process may not use; it may use {available}")]
     Unavailable { core: usize, available: String },
-    #[error(
-        "{interface} has {queues} receive queues, each of which needs a worker on a core of its own, but there are only \
-         {available} cores near it; use fewer queues: ethtool -L {interface} combined {available}"
-    )]
-    Few { interface: String, queues: usize, available: usize },
 }
 
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// One core a queue, in the order of the queues: the listed ones, or else some of `near` (all of `available` where that is
-/// empty). The first core is spared where there are more than enough: it serves most interrupts.
+/// A core for each queue, in the order of the queues: the listed ones, or else some of `near` (all of `available` where that is
+/// empty). The first core is spared where there are more than enough: it serves most interrupts. Where there are fewer than queues, they
+/// take turns, so that each has as many queues as the others, or one more.
 pub fn assign(
     interface: &str,
     queues: usize,
@@ -40,21 +38,18 @@ pub fn assign(
         if let Some(core) = listed.iter().find(|core| !available.contains(core)) {
             return Err(CoresError::Unavailable { core: *core, available: list(available) });
         }
-        if listed.len() != queues {
+        if listed.len() > queues {
             return Err(CoresError::Count { interface, queues, listed: listed.len() });
         }
-        return Ok(listed.to_vec());
+        return Ok(listed.iter().copied().cycle().take(queues).collect());
     }
     let mut cores: Vec<usize> =
         available.iter().copied().filter(|core| near.is_empty() || near.contains(core)).collect();
     if cores.is_empty() {
         cores = available.to_vec();
     }
-    if cores.len() < queues {
-        return Err(CoresError::Few { interface, queues, available: cores.len() });
-    }
     let spared = usize::from(cores.len() > queues);
-    Ok(cores[spared..spared + queues].to_vec())
+    Ok(cores[spared..].iter().copied().cycle().take(queues).collect())
 }
 
 /// Keeps this thread, and those that it starts from now on, off the workers' cores, if there are others: a table that is
@@ -65,9 +60,12 @@ pub fn leave(workers: &[usize], available: &[usize]) -> bool {
     others.count() > 0 && sched_setaffinity(None, &others).is_ok()
 }
 
-/// The cores that this process may use. Ask before any thread is pinned: a pinned thread sees only its own.
+/// The cores that this process may use, as they were when this was asked first: before any thread is pinned, for a pinned thread sees only its
+/// own.
 pub fn available() -> Vec<usize> {
-    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
+    static AVAILABLE: OnceLock<Vec<usize>> = OnceLock::new();
+    let ask = || core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    AVAILABLE.get_or_init(ask).clone()
 }
 
 /// `0-3,8`
@@ -84,6 +82,11 @@ pub fn list(cores: &[usize]) -> String {
         false => format!("{first}-{last}"),
     };
     ranges.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+/// As `list`, each once.
+pub fn list_distinct(cores: &[usize]) -> String {
+    list(&cores.iter().copied().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>())
 }
 
 /// What `list` writes, in any order. `None`: it is something else, nothing for one.
@@ -118,6 +121,7 @@ mod tests {
     #[test]
     fn listed_cores_are_taken_in_their_order() {
         assert_eq!(assign("eth1", 2, Some(&[3, 1]), &[], &[0, 1, 2, 3]), Ok(vec![3, 1]));
+        assert_eq!(assign("eth1", 5, Some(&[3, 1]), &[], &[0, 1, 2, 3]), Ok(vec![3, 1, 3, 1, 3]), "they take turns");
     }
 
     #[test]
@@ -125,6 +129,7 @@ mod tests {
         assert_eq!(assign("eth1", 2, None, &[4, 5, 6, 7], &[0, 1, 2, 3, 4, 5, 6, 7]), Ok(vec![5, 6]));
         assert_eq!(assign("eth1", 2, None, &[], &[0, 1]), Ok(vec![0, 1]));
         assert_eq!(assign("eth1", 1, None, &[], &[0, 1]), Ok(vec![1]));
+        assert_eq!(assign("eth1", 8, None, &[], &[0, 1]), Ok(vec![0, 1, 0, 1, 0, 1, 0, 1]), "more queues than cores");
     }
 
     #[test]
@@ -132,15 +137,10 @@ mod tests {
         let message =
             |listed: Option<&[usize]>, queues| assign("eth1", queues, listed, &[], &[0, 1, 2]).unwrap_err().to_string();
         assert_eq!(
-            message(Some(&[1, 2]), 16),
-            "`cores` lists 2 cores, but eth1 has 16 receive queues, and each needs a worker of its own; list 16, or: \
-             ethtool -L eth1 combined 2"
+            message(Some(&[1, 2]), 1),
+            "`cores` lists 2 cores, but eth1 has 1 receive queue, and a queue is served by one core; list at most 1, or: ethtool -L eth1 \
+             combined 2"
         );
         assert_eq!(message(Some(&[7]), 1), "`cores` lists core 7, which this process may not use; it may use 0-2");
-        assert_eq!(
-            message(None, 4),
-            "eth1 has 4 receive queues, each of which needs a worker on a core of its own, but there are only 3 cores near \
-             it; use fewer queues: ethtool -L eth1 combined 3"
-        );
     }
 }

@@ -11,6 +11,9 @@ pub const GROUP_VALUE: usize = 4096;
 /// Most bytes of what a member finds of all servers: of 16,000 that are up and down by turns, and `GROUP_REASONS`.
 pub const GROUP_VIEW: usize = 256 << 10;
 
+/// Most bytes of a configuration that is published: etcd takes 1.5 MiB at once.
+pub const GROUP_CONFIG: usize = 1 << 20;
+
 /// Servers of which a member says why they are not up.
 pub const GROUP_REASONS: usize = 64;
 
@@ -45,7 +48,13 @@ pub const GROUP_ALIVE: Duration = Duration::from_secs(3);
 /// How long the store may take to answer, or to be connected to.
 pub const GROUP_ANSWERS: Duration = Duration::from_secs(3);
 
-/// Wait before the store is tried again; doubled each time up to `GROUP_RETRY_LAST`, and shortened by up to a half at random.
+/// After that a node is asked again what it has not answered: its leader may have died.
+pub const GROUP_TRY: Duration = Duration::from_millis(600);
+
+/// Wait before a node is asked again that has refused something for the moment; shortened by up to a half at random.
+pub const GROUP_AGAIN: Duration = Duration::from_millis(100);
+
+/// Wait before the store is tried again, unless another node has not been tried; doubled each time up to `GROUP_RETRY_LAST`, and shortened by up to a half at random.
 pub const GROUP_RETRY_FIRST: Duration = Duration::from_millis(200);
 
 pub const GROUP_RETRY_LAST: Duration = Duration::from_secs(5);

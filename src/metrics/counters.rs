@@ -2,7 +2,7 @@
 //!
 //! Received = forwarded + dropped + passed, exactly, whenever the worker is between two turns.
 
-use crate::model::LimitKind;
+use crate::model::{LimitKind, OddKind};
 use crate::verdict::Reason;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -40,7 +40,7 @@ pub struct Listed {
     pub would_deny: Counter,
 }
 
-/// What a limit says of the frames to one service.
+/// What a limit says of the frames to one service, or of a kind.
 #[derive(Default)]
 pub struct Limited {
     /// Dropped as `limited`.
@@ -58,6 +58,7 @@ pub struct Tally {
     /// By service.
     listed: Box<[Listed]>,
     limited: Box<[[Limited; LimitKind::COUNT]]>,
+    odd: [Limited; OddKind::COUNT],
 }
 
 impl Tally {
@@ -70,6 +71,7 @@ impl Tally {
             sent: (0..destinations).map(|_| Sent::default()).collect(),
             listed: (0..services).map(|_| Listed::default()).collect(),
             limited: (0..services).map(|_| Default::default()).collect(),
+            odd: Default::default(),
         }
     }
 
@@ -91,6 +93,16 @@ impl Tally {
     #[inline(always)]
     pub fn limited(&self, service: usize, kind: LimitKind) -> &Limited {
         &self.limited[service][kind as usize]
+    }
+
+    #[inline(always)]
+    pub fn odd(&self, kind: OddKind) -> &Limited {
+        &self.odd[kind as usize]
+    }
+
+    /// Adds frames that a limit would drop if it did more than count.
+    pub fn would_limit_odd(&self, counts: &[u64; OddKind::COUNT]) {
+        self.odd.iter().zip(counts).filter(|(_, count)| **count > 0).for_each(|(of, count)| of.would_limit.add(*count));
     }
 
     pub fn services(&self) -> usize {

@@ -3,7 +3,7 @@
 use super::counters::Tally;
 use super::histogram::{Answer, Latencies};
 use super::worker::View;
-use crate::model::LimitKind;
+use crate::model::{LimitKind, OddKind};
 use crate::verdict::Reason;
 
 /// Frames, servers apart.
@@ -13,6 +13,21 @@ pub struct Counts {
     pub passed: u64,
     /// By `Reason`.
     pub dropped: [u64; Reason::COUNT],
+    pub odd: OddCounts,
+}
+
+/// What limits say of frames that are dear to read, by `OddKind`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OddCounts {
+    pub limited: [u64; OddKind::COUNT],
+    pub would_limit: [u64; OddKind::COUNT],
+}
+
+impl std::ops::AddAssign for OddCounts {
+    fn add_assign(&mut self, other: OddCounts) {
+        self.limited.iter_mut().zip(other.limited).for_each(|(sum, count)| *sum += count);
+        self.would_limit.iter_mut().zip(other.would_limit).for_each(|(sum, count)| *sum += count);
+    }
 }
 
 /// What went to one server of one service.
@@ -84,6 +99,10 @@ impl Counted for Tally {
             received: self.received.get(),
             passed: self.passed.get(),
             dropped: Reason::ALL.map(|reason| self.dropped(reason).get()),
+            odd: OddCounts {
+                limited: OddKind::ALL.map(|kind| self.odd(kind).limited.get()),
+                would_limit: OddKind::ALL.map(|kind| self.odd(kind).would_limit.get()),
+            },
         }
     }
 

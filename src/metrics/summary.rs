@@ -1,6 +1,6 @@
 //! What a run came to: the figures of all workers together, as a table for people and as JSON.
 
-use super::source::{Counted, Counts, LimitedCounts, ListedCounts, SentCounts};
+use super::source::{Counted, Counts, LimitedCounts, ListedCounts, OddCounts, SentCounts};
 use crate::model::{Plan, Service};
 use crate::verdict::Reason;
 use comfy_table::presets;
@@ -18,6 +18,8 @@ pub struct Summary {
     pub passed: u64,
     /// By `Reason as usize`.
     pub dropped: [u64; Reason::COUNT],
+    /// Frames beyond `[limit.odd]`.
+    pub odd: OddCounts,
     /// In the order of the plan, then those that a reload removed; a server of several services once for each.
     pub servers: Vec<ServerSummary>,
     /// Likewise.
@@ -128,7 +130,8 @@ impl Summary {
             sum.would_deny += would_deny;
             sum.limited += counted.limited(service);
         }
-        let Counts { received, passed, dropped } = counted.counts();
+        let Counts { received, passed, dropped, odd } = counted.counts();
+        self.odd += odd;
         self.frames += received;
         self.passed += passed;
         self.dropped.iter_mut().zip(dropped).for_each(|(sum, count)| *sum += count);

@@ -17,6 +17,8 @@ pub struct Group {
     /// Who it is, by name and password.
     pub user: Option<(String, Secret)>,
     pub health: GroupHealth,
+    /// Whether services that were published in the store stand in the place of those of the file.
+    pub takes_published: bool,
 }
 
 /// By whose checks servers are up.

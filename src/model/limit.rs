@@ -1,4 +1,5 @@
-//! Limits of a service: how many packets, bits and connections a second come to its servers, of all sources and of each.
+//! Limits of a service: how many packets, bits and connections a second come to its servers, of all sources and of each. And limits of
+//! packets that are dear to read, whatever their service.
 
 use std::fmt;
 use std::time::Duration;
@@ -62,6 +63,41 @@ impl LimitKind {
     }
 }
 
+/// `[limit.odd]`. At least one limit is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OddLimit {
+    /// By `OddKind`.
+    pub rates: [Option<Rate>; OddKind::COUNT],
+    /// As in `Limit`.
+    pub only_counts: bool,
+}
+
+/// Packets whose headers are read the long way, by what the IP header alone says of them; the first that holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum OddKind {
+    /// Of IPv6: the fragment header is the first.
+    Fragments,
+    Icmp,
+    /// IPv4 options, or any other extension header first.
+    Options,
+}
+
+impl OddKind {
+    pub const ALL: [OddKind; 3] = [OddKind::Fragments, OddKind::Icmp, OddKind::Options];
+
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The name of the key, and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OddKind::Fragments => "fragments",
+            OddKind::Icmp => "icmp",
+            OddKind::Options => "options",
+        }
+    }
+}
+
 impl Limit {
     /// Each limit of a kind.
     pub fn rates(&self) -> impl Iterator<Item = (LimitKind, Rate)> {
@@ -97,5 +133,17 @@ impl fmt::Display for Limit {
         let parts: Vec<String> =
             whole.map(|whole| format!("at most {whole}")).into_iter().chain(each).chain(only_counts).collect();
         f.write_str(&parts.join("; "))
+    }
+}
+
+/// `at most 20000 fragments/s (burst 2000), 1000 icmp/s (burst 100); only counted`
+impl fmt::Display for OddLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = OddKind::ALL.into_iter().zip(self.rates).filter_map(|(kind, rate)| {
+            let Rate { per_second, burst } = rate?;
+            Some(format!("{per_second} {}/s (burst {burst})", kind.name()))
+        });
+        write!(f, "at most {}", each.collect::<Vec<_>>().join(", "))?;
+        if self.only_counts { f.write_str("; only counted") } else { Ok(()) }
     }
 }

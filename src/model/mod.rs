@@ -12,10 +12,10 @@ pub mod prime;
 mod quic;
 
 pub use group::{Certificates, Group, GroupHealth, Secret};
-pub use limit::{Limit, LimitKind, PerSource, Rate};
+pub use limit::{Limit, LimitKind, OddKind, OddLimit, PerSource, Rate};
 pub use list::{List, ListFile, ListKind};
 pub use mac::Mac;
-pub use next_hop::{Egress, NextHop};
+pub use next_hop::{Egress, NextHop, Tags};
 pub use port::{Port, Transport};
 pub use prefix::Prefix;
 pub use quic::{QuicConfig, QuicKey, ServerId};
@@ -42,6 +42,8 @@ pub struct Plan {
     pub group: Option<Group>,
     /// Whose frames are dropped, and whose are not.
     pub lists: Vec<List>,
+    /// `None`: packets that are dear to read have no limits of their own.
+    pub odd_limit: Option<OddLimit>,
     /// In the order of the file.
     pub services: Vec<Service>,
 }
@@ -83,7 +85,10 @@ impl fmt::Debug for HashKey {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dispatcher {
+    /// The first one.
     pub interface: String,
+    /// Other interfaces that clients' frames come in on, and go out by.
+    pub others: Vec<String>,
     pub engine: Engine,
     /// One worker per queue on these cores; `None`: the cores near the NIC.
     pub cores: Option<Vec<usize>>,
@@ -215,6 +220,13 @@ impl Default for Admin {
     }
 }
 
+impl Dispatcher {
+    /// All of them, the first one first.
+    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.interface).chain(&self.others).map(String::as_str)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// Workers over AF_XDP sockets.
@@ -292,6 +304,8 @@ pub struct Service {
     pub drain: Duration,
     /// Whether those that show themselves by then stay for as long as they last.
     pub until_closed: bool,
+    /// Whether servers send back segments for which they have no connection, and another server gets them.
+    pub second_chance: bool,
     /// In the order of the file, at least one.
     pub servers: Vec<Server>,
     /// How many of the last servers a reload has removed: they keep the connections that they have. None in a configuration.
@@ -416,6 +430,8 @@ pub struct Server {
     pub mac: Option<Mac>,
     /// 0: configured, but takes no clients.
     pub weight: u32,
+    /// The VLAN tags of frames to it.
+    pub tags: Tags,
     /// What its QUIC connection IDs say that they are its.
     pub quic_ids: Vec<ServerId>,
 }

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 
 use crate::limits::MAX_VLAN_TAGS;
@@ -23,6 +23,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// The device below, of a VLAN device.
     pub below: Option<u32>,
+    /// The VLAN ID, of a VLAN device.
+    pub vlan: Option<u16>,
 }
 
 /// Reads the device out of a message: its index and what is said about it. `None`: the message is about something else,
@@ -32,13 +34,17 @@ pub fn read(message: &LinkMessage) -> Option<(u32, Link)> {
         return None;
     }
     let (mut name, mut mac, mut below, mut vlan, mut elsewhere) = (None, None, None, false, false);
+    let mut id = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-            LinkAttribute::LinkInfo(infos) => vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan)),
+            LinkAttribute::LinkInfo(infos) => {
+                vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan));
+                id = infos.iter().find_map(vlan_id);
+            }
             _ => {}
         }
     }
@@ -49,8 +55,17 @@ pub fn read(message: &LinkMessage) -> Option<(u32, Link)> {
         mac,
         // The index of a lower device in another namespace means nothing in this one.
         below: below.filter(|_| vlan && !elsewhere),
+        vlan: id,
     };
     Some((message.header.index, link))
+}
+
+fn vlan_id(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vlan(facts)) = info else { return None };
+    facts.iter().find_map(|fact| match fact {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })
 }
 
 /// One device, and the number of the XDP program that is attached to it.
@@ -111,6 +126,24 @@ impl Links {
         self.0.remove(&index)
     }
 
+    /// The tags that frames have when what was sent through `device` leaves, the outermost one last.
+    pub fn tags(&self, device: u32) -> Vec<u16> {
+        let mut tags = Vec::new();
+        let mut at = self.get(device);
+        while let Some(link) = at.filter(|_| tags.len() <= MAX_VLAN_TAGS)
+            && let Some(id) = link.vlan
+        {
+            tags.push(id);
+            at = link.below.and_then(|below| self.get(below));
+        }
+        tags
+    }
+
+    /// Which of these interfaces frames sent through `device` leave on, by its position.
+    pub fn leads_to_one(&self, device: u32, interfaces: &[u32]) -> Option<usize> {
+        interfaces.iter().position(|interface| self.leads_to(device, *interface))
+    }
+
     /// Whether frames sent through `device` leave on `interface`: it is that interface, or a VLAN on it.
     pub fn leads_to(&self, device: u32, interface: u32) -> bool {
         let mut at = Some(device);
@@ -130,7 +163,7 @@ mod tests {
     use super::*;
 
     fn link(name: &str, below: Option<u32>) -> Link {
-        Link { name: name.into(), up: true, ethernet: true, mac: None, below }
+        Link { name: name.into(), up: true, ethernet: true, mac: None, below, vlan: below.map(|_| 100) }
     }
 
     #[test]
@@ -149,6 +182,7 @@ mod tests {
         assert!(!links.leads_to(5, 1));
         assert!(!links.leads_to(1, 2), "the VLAN is not below");
         assert!(!links.leads_to(9, 1), "unknown device");
+        assert_eq!((links.tags(1), links.tags(3), links.tags(9)), (vec![], vec![100, 100], vec![]));
     }
 
     #[test]
@@ -161,14 +195,19 @@ mod tests {
             let attributes = &mut message.attributes;
             attributes.push(LinkAttribute::IfName("lan0.100".into()));
             attributes.push(LinkAttribute::Link(1));
-            attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+            let mut infos = vec![LinkInfo::Kind(kind)];
+            if infos[0] == LinkInfo::Kind(InfoKind::Vlan) {
+                infos.push(LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(100)])));
+            }
+            attributes.push(LinkAttribute::LinkInfo(infos));
             if elsewhere {
                 attributes.push(LinkAttribute::LinkNetNsId(0));
             }
             message
         };
         assert_eq!(read(&message(InfoKind::Vlan, false)), Some((7, link("lan0.100", Some(1)))));
-        assert_eq!(read(&message(InfoKind::Vlan, true)), Some((7, link("lan0.100", None))));
+        let elsewhere = Link { vlan: Some(100), ..link("lan0.100", None) };
+        assert_eq!(read(&message(InfoKind::Vlan, true)), Some((7, elsewhere)));
         assert_eq!(read(&message(InfoKind::Veth, false)), Some((7, link("lan0.100", None))));
     }
 

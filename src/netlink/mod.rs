@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 pub mod address_routes;
 pub mod addresses;
+pub mod kinds;
 pub mod links;
 
 use futures::StreamExt;
@@ -189,7 +190,8 @@ fn read(received: io::Result<Option<SocketAddr>>, datagram: &[u8]) -> io::Result
     }
 }
 
-fn messages(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
+/// What a datagram of the kernel says, as far as it is understood.
+pub fn messages(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
     const ALIGNMENT: usize = 4; // NLMSG_ALIGNTO
     let mut found = Vec::new();
     while let Some(length) = datagram.first_chunk().map(|head| u32::from_ne_bytes(*head) as usize) {

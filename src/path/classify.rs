@@ -3,7 +3,7 @@
 //! Two steps, because most of the judging is only for frames to a cluster address: `outer` finds the IP header, and the
 //! caller looks its destination up; only then `flow_v4` or `flow_v6` reads on.
 
-use crate::model::Transport;
+use crate::model::{OddKind, Transport};
 use crate::verdict::Reason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, Message};
@@ -32,6 +32,28 @@ pub fn outer(frame: &[u8]) -> Outer<'_> {
         ethernet::IPV4 => Ipv4::new(payload).map_or(Outer::Truncated, Outer::V4),
         ethernet::IPV6 => Ipv6::new(payload).map_or(Outer::Truncated, Outer::V6),
         _ => Outer::Other,
+    }
+}
+
+/// Which limit of `[limit.odd]` a packet is under, by its IP header alone. What is wrong with it is not judged yet.
+#[inline]
+pub fn odd_v4(packet: &Ipv4) -> Option<OddKind> {
+    match packet.protocol() {
+        _ if packet.version() != 4 => None,
+        _ if packet.fragment() != Fragment::Whole => Some(OddKind::Fragments),
+        icmp::PROTOCOL_V4 => Some(OddKind::Icmp),
+        _ => packet.has_options().then_some(OddKind::Options),
+    }
+}
+
+/// As `odd_v4`.
+#[inline]
+pub fn odd_v6(packet: &Ipv6) -> Option<OddKind> {
+    match packet.next_header() {
+        _ if packet.version() != 6 => None,
+        ipv6::FRAGMENT => Some(OddKind::Fragments),
+        icmp::PROTOCOL_V6 => Some(OddKind::Icmp),
+        other => ipv6::is_extension(other).then_some(OddKind::Options),
     }
 }
 

@@ -1,12 +1,12 @@
-//! What becomes of a packet that does not go to its server as it is: it gets headers (`wire::tunnel`), in fragments where it must, or another
-//! address (`wire::readdress`). One that is too large is answered (`wire::too_big`).
+//! What becomes of a packet that does not go to its server as it is: it gets headers (`wire::tunnel`), in fragments where it must, another
+//! address (`wire::readdress`), or other VLAN tags (`wire::ethernet::Link`). One that is too large is answered (`wire::too_big`).
 //!
 //! The frames are the caller's: here is said how long they must be, and written what is in them.
 
 use crate::hash;
 use crate::limits::{MAX_FRAME, TOO_BIG_ANSWERS, TOO_BIG_WINDOW};
 use crate::table::{PackedNextHop, Table, Way};
-use crate::wire::ethernet::Ethernet;
+use crate::wire::ethernet::{Ethernet, Link};
 use crate::wire::too_big::{self, IPV6_MIN_MTU};
 use crate::wire::tunnel::{Inner, Pieces, Template};
 use crate::wire::{array, ipv4, ipv6};
@@ -50,12 +50,28 @@ fn pieces(template: &Template, total: usize, mtu: usize) -> Pieces {
     Pieces::new(template.is_v4(), total, mtu)
 }
 
-/// How much of a frame goes through the tunnel, without padding, and how many bytes come in front of it. `None`: it goes as long as it is.
+/// What a frame is made into before its bytes are written: cut to `keep` bytes, then longer by `more` in front, or shorter by `less`.
+pub struct Room {
+    pub keep: usize,
+    pub more: usize,
+    pub less: usize,
+    link: Link,
+}
+
+/// Of a frame that fits. Without the padding: a buffer has room for the longest frame, and no more.
 #[inline]
-pub fn room(frame: &[u8], table: &Table, destination: u32) -> Option<(usize, usize)> {
-    let Way::Tunnel(template) = table.way(destination) else { return None };
+pub fn room(frame: &[u8], table: &Table, destination: u32) -> Room {
     let (l2, inner) = inner(frame);
-    Some((l2 + inner.len, template.header_len()))
+    let mut link = Link::new(frame, l2, table.tags(destination));
+    let (keep, added) = match table.way(destination) {
+        Way::Tunnel(template) => {
+            link.set_ethertype(template.ethertype());
+            (l2 + inner.len, template.header_len())
+        }
+        Way::Direct | Way::Readdressed(_) | Way::Closed => (frame.len(), 0),
+    };
+    let in_front = link.bytes().len() + added;
+    Room { keep, more: in_front.saturating_sub(l2), less: l2.saturating_sub(in_front), link }
 }
 
 /// The source port by which servers spread tunnels over their queues: of the client's hash, so that it is the same for all fragments of a
@@ -74,23 +90,19 @@ fn identification(template: &Template, inner: &Inner, table: &Table) -> Option<u
     (template.is_v4() && !inner.dont_fragment).then(|| table.next_identification() as u16)
 }
 
-/// Sends a frame on that fits, after `room`.
+/// Sends a frame on that has been made so.
 #[inline]
-pub fn write(frame: &mut [u8], table: &Table, destination: u32, next_hop: PackedNextHop) {
+pub fn write(frame: &mut [u8], room: &Room, table: &Table, destination: u32, next_hop: PackedNextHop) {
+    let link = room.link.bytes();
+    frame[..link.len()].copy_from_slice(link);
+    let packet = &mut frame[link.len()..];
     match table.way(destination) {
         Way::Tunnel(template) => {
-            let added = template.header_len();
-            let (l2, inner) = inner(&frame[added..]);
-            frame.copy_within(added..added + l2, 0);
-            let packet = &mut frame[l2..];
-            let port = if template.has_port() { port(table, &packet[added..]) } else { 0 };
+            let inner = Inner::read(&packet[template.header_len()..]);
+            let port = if template.has_port() { port(table, &packet[template.header_len()..]) } else { 0 };
             template.write(packet, inner, identification(template, &inner, table), port);
-            frame[l2 - 2..l2].copy_from_slice(&template.ethertype());
         }
-        Way::Readdressed(readdress) => {
-            let (l2, _) = inner(frame);
-            readdress.apply(&mut frame[l2..]);
-        }
+        Way::Readdressed(readdress) => readdress.apply(packet),
         Way::Direct | Way::Closed => {}
     }
     super::rewrite::to_next_hop(frame, next_hop);
@@ -119,16 +131,19 @@ impl Whole {
     pub fn fill(&mut self, frame: &[u8], table: &Table, destination: u32, next_hop: PackedNextHop) {
         let Way::Tunnel(template) = table.way(destination) else { unreachable!("only tunnels are fragmented") };
         let (l2, inner) = inner(frame);
+        let mut link = Link::new(frame, l2, table.tags(destination));
+        link.set_ethertype(template.ethertype());
+        let link = link.bytes();
+        self.l2 = link.len();
+        self.frame[..self.l2].copy_from_slice(link);
         let total = template.header_len() + inner.len;
+        self.len = self.l2 + total;
         self.identification = table.next_identification();
-        let packet = &mut self.frame[l2..l2 + total];
+        let packet = &mut self.frame[self.l2..self.len];
         packet[template.header_len()..].copy_from_slice(&frame[l2..l2 + inner.len]);
         let port = if template.has_port() { port(table, &frame[l2..]) } else { 0 };
         template.write(packet, inner, Some(self.identification as u16), port);
-        self.frame[..l2].copy_from_slice(&frame[..l2]);
-        self.frame[l2 - 2..l2].copy_from_slice(&template.ethertype());
         super::rewrite::to_next_hop(&mut self.frame, next_hop);
-        (self.l2, self.len) = (l2, l2 + total);
         self.pieces = pieces(template, total, table.tunnel_mtu());
     }
 

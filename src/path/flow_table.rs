@@ -1,6 +1,7 @@
 //! Where frames go whose slot is migrating, so that connections stay on their server through a change of the cluster.
 //!
-//! A connection that begins goes to the slot's new owner and is remembered; what is remembered follows its entry; whatever
+//! A connection that begins goes to the slot's new owner; its SYN is noted, and when something comes back that follows it, the
+//! connection is remembered. What is noted or remembered follows its entry; whatever
 //! else is of TCP was begun before, and goes to the slot's previous owner. Protocols without a beginning are remembered by flow:
 //! one that shows itself in the first `FLOW_IDLE` of the change may be an old one and stays with the previous owner; one that
 //! appears later is new. A server that is gone keeps nothing.
@@ -14,6 +15,7 @@
 
 use super::batch::Bits;
 use super::classify::{self, Act, Segment, Upper, Whole};
+use super::second_chance;
 use super::select::{Outcome, Selection};
 use crate::hash;
 use crate::limits::{FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN, FLOW_SYN_RETRY};
@@ -37,6 +39,12 @@ impl Selection {
             let service = self.outcomes[at].service;
             self.outcomes[at] = look_up(bytes(at), service, table, flows, ticks(now));
         }
+        for at in Bits(std::mem::take(&mut self.returned)) {
+            let service = self.outcomes[at].service;
+            let (outcome, is_last) = second_chance::look_up(bytes(at), service, table, flows, ticks(now));
+            self.outcomes[at] = outcome;
+            self.last_chances |= u64::from(is_last) << at;
+        }
     }
 }
 
@@ -45,10 +53,7 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     let (Some(packet), Some(kept)) = (classify::whole(frame), entry.kept()) else {
         unreachable!("a frame with a slot, of a service with migrating slots")
     };
-    let client = match packet.flow.client {
-        IpAddr::V4(client) => client.to_bits() as u128,
-        IpAddr::V6(client) => client.to_bits(),
-    };
+    let client = packet.client();
     let present_hash = packet.hash(entry.rule.key, entry.rule.flow);
     let present = entry.select(present_hash, client).1;
     let hash = |rule: &Rule| if *rule == entry.rule { present_hash } else { packet.hash(rule.key, rule.flow) };
@@ -68,6 +73,8 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
                 if previous_owner.is_settled() && present == Some(server) {
                     // It would go there if it were forgotten.
                     flows.forget(at);
+                } else if flows.is_noted(at) && comes_back(&packet, &flow) {
+                    flows.confirm(at, name, &next, table.horizon);
                 } else if next != flow {
                     flows.update(at, &next);
                 }
@@ -89,9 +96,21 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     if let Some(stage) = stage.filter(|_| remembers) {
         let position = position(&packet);
         let flow = Flow { server: table.ident(destination), stage, position, disputed: false, seen: now };
-        flows.remember(name, &flow, table.horizon);
+        match packet.act {
+            Act::Begin => flows.note(name, &flow, table.horizon),
+            _ => flows.remember(name, &flow, table.horizon),
+        }
     }
     Outcome::to_server(service, server, destination, table)
+}
+
+/// Whether a packet of a connection of which only a SYN is known shows that there is somebody who sent that: it is the same SYN, or follows it.
+fn comes_back(packet: &Whole, syn: &Flow) -> bool {
+    match packet.act {
+        Act::Begin => position(packet) == syn.position,
+        Act::Go | Act::Close | Act::Abort => true,
+        Act::Report | Act::Fragment | Act::Datagram => false,
+    }
 }
 
 /// What a packet is for a flow that is known.
@@ -158,14 +177,22 @@ fn go_on(flow: Flow, packet: &Whole, now: u64) -> Flow {
 }
 
 /// Where the client is behind a segment. What a SYN carries may be refused (RFC 7413), and come again.
-fn position(packet: &Whole) -> Position {
+pub(super) fn position(packet: &Whole) -> Position {
     let Segment { sequence, next, .. } = packet.segment;
     Position::of(if packet.act == Act::Begin { sequence.wrapping_add(1) } else { next })
 }
 
 impl Whole {
+    /// The client's address as a number.
+    pub(super) fn client(&self) -> u128 {
+        match self.flow.client {
+            IpAddr::V4(client) => client.to_bits() as u128,
+            IpAddr::V6(client) => client.to_bits(),
+        }
+    }
+
     /// What a slot follows from; ports take part where `flow` says so and the packet has them.
-    fn hash(&self, key: hash::Key, flow: bool) -> u64 {
+    pub(super) fn hash(&self, key: hash::Key, flow: bool) -> u64 {
         match self.flow.upper {
             Upper::Ports(..) if flow => self.name(key),
             _ => hash::source(key, self.flow.client),
@@ -173,7 +200,7 @@ impl Whole {
     }
 
     /// What tells the flow from all others. Fragments do not show their ports, all of a datagram alike.
-    fn name(&self, key: hash::Key) -> u64 {
+    pub(super) fn name(&self, key: hash::Key) -> u64 {
         let ports = match self.flow.upper {
             Upper::Ports(_, ports) => (ports.source, ports.destination),
             _ => (0, 0),

@@ -9,11 +9,12 @@ use super::batch::{Batch, Bits};
 use super::classify::{self, Flow, Outer, Upper};
 use super::fast_path::FastPath;
 use super::limit::Limiting;
+use super::odd::Odd;
 use super::quic;
 use crate::hash;
 use crate::hash::vector::Level;
 use crate::limits::BURST;
-use crate::model::{LimitKind, Transport};
+use crate::model::{LimitKind, OddKind, Transport};
 use crate::table::build::maglev::NOBODY;
 use crate::table::limits::Source;
 use crate::table::lists::Listed;
@@ -33,12 +34,17 @@ pub struct Selection {
     pub(super) begins: u64,
     /// Those whose slot is migrating: `decide` leaves them to `look_up_flows`.
     pub(super) migrating: u64,
+    /// Those that a server has sent back, as `migrating`.
+    pub(super) returned: u64,
+    /// Of these, those that no other server will be asked for.
+    pub(super) last_chances: u64,
     pub(super) plain: FastPath,
     pub(super) flow_v4: Batch<{ hash::FLOW_V4 }>,
     pub(super) flow_v6: Batch<{ hash::FLOW_V6 }>,
     /// Frames that a list would drop if it did more than count, with their services.
     pub(super) counted: ArrayVec<(usize, ServiceId), BURST>,
     pub(super) limiting: Limiting,
+    pub(super) odd: Odd,
 }
 
 /// What was decided about one frame. 16 bytes, written once.
@@ -46,7 +52,7 @@ pub struct Selection {
 pub struct Outcome {
     /// Whether the frame is forwarded, and where to.
     pub next_hop: PackedNextHop,
-    /// `Table::destination`; of a frame that is beyond a limit, which: the number of its `LimitKind`.
+    /// `Table::destination`; of a frame that is beyond a limit, which: the number of its `LimitKind`, or behind those of its `OddKind`.
     pub destination: u32,
     pub service: ServiceId,
     /// Where not forwarded: the reason's number, or `PASS`.
@@ -54,6 +60,14 @@ pub struct Outcome {
 }
 
 const PASS: u16 = u16::MAX;
+
+/// Which limit a frame is beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnyLimit {
+    /// Of its service.
+    Service(LimitKind),
+    Odd(OddKind),
+}
 
 impl Outcome {
     #[inline(always)]
@@ -73,10 +87,19 @@ impl Outcome {
         Outcome { service, destination: kind as u32, ..Outcome::kept(Reason::Limited as u16) }
     }
 
+    /// It has no service yet.
+    #[inline(always)]
+    pub(super) fn odd(kind: OddKind) -> Outcome {
+        Outcome { destination: (LimitKind::COUNT + kind as usize) as u32, ..Outcome::kept(Reason::Limited as u16) }
+    }
+
     /// Of a frame that was dropped as `Limited`: which limit it is beyond.
     #[inline]
-    pub fn limit(&self) -> LimitKind {
-        LimitKind::ALL[self.destination as usize]
+    pub fn limit(&self) -> AnyLimit {
+        match (self.destination as usize).checked_sub(LimitKind::COUNT) {
+            None => AnyLimit::Service(LimitKind::ALL[self.destination as usize]),
+            Some(kind) => AnyLimit::Odd(OddKind::ALL[kind]),
+        }
     }
 
     #[inline]
@@ -118,11 +141,14 @@ impl Selection {
             outcomes: [Outcome::kept(PASS); BURST],
             begins: 0,
             migrating: 0,
+            returned: 0,
+            last_chances: 0,
             plain: FastPath::default(),
             flow_v4: Batch::default(),
             flow_v6: Batch::default(),
             counted: ArrayVec::new(),
             limiting: Limiting::default(),
+            odd: Odd::default(),
         }
     }
 
@@ -148,21 +174,46 @@ impl Selection {
         &self.counted
     }
 
+    /// Frames that a limit of `[limit.odd]` would drop if it did more than count, by `OddKind`.
+    #[inline]
+    pub fn would_limit_odd(&self) -> &[u64; OddKind::COUNT] {
+        self.odd.counted()
+    }
+
     /// Whether there is something to `look_up_flows`.
     #[inline]
     pub fn is_migrating(&self) -> bool {
-        self.migrating != 0
+        self.migrating | self.returned != 0
     }
 
-    /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position.
+    /// Positions of the frames that go to the last server that may have their connection: `rewrite::mark_last_chance`.
+    #[inline]
+    pub fn last_chances(&self) -> Bits {
+        Bits(self.last_chances)
+    }
+
+    /// As `classify_at`, of frames that are all ours, where nothing is limited.
+    pub fn classify<'a>(&mut self, len: usize, table: &Table, bytes: impl Fn(usize) -> &'a [u8]) {
+        self.classify_at(len, table, |_| None, bytes);
+    }
+
+    /// Takes a burst of at most `BURST` frames; `bytes` lends the frame at a position. `now` says when it is judged, in nanoseconds, if
+    /// it was sent to us: limits of packets that are dear to read are asked here.
     // Not inlined, like the other loops over a burst: each has the registers for itself.
     #[inline(never)]
-    pub fn classify<'a>(&mut self, len: usize, table: &Table, bytes: impl Fn(usize) -> &'a [u8]) {
+    pub fn classify_at<'a>(
+        &mut self,
+        len: usize,
+        table: &Table,
+        now: impl Fn(usize) -> Option<u64>,
+        bytes: impl Fn(usize) -> &'a [u8],
+    ) {
         assert!(len <= BURST);
         self.len = len;
-        self.migrating = 0;
+        (self.migrating, self.returned, self.last_chances) = (0, 0, 0);
         self.counted.clear();
         self.limiting.clear();
+        self.odd.clear();
         let ports = table.ports();
         let (mut slow, mut at) = (0, 0);
         while at < len {
@@ -179,28 +230,40 @@ impl Selection {
             self.screen(lists);
         }
         for at in Bits(slow | v4.slow | v6.slow) {
-            self.classify_slow(at, bytes(at), table);
+            self.classify_slow(at, bytes(at), table, &now);
         }
     }
 
     /// The long way.
     #[cold]
     #[inline(never)]
-    fn classify_slow(&mut self, at: usize, frame: &[u8], table: &Table) {
-        self.begins |= u64::from(classify::begins(frame)) << at;
-        if let Err(outcome) = self.sort(at, frame, table) {
+    fn classify_slow(&mut self, at: usize, frame: &[u8], table: &Table, now: &impl Fn(usize) -> Option<u64>) {
+        let sorted = self.sort(at, frame, table, now);
+        self.odd.charge(table, &sorted);
+        if let Err(outcome) = sorted {
             self.outcomes[at] = outcome;
         }
     }
 
     /// Puts any frame into its batch. `Err`: the outcome is known already.
-    fn sort(&mut self, at: usize, frame: &[u8], table: &Table) -> Result<(), Outcome> {
+    fn sort(
+        &mut self,
+        at: usize,
+        frame: &[u8],
+        table: &Table,
+        now: &impl Fn(usize) -> Option<u64>,
+    ) -> Result<(), Outcome> {
         match classify::outer(frame) {
             Outer::V4(packet) => {
                 let (address, key) = table.address_v4(packet.destination()).ok_or(Verdict::Pass)?;
+                self.odd.judge(table, || classify::odd_v4(&packet), || now(at))?;
                 let flow = classify::flow_v4(&packet).map_err(Verdict::Drop)?;
+                self.note_beginning(at, flow.upper, frame);
                 let by_port = |protocol, port| table.ports().v4(key, port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
+                if table.is_loop(address, source(frame)) {
+                    return self.take_returned(at, service);
+                }
                 if let Some(lists) = table.lists() {
                     let source = u32::from_be_bytes(packet.source());
                     self.judge_listed(at, service, lists.listed_v4(source, service))?;
@@ -223,9 +286,14 @@ impl Selection {
             }
             Outer::V6(packet) => {
                 let (address, key) = table.address_v6(packet.destination()).ok_or(Verdict::Pass)?;
+                self.odd.judge(table, || classify::odd_v6(&packet), || now(at))?;
                 let flow = classify::flow_v6(&packet).map_err(Verdict::Drop)?;
+                self.note_beginning(at, flow.upper, frame);
                 let by_port = |protocol, port| table.ports().v6(key, port_key(protocol, port));
                 let service = choose(frame, table, address, flow.upper, by_port)?;
+                if table.is_loop(address, source(frame)) {
+                    return self.take_returned(at, service);
+                }
                 if let Some(lists) = table.lists() {
                     let source = u128::from_be_bytes(packet.source());
                     self.judge_listed(at, service, lists.listed_v6(source, service))?;
@@ -249,6 +317,21 @@ impl Selection {
             Outer::Truncated => return Err(Verdict::Drop(Reason::Malformed).into()),
             Outer::Other => return Err(Verdict::Pass.into()),
         }
+        Ok(())
+    }
+
+    /// A packet that an ICMP error is about has ports as well: whether it begins a connection, the whole packet says.
+    #[inline]
+    fn note_beginning(&mut self, at: usize, upper: Upper, frame: &[u8]) {
+        if let Upper::Ports(Transport::Tcp, _) = upper {
+            self.begins |= u64::from(classify::begins(frame)) << at;
+        }
+    }
+
+    /// Lists and limits have been asked when the frame came from its client.
+    fn take_returned(&mut self, at: usize, service: ServiceId) -> Result<(), Outcome> {
+        self.outcomes[at] = Outcome { service, ..Outcome::kept(PASS) };
+        self.returned |= 1 << at;
         Ok(())
     }
 
@@ -317,11 +400,11 @@ impl Outcome {
 }
 
 #[inline(always)]
-fn source(frame: &[u8]) -> PackedMac {
+pub(super) fn source(frame: &[u8]) -> PackedMac {
     PackedMac::from_bytes([frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]])
 }
 
-/// The service of a frame to a cluster address.
+/// The service of a frame to a cluster address. From a server it is refused, unless that may send frames back.
 fn choose(
     frame: &[u8],
     table: &Table,
@@ -329,9 +412,6 @@ fn choose(
     upper: Upper,
     by_port: impl Fn(u8, [u8; 2]) -> Option<PortService>,
 ) -> Result<ServiceId, Verdict> {
-    if table.is_loop(address, source(frame)) {
-        return Err(Verdict::Drop(Reason::Loop));
-    }
     let service = match upper {
         Upper::Ports(transport, ports) | Upper::FirstFragment(transport, ports) => {
             by_port(transport.protocol(), ports.destination.to_be_bytes()).map(PortService::id)
@@ -341,6 +421,10 @@ fn choose(
         Upper::Other => address.any(),
         Upper::Foreign => None,
     };
+    if table.is_loop(address, source(frame)) {
+        let may_return = |id: &ServiceId| table.service(*id).second_chance;
+        return service.filter(may_return).ok_or(Verdict::Drop(Reason::Loop));
+    }
     service.ok_or(Verdict::Drop(Reason::NoService))
 }
 

@@ -2,6 +2,7 @@
 
 use super::classify::{self, Outer};
 use super::select::{self, Outcome};
+use crate::hash::splitmix;
 use crate::limits::BURST;
 use crate::table::Table;
 use crate::table::trace::{Fate, Note, Seen, Watch};
@@ -37,13 +38,10 @@ pub struct Noting<'a> {
 }
 
 impl Notes {
-    /// Whether chance takes a frame, one in so many: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
-    /// 2014), of whose number the upper half is scaled.
+    /// Whether chance takes a frame, one in so many.
     fn takes(&mut self, one_in: u32) -> bool {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed >> 32) * u64::from(one_in)) >> 32 == 0
+        self.random = self.random.wrapping_add(splitmix::STEP);
+        splitmix::scale(splitmix::mix(self.random), u64::from(one_in)) == 0
     }
 
     /// Copies the watched frames of a burst, before any is rewritten. An ICMP error counts as the client's whose packet it is about.

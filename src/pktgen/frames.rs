@@ -14,6 +14,7 @@
 //! That is what a 64-byte frame of UDP over IPv4 has room for. Over IPv6 the smallest frame is 84 bytes, with TCP 76 and 96.
 //! What is between the headers and the trailer is filled with the low byte of its offset.
 
+use crate::hash::splitmix;
 use crate::limits::{PKTGEN_FRAME, PKTGEN_TEMPLATES};
 use crate::model::{Mac, Port, Transport};
 use crate::wire::{ethernet, ipv4, ipv6, transport};
@@ -171,18 +172,15 @@ impl Frames {
         sizes
     }
 
-    /// Which of the clients a frame is of, from 0. At random: SplitMix64 (Steele, Lea, Flood 2014), a xorshift-multiply of the
-    /// frame's number, so that a receiver knows the client too.
+    /// Which of the clients a frame is of, from 0. At random: by the
+    /// frame's number alone, so that a receiver knows the client too.
     #[inline]
     pub fn client_of(&self, number: u64) -> u64 {
         if self.order == Order::Sequential {
             return number % self.clients;
         }
-        let mut z = self.seed.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        ((z >> 32) * self.clients) >> 32
+        let state = self.seed.wrapping_add(number.wrapping_add(1).wrapping_mul(splitmix::STEP));
+        splitmix::scale(splitmix::mix(state), self.clients)
     }
 
     /// Templates take turns, and with each round of the clients they move on by one, so that each client gets each.

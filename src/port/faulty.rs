@@ -4,6 +4,7 @@
 //! With `PASSES = false` it also takes no frame back for the kernel, whatever the port inside does.
 
 use super::{Burst, Ledger, Port};
+use crate::hash::splitmix;
 use crate::limits::BURST;
 
 pub struct Faulty<P: Port, const PASSES: bool = true> {
@@ -28,11 +29,8 @@ impl<P: Port, const PASSES: bool> Faulty<P, PASSES> {
 
     /// Nothing, everything, or something between, equally often.
     fn draw(&mut self) -> usize {
-        self.schedule = self.schedule.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.schedule;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
+        self.schedule = self.schedule.wrapping_add(splitmix::STEP);
+        let z = splitmix::mix(self.schedule);
         match z % 3 {
             0 => 0,
             1 => BURST,
@@ -71,6 +69,10 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
 
     fn prepend(&mut self, frame: &mut P::Frame, len: usize) {
         self.inner.prepend(frame, len);
+    }
+
+    fn strip(&mut self, frame: &mut P::Frame, len: usize) {
+        self.inner.strip(frame, len);
     }
 
     fn resize(&mut self, frame: &mut P::Frame, len: usize) {

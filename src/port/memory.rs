@@ -163,6 +163,12 @@ impl Port for Memory {
         frame.len += len as u16;
     }
 
+    fn strip(&mut self, frame: &mut Frame, len: usize) {
+        let end = frame.len as usize;
+        self.arena[frame.index as usize].0.copy_within(len..end, 0);
+        frame.len -= len as u16;
+    }
+
     fn resize(&mut self, frame: &mut Frame, len: usize) {
         assert!(len <= STRIDE, "a chunk holds the frame");
         frame.len = len as u16;

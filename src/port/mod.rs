@@ -44,6 +44,9 @@ pub trait Port {
     /// Puts `len` bytes in front of the frame, whatever is in them. With them it is no longer than the device's longest.
     fn prepend(&mut self, frame: &mut Self::Frame, len: usize);
 
+    /// Takes `len` bytes off the front of the frame.
+    fn strip(&mut self, frame: &mut Self::Frame, len: usize);
+
     /// Cuts the frame to `len` bytes, or makes it longer at its end, by whatever bytes.
     fn resize(&mut self, frame: &mut Self::Frame, len: usize);
 

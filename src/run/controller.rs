@@ -3,7 +3,7 @@
 
 use super::announcing::Announcing;
 use super::capture::Capturing;
-use super::grouping::{Grouping, next_of_group};
+use super::grouping::{Grouping, NO_GROUP, next_of_group};
 use super::guard::Guard;
 use super::list_files::ListFiles;
 use super::reload::{Purpose, Reloads, Request};
@@ -148,7 +148,7 @@ impl ControlPlane {
     pub fn until_signal(&mut self, controller: &mut Controller) -> Result<Ended, Failure> {
         let ControlPlane { runtime, membership, signals } = self;
         let ended = runtime.block_on(async {
-            let mut was_up = controller.watch.as_ref().is_none_or(InterfaceWatch::is_up);
+            let mut were_up = states(&controller.watch);
             let mut tasks = Tasks::default();
             tasks.lists.watch(membership.plan());
             controller.show(membership);
@@ -178,8 +178,12 @@ impl ControlPlane {
                         controller.end_reload(membership, made, &mut tasks.reloads).await;
                         tasks.lists.watch(membership.plan());
                         controller.regroup(membership).await;
+                        controller.adopt(membership, &mut tasks.reloads);
                     }
-                    happened = next_of_group(&mut controller.group) => controller.take_group(membership, happened).await,
+                    happened = next_of_group(&mut controller.group) => {
+                        controller.take_group(membership, happened).await;
+                        controller.adopt(membership, &mut tasks.reloads);
+                    }
                     (path, content) = tasks.lists.changed() => {
                         let outcome = content.and_then(|prefixes| membership.set_list_file(&path, &prefixes));
                         if let Ok(Some(_)) = &outcome {
@@ -201,9 +205,11 @@ impl ControlPlane {
                     }
                     link = next_link(&mut controller.watch) => {
                         let link = link?;
-                        if link.is_up() != was_up {
-                            was_up = link.is_up();
-                            tell_link(link, membership.timeline());
+                        for (interface, was_up) in link.all().zip(&mut were_up) {
+                            if interface.is_up() != *was_up {
+                                *was_up = interface.is_up();
+                                tell_link(interface, membership.timeline());
+                            }
                         }
                         controller.engine.see(link);
                         controller.show(membership);
@@ -298,12 +304,21 @@ impl Controller<'_> {
             Order::Talkers(asked) => return self.look_for_talkers(membership, asked, to, tasks),
             Order::Reload { force, dry_run } => {
                 let purpose = if dry_run { Purpose::Rehearse { force } } else { Purpose::Reload { force } };
-                let request = Request { purpose, to: Some(to) };
-                return self.begin_reload(membership, request, &mut tasks.reloads);
+                return self.begin_reload(membership, Request::new(purpose, Some(to)), &mut tasks.reloads);
             }
             Order::Diff { config } => {
-                let request = Request { purpose: Purpose::Compare(config), to: Some(to) };
+                let request = Request::new(Purpose::Compare(config), Some(to));
                 return self.begin_reload(membership, request, &mut tasks.reloads);
+            }
+            Order::Publish { text, force } => {
+                let draft = self.group.as_ref().ok_or(NO_GROUP.to_owned()).and_then(|group| group.draft(text, force));
+                return match draft {
+                    Ok(draft) => {
+                        let request = Request::new(Purpose::Publish(Box::new(draft)), Some(to));
+                        self.begin_reload(membership, request, &mut tasks.reloads);
+                    }
+                    Err(error) => drop(to.send(Answer::Refused { error })),
+                };
             }
             Order::Withdraw { service } => return self.set_withdrawn(membership, service.as_deref(), true, to).await,
             Order::Announce { service } => return self.set_withdrawn(membership, service.as_deref(), false, to).await,
@@ -391,6 +406,7 @@ impl Controller<'_> {
             interface_up: self.watch.as_ref().map(InterfaceWatch::is_up),
             generation: membership.generation(),
             services: Vec::new(),
+            odd_limit: membership.plan().odd_limit.as_ref().map(ToString::to_string),
             workers: Vec::new(),
             counted_s: None,
             frames: 0,
@@ -530,6 +546,11 @@ fn in_a_line(services: &[Arc<Seen>]) -> String {
         line += &format!(", and {} more", out - SHOWN);
     }
     line
+}
+
+/// Whether each interface is up.
+fn states(watch: &Option<InterfaceWatch>) -> Vec<bool> {
+    watch.iter().flat_map(InterfaceWatch::all).map(InterfaceWatch::is_up).collect()
 }
 
 async fn next_link(watch: &mut Option<InterfaceWatch>) -> Result<&InterfaceWatch, InterfaceError> {

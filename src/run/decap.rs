@@ -2,9 +2,10 @@
 
 use super::on_server::{Begun, Options, Start, follow, heading, warn_of_settings};
 use crate::control::membership::{Membership, Side};
+use crate::engine::decap::concerns;
 use crate::engine::decap::unwrapping::Unwrapping;
 use crate::error::Failure;
-use crate::model::{Decap, Plan};
+use crate::model::{Decap, Plan, Service};
 use crate::server::{self, Dispatch};
 use crate::verbs;
 use crate::xdp::interface::Interface;
@@ -19,21 +20,23 @@ use std::time::Instant;
 pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let started = Instant::now();
     let server = server::name(&plan, options.server.as_deref())?;
-    let mine = |service: &&crate::model::Service| service.servers.iter().any(|it| it.name == server);
-    if !plan.services.iter().filter(mine).any(|service| service.deliver.is_routed()) {
+    let mine = |service: &&Service| service.servers.iter().any(|it| it.name == server);
+    if !plan.services.iter().filter(mine).any(concerns) {
         return Err(format!(
             "no service of server {server} is delivered in a tunnel: every `deliver` is \"l2\", for which `oneip server add` is all that \
-             is needed (for a tunnel, write deliver = \"ipip\", \"gue\", \"gre\" or \"l3dsr\" in its [[service]])"
+             is needed (for a tunnel, write deliver = \"ipip\", \"gue\", \"gre\" or \"l3dsr\" in its [[service]]; for several dispatchers, \
+             second_chance = true)"
         )
         .into());
     }
+    let is_tunnelled = plan.services.iter().filter(mine).any(|service| service.deliver.is_routed());
     verbs::cluster(&plan, &[])?;
     let interface = interface(&plan, Some(&server))?;
     let Decap { xdp, pins, .. } = plan.decap.clone();
     let place = interface.place(Kept::Decap, &pins);
     let open = |_: &_, plan: &Plan| {
         warn_of_settings(plan, &server, Dispatch::Decap);
-        if plan.tunnel_sources().is_empty() {
+        if is_tunnelled && plan.tunnel_sources().is_empty() {
             tracing::warn!(
                 "tunnels are taken from any address: whoever reaches this server can send to the cluster address past your firewall; \
                  name the dispatchers: [decap] sources = [\"192.0.2.2\"], or `source` in [dispatcher]"
@@ -45,10 +48,21 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         let plan = membership.plan();
         let (unwrapping, attachment) = Unwrapping::begin(plan, &server, &interface, (xdp, &pins))?;
         let mut text = heading(&interface, attachment);
-        let _ = writeln!(text, "  decap      unwraps what dispatchers send to server {server}");
-        let sources: Vec<String> = plan.tunnel_sources().iter().map(ToString::to_string).collect();
-        let from = if sources.is_empty() { "any address".to_owned() } else { sources.join(", ") };
-        let _ = writeln!(text, "  sources    {from}");
+        if is_tunnelled {
+            let _ = writeln!(text, "  decap      unwraps what dispatchers send to server {server}");
+            let sources: Vec<String> = plan.tunnel_sources().iter().map(ToString::to_string).collect();
+            let from = if sources.is_empty() { "any address".to_owned() } else { sources.join(", ") };
+            let _ = writeln!(text, "  sources    {from}");
+        }
+        let second: Vec<&str> =
+            plan.services.iter().filter(|service| service.second_chance).map(|service| service.name.as_str()).collect();
+        if !second.is_empty() {
+            let _ = writeln!(
+                text,
+                "  sends back segments of connections that server {server} does not have: {}",
+                second.join(", ")
+            );
+        }
         text += &super::services(plan);
         Ok(Begun { counting: unwrapping.counting.clone(), engine: unwrapping, greeting: text })
     };

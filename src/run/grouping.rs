@@ -2,11 +2,13 @@
 //! for the store in nothing that it does: an order counts here at once, and only its answer waits a moment.
 
 use super::controller::Controller;
+use super::publishing::Publishing;
 use super::sharing::Sharing;
 use crate::admin::finding::Grade;
 use crate::admin::group::{BadValue, GroupStatus, GroupSummary, MemberStatus, OrderStatus};
 use crate::admin::order::{Answer, Order};
 use crate::admin::timeline::{Kind, Told};
+use crate::config::published::{Published, check_text};
 use crate::control::membership::{Membership, Update};
 use crate::engine::Engine;
 use crate::error::Failure;
@@ -19,7 +21,7 @@ use crate::limits::{GROUP_ORDER, GROUP_SERVERS};
 use crate::model;
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// A process that is in a group.
 pub struct Grouping {
@@ -42,6 +44,8 @@ pub struct Grouping {
     outside: Option<String>,
     /// `None`: health is each member's own.
     sharing: Option<Sharing>,
+    /// `None`: the services are those of the file.
+    publishing: Option<Publishing>,
 }
 
 struct Waiting {
@@ -93,6 +97,7 @@ impl Grouping {
         let store = Store::start(settings.clone(), member, file)?;
         let connection = (Instant::now(), Err("it is being connected to".to_owned()));
         let sharing = membership.agreement().map(|_| Sharing::new(&settings.member));
+        let publishing = settings.takes_published.then(|| Publishing::new(&plan.admin.state, remembers));
         Ok(Some(Grouping {
             settings,
             mode,
@@ -106,6 +111,7 @@ impl Grouping {
             remembered: None,
             outside: None,
             sharing,
+            publishing,
         }))
     }
 
@@ -199,6 +205,8 @@ impl Grouping {
         let (since, connected) = &self.connection;
         let bad = self.book.shared.bad.iter().map(|(key, why)| BadValue { key: key.clone(), why: why.clone() });
         let bad = bad.chain(self.sharing.iter().flat_map(Sharing::bad));
+        let published = self.book.shared.published.as_deref();
+        let bad = bad.chain(self.publishing.iter().filter_map(|publishing| publishing.bad(published)));
         let health = self.sharing.as_ref().zip(membership.agreement());
         GroupSummary {
             name: self.settings.name.clone(),
@@ -214,6 +222,7 @@ impl Grouping {
             restored: self.book.restored,
             bad: bad.collect(),
             health: health.map(|(sharing, agreement)| sharing.status(agreement)),
+            published: self.publishing.as_ref().map(|publishing| publishing.generation()),
         }
     }
 
@@ -232,6 +241,7 @@ impl Grouping {
                 behind: progress.map(|progress| behind(progress.revision)),
                 announced: progress.map(|progress| progress.announced),
                 services: progress.map(|progress| progress.services),
+                published: progress.and_then(|progress| progress.published),
                 finds: self.sharing.as_ref().and_then(|sharing| sharing.finds(name, membership.agreement()?)),
             }
         });
@@ -333,6 +343,7 @@ impl Controller<'_> {
             revision: group.book.ordered_up_to(),
             announced: announced.filter(|status| status.announced == Some(true)).count(),
             services: membership.plan().services.len(),
+            published: group.publishing.as_ref().map(|publishing| publishing.generation()),
         }));
     }
 
@@ -394,7 +405,72 @@ impl Controller<'_> {
     }
 }
 
-const NO_GROUP: &str = "this process is in no group: its configuration has no [group]";
+impl Grouping {
+    /// What was published, if this member goes by something older.
+    pub(super) fn newer(&self) -> Option<&Published> {
+        self.publishing.as_ref()?.newer(self.book.shared.published.as_deref()?)
+    }
+
+    /// As `newer`, if it has not been refused here.
+    pub(super) fn to_adopt(&self) -> Option<&Published> {
+        self.newer().filter(|newer| self.publishing.as_ref().is_some_and(|publishing| !publishing.has_refused(newer)))
+    }
+
+    /// What came of taking over what was published.
+    pub(super) fn adopted(&mut self, published: Published, refused: Option<&str>) {
+        let Some(publishing) = &mut self.publishing else { return };
+        match refused {
+            None => {
+                if let Some(file) = publishing.adopt(published.generation) {
+                    self.store.ask(Ask::Keep(Box::new(published), file));
+                }
+            }
+            Some(why) => publishing.refuse(&published, why),
+        }
+    }
+
+    /// What an operator wants to publish, as this member would.
+    ///
+    /// # Errors
+    /// Why it cannot, in words.
+    pub(super) fn draft(&self, text: String, force: bool) -> Result<Published, String> {
+        let Some(publishing) = &self.publishing else {
+            return Err(
+                "this process takes its services from its file: for this, write config = \"etcd\" in its [group]"
+                    .to_owned(),
+            );
+        };
+        if let Err(why) = &self.connection.1 {
+            return Err(format!("the group's store cannot be asked: {why}"));
+        }
+        let by = self.settings.member.clone();
+        check_text(&text).map(|()| Published { generation: publishing.generation(), by, at_ms: now_ms(), force, text })
+    }
+
+    /// Has it published, and answers the operator.
+    pub(super) fn publish(&self, published: Published, to: oneshot::Sender<Answer>, mut changes: Vec<String>) {
+        let (tell, told) = oneshot::channel();
+        self.store.ask(Ask::Publish { published: Box::new(published), to: tell });
+        tokio::spawn(async move {
+            let told = timeout(GROUP_ORDER, told)
+                .await
+                .map(|told| told.unwrap_or_else(|_| Err("the process ends".to_owned())));
+            let told = told.unwrap_or_else(|_| {
+                Err("the store has not answered: see `oneip ctl group` for what is published".to_owned())
+            });
+            let _ = to.send(match told {
+                Ok(generation) => {
+                    changes
+                        .push(format!("published as generation {generation}: `oneip ctl group` shows who goes by it"));
+                    Answer::Done { changes }
+                }
+                Err(error) => Answer::Refused { error },
+            });
+        });
+    }
+}
+
+pub(super) const NO_GROUP: &str = "this process is in no group: its configuration has no [group]";
 
 /// What a group is told of an order. A server has by now what was ordered.
 fn edit(order: &Order, membership: &Membership, member: &str) -> Option<Edit> {

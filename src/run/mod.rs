@@ -14,6 +14,7 @@ pub mod grouping;
 pub mod guard;
 mod list_files;
 pub mod on_server;
+mod publishing;
 mod reload;
 mod sharing;
 mod talkers;
@@ -21,7 +22,7 @@ mod talkers;
 use crate::admin::order::{Answer, Order};
 use crate::admin::{self, Watched};
 use crate::control::announce::Announcer;
-use crate::control::interface::InterfaceWatch;
+use crate::control::interface::{InterfaceError, InterfaceWatch};
 use crate::control::membership::{Membership, Side};
 use crate::control::state_file::StateFile;
 use crate::ctl::client::{self, Client};
@@ -36,6 +37,7 @@ use crate::metrics::collect::{Reports, say};
 use crate::metrics::latest::Latest;
 use crate::metrics::summary::Summary;
 use crate::model::{Dispatcher, Engine, Plan, Prefix};
+use crate::netlink::kinds::{self, Use};
 use crate::netlink::{self, addresses};
 use crate::table::{TunnelEnd, families};
 use crate::verbs;
@@ -80,18 +82,30 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     verbs::cluster(&plan, &options.down)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
+    if dispatcher.engine != Engine::Dpdk {
+        runtime.block_on(check_kinds(&dispatcher))?;
+    }
     let device = engine::open(&dispatcher, &available)?;
     let facts = device.facts();
     if options.takeover {
         ask_to_hand_over(&plan)?;
     }
     // Before anything is asked of the kernel.
-    let _alone = InterfaceLock::take(&facts.interface)?;
+    let others = dispatcher.others.iter().filter(|_| !facts.egresses.is_empty());
+    let names = std::iter::once(&facts.interface).chain(others);
+    let _alone = names.map(|name| InterfaceLock::take(name)).collect::<Result<Vec<_>, _>>()?;
     // Before there are sockets that another process must not have.
     let guard = plan.announce.as_ref().map(|settings| Guard::start(&facts.interface, settings)).transpose()?;
     let watch = || {
         let queues = (facts.workers > 0).then_some(facts.queues);
-        runtime.block_on(InterfaceWatch::open(&facts.interface, facts.mac, queues))
+        runtime.block_on(async {
+            let mut others = Vec::new();
+            for (name, egress) in dispatcher.others.iter().zip(facts.egresses.iter().skip(1)) {
+                others.push(InterfaceWatch::open(name, Some(egress.source), None).await?);
+            }
+            let first = InterfaceWatch::open(&facts.interface, facts.mac, queues).await?;
+            Ok::<_, InterfaceError>(first.with_others(others))
+        })
     };
     let watch = facts.has_interface.then(watch).transpose()?;
     let listed = dispatcher.cores.as_deref();
@@ -114,6 +128,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let plan = Arc::clone(membership.plan());
     let mut followed = ControlPlane { runtime, membership, signals };
     followed.membership.set_workers(facts.queues);
+    followed.membership.set_egresses(&facts.egresses);
     let attached = device.attach(&addresses, followed.membership.table())?;
     // Now that nothing can refuse any more, an older log of that name gives way.
     if let Some(log) = hlog.as_ref().filter(|log| log.metadata().is_ok_and(|facts| facts.is_file())) {
@@ -171,6 +186,18 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     };
     tell(&summary, options.json)?;
     ended.map(|_| ())
+}
+
+/// Refuses interfaces that frames do not come to, such as a bridge.
+async fn check_kinds(dispatcher: &Dispatcher) -> Result<(), Failure> {
+    let all = kinds::all(&netlink::requests()?).await;
+    let all = all.map_err(|error| format!("the interfaces of this host cannot be listed: {error}"))?;
+    let is_one_of_several = !dispatcher.others.is_empty();
+    let by = Use { engine: dispatcher.engine, xdp: dispatcher.xdp, is_one_of_several };
+    for name in dispatcher.interfaces() {
+        kinds::check(&all, name, by)?;
+    }
+    Ok(())
 }
 
 /// Where tunnels begin: at the addresses that the configuration gives, or the interface's.
@@ -246,7 +273,7 @@ fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], (engine, advice): (&str
     let on = match cores {
         [] => "on the cores that take their interrupts".to_owned(),
         [core] => format!("on core {core}"),
-        cores => format!("on cores {}", cores::list(cores)),
+        cores => format!("on cores {}", cores::list_distinct(cores)),
     };
     let _ = writeln!(text, "  queues     {queues}, {on}");
     text += &services(plan);

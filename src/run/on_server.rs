@@ -154,7 +154,8 @@ fn without_effect(plan: &Plan, kept: Kept) -> Option<String> {
     let limited = plan.services.iter().filter(|service| service.limit.is_some());
     let limited = limited.map(|service| format!("[service.limit] of {}", service.name));
     let lists = (!plan.lists.is_empty()).then(|| "[[deny]] and [[allow]]".to_owned());
-    let all: Vec<String> = lists.into_iter().chain(limited).collect();
+    let odd = plan.odd_limit.as_ref().map(|_| "[limit.odd]".to_owned());
+    let all: Vec<String> = lists.into_iter().chain(limited).chain(odd).collect();
     (!all.is_empty()).then(|| {
         format!(
             "oneip {kept} applies no limits and no lists: without effect are {}; drop such frames on the router, or on each server by nftables",

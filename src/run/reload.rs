@@ -6,6 +6,7 @@ use super::controller::Controller;
 use crate::admin::finding::Grade;
 use crate::admin::order::{Answer, Diff};
 use crate::admin::timeline::{Kind, Timeline, Told};
+use crate::config::published::Published;
 use crate::config::{self, Loaded};
 use crate::control::membership::{Base, Membership, Prepared, Reloaded};
 use crate::engine::HostCheck;
@@ -21,8 +22,10 @@ use tokio::sync::oneshot;
 /// What was asked for, and by whom.
 pub struct Request {
     pub purpose: Purpose,
-    /// `None`: by a signal.
+    /// `None`: by a signal, or by the group.
     pub to: Option<oneshot::Sender<Answer>>,
+    /// What was published, and is taken over with it.
+    pub adopts: Option<Box<Published>>,
 }
 
 /// `force`: however many clients it moves for nothing.
@@ -36,10 +39,16 @@ pub enum Purpose {
     },
     /// Only to say how a file differs; `None`: the own one.
     Compare(Option<PathBuf>),
+    /// Have the group publish it, if it can count here.
+    Publish(Box<Published>),
 }
 
 impl Request {
-    pub const BY_SIGNAL: Request = Request { purpose: Purpose::Reload { force: false }, to: None };
+    pub const BY_SIGNAL: Request = Request::new(Purpose::Reload { force: false }, None);
+
+    pub const fn new(purpose: Purpose, to: Option<oneshot::Sender<Answer>>) -> Request {
+        Request { purpose, to, adopts: None }
+    }
 
     fn is_reload(&self) -> bool {
         matches!(self.purpose, Purpose::Reload { .. })
@@ -51,6 +60,8 @@ pub enum Source {
     File(PathBuf),
     /// Who names it need not be allowed to read it, so that nothing is told of what is in it unless it is a configuration.
     Stranger(PathBuf),
+    /// The file, with this in the place of its services.
+    Published(PathBuf, Box<Published>),
     /// From a file that was read already, with its warnings.
     Read(Box<Plan>, Vec<String>),
 }
@@ -139,6 +150,11 @@ fn make(source: Source, base: &Base, (before, check): (&BTreeSet<Prefix>, HostCh
             let Loaded { plan, warnings } = config::load(&path).map_err(|errors| errors.to_string())?;
             (plan, warnings.iter().map(ToString::to_string).collect())
         }
+        Source::Published(path, published) => {
+            let Loaded { plan, warnings } =
+                config::load_published(&path, &published).map_err(|errors| errors.to_string())?;
+            (plan, warnings.iter().map(ToString::to_string).collect())
+        }
         Source::Stranger(path) => {
             let Loaded { plan, warnings } = config::load(&path).map_err(|_| {
                 let path = path.display();
@@ -158,7 +174,7 @@ fn make(source: Source, base: &Base, (before, check): (&BTreeSet<Prefix>, HostCh
 
 impl Controller<'_> {
     /// Has the configuration file read, unless that is being done.
-    pub(super) fn begin_reload(&mut self, membership: &Membership, request: Request, reloads: &mut Reloads) {
+    pub(super) fn begin_reload(&mut self, membership: &Membership, mut request: Request, reloads: &mut Reloads) {
         if let Some(other) = &mut reloads.under_way {
             let error = other.busy();
             match request.to {
@@ -173,8 +189,15 @@ impl Controller<'_> {
         if request.is_reload() {
             self.supervisor.reloading();
         }
-        let source = match &request.purpose {
-            Purpose::Compare(Some(file)) if *file != self.config => Source::Stranger(file.clone()),
+        if matches!(request.purpose, Purpose::Reload { .. } | Purpose::Rehearse { .. }) && request.adopts.is_none() {
+            request.adopts = self.group.as_ref().and_then(|group| group.newer()).cloned().map(Box::new);
+        }
+        let source = match (&request.purpose, &request.adopts) {
+            (Purpose::Compare(Some(file)), _) if *file != self.config => Source::Stranger(file.clone()),
+            (Purpose::Publish(published), _) => {
+                Source::Published(self.config.clone(), Box::new(Published { generation: 0, ..(**published).clone() }))
+            }
+            (_, Some(published)) => Source::Published(self.config.clone(), published.clone()),
             _ => Source::File(self.config.clone()),
         };
         reloads.under_way = self.start_reload(membership, request, source);
@@ -219,7 +242,16 @@ impl Controller<'_> {
     }
 
     fn answer(&mut self, timeline: &Timeline, request: Request, outcome: Outcome) {
-        if request.is_reload() {
+        let Request { purpose, to, adopts } = request;
+        if let (Purpose::Reload { .. }, Some(published), Some(group)) = (&purpose, adopts, &mut self.group) {
+            let refused = if let Outcome::Refused(error) = &outcome { Some(error.as_str()) } else { None };
+            group.adopted(*published, refused);
+        }
+        if let (Purpose::Publish(published), Outcome::Done(_)) = (&purpose, &outcome) {
+            let (Some(group), Some(to), Outcome::Done(changes)) = (&self.group, to, outcome) else { return };
+            return group.publish((**published).clone(), to, changes);
+        }
+        if matches!(purpose, Purpose::Reload { .. }) {
             self.supervisor.ready();
             note(timeline, &outcome);
             let tell = |changes: &[String]| changes.iter().for_each(|change| tracing::info!("reload: {change}"));
@@ -233,7 +265,7 @@ impl Controller<'_> {
                 Outcome::Compared(_) => {}
             }
         }
-        let Some(to) = request.to else { return };
+        let Some(to) = to else { return };
         let _ = to.send(match outcome {
             Outcome::Done(mut changes) => {
                 changes.extend(self.engine.remark());
@@ -258,7 +290,11 @@ impl Controller<'_> {
             let orders = membership.orders_told();
             return Ok(Outcome::Compared(Diff { config, warnings, orders, ..prepared.compared(host.err()) }));
         }
-        let force = matches!(request.purpose, Purpose::Reload { force: true } | Purpose::Rehearse { force: true });
+        let force = match &request.purpose {
+            Purpose::Reload { force } | Purpose::Rehearse { force } => *force,
+            Purpose::Publish(published) => published.force,
+            Purpose::Compare(_) => false,
+        };
         let confirmed = || if force { Ok(()) } else { prepared.confirm() };
         let refused =
             host.and_then(|()| prepared.possible().and_then(|()| confirmed()).map_err(|error| error.to_string()));
@@ -269,7 +305,9 @@ impl Controller<'_> {
         if !request.is_reload() {
             let mut changes = prepared.changes();
             changes.extend(warned);
-            changes.push("dry run: nothing was changed".to_owned());
+            if matches!(request.purpose, Purpose::Rehearse { .. }) {
+                changes.push("dry run: nothing was changed".to_owned());
+            }
             return Ok(Outcome::Done(changes));
         }
         let before = membership.plan().cluster_addresses();
@@ -409,11 +447,7 @@ mod tests {
     /// What the operator is answered.
     async fn reload(controller: &mut Controller<'_>, membership: &mut Membership, reloads: &mut Reloads) -> Answer {
         let (to, answer) = oneshot::channel();
-        controller.begin_reload(
-            membership,
-            Request { purpose: Purpose::Reload { force: false }, to: Some(to) },
-            reloads,
-        );
+        controller.begin_reload(membership, Request::new(Purpose::Reload { force: false }, Some(to)), reloads);
         let made = reloads.made().await;
         controller.end_reload(membership, made, reloads).await;
         answer.await.expect("it is answered")
@@ -464,7 +498,7 @@ mod tests {
             let mut reloads = Reloads::default();
             let mut compare = async |file: Option<PathBuf>| {
                 let (to, answer) = oneshot::channel();
-                let request = Request { purpose: Purpose::Compare(file), to: Some(to) };
+                let request = Request::new(Purpose::Compare(file), Some(to));
                 controller.begin_reload(&membership, request, &mut reloads);
                 let made = reloads.made().await;
                 controller.end_reload(&mut membership, made, &mut reloads).await;

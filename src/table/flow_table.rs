@@ -5,7 +5,11 @@
 //! flow lies in one of two buckets of four entries, a cache line each, and goes into the emptier. It is known by its bucket
 //! and 40 bits of keyed hash: that a stranger is taken for a flow that is there has a chance of 2^-37 a flow. Where both buckets
 //! are full, what is over goes first, then what is remembered only for safety, then what showed itself once or was ended, then the
-//! flow that has been silent for longest. So a flood of SYNs displaces SYNs.
+//! flow that has been silent for longest.
+//!
+//! A SYN can be forged, and by itself says little. So SYNs have a part of the memory for themselves, a quarter as large, until something
+//! comes back: the same SYN once more, or a segment that follows it. Only then the flow gets a place among flows. A flood of SYNs with
+//! forged sources displaces SYNs, the oldest first, and no flow.
 //!
 //! Times are 40 bits of ticks, which last 292 years: an old entry never looks new.
 
@@ -28,16 +32,28 @@ pub struct FlowTable {
 /// flows when the worker does not. One of them writes at a time, but for a worker that was stopped in the middle of a turn and ends that
 /// while the program writes: then an entry may be lost, or have another flow's state, and the counts may be wrong by one.
 pub trait FlowMemory: Send {
+    /// Those of flows, and behind them those of SYNs: `syn_buckets`.
     fn buckets(&self) -> &[Bucket];
 
-    /// What it came to, but for the capacity: held, remembered, evicted.
-    fn report(&self) -> &[AtomicU64; 3];
+    /// How many are of flows.
+    fn flow_buckets(&self) -> usize;
+
+    /// What it came to, but for the capacity: held, remembered, evicted, displaced.
+    fn report(&self) -> &[AtomicU64; 4];
 }
+
+/// How many buckets SYNs have beside so many of flows.
+pub const fn syn_buckets(flow_buckets: usize) -> usize {
+    flow_buckets.div_ceil(SYN_PART)
+}
+
+const SYN_PART: usize = 4;
 
 /// A worker's own.
 struct OwnMemory {
     buckets: Box<[Bucket]>,
-    report: [AtomicU64; 3],
+    flow_buckets: usize,
+    report: [AtomicU64; 4],
 }
 
 impl FlowMemory for OwnMemory {
@@ -45,7 +61,11 @@ impl FlowMemory for OwnMemory {
         &self.buckets
     }
 
-    fn report(&self) -> &[AtomicU64; 3] {
+    fn flow_buckets(&self) -> usize {
+        self.flow_buckets
+    }
+
+    fn report(&self) -> &[AtomicU64; 4] {
         &self.report
     }
 }
@@ -71,6 +91,8 @@ pub struct FlowTableReport {
     pub remembered: u64,
     /// Flows forgotten since the start, while they might have lived, to make room for newer ones.
     pub evicted: u64,
+    /// SYNs forgotten since the start, while something might have come back, to make room for newer ones.
+    pub displaced: u64,
 }
 
 /// How far a flow has come.
@@ -201,6 +223,14 @@ pub struct Flow {
     pub seen: u64,
 }
 
+/// Of the memory.
+#[derive(Clone, Copy)]
+enum Part {
+    Flows,
+    /// TCP connections of which one SYN was seen, and nothing else.
+    Syns,
+}
+
 /// Where a flow lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At(u32, u8);
@@ -284,10 +314,11 @@ impl FlowTable {
     /// For at least that many flows, or none. All of its memory is touched here, so that no page of it is missing later.
     /// `key` is the cluster's; flows are hashed with another one that is drawn from it.
     pub fn new(flows: usize, key: Key) -> FlowTable {
-        let buckets: Box<[Bucket]> = (0..flows.div_ceil(ENTRIES)).map(|_| Bucket::default()).collect();
+        let flow_buckets = flows.div_ceil(ENTRIES);
+        let buckets: Box<[Bucket]> = (0..flow_buckets + syn_buckets(flow_buckets)).map(|_| Bucket::default()).collect();
         // Zeroes come from the kernel page by page, at the first write to each.
         buckets.iter().for_each(|bucket| bucket.set(0, Entry { whose: 0, state: std::hint::black_box(1) }));
-        FlowTable::over(Box::new(OwnMemory { buckets, report: Default::default() }), flow_key(key))
+        FlowTable::over(Box::new(OwnMemory { buckets, flow_buckets, report: Default::default() }), flow_key(key))
     }
 
     /// Goes on with what is remembered there, with flows hashed by that key.
@@ -300,9 +331,14 @@ impl FlowTable {
         self.key
     }
 
-    /// The two buckets of a flow.
-    fn buckets_of(&self, hash: u64) -> [u32; 2] {
-        let scaled = |bits: u32| ((bits as u64 * self.memory.buckets().len() as u64) >> 32) as u32;
+    /// The two buckets of a flow, in that part of the memory.
+    fn buckets_of(&self, hash: u64, part: Part) -> [u32; 2] {
+        let (flows, all) = (self.memory.flow_buckets(), self.memory.buckets().len());
+        let (first, count) = match part {
+            Part::Flows => (0, flows),
+            Part::Syns => (flows, all - flows),
+        };
+        let scaled = |bits: u32| first as u32 + ((u64::from(bits) * count as u64) >> 32) as u32;
         // Selection takes the upper half of its hash; both halves of this one are independent of it, and of each other.
         [scaled(hash as u32), scaled((hash >> 32) as u32)]
     }
@@ -318,12 +354,17 @@ impl FlowTable {
     /// What is remembered of a flow since a tick, and where.
     #[inline]
     pub fn find(&self, hash: u64, since: u64) -> Option<(Flow, At)> {
-        self.buckets_of(hash).into_iter().find_map(|bucket| {
+        [Part::Flows, Part::Syns].into_iter().flat_map(|part| self.buckets_of(hash, part)).find_map(|bucket| {
             let (at, entry) =
                 self.memory.buckets().get(bucket as usize)?.entries().enumerate().find(|(_, entry)| entry.is(hash))?;
             let flow = entry.flow().filter(|flow| flow.seen >= since)?;
             Some((flow, At(bucket, at as u8)))
         })
+    }
+
+    /// Whether only a SYN was seen there, and nothing came back yet.
+    pub fn is_noted(&self, at: At) -> bool {
+        at.0 as usize >= self.memory.flow_buckets()
     }
 
     /// What `find` found there is so now.
@@ -333,17 +374,34 @@ impl FlowTable {
 
     pub fn forget(&mut self, at: At) {
         self.set(at, FREE);
-        let [held, ..] = self.memory.report();
-        held.store(held.load(Relaxed).saturating_sub(1), Relaxed);
+        if !self.is_noted(at) {
+            let [held, ..] = self.memory.report();
+            held.store(held.load(Relaxed).saturating_sub(1), Relaxed);
+        }
     }
 
     /// Remembers a flow, which was seen now, if there is any memory; whatever was known of it gives way. Nothing that was last
     /// seen before `horizon` counts.
     pub fn remember(&mut self, hash: u64, flow: &Flow, horizon: u64) {
+        self.put(Part::Flows, hash, flow, horizon);
+    }
+
+    /// As `remember`, of a SYN as long as nothing has come back.
+    pub fn note(&mut self, hash: u64, syn: &Flow, horizon: u64) {
+        self.put(Part::Syns, hash, syn, horizon);
+    }
+
+    /// Something has come back that follows the SYN that was found there: remembers the flow, as it is now.
+    pub fn confirm(&mut self, at: At, hash: u64, flow: &Flow, horizon: u64) {
+        self.forget(at);
+        self.remember(hash, flow, horizon);
+    }
+
+    fn put(&mut self, part: Part, hash: u64, flow: &Flow, horizon: u64) {
         if self.memory.buckets().is_empty() {
             return;
         }
-        let (buckets, now) = (self.buckets_of(hash), flow.seen);
+        let (buckets, now) = (self.buckets_of(hash, part), flow.seen);
         let entries = || buckets.into_iter().flat_map(|bucket| (0..ENTRIES as u8).map(move |at| At(bucket, at)));
         let at = entries().find(|at| self.entry(*at).is(hash)).unwrap_or_else(|| {
             let is_live = |entry: &Entry| entry.worth(now, horizon) > 0;
@@ -355,11 +413,17 @@ impl FlowTable {
             };
             let at = entries().min_by_key(rank).expect("two buckets");
             let entry = self.entry(at);
-            let [held, remembered, evicted] = self.memory.report();
+            let [held, remembered, evicted, displaced] = self.memory.report();
             let add = |sum: &AtomicU64, one: bool| sum.store(sum.load(Relaxed) + u64::from(one), Relaxed);
-            add(evicted, entry.worth(now, horizon) > 1);
-            add(held, entry.server() == 0);
-            add(remembered, true);
+            let is_loss = entry.worth(now, horizon) > 1;
+            match part {
+                Part::Flows => {
+                    add(evicted, is_loss);
+                    add(held, entry.server() == 0);
+                    add(remembered, true);
+                }
+                Part::Syns => add(displaced, is_loss),
+            }
             at
         });
         self.set(at, Entry::new(hash, flow));
@@ -392,8 +456,8 @@ impl FlowTable {
     }
 
     pub fn report(&self) -> FlowTableReport {
-        let [held, remembered, evicted] = self.memory.report().each_ref().map(|count| count.load(Relaxed));
-        let capacity = (self.memory.buckets().len() * ENTRIES) as u64;
-        FlowTableReport { capacity, held, remembered, evicted }
+        let [held, remembered, evicted, displaced] = self.memory.report().each_ref().map(|count| count.load(Relaxed));
+        let capacity = (self.memory.flow_buckets() * ENTRIES) as u64;
+        FlowTableReport { capacity, held, remembered, evicted, displaced }
     }
 }

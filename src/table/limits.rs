@@ -13,6 +13,11 @@
 //! All workers share the buckets. One looks at a service's once a burst and charges all that passed at its end, so that as many bursts as
 //! there are other workers may pass too many at once; they are charged, and so are missing later. `src/bpf/limits.h` is the twin.
 
+pub mod odd;
+mod tokens;
+
+use self::odd::OddLimits;
+use self::tokens::{PARTS, SKEW, lack, take};
 use super::ServiceId;
 use crate::hash::{Key, siphash};
 use crate::limits::{BURST, DEFAULT_LIMIT_SOURCES, MAX_BITS_LIMIT, MAX_BURST_FILL, MAX_SERVICES};
@@ -22,15 +27,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Times are parts of a nanosecond, 2^-10 of it: a minimum frame at 400 Gbit/s costs more than a thousand. They turn over after 208 days.
-const PARTS: u32 = 10;
-
 /// What a bucket of bits costs a byte is in 2^-12 of that.
 const BYTE_PARTS: u32 = 12;
-
-/// A bucket is full no later than its depth from now, but for clocks that differ a little from worker to worker. What seems to be full later
-/// is from long ago, before times turned over, or was never used: it is full.
-const SKEW: u64 = 1_000_000_000 << PARTS;
 
 /// The depth of any bucket.
 const DEEPEST: u64 = (MAX_BURST_FILL.as_nanos() as u64) << PARTS;
@@ -193,22 +191,6 @@ fn source_key(key: Key) -> Key {
     Key::new(k0, k1)
 }
 
-/// What a bucket of a depth lacks.
-#[inline(always)]
-fn lack(full_at: u64, now: u64, depth: u64) -> u64 {
-    let lack = full_at.wrapping_sub(now);
-    if lack > depth + SKEW { 0 } else { lack }
-}
-
-/// Takes what a frame costs, or a burst, from a bucket that was seen so.
-#[inline(always)]
-fn take(full_at: &AtomicU64, (seen, lack): (u64, u64), now: u64, cost: u64) {
-    // Of two who find it full at once, the second adds to what the first has made of it.
-    if lack > 0 || full_at.compare_exchange(seen, now.wrapping_add(cost), Relaxed, Relaxed).is_err() {
-        full_at.fetch_add(cost, Relaxed);
-    }
-}
-
 /// What the frames of a burst take from the buckets of their services.
 #[derive(Default)]
 pub struct Charges(ArrayVec<Charge, BURST>);
@@ -360,18 +342,21 @@ pub struct Limiter {
     /// From the first limit on.
     memory: Option<Arc<Memory>>,
     limits: Option<Arc<Limits>>,
+    /// As long as there are limits of packets that are dear to read.
+    odd: Option<Arc<OddLimits>>,
 }
 
 impl Limiter {
     pub fn new(key: Key, plan: &Plan) -> Limiter {
         let sources = plan.dispatcher.as_ref().map_or(DEFAULT_LIMIT_SOURCES, |dispatcher| dispatcher.limit_sources);
-        let mut limiter = Limiter { sources, slots: HashMap::new(), memory: None, limits: None };
+        let mut limiter = Limiter { sources, slots: HashMap::new(), memory: None, limits: None, odd: None };
         limiter.renew(key, plan);
         limiter
     }
 
     /// Goes over to the limits of another plan. Services that are in both go on with their buckets.
     pub fn renew(&mut self, key: Key, plan: &Plan) {
+        self.odd = plan.odd_limit.as_ref().map(|limit| Arc::new(OddLimits::new(limit, self.odd.as_deref())));
         let limited = plan.services.iter().filter(|service| service.limit.is_some());
         let names: HashSet<&str> = limited.clone().map(|service| service.name.as_str()).collect();
         if names.is_empty() {
@@ -399,6 +384,10 @@ impl Limiter {
 
     pub fn limits(&self) -> Option<Arc<Limits>> {
         self.limits.clone()
+    }
+
+    pub fn odd(&self) -> Option<Arc<OddLimits>> {
+        self.odd.clone()
     }
 }
 

@@ -21,7 +21,7 @@ pub mod trace;
 mod way;
 
 use crate::hash::{self, Key};
-use crate::model::Egress;
+use crate::model::{Egress, Tags};
 use build::maglev::NOBODY;
 use build::migration::Kept;
 use census::Census;
@@ -29,6 +29,7 @@ pub use directory::{Address, Directory, PortService, Ports, port_key, port_key_v
 use directory::{EVERYTHING, NO_SERVICE, PLAIN, prefix_mark};
 use index::Index;
 use limits::Limits;
+use limits::odd::OddLimits;
 use lists::Lists;
 pub use next_hop::PackedNextHop;
 use quic::ConnectionIds;
@@ -55,8 +56,8 @@ pub struct Table {
     services: Box<[ServiceTable]>,
     /// By destination: the service's `base` plus the server's position; behind them `UNRESOLVED`, for no destination at all.
     next_hops: Box<[PackedNextHop]>,
-    /// By destination; none where every service is delivered on the link.
-    ways: Box<[Way]>,
+    /// By destination, with the tags that frames leave with; none where every frame goes as it is.
+    ways: Box<[(Way, Tags)]>,
     tunnel_mtu: u32,
     /// Identifications of packets that may be fragmented, of all workers and all tables.
     identifications: Arc<AtomicU32>,
@@ -75,6 +76,7 @@ pub struct Table {
     lists: Option<Arc<Lists>>,
     /// What is beyond a limit; `None`: nothing.
     limits: Option<Arc<Limits>>,
+    odd_limits: Option<Arc<OddLimits>>,
     limit_sources: u32,
     /// Whose frames an operator watches.
     pub watch: Option<Arc<Watch>>,
@@ -121,6 +123,8 @@ pub struct ServiceTable {
     base: u32,
     /// While slots move.
     kept: Option<Arc<Kept>>,
+    /// Whether servers send back what they have no connection for.
+    pub second_chance: bool,
     connection_ids: Option<ConnectionIds>,
 }
 
@@ -375,7 +379,13 @@ impl Table {
     /// How packets come to a server.
     #[inline(always)]
     pub fn way(&self, destination: u32) -> &Way {
-        self.ways.get(destination as usize).unwrap_or(&Way::Direct)
+        self.ways.get(destination as usize).map_or(&Way::Direct, |(way, _)| way)
+    }
+
+    /// The VLAN tags that frames to a server leave with.
+    #[inline(always)]
+    pub fn tags(&self, destination: u32) -> Tags {
+        self.ways.get(destination as usize).map_or(Tags::AsReceived, |(_, tags)| *tags)
     }
 
     /// Bytes that a packet may have with its headers.
@@ -401,9 +411,15 @@ impl Table {
         self.limits.as_deref()
     }
 
+    /// How many packets come that are dear to read.
+    #[inline]
+    pub fn odd_limits(&self) -> Option<&OddLimits> {
+        self.odd_limits.as_deref()
+    }
+
     /// For who gets frames that were judged by limits already.
     pub fn without_limits(self) -> Table {
-        Table { limits: None, ..self }
+        Table { limits: None, odd_limits: None, ..self }
     }
 
     /// Cells for what sources are limited by, whether there are limits now or not.

@@ -27,8 +27,9 @@ struct Mailbox<B> {
     emptying: Mutex<()>,
 }
 
-/// Between two publications a worker takes at most the update that was in its mailbox and the one that replaced it.
-const SPENT: usize = 2;
+/// Between two publications that empty `retired` a worker puts there at most what it was about to put there, then what the update replaces that
+/// was in its mailbox, and what the next one does.
+const SPENT: usize = 3;
 
 impl<B> Mailbox<B> {
     fn new() -> Arc<Mailbox<B>> {

@@ -46,7 +46,7 @@ impl<const W: usize> Tree<W> {
         // Behind the key that the range begins with.
         let (mut node, mut found) = (0, 0);
         while let Some(keys) = self.keys.get(node * NODE * W..(node + 1) * NODE * W) {
-            let before: usize = keys.chunks_exact(W).map(|key| usize::from(*key <= address[..])).sum();
+            let before: usize = keys.chunks_exact(W).map(|key| usize::from(is_at_most(key, address))).sum();
             found = if before > 0 { node * NODE + before } else { found };
             node = node * (NODE + 1) + before + 1;
         }
@@ -63,6 +63,15 @@ impl<const W: usize> Tree<W> {
 
     pub fn nodes(&self) -> usize {
         self.values.len() / NODE
+    }
+}
+
+/// Without a branch, which the processor could not foretell: a node's keys are compared at once.
+#[inline(always)]
+fn is_at_most<const W: usize>(key: &[u64], address: [u64; W]) -> bool {
+    match W {
+        1 => key[0] <= address[0],
+        _ => (key[0] < address[0]) | ((key[0] == address[0]) & (key[1] <= address[1])),
     }
 }
 

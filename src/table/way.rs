@@ -1,6 +1,6 @@
 //! What packets to a server get besides MAC addresses: headers, or another address. Compiled when the table is built.
 
-use crate::model::{Deliver, Service};
+use crate::model::{Deliver, Service, Tags};
 use crate::wire::readdress::Readdress;
 use crate::wire::tunnel::Template;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -51,6 +51,11 @@ pub enum Way {
 }
 
 impl Way {
+    /// Whether nothing else of a frame changes, with these tags.
+    pub fn changes_no_more_than_macs(way: &(Way, Tags)) -> bool {
+        matches!(way, (Way::Direct | Way::Closed, Tags::AsReceived))
+    }
+
     pub fn new(deliver: Deliver, cluster: IpAddr, server: IpAddr, end: &TunnelEnd) -> Way {
         if let Deliver::L3dsr { dscp } = deliver {
             return Way::Readdressed(Readdress::new(server, dscp));

@@ -39,6 +39,9 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
         }
         let _ = writeln!(text, "  a change keeps connections where they are for {} s\n", service.drain.as_secs());
     }
+    if let Some(odd) = &plan.odd_limit {
+        let _ = writeln!(text, "fragments, ICMP, options and extension headers\n  limit: {odd}\n");
+    }
     if plan.dispatcher.is_none() && plan.filter.is_none() {
         return text
             + "no [dispatcher] and no [filter]: enough for lookup and replay; `oneip run` or `oneip filter` needs one\n";
@@ -121,6 +124,12 @@ fn queues(dispatcher: &Dispatcher) -> String {
     if *engine == Engine::Dpdk {
         return dpdk(dispatcher);
     }
+    if !dispatcher.others.is_empty() {
+        let names = dispatcher.interfaces().collect::<Vec<_>>().join(", ");
+        return format!(
+            "interfaces {names}, by the program in the kernel; {flows} flows are remembered a queue through a change\n"
+        );
+    }
     let assigned = Device::read(interface).map_err(|error| error.to_string()).and_then(|device| {
         cores::assign(interface, device.queues as usize, listed.as_deref(), &device.near_cores, &cores::available())
             .map_err(|error| error.to_string())
@@ -175,7 +184,8 @@ pub fn heading(service: &Service) -> String {
 fn servers(service: &Service, shares: &[u32]) -> String {
     let mut table = Table::new();
     let quic = if service.quic.is_empty() { None } else { Some("quic id") };
-    let header = ["  server", "address", "mac", "weight", "slots", "share"].into_iter().chain(quic);
+    let vlan = service.servers.iter().any(|server| !server.tags.are_as_received()).then_some("vlan");
+    let header = ["  server", "address", "mac", "weight", "slots", "share"].into_iter().chain(vlan).chain(quic);
     table.load_style(presets::NOTHING).set_header(header);
     for at in 3..6 {
         table.column_mut(at).expect("six columns").set_cell_alignment(CellAlignment::Right);
@@ -190,7 +200,8 @@ fn servers(service: &Service, shares: &[u32]) -> String {
             slots.to_string(),
             format!("{:.3} %", 100.0 * *slots as f64 / service.slots as f64),
         ];
-        table.add_row(row.into_iter().chain(quic.map(|_| server.quic_ids_text())));
+        let vlan = vlan.map(|_| server.tags.to_string());
+        table.add_row(row.into_iter().chain(vlan).chain(quic.map(|_| server.quic_ids_text())));
     }
     table.trim_fmt()
 }

@@ -39,12 +39,23 @@ impl<'a> Ipv4<'a> {
     pub fn check(&self, cut: bool) -> Result<(), Malformed> {
         let header = self.header_len();
         let total = be16(self.bytes, 2) as usize;
-        let whole = self.bytes[0] >> 4 == 4
+        let whole = self.version() == 4
             && header >= HEADER_LEN
             && header <= self.bytes.len()
             && total >= header
             && (cut || total <= self.bytes.len());
         if whole { Ok(()) } else { Err(Malformed) }
+    }
+
+    #[inline]
+    pub fn version(&self) -> u8 {
+        self.bytes[0] >> 4
+    }
+
+    /// Whether the header says that it is longer than without options.
+    #[inline]
+    pub fn has_options(&self) -> bool {
+        self.header_len() > HEADER_LEN
     }
 
     #[inline]

@@ -8,7 +8,7 @@ pub const HEADER_LEN: usize = 40;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
@@ -42,8 +42,13 @@ impl<'a> Ipv6<'a> {
     /// Whether the version is 6 and, unless `cut` (a packet quoted in an ICMP error), the payload is all there.
     #[inline]
     pub fn check(&self, cut: bool) -> Result<(), Malformed> {
-        let whole = self.bytes[0] >> 4 == 6 && (cut || self.payload_len() <= self.bytes.len() - HEADER_LEN);
+        let whole = self.version() == 6 && (cut || self.payload_len() <= self.bytes.len() - HEADER_LEN);
         if whole { Ok(()) } else { Err(Malformed) }
+    }
+
+    #[inline]
+    pub fn version(&self) -> u8 {
+        self.bytes[0] >> 4
     }
 
     #[inline]

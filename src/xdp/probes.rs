@@ -15,6 +15,7 @@ use super::cell::Words;
 use super::error::{os_error, with_causes};
 use super::way::WayCell;
 use crate::limits::HEALTH_PATHS;
+use crate::model::Tags;
 use crate::table::Way;
 use crate::wire::tunnel::MAX_HEADER_LEN;
 
@@ -125,7 +126,7 @@ impl Probes {
             return Ok(());
         };
         let mut probe = [0; WAY + 1];
-        probe[..WAY].copy_from_slice(WayCell::new(way, 0).words());
+        probe[..WAY].copy_from_slice(WayCell::new(way, Tags::AsReceived, 0).words());
         probe[WAY] = self.sent(key);
         self.probes.insert(key, probe, 0).map_err(|error| ProbesError::Map { reason: with_causes(&error) })
     }

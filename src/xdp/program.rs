@@ -28,6 +28,7 @@ const ANY_SIZE: u32 = 1 << 12;
 /// The verdicts of XDP programs, `enum xdp_action` in include/uapi/linux/bpf.h.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 
 /// Why a server's program could not be taken into service, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,8 @@ pub enum Action {
     /// To the kernel: what this server keeps, or what is none of the cluster's business.
     Pass,
     Drop,
+    /// Back to where it came from.
+    Send,
 }
 
 /// Frames since the program was loaded; every frame is in one of them.
@@ -275,6 +278,7 @@ impl Program {
         let action = match result.return_value {
             XDP_PASS => Action::Pass,
             XDP_DROP => Action::Drop,
+            XDP_TX => Action::Send,
             other => unreachable!("{name} has no verdict {other}"),
         };
         Ok((action, result.duration, result.data_size_out))

@@ -5,6 +5,7 @@
 use std::mem::offset_of;
 use std::net::IpAddr;
 
+use crate::model::Tags;
 use crate::table::Way;
 use crate::wire::checksum;
 use crate::xdp::cell::Words;
@@ -20,7 +21,9 @@ pub struct WayCell {
     pub len: u8,
     pub is_udp: u8,
     pub dscp: u8,
-    pub unused: u32,
+    pub vlan: u16,
+    pub tags: u8,
+    pub unused: u8,
 }
 
 impl WayCell {
@@ -28,10 +31,18 @@ impl WayCell {
     const TUNNEL_V6: u8 = 2;
     const READDRESS: u8 = 3;
 
+    const UNTAGGED: u8 = 1;
+    const TAGGED: u8 = 2;
+
     /// `mtu`: bytes that a packet may have with its headers.
-    pub fn new(way: &Way, mtu: usize) -> WayCell {
-        let mut cell =
-            WayCell { header: [0; 48], sum: 0, inner_mtu: 0, kind: 0, len: 0, is_udp: 0, dscp: 0, unused: 0 };
+    pub fn new(way: &Way, tags: Tags, mtu: usize) -> WayCell {
+        let (tags, vlan) = match tags {
+            Tags::AsReceived => (0, 0),
+            Tags::Untagged => (Self::UNTAGGED, 0),
+            Tags::Vlan(id) => (Self::TAGGED, id),
+        };
+        let (sum, inner_mtu, kind, len, is_udp, dscp, unused) = (0, 0, 0, 0, 0, 0, 0);
+        let mut cell = WayCell { header: [0; 48], sum, inner_mtu, kind, len, is_udp, dscp, vlan, tags, unused };
         match way {
             Way::Direct | Way::Closed => {}
             Way::Tunnel(template) => {
@@ -53,7 +64,12 @@ impl WayCell {
     }
 }
 
-const _: () = assert!(size_of::<WayCell>() == 64 && offset_of!(WayCell, sum) == 48 && offset_of!(WayCell, kind) == 56);
+const _: () = assert!(
+    size_of::<WayCell>() == 64
+        && offset_of!(WayCell, sum) == 48
+        && offset_of!(WayCell, kind) == 56
+        && offset_of!(WayCell, vlan) == 60
+);
 
 // SAFETY: its fields fill the size that is asserted above.
 unsafe impl Words for WayCell {}

@@ -231,7 +231,7 @@ fn views_come_from_the_documents() {
     assert!(done(&fake, "trace 198.51.100.7").contains("2 frames seen within 2 s"));
     let metrics = done(&fake, "metrics");
     assert!(metrics.starts_with("# HELP oneip_build_info "), "{metrics}");
-    assert!(metrics.ends_with("oneip_pins_evicted_total{worker=\"1\"} 5\n"), "{metrics}");
+    assert!(metrics.ends_with("oneip_pins_syns_displaced_total{worker=\"1\"} 9\n"), "{metrics}");
     let said = failed(&fake.socket, "lookup 198.51.100.7 --service mail");
     assert_eq!(said, "error: service mail: 198.51.100.7 can be a client of these services: web, dns\n");
 }

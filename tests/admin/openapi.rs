@@ -128,9 +128,10 @@ fn whatever_is_asked_is_answered_as_documented() {
 }
 
 /// An example of each order at least, and of each of its fields.
-const ORDERS: [&str; 26] = [
+const ORDERS: [&str; 27] = [
     r#"{"order":"status"}"#,
     r#"{"order":"reload","force":true,"dry_run":false}"#,
+    r#"{"order":"publish","text":"[[service]]","force":true}"#,
     r#"{"order":"diff"}"#,
     r#"{"order":"diff","config":"/etc/oneip/next.toml"}"#,
     r#"{"order":"drain","server":"web1"}"#,

@@ -11,7 +11,7 @@ use oneip::admin::status::{
 };
 use oneip::metrics::buckets::{DIGITS, MAX_NS};
 use oneip::metrics::snapshot::{FlowTableReport, Snapshot, WorkerReport, WorkerSnapshot};
-use oneip::metrics::source::LimitedCounts;
+use oneip::metrics::source::{LimitedCounts, OddCounts};
 use oneip::metrics::summary::{ServerSummary, ServiceSummary, Summary};
 use oneip::port::Ledger;
 use oneip::port::pcap::{Blocks, Packet};
@@ -48,6 +48,7 @@ pub fn status() -> Status {
         interface_up: Some(true),
         generation: 17,
         services: vec![service("web", "203.0.113.80", web, 0), dns],
+        odd_limit: None,
         workers: (0..2).map(|worker| WorkerStatus { worker, core: worker + 2, ..WorkerStatus::default() }).collect(),
         counted_s: None,
         frames: 0,
@@ -137,7 +138,13 @@ pub fn figures() -> Snapshot {
         stuck: false,
         report: WorkerReport {
             ledger: Ledger { total: 4096, idle: 1000, lent: 96, in_device: 3000, sending: 0, left: 0 },
-            pins: FlowTableReport { capacity: 1 << 20, held: received / 100, remembered: received / 10, evicted: 5 },
+            pins: FlowTableReport {
+                capacity: 1 << 20,
+                held: received / 100,
+                remembered: received / 10,
+                evicted: 5,
+                displaced: 9,
+            },
         },
     };
     Snapshot {
@@ -146,6 +153,7 @@ pub fn figures() -> Snapshot {
             frames: 6167,
             forwarded: 6047,
             passed: 105,
+            odd: OddCounts { limited: [0, 3, 0], would_limit: [0; 3] },
             dropped,
             servers: servers.into(),
             services: [("web", 9, 2), ("dns", 0, 0)]
@@ -333,6 +341,7 @@ pub fn group() -> GroupSummary {
         restored: 0,
         bad: Vec::new(),
         health: Some(HealthStatus { stance: "waiting".into(), since_s: 61.0, views: 2, checks: 2, of: 4, differs: 1 }),
+        published: None,
     }
 }
 
@@ -349,6 +358,7 @@ pub fn group_of_two() -> GroupStatus {
         behind: known,
         announced: known,
         services: known,
+        published: known.map(|known| known as u64),
         finds: known.map(|_| FindsStatus { checks: 2, out: 1, cut_off: false }),
     };
     let order = group::OrderStatus {

@@ -158,7 +158,7 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
         (
             r#"{"order":"fly"}"#,
             400,
-            "this is no order: unknown variant `fly`, expected one of `status`, `reload`, `diff`",
+            "this is no order: unknown variant `fly`, expected one of `status`, `reload`, `publish`, `diff`",
         ),
         (r#"{"order":"drain"}"#, 400, "this is no order: missing field `server`"),
         (r#"{"order":"trace","client":"x","watch_ms":0}"#, 400, "this is no order: invalid IP address syntax"),
@@ -192,7 +192,7 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
             "this is no order: unknown field `verbose`, there are no fields but `order`; ",
         ),
         (r#"["reload"]"#, 400, "this is no order: "),
-        (&too_long, 413, "an order has at most 65536 bytes; nothing was done"),
+        (&too_long, 413, "an order has at most 2097152 bytes; nothing was done"),
     ] {
         let reply = unix(&fake.socket, "POST", "/order", body);
         assert_eq!(reply.status, status, "{reply:?}");

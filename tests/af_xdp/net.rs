@@ -27,7 +27,14 @@ fn a_ring_that_is_full_loses_nothing() {
                 let _no_fork = FORK.lock().unwrap();
                 af_xdp::open(DEVICE).unwrap()
             };
-            let setup = Setup { mac: device.mac, egress: 0, queues: device.queues, flows: 0, timed_of: 1 };
+            let setup = Setup {
+                mac: device.mac,
+                egress: 0,
+                queues: device.queues,
+                flows: 0,
+                timed_of: 1,
+                others: Default::default(),
+            };
             let after = Some(Duration::from_secs(60));
             let steer = Steer::load_with_net(Net { setup, table: &table, after, folder: None }).unwrap();
             let (mut steer, mut ports) = {

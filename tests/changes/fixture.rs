@@ -1,7 +1,7 @@
 //! One service whose servers come and go, the pipeline over it, and time that the test sets.
 
 use etherparse::PacketBuilder;
-use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Selection, Server, Service};
+use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Selection, Server, Service, Tags};
 use oneip::path::select::Selection as Pipeline;
 use oneip::table::build::{Cluster, History, State};
 use oneip::table::flow_table::{FlowTable, FlowTableReport};
@@ -31,7 +31,8 @@ pub struct Fixture {
 pub trait Twin {
     fn publish(&mut self, table: &Table);
 
-    fn judge(&mut self, frame: &[u8], now: u64) -> Verdict;
+    /// And whether the frame is sent with a TTL of 1.
+    fn judge(&mut self, frame: &[u8], now: u64) -> (Verdict, bool);
 
     fn report(&self) -> FlowTableReport;
 }
@@ -89,6 +90,7 @@ impl Fixture {
             slots,
             servers: weights.iter().enumerate().map(|(at, weight)| server(at, *weight)).collect(),
             until_closed,
+            second_chance: true,
             limit: None,
             quic: Vec::new(),
             leaving: 0,
@@ -105,6 +107,7 @@ impl Fixture {
             announce: None,
             group: None,
             lists: Vec::new(),
+            odd_limit: None,
             services: vec![service],
         };
         let mut cluster = Cluster::new(&plan);
@@ -151,7 +154,7 @@ impl Fixture {
     /// A worker goes through its flow table.
     fn count(&mut self) {
         if self.table.wants_census() {
-            (0..self.report().capacity / 4 + 1).for_each(|_| self.flow_table.count(&self.table, 0, self.now));
+            (0..self.report().capacity / 2 + 1).for_each(|_| self.flow_table.count(&self.table, 0, self.now));
         }
     }
 
@@ -219,19 +222,42 @@ impl Fixture {
 
     pub fn send(&mut self, packet: Packet, client: Ipv4Addr, port: u16) -> Verdict {
         let frame = frame(packet, client, port);
-        self.pipeline.classify(1, &self.table, |_| &frame);
+        let (verdict, is_last) = self.judge(&frame);
+        assert_eq!(self.pipeline.begins().count(), usize::from(packet.begins()));
+        assert!(!is_last);
+        verdict
+    }
+
+    /// The same, of a frame that a server sends back. And whether nobody else will be asked.
+    pub fn send_back(&mut self, packet: Packet, client: Ipv4Addr, port: u16, server: &str) -> (Verdict, bool) {
+        let mut frame = frame(packet, client, port);
+        let at = self.position(server).expect("it is there");
+        frame[6..12].copy_from_slice(&self.table.next_hop(at).mac());
+        self.judge(&frame)
+    }
+
+    fn judge(&mut self, frame: &[u8]) -> (Verdict, bool) {
+        self.pipeline.classify(1, &self.table, |_| frame);
         self.pipeline.decide(&self.table);
         if self.pipeline.is_migrating() {
-            self.pipeline.look_up_flows(&self.table, &mut self.flow_table, self.now, |_| &frame);
+            self.pipeline.look_up_flows(&self.table, &mut self.flow_table, self.now, |_| frame);
         }
         assert!(!self.pipeline.is_migrating());
-        assert_eq!(self.pipeline.begins().count(), usize::from(packet.begins()));
-        let verdict = self.pipeline.outcomes()[0].verdict();
+        let decided = (self.pipeline.outcomes()[0].verdict(), self.pipeline.last_chances().count() == 1);
         if let Some(twin) = &mut self.twin {
-            assert_eq!(twin.judge(&frame, self.now), verdict, "{client}:{port} at {}", self.now);
+            assert_eq!(twin.judge(frame, self.now), decided, "{frame:02x?} at {}", self.now);
             assert_eq!(twin.report(), self.flow_table.report());
         }
-        verdict
+        decided
+    }
+
+    /// Another dispatcher, which has gone through the same and has seen no frame.
+    pub fn be_another(&mut self) {
+        let capacity = self.report().capacity as usize;
+        self.flow_table = FlowTable::new(capacity, self.table.key);
+        if self.twin.take().is_some() {
+            self.twin = crate::twin(&self.table, capacity);
+        }
     }
 
     pub fn report(&self) -> FlowTableReport {
@@ -273,6 +299,7 @@ fn server(at: usize, weight: u32) -> Server {
         address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + at as u32)),
         mac: Some(Mac([2, 0, 0, 1, (at >> 8) as u8, at as u8])),
         weight,
+        tags: Tags::AsReceived,
         quic_ids: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@ mod fixture;
 mod law;
 mod memory;
 mod restart;
+mod returned;
 mod shared;
 mod spoofed;
 

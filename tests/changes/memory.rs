@@ -99,6 +99,27 @@ fn a_flood_of_beginnings_displaces_beginnings() {
     assert!(newest > 490, "{newest} of 500");
 }
 
+/// SYNs have a quarter of the room for themselves.
+#[test]
+fn noted_syns_displace_syns_alone() {
+    let mut flows = table(4096);
+    (0..8192).for_each(|number| flows.remember(name(number), &flow(1, Stage::Spare, 10), 0));
+    let before = flows.report();
+    (100_000..101_000).for_each(|number| flows.note(name(number), &flow(2, Stage::Begun, 11), 0));
+    (0..20_000).for_each(|at| flows.note(name(200_000 + at), &flow(2, Stage::Begun, 12 + at / 100), 0));
+    let after = flows.report();
+    assert_eq!((after.held, after.remembered, after.evicted), (before.held, before.remembered, 0));
+    assert_eq!(after.displaced, 21_000 - 1024);
+    let newest = (219_500..220_000).filter(|number| is_there(&flows, *number)).count();
+    assert!(newest > 490, "{newest} of 500");
+    let (syn, at) = flows.find(name(219_999), 0).unwrap();
+    assert!(flows.is_noted(at));
+    flows.confirm(at, name(219_999), &Flow { stage: Stage::Established, ..syn }, 0);
+    let (known, at) = flows.find(name(219_999), 0).unwrap();
+    assert!(known.stage == Stage::Established && !flows.is_noted(at));
+    assert_eq!(flows.report().remembered, before.remembered + 1);
+}
+
 /// What is remembered for safety alone is lost to anything else, and is no loss.
 #[test]
 fn spare_entries_go_first() {

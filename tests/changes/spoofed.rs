@@ -6,7 +6,9 @@ use crate::fixture::{Fixture, Kind, Packet};
 use oneip::limits::{FLOW_HALF_OPEN, FLOW_REOPEN, FLOW_SYN_RETRY};
 use oneip::model::{HashInput, Selection};
 use oneip::table::build::State;
+use oneip::table::flow_table::FlowTableReport;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -205,4 +207,41 @@ fn pairs_that_do_not_fit_displace_nobody() {
         fixture.send(ack(1_000_000_000), client, port);
     }
     (1..300).for_each(|port| goes(&mut fixture, data(1001), client, port, "s1"));
+}
+
+/// Of SYNs of which nothing comes back, no flow is remembered and none forgotten. What comes back is remembered.
+#[test]
+fn a_flood_of_syns_takes_no_place_of_a_flow() {
+    let mut fixture = Fixture::new(&[1, 1], 1009, Selection::Maglev, HashInput::Source, 1024);
+    let owned = |client: &Ipv4Addr| fixture.owner(*client, 1).as_deref() == Some("s0");
+    let client = (0..).map(Ipv4Addr::from_bits).find(owned).expect("each has some");
+    fixture.set(0, State::Draining, HOUR);
+    // Begun before the change, and known for safety alone.
+    (1..900).for_each(|port| goes(&mut fixture, data(1000), client, port, "s0"));
+    let before = fixture.report();
+    let flood = |fixture: &mut Fixture, ports: Range<u16>| {
+        for port in ports {
+            fixture.now += 10_000_000;
+            goes(fixture, syn(7), client, port, "s1");
+        }
+    };
+    flood(&mut fixture, 1000..40_000);
+    let after = fixture.report();
+    assert_eq!(after, FlowTableReport { displaced: after.displaced, ..before });
+    assert!(after.displaced > 35_000, "{after:?}");
+    // Beside the flood, clients go where their SYN went.
+    goes(&mut fixture, syn(1000), client, 50_000, "s1");
+    flood(&mut fixture, 51_000..51_050);
+    goes(&mut fixture, ack(1001), client, 50_000, "s1");
+    goes(&mut fixture, syn(1000), client, 50_001, "s1");
+    flood(&mut fixture, 52_000..52_050);
+    goes(&mut fixture, syn(1000), client, 50_001, "s1");
+    assert_eq!(fixture.report().remembered, before.remembered + 2);
+    for from in [53_000, 54_000] {
+        flood(&mut fixture, from..from + 1000);
+        goes(&mut fixture, data(1001), client, 50_000, "s1");
+        goes(&mut fixture, ack(1001), client, 50_001, "s1");
+    }
+    // The first one is forgotten, as if it had never been.
+    goes(&mut fixture, ack(8), client, 1000, "s0");
 }

@@ -7,6 +7,7 @@ mod model;
 #[path = "../network/mod.rs"]
 mod network;
 mod packets;
+mod strays;
 mod twin;
 
 use oneip::config;
@@ -16,14 +17,18 @@ use oneip::xdp::program::Program;
 
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
 
-/// Of the server s0: a service of each family for each way to deliver, one by l2, and one of another server.
+/// Of the server s0: a service of each family for each way to deliver, one by l2, and one with a second chance; and one of another server.
 fn plan() -> Plan {
     let mut text = "[cluster]\nhash_key = \"8f3a1c5e7b9d2046a1b3c5d7e9f00112\"\n\
         [decap]\nsources = [\"192.0.2.2\", \"10.1.0.0/16\", \"2001:db8:2::2\", \"2001:db8:7::/48\"]\n"
         .to_owned();
-    let deliveries = ["ipip", "gue", "gre", "l3dsr", "l2", "ipip"];
+    let deliveries = ["ipip", "gue", "gre", "l3dsr", "l2", "ipip", "l2"];
     for (n, deliver) in (1..).zip(deliveries) {
-        let more = if deliver == "l3dsr" { "dscp = 12\n" } else { "" };
+        let more = match n {
+            4 => "dscp = 12\n",
+            7 => "second_chance = true\n",
+            _ => "",
+        };
         let server = if n == 6 { "s1" } else { "s0" };
         let last = if n == 6 { "12" } else { "11" };
         for (family, cluster, own) in [("", "203.0.113.", "192.0.2."), ("v6", "2001:db8:80::", "2001:db8:2::")] {

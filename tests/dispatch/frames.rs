@@ -18,6 +18,7 @@ pub fn sum(books: &Books) -> (Tally, Vec<Sent>) {
         sum.passed += tally.passed;
         sum.forwarded += tally.forwarded;
         sum.by_net += tally.by_net;
+        sum.odd.iter_mut().flatten().zip(tally.odd.as_flattened()).for_each(|(sum, of_core)| *sum += of_core);
         sum.dropped.iter_mut().zip(tally.dropped).for_each(|(sum, of_core)| *sum += of_core);
         for (destination, sum) in sent.iter_mut().enumerate() {
             let of_core = books.sent(core, destination);

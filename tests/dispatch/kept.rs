@@ -40,7 +40,14 @@ fn flows_last_from_one_instance_to_the_next() {
     let pins = Pins::new();
     let plan = One::weights(&[1, 1], 211).plan();
     let table = Cluster::new(&plan).compile();
-    let setup = Setup { mac: Mac([2, 0, 0, 0, 0, 2]), egress: 0, queues: 3, flows: 1000, timed_of: 1 };
+    let setup = Setup {
+        mac: Mac([2, 0, 0, 0, 0, 2]),
+        egress: 0,
+        queues: 3,
+        flows: 1000,
+        timed_of: 1,
+        others: Default::default(),
+    };
     let flow = Flow { server: 7, stage: Stage::Established, position: Position::of(1 << 20), disputed: false, seen: 5 };
     let first = Dispatch::load_kept(setup, &table, pins.0.path()).unwrap();
     let mut flows = first.flows().of_queue(2);
@@ -74,7 +81,14 @@ fn two_capabilities_are_enough_to_load_it() {
         let few = HashSet::from([Capability::CAP_NET_ADMIN, Capability::CAP_BPF]);
         caps::set(None, CapSet::Effective, &few).unwrap();
         caps::set(None, CapSet::Permitted, &few).unwrap();
-        let setup = Setup { mac: Mac([2, 0, 0, 0, 0, 2]), egress: 0, queues: 1, flows: 64, timed_of: 61 };
+        let setup = Setup {
+            mac: Mac([2, 0, 0, 0, 0, 2]),
+            egress: 0,
+            queues: 1,
+            flows: 64,
+            timed_of: 61,
+            others: Default::default(),
+        };
         Dispatch::load(setup, &table).unwrap();
         Steer::load_with_net(Net { setup, table: &table, after: Some(Duration::from_millis(100)), folder: None })
             .unwrap();

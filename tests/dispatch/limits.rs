@@ -6,7 +6,7 @@ use super::model::limits::{Naive, with_limits};
 use super::model::mutate::Mutator;
 use super::model::records::Golden;
 use super::model::{Model, Random, turn};
-use oneip::model::{LimitKind, Mac, Plan, Prefix};
+use oneip::model::{LimitKind, Mac, OddKind, Plan, Prefix};
 use oneip::path::classify::{self, Outer};
 use oneip::verdict::{Reason, Verdict};
 use oneip::xdp::dispatch::{Action, Books, Setup};
@@ -30,19 +30,23 @@ fn counted_alike(plan: &Plan, books: &Books, naive: &Naive) {
         assert_eq!(counts, expected, "{}", of.name);
         dropped += counts[0].iter().sum::<u64>();
     }
-    assert_eq!(sum(books).0.dropped[Reason::Limited as usize], dropped);
+    let tally = sum(books).0;
+    assert_eq!(tally.odd, naive.odd());
+    assert_eq!(tally.dropped[Reason::Limited as usize], dropped + tally.odd[0].iter().sum::<u64>());
 }
 
 #[test]
 fn limits_are_those_of_a_naive_twin() {
     let golden = Golden::read();
-    let mut seen = [0; LimitKind::COUNT];
-    for turn in 0..5 {
+    let (mut seen, mut seen_odd) = ([0; LimitKind::COUNT], [0; OddKind::COUNT]);
+    for turn in 0..8 {
         let plan = with_limits(golden.with_lists(golden.plan.clone()), turn);
         let Some(naive) = limited_alike(&golden, &plan) else { return };
         naive.beyond.iter().for_each(|((_, kind), beyond)| seen[*kind as usize] += beyond);
+        naive.beyond_odd.iter().for_each(|(kind, beyond)| seen_odd[*kind as usize] += beyond);
     }
     assert!(seen.iter().all(|beyond| *beyond > 20), "{seen:?}");
+    assert!(seen_odd.iter().all(|beyond| *beyond > 20), "{seen_odd:?}");
 }
 
 /// What the twin has come to. Without root there is nothing to compare.
@@ -50,7 +54,7 @@ fn limited_alike(golden: &Golden, plan: &Plan) -> Option<Naive> {
     let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
     let table = turn::table(plan, &golden.down);
     let (program, books) = dispatch(own, &table, 0)?;
-    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1 };
+    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1, others: Default::default() };
     let mut steer = Steer::load_with_net(Net { setup, table: &table, after: None, folder: None }).unwrap();
     let addresses: Vec<Prefix> = plan.cluster_addresses().into_iter().collect();
     steer.set_cluster_addresses(&addresses).unwrap();

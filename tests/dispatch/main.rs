@@ -13,6 +13,8 @@ mod limits;
 mod model;
 mod net;
 mod publish;
+#[path = "../changes/returned.rs"]
+mod returned;
 #[path = "../changes/spoofed.rs"]
 mod spoofed;
 mod twin;
@@ -32,7 +34,7 @@ fn dispatch(own: [u8; 6], table: &Table, flows: u32) -> Option<(Dispatch, Books)
         eprintln!("SKIPPED: needs root");
         return None;
     }
-    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows, timed_of: 3 };
+    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows, timed_of: 3, others: Default::default() };
     let mut dispatch = Dispatch::load(setup, table).unwrap();
     let books = dispatch.open_books(table).unwrap();
     Some((dispatch, books))

@@ -31,7 +31,7 @@ fn dispatched_alike(golden: &Golden, plan: &Plan) -> u64 {
     let table = turn::table(plan, &golden.down);
     // Without root it says so, and nothing is dispatched.
     let Some((dispatch, books)) = dispatch(own, &table, 0) else { return if plan.lists.is_empty() { 0 } else { 11 } };
-    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1 };
+    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1, others: Default::default() };
     let net = |after| Steer::load_with_net(Net { setup, table: &table, after, folder: None }).unwrap();
     let addresses: Vec<Prefix> = golden.plan.cluster_addresses().into_iter().collect();
     for after in [None, Some(Duration::from_millis(100))] {

@@ -8,7 +8,7 @@ use oneip::limits::MAX_SERVICES;
 use oneip::model::{Egress, List, ListKind, Mac, NextHop, Plan, Port, Prefix, Service, Transport};
 use oneip::table::build::Cluster;
 use oneip::verdict::Reason;
-use oneip::xdp::dispatch::{Action, Dispatch, PublishError, Setup};
+use oneip::xdp::dispatch::{Action, Dispatch, Other, PublishError, Setup};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -174,7 +174,7 @@ fn what_does_not_fit_is_said_and_changes_nothing() {
     assert!(matches!(dispatch.publish(&table), Err(PublishError::Full)));
     clients(10).iter().for_each(|frame| assert_eq!(dispatch.judge(frame).unwrap().0, Action::Send));
     assert_eq!(sum(&books).0.forwarded, 10);
-    let setup = Setup { mac: Mac(OWN), egress: 0, queues: 1, flows: 0, timed_of: 1 };
+    let setup = Setup { mac: Mac(OWN), egress: 0, queues: 1, flows: 0, timed_of: 1, others: Default::default() };
     let next = Dispatch::load(setup, &table).unwrap();
     dispatch.close().unwrap();
     assert!(books.are_final());
@@ -228,6 +228,30 @@ fn frames_leave_by_the_egress_of_their_next_hop() {
     }
     assert!((5..35).contains(&redirected));
     assert_eq!(sum(&books).1[1].frames, redirected);
+}
+
+/// The kernel's test runs come in on the loopback interface of this namespace, which has the number 1.
+#[test]
+fn frames_are_ours_by_the_interface_that_they_come_in_on() {
+    let table = Cluster::new(&One::weights(&[1], 211).plan()).compile();
+    let Some((alone, _)) = dispatch(OWN, &table, 0) else { return };
+    let mine = &clients(1)[0];
+    let theirs = [&[2, 0, 0, 0, 9, 9], &mine[6..]].concat();
+    let setup = Setup { mac: Mac(OWN), egress: 0, queues: 3, flows: 0, timed_of: 1, others: Default::default() };
+    let with = |at: usize, index| {
+        let mut others = setup.others;
+        others[0] = Some(Other { index: 77, first_queue: 1, mac: [2, 0, 0, 0, 8, 8] });
+        others[at] = Some(Other { index, first_queue: 2, mac: [2, 0, 0, 0, 9, 9] });
+        Dispatch::load(Setup { others, ..setup }, &table).unwrap()
+    };
+    let takes = |dispatch: &Dispatch, frame: &[u8]| dispatch.judge(frame).unwrap().0 == Action::Send;
+    assert!(takes(&alone, mine) && !takes(&alone, &theirs));
+    for at in [1, 6] {
+        let other = with(at, 1);
+        assert!(!takes(&other, mine) && takes(&other, &theirs), "it came in on the interface with that address");
+        let first = with(at, 99);
+        assert!(takes(&first, mine) && !takes(&first, &theirs), "it came in on the first one");
+    }
 }
 
 /// One frame of three, whatever they are; of those that are dispatched.

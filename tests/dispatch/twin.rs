@@ -2,6 +2,7 @@
 
 use super::dispatch;
 use super::fixture::Twin;
+use oneip::path::rewrite::mark_last_chance;
 use oneip::table::Table;
 use oneip::table::flow_table::FlowTableReport;
 use oneip::verdict::{Reason, Verdict};
@@ -32,13 +33,13 @@ impl Twin for Kernel {
         self.macs = macs(table);
     }
 
-    fn judge(&mut self, frame: &[u8], now: u64) -> Verdict {
+    fn judge(&mut self, frame: &[u8], now: u64) -> (Verdict, bool) {
         let dropped =
             |reason| (0..self.books.cores()).map(|core| self.books.tally(core).dropped[reason as usize]).sum::<u64>();
         let before = Reason::ALL.map(dropped);
         self.dispatch.set_clock(now);
         let (action, after) = self.dispatch.judge(frame).unwrap();
-        match action {
+        let verdict = match action {
             Action::Pass => Verdict::Pass,
             Action::Drop => {
                 let reason = Reason::ALL.into_iter().find(|reason| dropped(*reason) > before[*reason as usize]);
@@ -48,7 +49,12 @@ impl Twin for Kernel {
                 let server = self.macs.iter().position(|mac| after.starts_with(mac)).expect("it goes to a server");
                 Verdict::Forward { service: 0, server: server as u16 }
             }
-        }
+        };
+        let mut marked = frame.to_vec();
+        mark_last_chance(&mut marked);
+        let is_last = after[12..] != frame[12..];
+        assert!(!is_last || after[12..] == marked[12..], "{after:02x?}");
+        (verdict, is_last)
     }
 
     fn report(&self) -> FlowTableReport {

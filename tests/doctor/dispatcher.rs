@@ -73,14 +73,18 @@ fn each_fault_of_the_host_is_named_alone_and_mended_by_its_command() {
 fn queues_of_af_xdp_are_held_against_cores_and_the_driver() {
     let Some(net) = Net::up() else { return };
     net.write("cluster.toml", &net.config("engine = \"af_xdp\"\ncores = [0]\n", HEALTH));
-    let faults = [
-        fault("queues", "ethtool -L lan0 rx 2 tx 2"),
-        fault("queues", "ethtool -L lan0 rx 2 tx 1"),
-        fault("mtu", "ip link set lan0 mtu 9000"),
-    ];
+    let faults = [fault("queues", "ethtool -L lan0 rx 2 tx 1"), fault("mtu", "ip link set lan0 mtu 9000")];
     try_all(&net, "d", "--seconds 0", &faults);
     let healthy = net.doctor("d", "", "--seconds 0");
     assert!(healthy.bad().contains("zero_copy"), "a veth has none");
+
+    // A core may serve several queues, but not more cores than there are queues.
+    net.write("cluster.toml", &net.config("engine = \"af_xdp\"\ncores = [0, 1]\n", HEALTH));
+    net.sh("d", "ethtool -L lan0 rx 2 tx 2");
+    try_all(&net, "d", "--seconds 0", &[fault("queues", "ethtool -L lan0 rx 1 tx 1")]);
+    net.write("cluster.toml", &net.config("engine = \"af_xdp\"\ncores = [0]\n", HEALTH));
+    assert_eq!(net.doctor("d", "", "--seconds 0").bad(), healthy.bad(), "one core for two queues");
+    net.sh("d", "ethtool -L lan0 rx 1 tx 1");
 
     // A limit counts for who has neither of these capabilities.
     let limited = "bash -c 'prlimit --pid $$ --memlock=65536:65536; exec \"$@\"' -- setpriv --bounding-set=-ipc_lock,-sys_resource --";

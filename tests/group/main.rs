@@ -2,6 +2,7 @@
 
 mod health;
 mod net;
+mod published;
 
 use net::{Net, eventually, run};
 use std::fs;

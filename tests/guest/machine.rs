@@ -108,12 +108,13 @@ impl<'l> Guest<'l> {
         )
     }
 
-    /// The configuration of what was started last.
+    /// The configuration of what is started.
     fn config(&self) -> PathBuf {
         self.lab.file("guest.toml")
     }
 
-    /// `oneip check` of that.
+    /// `oneip check` of what was started last.
+    #[cfg(feature = "dpdk")]
     pub fn check(&mut self) -> String {
         let config = self.config();
         self.run(&format!("{} check -c {}", oneip(), config.display()))

@@ -148,7 +148,7 @@ fn is_attached_on(lab: &Lab, host: &str) -> bool {
 
 /// Frames that came in while a program was attached, as the interface's driver counts them, since it was made.
 fn driver_count(lab: &Lab, host: &str) -> u64 {
-    let statistics = lab.sh(host, "ethtool -S lan0");
+    let statistics = lab.sh(host, "for path in /sys/class/net/lan?; do ethtool -S ${path##*/}; done");
     let counts =
         statistics.lines().filter_map(|line| line.trim().strip_prefix("rx_queue_")?.split_once("_xdp_packets: "));
     counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum()

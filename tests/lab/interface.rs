@@ -62,7 +62,7 @@ fn an_interface_that_goes_ends_it() {
 }
 
 /// Gives the dispatcher's link to the LAN as many queues as wanted, of which one is in use.
-fn lay_with_queues(lab: &Lab, most: u32) {
+pub fn lay_with_queues(lab: &Lab, most: u32) {
     lab.ip("dispatcher", "link del lan0");
     let (queues, dispatcher) = (format!("numrxqueues {most} numtxqueues {most}"), lab.namespace("dispatcher"));
     lab.ip(
@@ -84,7 +84,7 @@ fn lay_with_queues(lab: &Lab, most: u32) {
     eventually("its link is up", || lab.ip("dispatcher", "link show lan0").contains("state UP"));
 }
 
-fn use_queues(lab: &Lab, count: u32) {
+pub fn use_queues(lab: &Lab, count: u32) {
     for (host, interface) in [("dispatcher", "lan0"), ("lan", "dispatcher")] {
         lab.sh(host, &format!("ethtool -L {interface} rx {count} tx {count}"));
     }

@@ -2,7 +2,7 @@
 //!
 //! - `network`: a lab, its hosts, and what the clients do
 //! - `dispatcher`: `oneip run` in it, and the account it gives at the end; `filters`: `oneip filter` on its servers
-//! - the tests: `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
+//! - the tests: `arms` (several interfaces), `queues` (several, of one), `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `isolation` (the dispatcher is cut off), `restart` (kill -9 under load), `figures` (what it prints and
 //!   logs), `privileges` (what it may still do), `prometheus` (which scrapes it; `dashboard`: and answers Grafana), `refusals` (why it does not start), `supervisor` (what a service manager is told), `flood` (limits),
 //!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should),
@@ -12,6 +12,7 @@
 //! engine in the kernel.
 
 mod announce;
+mod arms;
 mod broadcast;
 mod browser;
 mod capture;
@@ -41,10 +42,12 @@ mod privileges;
 mod prometheus;
 #[path = "../promtool/mod.rs"]
 mod promtool;
+mod queues;
 mod quic;
 mod refusals;
 mod reload;
 mod restart;
+mod second_chance;
 mod selection;
 mod servers;
 mod several;

@@ -2,7 +2,9 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::echo::{Echo, round_trip};
-use crate::network::{CLUSTER, ECHO, Lab, Pairs, SERVERS, WEB, clients, lookup, one_each};
+use crate::network::{CLUSTER, ECHO, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, one_each, write_config};
+use std::path::Path;
+use std::process::Stdio;
 
 /// Echo requests that a server has had.
 fn echo_requests(lab: &Lab, server: &str, family: usize) -> u64 {
@@ -89,6 +91,42 @@ fn path_mtu_discovery_reaches_the_server_of_the_client_and_no_other() {
         }
     }
     assert_eq!(dispatcher.stop().dropped_total(), 0);
+}
+
+/// What a capture on the server sees: it takes no frames with that tag, which is for others to test.
+#[test]
+fn frames_to_a_server_with_a_vlan_have_its_tag() {
+    for engine in ["af_xdp", "xdp"] {
+        let Some(lab) = Lab::up(&["--engine", engine]) else { return };
+        let text = std::fs::read_to_string(lab.config()).unwrap();
+        let with_vlan = text.replace("\"192.0.2.13\"\n", "\"192.0.2.13\"\nvlan = 100\n");
+        assert_ne!(text, with_vlan);
+        write_config(&lab.config(), &with_vlan);
+        let dispatcher = Dispatcher::start(&lab, &[]);
+        let clients = &clients(0)[..24];
+        let expected = lookup(&lab.config(), WEB[0], clients, &[]);
+        let mut capture = lab.command("web3", "timeout");
+        capture.args("20 tcpdump -c 2 -nnei lan0 ether src 02:00:00:00:00:02 and dst host 203.0.113.80".split(' '));
+        let capture = capture.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let of = |server: &str, has: bool| -> Vec<String> {
+            expected.iter().filter(|(_, its)| (its == server) == has).map(|(client, _)| client.clone()).collect()
+        };
+        let others = of("web3", false);
+        eventually("the capture sees two frames", || {
+            assert_eq!(lab.ping(0, &others, 56), others.len(), "the other servers have no tag");
+            lab.ping_within(1, 0, &of("web3", true), 56);
+            Path::new(&format!("/proc/{}", capture.id())).exists() && is_over(capture.id())
+        });
+        let output = capture.wait_with_output().unwrap();
+        let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(seen.matches("vlan 100").count(), 2, "{engine}: {seen}");
+        dispatcher.stop();
+    }
+}
+
+/// Whether a child has ended, and waits to be asked how.
+fn is_over(process: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn what_it_lacks_is_said_with_what_to_do() {
     refused(
         lan0,
         "interface = \"lan0\"\ncores = [0, 1]",
-        "has 1 receive queue, and each needs a worker of its own; list 1",
+        "has 1 receive queue, and a queue is served by one core; list at most 1",
     );
     refused(&format!("[dispatcher]\n{lan0}"), "", "has no [dispatcher]; `oneip run` needs one:");
     refused(

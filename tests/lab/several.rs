@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 impl Lab {
     /// The configuration of a dispatcher of several, with health checks, and times that suit a test.
-    fn several(&self, host: &str) -> PathBuf {
+    pub fn several(&self, host: &str) -> PathBuf {
         let path = self.file(&format!("{host}.toml"));
         let plain = fs::read_to_string(&path).unwrap();
         let settings = "[announce]\nhold_down_ms = 500\nlinger_ms = 500\nhold_s = 2\n";
@@ -28,7 +28,7 @@ impl Lab {
     }
 
     /// `oneip ctl ARGUMENTS` in a dispatcher of several.
-    fn ctl_on(&self, host: &str, arguments: &[&str]) -> String {
+    pub fn ctl_on(&self, host: &str, arguments: &[&str]) -> String {
         let mut ctl = self.command(host, env!("CARGO_BIN_EXE_oneip"));
         succeed(ctl.args(["ctl", "--socket"]).arg(self.file(&format!("{host}.sock"))).args(arguments))
     }
@@ -47,7 +47,7 @@ impl Lab {
     }
 
     /// Waits until the router sends clients to these dispatchers.
-    fn sends_to(&self, hops: &[&str]) -> Duration {
+    pub fn sends_to(&self, hops: &[&str]) -> Duration {
         eventually(&format!("the router sends clients to {hops:?}"), || self.next_hops() == [hops, hops])
     }
 
@@ -154,7 +154,7 @@ fn dispatchers_come_are_withdrawn_and_die_and_no_connection_breaks() {
 }
 
 /// Whether a connection has its answer to one more request, from the server that it had.
-fn goes_on(connection: &TcpStream, server: &mut Option<String>) -> bool {
+pub fn goes_on(connection: &TcpStream, server: &mut Option<String>) -> bool {
     let asked = (&*connection).write_all(b"GET / HTTP/1.1\r\nHost: cluster\r\n\r\n");
     let mut answers = BufReader::new(connection);
     let mut line = String::new();

@@ -3,7 +3,7 @@
 use oneip::config;
 use oneip::control::agreement::{Agreement, Finding, Reason, Stance, View, Votes, count};
 use oneip::control::health::Verdict;
-use oneip::model::{Plan, Server};
+use oneip::model::{Plan, Server, Tags};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ fn plan(reversed: bool) -> Plan {
     );
     let mut plan = config::parse(&text, "t.toml").expect("a configuration").plan;
     let (name, address) = ("gone".into(), [192, 0, 2, 99].into());
-    let gone = Server { name, address, mac: None, weight: 0, quic_ids: Vec::new() };
+    let gone = Server { name, address, mac: None, weight: 0, tags: Tags::AsReceived, quic_ids: Vec::new() };
     plan.services[2].servers.push(gone);
     plan.services[2].leaving = 1;
     plan

@@ -2,7 +2,7 @@
 
 use super::owners::siphash;
 use super::packet;
-use oneip::model::{Deliver, Plan};
+use oneip::model::{Deliver, Plan, Tags};
 use std::net::IpAddr;
 
 /// What has been sent before, as far as it matters.
@@ -85,6 +85,7 @@ pub fn leave(plan: &Plan, frame: &[u8], service: u16, server: u16, sent: &mut Se
     let came_from = link[6..12].to_vec();
     link[..6].copy_from_slice(now);
     link[6..12].copy_from_slice(&came_to);
+    retag(&mut link, server.tags);
     let protocol = match service.deliver {
         Deliver::L2 => return Leaving::Frames(vec![[link, packet, padding].concat()]),
         Deliver::L3dsr { dscp } => {
@@ -167,6 +168,20 @@ pub fn leave(plan: &Plan, frame: &[u8], service: u16, server: u16, sent: &mut Se
         [link.clone(), packet].concat()
     });
     Leaving::Frames(pieces.collect())
+}
+
+/// IEEE 802.1Q: everything between the addresses and the EtherType is tags; the first one has the priority.
+fn retag(link: &mut Vec<u8>, tags: Tags) {
+    let last = link.len() - 2;
+    let new = match tags {
+        Tags::AsReceived => return,
+        Tags::Untagged => Vec::new(),
+        Tags::Vlan(id) => {
+            let priority = if last > 12 { link[14] & 0xf0 } else { 0 };
+            vec![0x81, 0x00, priority | (id >> 8) as u8, id as u8]
+        }
+    };
+    link.splice(12..last, new);
 }
 
 /// Where the transport header is, and its protocol; `None`: it is not in this packet.

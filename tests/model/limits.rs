@@ -1,7 +1,7 @@
 //! Limits a second time: a token bucket for each service, and for each source in a map without bounds, that is filled as time goes by.
 
 use super::Model;
-use oneip::model::{Limit, LimitKind, PerSource, Plan, Rate};
+use oneip::model::{Limit, LimitKind, OddKind, OddLimit, PerSource, Plan, Rate};
 use oneip::verdict::{Reason, Verdict};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,10 +15,13 @@ pub struct Naive {
     buckets: HashMap<Whose, (u128, u64)>,
     /// Frames beyond limits, by service and kind.
     pub beyond: HashMap<(usize, LimitKind), u64>,
+    /// What is in the buckets of what is dear to read, and since when.
+    odd: HashMap<OddKind, (u128, u64)>,
+    pub beyond_odd: HashMap<OddKind, u64>,
 }
 
 /// The plan, with limits of all kinds, one service of five without any and one that only counts.
-/// Services take turns at the kinds; `turn` says who begins.
+/// Services take turns at the kinds; `turn` says who begins, and from 5 on there is `[limit.odd]` too.
 pub fn with_limits(mut plan: Plan, turn: usize) -> Plan {
     let rate = |per_second, burst| Some(Rate { per_second, burst });
     for (at, service) in plan.services.iter_mut().enumerate() {
@@ -38,22 +41,57 @@ pub fn with_limits(mut plan: Plan, turn: usize) -> Plan {
             _ => None,
         };
     }
+    plan.odd_limit = (turn >= 5).then(|| OddLimit {
+        rates: [rate(20_000, 12), (turn != 6).then_some(rate(9_000, 5)).flatten(), rate(15_000, 3)],
+        only_counts: turn == 7,
+    });
     plan
 }
 
 impl Naive {
     pub fn new(plan: &Plan) -> Naive {
-        Naive { plan: plan.clone(), buckets: HashMap::new(), beyond: HashMap::new() }
+        let plan = plan.clone();
+        Naive { plan, buckets: HashMap::new(), beyond: HashMap::new(), odd: HashMap::new(), beyond_odd: HashMap::new() }
     }
 
     /// The verdict of a frame that comes at that time, in nanoseconds.
     pub fn verdict(&mut self, model: &Model, frame: &[u8], now: u64) -> Verdict {
         let verdict = model.verdict(frame);
+        if self.is_beyond_odd(model, frame, verdict, now) {
+            return Verdict::Drop(Reason::Limited);
+        }
         let Some((service, source, begins)) = model.subject(frame) else { return verdict };
         match self.beyond(service, source, begins, frame.len(), now) {
             Some(false) => Verdict::Drop(Reason::Limited),
             _ => verdict,
         }
+    }
+
+    /// Frames beyond limits of what is dear to read: those dropped, and those only counted, by kind.
+    pub fn odd(&self) -> [[u64; OddKind::COUNT]; 2] {
+        let beyond = OddKind::ALL.map(|kind| self.beyond_odd.get(&kind).copied().unwrap_or(0));
+        let only_counts = self.plan.odd_limit.as_ref().is_some_and(|limit| limit.only_counts);
+        if only_counts { [[0; OddKind::COUNT], beyond] } else { [beyond, [0; OddKind::COUNT]] }
+    }
+
+    /// Who is denied takes nothing from the others.
+    fn is_beyond_odd(&mut self, model: &Model, frame: &[u8], verdict: Verdict, now: u64) -> bool {
+        let (Some(limit), Some(kind)) = (&self.plan.odd_limit, model.odd(frame)) else { return false };
+        let Some(rate) = limit.rates[kind as usize] else { return false };
+        let (second, per_second) = (1024 * 1_000_000_000u128, u128::from(rate.per_second));
+        let cost = (second + per_second / 2) / per_second;
+        let depth = cost * u128::from(rate.burst);
+        let (level, since) = self.odd.entry(kind).or_insert((depth, now));
+        *level = depth.min(*level + 1024 * u128::from(now - *since));
+        *since = now;
+        if *level < cost {
+            *self.beyond_odd.entry(kind).or_default() += 1;
+            return !limit.only_counts;
+        }
+        if verdict != Verdict::Drop(Reason::Denied) {
+            *level -= cost;
+        }
+        false
     }
 
     /// Whether a frame is beyond a limit: of one that only counts, or of one that drops.

@@ -1,5 +1,6 @@
 //! What a frame says, as far as dispatching goes.
 
+use oneip::model::OddKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const TCP: u8 = 6;
@@ -82,6 +83,26 @@ pub fn ip(frame: &[u8]) -> Option<Result<Packet<'_>, Refusal>> {
 }
 
 impl Packet<'_> {
+    /// Which limit of what is dear to read it is under.
+    pub fn odd(&self) -> Option<OddKind> {
+        let bytes = self.bytes;
+        let (first, next) = match self.destination {
+            IpAddr::V4(_) => (bytes[0], bytes[9]),
+            IpAddr::V6(_) => (bytes[0], bytes[6]),
+        };
+        match self.destination {
+            IpAddr::V4(_) if first / 16 == 4 && word(bytes, 6)? & 0x3fff > 0 => Some(OddKind::Fragments),
+            IpAddr::V4(_) if first / 16 == 4 && next == 1 => Some(OddKind::Icmp),
+            IpAddr::V4(_) if first / 16 == 4 && first % 16 > 5 => Some(OddKind::Options),
+            IpAddr::V6(_) if first / 16 == 6 && next == 44 => Some(OddKind::Fragments),
+            IpAddr::V6(_) if first / 16 == 6 && next == 58 => Some(OddKind::Icmp),
+            IpAddr::V6(_) if first / 16 == 6 && [0, 43, 51, 60, 135, 139, 140].contains(&next) => {
+                Some(OddKind::Options)
+            }
+            _ => None,
+        }
+    }
+
     /// What a whole UDP packet carries.
     pub fn datagram(&self) -> Option<&[u8]> {
         let mut inner = Inner::read(self.bytes, self.destination.is_ipv4(), false).ok()?;

@@ -1,6 +1,8 @@
 //! Plans in a line or two.
 
-use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Transport};
+use oneip::model::{
+    Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Port, Selection, Server, Service, Tags, Transport,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -49,6 +51,7 @@ impl One {
             address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + i as u32)),
             mac: Some(mac(i)),
             weight: *weight,
+            tags: Tags::AsReceived,
             quic_ids: Vec::new(),
         };
         let service = |address: &IpAddr| Service {
@@ -61,6 +64,7 @@ impl One {
             selection: self.selection,
             slots: self.slots,
             until_closed: false,
+            second_chance: false,
             limit: None,
             quic: Vec::new(),
             leaving: 0,
@@ -80,6 +84,7 @@ impl One {
             announce: None,
             group: None,
             lists: Vec::new(),
+            odd_limit: None,
             services,
         }
     }

@@ -1,7 +1,7 @@
 //! tests/data/golden.toml
 
 use oneip::config;
-use oneip::model::{Deliver, Dispatcher, Engine, HashInput, List, ListKind, Mac, PINS, Plan, Prefix, Selection};
+use oneip::model::{Deliver, Dispatcher, Engine, HashInput, List, ListKind, Mac, PINS, Plan, Prefix, Selection, Tags};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -129,6 +129,18 @@ impl Golden {
         plan
     }
 
+    /// As `plan_delivering`, with servers that want other VLAN tags than their neighbours in the file.
+    pub fn plan_tagging(&self, deliver: Deliver, is_v6: bool, mtu: u32) -> Plan {
+        let mut plan = self.plan_delivering(deliver, is_v6, mtu);
+        let tags = [Tags::Vlan(100), Tags::AsReceived, Tags::Untagged, Tags::Vlan(4094)];
+        plan.services
+            .iter_mut()
+            .flat_map(|s| &mut s.servers)
+            .zip(tags.into_iter().cycle())
+            .for_each(|(s, t)| s.tags = t);
+        plan
+    }
+
     pub fn frames(&self) -> Vec<Vec<u8>> {
         self.records.iter().map(|record| record.frame.clone()).collect()
     }
@@ -138,6 +150,7 @@ impl Golden {
 pub fn dispatcher(mtu: u32) -> Dispatcher {
     Dispatcher {
         interface: "eth1".into(),
+        others: Vec::new(),
         engine: Engine::AfXdp,
         cores: None,
         flows: 16,

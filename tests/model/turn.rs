@@ -4,7 +4,7 @@ use super::Model;
 use super::deliver::{self, Leaving, Sent};
 use oneip::metrics::counters::Tally;
 use oneip::metrics::worker;
-use oneip::model::{Deliver, Plan};
+use oneip::model::{Deliver, Plan, Service};
 use oneip::port::Port;
 use oneip::port::memory::Memory;
 use oneip::table::Table;
@@ -126,7 +126,10 @@ impl Bench {
     }
 
     fn worker_has_ways(&self) -> bool {
-        self.plan.services.iter().any(|service| service.deliver != Deliver::L2)
+        {
+            let has_tags = |service: &Service| service.servers.iter().any(|server| !server.tags.are_as_received());
+            self.plan.services.iter().any(|service| service.deliver != Deliver::L2 || has_tags(service))
+        }
     }
 
     /// What one turn sends: forwarded frames, in order, and then answers.

@@ -4,7 +4,7 @@ use super::deliver::{Leaving, Sent, leave};
 use super::owners::{populate, scaled, siphash};
 use super::packet::{self, Facts, Refusal, Topic};
 use super::quic;
-use oneip::model::{HashInput, List, ListKind, Mac, Plan, Prefix, Selection, Service};
+use oneip::model::{HashInput, List, ListKind, Mac, OddKind, Plan, Prefix, Selection, Service};
 use oneip::table::build::Cluster;
 use oneip::verdict::{Reason, Verdict};
 use std::net::IpAddr;
@@ -53,6 +53,12 @@ impl Model {
     pub fn subject(&self, frame: &[u8]) -> Option<(usize, IpAddr, bool)> {
         let (service, packet, facts) = self.served(frame).ok()?;
         Some((service, packet.source, facts.begins))
+    }
+
+    /// Of a frame to a cluster address: which limit of what is dear to read it is under.
+    pub fn odd(&self, frame: &[u8]) -> Option<OddKind> {
+        let packet = packet::ip(frame)?.ok().filter(|packet| !self.here(packet.destination).is_empty())?;
+        packet.odd()
     }
 
     /// The service and the server of a frame, if it can come to them.

@@ -469,7 +469,7 @@ fn without_managed_entries_the_same_is_done_by_asking_again() {
     let (first, second) = (net.serve("10.9.0.11"), "10.9.0.12".parse().unwrap());
     net.inside(async || {
         let wanted = names(&["10.9.0.11", "10.9.0.12"]);
-        let mut neighbours = Neighbours::open_with("v0", &wanted, Upkeep::Ours).await.unwrap();
+        let mut neighbours = Neighbours::open_with(&["v0".to_owned()], &wanted, Upkeep::Ours).await.unwrap();
         until(&mut neighbours, |_, all| all.len() == 2).await;
         assert_eq!(neighbours.mac(first), Some(net.mac()));
         assert!(!net.here("-d neigh show").contains("managed"));

@@ -22,7 +22,7 @@ fn routes_are_followed_as_they_change() {
     net.here("link set other up");
     let [far, near, far_v6] = ["10.77.0.1", "10.9.3.3", "fd77::1"].map(address);
     net.inside(async || {
-        let mut routes = Routes::open("v0").expect("a socket");
+        let mut routes = Routes::open(&["v0".to_owned()]).expect("a socket");
         let servers = [("far".to_owned(), far), ("near".to_owned(), near), ("six".to_owned(), far_v6)];
         let cluster = BTreeSet::from([Prefix::host(address("10.9.0.66"))]);
         routes.watch(&servers, cluster).await.expect("the kernel answers");

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Plan, Selection, Server, Service};
+use oneip::model::{Admin, Decap, Deliver, HashInput, HashKey, Plan, Selection, Server, Service, Tags};
 use oneip::server::{self, Dispatch, Error, Report};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -53,6 +53,7 @@ impl Lan {
             announce: None,
             group: None,
             lists: Vec::new(),
+            odd_limit: None,
             services,
         };
         let lan = Lan { plan, server: format!("oneip-server-{id}"), router: format!("oneip-router-{id}") };
@@ -162,6 +163,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         address: address(primary),
         mac: None,
         weight: 1,
+        tags: Tags::AsReceived,
         quic_ids: Vec::new(),
     });
     Service {
@@ -176,6 +178,7 @@ pub fn service(name: &str, cluster: &str, primaries: &[&str]) -> Service {
         drain: Duration::from_secs(600),
         servers: servers.collect(),
         until_closed: false,
+        second_chance: false,
         limit: None,
         quic: Vec::new(),
         leaving: 0,

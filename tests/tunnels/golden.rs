@@ -20,6 +20,7 @@ struct Record {
     what: String,
     deliver: String,
     server: String,
+    vlan: Option<u16>,
     verdict: String,
     bytes: String,
     leaves: Vec<String>,
@@ -38,10 +39,11 @@ impl Record {
             if self.deliver == "l3dsr" && is_v6 != address.contains(':') {
                 continue;
             }
+            let vlan = self.vlan.map_or(String::new(), |id| format!("vlan = {id}\n"));
             let dscp = if self.deliver == "l3dsr" { "dscp = 12\n" } else { "" };
             text += &format!(
                 "[[service]]\nname = \"{name}\"\naddress = \"{address}\"\ndeliver = \"{}\"\n{dscp}[[service.server]]\nname = \
-                 \"one\"\naddress = \"{}\"\nmac = \"02:00:00:00:09:01\"\n",
+                 \"one\"\naddress = \"{}\"\nmac = \"02:00:00:00:09:01\"\n{vlan}",
                 self.deliver, self.server
             );
         }

@@ -1,7 +1,7 @@
 //! The program in the kernel against a worker, over `BPF_PROG_TEST_RUN`: the same frames, byte for byte. What a worker sends in fragments
 //! the program drops as too big.
 
-use crate::WAYS;
+use crate::ALL;
 use crate::frames::Packet;
 use crate::model::mutate::Mutator;
 use crate::model::records::Golden;
@@ -20,7 +20,7 @@ pub fn load(plan: &Plan, down: &[String], own: [u8; 6]) -> Option<Dispatch> {
     let core = core_affinity::get_core_ids().expect("there are cores")[0];
     assert!(core_affinity::set_for_current(core));
     let table = turn::table(plan, down);
-    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 3 };
+    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 3, others: Default::default() };
     let dispatch = Dispatch::load(setup, &table).expect("root may load it");
     dispatch.set_clock(1);
     Some(dispatch)
@@ -67,9 +67,9 @@ fn golden_and_damaged_frames_go_as_by_a_worker() {
     let own = *golden.records[0].frame.first_chunk().expect("a destination");
     // A runt is no frame to the kernel's test run.
     let frames: Vec<Vec<u8>> = golden.frames().into_iter().filter(|frame| frame.len() >= 14).collect();
-    for (seed, deliver) in (40..).zip(WAYS) {
+    for (seed, deliver) in (40..).zip(ALL) {
         for is_v6 in [false, true] {
-            let plan = golden.plan_delivering(deliver, is_v6, 1500);
+            let plan = golden.plan_tagging(deliver, is_v6, 1500);
             let macs: Vec<[u8; 6]> = plan
                 .services
                 .iter()
@@ -102,9 +102,9 @@ fn packets_of_any_length_go_as_by_a_worker() {
         }
     }
     let own = *frames[0].first_chunk().expect("a destination");
-    for deliver in WAYS {
+    for deliver in ALL {
         for is_v6 in [false, true] {
-            let plan = golden.plan_delivering(deliver, is_v6, 1500);
+            let plan = golden.plan_tagging(deliver, is_v6, 1500);
             let (forwarded, answered) = alike(&plan, &[], own, &frames);
             assert!(forwarded > 1000, "{deliver} {is_v6}: {forwarded}");
             let is_skipped = forwarded == usize::MAX;

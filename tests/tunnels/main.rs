@@ -14,5 +14,8 @@ mod twins;
 
 use oneip::model::Deliver;
 
+/// Each way.
+const ALL: [Deliver; 5] = [Deliver::L2, WAYS[0], WAYS[1], WAYS[2], WAYS[3]];
+
 /// Each way but the first, which is no tunnel.
 const WAYS: [Deliver; 4] = [Deliver::Ipip, Deliver::Gue { port: 6080 }, Deliver::Gre, Deliver::L3dsr { dscp: 10 }];

@@ -1,6 +1,6 @@
 //! The worker against the second data path of tests/model: golden frames, damaged ones, and packets of any length at any MTU.
 
-use crate::WAYS;
+use crate::ALL;
 use crate::frames::Packet;
 use crate::model::mutate::Mutator;
 use crate::model::records::Golden;
@@ -13,11 +13,11 @@ use std::net::IpAddr;
 #[test]
 fn golden_frames_come_as_the_second_data_path_sends_them() {
     let golden = Golden::read();
-    for deliver in WAYS {
+    for deliver in ALL {
         for is_v6 in [false, true] {
             // With the smaller one, nearly every frame goes in fragments.
             for mtu in [1500, 128] {
-                let plan = golden.plan_delivering(deliver, is_v6, mtu);
+                let plan = golden.plan_tagging(deliver, is_v6, mtu);
                 let verdicts = Bench::new(&plan, &golden.down).check(&golden.frames());
                 let forwarded = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Forward { .. })).count();
                 assert!(forwarded > 30, "{deliver} {is_v6} {mtu}: {forwarded}");
@@ -30,10 +30,10 @@ fn golden_frames_come_as_the_second_data_path_sends_them() {
 fn damaged_frames_come_as_the_second_data_path_sends_them() {
     let golden = Golden::read();
     let seeds = golden.frames();
-    for (seed, deliver) in (20..).zip(WAYS) {
+    for (seed, deliver) in (20..).zip(ALL) {
         for is_v6 in [false, true] {
             for mtu in [1500, 150] {
-                let plan = golden.plan_delivering(deliver, is_v6, mtu);
+                let plan = golden.plan_tagging(deliver, is_v6, mtu);
                 let macs: Vec<[u8; 6]> = plan
                     .services
                     .iter()
@@ -71,10 +71,10 @@ proptest! {
 
     #[test]
     fn packets_of_any_length_come_as_the_second_data_path_sends_them(
-        packets in prop::collection::vec(packets(), 1..40), mtu in 1280u32..1600, way in 0usize..4, is_v6: bool,
+        packets in prop::collection::vec(packets(), 1..40), mtu in 1280u32..1600, way in 0usize..5, is_v6: bool,
     ) {
         let golden = Golden::read();
-        let mut plan = golden.plan_delivering(WAYS[way], is_v6, mtu);
+        let mut plan = golden.plan_tagging(ALL[way], is_v6, mtu);
         plan.services.iter_mut().for_each(|service| service.slots = 1009);
         let frames: Vec<Vec<u8>> = packets.iter().map(Packet::frame).collect();
         Bench::new(&plan, &[]).check(&frames);

@@ -48,6 +48,10 @@ impl Port for Reported {
         self.memory.prepend(frame, len);
     }
 
+    fn strip(&mut self, frame: &mut Frame, len: usize) {
+        self.memory.strip(frame, len);
+    }
+
     fn resize(&mut self, frame: &mut Frame, len: usize) {
         self.memory.resize(frame, len);
     }

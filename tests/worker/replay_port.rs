@@ -6,7 +6,7 @@ use crate::model::Random;
 use crate::model::plans::{CLUSTER_V4, KEY, mac, query};
 use oneip::metrics::summary::ServerSummary;
 use oneip::model::{
-    Admin, Decap, Deliver, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Transport,
+    Admin, Decap, Deliver, HashInput, HashKey, Plan, Port as ServicePort, Selection, Server, Service, Tags, Transport,
 };
 use oneip::port::memory::{Frame, Memory};
 use oneip::port::{Burst, Ledger, Port};
@@ -36,6 +36,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + i as u32)),
         mac: Some(mac(i)),
         weight: 1,
+        tags: Tags::AsReceived,
         quic_ids: Vec::new(),
     };
     let services = some(SERVICES).into_iter().map(|i| Service {
@@ -48,6 +49,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         selection: Selection::Maglev,
         slots: 1009,
         until_closed: false,
+        second_chance: false,
         limit: None,
         quic: Vec::new(),
         leaving: 0,
@@ -65,6 +67,7 @@ pub fn any_plan(random: &mut Random) -> Plan {
         announce: None,
         group: None,
         lists: Vec::new(),
+        odd_limit: None,
         services: services.collect(),
     }
 }
@@ -217,6 +220,10 @@ impl Port for ReplayPort {
 
     fn prepend(&mut self, frame: &mut Frame, len: usize) {
         self.memory.prepend(frame, len);
+    }
+
+    fn strip(&mut self, frame: &mut Frame, len: usize) {
+        self.memory.strip(frame, len);
     }
 
     fn resize(&mut self, frame: &mut Frame, len: usize) {

@@ -1,7 +1,7 @@
 //! Plans for benchmarks.
 
 use oneip::model::{
-    Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Port, Prefix, Selection, Server, Service, Transport,
+    Admin, Decap, Deliver, HashInput, HashKey, Mac, Plan, Port, Prefix, Selection, Server, Service, Tags, Transport,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -24,10 +24,12 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
                 address: IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + (i * 1024 + s) as u32)),
                 mac: Some(Mac([2, 1, (i >> 8) as u8, i as u8, (s >> 8) as u8, s as u8])),
                 weight: 1,
+                tags: Tags::AsReceived,
                 quic_ids: Vec::new(),
             })
             .collect(),
         until_closed: false,
+        second_chance: false,
         limit: None,
         quic: Vec::new(),
         leaving: 0,
@@ -43,6 +45,7 @@ pub fn plan(services: usize, servers: usize, v6: bool) -> Plan {
         announce: None,
         group: None,
         lists: Vec::new(),
+        odd_limit: None,
         services: (0..services).map(service).collect(),
     }
 }

@@ -1,7 +1,7 @@
 //! Who checks what, where not everybody checks everything: of each server those members that score highest, by rendezvous hashing
 //! (Thaler and Ravishankar, 1998). All that know the same members say the same; when one goes, only what it has checked goes to others.
 
-use crate::hash::{Key, siphash};
+use crate::hash::{Key, siphash, splitmix};
 
 /// Of a member, or of a server of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +17,9 @@ impl Mark {
         Mark(siphash::bytes(key, format!("server {service} {server}").as_bytes()))
     }
 
-    /// The finalizer of splitmix64 (Steele, Lea and Flood, 2014): both are hashes already, and only need to be mixed.
+    /// Both are hashes already, and only need to be mixed.
     fn score(self, server: Mark) -> u64 {
-        let mut z = self.0 ^ server.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix::mix(self.0 ^ server.0)
     }
 }
 

@@ -113,6 +113,18 @@ pub struct Status<'h> {
     pub unchecked: Option<(Instant, &'h str)>,
 }
 
+impl Status<'_> {
+    /// Why a server is down or held, in words; empty: nothing ever failed.
+    pub fn why(&self) -> String {
+        match (self.verdict, self.hold) {
+            (Verdict::Held, Some(hold)) => {
+                format!("answers, but flaps: down until {} s have passed without a failure", hold.as_secs())
+            }
+            _ => self.failure.map_or("", |(_, why)| why).to_owned(),
+        }
+    }
+}
+
 /// Why servers cannot be checked.
 #[derive(Debug, Error)]
 pub enum Error {

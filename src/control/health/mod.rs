@@ -107,7 +107,12 @@ impl Health {
     /// Begins to check the servers of the plan, from `interface`; removes what a predecessor that was killed has left. `end`: where
     /// tunnels to servers begin.
     pub async fn open(plan: &Plan, interface: &str, end: TunnelEnd) -> Result<Health, Error> {
-        let routes = ProbeRoutes::open(interface, end).await?;
+        Health::open_on(plan, &[interface.to_owned()], end).await
+    }
+
+    /// As `open`, from several interfaces.
+    pub async fn open_on(plan: &Plan, interfaces: &[String], end: TunnelEnd) -> Result<Health, Error> {
+        let routes = ProbeRoutes::open(interfaces, end).await?;
         let now = Instant::now();
         let mut observer = Observer::new(now);
         observer.set_link(routes.link_is_up(), now);

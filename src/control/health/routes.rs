@@ -38,8 +38,9 @@ const WATCHED: [MulticastGroup; 6] = [
 ];
 
 pub(super) struct ProbeRoutes {
+    /// For messages: the interfaces' names.
     interface: String,
-    index: u32,
+    indices: Vec<u32>,
     links: Links,
     requests: Handle,
     notifications: Notifications,
@@ -126,18 +127,25 @@ pub(super) enum Told {
 
 impl ProbeRoutes {
     /// Also removes what a process that was killed has left.
-    pub async fn open(interface: &str, end: TunnelEnd) -> Result<ProbeRoutes, Error> {
-        let failed = |task| move |source| Error::Netlink { interface: interface.to_owned(), task, source };
+    pub async fn open(names: &[String], end: TunnelEnd) -> Result<ProbeRoutes, Error> {
+        let interface = names.join(" or ");
+        let failed = |task| {
+            let interface = interface.clone();
+            move |source| Error::Netlink { interface, task, source }
+        };
         let notifications = Notifications::open(&WATCHED).map_err(failed("open a socket for notifications"))?;
         let requests = netlink::requests().map_err(failed("open a socket"))?;
         let links = Links::new(links::all(&requests).await.map_err(failed("list links"))?);
-        let index = links.find(interface).ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
-        let taken = route::sweep(&requests, |device| links.leads_to(device, index))
+        let mut indices = Vec::with_capacity(names.len());
+        for name in names {
+            indices.push(links.find(name).ok_or_else(|| Error::NoInterface { interface: name.clone() })?);
+        }
+        let taken = route::sweep(&requests, |device| links.leads_to_one(device, &indices).is_some())
             .await
             .map_err(failed("remove what a dispatcher that was killed has left"))?;
         Ok(ProbeRoutes {
-            interface: interface.to_owned(),
-            index,
+            interface,
+            indices,
             links,
             requests,
             notifications,
@@ -157,14 +165,14 @@ impl ProbeRoutes {
         &self.interface
     }
 
-    /// Of the interface.
+    /// Of the first interface.
     pub fn index(&self) -> u32 {
-        self.index
+        self.indices[0]
     }
 
-    /// Whether the interface is administratively up, with carrier, as far as was told.
+    /// Whether each interface is administratively up, with carrier, as far as was told.
     pub fn link_is_up(&self) -> bool {
-        self.links.get(self.index).is_some_and(|link| link.up)
+        self.indices.iter().all(|index| self.links.get(*index).is_some_and(|link| link.up))
     }
 
     /// Takes in everything that the kernel has to tell at this moment. What of it matters.
@@ -246,7 +254,7 @@ impl ProbeRoutes {
     /// A device that goes down takes its routes along, which IPv4 tells nobody (`fib_sync_down_dev`, net/ipv4/fib_semantics.c).
     fn link_changed(&mut self, device: u32) -> Option<Told> {
         self.entries.values_mut().filter(|entry| entry.device == device).for_each(Entry::lose);
-        (device == self.index).then_some(Told::Link)
+        self.indices.contains(&device).then_some(Told::Link)
     }
 
     fn lose(&mut self, loss: Loss) -> Option<Told> {
@@ -473,12 +481,13 @@ impl ProbeRoutes {
         done.map_err(|source| self.failed("remove routes and rules", source))
     }
 
-    /// The device through which each server is reached: the one of its route if that is the interface or a VLAN on it.
+    /// The device through which each server is reached: the one of its route if that is an interface of the dispatcher's or a VLAN on it.
     async fn devices(&self, peers: impl Iterator<Item = Peer>) -> Result<BTreeMap<Peer, u32>, Error> {
         let look = |(server, deliver): Peer| async move {
             let path = netlink::path(&self.requests, server, None).await?;
             let leads = path.filter(|path| deliver.is_routed() || path.gateway.is_none()).map(|path| path.device);
-            let device = leads.filter(|device| self.links.leads_to(*device, self.index)).unwrap_or(self.index);
+            let leads = leads.filter(|device| self.links.leads_to_one(*device, &self.indices).is_some());
+            let device = leads.unwrap_or(self.indices[0]);
             Ok(((server, deliver), device))
         };
         let found = stream::iter(peers.map(look)).buffer_unordered(REQUESTS).try_collect().await;

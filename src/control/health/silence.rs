@@ -66,7 +66,7 @@ impl Silence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Server;
+    use crate::model::{Server, Tags};
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -74,7 +74,8 @@ mod tests {
 
     fn check(ipv4: bool) -> Check {
         let address = if ipv4 { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
-        let server = Server { name: "a".into(), address, mac: None, weight: 1, quic_ids: Vec::new() };
+        let server =
+            Server { name: "a".into(), address, mac: None, weight: 1, tags: Tags::AsReceived, quic_ids: Vec::new() };
         Check::new(server, address, Instant::now(), Duration::from_secs(1))
     }
 

@@ -232,12 +232,7 @@ impl Membership {
 
 /// Why a check finds a server down or held, in words.
 fn reason(status: &health::Status) -> String {
-    let why = match (status.verdict, status.hold) {
-        (Verdict::Held, Some(hold)) => {
-            format!("answers, but flaps: down until {} s have passed without a failure", hold.as_secs())
-        }
-        _ => status.failure.map_or("", |(_, why)| why).to_owned(),
-    };
+    let why = status.why();
     why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(GROUP_REASON).collect()
 }
 

@@ -34,7 +34,7 @@ use crate::admin::status::State;
 use crate::admin::timeline::Timeline;
 use crate::host::clock;
 use crate::limits::{FLOW_CENSUS, LEAVE_AGAIN, START_MOST, VERDICT_MOST};
-use crate::model::{Plan, Server, Via};
+use crate::model::{Egress, Plan, Server, Via};
 use crate::table::build::Cluster;
 use crate::table::trace::Watch;
 use crate::table::{ServiceId, Table, TunnelEnd};
@@ -103,17 +103,21 @@ impl Side {
     }
 }
 
-/// The servers of services whose packets may go by routers, or may not, that have no MAC in the configuration.
+/// The servers of services whose packets may go by routers, or may not, that have no MAC in the configuration; or of which it must be known
+/// by which interface they are reached.
 fn without_mac(plan: &Plan, is_routed: bool) -> BTreeMap<IpAddr, String> {
     let services = plan.services.iter().filter(|service| service.deliver.is_routed() == is_routed);
-    let servers = services.flat_map(|service| &service.servers).filter(|server| server.mac.is_none());
+    let has_others = plan.dispatcher.as_ref().is_some_and(|dispatcher| !dispatcher.others.is_empty());
+    let is_wanted = |server: &&Server| server.mac.is_none() || has_others;
+    let servers = services.flat_map(|service| &service.servers).filter(is_wanted);
     servers.map(|server| (server.address, server.name.clone())).collect()
 }
 
 /// Follows the servers of a plan. Needs `CAP_NET_ADMIN` as long as it lives, and a tokio runtime with time and I/O.
 pub struct Membership {
     side: Side,
-    interface: String,
+    /// The first one, and the others.
+    interfaces: Vec<String>,
     /// What the configuration says.
     configured: Arc<Plan>,
     /// What is followed: with the operator's weights, and with the servers that a reload removed and that are leaving.
@@ -201,10 +205,12 @@ impl Membership {
             leaving.iter().map(|left| (left.service.clone(), left.server.clone())).collect();
         let overrides = remembered.orders.clone();
         let plan = Arc::new(reload::effective(&configured, &overrides, &servers));
+        let others = configured.dispatcher.iter().filter(|_| side == Side::Dispatcher).flat_map(|of| of.others.clone());
+        let interfaces = std::iter::once(interface.to_owned()).chain(others).collect();
         let agreement = if side == Side::Dispatcher { agreed::wanted(&plan) } else { None };
         let mut membership = Membership {
             side,
-            interface: interface.to_owned(),
+            interfaces,
             cluster: Cluster::new(&plan),
             configured: Arc::new(configured),
             plan,
@@ -259,7 +265,7 @@ impl Membership {
         }
         if self.side.checks(&self.plan) {
             let plan = Arc::clone(&self.plan);
-            let mut health = Health::open(&plan, &self.interface, self.cluster.tunnel_end()).await?;
+            let mut health = Health::open_on(&plan, &self.interfaces, self.cluster.tunnel_end()).await?;
             if age < VERDICT_MOST {
                 health.recall(&remembered.verdicts);
             }
@@ -304,6 +310,11 @@ impl Membership {
     }
 
     /// How many workers remember flows.
+    /// Says by which interfaces frames leave, where there are several, in their order.
+    pub fn set_egresses(&mut self, egresses: &[Egress]) {
+        self.cluster.set_egresses(egresses);
+    }
+
     pub fn set_workers(&mut self, workers: usize) {
         self.cluster.set_workers(workers);
     }

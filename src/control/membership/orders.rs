@@ -219,7 +219,7 @@ impl Membership {
     }
 
     pub fn interface(&self) -> &str {
-        &self.interface
+        &self.interfaces[0]
     }
 
     pub(super) fn configured_weight(&self, service: &str, server: &str) -> Option<u32> {

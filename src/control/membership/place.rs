@@ -1,10 +1,10 @@
 //! Where the servers are: their MACs, or the routers that lead to them.
 
 use super::{Membership, MembershipError, Whereabouts};
-use crate::control::neighbours::{self, Neighbours, Routes};
+use crate::control::neighbours::{self, Neighbours, Routes, Upkeep};
 use crate::host::clock;
 use crate::limits::QUIET;
-use crate::model::{NextHop, Plan};
+use crate::model::{Mac, NextHop, Plan};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 impl Membership {
     pub(super) async fn resolve(&mut self, wanted: &[(String, IpAddr)]) -> Result<(), MembershipError> {
-        let neighbours = self.neighbours.insert(Neighbours::open(&self.interface, wanted).await?);
+        let neighbours = self.neighbours.insert(Neighbours::open_with(&self.interfaces, wanted, Upkeep::Kernel).await?);
         on_link(neighbours)?;
         while wanted.iter().any(|(_, address)| neighbours.mac(*address).is_none()) {
             let Ok(changes) = timeout(QUIET, neighbours.next()).await else { break };
@@ -48,14 +48,26 @@ impl Membership {
 
     /// Passes on what the neighbour table says of an address.
     pub(super) fn tell_mac(&mut self, address: IpAddr) {
-        let mac = self.neighbours.as_ref().and_then(|neighbours| neighbours.mac(address));
+        let found = self.neighbours.as_ref().and_then(|neighbours| neighbours.mac(address));
+        let link = self.neighbours.as_ref().and_then(|neighbours| neighbours.link(address));
         for server in self.reached_by(address) {
+            let mac = self.configured_mac(server).or(found);
             let by = if server == address { NextHop::on_link } else { NextHop::by_gateway };
-            self.cluster.set_next_hop(server, mac.map(by));
+            let next_hop = match self.interfaces.len() {
+                1 => mac.map(by),
+                // Egresses are numbered from 1.
+                _ => mac.zip(link).map(|(mac, link)| NextHop { egress: link as u8 + 1, ..by(mac) }),
+            };
+            self.cluster.set_next_hop(server, next_hop);
             if let Some(health) = &mut self.health {
                 health.set_mac(server, mac);
             }
         }
+    }
+
+    fn configured_mac(&self, server: IpAddr) -> Option<Mac> {
+        let servers = self.plan.services.iter().flat_map(|service| &service.servers);
+        servers.filter(|known| known.address == server).find_map(|known| known.mac)
     }
 
     /// The servers whose packets go to that neighbour: it is one itself, or their gateway.
@@ -85,7 +97,7 @@ impl Membership {
             if routed.is_empty() {
                 return Ok(());
             }
-            self.routes = Some(Routes::open(&self.interface)?);
+            self.routes = Some(Routes::open(&self.interfaces)?);
         }
         let Some(routes) = &mut self.routes else { return Ok(()) };
         routes.watch(&routed, plan.cluster_addresses()).await?;
@@ -102,7 +114,8 @@ impl Membership {
         let followed = match &mut self.neighbours {
             Some(neighbours) => neighbours.watch(&wanted).await,
             None => {
-                Neighbours::open(&self.interface, &wanted).await.map(|neighbours| self.neighbours = Some(neighbours))
+                let opened = Neighbours::open_with(&self.interfaces, &wanted, Upkeep::Kernel).await;
+                opened.map(|neighbours| self.neighbours = Some(neighbours))
             }
         };
         if let Err(error) = followed {

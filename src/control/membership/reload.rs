@@ -7,7 +7,7 @@ use crate::admin::order::{Diff, ServiceDiff};
 use crate::control::cost::{self, Cost};
 use crate::control::diff;
 use crate::control::health::Health;
-use crate::control::neighbours::Neighbours;
+use crate::control::neighbours::{Neighbours, Upkeep};
 use crate::control::overrides::Overrides;
 use crate::host::clock;
 use crate::limits::{MAX_SERVERS, START_MOST};
@@ -321,7 +321,7 @@ impl Membership {
         match &mut self.neighbours {
             Some(neighbours) => neighbours.watch(&wanted).await?,
             None if wanted.is_empty() => {}
-            None => self.neighbours = Some(Neighbours::open(&self.interface, &wanted).await?),
+            None => self.neighbours = Some(Neighbours::open_with(&self.interfaces, &wanted, Upkeep::Kernel).await?),
         }
         if let Some(neighbours) = &self.neighbours {
             on_link(neighbours)?;
@@ -329,7 +329,7 @@ impl Membership {
         match &mut self.health {
             Some(health) => health.watch(plan).await?,
             None if self.side.checks(plan) => {
-                self.health = Some(Health::open(plan, &self.interface, self.cluster.tunnel_end()).await?);
+                self.health = Some(Health::open_on(plan, &self.interfaces, self.cluster.tunnel_end()).await?);
             }
             None => {}
         }

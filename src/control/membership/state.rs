@@ -64,20 +64,14 @@ impl Membership {
         }
         let now = clock::now_ns();
         let agreed = self.agreement.as_ref().map(|_| self.agreed_why(service, server));
-        let failure = || status.and_then(|status| status.failure).map_or("", |(_, reason)| reason).to_owned();
+        let why = || agreed.clone().unwrap_or_else(|| status.map_or_else(String::new, |status| status.why()));
         let keeps = |until: u64| match until.saturating_sub(now).div_ceil(1_000_000_000) {
             0 => "keeps those of its connections that have shown themselves until they are closed".to_owned(),
             seconds => format!("keeps its connections for {seconds} s more"),
         };
         let by_check = match verdict {
-            Verdict::Down => {
-                Some(Judged { may: true, ..Judged::new(State::Down, agreed.clone().unwrap_or_else(failure)) })
-            }
-            Verdict::Held => {
-                let hold = status.and_then(|status| status.hold).unwrap_or_default().as_secs();
-                let why = || format!("answers, but flaps: down until {hold} s have passed without a failure");
-                Some(Judged { may: true, ..Judged::new(State::Held, agreed.clone().unwrap_or_else(why)) })
-            }
+            Verdict::Down => Some(Judged { may: true, ..Judged::new(State::Down, why()) }),
+            Verdict::Held => Some(Judged { may: true, ..Judged::new(State::Held, why()) }),
             Verdict::Up | Verdict::Unknown => None,
         };
         if let Some(until) = self.leaving.get(&name) {

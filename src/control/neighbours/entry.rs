@@ -15,8 +15,11 @@ use crate::model::Mac;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub name: String,
-    /// The device the address is on: the interface or a VLAN on it.
+    /// The device the address is on: an interface or a VLAN on it.
     pub device: Option<u32>,
+    /// The position of that interface, the last one that was known; and what of it was told.
+    link: Option<usize>,
+    told_link: Option<usize>,
     /// When to ask the kernel next. `None`: only when something happens.
     pub due: Option<Instant>,
     pub asking: bool,
@@ -41,6 +44,8 @@ impl Entry {
         Entry {
             name,
             device: None,
+            link: None,
+            told_link: None,
             due: Some(now),
             asking: false,
             mac: None,
@@ -56,6 +61,15 @@ impl Entry {
 
     pub fn mac(&self) -> Option<Mac> {
         self.mac
+    }
+
+    pub fn link(&self) -> Option<usize> {
+        self.link
+    }
+
+    /// The address is on that device, which leads to the interface at that position.
+    pub fn attach(&mut self, device: u32, link: usize) {
+        (self.device, self.link) = (Some(device), Some(link));
     }
 
     pub fn detour(&self) -> Option<&Detour> {
@@ -196,8 +210,9 @@ impl Entry {
     pub fn tell(&mut self) -> Option<What> {
         let why = self.why().map(|(why, _)| why.clone());
         let (mac_before, before) = std::mem::replace(&mut self.told, (self.mac, why.clone()));
+        let has_moved = std::mem::replace(&mut self.told_link, self.link).is_some_and(|link| self.link != Some(link));
         match (mac_before, self.mac, why) {
-            (Some(from), Some(to), _) if from != to => Some(What::Changed { from, to }),
+            (Some(from), Some(to), _) if from != to || has_moved => Some(What::Changed { from, to }),
             (_, Some(mac), None) if mac_before.is_none() || before.is_some() => Some(What::Resolved(mac)),
             (_, Some(mac), Some(why)) if before.as_ref() != Some(&why) => Some(What::Unconfirmed { mac, why }),
             (_, None, Some(why)) if before.as_ref() != Some(&why) => Some(What::Unresolved(why)),

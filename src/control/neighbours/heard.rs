@@ -129,8 +129,8 @@ impl Neighbours {
     /// Takes in where the kernel would send to. Returns the device, if it leads to our link and is up.
     pub(super) fn place(&mut self, address: IpAddr, route: io::Result<Route>) -> Result<Option<u32>, Error> {
         let detour = match route {
-            Ok(Route::Straight { device }) if self.links.leads_to(device, self.index) => {
-                self.with(address, |entry| entry.device = Some(device));
+            Ok(Route::Straight { device }) if let Some(link) = self.links.leads_to_one(device, &self.indices) => {
+                self.with(address, |entry| entry.attach(device, link));
                 if self.is_up(device) {
                     return Ok(Some(device));
                 }
@@ -190,14 +190,16 @@ impl Neighbours {
     fn set_link(&mut self, index: u32, link: Link, now: Instant) {
         let (was_up, up, name) = (self.is_up(index), link.up, link.name.clone());
         self.links.set(index, link);
-        if name == self.interface && self.links.get(self.index).is_none() {
-            self.index = index; // it was removed and has been made again
+        if let Some(at) = self.names.iter().position(|known| *known == name)
+            && self.links.get(self.indices[at]).is_none()
+        {
+            self.indices[at] = index; // it was removed and has been made again
         }
         if was_up && !up {
             for address in self.addresses(|entry| entry.device == Some(index)) {
                 self.with(address, |entry| entry.cut(Why::LinkDown { device: name.clone() }, now));
             }
-        } else if up && !was_up && self.links.leads_to(index, self.index) {
+        } else if up && !was_up && self.links.leads_to_one(index, &self.indices).is_some() {
             for address in self.addresses(|entry| entry.device == Some(index) || !entry.is_confirmed()) {
                 self.with(address, |entry| entry.hasten(now));
             }
@@ -206,7 +208,7 @@ impl Neighbours {
 
     fn remove_link(&mut self, index: u32, now: Instant) {
         let Some(link) = self.links.remove(index) else { return };
-        let interface_left = self.links.get(self.index).is_some();
+        let interface_left = self.indices.iter().any(|index| self.links.get(*index).is_some());
         for address in self.addresses(|entry| entry.device == Some(index)) {
             self.with(address, |entry| {
                 entry.device = None;

@@ -95,7 +95,7 @@ fn notice(message: &RouteNetlinkMessage) -> Option<Notice> {
 }
 
 /// Device, address and what is known of it. `None`: not an IP neighbour (a bridge's forwarding entry, a proxy entry).
-fn read(message: &NeighbourMessage) -> Option<(u32, IpAddr, Seen)> {
+pub fn read(message: &NeighbourMessage) -> Option<(u32, IpAddr, Seen)> {
     let header = &message.header;
     if header.flags.contains(NeighbourFlags::Proxy) {
         return None;
@@ -146,7 +146,7 @@ pub async fn route(handle: &Handle, address: IpAddr, interface: u32) -> io::Resu
     Ok(route.map_or(Route::Nowhere(Detour::NoRoute), |route| read_route(&route)))
 }
 
-fn read_route(route: &RouteMessage) -> Route {
+pub fn read_route(route: &RouteMessage) -> Route {
     match (&route.header.kind, Path::of(route)) {
         (RouteType::Unicast, Some(Path { device, gateway: Some(gateway), .. })) => Route::Via { gateway, device },
         (RouteType::Unicast, Some(Path { device, gateway: None, .. })) => Route::Straight { device },

@@ -37,7 +37,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 pub use self::change::{Change, Detour, Error, OffLink, What, Why};
-pub use self::kernel::{Reachability, Route, Seen, Table, route, table};
+pub use self::kernel::{Reachability, Route, Seen, Table, read, read_route, route, table};
 
 pub use self::routes::Routes;
 
@@ -57,14 +57,16 @@ pub enum Upkeep {
     Ours,
 }
 
-/// Follows the MACs of a set of addresses on the link of one interface.
+/// Follows the MACs of a set of addresses on the links of one interface or several.
 ///
 /// Needs `CAP_NET_ADMIN` as long as it lives, and a tokio runtime with time and I/O. Stays in the network namespace of the
 /// thread that opened it. Dropped without [`Neighbours::close`], it leaves its entries to the kernel, which keeps them
 /// fresh; the next `open` for that interface takes them over.
 pub struct Neighbours {
+    /// For messages: the interfaces' names.
     interface: String,
-    index: u32,
+    names: Vec<String>,
+    indices: Vec<u32>,
     upkeep: Upkeep,
     entries: HashMap<IpAddr, Entry>,
     links: Links,
@@ -111,24 +113,33 @@ impl Neighbours {
     /// Starts to resolve the addresses in `wanted`, each with a name for messages; an address given twice keeps its first
     /// name. Returns when the kernel has accepted the first questions; answers come from [`Neighbours::next`].
     pub async fn open(interface: &str, wanted: &[(String, IpAddr)]) -> Result<Neighbours, Error> {
-        Neighbours::open_with(interface, wanted, Upkeep::Kernel).await
+        Neighbours::open_with(&[interface.to_owned()], wanted, Upkeep::Kernel).await
     }
 
-    /// As [`Neighbours::open`]; with `Upkeep::Ours` the kernel is not asked to manage entries, as if it were older than 5.16.
-    pub async fn open_with(interface: &str, wanted: &[(String, IpAddr)], upkeep: Upkeep) -> Result<Neighbours, Error> {
-        let failed = |task| move |source| Error::Netlink { interface: interface.to_owned(), task, source };
+    /// As [`Neighbours::open`], on the links of several interfaces; with `Upkeep::Ours` the kernel is not asked to manage entries, as if it were older than 5.16.
+    pub async fn open_with(names: &[String], wanted: &[(String, IpAddr)], upkeep: Upkeep) -> Result<Neighbours, Error> {
+        let interface = names.join(" or ");
+        let failed = |task| {
+            let interface = interface.clone();
+            move |source| Error::Netlink { interface, task, source }
+        };
         let notices = Notices::open().map_err(failed("open a socket for notifications"))?;
         let requests = netlink::requests().map_err(failed("open a socket for requests"))?;
         let table = kernel::table(requests.clone()).await.map_err(failed("list links and neighbours"))?;
         let links = Links::new(table.links);
-        let index = links.find(interface).ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
-        if !links.get(index).is_some_and(|link| link.ethernet) {
-            return Err(Error::NotEthernet { interface: interface.to_owned() });
+        let mut indices = Vec::with_capacity(names.len());
+        for name in names {
+            let index = links.find(name).ok_or_else(|| Error::NoInterface { interface: name.clone() })?;
+            if !links.get(index).is_some_and(|link| link.ethernet) {
+                return Err(Error::NotEthernet { interface: name.clone() });
+            }
+            indices.push(index);
         }
         let now = Instant::now();
         let mut neighbours = Neighbours {
-            interface: interface.to_owned(),
-            index,
+            interface,
+            names: names.to_vec(),
+            indices,
             upkeep,
             entries: HashMap::new(),
             links,
@@ -165,6 +176,11 @@ impl Neighbours {
     /// The present MAC of a wanted address. May be ahead of what [`Neighbours::next`] has told.
     pub fn mac(&self, address: IpAddr) -> Option<Mac> {
         self.entries.get(&address)?.mac()
+    }
+
+    /// The interface by which a wanted address is reached, by its position; the last one that was known. `None`: none was yet.
+    pub fn link(&self, address: IpAddr) -> Option<usize> {
+        self.entries.get(&address)?.link()
     }
 
     /// Why the kernel does not know the MAC of a wanted address, and since when; `None`: it does.
@@ -298,7 +314,7 @@ impl Neighbours {
     }
 
     fn route(&self, address: IpAddr) -> impl Future<Output = (IpAddr, io::Result<Route>)> + use<> {
-        let (requests, interface) = (self.requests.clone(), self.index);
+        let (requests, interface) = (self.requests.clone(), self.indices[0]);
         async move { (address, kernel::route(&requests, address, interface).await) }
     }
 
@@ -312,7 +328,8 @@ impl Neighbours {
     /// Releases what a process that was killed has left on this link and nobody wants now.
     fn release_left_behind(&mut self, neighbours: &[(u32, IpAddr, Seen)]) {
         for (device, address, seen) in neighbours {
-            if seen.ours && !self.entries.contains_key(address) && self.links.leads_to(*device, self.index) {
+            let is_here = self.links.leads_to_one(*device, &self.indices).is_some();
+            if seen.ours && !self.entries.contains_key(address) && is_here {
                 self.release(Some(*device), *address);
             }
         }

@@ -17,7 +17,9 @@ use crate::netlink::links::{self, Links};
 
 /// Follows the routes to servers that need not be on the link.
 pub struct Routes {
+    /// For messages: the interfaces' names.
     interface: String,
+    names: Vec<String>,
     requests: rtnetlink::Handle,
     servers: BTreeMap<IpAddr, Followed>,
     /// A route through one of these would bring packets back here.
@@ -76,14 +78,16 @@ impl Routes {
     ///
     /// # Errors
     /// There is no socket to be had.
-    pub fn open(interface: &str) -> Result<Routes, Error> {
+    pub fn open(names: &[String]) -> Result<Routes, Error> {
+        let interface = names.join(" or ");
         let failed =
-            |source| Error::Netlink { interface: interface.to_owned(), task: "open a socket for requests", source };
+            |source| Error::Netlink { interface: interface.clone(), task: "open a socket for requests", source };
         let mut looks = interval(ROUTE_LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Routes {
-            interface: interface.to_owned(),
             requests: netlink::requests().map_err(failed)?,
+            interface,
+            names: names.to_vec(),
             servers: BTreeMap::new(),
             cluster_addresses: BTreeSet::new(),
             looks,
@@ -167,22 +171,24 @@ impl Routes {
     async fn look(&self) -> io::Result<Vec<(IpAddr, Result<IpAddr, Wrong>)>> {
         let links = Links::new(links::all(&self.requests).await?);
         // While it is gone nothing is known.
-        let Some(interface) = links.find(&self.interface) else { return Ok(Vec::new()) };
+        let Some(interfaces) = self.names.iter().map(|name| links.find(name)).collect::<Option<Vec<u32>>>() else {
+            return Ok(Vec::new());
+        };
         let mut found = Vec::with_capacity(self.servers.len());
         for address in self.servers.keys().copied() {
-            let route = kernel::route(&self.requests, address, interface).await?;
-            found.push((address, self.judge(address, route, (&links, interface))));
+            let route = kernel::route(&self.requests, address, interfaces[0]).await?;
+            found.push((address, self.judge(address, route, (&links, &interfaces))));
         }
         Ok(found)
     }
 
-    fn judge(&self, server: IpAddr, route: Route, (links, interface): (&Links, u32)) -> Result<IpAddr, Wrong> {
+    fn judge(&self, server: IpAddr, route: Route, (links, interfaces): (&Links, &[u32])) -> Result<IpAddr, Wrong> {
         match route {
             Route::Via { gateway, .. } if self.cluster_addresses.iter().any(|prefix| prefix.contains(gateway)) => {
                 Err(Wrong::ClusterAddress(gateway))
             }
-            Route::Via { gateway, device } if links.leads_to(device, interface) => Ok(gateway),
-            Route::Straight { device } if links.leads_to(device, interface) => Ok(server),
+            Route::Via { gateway, device } if links.leads_to_one(device, interfaces).is_some() => Ok(gateway),
+            Route::Straight { device } if links.leads_to_one(device, interfaces).is_some() => Ok(server),
             Route::Via { gateway, device } => {
                 Err(Wrong::Detour(Detour::Gateway { via: gateway, device: links.name(device) }))
             }

@@ -113,7 +113,7 @@ pub fn isolated(facts: &Facts) -> Vec<Finding> {
     if shared.is_empty() {
         return vec![Finding::ok("isolated_cores", "the workers' cores are theirs")];
     }
-    let list = cores::list(&shared);
+    let list = cores::list_distinct(&shared);
     let why = format!("the kernel may run other programs on the workers' cores {list}; in effect after the next start");
     let fix = format!(
         "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&isolcpus={list} nohz_full={list} rcu_nocbs={list} /' /etc/default/grub && update-grub"

@@ -108,9 +108,10 @@ pub fn queues(facts: &Facts) -> Vec<Finding> {
                     false => Finding::fail("queues", why).mend(set_queues(interface, fits)),
                 }
             }
-            Some(Ok(cores)) => {
-                Finding::ok("queues", format!("{queues}, with workers on cores {}", crate::host::cores::list(&cores)))
-            }
+            Some(Ok(cores)) => Finding::ok(
+                "queues",
+                format!("{queues}, with workers on cores {}", crate::host::cores::list_distinct(&cores)),
+            ),
             None => Finding::ok("queues", queues.to_string()),
         }
     })

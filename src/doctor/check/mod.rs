@@ -35,7 +35,7 @@ const HOST: [Check; 15] = [
     cores::siblings,
 ];
 
-const DISPATCHER: [Check; 32] = [
+const DISPATCHER: [Check; 33] = [
     interface::exists,
     interface::link,
     interface::master,
@@ -63,6 +63,7 @@ const DISPATCHER: [Check; 32] = [
     network::rp_filter,
     network::proxy_arp,
     network::routes,
+    network::vlans,
     network::neighbours,
     network::shared_macs,
     network::neighbour_table,

@@ -6,7 +6,7 @@ use crate::control::neighbours::{Detour, OffLink};
 use crate::doctor::facts::{Facts, Heard};
 use crate::doctor::read::network::setting;
 use crate::limits::HEALTH_PORTS;
-use crate::model::{Health, Mac, Plan, Via};
+use crate::model::{Health, Mac, Plan, Tags, Via};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -184,6 +184,38 @@ pub fn routes(facts: &Facts) -> Vec<Finding> {
     add("routes", off.iter().filter(|off| !is_elsewhere(off)).collect(), "there is a route to each server");
     add("same_link", off.iter().filter(is_elsewhere).collect(), "each server is on the interface's link");
     findings
+}
+
+/// What is dispatched leaves in the VLAN that ARP and checks use.
+pub fn vlans(facts: &Facts) -> Vec<Finding> {
+    let interface = name(facts);
+    let bad = facts.network.vlans.iter().filter_map(|(server, wanted, device, tags)| {
+        let is_right = match wanted {
+            Tags::AsReceived => true,
+            Tags::Untagged => tags.is_empty(),
+            Tags::Vlan(id) => tags == &[*id],
+        };
+        let by = match &tags[..] {
+            [] => "without a tag".to_owned(),
+            tags => format!("in VLAN {}", tags.iter().map(ToString::to_string).collect::<Vec<_>>().join(" in ")),
+        };
+        let frames = match wanted {
+            Tags::Vlan(id) => format!("in VLAN {id}"),
+            _ => "without a tag".to_owned(),
+        };
+        let why = format!(
+            "the route to server {server} goes out of {device}, {by}, and its `vlan` has clients' frames leave {frames}: what answers ARP and \
+             checks need not be what clients reach"
+        );
+        let finding = Finding::warn("vlans", why);
+        let mend = |id: &u16| format!("ip link add link {interface} name {interface}.{id} type vlan id {id}");
+        (!is_right).then(|| match wanted {
+            Tags::Vlan(id) if tags.is_empty() => finding.mend(mend(id)),
+            _ => finding,
+        })
+    });
+    let bad: Vec<Finding> = bad.collect();
+    if bad.is_empty() { vec![Finding::ok("vlans", "routes lead into the VLANs that servers have")] } else { bad }
 }
 
 pub fn neighbours(facts: &Facts) -> Vec<Finding> {

@@ -6,7 +6,7 @@ use crate::admin::status::{CheckStatus, ServerStatus, ServiceStatus, State, Stat
 use crate::config;
 use crate::control::neighbours::{Detour, OffLink};
 use crate::doctor::facts::{Facts, Heard, Interface, Running};
-use crate::model::{Engine, Mac, Xdp};
+use crate::model::{Engine, Mac, Tags, Xdp};
 use crate::xdp::{Device, Features};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -157,6 +157,7 @@ fn status() -> Status {
         group: None,
         generation: 1,
         services: vec![service],
+        odd_limit: None,
         workers: vec![worker(0), worker(1)],
         counted_s: None,
         frames: 0,
@@ -194,7 +195,7 @@ type Plant = fn(&mut Facts);
 fn one_thing_that_is_wrong_is_named_and_nothing_else() {
     assert_eq!(bad(&healthy()), []);
     let (warn, fail) = (Grade::Warn, Grade::Fail);
-    let faults: [(&str, Grade, Plant); 62] = [
+    let faults: [(&str, Grade, Plant); 64] = [
         ("kernel", fail, |f| f.host.kernel = Some("5.4.0".into())),
         ("kernel", warn, |f| f.host.kernel = Some("5.15.0-91-generic".into())),
         ("af_xdp", fail, |f| f.host.has_af_xdp = Some(false)),
@@ -244,6 +245,8 @@ fn one_thing_that_is_wrong_is_named_and_nothing_else() {
         ("proxy_arp", warn, |f| f.network.proxy_arp[1] = Some(1)),
         ("routes", fail, |f| off_link(f, Detour::NoRoute)),
         ("same_link", fail, |f| off_link(f, Detour::Device { device: "eth0".into() })),
+        ("vlans", warn, |f| f.network.vlans.push(("web1".into(), Tags::Vlan(100), "eth1".into(), Vec::new()))),
+        ("vlans", warn, |f| f.network.vlans.push(("web1".into(), Tags::Untagged, "eth1.7".into(), vec![7]))),
         ("neighbours", fail, |f| f.network.neighbours[1].2 = None),
         ("server_macs", fail, |f| f.network.neighbours[1].2 = Some(Mac([2, 0, 0, 0, 0, 1]))),
         ("neighbour_table", warn, |f| f.host.neighbours_most[0] = Some(3)),

@@ -57,6 +57,9 @@ async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, netwo
     let table = neighbours::table(handle.clone()).await?;
     let links = Links::new(table.links);
     let Some(index) = links.find(interface) else { return Ok(()) };
+    let others =
+        plan.dispatcher.iter().filter(|dispatcher| dispatcher.interface == interface).flat_map(|it| &it.others);
+    let indices: Vec<u32> = std::iter::once(index).chain(others.filter_map(|name| links.find(name))).collect();
     for service in plan.services.iter().filter(|service| service.address.is_ipv4()) {
         let path = netlink::path(handle, service.address, None).await?;
         network.cluster_routes.push((service.address, path.map(|path| links.name(path.device))));
@@ -69,8 +72,12 @@ async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, netwo
     let mut devices = BTreeMap::new();
     for (address, server) in wanted.iter().filter(|(address, _)| address.is_ipv4() || !ipv6_is_off) {
         let detour = match neighbours::route(handle, *address, index).await? {
-            Route::Straight { device } if links.leads_to(device, index) => {
+            Route::Straight { device } if links.leads_to_one(device, &indices).is_some() => {
                 devices.insert(*address, (device, server.name.clone()));
+                if !server.tags.are_as_received() {
+                    let (name, tags) = (server.name.clone(), links.tags(device));
+                    network.vlans.push((name, server.tags, links.name(device), tags));
+                }
                 continue;
             }
             Route::Straight { device } => Detour::Device { device: links.name(device) },

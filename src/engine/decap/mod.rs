@@ -1,4 +1,5 @@
 //! The servers' end of tunnels: the XDP program `src/bpf/decap.bpf.c` takes off what a dispatcher has put in front of a client's packet.
+//! And it sends back segments of connections that the server does not have, where a service has `second_chance`.
 //!
 //! - `table`: what the program decides by, compiled of a configuration for one server
 //! - `unwrapping`: the program as an engine
@@ -6,7 +7,7 @@
 mod table;
 pub mod unwrapping;
 
-pub use table::Table;
+pub use table::{Table, concerns};
 
 use crate::model::Mac;
 use crate::xdp::link::Kept;

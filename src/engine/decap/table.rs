@@ -28,8 +28,7 @@ pub struct Table {
 impl Table {
     /// For the server of that name. `account`: under which number the frames of a service are counted.
     pub fn compile(plan: &Plan, server: &str, account: &dyn Fn(&str) -> u32) -> Table {
-        let mine =
-            |service: &&Service| service.deliver.is_routed() && service.servers.iter().any(|it| it.name == server);
+        let mine = |service: &&Service| concerns(service) && service.servers.iter().any(|it| it.name == server);
         let services: Vec<Service> = plan.services.iter().filter(mine).map(with_checked_port).collect();
         let directory = build::directory(&services).0;
         let addresses = Directory::new(&directory);
@@ -49,9 +48,9 @@ impl Table {
         cells[first_end..first_service].copy_from_slice(&ends.cells);
         for (at, service) in services.iter().enumerate() {
             let of_address = services.iter().filter(|other| other.shares_address(service));
-            let forms = of_address.fold(0, |forms, other| forms | form(other.deliver));
+            let forms = of_address.fold(0, |forms, other| forms | form(other));
             let [low, high] = words(service.address);
-            let own = u64::from(account(&service.name)) | form(service.deliver) << 32 | forms << 48;
+            let own = u64::from(account(&service.name)) | form(service) << 32 | forms << 48;
             let cell = &mut cells[first_service + at / each_cell];
             cell[at % each_cell * SERVICE_WORDS..][..SERVICE_WORDS].copy_from_slice(&[low, high, own, 0]);
         }
@@ -73,9 +72,17 @@ impl Table {
     }
 }
 
+/// Whether something comes to it that is not the kernel's alone: tunnels, or what is sent back.
+pub fn concerns(service: &Service) -> bool {
+    service.deliver.is_routed() || service.second_chance
+}
+
 /// A check that goes the clients' way may be of a port that no client asks for.
 fn with_checked_port(service: &Service) -> Service {
     let mut service = service.clone();
+    if !service.deliver.is_routed() {
+        return service;
+    }
     let number = match service.health.as_ref().map(|health| &health.probe) {
         Some(Probe::Tcp { port }) => *port,
         Some(Probe::Http(http)) => http.port,
@@ -91,7 +98,7 @@ fn with_checked_port(service: &Service) -> Service {
 /// The server's own addresses, the ports of GUE there, and the DSCPs: address, protocol, port, service.
 fn ends(services: &[Service], server: &str) -> BTreeSet<(IpAddr, u8, u16, u16)> {
     let mut ends = BTreeSet::new();
-    for (id, service) in (0..).zip(services) {
+    for (id, service) in (0..).zip(services).filter(|(_, service)| service.deliver.is_routed()) {
         for own in service.servers.iter().filter(|it| it.name == server).map(|it| it.address) {
             ends.insert((own, 0, 0, 0));
             match service.deliver {
@@ -111,9 +118,9 @@ fn ends(services: &[Service], server: &str) -> BTreeSet<(IpAddr, u8, u16, u16)> 
 }
 
 /// `enum form`
-fn form(deliver: Deliver) -> u64 {
-    match deliver {
-        Deliver::L2 => 0,
+fn form(service: &Service) -> u64 {
+    match service.deliver {
+        Deliver::L2 => 16,
         Deliver::Ipip => 1,
         Deliver::Gue { .. } => 2,
         Deliver::Gre => 4,

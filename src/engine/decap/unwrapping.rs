@@ -40,8 +40,10 @@ impl Unwrapping {
         let mut program = super::load(interface.mac)?;
         let accounts = Accounts::new(server);
         program.publish(Table::compile(plan, server, &|service| accounts.of(service)).cells())?;
-        // Frames are to this host already, so the driver's XDP does, on veth too.
-        let attachment = program.attach(&interface.place(Kept::Decap, pins), (xdp, true))?;
+        // Frames are to this host already, so the driver's XDP does, on veth too; but a veth sends none back to a peer without NAPI
+        // (drivers/net/veth.c, veth_xdp_xmit).
+        let sends_back = plan.services.iter().any(|service| service.second_chance);
+        let attachment = program.attach(&interface.place(Kept::Decap, pins), (xdp, !sends_back))?;
         let number = program.number()?;
         let counting = Counting::new(program, accounts);
         Ok((Unwrapping { server: server.to_owned(), counting, number, retry: None }, attachment))

@@ -194,6 +194,15 @@ impl Port for AfXdp {
         self.rings.bytes_mut(frame).copy_within(..end, len);
     }
 
+    /// As `prepend`.
+    #[inline]
+    fn strip(&mut self, frame: &mut Frame, len: usize) {
+        let bytes = self.rings.bytes_mut(frame);
+        let end = bytes.len();
+        bytes.copy_within(len.., 0);
+        self.rings.set_len(frame, end - len);
+    }
+
     #[inline]
     fn resize(&mut self, frame: &mut Frame, len: usize) {
         self.rings.set_len(frame, len);

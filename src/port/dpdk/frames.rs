@@ -178,6 +178,17 @@ impl Queue {
         assert!(!begin.is_null(), "a frame has headroom for a tunnel's header");
     }
 
+    /// Takes bytes off its front.
+    #[inline]
+    pub(super) fn strip(&mut self, frame: &mut Frame, len: usize) {
+        // SAFETY: the mbuf is ours, by the frame.
+        let mbuf = unsafe { frame.0.as_mut() };
+        assert!(len <= mbuf.data_len as usize, "a frame is longer than what is taken off it");
+        mbuf.data_off += len as u16;
+        mbuf.data_len -= len as u16;
+        mbuf.pkt_len -= len as u32;
+    }
+
     /// Cuts the frame, or makes it longer at its end.
     #[inline]
     pub(super) fn resize(&mut self, frame: &mut Frame, len: usize) {

@@ -166,6 +166,11 @@ impl Port for Dpdk {
     }
 
     #[inline]
+    fn strip(&mut self, frame: &mut Frame, len: usize) {
+        self.queue.strip(frame, len);
+    }
+
+    #[inline]
     fn resize(&mut self, frame: &mut Frame, len: usize) {
         self.queue.resize(frame, len);
     }

@@ -184,6 +184,11 @@ impl Port for Pcap {
         frame.original = frame.bytes.len() as u32;
     }
 
+    fn strip(&mut self, frame: &mut Frame, len: usize) {
+        frame.bytes.drain(..len);
+        frame.original = frame.bytes.len() as u32;
+    }
+
     fn resize(&mut self, frame: &mut Frame, len: usize) {
         frame.bytes.resize(len, 0);
         frame.original = len as u32;

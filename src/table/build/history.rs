@@ -4,7 +4,7 @@
 use super::service::State;
 use crate::limits::{MAX_HISTORY, MAX_SERVERS, MAX_SLOTS, MAX_WEIGHT};
 use crate::model::prime::is_prime;
-use crate::model::{HashInput, Selection, Server, Service};
+use crate::model::{HashInput, Selection, Server, Service, Tags};
 use crate::table::flow_table::MAX_IDENT;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -106,6 +106,7 @@ impl Configuration {
             address: of.address,
             mac: None,
             weight: of.weight,
+            tags: Tags::AsReceived,
             quic_ids: Vec::new(),
         };
         Service {

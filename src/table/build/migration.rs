@@ -7,8 +7,10 @@
 use super::maglev::NOBODY;
 use crate::hash;
 use crate::limits::{FLOW_IDLE, MAX_CHANGES};
+use crate::model::Service;
 use crate::table::flow_table::ticks;
 use crate::table::{MIGRATING, Owners, Rule, remainder};
+use arrayvec::ArrayVec;
 use std::sync::Arc;
 
 /// The open changes of one service, oldest first. Times are nanoseconds of the clock that the ports use.
@@ -19,6 +21,8 @@ pub struct Moves {
     until_closed: bool,
     /// If so: what was open once.
     settled: Option<Settled>,
+    /// Whether servers send back what they have no connection for.
+    second_chance: bool,
 }
 
 /// Of changes whose time is over: what is not remembered of their slots is the present owner's, and what is remembered stays.
@@ -35,6 +39,8 @@ struct Settled {
 struct Change {
     /// Whose connections there were that nobody remembers; with the mark `MIGRATING` where the owner became another.
     before: Owners,
+    /// Whose the slots were, with the same mark.
+    was: Owners,
     began: u64,
     until: u64,
 }
@@ -46,6 +52,9 @@ pub struct Kept {
     pub horizon: u64,
     /// Whether flows that show themselves stay for as long as they last.
     pub until_closed: bool,
+    /// Where servers send back what they have no connection for, and several changes are open: whose the slots were before each, oldest
+    /// first, with the mark where that one lost them.
+    earlier: Vec<Owners>,
 }
 
 enum Way {
@@ -84,16 +93,17 @@ impl Moves {
             // What was before cannot be told slot by slot: it is told in full, until the last of it is over.
             self.prolong(until);
         }
-        let before = before.marked_against(present).kept_through(marked);
-        self.open.push(Change { before, began: now, until });
+        let was = before.marked_against(present);
+        let before = was.clone().kept_through(marked);
+        self.open.push(Change { before, was, began: now, until });
         if self.open.len() > MAX_CHANGES {
             // Of two by one rule nothing is lost.
             let alike = self.open.windows(2).position(|pair| pair[0].before.rule == pair[1].before.rule);
             let at = alike.unwrap_or(0);
             let first = self.open.remove(at);
             let second = &mut self.open[at];
-            let before = first.before.joined(&second.before);
-            *second = Change { before, began: first.began, until: second.until.max(first.until) };
+            let (before, was) = (first.before.joined(&second.before), first.was.joined(&second.was));
+            *second = Change { before, was, began: first.began, until: second.until.max(first.until) };
         }
     }
 
@@ -105,9 +115,11 @@ impl Moves {
     /// Whether it is the same, in the same memory.
     pub fn is(&self, other: &Moves) -> bool {
         let same = |(one, other): (&Change, &Change)| {
-            (one.began, one.until) == (other.began, other.until) && one.before.is(&other.before)
+            (one.began, one.until) == (other.began, other.until)
+                && one.before.is(&other.before)
+                && one.was.is(&other.was)
         };
-        self.until_closed == other.until_closed
+        (self.until_closed, self.second_chance) == (other.until_closed, other.second_chance)
             && self.open.len() == other.open.len()
             && self.open.iter().zip(&other.open).all(same)
             && self.settled == other.settled
@@ -127,10 +139,14 @@ impl Moves {
         self.open.iter_mut().for_each(|change| change.until = change.until.max(until));
     }
 
-    /// Whether connections stay for as long as they last, from now on.
-    pub fn set_until_closed(&mut self, until_closed: bool) {
-        self.until_closed = until_closed;
-        self.settled.take_if(|_| !until_closed);
+    /// Whether connections stay for as long as they last, and whether servers send back what they have no connection for, from now on.
+    pub fn configure(&mut self, service: &Service) {
+        (self.until_closed, self.second_chance) = (service.until_closed, service.second_chance);
+        self.settled.take_if(|_| !service.until_closed);
+    }
+
+    pub fn second_chance(&self) -> bool {
+        self.second_chance
     }
 
     /// Whether connections that show themselves now will stay for as long as they last.
@@ -165,6 +181,7 @@ impl Moves {
     pub fn renumber(&mut self, new: impl Fn(u16) -> u16) {
         for change in &mut self.open {
             change.before.renumber(&new);
+            change.was.renumber(&new);
         }
     }
 
@@ -177,7 +194,7 @@ impl Moves {
             let horizon = marked.map_or(ticks(began), |marked| marked.kept.horizon);
             let chain = self.open.iter().map(|change| (change.before.clone(), now < change.learnt())).collect();
             let owners = present.map(|owners| owners.iter().map(|owner| owner | MIGRATING).collect());
-            let kept = Arc::new(Kept { way: Way::Chain(chain), horizon, until_closed });
+            let kept = Arc::new(Kept { way: Way::Chain(chain), horizon, until_closed, earlier: self.earlier() });
             return Some(Marked { slots: present.rule.slots, owners, kept });
         }
         let laid = self.lay(&present.slots, marked.and_then(|marked| marked.by_slot(present.rule)), now);
@@ -188,9 +205,18 @@ impl Moves {
             way: Way::Slots { rule: present.rule, previous_owners: previous_owners.into() },
             horizon,
             until_closed,
+            earlier: self.earlier(),
         });
         let owners = Owners { rule: present.rule, slots: slots.into(), remainders: None };
         Some(Marked { slots: moving().count() as u32, owners, kept })
+    }
+
+    /// `Kept::earlier`
+    fn earlier(&self) -> Vec<Owners> {
+        match self.second_chance && self.open.len() > 1 {
+            true => self.open.iter().map(|change| change.was.clone()).collect(),
+            false => Vec::new(),
+        }
     }
 
     /// Whether the open changes can be told slot by slot: clients have one slot by that rule, and had no other.
@@ -365,7 +391,9 @@ impl Marked {
             }
         };
         let Kept { horizon, until_closed, .. } = *self.kept;
-        self.kept = Arc::new(Kept { way, horizon, until_closed });
+        let mut earlier = self.kept.earlier.clone();
+        earlier.iter_mut().for_each(|owners| owners.renumber(new));
+        self.kept = Arc::new(Kept { way, horizon, until_closed, earlier });
     }
 }
 
@@ -393,6 +421,32 @@ impl Kept {
             Way::Slots { .. } => &[],
             Way::Chain(chain) => chain,
         }
+    }
+
+    /// Whose the slots were before each open change, where that is needed for who may have a client's connections.
+    pub fn earlier(&self) -> &[Owners] {
+        &self.earlier
+    }
+
+    /// All who may have a client's TCP connection: who keeps those that are not remembered, who had the client since, and who has it now.
+    pub fn candidates(
+        &self,
+        present: Option<u16>,
+        hash: impl Fn(&Rule) -> u64,
+        client: u128,
+    ) -> ArrayVec<u16, { MAX_CHANGES + 2 }> {
+        let lost = |owners: &Owners| {
+            let owner = owners.find(hash(&owners.rule), client);
+            (owner & MIGRATING != 0 && owner != MIGRATING | NOBODY).then_some(owner & !MIGRATING)
+        };
+        let since: ArrayVec<u16, MAX_CHANGES> = self.earlier.iter().filter_map(lost).collect();
+        let mut candidates = ArrayVec::new();
+        for server in self.previous_owner(present, &hash, client).server().into_iter().chain(since).chain(present) {
+            if !candidates.contains(&server) {
+                candidates.push(server);
+            }
+        }
+        candidates
     }
 
     /// Who keeps a client's flows of which nothing is remembered. `present` owns its slot, `hash` is its hash by a rule.

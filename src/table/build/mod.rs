@@ -3,6 +3,7 @@
 
 mod history;
 mod idents;
+mod lists;
 pub mod maglev;
 pub mod migration;
 pub mod rendezvous;
@@ -18,12 +19,11 @@ use super::{
 };
 use crate::hash::Key;
 use crate::model::identity::{Identity, continued};
-use crate::model::list::TooManyGroups;
 use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Prefix, Selection, Service, Transport};
 use crate::table::census::Census;
 use crate::table::index::Index;
 use crate::table::limits::Limiter;
-use crate::table::lists::{Listed, Lists};
+use crate::table::lists::Lists;
 use crate::table::prefixes::Prefixes;
 use crate::table::trace::Watch;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -113,26 +113,6 @@ impl Cluster {
         };
         cluster.set_lists(&plan.lists, Arc::default()).expect("a plan has few groups of services");
         cluster
-    }
-
-    /// Has sources denied by the plan's lists and by what operators deny, from the next table on.
-    ///
-    /// # Errors
-    /// See `TooManyGroups`; those that there were stay.
-    pub fn set_lists(&mut self, listed: &[List], denied: Arc<[List]>) -> Result<(), TooManyGroups> {
-        self.lists = self.compile_lists(listed, &denied)?;
-        self.denied = denied;
-        Ok(())
-    }
-
-    /// What the lists say of the frames of a client to a service.
-    pub fn listed(&self, service: ServiceId, client: IpAddr) -> Listed {
-        self.lists.as_ref().map_or(Listed::No, |lists| lists.listed_ip(client, service))
-    }
-
-    fn compile_lists(&self, listed: &[List], denied: &[List]) -> Result<Option<Arc<Lists>>, TooManyGroups> {
-        let names: Vec<&str> = self.services.iter().map(|service| service.identity.name.as_str()).collect();
-        Ok(Lists::new(&[listed, denied].concat(), &names)?.map(Arc::new))
     }
 
     /// How many workers remember flows; 1 until then.
@@ -418,9 +398,11 @@ impl Cluster {
                 let way =
                     Way::new(service.deliver, service.identity.addresses[0].address, server.address, &self.tunnel_end);
                 let next_hop = PackedNextHop::from(server.next_hop.filter(|_| way != Way::Closed));
-                next_hops.push(match way {
-                    Way::Tunnel(_) | Way::Readdressed(_) if next_hop.is_forward() => next_hop.with_way(),
-                    _ => next_hop,
+                let way = (way, server.tags);
+                next_hops.push(if next_hop.is_forward() && !Way::changes_no_more_than_macs(&way) {
+                    next_hop.with_way()
+                } else {
+                    next_hop
                 });
                 ways.push(way);
                 idents.push(server.ident);
@@ -446,7 +428,7 @@ impl Cluster {
             directory: Arc::clone(&self.directory),
             services: services.into(),
             next_hops: next_hops.into(),
-            ways: if ways.iter().all(|way| *way == Way::Direct) { Box::default() } else { ways.into() },
+            ways: if ways.iter().all(Way::changes_no_more_than_macs) { Box::default() } else { ways.into() },
             tunnel_mtu: self.tunnel_end.mtu,
             identifications: Arc::clone(&self.identifications),
             egresses: Arc::clone(&self.egresses),
@@ -457,6 +439,7 @@ impl Cluster {
             loops: Index::new(loops),
             lists: self.lists.clone(),
             limits: self.limiter.limits(),
+            odd_limits: self.limiter.odd(),
             limit_sources: self.limiter.sources(),
             watch: self.watch.clone(),
             census: self.services.iter().any(ServiceState::is_settled).then(|| Arc::clone(&self.census)),

@@ -9,7 +9,7 @@ use super::shared::{Elected, Moved, Shared, Step};
 use crate::hash::Key;
 use crate::limits::FLOW_CENSUS;
 use crate::model::identity::Identity;
-use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, ServerId, Service};
+use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, ServerId, Service, Tags};
 use crate::table::census::Census;
 use crate::table::quic::{Codecs, ConnectionIds};
 use crate::table::{Owners, Rule, ServiceTable};
@@ -66,6 +66,7 @@ pub struct ServerState {
     pub next_hop: Option<NextHop>,
     /// Names this server of this service for as long as it is configured, see [`Idents`].
     pub ident: u32,
+    pub tags: Tags,
     quic_ids: Arc<[ServerId]>,
     state: State,
 }
@@ -135,7 +136,7 @@ impl ServiceState {
             history: History::new(service, vec![State::Active; service.servers.len()], named),
             look: None,
         };
-        state.moves.set_until_closed(service.until_closed);
+        state.moves.configure(service);
         state.present.remainders = state.remainders();
         state
     }
@@ -187,7 +188,7 @@ impl ServiceState {
         // Where each is, and what it is there for now.
         let states: Vec<State> = self.servers.iter().map(|server| server.state).collect();
         for (server, is) in state.servers.iter_mut().zip(&self.servers) {
-            (server.next_hop, server.quic_ids) = (is.next_hop, Arc::clone(&is.quic_ids));
+            (server.next_hop, server.tags, server.quic_ids) = (is.next_hop, is.tags, Arc::clone(&is.quic_ids));
         }
         state.set_states(&states, now, until);
         Some(state)
@@ -254,7 +255,8 @@ impl ServiceState {
                     let known = known.take().expect("it was found");
                     ServerState {
                         name: server.name.clone(),
-                        next_hop: server.mac.map(NextHop::on_link).or(known.next_hop),
+                        next_hop: NextHop::configured(server.mac, known.next_hop),
+                        tags: server.tags,
                         quic_ids: server.quic_ids[..].into(),
                         ..known
                     }
@@ -276,7 +278,7 @@ impl ServiceState {
                 servers,
                 ..self
             };
-            state.moves.set_until_closed(service.until_closed);
+            state.moves.configure(service);
             state.pass(now);
             state.history.configure(service, state.idents());
             state.record((now, until), None);
@@ -300,7 +302,7 @@ impl ServiceState {
             history: self.history,
             look: None,
         };
-        state.moves.set_until_closed(service.until_closed);
+        state.moves.configure(service);
         state.elect(&[]);
         state.moved(before, (!in_place).then_some(new_positions), (now, until));
         if rule.key == had_key {
@@ -449,6 +451,7 @@ impl ServiceState {
             remainders: owners.remainders.clone(),
             base,
             kept: self.marked.as_ref().map(|marked| Arc::clone(&marked.kept)),
+            second_chance: self.moves.second_chance(),
             connection_ids: self.quic.as_ref().map(|codecs| {
                 let there = self.servers.iter().zip(0..).filter(|(server, _)| server.keeps());
                 ConnectionIds::new(codecs, there.map(|(server, at)| (at, &server.quic_ids[..])))
@@ -569,6 +572,7 @@ impl ServerState {
             address: server.address,
             next_hop: server.mac.map(NextHop::on_link),
             ident,
+            tags: server.tags,
             quic_ids: server.quic_ids[..].into(),
             state,
         }

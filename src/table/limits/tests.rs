@@ -1,7 +1,9 @@
 //! What limits promise, where the time is what a test says. (Frame by frame they are held against a naive twin in tests/twins.rs.)
 
 use super::*;
-use crate::model::{Admin, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, PINS, Selection, Server, Service};
+use crate::model::{
+    Admin, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, PINS, Selection, Server, Service, Tags,
+};
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64 as Sum;
 use std::thread;
@@ -32,11 +34,13 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
         slots: 211,
         drain: Duration::ZERO,
         until_closed: false,
+        second_chance: false,
         servers: vec![Server {
             name: "s".to_owned(),
             address: [192, 0, 2, 1].into(),
             mac: None,
             weight: 1,
+            tags: Tags::AsReceived,
             quic_ids: Vec::new(),
         }],
         leaving: 0,
@@ -47,6 +51,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
     };
     let dispatcher = Dispatcher {
         interface: "eth1".to_owned(),
+        others: Vec::new(),
         engine: Engine::AfXdp,
         cores: None,
         flows: 0,
@@ -68,6 +73,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
         announce: None,
         group: None,
         lists: Vec::new(),
+        odd_limit: None,
         services: (0..).zip(limits).map(service).collect(),
     }
 }

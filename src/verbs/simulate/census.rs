@@ -150,7 +150,7 @@ fn read(bytes: Box<dyn Read + Send>, sender: SyncSender<Vec<(IpAddr, u32)>>) -> 
         Origin { file: String::new(), form: Form::List, records: 0, without_client: 0, first_without_client: None };
     let mut batch = Vec::with_capacity(BATCH);
     let mut number = 0;
-    while let Some(line) = lines.next()? {
+    while let Some(line) = lines.next_line()? {
         number += 1;
         let parsed = lines::parse(line);
         origin.records += u64::from(parsed != Line::Blank);

@@ -3,7 +3,7 @@
 
 use super::clients::{Client, Clients};
 use super::configured::cluster;
-use crate::hash::{self, Key};
+use crate::hash::{self, Key, splitmix};
 use crate::model::{HashKey, Plan, Service};
 use crate::table::build::State;
 use crate::table::{ServiceId, ServiceTable};
@@ -94,15 +94,12 @@ impl Ecmp {
 
 /// Which of `count` equal regions a hash is in.
 fn region(hash: u64, count: u32) -> u32 {
-    (((hash >> 32) * u64::from(count)) >> 32) as u32
+    splitmix::scale(hash, u64::from(count)) as u32
 }
 
-/// A stand-in for the router's hash: the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+/// A stand-in for the router's hash.
 fn mix(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
+    splitmix::mix(number.wrapping_add(splitmix::STEP))
 }
 
 /// The router's hash of each flow of a client, and how many requests each stands for.

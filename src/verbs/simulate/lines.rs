@@ -66,7 +66,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line, without its end where it is longer than what is looked at. `None`: there is no other.
-    pub fn next(&mut self) -> io::Result<Option<&[u8]>> {
+    pub fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
         self.head.clear();
         let mut begun = false;
         loop {
@@ -131,7 +131,7 @@ mod tests {
         for capacity in [1, 2, 7, HEAD, 4096] {
             let mut lines = Lines::new(BufReader::with_capacity(capacity, text.as_bytes()));
             let mut found = Vec::new();
-            while let Some(line) = lines.next().unwrap() {
+            while let Some(line) = lines.next_line().unwrap() {
                 found.push(str::from_utf8(line).unwrap().to_owned());
             }
             assert_eq!(found, ["one", "", &long[..HEAD], "three", "last"], "in pieces of {capacity}");

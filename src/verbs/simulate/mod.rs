@@ -12,7 +12,7 @@ mod clients;
 mod configured;
 mod dispatchers;
 mod findings;
-mod lines;
+pub mod lines;
 mod others;
 mod plot;
 mod report;
@@ -27,7 +27,7 @@ use crate::config;
 use crate::error::Failure;
 use crate::hash::Key;
 use crate::limits::{MAX_SERVERS, MAX_WEIGHT, SLOTS_PER_SERVER};
-use crate::model::{Plan, Server, Service};
+use crate::model::{Plan, Server, Service, Tags};
 use crate::table::build::maglev::Candidate;
 use change::{Change, Scheme};
 use clients::{Clients, Load};
@@ -151,7 +151,7 @@ fn added(service: &Service, asked: Option<&Added>) -> Result<Option<Server>, Fai
     let weight = asked.and_then(|added| added.weight).unwrap_or(heaviest);
     // Its address plays no part in selection.
     let (name, address) = (name.to_owned(), service.address);
-    Ok(Some(Server { name, address, mac: None, weight, quic_ids: Vec::new() }))
+    Ok(Some(Server { name, address, mac: None, weight, tags: Tags::AsReceived, quic_ids: Vec::new() }))
 }
 
 fn shares(service: &Service, loads: &[Load], total: Load) -> Vec<Share> {

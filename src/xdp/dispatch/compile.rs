@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::arena::{Arena, Content};
 use super::layout::{
-    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, Owners, Place, QUIC, Service, WATCHED,
-    WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
+    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, ODD_LIMITS, Owners, Place, QUIC, SECOND_CHANCE,
+    Service, WATCHED, WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
 };
 use crate::hash::Key;
 use crate::model::Egress;
@@ -203,9 +203,10 @@ pub fn compile(
         (head.lists_v4, head.lists_v6) = (tree(lists.v4(), true, places)?, tree(lists.v6(), false, places)?);
         head.fates = places.place(Part::Fates, Content::Words(Arc::clone(lists.fates())))?;
     }
-    if let Some(limits) = table.limits() {
-        head.flags |= LIMITS;
-        head.limits = places.place(Part::Limits, Content::Words(rules(limits)))?;
+    head.flags |= if table.limits().is_some() { LIMITS } else { 0 };
+    head.flags |= if table.odd_limits().is_some() { ODD_LIMITS } else { 0 };
+    if head.flags & (LIMITS | ODD_LIMITS) != 0 {
+        head.limits = places.place(Part::Limits, Content::Words(rules(table)))?;
     }
     if let Some(watch) = &table.watch {
         set_watch(&mut head, watch);
@@ -216,11 +217,19 @@ pub fn compile(
 /// `struct rule`
 const RULE_WORDS: usize = 16;
 
-/// What sources are hashed with, and the rule of each service.
-fn rules(limits: &Limits) -> Arc<[u64]> {
-    let mut words = limits.key().state().to_vec();
+/// `struct limit_key`: behind a key and as many gauges as a shift can find.
+const ODD_FLAGS_WORD: usize = 4 + 2 * 4;
+
+/// What sources are hashed with, the limits of what is dear to read, and the rule of each service.
+fn rules(table: &Table) -> Arc<[u64]> {
+    let mut words = table.limits().map_or([0; 4], |limits| limits.key().state()).to_vec();
+    if let Some(odd) = table.odd_limits() {
+        words.extend(odd.gauges().iter().flat_map(|gauge| [gauge.cost, gauge.depth]));
+        words.resize(ODD_FLAGS_WORD, 0);
+        words.push(u64::from(odd.only_counts()));
+    }
     words.resize(RULE_WORDS, 0);
-    for rule in limits.rules() {
+    for rule in table.limits().map_or(&[][..], Limits::rules) {
         let Rule { gauges, mask_v4, mask_v6: [low, high], slot, only_counts } = rule.unwrap_or_default();
         words.extend(gauges.iter().flat_map(|gauge| [gauge.cost, gauge.depth]));
         words.extend([mask_v4, low, high, u64::from(slot) | u64::from(only_counts) << 32]);
@@ -309,7 +318,8 @@ fn ways(table: &Table, places: &mut impl Places) -> Result<u32, Full> {
     if !table.has_ways() {
         return Ok(0);
     }
-    let cells = (0..table.destinations() as u32).map(|at| WayCell::new(table.way(at), table.tunnel_mtu()));
+    let cells =
+        (0..table.destinations() as u32).map(|at| WayCell::new(table.way(at), table.tags(at), table.tunnel_mtu()));
     let words: Vec<u64> = cells.flat_map(|cell| cell.words().to_vec()).collect();
     places.place(Part::Ways, Content::Words(padded(words)))
 }
@@ -363,7 +373,7 @@ fn service(id: u16, table: &ServiceTable, places: &mut impl Places) -> Result<Se
         slots: table.rule.slots,
         owners: slots(table.shared_owners(), places)?,
         base: table.base(),
-        flags: if table.rule.flow { BY_FLOW } else { 0 },
+        flags: if table.rule.flow { BY_FLOW } else { 0 } | if table.second_chance { SECOND_CHANCE } else { 0 },
         ..Service::default()
     };
     if let Some(remainders) = table.shared_remainders() {
@@ -385,12 +395,21 @@ fn moves(kept: &Kept, places: &mut impl Places) -> Result<Moves, Full> {
     }
     moves.changes = kept.chain().len() as u32;
     for (to, (owners, is_learning)) in moves.chain.iter_mut().zip(kept.chain()) {
-        *to = Owners::of(&owners.rule(), slots(owners.slots(), places)?);
+        *to = before(owners, places)?;
         to.is_learning = (*is_learning).into();
-        if let Some(remainders) = owners.remainders() {
-            to.servers = remainders.len() as u32;
-            to.remainders = slots(remainders, places)?;
-        }
+    }
+    moves.earlier_changes = kept.earlier().len() as u32;
+    for (to, owners) in moves.earlier.iter_mut().zip(kept.earlier()) {
+        *to = before(owners, places)?;
     }
     Ok(moves)
+}
+
+fn before(owners: &table::Owners, places: &mut impl Places) -> Result<Owners, Full> {
+    let mut before = Owners::of(&owners.rule(), slots(owners.slots(), places)?);
+    if let Some(remainders) = owners.remainders() {
+        before.servers = remainders.len() as u32;
+        before.remainders = slots(remainders, places)?;
+    }
+    Ok(before)
 }

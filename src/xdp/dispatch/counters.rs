@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::limits::LAYOUTS;
-use crate::model::LimitKind;
+use crate::model::{LimitKind, OddKind};
 use crate::table::Table;
 use crate::verdict::Reason;
 use crate::xdp::memory::Memory;
@@ -28,7 +28,11 @@ const PASSED: usize = 0;
 const FORWARDED: usize = 1 + Reason::COUNT;
 const BY_NET: usize = FORWARDED + 1;
 
-const _: () = assert!(BY_NET < TALLY_WORDS - 1 && BUCKETS.is_multiple_of(2));
+/// The last words: frames beyond `[limit.odd]`, dropped by kind, and only counted by kind.
+const ODD: usize = TALLY_WORDS - 2 * ODD_WORDS;
+const ODD_WORDS: usize = 4;
+
+const _: () = assert!(BY_NET < ODD - 1 && BUCKETS.is_multiple_of(2) && OddKind::COUNT <= ODD_WORDS);
 
 /// The memory of the maps.
 pub struct Counters {
@@ -111,6 +115,8 @@ pub struct Tally {
     pub dropped: [u64; Reason::COUNT],
     /// Of all these, decided by the program because the worker of the queue did not.
     pub by_net: u64,
+    /// Frames beyond `[limit.odd]` by `OddKind`: those dropped, and those only counted.
+    pub odd: [[u64; OddKind::COUNT]; 2],
 }
 
 impl Tally {
@@ -162,6 +168,7 @@ impl Books {
             forwarded: word(FORWARDED),
             dropped: std::array::from_fn(|reason| word(1 + reason)),
             by_net: word(BY_NET),
+            odd: std::array::from_fn(|mode| std::array::from_fn(|kind| word(ODD + mode * ODD_WORDS + kind))),
         }
     }
 

@@ -10,7 +10,7 @@ use aya::maps::MapData;
 
 use super::tables::Sizes;
 use crate::hash::Key;
-use crate::table::flow_table::{Bucket, FlowMemory, FlowTable};
+use crate::table::flow_table::{Bucket, FlowMemory, FlowTable, syn_buckets};
 use crate::xdp::error::XdpError;
 use crate::xdp::memory::Memory;
 
@@ -26,7 +26,7 @@ pub struct Flows {
     pub(super) tables: Arc<Memory>,
     pub(super) reports: Arc<Memory>,
     pub(super) queues: usize,
-    /// Of each queue.
+    /// Of flows, of each queue.
     pub(super) buckets: usize,
 }
 
@@ -66,10 +66,15 @@ impl Flows {
 
 impl FlowMemory for OfQueue {
     fn buckets(&self) -> &[Bucket] {
-        self.flows.tables.buckets(self.queue * self.flows.buckets, self.flows.buckets)
+        let all = self.flows.buckets + syn_buckets(self.flows.buckets);
+        self.flows.tables.buckets(self.queue * all, all)
     }
 
-    fn report(&self) -> &[AtomicU64; 3] {
+    fn flow_buckets(&self) -> usize {
+        self.flows.buckets
+    }
+
+    fn report(&self) -> &[AtomicU64; 4] {
         self.flows.reports.words()[self.queue * REPORT_WORDS..].first_chunk().expect("a report has more words")
     }
 }

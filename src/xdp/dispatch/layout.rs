@@ -27,8 +27,10 @@ pub const WATCHED_DROPPED: u32 = 8;
 pub const WATCHED_SENT: u32 = 16;
 pub const LISTED: u32 = 32;
 pub const LIMITS: u32 = 64;
+pub const ODD_LIMITS: u32 = 128;
 pub const BY_FLOW: u16 = 1;
 pub const QUIC: u16 = 2;
+pub const SECOND_CHANCE: u16 = 4;
 
 /// The lowest bit of a service's group in its flags.
 pub const GROUP: u16 = 8;
@@ -134,6 +136,9 @@ pub struct Moves {
     pub changes: u32,
     pub until_closed: u32,
     pub chain: [Owners; CHANGES],
+    pub earlier_changes: u32,
+    pub unused: u32,
+    pub earlier: [Owners; CHANGES],
 }
 
 const _: () = {
@@ -143,7 +148,7 @@ const _: () = {
     assert!(offset_of!(Head, prefixes) == 240 && offset_of!(Head, limits) == 268 && offset_of!(Head, quic) == 280);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
-    assert!(size_of::<Moves>() == 520 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);
+    assert!(size_of::<Moves>() == 976 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);
     assert!(size_of::<Moves>() <= CELL_WORDS * 8);
     assert!(CHANGES >= crate::limits::MAX_CHANGES);
 };

@@ -28,8 +28,10 @@ use aya::{Ebpf, EbpfLoader};
 use super::attach::{load, program, program_mut};
 use super::error::{XdpError, with_causes};
 use super::memory::Memory;
+use crate::limits::MAX_INTERFACES;
 use crate::model::{Egress, Mac};
 use crate::table::Table;
+use crate::wire::ethernet::VLAN_TAG_LEN;
 use crate::wire::tunnel::MAX_HEADER_LEN;
 
 pub use counters::{Books, Sent, Tally};
@@ -60,15 +62,44 @@ pub struct Setup {
     /// By which interface frames leave that go back to where they came from: its index, for a driver that sends only what is
     /// redirected to it; 0: by XDP_TX.
     pub egress: u32,
-    /// Its receive queues.
+    /// Receive queues of all interfaces.
     pub queues: u32,
+    /// The interfaces besides that one.
+    pub others: Others,
     /// Flows that are remembered of each queue while slots migrate.
     pub flows: u32,
     /// One frame of so many is timed.
     pub timed_of: u32,
 }
 
+/// An interface besides the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Other {
+    pub index: u32,
+    /// The number of its first queue among those of all interfaces.
+    pub first_queue: u32,
+    pub mac: [u8; 6],
+}
+
+type OtherWords = [[u32; 4]; MAX_INTERFACES - 1];
+
+/// Those that there are, and then none.
+pub type Others = [Option<Other>; MAX_INTERFACES - 1];
+
+impl Other {
+    /// `struct other` of src/bpf/dispatch.h.
+    fn words(self) -> [u32; 4] {
+        let [a, b, c, d, e, f] = self.mac;
+        [self.index, self.first_queue, u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, 0])]
+    }
+}
+
 impl Setup {
+    /// The others as the program reads them.
+    fn other_words(&self) -> OtherWords {
+        self.others.map(|other| other.map_or([0; 4], Other::words))
+    }
+
     /// The interface, as one by which frames leave.
     fn own(&self) -> Egress {
         Egress { index: self.egress, source: self.mac }
@@ -207,7 +238,7 @@ impl Judge<'_> {
     ///
     /// The kernel refuses to run it: too short or too long a frame, or no privileges.
     pub fn judge(&self, frame: &[u8]) -> Result<(Action, Vec<u8>), XdpError> {
-        let mut out = vec![0; frame.len() + MAX_HEADER_LEN];
+        let mut out = vec![0; frame.len() + MAX_HEADER_LEN + VLAN_TAG_LEN];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
         let result = program(self.0, PROGRAM)
             .test_run(options)

@@ -13,12 +13,12 @@ use super::compile::{self, Parts, Placing, Ports, Size};
 use super::counters::{Books, Counters, Places, Room};
 use super::events::Events;
 use super::flows::{Flows, REPORT_WORDS};
-use super::layout::{CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, UNSEEN};
-use super::{Setup, data, failed, memory};
+use super::layout::{CHANGES, CLOCK, CONTROL_WORDS, FIRST_HEAD, HEAD_WORDS, HEADS, Head, PRESENT, UNSEEN};
+use super::{OtherWords, Setup, data, failed, memory};
 use crate::limits::{LAYOUTS, MAX_SERVICES};
 use crate::model::Egress;
 use crate::table::Table;
-use crate::table::flow_table::{Bucket, flow_key};
+use crate::table::flow_table::{Bucket, flow_key, syn_buckets};
 use crate::xdp::cell::{CELL_WORDS, Words};
 use crate::xdp::error::XdpError;
 use crate::xdp::memory::Memory;
@@ -41,8 +41,11 @@ pub struct Sizes {
     room: Room,
     cells: u32,
     timed_of: u32,
-    /// Of each queue.
+    others: OtherWords,
+    has_others: u32,
+    /// Of flows and of SYNs, of each queue.
     buckets: u32,
+    syn_buckets: u32,
     /// Of sources that are limited.
     source_buckets: u32,
 }
@@ -66,21 +69,28 @@ impl Sizes {
         compile::compile(table, &ports, (setup.own(), table.key), &mut size).expect("nothing is placed");
         let cores = aya::util::nr_cpus().map_err(|(path, reason)| XdpError::Facts { path: path.into(), reason })?;
         // The table, another in its place, and what a migration of the largest service's slots takes: the slots marked, and a
-        // word each that says whose they were.
-        let cells = 2 * size.cells + 2 * 5 * size.slots + LIST_CELLS + 64;
+        // word each that says whose they were; where servers send frames back, the slots before each change too.
+        let may_return = (0..table.services() as u16).any(|id| table.service(id).second_chance);
+        let earlier = if may_return { CHANGES as u32 } else { 0 };
+        let cells = 2 * size.cells + 2 * (5 + earlier) * size.slots + LIST_CELLS + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
         let source_buckets = table.limit_sources().div_ceil(CELLS_OF_BUCKET);
-        Ok(Sizes { setup, ports, room, cells, timed_of: setup.timed_of.max(1), buckets, source_buckets })
+        let (timed_of, syn_buckets) = (setup.timed_of.max(1), syn_buckets(buckets as usize) as u32);
+        let (others, has_others) = (setup.other_words(), u32::from(setup.others[0].is_some()));
+        Ok(Sizes { setup, ports, room, cells, timed_of, others, has_others, buckets, syn_buckets, source_buckets })
     }
 
     /// `pins`: the files of the flow tables and their reports.
     pub fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>, pins: Option<&'a [PathBuf; 2]>) {
         loader
             .override_global("own_mac", &self.setup.mac.0, true)
+            .override_global("others", &self.others, true)
+            .override_global("has_others", &self.has_others, true)
             .override_global("accounts_of_core", &self.room.accounts, true)
             .override_global("services_of_core", &self.room.services, true)
             .override_global("timed_of", &self.timed_of, true)
             .override_global("flow_buckets", &self.buckets, true)
+            .override_global("syn_buckets", &self.syn_buckets, true)
             .override_global("source_buckets", &self.source_buckets, true)
             .map_max_entries("arena", self.cells)
             .map_max_entries("tallies", self.room.tallies())
@@ -89,7 +99,7 @@ impl Sizes {
             .map_max_entries("latencies", self.room.services)
             .map_max_entries("listed", self.room.cores * self.room.services)
             .map_max_entries("limited", self.room.limited())
-            .map_max_entries("limit_services", MAX_SERVICES as u32)
+            .map_max_entries("limit_services", MAX_SERVICES as u32 + 1)
             .map_max_entries("limit_sources", self.source_buckets)
             .map_max_entries(FLOWS, self.flows())
             .map_max_entries(REPORTS, self.setup.queues);
@@ -100,7 +110,7 @@ impl Sizes {
 
     /// Buckets of all queues.
     pub fn flows(&self) -> u32 {
-        (self.buckets * self.setup.queues).max(1)
+        ((self.buckets + self.syn_buckets) * self.setup.queues).max(1)
     }
 
     pub fn queues(&self) -> u32 {
@@ -145,6 +155,7 @@ impl Tables {
     ///
     /// The kernel has no room in the address space.
     pub fn open(program: &mut Ebpf, sizes: Sizes, table: &Table) -> Result<Tables, XdpError> {
+        let all_buckets = sizes.flows() as usize;
         let Sizes { setup, ports, room, cells, buckets, .. } = sizes;
         let [tallies, accounts, begun, latencies, listed, limited] = room.words();
         let counters = Counters {
@@ -162,7 +173,7 @@ impl Tables {
             ArrayOfMaps::try_from(program.take_map("grace").expect("it has this map")).map_err(failed("grace"))?;
         let inner = Array::create(1, 0).map_err(failed("grace"))?;
         let flows = Flows {
-            tables: Arc::new(memory(program, FLOWS, (buckets * setup.queues).max(1) as usize * BUCKET_WORDS)?),
+            tables: Arc::new(memory(program, FLOWS, all_buckets * BUCKET_WORDS)?),
             reports: Arc::new(memory(program, REPORTS, setup.queues as usize * REPORT_WORDS)?),
             queues: setup.queues as usize,
             buckets: buckets as usize,

@@ -1,0 +1,71 @@
+//! Services that were published for all members of a group, as they stand in its store and, for a start without that, on disk. They stand in
+//! the place of the services and lists of each member's own file.
+
+use super::value;
+use crate::limits::GROUP_CONFIG;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::ErrorKind;
+use std::ops::Not;
+use std::path::{Path, PathBuf};
+
+/// What can be published.
+pub const KEYS: [&str; 3] = ["service", "deny", "allow"];
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// The greater one is the later one, whatever clocks and the store's revisions say.
+    pub generation: u64,
+    /// The member that was told.
+    pub by: String,
+    /// In milliseconds since 1970.
+    pub at_ms: u64,
+    /// Though it moves most of a service's clients for nothing.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub force: bool,
+    /// In TOML.
+    pub text: String,
+}
+
+impl Published {
+    /// # Errors
+    /// What is wrong with it, but for its text, in words.
+    pub fn check(&self) -> Result<(), String> {
+        value::name(&self.by)?;
+        if !(1..1 << 53).contains(&self.generation) || self.at_ms >= 1 << 42 {
+            return Err("its generation or its time is out of range".to_owned());
+        }
+        check_text(&self.text)
+    }
+}
+
+/// # Errors
+/// It is too long, in words.
+pub fn check_text(text: &str) -> Result<(), String> {
+    match text.len() > GROUP_CONFIG {
+        true => Err(format!("it has {} bytes; at most {GROUP_CONFIG} can be published", text.len())),
+        false => Ok(()),
+    }
+}
+
+/// `/var/lib/oneip/oneip.published.json`, where the state file is `oneip.json`.
+pub fn path(state: &Path) -> PathBuf {
+    state.with_extension("published.json")
+}
+
+/// `Ok(None)`: nothing was published.
+///
+/// # Errors
+/// In words.
+pub fn read(path: &Path) -> Result<Option<Published>, String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot be read: {error}; it has what the group has published")),
+    };
+    let published: Published = serde_json::from_slice(&bytes)
+        .map_err(|error| format!("is damaged: {error}; remove it, and it comes anew from the store"))?;
+    published.check().map_err(|error| format!("is damaged: {error}; remove it, and it comes anew from the store"))?;
+    Ok(Some(published))
+}
