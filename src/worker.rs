@@ -113,7 +113,7 @@ impl<P: Port> Worker<P> {
         let at_us = |at: usize| asked.filter(|_| port.is_ours(&received[at]));
         selection.classify_at(received.len(), table, at_us, |at| port.bytes(&received[at]));
         if let Some(limits) = table.limits() {
-            let now = port.now();
+            let now = asked.unwrap_or_else(|| port.now());
             selection.limit(limits, now, |at| port.is_ours(&received[at]).then(|| port.bytes(&received[at]).len()));
         }
         selection.decide(table);

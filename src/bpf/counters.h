@@ -68,13 +68,13 @@ enum { UNLISTED, LISTED_COUNTED, LISTED_DENIED };
 /* Layouts that are counted for at once: the twin of limits::LAYOUTS. */
 #define TALLIES 8
 
+/* Who has sent a frame back. */
+enum returned { BY_NOBODY, BY_SERVER, LAST_CHANCE };
+
 /*
  * What was found out about the frame that a core is at. Not on the stack: with it, the functions of the long way would take more
  * than its 512 bytes together.
  */
-enum returned { BY_NOBODY, BY_SERVER, LAST_CHANCE };
-
-/* No gaps: functions get it whole. */
 struct choice {
 	struct flow flow;
 	__u64 source[2];         /* of the packet, where lists or limits are asked */

@@ -208,15 +208,13 @@ ONCE int refusal(struct xdp_md *ctx)
 	if (choice->service == NO_SERVICE_ID) {
 		/* What else is wrong with it, the worker says. */
 		verdict = verdict == LIMITED ? LIMITED : 0;
-	} else if (choice->returned) {
-		return 0;
-	} else if (head->flags & LISTED) {
+	} else if (!choice->returned && head->flags & LISTED) {
 		listed = screen(head, choice);
 	}
 	asm volatile("" : "+r"(listed));
 	if (listed == LISTED_DENIED) {
 		verdict = DENIED;
-	} else if (choice->service != NO_SERVICE_ID && head->flags & LIMITS) {
+	} else if (choice->service != NO_SERVICE_ID && !choice->returned && head->flags & LIMITS) {
 		if (is_limited(head, choice))
 			verdict = LIMITED;
 		if (choice->limited)

@@ -1,16 +1,17 @@
 //! Services that were published for all members of a group, as they stand in its store and, for a start without that, on disk. They stand in
 //! the place of the services and lists of each member's own file.
 
-use super::value;
+use super::{file, value};
 use crate::limits::GROUP_CONFIG;
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io::ErrorKind;
 use std::ops::Not;
 use std::path::{Path, PathBuf};
 
 /// What can be published.
 pub const KEYS: [&str; 3] = ["service", "deny", "allow"];
+
+/// Bytes of the file: JSON writes a byte of the text with up to six.
+const MOST: u64 = 8 * GROUP_CONFIG as u64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,13 +60,12 @@ pub fn path(state: &Path) -> PathBuf {
 /// # Errors
 /// In words.
 pub fn read(path: &Path) -> Result<Option<Published>, String> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot be read: {error}; it has what the group has published")),
-    };
-    let published: Published = serde_json::from_slice(&bytes)
-        .map_err(|error| format!("is damaged: {error}; remove it, and it comes anew from the store"))?;
-    published.check().map_err(|error| format!("is damaged: {error}; remove it, and it comes anew from the store"))?;
+    if matches!(path.try_exists(), Ok(false)) {
+        return Ok(None);
+    }
+    let (bytes, _) = file::read(path, MOST).map_err(|why| format!("{why}; it has what the group has published"))?;
+    let damaged = |why: String| format!("is damaged: {why}; remove it, and it comes anew from the store");
+    let published: Published = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    published.check().map_err(damaged)?;
     Ok(Some(published))
 }

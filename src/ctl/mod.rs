@@ -22,13 +22,14 @@ use crate::admin::order::{self, Answer, Order};
 use crate::admin::status::Status;
 use crate::error::Failure;
 use crate::limits::{
-    CAPTURE_MOST_S, CAPTURE_SNAP, CAPTURE_SNAP_DEFAULT, FIGURES_MOST, MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST,
+    CAPTURE_MOST_S, CAPTURE_SNAP, CAPTURE_SNAP_DEFAULT, FIGURES_MOST, GROUP_CONFIG, MAX_DRAIN_S, MAX_WEIGHT, TRACE_MOST,
 };
 use crate::model::{Admin, Port, Prefix};
 use clap::{Args, Subcommand, ValueEnum};
 use client::Client;
 use serde_json::Value;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
@@ -454,7 +455,10 @@ pub fn run(Arguments { socket, verb }: Arguments) -> Result<(), Failure> {
         }
         Verb::Reload { force, dry_run } => carry_out(&client, &Order::Reload { force, dry_run }),
         Verb::Publish { file, force } => {
-            let text = std::fs::read_to_string(&file)
+            let mut text = String::new();
+            // One byte more than may be published, of which the answer is to say that it is too long.
+            File::open(&file)
+                .and_then(|opened| opened.take(GROUP_CONFIG as u64 + 1).read_to_string(&mut text))
                 .map_err(|error| format!("{} cannot be read: {error}; nothing was published", file.display()))?;
             carry_out(&client, &Order::Publish { text, force })
         }

@@ -1,6 +1,7 @@
 //! The only bytes that a dispatcher changes.
 
 use crate::table::PackedNextHop;
+use crate::wire::checksum;
 use crate::wire::ethernet::{self, Ethernet};
 
 /// Sends the frame on to `next_hop`: destination MAC = that one's, source MAC = the one the frame was received for, which
@@ -27,9 +28,7 @@ pub fn mark_last_chance(frame: &mut [u8]) {
     match (ethertype, &mut frame[at..]) {
         (ethernet::IPV4, [_, _, _, _, _, _, _, _, ttl, protocol, high, low, ..]) => {
             let (from, to) = (u16::from_be_bytes([*ttl, *protocol]), u16::from_be_bytes([1, *protocol]));
-            let sum = u32::from(!u16::from_be_bytes([*high, *low])) + u32::from(!from) + u32::from(to);
-            let sum = (sum & 0xffff) + (sum >> 16);
-            let check = !(((sum & 0xffff) + (sum >> 16)) as u16);
+            let check = checksum::mended(u16::from_be_bytes([*high, *low]), from.into(), to.into());
             *ttl = 1;
             [*high, *low] = check.to_be_bytes();
         }
@@ -52,6 +51,7 @@ mod tests {
         assert_eq!(frame[6..12], [0, 1, 2, 3, 4, 5]);
         assert!(frame[12..].iter().enumerate().all(|(i, byte)| *byte == 12 + i as u8));
     }
+
     #[test]
     fn of_a_last_chance_the_ttl_is_1_and_the_rest_stays() {
         for (ttl, tags) in [(1u8, 0usize), (2, 0), (64, 0), (64, 1), (255, 2)] {

@@ -260,8 +260,9 @@ impl Selection {
                 let flow = classify::flow_v4(&packet).map_err(Verdict::Drop)?;
                 self.note_beginning(at, flow.upper, frame);
                 let by_port = |protocol, port| table.ports().v4(key, port_key(protocol, port));
-                let service = choose(frame, table, address, flow.upper, by_port)?;
-                if table.is_loop(address, source(frame)) {
+                let is_returned = table.is_loop(address, source(frame));
+                let service = choose(table, address, is_returned, flow.upper, by_port)?;
+                if is_returned {
                     return self.take_returned(at, service);
                 }
                 if let Some(lists) = table.lists() {
@@ -290,8 +291,9 @@ impl Selection {
                 let flow = classify::flow_v6(&packet).map_err(Verdict::Drop)?;
                 self.note_beginning(at, flow.upper, frame);
                 let by_port = |protocol, port| table.ports().v6(key, port_key(protocol, port));
-                let service = choose(frame, table, address, flow.upper, by_port)?;
-                if table.is_loop(address, source(frame)) {
+                let is_returned = table.is_loop(address, source(frame));
+                let service = choose(table, address, is_returned, flow.upper, by_port)?;
+                if is_returned {
                     return self.take_returned(at, service);
                 }
                 if let Some(lists) = table.lists() {
@@ -404,11 +406,11 @@ pub(super) fn source(frame: &[u8]) -> PackedMac {
     PackedMac::from_bytes([frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]])
 }
 
-/// The service of a frame to a cluster address. From a server it is refused, unless that may send frames back.
+/// The service of a frame to a cluster address. Where a server has sent it (`is_returned`) it is refused, unless that may send frames back.
 fn choose(
-    frame: &[u8],
     table: &Table,
     address: &Address,
+    is_returned: bool,
     upper: Upper,
     by_port: impl Fn(u8, [u8; 2]) -> Option<PortService>,
 ) -> Result<ServiceId, Verdict> {
@@ -421,7 +423,7 @@ fn choose(
         Upper::Other => address.any(),
         Upper::Foreign => None,
     };
-    if table.is_loop(address, source(frame)) {
+    if is_returned {
         let may_return = |id: &ServiceId| table.service(*id).second_chance;
         return service.filter(may_return).ok_or(Verdict::Drop(Reason::Loop));
     }
@@ -434,12 +436,12 @@ pub(super) fn service(frame: &[u8], table: &Table) -> Option<ServiceId> {
         Outer::V4(packet) => {
             let ((address, at), flow) = (table.address_v4(packet.destination())?, classify::flow_v4(&packet).ok()?);
             let by_port = |protocol, port| table.ports().v4(at, port_key(protocol, port));
-            choose(frame, table, address, flow.upper, by_port).ok()
+            choose(table, address, table.is_loop(address, source(frame)), flow.upper, by_port).ok()
         }
         Outer::V6(packet) => {
             let ((address, at), flow) = (table.address_v6(packet.destination())?, classify::flow_v6(&packet).ok()?);
             let by_port = |protocol, port| table.ports().v6(at, port_key(protocol, port));
-            choose(frame, table, address, flow.upper, by_port).ok()
+            choose(table, address, table.is_loop(address, source(frame)), flow.upper, by_port).ok()
         }
         Outer::Truncated | Outer::Other => None,
     }

@@ -1,7 +1,8 @@
 //! The dispatcher on NICs of its own, which qemu emulates: the drivers are Linux's, with zero copy and several hardware queues. The rest of
 //! the lab is on this host, with real servers and clients.
 //!
-//! One of them runs with every test; the others with `cargo test --test guest -- --ignored`.
+//! One of them runs with every test; the others with `cargo test --features dpdk --test guest -- --ignored`
+//! (without the feature, all but those of the DPDK port).
 
 mod capture;
 #[cfg(feature = "dpdk")]

@@ -7,7 +7,6 @@ import select
 import socket
 import struct
 import sys
-import time
 
 ETH_P_ALL, SOL_PACKET, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING, TP_STATUS_VLAN_VALID = 3, 263, 8, 23, 16
 interface, source = sys.argv[1], bytes.fromhex(sys.argv[2].replace(":", ""))

@@ -126,10 +126,8 @@ impl Bench {
     }
 
     fn worker_has_ways(&self) -> bool {
-        {
-            let has_tags = |service: &Service| service.servers.iter().any(|server| !server.tags.are_as_received());
-            self.plan.services.iter().any(|service| service.deliver != Deliver::L2 || has_tags(service))
-        }
+        let has_tags = |service: &Service| service.servers.iter().any(|server| !server.tags.are_as_received());
+        self.plan.services.iter().any(|service| service.deliver != Deliver::L2 || has_tags(service))
     }
 
     /// What one turn sends: forwarded frames, in order, and then answers.

@@ -309,12 +309,12 @@ impl Membership {
         self.cluster.set_watch(watch);
     }
 
-    /// How many workers remember flows.
     /// Says by which interfaces frames leave, where there are several, in their order.
     pub fn set_egresses(&mut self, egresses: &[Egress]) {
         self.cluster.set_egresses(egresses);
     }
 
+    /// How many workers remember flows.
     pub fn set_workers(&mut self, workers: usize) {
         self.cluster.set_workers(workers);
     }

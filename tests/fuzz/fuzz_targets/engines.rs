@@ -35,7 +35,7 @@ fn engines() -> Vec<Engines> {
     let engines = |turn: usize| {
         let plan = with_limits(golden.with_lists(golden.plan.clone()), turn);
         let table = turn::table(&plan, &golden.down);
-        let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1 };
+        let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1, others: Default::default() };
         Some(Engines {
             own,
             model: Model::new(&plan, &golden.down),

@@ -11,7 +11,7 @@ fuzz_target!(|datagram: &[u8]| {
         match message {
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => drop(links::read(&link)),
             RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) => {
-                drop(neighbours::read(&neighbour));
+                let _ = neighbours::read(&neighbour);
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 drop((Path::of(&route), neighbours::read_route(&route)));
