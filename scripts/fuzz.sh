@@ -45,10 +45,10 @@ each=$((seconds / ${#wanted[@]})) failed=()
 ((each > 0)) || each=1
 for target in "${wanted[@]}"; do
     echo "fuzz: $target, $each s"
-    # The first input waits until the tables are made.
     longest=4096
     [[ $target != turn && $target != engines ]] || longest=1600
     log=$(mktemp)
+    # -timeout: the first input waits until the tables are made.
     if cargo +nightly fuzz run --dev --fuzz-dir . "$target" -- -max_len=$longest -max_total_time="$each" -timeout=120 -rss_limit_mb=2048 \
         -print_final_stats=1 >"$log" 2>&1; then
         sed -n 's/^stat::number_of_executed_units: */  runs: /p' "$log"

@@ -100,7 +100,9 @@ fuzz() {
     local code=0
     scripts/fuzz.sh --seconds 60 || code=$?
     ((code == 3)) || return "$code"
-    echo "SKIPPED: nothing was fuzzed"
+    echo "SKIPPED: nothing was fuzzed; that the targets compile is seen"
+    # Nothing is linked: no need to build libFuzzer, which takes a C++ compiler.
+    CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a CARGO_TARGET_DIR=target cargo check --manifest-path tests/fuzz/Cargo.toml
 }
 
 scripts/setup.sh --dpdk --guest

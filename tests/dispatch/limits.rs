@@ -6,7 +6,7 @@ use super::model::limits::{Naive, with_limits};
 use super::model::mutate::Mutator;
 use super::model::records::Golden;
 use super::model::{Model, Random, turn};
-use oneip::model::{LimitKind, Mac, OddKind, Plan, Prefix};
+use oneip::model::{LimitKind, Mac, OddKind, OddLimit, Plan, Prefix, Rate};
 use oneip::path::classify::{self, Outer};
 use oneip::verdict::{Reason, Verdict};
 use oneip::xdp::dispatch::{Action, Books, Setup};
@@ -96,4 +96,38 @@ fn limited_alike(golden: &Golden, plan: &Plan) -> Option<Naive> {
     let refused = tally.dropped[Reason::Limited as usize] + tally.dropped[Reason::Denied as usize];
     assert_eq!((counts.refused, counts.by_net), (refused, tally.received() - refused));
     Some(naive)
+}
+
+/// Limits of what is dear to read are asked of what servers send back too, wherever that is found out.
+#[test]
+fn odd_limits_are_asked_of_what_servers_send_back() {
+    let golden = Golden::read();
+    let mut plan = golden.plan.clone();
+    plan.services.iter_mut().for_each(|service| service.second_chance = true);
+    let rate = Some(Rate { per_second: 1, burst: 1 });
+    plan.odd_limit = Some(OddLimit { rates: [rate; OddKind::COUNT], only_counts: true });
+    let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
+    let table = turn::table(&plan, &golden.down);
+    let Some((program, books)) = dispatch(own, &table, 0) else { return };
+    let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1, others: Default::default() };
+    let mut steer = Steer::load_with_net(Net { setup, table: &table, after: None, folder: None }).unwrap();
+    let addresses: Vec<Prefix> = plan.cluster_addresses().into_iter().collect();
+    steer.set_cluster_addresses(&addresses).unwrap();
+    let of_steer = steer.net().unwrap().open_books(&table).unwrap();
+    let now = 7_000_000_000_000;
+    program.set_clock(now);
+    steer.net().unwrap().set_clock(now);
+    let mac = plan.services.iter().flat_map(|service| &service.servers).find_map(|server| server.mac).expect("a MAC");
+    let mut sent_back = 0;
+    for frame in golden.frames().iter_mut().filter(|frame| frame.len() >= 14 && frame.starts_with(&own)) {
+        frame[6..12].copy_from_slice(&mac.0);
+        for _ in 0..2 {
+            let (action, _) = program.judge(frame).unwrap();
+            steer.judge(frame).unwrap();
+            sent_back += u64::from(action == Action::Send);
+        }
+    }
+    let [dropped, counted] = sum(&books).0.odd;
+    assert!(sent_back > 0 && counted[OddKind::Options as usize] > 0, "{sent_back} {counted:?}");
+    assert_eq!(sum(&of_steer).0.odd, [dropped, counted]);
 }
