@@ -13,9 +13,9 @@ pub fn fill(status: &mut Status, figures: &Snapshot) {
     status.passed = summary.passed;
     status.dropped = summary.reasons().map(|(reason, count)| (reason.name().to_owned(), count)).collect();
     let sent: HashMap<(&str, &str), _> =
-        summary.servers.iter().map(|sent| ((sent.service.as_str(), sent.server.as_str()), sent)).collect();
+        summary.servers.iter().map(|sent| ((&*sent.service, &*sent.server), sent)).collect();
     let latency: HashMap<&str, _> =
-        figures.latency.iter().map(|(service, histogram)| (service.as_str(), histogram)).collect();
+        figures.latency.iter().map(|(service, histogram)| (&**service, histogram)).collect();
     for service in &mut status.services {
         for server in &mut service.servers {
             if let Some(sent) = sent.get(&(service.name.as_str(), server.name.as_str())) {

@@ -100,7 +100,7 @@ impl Observation {
         page.counters("oneip_frames_dropped_total", &format!("Frames dropped; {}", reasons.join("; ")), dropped)?;
         page.counter("oneip_frames_passed_total", "Frames left to the kernel", summary.passed)?;
         let listed = summary.services.iter().flat_map(|of| {
-            let service = ("service", of.service.as_str());
+            let service = ("service", &*of.service);
             [([service, ("mode", "drop")], of.denied), ([service, ("mode", "count")], of.would_deny)]
         });
         let help = "Frames whose source a list denies: dropped, or dispatched because the list only counts";
@@ -109,7 +109,7 @@ impl Observation {
             self.status.services.iter().filter(|of| of.limit.is_some()).map(|of| of.name.as_str()).collect();
         let limited = summary.services.iter().flat_map(|of| {
             LimitKind::ALL.into_iter().flat_map(move |kind| {
-                let labels = |mode| [("service", of.service.as_str()), ("limit", kind.name()), ("mode", mode)];
+                let labels = |mode| [("service", &*of.service), ("limit", kind.name()), ("mode", mode)];
                 let LimitedCounts { limited, would_limit } = of.limited;
                 [(labels("drop"), limited[kind as usize]), (labels("count"), would_limit[kind as usize])]
             })
@@ -223,7 +223,7 @@ impl Observation {
             return Ok(());
         }
         let timed: HashMap<&str, &Histogram<u64>> =
-            self.figures.latency.iter().map(|(service, histogram)| (service.as_str(), histogram)).collect();
+            self.figures.latency.iter().map(|(service, times)| (&**service, &**times)).collect();
         let help = "Latency from a frame's arrival to its hand-over. Buckets are exact, the sum within 0.4 %";
         page.histograms(
             "oneip_dispatch_latency_seconds",
@@ -312,7 +312,7 @@ impl Observation {
             .collect();
         let present: HashSet<(&str, &str)> = sent.iter().map(|sent| (sent.service, sent.server)).collect();
         let counted = self.figures.summary.servers.iter();
-        let gone = counted.filter(|gone| !present.contains(&(gone.service.as_str(), gone.server.as_str())));
+        let gone = counted.filter(|gone| !present.contains(&(&*gone.service, &*gone.server)));
         sent.extend(gone.map(|gone| Sent {
             service: &gone.service,
             server: &gone.server,

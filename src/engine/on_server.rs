@@ -91,7 +91,7 @@ impl<P: AsRef<Program>> Counting<P> {
         accounts.sort_unstable_by_key(|(_, account)| **account);
         let servers = accounts.into_iter().map(|(service, account)| {
             let Sum { frames, bytes, flows } = program.kept(*account)?;
-            Ok(ServerSummary { service: service.clone(), server: server.clone(), frames, bytes, flows })
+            Ok(ServerSummary { service: service.as_str().into(), server: server.as_str().into(), frames, bytes, flows })
         });
         Ok(Summary {
             services: Vec::new(),

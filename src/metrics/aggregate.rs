@@ -39,11 +39,11 @@ pub struct Aggregator {
 }
 
 struct Service {
-    name: String,
+    name: Arc<str>,
     /// Since the present interval began; `None`: nothing.
     interval: Option<Long>,
     /// In ended intervals.
-    ended: Option<Long>,
+    ended: Option<Arc<Long>>,
 }
 
 struct Account {
@@ -127,8 +127,9 @@ impl Aggregator {
             let is_free = old.name != new.name && !self.service_at.contains_key(&new.name);
             if is_free {
                 self.service_at.insert(new.name.clone(), at);
-                self.services[at].name.clone_from(&new.name);
-                self.closed.services[at].service.clone_from(&new.name);
+                let name: Arc<str> = new.name.as_str().into();
+                self.services[at].name = Arc::clone(&name);
+                self.closed.services[at].service = name;
             } else if old.name != new.name {
                 self.service_at.entry(old.name.clone()).or_insert(at);
                 continue;
@@ -148,11 +149,12 @@ impl Aggregator {
             let taken = self.server_at.contains_key(&(service, is.clone()));
             let name = if taken { was } else { is };
             self.server_at.entry((service, name.clone())).or_insert(at);
-            self.closed.servers[at].server.clone_from(name);
+            self.closed.servers[at].server = name.as_str().into();
         }
         if old.name != new.name {
             let of = self.server_at.iter().filter(|((of, _), _)| *of == service);
-            of.for_each(|(_, at)| self.closed.servers[*at].service.clone_from(&new.name));
+            let name = &self.services[service].name;
+            of.for_each(|(_, at)| self.closed.servers[*at].service = Arc::clone(name));
         }
     }
 
@@ -161,14 +163,15 @@ impl Aggregator {
         let mut places = Places::default();
         for service in &plan.services {
             let at = *self.service_at.entry(service.name.clone()).or_insert_with(|| {
-                self.services.push(Service { name: service.name.clone(), interval: None, ended: None });
-                self.closed.services.push(ServiceSummary::new(&service.name));
+                let name: Arc<str> = service.name.as_str().into();
+                self.services.push(Service { name: Arc::clone(&name), interval: None, ended: None });
+                self.closed.services.push(ServiceSummary::new(name));
                 self.services.len() - 1
             });
             places.services.push(at);
             for server in &service.servers {
                 places.servers.push(*self.server_at.entry((at, server.name.clone())).or_insert_with(|| {
-                    self.closed.servers.push(ServerSummary::new(&service.name, &server.name));
+                    self.closed.servers.push(ServerSummary::new(&self.services[at].name, &server.name));
                     self.closed.servers.len() - 1
                 }));
             }
@@ -215,15 +218,15 @@ impl Aggregator {
     }
 
     /// Ends the wait for answers, and an interval: what was timed in it, by service, where anything was.
-    pub fn end_interval(&mut self) -> Vec<(String, Long)> {
+    pub fn end_interval(&mut self) -> Vec<(Arc<str>, Long)> {
         self.asking = false;
         self.workers.iter_mut().for_each(|account| account.turns = account.answered);
         let mut timed = Vec::new();
         for service in &mut self.services {
             let Some(interval) = service.interval.take() else { continue };
-            add(service.ended.get_or_insert_with(empty), &interval);
+            add(Arc::make_mut(service.ended.get_or_insert_with(|| Arc::new(empty()))), &interval);
             add(&mut self.total, &interval);
-            timed.push((service.name.clone(), interval));
+            timed.push((Arc::clone(&service.name), interval));
         }
         timed
     }
@@ -252,8 +255,8 @@ impl Aggregator {
     }
 
     /// What was timed in ended intervals, by service, where anything was.
-    pub fn latency(&self) -> Vec<(String, Long)> {
-        let timed = |service: &Service| Some((service.name.clone(), service.ended.clone()?));
+    pub fn latency(&self) -> Vec<(Arc<str>, Arc<Long>)> {
+        let timed = |service: &Service| Some((Arc::clone(&service.name), service.ended.clone()?));
         self.services.iter().filter_map(timed).collect()
     }
 }

@@ -180,7 +180,7 @@ pub struct Collector {
 pub struct Interval {
     start: Duration,
     end: Duration,
-    services: Vec<(String, Long)>,
+    services: Vec<(Arc<str>, Long)>,
 }
 
 impl Collector {

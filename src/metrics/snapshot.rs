@@ -5,6 +5,7 @@ use super::summary::Summary;
 use crate::port::Ledger;
 
 use hdrhistogram::Histogram;
+use std::sync::Arc;
 
 pub use crate::table::flow_table::FlowTableReport;
 
@@ -14,7 +15,7 @@ pub struct Snapshot {
     pub summary: Summary,
     pub workers: Vec<WorkerSnapshot>,
     /// Nanoseconds from arrival to hand-over up to the last harvest, by service.
-    pub latency: Vec<(String, Histogram<u64>)>,
+    pub latency: Vec<(Arc<str>, Arc<Histogram<u64>>)>,
     /// Harvests that every worker has answered in time.
     pub rounds: u64,
     /// What is wrong with the data path, in words.

@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use hdrhistogram::{Counter, Histogram};
 use serde_json::{Map, Value, json};
 use std::fmt;
+use std::sync::Arc;
 
 /// Frames in = forwarded + dropped + passed, exactly, once the workers have stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,8 +31,9 @@ pub struct Summary {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSummary {
-    pub service: String,
-    pub server: String,
+    /// Names are shared: of thousands of services, a snapshot is made several times a second.
+    pub service: Arc<str>,
+    pub server: Arc<str>,
     pub frames: u64,
     pub bytes: u64,
     /// TCP connections begun.
@@ -40,15 +42,15 @@ pub struct ServerSummary {
 
 impl ServerSummary {
     /// Nothing yet.
-    pub fn new(service: &str, server: &str) -> ServerSummary {
-        ServerSummary { service: service.to_owned(), server: server.to_owned(), frames: 0, bytes: 0, flows: 0 }
+    pub fn new(service: &Arc<str>, server: &str) -> ServerSummary {
+        ServerSummary { service: Arc::clone(service), server: server.into(), frames: 0, bytes: 0, flows: 0 }
     }
 }
 
 /// Of one service, servers apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSummary {
-    pub service: String,
+    pub service: Arc<str>,
     /// Frames dropped because a list has their source.
     pub denied: u64,
     /// Frames dispatched, though a list that only counts has their source.
@@ -59,8 +61,8 @@ pub struct ServiceSummary {
 
 impl ServiceSummary {
     /// Nothing yet.
-    pub fn new(service: &str) -> ServiceSummary {
-        ServiceSummary { service: service.to_owned(), ..ServiceSummary::default() }
+    pub fn new(service: Arc<str>) -> ServiceSummary {
+        ServiceSummary { service, denied: 0, would_deny: 0, limited: LimitedCounts::default() }
     }
 }
 
@@ -110,13 +112,13 @@ impl Percentiles {
 impl Summary {
     /// Nothing yet, for the servers of a plan.
     pub fn new(plan: &Plan) -> Summary {
-        let servers = |service: &Service| {
-            let named = service.servers.iter().map(|server| ServerSummary::new(&service.name, &server.name));
-            named.collect::<Vec<_>>()
+        let services: Vec<Arc<str>> = plan.services.iter().map(|service| service.name.as_str().into()).collect();
+        let of = |(service, name): (&Service, &Arc<str>)| -> Vec<ServerSummary> {
+            service.servers.iter().map(|server| ServerSummary::new(name, &server.name)).collect()
         };
         Summary {
-            servers: plan.services.iter().flat_map(servers).collect(),
-            services: plan.services.iter().map(|service| ServiceSummary::new(&service.name)).collect(),
+            servers: plan.services.iter().zip(&services).flat_map(of).collect(),
+            services: services.into_iter().map(ServiceSummary::new).collect(),
             ..Summary::default()
         }
     }
@@ -159,7 +161,7 @@ impl Summary {
         let dropped: Map<String, Value> = self.reasons().map(|(reason, n)| (reason.name().into(), n.into())).collect();
         let mut servers: Map<String, Value> = Map::new();
         for server in &self.servers {
-            let sum = servers.entry(&server.server).or_insert(json!({"frames": 0, "bytes": 0, "flows": 0}));
+            let sum = servers.entry(&*server.server).or_insert(json!({"frames": 0, "bytes": 0, "flows": 0}));
             for (key, value) in [("frames", server.frames), ("bytes", server.bytes), ("flows", server.flows)] {
                 sum[key] = json!(sum[key].as_u64().unwrap_or(0) + value);
             }
@@ -192,7 +194,7 @@ impl fmt::Display for Summary {
         for server in &self.servers {
             let ServerSummary { service, server, frames, bytes, flows } = server;
             let counts = [frames, bytes, flows].map(u64::to_string);
-            table.add_row([service.clone(), server.clone()].into_iter().chain(counts));
+            table.add_row([service, server].map(|name| name.to_string()).into_iter().chain(counts));
         }
         writeln!(f, "{}", table.trim_fmt())?;
         let (dropped, balance) = (self.dropped_total(), self.frames as i128 - self.passed as i128);

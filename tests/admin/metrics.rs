@@ -192,7 +192,7 @@ proptest! {
         let on_bounds = on_bounds.into_iter().map(|(at, off)| LATENCY_BOUNDS_NS[at].saturating_add_signed(off));
         let values: Vec<u64> = small.into_iter().chain(wide).chain(on_bounds).filter(|ns| *ns < 9_900_000_000).collect();
         let mut figures = sample::figures();
-        figures.latency[0].1 = sample::histogram(&values);
+        figures.latency[0].1 = sample::histogram(&values).into();
         let (buckets, sum) = buckets(&page_of(figures), "web");
         for (bound, count) in buckets {
             let naive = values.iter().filter(|value| **value < bound).count() as u64;

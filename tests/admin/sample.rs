@@ -61,7 +61,7 @@ pub fn status() -> Status {
 /// The filters of web2, which agrees, web3, which does not, and web4, which is not heard.
 pub fn peers() -> Vec<PeerStatus> {
     let peer = |server: &str, heard_s: Option<f64>, differs: &[&str]| PeerStatus {
-        server: server.to_owned(),
+        server: server.into(),
         heard: heard_s.is_some_and(|age| age < 1.0),
         heard_s,
         differs: differs.iter().map(|what| (*what).to_owned()).collect(),
@@ -123,8 +123,8 @@ pub fn figures() -> Snapshot {
     let sent =
         [("web", "web1", 1000), ("web", "web2", 2000), ("web", "web3", 3000), ("dns", "ns1", 40), ("web", "web0", 7)];
     let servers = sent.map(|(service, server, frames)| ServerSummary {
-        service: service.to_owned(),
-        server: server.to_owned(),
+        service: service.into(),
+        server: server.into(),
         frames,
         bytes: 100 * frames,
         flows: frames / 10,
@@ -158,7 +158,7 @@ pub fn figures() -> Snapshot {
             servers: servers.into(),
             services: [("web", 9, 2), ("dns", 0, 0)]
                 .map(|(service, denied, would_deny)| ServiceSummary {
-                    service: service.to_owned(),
+                    service: service.into(),
                     denied,
                     would_deny,
                     limited: LimitedCounts { limited: [0, 0, 7, 0, 0], would_limit: [0; 5] },
@@ -168,8 +168,8 @@ pub fn figures() -> Snapshot {
         },
         workers: vec![worker(4000), worker(2062)],
         latency: vec![
-            ("web".to_owned(), histogram(&[2_000, 3_100, 3_100, 40_000])),
-            ("dns".to_owned(), histogram(&[])),
+            ("web".into(), histogram(&[2_000, 3_100, 3_100, 40_000]).into()),
+            ("dns".into(), histogram(&[]).into()),
         ],
         troubles: Vec::new(),
     }
@@ -202,7 +202,7 @@ pub fn trace(watched: bool) -> Trace {
         ..frame.clone()
     };
     let service = |service: &str, server: Option<&str>, keeps: Option<&str>, order: &[&str]| TracedService {
-        service: service.to_owned(),
+        service: service.into(),
         hash: "0x0123456789abcdef".to_owned(),
         slot: 291,
         server: server.map(str::to_owned),

@@ -209,7 +209,7 @@ fn rates_shares_and_latencies_are_of_the_last_minute() {
         let servers = &mut snapshot.summary.servers;
         (servers[0].frames, servers[1].frames) = (servers[0].frames + 300, servers[1].frames + 100);
         snapshot.summary.forwarded += 400;
-        snapshot.latency[0].1.saturating_record_n(3_000_000, 400);
+        Arc::make_mut(&mut snapshot.latency[0].1).saturating_record_n(3_000_000, 400);
     };
     more(figures.lock().unwrap().as_mut().unwrap());
     eventually(|| {

@@ -154,7 +154,7 @@ fn a_worker_that_does_not_answer_and_one_that_cannot_send_are_seen() {
 
 /// Servers of one service, with what each got.
 fn shown(summary: &Summary) -> Vec<(&str, u64, u64, u64)> {
-    summary.servers.iter().map(|s| (s.server.as_str(), s.frames, s.bytes, s.flows)).collect()
+    summary.servers.iter().map(|s| (&*s.server, s.frames, s.bytes, s.flows)).collect()
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn what_was_counted_goes_by_the_new_names() {
         drop(metrics);
         accounts.gather();
         let summary = accounts.summary();
-        let each = |s: &ServerSummary| (s.service.clone(), s.server.clone(), s.frames);
+        let each = |s: &ServerSummary| (s.service.to_string(), s.server.to_string(), s.frames);
         summary.servers.iter().map(each).collect::<Vec<_>>()
     };
     let names = plan.services[0].servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>();

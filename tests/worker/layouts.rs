@@ -78,8 +78,10 @@ fn check(summary: &Summary, truth: &Truth) {
     assert_eq!(told(&summary.servers), truth.servers());
 }
 
-fn add_up(sums: &mut BTreeMap<String, u64>, intervals: Vec<(String, hdrhistogram::Histogram<u64>)>) {
-    intervals.into_iter().for_each(|(service, timed)| *sums.entry(service).or_default() += timed.len());
+fn add_up<N: AsRef<str>>(sums: &mut BTreeMap<String, u64>, intervals: Vec<(N, hdrhistogram::Histogram<u64>)>) {
+    intervals
+        .into_iter()
+        .for_each(|(service, timed)| *sums.entry(service.as_ref().to_owned()).or_default() += timed.len());
 }
 
 /// One worker, and the control and stats threads' work, on this thread, in any order: all is exact after every step.
@@ -281,7 +283,7 @@ fn a_crew_goes_on_through_changes_of_the_layout() {
             };
             plan.services.iter().flat_map(names).collect::<Vec<_>>()
         };
-        let first = figures.summary.servers.iter().map(|server| (server.service.clone(), server.server.clone()));
+        let first = figures.summary.servers.iter().map(|of| (of.service.to_string(), of.server.to_string()));
         assert!(first.take(names(&plan).len()).eq(names(&plan)), "the present servers come first, in their order");
         last = figures;
     }

@@ -152,7 +152,7 @@ impl Truth {
 pub fn told(servers: &[ServerSummary]) -> Vec<(String, String, u64, u64)> {
     let told = servers.iter().filter(|server| server.frames > 0);
     let mut told: Vec<_> =
-        told.map(|told| (told.service.clone(), told.server.clone(), told.frames, told.bytes)).collect();
+        told.map(|told| (told.service.to_string(), told.server.to_string(), told.frames, told.bytes)).collect();
     told.sort();
     told
 }

@@ -307,12 +307,12 @@ impl<'s> Lately<'s> {
         let at = now.checked_sub(seen.figures_age).unwrap_or(now);
         let span_s = before.as_ref().and_then(|before| span(before.at, at)).map(|span| rounded(span.as_secs_f64()));
         let mut sent: HashMap<&str, HashMap<&str, Sent>> = HashMap::new();
-        for of in seen.figures.summary.servers.iter().filter(|of| services.contains(of.service.as_str())) {
+        for of in seen.figures.summary.servers.iter().filter(|of| services.contains(&*of.service)) {
             let count = Sent { frames: of.frames, bytes: of.bytes, flows: of.flows };
             sent.entry(&of.service).or_default().insert(&of.server, count);
         }
-        let timed = seen.figures.latency.iter().filter(|(service, _)| services.contains(service.as_str()));
-        let timed = timed.map(|(service, times)| (service.as_str(), Buckets::of(times).each)).collect();
+        let timed = seen.figures.latency.iter().filter(|(service, _)| services.contains(&**service));
+        let timed = timed.map(|(service, times)| (&**service, Buckets::of(times).each)).collect();
         Lately { now: sent, before, span_s, timed }
     }
 
@@ -481,7 +481,7 @@ fn server_row(
 }
 
 fn latency(seen: &Observed, service: &str, lately: &Lately) -> Option<Latency> {
-    let (_, run) = seen.figures.latency.iter().find(|(of, _)| of == service)?;
+    let (_, run) = seen.figures.latency.iter().find(|(of, _)| &**of == service)?;
     let Percentiles { count, p50, p90, p99, p999, max } = Percentiles::of(run)?;
     let timed = lately.timed(service);
     Some(Latency {

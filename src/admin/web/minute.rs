@@ -41,7 +41,7 @@ pub struct Servers {
     layout: Arc<Layout>,
     /// In the order of the layout.
     sent: Vec<Sent>,
-    timed: HashMap<String, Timed>,
+    timed: HashMap<Arc<str>, Timed>,
 }
 
 /// Towards a server.
@@ -54,8 +54,8 @@ pub struct Sent {
 
 /// Service and server of each place, and where those of a service are. It seldom changes.
 struct Layout {
-    names: Vec<(String, String)>,
-    services: HashMap<String, Vec<usize>>,
+    names: Vec<(Arc<str>, Arc<str>)>,
+    services: HashMap<Arc<str>, Vec<usize>>,
 }
 
 /// What came and went between two notes, in frames a second.
@@ -163,7 +163,7 @@ impl Servers {
     /// Of each server of a service.
     pub fn sent(&self, service: &str) -> HashMap<&str, Sent> {
         let places = self.layout.services.get(service).into_iter().flatten();
-        places.map(|at| (self.layout.names[*at].1.as_str(), self.sent[*at])).collect()
+        places.map(|at| (&*self.layout.names[*at].1, self.sent[*at])).collect()
     }
 
     /// How many frames of a service were timed.
@@ -175,7 +175,7 @@ impl Servers {
 impl Layout {
     fn of(figures: &Snapshot) -> Layout {
         let servers = &figures.summary.servers;
-        let mut services: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut services: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
         for (at, of) in servers.iter().enumerate() {
             match services.get_mut(&of.service) {
                 Some(places) => places.push(at),
@@ -208,7 +208,7 @@ mod tests {
 
     fn figures(frames: u64, servers: &[(&str, &str, u64)]) -> Snapshot {
         let servers = servers.iter().map(|(service, server, frames)| {
-            let (service, server) = ((*service).to_owned(), (*server).to_owned());
+            let (service, server) = ((*service).into(), (*server).into());
             ServerSummary { service, server, frames: *frames, bytes: 0, flows: 0 }
         });
         let mut summary = Summary { frames, forwarded: frames, servers: servers.collect(), ..Summary::default() };
