@@ -72,7 +72,8 @@ lab() { run_tests $(named "${NETWORKS[@]:0:2}"); }
 # shellcheck disable=SC2046
 networks() { run_tests $(named "${NETWORKS[@]:2}"); }
 
-# Tests of networks in the background, beside the others: what they say comes at the end.
+# Tests of networks in the background, beside the others: what they say comes at the end. They mostly wait, the lab's the longest: what is
+# compiled for nothing else is compiled meanwhile, and stands back for them.
 both() {
     local name folder start=$SECONDS verdict
     local -A process
@@ -84,6 +85,10 @@ both() {
     trap 'kill "${process[@]}" 2>/dev/null; rm -rf "$folder"' EXIT
     # shellcheck disable=SC2046
     step tests run_tests $(others)
+    step lints nice cargo clippy --all-targets --features dpdk -- -D warnings
+    # What threads share, in every interleaving.
+    step loom nice cargo test --quiet --manifest-path tests/loom/Cargo.toml
+    step fuzz fuzz
     for name in networks lab; do
         verdict=ok
         wait "${process[$name]}" || { verdict=FAILED; failed=1; }
@@ -98,11 +103,11 @@ both() {
 # Shortly: whoever changes what reads input runs scripts/fuzz.sh for longer.
 fuzz() {
     local code=0
-    scripts/fuzz.sh --seconds 60 || code=$?
+    nice scripts/fuzz.sh --seconds 60 || code=$?
     ((code == 3)) || return "$code"
     echo "SKIPPED: nothing was fuzzed; that the targets compile is seen"
     # Nothing is linked: no need to build libFuzzer, which takes a C++ compiler.
-    CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a CARGO_TARGET_DIR=target cargo check --manifest-path tests/fuzz/Cargo.toml
+    CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a CARGO_TARGET_DIR=target nice cargo check --manifest-path tests/fuzz/Cargo.toml
 }
 
 scripts/setup.sh --dpdk --guest
@@ -113,16 +118,12 @@ if [[ -n $quick ]]; then
     # shellcheck disable=SC2046
     step tests run_tests $(others "${MACHINES[@]}")
 else
-    step lints cargo clippy --all-targets --features dpdk -- -D warnings
+    step audit scripts/audit.sh
     # Without the feature, as most will build it; and then what only that port has.
     step build cargo test --no-run
     both
     # The lab's tests of what a dispatcher does, over the engine in the kernel too.
     LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator::a_server_with reload::fifty restart::kill
-    # What threads share, in every interleaving.
-    step loom cargo test --quiet --manifest-path tests/loom/Cargo.toml
-    step audit scripts/audit.sh
-    step fuzz fuzz
     step bench run_tests --test "$ALONE"
     step guest run_tests --test "$GUEST"
     step dpdk run_tests --features dpdk --test dpdk
