@@ -2,8 +2,8 @@
 
 use super::group::GroupStatus;
 use super::status::Status;
-use crate::limits::{CAPTURE_SNAP_DEFAULT, NAMES_TOLD, TALKERS_PREFIX_V4, TALKERS_PREFIX_V6, TALKERS_SHOWN_DEFAULT};
-use crate::model::{Port, Prefix};
+use crate::limits::{CAPTURE_SNAP_DEFAULT, TALKERS_PREFIX_V4, TALKERS_PREFIX_V6, TALKERS_SHOWN_DEFAULT};
+use crate::model::{Port, Prefix, names};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -398,10 +398,7 @@ impl Trace {
         let known: Vec<String> = self.services.iter().map(|service| service.service.clone()).collect();
         self.services.retain(|service| service.service == name);
         if self.services.is_empty() {
-            let more = known.len().saturating_sub(NAMES_TOLD);
-            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            let first = known.into_iter().take(NAMES_TOLD).collect::<Vec<_>>().join(", ");
-            let known = if first.is_empty() { "none".to_owned() } else { first + &more };
+            let known = if known.is_empty() { "none".to_owned() } else { names::first(known) };
             return Err(format!("service {name}: {} can be a client of these services: {known}", self.client));
         }
         Ok(self)

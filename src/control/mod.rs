@@ -8,7 +8,6 @@ pub mod diff;
 pub mod health;
 pub mod interface;
 pub mod membership;
-pub mod names;
 pub mod neighbours;
 pub mod overrides;
 pub mod state_file;

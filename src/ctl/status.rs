@@ -10,6 +10,7 @@ use crate::admin::status::{
 };
 use crate::limits::DOCTOR_SHOWN;
 use crate::metrics::summary::microseconds;
+use crate::model::names;
 use crate::verdict::Reason;
 use std::fmt::Write;
 
@@ -125,8 +126,8 @@ pub fn ready(status: &Status, service: Option<&str>) -> Result<(), String> {
     let asked: Vec<&ServiceStatus> =
         status.services.iter().filter(|known| service.is_none_or(|name| known.name == name)).collect();
     if let (Some(name), true) = (service, asked.is_empty()) {
-        let known: Vec<&str> = status.services.iter().map(|known| known.name.as_str()).take(12).collect();
-        return Err(format!("there is no service {name}; there are {}", known.join(", ")));
+        let known = names::first(status.services.iter().map(|known| &known.name));
+        return Err(format!("there is no service {name}; there are {known}"));
     }
     let of = |service: &ServiceStatus| match service.announce.as_ref().map(AnnounceStatus::wants_clients) {
         Some(Ok(())) => None,

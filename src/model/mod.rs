@@ -5,6 +5,7 @@ pub mod identity;
 pub mod limit;
 pub mod list;
 mod mac;
+pub mod names;
 mod next_hop;
 mod port;
 mod prefix;

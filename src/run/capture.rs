@@ -4,7 +4,7 @@ use crate::admin::order::{Answer, Capture, Point, Recording};
 use crate::control::membership::Membership;
 use crate::host::clock;
 use crate::limits::{CAPTURE_FRAMES, CAPTURE_PIECES, CAPTURE_ROOM, CAPTURE_TOLD_EVERY};
-use crate::model::Plan;
+use crate::model::{Plan, names};
 use crate::port::pcap::{Blocks, Packet};
 use crate::table::trace::{Fate, Points, Seen, Watch};
 use std::sync::Arc;
@@ -119,7 +119,7 @@ fn check(asked: &Capture, plan: &Plan) -> Result<(), String> {
     if let Some(service) = &asked.service
         && !names().any(|name| name == service)
     {
-        return Err(format!("there is no service {service}; there are {}", names().collect::<Vec<_>>().join(", ")));
+        return Err(format!("there is no service {service}; there are {}", names::first(names())));
     }
     let wanted = plan.services.iter().filter(|service| asked.service.as_ref().is_none_or(|name| *name == service.name));
     let mut servers = wanted.flat_map(|service| &service.servers);

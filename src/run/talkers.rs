@@ -3,10 +3,9 @@
 use super::controller::{Controller, Tasks};
 use crate::admin::order::{Answer, LookForTalkers, Talker, Talkers};
 use crate::control::membership::{Membership, Update};
-use crate::control::names;
 use crate::limits::{CAPTURE_EVERY, CAPTURE_FRAMES, TALKERS, TALKERS_SHOWN, TALKERS_SNAP, TRACE_MOST};
 use crate::metrics::space_saving::{Count, Frame, SpaceSaving};
-use crate::model::{Plan, Prefix};
+use crate::model::{Plan, Prefix, names};
 use crate::path::{classify, trace};
 use crate::table::trace::{Fate, Points, Seen, Watch};
 use std::collections::HashMap;

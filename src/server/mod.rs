@@ -39,7 +39,7 @@ use netlink::Netlink;
 pub use report::{Grade, Line, Report};
 use tunnel::{End, Tunnel};
 
-use crate::model::{Mac, Plan, Prefix, Server};
+use crate::model::{Mac, Plan, Prefix, Server, names};
 
 /// How the cluster's clients come to this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +55,17 @@ pub enum Dispatch {
 /// Why a verb of `oneip server` did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no server is named \"{name}\" in the configuration; there are {}", known.join(", "))]
+    #[error("no server is named \"{name}\" in the configuration; there are {}", names::first(known))]
     UnknownServer { name: String, known: Vec<String> },
     #[error(
         "no server of the configuration has its primary address on this host; say which one this is with --server NAME: {}",
-        known.join(", ")
+        names::first(known)
     )]
     NotAServer { known: Vec<String> },
-    #[error("this host has the primary addresses of several servers; say which one is meant with --server NAME: {}",
-        names.join(", "))]
+    #[error(
+        "this host has the primary addresses of several servers; say which one is meant with --server NAME: {}",
+        names::first(names)
+    )]
     SeveralServers { names: Vec<String> },
     #[error(
         "{server} has no primary address on an interface of this host: so where the router's frames come in is not known; \

@@ -2,7 +2,7 @@
 
 use crate::error::Failure;
 use crate::hash;
-use crate::model::{HashInput, Plan, Service};
+use crate::model::{HashInput, Plan, Service, names};
 use crate::table::{ServiceId, Table};
 use serde::Serialize;
 use std::io::{BufRead, Write};
@@ -62,7 +62,7 @@ pub fn service<'a>(plan: &'a Plan, name: Option<&str>) -> Result<(ServiceId, &'a
     let Some(name) = name else { return Ok((0, &plan.services[0])) };
     let at = plan.services.iter().position(|service| service.name == name).ok_or_else(|| {
         let known: Vec<&str> = plan.services.iter().map(|service| service.name.as_str()).collect();
-        format!("--service {name}: there is no such service; there are {}", super::some(&known))
+        format!("--service {name}: there is no such service; there are {}", names::first(known))
     })?;
     Ok((at as ServiceId, &plan.services[at]))
 }

@@ -9,7 +9,7 @@ pub mod simulate;
 
 use crate::config::{self, Loaded};
 use crate::error::Failure;
-use crate::model::Plan;
+use crate::model::{Plan, names};
 use crate::table::build::Cluster;
 use std::path::Path;
 
@@ -36,17 +36,8 @@ pub fn cluster(plan: &Plan, down: &[String]) -> Result<Cluster, Failure> {
             let mut known: Vec<&str> = plan.services.iter().flat_map(|s| &s.servers).map(|s| s.name.as_str()).collect();
             known.sort_unstable();
             known.dedup();
-            return Err(format!("--down {name}: there is no such server; there are {}", some(&known)).into());
+            return Err(format!("--down {name}: there is no such server; there are {}", names::first(known)).into());
         }
     }
     Ok(cluster)
-}
-
-/// The first few of a list, for a message.
-fn some(names: &[&str]) -> String {
-    const FEW: usize = 12;
-    match names.len() {
-        0..=FEW => names.join(", "),
-        n => format!("{}, ... ({n} in all)", names[..FEW].join(", ")),
-    }
 }

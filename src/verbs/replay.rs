@@ -6,7 +6,7 @@ use crate::limits::DEFAULT_FLOWS;
 use crate::metrics::counters::Tally;
 use crate::metrics::summary::{Places, Summary};
 use crate::metrics::worker::{self, WorkerMetrics};
-use crate::model::{NextHop, Plan};
+use crate::model::{NextHop, Plan, names};
 use crate::port::pcap::{Output, Pcap};
 use crate::table::build::Cluster;
 use crate::table::flow_table::FlowTable;
@@ -126,7 +126,7 @@ fn require_next_hops(plan: &Plan) -> Result<(), Failure> {
         return Err(format!(
             "replay cannot look up routes: server {} has no `mac`, and [dispatcher] has no `gateway_mac`; add the router's, as in \
              gateway_mac = \"02:00:00:00:00:fe\"",
-            super::some(&routed)
+            names::first(routed)
         )
         .into());
     }
@@ -137,7 +137,7 @@ fn require_next_hops(plan: &Plan) -> Result<(), Failure> {
     Err(format!(
         "replay cannot resolve addresses: server {} has no `mac` in the configuration; add a line such as \
          mac = \"02:00:00:00:00:11\"",
-        super::some(&missing)
+        names::first(missing)
     )
     .into())
 }

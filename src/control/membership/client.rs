@@ -3,9 +3,8 @@
 use super::Membership;
 use crate::admin::order::{ClientCheck, ClientFlow, ClientService, ListVerdict, Listing, TracedService};
 use crate::admin::status::State;
-use crate::control::names;
 use crate::hash;
-use crate::model::{HashInput, List, ListKind, Port, Prefix, Selection, Service};
+use crate::model::{HashInput, List, ListKind, Port, Prefix, Selection, Service, names};
 use crate::table::lists::Listed;
 use crate::table::{Rule, ServiceId};
 use std::net::IpAddr;

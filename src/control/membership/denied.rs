@@ -3,8 +3,7 @@
 use super::{Membership, Side, Update};
 use crate::admin::order::{Answer, Denial};
 use crate::control::denials::Denials;
-use crate::control::names;
-use crate::model::{List, Prefix, list};
+use crate::model::{List, Prefix, list, names};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,12 +2,11 @@
 
 use super::{Membership, Update, reload};
 use crate::admin::order::Answer;
-use crate::control::names;
 use crate::control::overrides::{Override, Overrides};
 use crate::control::state_file::{from_wall_time, in_wall_time};
 use crate::host::clock;
 use crate::limits::{MAX_DRAIN_S, MAX_WEIGHT};
-use crate::model::{Plan, Server, Service};
+use crate::model::{Plan, Server, Service, names};
 use crate::table::ServiceId;
 use crate::table::build::State;
 use std::collections::BTreeMap;

@@ -2,8 +2,8 @@
 
 use super::Membership;
 use crate::admin::order::Answer;
-use crate::control::names;
 use crate::control::overrides::Withdrawn;
+use crate::model::names;
 
 impl Membership {
     /// What is not to be announced.

@@ -3,6 +3,7 @@
 use crate::admin::finding::Finding;
 use crate::admin::status::{ServerStatus, ServiceStatus, State};
 use crate::doctor::facts::{Facts, Running};
+use crate::model::names;
 use crate::verdict::Reason;
 
 /// Connection attempts after which an answer should have shown.
@@ -204,7 +205,7 @@ pub fn unwatched(facts: &Facts) -> Vec<Finding> {
     }
     let why = format!(
         "nobody checks the servers of {}: one that fails goes on getting clients; add [service.health]",
-        names.join(", ")
+        names::first(names)
     );
     vec![Finding::warn("health", why)]
 }

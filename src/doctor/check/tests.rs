@@ -323,3 +323,20 @@ fn of_a_dispatcher_that_was_killed_rules_are_left_and_a_foreign_program_is_in_th
     nic(&mut facts).program_is_ours = false;
     assert_eq!(bad(&facts), [("xdp_program".to_owned(), Grade::Fail)]);
 }
+
+#[test]
+fn of_thousands_of_services_that_nobody_checks_a_few_are_named() {
+    let service = |at: usize| {
+        format!(
+            "[[service]]\nname = 's{at}'\naddress = '198.18.{}.{}'\n\
+             [[service.server]]\nname = 'a{at}'\naddress = '10.1.{0}.{1}'\n[[service.server]]\nname = 'b{at}'\naddress = '10.2.{0}.{1}'\n",
+            at >> 8,
+            at & 255
+        )
+    };
+    let text = CONFIG.split("[[service]]").take(1).map(str::to_owned).chain((0..2000).map(service)).collect::<String>();
+    let facts = Facts { plan: Some(config::parse(&text, "cluster.toml").expect("it is right").plan), ..healthy() };
+    let findings = all(&facts);
+    let health = findings.iter().find(|finding| finding.name == "health").expect("nobody checks them");
+    assert!(health.why.contains("s10, s11 and 1988 more: one that fails"), "{}", health.why);
+}
