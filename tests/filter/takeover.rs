@@ -5,7 +5,8 @@ use super::model::plans::{One, query};
 use super::model::turn::cluster;
 use super::{OWN, filter};
 use oneip::engine::filter::Filter;
-use oneip::engine::filter::takeover::Takeover;
+use oneip::engine::filter::digest::Digests;
+use oneip::engine::filter::takeover::{Others, Takeover};
 use oneip::model::{Plan, Selection};
 use oneip::table::build::Cluster;
 use oneip::verdict::Reason;
@@ -16,6 +17,9 @@ use tokio::time::Instant;
 
 const HOLD: Duration = Duration::from_millis(100);
 
+/// Nobody else is heard, and nothing is ordered.
+const ALONE: Others = Others { decides: Digests { configuration: 0, orders: 0 }, know: true, gave_up: true };
+
 /// What one server sees of the cluster, and its filter.
 struct Sight {
     cluster: Cluster,
@@ -25,7 +29,7 @@ struct Sight {
 
 impl Sight {
     fn look(&mut self, plan: &Plan, now: Instant) {
-        let generation = self.takeover.next((plan, &self.cluster), now, HOLD, &|_| 0);
+        let generation = self.takeover.next((plan, &self.cluster), now, HOLD, ALONE, &|_| 0);
         self.filter.publish(&generation).unwrap();
     }
 }
@@ -86,6 +90,172 @@ fn no_client_is_ever_kept_by_two() {
     (4..=5).for_each(|seed| never_two(Selection::Modulo, seed));
 }
 
+/// One server that gets orders, by their numbers, and what it says to the others: which it knows of, and for which it has given up.
+struct Ordered {
+    sight: Sight,
+    known: usize,
+    gave_up: usize,
+    /// When what it says comes to the others.
+    told: Vec<(Instant, usize, usize)>,
+}
+
+fn others(servers: &[Ordered], at: usize, now: Instant) -> Others {
+    let (know, gave_up) = servers.iter().enumerate().filter(|(other, _)| *other != at).fold(
+        (true, true),
+        |(know, gave_up), (_, other)| {
+            let heard = other.told.iter().rfind(|(when, ..)| *when <= now).expect("it said so at first");
+            (know && heard.1 == servers[at].known, gave_up && heard.2 == servers[at].known)
+        },
+    );
+    Others { decides: Digests { configuration: 0, orders: servers[at].known as u64 }, know, gave_up }
+}
+
+/// As `Keeping` does it.
+fn turn(servers: &mut [Ordered], at: usize, plans: &[Plan], is_new: bool, (now, delay): (Instant, Duration)) {
+    let others = others(servers, at, now);
+    let Ordered { sight, known, gave_up, told } = &mut servers[at];
+    let is_due = sight.takeover.due().is_some_and(|due| due <= now);
+    if is_new || is_due || sight.takeover.is_answered(others) {
+        let generation = sight.takeover.next((&plans[*known], &sight.cluster), now, HOLD, others, &|_| 0);
+        sight.filter.publish(&generation).unwrap();
+    }
+    if sight.takeover.gave_up() {
+        *gave_up = *known;
+    }
+    told.push((now + delay, *known, *gave_up));
+}
+
+/// Other weights, which servers learn of one after the other, many holds apart, some of them not before the next ones come. If they may
+/// `fail`, servers go down and come up meanwhile. No client is ever kept by two.
+fn orders_come_apart(selection: Selection, seed: u64, fail: bool) {
+    const SERVERS: usize = 4;
+    const ORDERS: usize = 8;
+    let mut random = Random(seed);
+    let mut weights = || match selection {
+        Selection::Maglev => std::array::from_fn::<u32, SERVERS, _>(|_| 1 + (random.word() % 5) as u32),
+        // By remainder a weight says only whether.
+        Selection::Modulo => std::array::from_fn(|at| u32::from(at == 0 || random.word() % 2 == 0)),
+    };
+    let plans: Vec<Plan> = (0..ORDERS).map(|_| One::weights(&weights(), 503).selecting(selection).plan()).collect();
+    let start = Instant::now();
+    let mut servers: Vec<Ordered> = Vec::new();
+    for at in 0..SERVERS {
+        let (name, cluster) = (format!("s{at}"), cluster(&plans[0], &[]));
+        let Some(filter) = filter(OWN, &cluster, &name) else { return };
+        let sight = Sight { takeover: Takeover::new(&name, start), cluster, filter };
+        servers.push(Ordered { sight, known: 0, gave_up: 0, told: vec![(start, 0, 0)] });
+    }
+    let clients: Vec<Vec<u8>> =
+        (0..32).map(|_| query(IpAddr::from((random.word() as u32).to_be_bytes()), 4000)).collect();
+    let keepers = |servers: &[Ordered], frame: &[u8]| {
+        servers.iter().filter(|one| one.sight.filter.measure(frame, 1).unwrap().0 == Action::Pass).count()
+    };
+    let (mut now, mut up) = (start, [true; SERVERS]);
+    let settle = |servers: &mut [Ordered], now: &mut Instant| {
+        for _ in 0..8 {
+            *now += HOLD.mul_f64(0.6);
+            (0..SERVERS).for_each(|at| turn(servers, at, &plans, false, (*now, Duration::ZERO)));
+        }
+    };
+    (0..SERVERS).for_each(|at| turn(&mut servers, at, &plans, true, (now, Duration::ZERO)));
+    settle(&mut servers, &mut now);
+    assert!(clients.iter().all(|frame| keepers(&servers, frame) == 1), "each has its own at first");
+    let mut newest = 0;
+    for step in 0..240 {
+        now += HOLD.mul_f64((random.word() % 900) as f64 / 1000.0);
+        let at = random.word() as usize % SERVERS;
+        if random.word() % 10 == 0 {
+            newest = (newest + 1).min(ORDERS - 1);
+        }
+        let mut is_new = false;
+        if random.word() % 4 == 0 && servers[at].known != newest {
+            is_new = true;
+            servers[at].known = newest;
+            let Ordered { sight, .. } = &mut servers[at];
+            sight.cluster.renew(&plans[newest], now.duration_since(start).as_nanos() as u64);
+            (0..SERVERS)
+                .filter(|other| !up[*other])
+                .for_each(|other| _ = sight.cluster.set_up(&format!("s{other}"), false));
+        }
+        // Messages come within the hold.
+        let delay = HOLD.mul_f64((random.word() % 300) as f64 / 1000.0);
+        turn(&mut servers, at, &plans, is_new, (now, delay));
+        if fail && random.word() % 12 == 0 {
+            let other = random.word() as usize % SERVERS;
+            up[other] = !up[other];
+            for at in 0..SERVERS {
+                servers[at].sight.cluster.set_up(&format!("s{other}"), up[other]);
+                turn(&mut servers, at, &plans, true, (now, delay));
+            }
+        }
+        let kept: Vec<usize> = clients.iter().map(|frame| keepers(&servers, frame)).collect();
+        assert!(kept.iter().all(|keepers| *keepers <= 1), "seed {seed}, step {step}");
+    }
+    for at in 0..SERVERS {
+        servers[at].known = newest;
+        servers[at].sight.cluster.renew(&plans[newest], now.duration_since(start).as_nanos() as u64);
+        (0..SERVERS).for_each(|other| _ = servers[at].sight.cluster.set_up(&format!("s{other}"), true));
+        turn(&mut servers, at, &plans, true, (now, Duration::ZERO));
+    }
+    settle(&mut servers, &mut now);
+    assert!(clients.iter().all(|frame| keepers(&servers, frame) == 1), "seed {seed}: each has one in the end");
+}
+
+#[test]
+fn orders_may_come_to_servers_any_time_apart() {
+    (1..=6).for_each(|seed| orders_come_apart(Selection::Maglev, seed, seed % 2 == 0));
+    (7..=10).for_each(|seed| orders_come_apart(Selection::Modulo, seed, seed % 2 == 0));
+}
+
+#[test]
+fn a_change_that_one_server_does_not_know_moves_nobody_until_it_does() {
+    let plans = [[1, 1, 1], [5, 1, 1]].map(|weights| One::weights(&weights, 503).plan());
+    let (start, mut servers) = (Instant::now(), Vec::new());
+    for at in 0..3 {
+        let (name, cluster) = (format!("s{at}"), cluster(&plans[0], &[]));
+        let Some(filter) = filter(OWN, &cluster, &name) else { return };
+        let sight = Sight { takeover: Takeover::new(&name, start), cluster, filter };
+        servers.push(Ordered { sight, known: 0, gave_up: 0, told: vec![(start, 0, 0)] });
+    }
+    let clients: Vec<Vec<u8>> =
+        (0..100u32).map(|at| query(IpAddr::from((0xc633_6400 + at).to_be_bytes()), 4000)).collect();
+    let who = |servers: &[Ordered]| -> Vec<Vec<usize>> {
+        let keeps = |at: &usize, frame: &[u8]| servers[*at].sight.filter.measure(frame, 1).unwrap().0 == Action::Pass;
+        clients.iter().map(|frame| (0..3).filter(|at| keeps(at, frame)).collect()).collect()
+    };
+    let mut now = start;
+    let mut all = |servers: &mut [Ordered], is_new: bool| {
+        now += HOLD.mul_f64(0.6);
+        (0..3).for_each(|at| turn(servers, at, &plans, is_new, (now, Duration::ZERO)));
+    };
+    all(&mut servers, true);
+    (0..3).for_each(|_| all(&mut servers, false));
+    let before = who(&servers);
+    assert!(before.iter().all(|keepers| keepers.len() == 1));
+    for told in [0, 1] {
+        servers[told].known = 1;
+        servers[told].sight.cluster.renew(&plans[1], 1);
+        all(&mut servers, true);
+        for _ in 0..20 {
+            all(&mut servers, false);
+            assert_eq!(who(&servers), before, "the third does not know yet");
+        }
+    }
+    // One that fails keeps nothing.
+    servers[1].sight.cluster.set_up("s1", false);
+    all(&mut servers, true);
+    assert!(who(&servers).iter().all(|keepers| !keepers.contains(&1)));
+    servers[1].sight.cluster.set_up("s1", true);
+    servers[2].known = 1;
+    servers[2].sight.cluster.renew(&plans[1], 1);
+    all(&mut servers, true);
+    (0..6).for_each(|_| all(&mut servers, false));
+    let after = who(&servers);
+    let of_first = |who: &[Vec<usize>]| who.iter().filter(|keepers| **keepers == [0]).count();
+    assert!(after.iter().all(|keepers| keepers.len() == 1));
+    assert!(of_first(&after) > of_first(&before) + 20, "{} {}", of_first(&before), of_first(&after));
+}
+
 #[test]
 fn with_more_holds_than_there_may_be_nothing_is_taken_too_early() {
     let plan = One::weights(&[1, 1, 1], 503).plan();
@@ -124,7 +294,7 @@ fn frames_are_counted_by_service_and_what_is_anothers_as_other_server() {
     let cluster = cluster(&plan, &[]);
     let Some(filter) = filter(OWN, &cluster, "s0") else { return };
     let mut takeover = Takeover::new("s0", Instant::now());
-    let generation = takeover.next((&plan, &cluster), Instant::now(), Duration::ZERO, &|_| 7);
+    let generation = takeover.next((&plan, &cluster), Instant::now(), Duration::ZERO, ALONE, &|_| 7);
     filter.publish(&generation).unwrap();
     let frames: Vec<Vec<u8>> =
         (0..200u32).map(|at| query(IpAddr::from((0xc633_6400 + at).to_be_bytes()), 4000)).collect();

@@ -1,7 +1,7 @@
 //! The message by which a filter tells the others how it is and how it sees them: one datagram, numbers little-endian.
 //!
 //! ```text
-//! "oneip" | version | run 8 | count 8 | configuration 8 | orders 8 | name 1 + n
+//! "oneip" | version | run 8 | count 8 | configuration 8 | orders 8 | and of what it has given up all for, 8 + 8 | name 1 + n
 //!         | servers unheard 2 + 8 n | remarks 2 + 9 n | tag 8
 //! ```
 //!
@@ -21,7 +21,7 @@ use crate::limits::BEACON_BYTES;
 use crate::model::HashKey;
 
 const MAGIC: [u8; 5] = *b"oneip";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The labels that keys of different use are made with.
 const FOR_TAGS: [&[u8]; 2] = [b"oneip filter beacon, k0", b"oneip filter beacon, k1"];
@@ -65,7 +65,10 @@ impl BitOr for Remark {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub server: String,
+    /// What it is to decide by.
     pub digests: Digests,
+    /// What it has given up all for that it loses by it.
+    pub gave_up: Digests,
     /// Servers whose messages do not come to the sender.
     pub unheard: BTreeSet<Id>,
     pub remarks: BTreeMap<Id, Remark>,
@@ -123,11 +126,10 @@ impl Cipher {
 
     /// What has no room is left out.
     pub fn seal(&self, report: &Report, number: Number) -> Vec<u8> {
-        let Report { server, digests, unheard, remarks } = report;
+        let Report { server, digests, gave_up, unheard, remarks } = report;
         let mut message: Vec<u8> = [&MAGIC[..], &[VERSION]].concat();
-        for word in [number.run, number.count, digests.configuration, digests.orders] {
-            message.extend(word.to_le_bytes());
-        }
+        let digests = [digests, gave_up].into_iter().flat_map(|of| [of.configuration, of.orders]);
+        [number.run, number.count].into_iter().chain(digests).for_each(|word| message.extend(word.to_le_bytes()));
         message.push(server.len() as u8);
         message.extend(server.bytes().take(u8::MAX.into()));
         let room = |message: &Vec<u8>, each: usize| (BEACON_BYTES - 64 - message.len()) / each;
@@ -164,6 +166,7 @@ fn read(mut rest: &[u8]) -> Option<(Report, Number)> {
     let rest = &mut rest;
     let number = Number { run: word(rest)?, count: word(rest)? };
     let digests = Digests { configuration: word(rest)?, orders: word(rest)? };
+    let gave_up = Digests { configuration: word(rest)?, orders: word(rest)? };
     let [len] = take(rest)?;
     let name = rest.split_off(..len.into())?;
     let server = String::from_utf8(name.to_vec()).ok()?;
@@ -171,7 +174,7 @@ fn read(mut rest: &[u8]) -> Option<(Report, Number)> {
 
     let remarks = (0..u16::from_le_bytes(take(rest)?)).map(|_| Some((word(rest)?, Remark(take::<1>(rest)?[0]))));
     let remarks = remarks.collect::<Option<_>>()?;
-    rest.is_empty().then_some((Report { server, digests, unheard, remarks }, number))
+    rest.is_empty().then_some((Report { server, digests, gave_up, unheard, remarks }, number))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -195,7 +198,7 @@ mod tests {
         fn whatever_is_in_a_message_it_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             read(&bytes);
             let mut whole = bytes;
-            if let Some(len) = whole.get_mut(32) {
+            if let Some(len) = whole.get_mut(48) {
                 *len %= 8;
             }
             read(&whole);

@@ -44,6 +44,8 @@ pub struct Generation {
 pub struct Terms<'a> {
     /// Of the clients that this server gets, it takes those that it had in each of these states; the others' time has not come.
     pub had: &'a [&'a View],
+    /// What is another one's by now, and this server keeps.
+    pub kept: &'a View,
     /// Whether the connections of a service may be with any server, so that each is where its socket is.
     pub scattered: &'a dyn Fn(&str) -> bool,
     /// Under which number the frames of a service are counted.
@@ -53,7 +55,11 @@ pub struct Terms<'a> {
 impl Generation {
     /// Of the present state of the cluster, for the server of that name, which takes all its clients at once.
     pub fn compile(cluster: &Cluster, server: &str) -> Generation {
-        Generation::on_terms(cluster, server, Terms { had: &[], scattered: &|_| false, account: &|_| 0 })
+        Generation::on_terms(
+            cluster,
+            server,
+            Terms { had: &[], kept: &View::default(), scattered: &|_| false, account: &|_| 0 },
+        )
     }
 
     /// Of the present state of the cluster, for the server of that name.
@@ -97,7 +103,9 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: 
     // By remainder it is not the slot that says whose a client is while all are up.
     let firsts = cluster.first_choices(id);
     let is_lent = |slot: usize| table.remainders().is_some() || Some(firsts[slot]) != me;
+    let kept = terms.kept.places(name, &table);
     let by_slot = |(slot, owner): (usize, &u16)| match whose(owner) {
+        Owner::Theirs if kept.is_some_and(|kept| kept.has_slot(slot)) => Owner::Mine,
         Owner::Mine if !had_all(&|places| places.has_slot(slot)) => Owner::Theirs,
         Owner::Mine if is_lent(slot) => Owner::Lent,
         owner => owner,
@@ -106,6 +114,7 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: 
     let (mut servers, mut remainders, mut moves) = (0, 0, 0);
     if let Some(by_remainder) = table.remainders() {
         let held = |(at, owner): (usize, &u16)| match whose(owner) {
+            Owner::Theirs if kept.is_some_and(|kept| kept.has_remainder(at)) => Owner::Mine,
             Owner::Mine if !had_all(&|places| places.has_remainder(at)) => Owner::Theirs,
             // The slot may be this server's, and may have been when it did not decide.
             Owner::Nobody if !had_all(&|places| places.is_free(at)) => Owner::Theirs,

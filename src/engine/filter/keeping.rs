@@ -50,7 +50,8 @@ impl Keeping {
         speaker.turn(membership, server);
         let hold = if left { Duration::ZERO } else { takeover::hold(&plan) };
         let account = |service: &str| accounts.of(service);
-        filter.publish(&takeover.next((&plan, membership.state()), Instant::now(), hold, &account))?;
+        let others = speaker.others(membership);
+        filter.publish(&takeover.next((&plan, membership.state()), Instant::now(), hold, others, &account))?;
         filter.lease(clock::now_ns() + FILTER_LEASE.as_nanos() as u64)?;
         let attachment = filter.attach(interface, (xdp, pins))?;
         speaker.renew();
@@ -75,7 +76,8 @@ impl Engine for Keeping {
         let accounts = counting.accounts();
         let account = |service: &str| accounts.of(service);
         let now = Instant::now();
-        let generation = takeover.next((&plan, membership.state()), now, takeover::hold(&plan), &account);
+        let others = speaker.others(membership);
+        let generation = takeover.next((&plan, membership.state()), now, takeover::hold(&plan), others, &account);
         *retry = counting.program.publish(&generation).err().map(|error| {
             tracing::error!("the filter goes on by the table that it has: {error}");
             now + FILTER_RETRY
@@ -94,12 +96,17 @@ impl Engine for Keeping {
         if comes_again {
             self.takeover.come_again(Instant::now());
         }
-        if comes_again || update.is_some() {
+        let is_answered = self.takeover.is_answered(self.speaker.others(membership));
+        if comes_again || is_answered || update.is_some() {
             self.publish(membership, update.unwrap_or(Update::Table));
         }
         // Not before a table of which it may be renewed.
         if lease {
             self.renew();
+        }
+        // Others take then what this server had.
+        if self.retry.is_none() && self.takeover.gave_up() {
+            self.speaker.has_given_up();
         }
         let fails = self.counting.trouble().is_some();
         self.speaker.speak(membership, &server, fails);

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::beacon::{Cipher, Id, Number, Remark, Report, Stranger};
 use super::digest::Digests;
+use super::takeover::Others;
 use crate::admin::status::PeerStatus;
 use crate::control::membership::peers::{Hearsay, Hearsays, Seen};
 use crate::limits::{BEACON_LEAST, BEACON_MOST, BEACON_SERVER, PEER_DIFFERS, PEER_LEASE, PEER_SILENCE, SILENT_BEACONS};
@@ -64,6 +65,8 @@ pub struct Peers {
     cipher: Cipher,
     /// The others, by name.
     others: BTreeMap<String, Peer>,
+    /// Those that the configuration does not have any more, as long as they are heard: they may not know it.
+    leaving: BTreeMap<String, Peer>,
     own: Digests,
     /// By service.
     mine: HashMap<String, Mine>,
@@ -101,14 +104,23 @@ enum Mine {
 impl Peers {
     /// `takes_at_once`: this server has had its clients all the time, as its program did not stop.
     pub fn new(me: &str, cipher: Cipher, takes_at_once: bool) -> Peers {
-        let (me, own, others) = (me.to_owned(), Digests::default(), BTreeMap::new());
-        Peers { me, cipher, others, own, mine: HashMap::new(), counted_out: HashMap::new(), takes_at_once }
+        Peers {
+            me: me.to_owned(),
+            cipher,
+            others: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            own: Digests::default(),
+            mine: HashMap::new(),
+            counted_out: HashMap::new(),
+            takes_at_once,
+        }
     }
 
     /// Goes over to another configuration: its key, what it says, and the names of all its servers.
     pub fn follow<'a>(&mut self, cipher: Cipher, own: Digests, servers: impl IntoIterator<Item = &'a str>) {
         let names: BTreeSet<&str> = servers.into_iter().filter(|name| *name != self.me).collect();
-        self.others.retain(|name, _| names.contains(name.as_str()));
+        self.leaving.extend(self.others.extract_if(.., |name, _| !names.contains(name.as_str())));
+        self.others.extend(self.leaving.extract_if(.., |name, _| names.contains(name.as_str())));
         names.into_iter().for_each(|name| _ = self.others.entry(name.to_owned()).or_default());
         (self.cipher, self.own) = (cipher, own);
     }
@@ -122,12 +134,25 @@ impl Peers {
         &self.cipher
     }
 
+    /// What this server is to decide by, and whether all that are heard are, those too that the configuration has no more.
+    pub fn others(&self, times: &Times, now: Instant) -> Others {
+        let decides = self.own;
+        let others = self.others.values().chain(self.leaving.values());
+        let heard = others.filter_map(|peer| peer.last.as_ref()).filter(|last| now < last.at + times.silence);
+        heard.fold(Others { decides, know: true, gave_up: true }, |others, Heard { report, .. }| Others {
+            know: others.know && report.digests == decides,
+            gave_up: others.gave_up && report.gave_up == decides,
+            ..others
+        })
+    }
+
     /// Takes in what was received. Whether it says something new.
     ///
     /// An older message than the last is not taken, but from a process that was silent for `PEER_LEASE`: it may have started anew
     /// with a clock that was set back.
     pub fn take(&mut self, report: Report, number: Number, now: Instant) -> bool {
-        let Some(peer) = self.others.get_mut(&report.server) else { return false };
+        let known = self.others.get_mut(&report.server).or_else(|| self.leaving.get_mut(&report.server));
+        let Some(peer) = known else { return false };
         let recent = peer.last.as_ref().filter(|last| now < last.at + PEER_LEASE);
         if recent.is_some_and(|last| number <= last.number) {
             return false;
@@ -175,6 +200,7 @@ impl Peers {
             };
             said.extend(hearsay.map(|hearsay| ((one.service.clone(), one.server.clone()), hearsay)));
         }
+        self.leaving.retain(|_, peer| peer.last.as_ref().is_some_and(|last| now < last.at + PEER_LEASE));
         self.mine.retain(|service, _| seen.iter().any(|one| one.service == *service));
         self.takes_at_once = false;
         said
@@ -277,7 +303,7 @@ impl Peers {
         holds.then_some(&last.report)
     }
 
-    /// What this server tells, with its table as it is. `fails`: nobody is served from here at all.
+    /// What this server tells, with its table as it is, but for what it has given up. `fails`: nobody is served from here at all.
     pub fn report(&self, seen: &[Seen], fails: bool, times: &Times, now: Instant) -> Report {
         let is_deaf_to = |peer: &Peer| peer.last.as_ref().is_none_or(|last| now >= last.at + times.silence);
         let unheard: BTreeSet<Id> = {
@@ -307,7 +333,7 @@ impl Peers {
                 remarks.insert(id, remark);
             }
         }
-        Report { server: self.me.clone(), digests: self.own, unheard, remarks }
+        Report { server: self.me.clone(), digests: self.own, gave_up: Digests::default(), unheard, remarks }
     }
 
     /// Whether one of these counts a server out that it does not hear, which that may not know.

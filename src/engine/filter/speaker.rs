@@ -21,7 +21,7 @@ use crate::control::overrides::Overrides;
 use crate::engine::filter::beacon::{Cipher, Number, Report};
 use crate::engine::filter::digest::Digests;
 use crate::engine::filter::peers::{Agreement, Peers, Times};
-use crate::engine::filter::takeover;
+use crate::engine::filter::takeover::{self, Others};
 use crate::error::Failure;
 use crate::limits::{BEACON_BYTES, FILTER_LEASE, PEER_MESSAGES};
 use crate::model::Plan;
@@ -43,6 +43,8 @@ pub struct Speaker {
     told: Report,
     /// What `peers` was made for.
     followed: Option<(Arc<Plan>, Overrides)>,
+    /// What the program decides by, without anything that it keeps of what was before.
+    gave_up: Digests,
     link: Link,
     /// Until when the program keeps what is other servers' by first choice.
     lease: Instant,
@@ -87,6 +89,7 @@ impl Speaker {
             has_ticked: true,
             told: Report::default(),
             followed: None,
+            gave_up: Digests::default(),
             link: Link::new(interface),
             lease: Instant::now() + FILTER_LEASE,
             was_isolated: false,
@@ -140,6 +143,17 @@ impl Speaker {
         turn
     }
 
+    /// What there is to know of the others before a table of the membership as it is now is published.
+    pub fn others(&mut self, membership: &Membership) -> Others {
+        self.follow(membership);
+        self.peers.others(&self.times, Instant::now())
+    }
+
+    /// The program decides by the membership as it was followed last, and keeps nothing of what was before.
+    pub fn has_given_up(&mut self) {
+        self.gave_up = self.peers.others(&self.times, Instant::now()).decides;
+    }
+
     /// The lease begins anew, until then.
     pub fn renew(&mut self) -> Instant {
         self.lease = Instant::now() + FILTER_LEASE;
@@ -150,7 +164,7 @@ impl Speaker {
     pub fn speak(&mut self, membership: &Membership, me: &str, fails: bool) {
         let now = Instant::now();
         let seen = membership.seen(me);
-        let report = self.peers.report(&seen, fails, &self.times, now);
+        let report = Report { gave_up: self.gave_up, ..self.peers.report(&seen, fails, &self.times, now) };
         if self.has_ticked || report != self.told {
             self.number.count += 1;
             let message = self.peers.cipher().seal(&report, self.number);

@@ -340,6 +340,13 @@ impl Cluster {
         servers.iter().position(|server| server.name == name).map(|at| at as u16)
     }
 
+    /// The names of a service's servers that take clients.
+    pub fn active(&self, service: ServiceId) -> impl Iterator<Item = &str> {
+        let ServiceState { servers, .. } = &self.services[service as usize];
+        let is_active = move |at: &usize| self.state(service, *at) == State::Active;
+        (0..servers.len()).filter(is_active).map(|at| servers[at].name.as_str())
+    }
+
     /// What a service selects by now.
     pub fn service(&self, service: ServiceId) -> ServiceTable {
         self.services[service as usize].table(0)
