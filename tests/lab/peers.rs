@@ -315,6 +315,42 @@ fn another_key_and_other_servers_are_noticed() {
     stop(filters);
 }
 
+/// Seconds apart, which is many times `hold_ms`. As long as one filter has not got the order everybody stays where he is.
+#[test]
+fn a_weight_is_given_to_one_filter_after_the_other_and_two_never_answer() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    configure(lab, QUICK, HEALTH);
+    let filters = filters::start(lab);
+    let before = settled(lab);
+    let weighted = lab.file("weighted.toml");
+    let plain = fs::read_to_string(lab.config()).unwrap();
+    fs::write(&weighted, plain.replace("name = \"web3\"\n", "name = \"web3\"\nweight = 5\n")).unwrap();
+    let after = lookup(&weighted, WEB[0], &clients(0), &[]);
+    assert!(of(&after, "web3", usize::MAX).len() > of(&before, "web3", usize::MAX).len() + 50);
+    let answers = Answers::record(lab);
+    let stop_ = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let when_done = Stop(stop_);
+        let all = clients(0);
+        let callers: Vec<_> = (0..3)
+            .map(|n| all[n * 70..][..70].to_vec())
+            .map(|some| scope.spawn(move || call(lab, &some, stop_)))
+            .collect();
+        for told in [2, 0] {
+            filters[told].ctl(&["weight", "web3", "5"]);
+            thread::sleep(Duration::from_secs(3));
+            assert_eq!(lab.fetch_within(2, 0, &clients(0)), before, "web2 has not got it");
+        }
+        filters[1].ctl(&["weight", "web3", "5"]);
+        eventually("clients move", || lab.fetch_within(2, 0, &clients(0)) == after);
+        drop(when_done);
+        assert!(callers.into_iter().all(|caller| caller.join().unwrap() > 20));
+    });
+    let (answered, by_two) = answers.stop();
+    assert!(answered > 200 && by_two.is_empty(), "{} of {answered} answered by two: {by_two:#?}", by_two.len());
+    stop(filters);
+}
+
 /// The program of another process, which has no clients at all, in the place of the one on a server.
 fn replace_program(lab: &Lab, server: &str) {
     lab.inside(server, || {
