@@ -125,6 +125,7 @@ else
     step fuzz fuzz
     step bench run_tests --test "$ALONE"
     step guest run_tests --test "$GUEST"
+    step shim scripts/sanitize.sh
     step dpdk run_tests --features dpdk --test dpdk
 fi
 
