@@ -9,14 +9,14 @@ usage() {
 usage: scripts/core.sh FOLDER
 
 Writes the package "oneip" into FOLDER: src/{config,hash,limits,metrics,model,path,table,verdict,wire,worker} and the ports that need no kernel,
-with the tests twins, changes and quic. What is there already is replaced, but for target.
+with the tests twins, changes, quic and handover. What is there already is replaced, but for target.
 END
 }
 
 case ${1-} in
     '' | -*) usage; [[ ${1-} =~ ^(-h|--help)$ ]] && exit 0; exit 2 ;;
 esac
-readonly folder=$1 MODULES=(config hash limits metrics model path port table verdict wire worker) TESTS=(twins.rs quic.rs changes model data)
+readonly folder=$1 MODULES=(config hash limits metrics model path port table verdict wire worker) TESTS=(handover.rs twins.rs quic.rs changes model data)
 
 mkdir -p "$folder"
 find "$folder" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +

@@ -151,11 +151,11 @@ impl Clocks {
     }
 
     /// A time of the ports' clock in nanoseconds since 1970, and back. What is before this boot is its beginning.
-    fn to_wall_ns(&self, at: u64) -> u64 {
+    fn in_wall_ns(&self, at: u64) -> u64 {
         at.saturating_add(self.ahead_ns)
     }
 
-    fn from_wall_ns(&self, at: u64) -> u64 {
+    fn in_port_ns(&self, at: u64) -> u64 {
         at.saturating_sub(self.ahead_ns)
     }
 }
@@ -193,16 +193,16 @@ impl StateFile {
         }
         content.remembered.check().map_err(|error| format!("the state file {path} is damaged: {error}"))?;
         let clocks = content.clocks.filter(Clocks::are_ours).unwrap_or_else(Clocks::now);
-        let now = Duration::from_nanos(clocks.to_wall_ns(clock::now_ns()));
+        let now = Duration::from_nanos(clocks.in_wall_ns(clock::now_ns()));
         let age = now.saturating_sub(Duration::from_secs(content.written));
-        Ok((content.remembered.on_clock(|at| clocks.from_wall_ns(at)), age))
+        Ok((content.remembered.on_clock(|at| clocks.in_port_ns(at)), age))
     }
 
     /// # Errors
     /// In words; the file is as it was.
     pub fn save(&self, remembered: &Remembered) -> Result<(), String> {
         let clocks = Clocks::now();
-        let remembered = remembered.clone().on_clock(|at| clocks.to_wall_ns(at));
+        let remembered = remembered.clone().on_clock(|at| clocks.in_wall_ns(at));
         let (config, written) = (self.config.clone(), since_1970().as_secs());
         let content = Content { config, written, clocks: Some(clocks), remembered };
         document::write(&self.path, &content)
@@ -498,8 +498,8 @@ mod tests {
     #[test]
     fn wall_clock_times_come_back() {
         let (at, clocks) = (clock::now_ns() + 5_000_000_000, Clocks::now());
-        assert_eq!(clocks.from_wall_ns(clocks.to_wall_ns(at)), at);
-        assert_eq!(clocks.from_wall_ns(1), 0);
+        assert_eq!(clocks.in_port_ns(clocks.in_wall_ns(at)), at);
+        assert_eq!(clocks.in_port_ns(1), 0);
     }
 
     /// A process that comes after one whose wall clock was 90 s ahead of its own.

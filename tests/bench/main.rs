@@ -65,7 +65,18 @@ fn wrong_usage_exits_2_and_says_what_is_wrong() {
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments}: {err}");
         assert!(err.starts_with("error: ") && err.contains(word), "{arguments}: {err}");
     }
-    for script in ["audit.sh", "bench.sh", "core.sh", "fuzz.sh", "guest.sh", "mutants.sh", "sanitize.sh", "setup.sh", "soak.sh", "test.sh"] {
+    for script in [
+        "audit.sh",
+        "bench.sh",
+        "core.sh",
+        "fuzz.sh",
+        "guest.sh",
+        "mutants.sh",
+        "sanitize.sh",
+        "setup.sh",
+        "soak.sh",
+        "test.sh",
+    ] {
         let help = Command::new(root().join("scripts").join(script)).arg("--help").output().expect("bash is there");
         let (code, out, err) = texts(&help);
         assert!(code == Some(0) && out.contains("usage: scripts/") && err.is_empty(), "{script}: {out}{err}");
