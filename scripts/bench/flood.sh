@@ -64,7 +64,7 @@ floods() { # ENGINE LIMITS
     for what in none "${FLOODS[@]}"; do
         flood_of "$what" $rate $seconds_ >"$work/flood.json" 2>"$work/flood.said" &
         flood_pid=$!
-        flood_in client curl -s --limit-rate 1500k --max-time $((seconds_ + 8)) -o "$work/big" "http://$FLOOD_CLUSTER/big" &
+        flood_in client curl -s --limit-rate $((22000000 / seconds_)) --max-time $((seconds_ + 8)) -o "$work/big" "http://$FLOOD_CLUSTER/big" &
         download=$!
         sleep 0.5
         read -r answered p50 p99 < <(canary $gets $((seconds_ - 2)))

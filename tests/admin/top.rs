@@ -217,10 +217,10 @@ fn who_sends_most_takes_the_place_of_the_servers() {
     let mut talkers = sample::talkers();
     talkers.sources[0].service = Some("web-frontend-of-the-shop".to_owned());
     talkers.missed = 7;
-    let error = Some("somebody captures frames at the moment; try again when that is over".to_owned());
-    view.look_at_talkers(Ok(Heaviest { talkers: Some(talkers), age_s: Some(9.0), error: error.clone() }));
+    let error = "somebody captures frames at the moment; try again when that is over";
+    view.look_at_talkers(Ok(Heaviest { talkers: Some(talkers), age_s: Some(9.0), error: Some(error.to_owned()) }));
     let screen = rows(&mut view, 110);
-    assert!(screen.contains(&error.unwrap()) && screen.contains(" web-frontend-of-the-shop "), "{screen}");
+    assert!(screen.contains(error) && screen.contains(" web-frontend-of-the-shop "), "{screen}");
     assert!(screen.contains("(one in 64, 7 missed), 9 s ago"), "{screen}");
     assert!(rows(&mut view, 80).contains(" web…hop "), "{}", rows(&mut view, 80));
     view.look_at_talkers(Err("nobody answers".to_owned()));
