@@ -3,8 +3,8 @@
 readonly FLOOD_LAB=$LAB-flood FLOOD_RUN=/run/$LAB-flood-lab FLOOD_CLUSTER=203.0.113.80 FLOOD_CLUSTER6=2001:db8:80::80
 readonly FLOODS=(syn_random syn_24 udp_closed dear nat)
 
-flood_in() { local host=$1; shift; ip netns exec "$FLOOD_LAB-$host" "$@"; }
-flood_script() { ONEIP_LAB=$FLOOD_LAB ONEIP=$ONEIP scripts/lab.sh "$@" >/dev/null; }
+flood_in() { local host=$1; shift; do_ ip netns exec "$FLOOD_LAB-$host" "$@"; }
+flood_script() { do_ env ONEIP_LAB="$FLOOD_LAB" ONEIP="$ONEIP" scripts/lab.sh "$@"; }
 
 # With limits: of each /16, more SYNs and packets than the canary sends, and few of what is dear to read. The flood's million addresses are in 16
 # of them, and the canary in another.
@@ -18,10 +18,11 @@ flood_configuration() { # LIMITS
         /^\[\[service\]\]/ { service++ } { print }' "$FLOOD_RUN/oneip.toml"
 }
 
-# Runs until it is killed.
+# As fast as can be, or RATE frames a second.
 flood_of() { # WHAT RATE SECONDS
     local what=$1 send=(flood_in router "$ONEIP" pktgen --interface lan0 --to 02:00:00:00:00:02 --address $FLOOD_CLUSTER --method af_xdp
-        --rate "$2" --duration "$3" --json)
+        --duration "$3" --json)
+    if (($2 > 0)); then send+=(--rate "$2"); fi
     case $what in
         syn_random) "${send[@]}" --port tcp/80 --syn --clients 1000000 ;;
         syn_24) "${send[@]}" --port tcp/80 --syn --clients 256 ;;
@@ -43,17 +44,22 @@ canary() { # GETS SECONDS
 part_flood() {
     local name engine limits
     if [[ -n $interface ]]; then say "flood: in the lab only"; return; fi
+    if [[ -n $dry_run ]]; then
+        flood_script up --engine xdp
+        for name in "${FLOODS[@]}"; do flood_of "$name" 0 12; done
+        return
+    fi
     for name in "${duts[@]}"; do signal STOP "$name"; done
     for engine in xdp af_xdp; do
-        flood_script up --engine "$engine"
+        flood_script up --engine "$engine" >/dev/null
         for limits in off on; do floods "$engine" "$limits"; done
-        flood_script down
+        flood_script down >/dev/null
     done
 }
 
 # Every flood, in a lab that stands, at a dispatcher of its own.
 floods() { # ENGINE LIMITS
-    local engine=$1 limits=$2 what gets=1000 seconds_=12 rate=150000 sent answered p50 p99 download flood_pid
+    local engine=$1 limits=$2 what gets=1000 seconds_=12 rate=0 sent answered p50 p99 download flood_pid
     if [[ -n $smoke ]]; then gets=20 seconds_=3 rate=5000; fi
     flood_configuration "$limits" >"$work/flood.toml"
     do_ install -m 600 "$work/flood.toml" "$FLOOD_RUN/flood.toml"
@@ -70,8 +76,8 @@ floods() { # ENGINE LIMITS
         read -r answered p50 p99 < <(canary $gets $((seconds_ - 2)))
         wait "$flood_pid" || die "no flood: $(<"$work/flood.said")"
         if wait "$download" && cmp -s "$work/big" "$FLOOD_RUN/big"; then download=whole; else download=broken; fi
-        sent=$(jq -r '.sent // 0' "$work/flood.json" 2>/dev/null || true)
-        sent=$((${sent:-0} / seconds_))
+        sent=$(jq -r '.sent / .seconds | round' "$work/flood.json" 2>/dev/null || true)
+        sent=${sent:-0}
         say "flood, $engine, limits $limits, $what at $(kilo $sent) kpps: $answered GETs, p50 $((p50 / 1000)) ms, p99 $((p99 / 1000)) ms, download $download"
         row flood "$engine,$limits,$what,$sent,$gets,$answered,$p50,$p99,$download"
     done

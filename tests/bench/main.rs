@@ -101,6 +101,17 @@ fn a_dry_run_prints_the_commands_and_runs_none() {
         assert!(out.contains(command), "{command} is not in:\n{out}");
     }
     assert!(!Path::new("/run/netns/benchtest-oneip").exists() && !Path::new("/nowhere").exists());
+    let (code, out, err) = texts(&bench("--dry-run --no-build --parts flood --duts oneip --out /nowhere"));
+    assert_eq!(code, Some(0), "{err}");
+    for command in [
+        "ONEIP_LAB=benchtest-flood",
+        "scripts/lab.sh up --engine xdp",
+        " --port udp/9 --clients 1000000",
+        "dear.py lan0",
+    ] {
+        assert!(out.contains(command), "{command} is not in:\n{out}");
+    }
+    assert!(!Path::new("/run/netns/benchtest-flood-lan").exists());
 }
 
 #[test]
