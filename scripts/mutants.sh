@@ -10,7 +10,7 @@ usage: scripts/mutants.sh [--minutes N] [--shard K/N] MODULE [TEST]...      (def
 
 MODULE             of the core (scripts/core.sh), beneath src: hash, path, wire, path/flow_table, table/flow_table, ...
 --shard K/N        every Nth mutant, from the Kth on, counted from 0
-TEST               the tests that are to notice: lib, twins, changes, quic (default: all of them; lib is enough for hash)
+TEST               the tests that are to notice: lib, twins, changes, quic (default: all of them)
 
 It works on a copy, in target/core. Needs cargo-mutants: cargo install cargo-mutants. What survives is printed. Those of which it is known why are in
 tests/mutants.txt, each with its reason. Exit 0: every other one was noticed. 3: there is no cargo-mutants.

@@ -71,6 +71,7 @@ fn wrong_usage_exits_2_and_says_what_is_wrong() {
         "core.sh",
         "fuzz.sh",
         "guest.sh",
+        "miri.sh",
         "mutants.sh",
         "sanitize.sh",
         "setup.sh",
