@@ -4,6 +4,7 @@
 # Here: the arguments, the order of things, and the end. The rest, in reading order:
 #   bench/lab.sh    the cables, and whose turn it is      bench/duts.sh   the devices under test
 #   bench/load.sh   a trial, and the search by trials     bench/parts.sh  what is measured
+#   bench/flood.sh  clients beside a flood
 #   bench/facts.sh  the host's facts                      perf/report     reads all that and writes report.md and the plots
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,7 +21,8 @@ plots, and the raw figures. Needs root; scripts/setup.sh --bench installs what i
 
   --generator G      oneip (default): oneip pktgen; pktgen: the kernel's (module pktgen); dpdk: testpmd, which knows no rate, so
                      that only overload is measured
-  --parts LIST       of throughput,latency,loss,cost,growth,memory,change (default: all); throughput is measured always
+  --parts LIST       of throughput,latency,loss,cost,growth,memory,change,flood (default: all but flood, which takes 5 minutes more); throughput
+                     is measured always
   --duts LIST        of oneip,oneip-xdp,oneip-ipip,reflector,macswap,nftables,routing,ipvs,ipvs-ops,oneip-dpdk,testpmd-af_xdp,
                      testpmd-af_packet (default: all that there are here); oneip is always among them
   --loss PERCENT     frames that may be lost in a trial that counts as lossless (default: 0.1)
@@ -44,7 +46,7 @@ END
 die() { echo "error: $*" >&2; exit 1; }
 wrong() { echo "error: $*; see scripts/bench.sh --help" >&2; exit 2; }
 
-readonly PARTS=(throughput latency loss cost growth memory change)
+readonly PARTS=(throughput latency loss cost growth memory change flood) USUAL=(throughput latency loss cost growth memory change)
 readonly CLIENTS=100000 SERVERS=16
 readonly LAB=${ONEIP_LAB:-bench}
 BUILT=$(realpath -m "${ONEIP_BUILT:-target/release}")
@@ -89,9 +91,9 @@ numbers='^[0-9]+(\.[0-9]+)?$'
 if [[ -n $interface$peer$tester_interface ]]; then
     [[ -n $interface && -n $peer && -n $tester_interface ]] || wrong "--interface, --peer and --peer-interface go together"
 fi
-IFS=, read -ra parts <<<"${wanted_parts:-$(IFS=,; echo "${PARTS[*]}")}"
+IFS=, read -ra parts <<<"${wanted_parts:-$(IFS=,; echo "${USUAL[*]}")}"
 for part in "${parts[@]}"; do [[ " ${PARTS[*]} " == *" $part "* ]] || wrong "no such part: $part"; done
-for script in lab duts load parts facts; do
+for script in lab duts load parts flood facts; do
     # shellcheck source=/dev/null
     source "scripts/bench/$script.sh"
 done
@@ -132,6 +134,7 @@ heads() {
     row growth what,n,pps,rss_kib
     row memory services,servers,rss_kib
     row change dut,what,rate,sent,lost,ms,late
+    row flood engine,limits,flood,pps,gets,answered,p50_us,p99_us,download
 }
 
 mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr , '\n' | while IFS=- read -r first last; do seq "$first" "${last:-$first}"; done)
@@ -207,7 +210,7 @@ dut=''
 size_duts=()
 for name in oneip oneip-xdp reflector testpmd-af_xdp nftables; do if [[ " ${duts[*]} " == *" $name "* ]]; then size_duts+=("$name"); fi; done
 
-for part in throughput latency loss cost growth memory change; do
+for part in "${PARTS[@]}"; do
     if [[ $part == throughput || " ${parts[*]} " == *" $part "* ]]; then "part_$part"; fi
 done
 [[ -z $dry_run ]] || exit 0

@@ -62,6 +62,7 @@ END
     [[ -z $bench ]] || cat <<'END'
 dpdk-dev        dpdk-testpmd
 ipvsadm         ipvsadm
+python3         python3
 valgrind        valgrind
 END
 }

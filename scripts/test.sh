@@ -126,6 +126,7 @@ else
     at_a_time=8 LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator::a_server_with reload::fifty restart::kill
     step bench run_tests --test "$ALONE"
     step guest run_tests --test "$GUEST"
+    step shim scripts/sanitize.sh
     step dpdk run_tests --features dpdk --test dpdk
 fi
 

@@ -122,6 +122,23 @@ pub struct Change {
     pub late: Option<f64>,
 }
 
+/// Clients beside a flood.
+#[derive(Deserialize)]
+pub struct Flood {
+    pub engine: String,
+    /// "on" or "off".
+    pub limits: String,
+    /// "none", "syn_random", "syn_24", "udp_closed", "dear" or "nat".
+    pub flood: String,
+    pub pps: f64,
+    pub gets: f64,
+    pub answered: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    /// "whole" or "broken".
+    pub download: String,
+}
+
 /// Everything about a run. What was not measured is empty.
 pub struct Snapshot {
     pub name: String,
@@ -137,6 +154,7 @@ pub struct Snapshot {
     pub growth: Vec<Growth>,
     pub memory: Vec<Memory>,
     pub change: Vec<Change>,
+    pub flood: Vec<Flood>,
     /// DUT, load and histogram, in nanoseconds.
     pub histograms: Vec<(String, String, Histogram<u64>)>,
 }
@@ -162,6 +180,7 @@ impl Snapshot {
             growth: table(folder, "growth")?,
             memory: table(folder, "memory")?,
             change: table(folder, "change")?,
+            flood: table(folder, "flood")?,
             histograms: histograms(&folder.join("hlog"))?,
         })
     }

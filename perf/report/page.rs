@@ -1,6 +1,6 @@
 //! The page of a run: the findings first, then what they rest on.
 
-use crate::figures::{Change, Cost, Latency, Snapshot, Tail, median};
+use crate::figures::{Change, Cost, Flood, Latency, Snapshot, Tail, median};
 use std::fmt::Write as _;
 
 /// Which device is compared with which, and what it is to reach of it: workers with what the I/O itself allows and with DPDK's
@@ -28,6 +28,7 @@ pub fn page(figures: &Snapshot, plots: &[String]) -> String {
     page += &latency(figures, plots);
     page += &overload(figures, plots);
     page += &change(figures);
+    page += &flood(figures);
     page += &growth(figures, plots);
     page += &cost(figures);
     page += &unfair(figures);
@@ -321,6 +322,29 @@ fn change(figures: &Snapshot) -> String {
         let gap = row.lost / row.rate.max(1.0) * 1e3;
         let Change { dut, what, ms, lost, sent, .. } = row;
         let _ = writeln!(text, "| {dut} | {what} | {ms:.0} | {lost:.0} | {sent:.0} | {gap:.1} | {late} |");
+    }
+    text + "\n"
+}
+
+fn flood(figures: &Snapshot) -> String {
+    if figures.flood.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "## Beside a flood\n\nA client fetches a page again and again, a connection each, and downloads a file, in the lab of scripts/lab.sh, while its router sends: SYNs of a million \
+        sources, of one /24, datagrams to a port that no service has, the frames that are dearest to read, segments of one client. Generator, dispatcher, servers and client share \
+        the cores. Answered are those within the flood's time. With limits, each /16 has 20,000 packets and 1,000 SYNs a second, and what is dear to read 200 of each kind. The million \
+        sources are in sixteen /16, which can be told from the client's; SYNs from everywhere cannot, and are for the servers' SYN cookies.\n\n",
+    );
+    text += "| engine | limits | flood | kpps | answered | p50, ms | p99, ms | download |\n|---|---|---|--:|--:|--:|--:|---|\n";
+    for row in &figures.flood {
+        let Flood { engine, limits, flood, pps, gets, answered, p50_us, p99_us, download } = row;
+        let (p50, p99) = (p50_us / 1e3, p99_us / 1e3);
+        let _ = writeln!(
+            text,
+            "| {engine} | {limits} | {flood} | {} | {answered:.0} of {gets:.0} | {p50:.1} | {p99:.1} | {download} |",
+            kpps(*pps)
+        );
     }
     text + "\n"
 }

@@ -144,6 +144,7 @@ take_down() {
         wait "${pid[$name]}" 2>/dev/null || true
     done
     if [[ -z $dry_run && -z $interface ]]; then
+        if [[ -e /run/netns/$FLOOD_LAB-lan ]]; then flood_script down >/dev/null || true; fi
         for name in /run/netns/"$LAB"-*; do
             if [[ -e $name ]]; then ip netns delete "${name##*/}"; fi
         done

@@ -1,5 +1,6 @@
 //! Where the server has its answers from: the control thread carries out orders; what is only looked at was put down.
 
+use super::heaviest::Looks;
 use super::order::{Answer, Order};
 use super::overview::Overview;
 use super::status::Status;
@@ -37,6 +38,7 @@ pub struct Backend {
     watched: Arc<Watched>,
     page: Arc<Mutex<Option<Page>>>,
     started: Arc<OnceLock<SystemTime>>,
+    pub(super) looks: Looks,
 }
 
 /// The metrics of an overview, ready to be sent: a flood of scrapes has it made once.
@@ -51,7 +53,9 @@ struct Page {
 pub fn channel(watched: Watched, figures: impl Fn(Wanted) + Send + Sync + 'static) -> (Backend, mpsc::Receiver<Asked>) {
     let (orders, asked) = mpsc::channel(1);
     let (figures, watched) = (Arc::new(figures), Arc::new(watched));
-    (Backend { orders, figures, watched, page: Arc::default(), started: Arc::default() }, asked)
+    let backend =
+        Backend { orders, figures, watched, page: Arc::default(), started: Arc::default(), looks: Looks::default() };
+    (backend, asked)
 }
 
 /// Everything, as of one moment.

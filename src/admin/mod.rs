@@ -7,13 +7,14 @@
 //! bound in `limits`.
 //!
 //! In reading order: `order`, `status` and `group` are the documents, `overview` is what the control thread puts down, and `timeline` what it notes; `socket` is where clients come in, `server` the thread that
-//! serves them, `routes` what there is; `backend` asks; `figures` adds what was counted to how things are; `ready` judges
+//! serves them, `routes` what there is; `backend` asks, `heaviest` for all who look on; `figures` adds what was counted to how things are; `ready` judges
 //! both for `/healthz` and `/readyz`, `prometheus` shows them to Prometheus, and `web` to people.
 
 mod backend;
 mod figures;
 pub mod finding;
 pub mod group;
+mod heaviest;
 pub mod order;
 mod overview;
 mod prometheus;

@@ -2,7 +2,7 @@
 
 use super::group::GroupStatus;
 use super::status::Status;
-use crate::limits::{CAPTURE_SNAP_DEFAULT, TALKERS_PREFIX_V4, TALKERS_PREFIX_V6, TALKERS_SHOWN_DEFAULT};
+use crate::limits::{CAPTURE_SNAP_DEFAULT, TALKERS_PER_S, TALKERS_PREFIX_V4, TALKERS_PREFIX_V6, TALKERS_SHOWN_DEFAULT};
 use crate::model::{Port, Prefix, names};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -158,6 +158,16 @@ pub struct LookForTalkers {
     /// Only of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// End early when somebody else wants to look at frames.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub gives_way: bool,
+}
+
+impl LookForTalkers {
+    /// Of how many frames one is looked at, so that `TALKERS_PER_S` are when so many come.
+    pub fn one_in(frames_per_s: f64) -> u32 {
+        (frames_per_s / TALKERS_PER_S as f64).ceil().max(1.0) as u32
+    }
 }
 
 fn one() -> u32 {
@@ -285,6 +295,17 @@ pub enum Answer {
     Group(Box<GroupStatus>),
 }
 
+/// Who sends most, for those who look on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heaviest {
+    /// Of the last look that is not too old; `None`: there is none yet, or none could be taken.
+    pub talkers: Option<Talkers>,
+    /// How long ago that was.
+    pub age_s: Option<f64>,
+    /// Why the last look could not be taken.
+    pub error: Option<String>,
+}
+
 /// Who sent most.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Talkers {
@@ -294,6 +315,8 @@ pub struct Talkers {
     pub looked_at: u64,
     /// So many more were not, for want of room.
     pub missed: u64,
+    /// So many frames came therefore.
+    pub frames: u64,
     /// The heaviest first.
     pub sources: Vec<Talker>,
 }

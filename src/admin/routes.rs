@@ -41,8 +41,10 @@ pub fn all(backend: Backend) -> Router {
         .route("/order", post(order))
         .route("/status", get(status))
         .route("/lookup", get(lookup))
+        .route("/talkers", get(talkers))
         .with_state(backend.clone());
-    let there_are = "there are POST /order, GET /status, /lookup, /metrics, /healthz, /readyz and /openapi.json";
+    let there_are =
+        "there are POST /order, GET /status, /lookup, /talkers, /metrics, /healthz, /readyz and /openapi.json";
     refusing(public(backend).merge(routes), there_are)
 }
 
@@ -91,6 +93,10 @@ async fn status(State(backend): State<Backend>) -> Response {
         Ok(snapshot) => json(StatusCode::OK, &snapshot.status),
         Err(error) => unanswered(&error),
     }
+}
+
+async fn talkers(State(backend): State<Backend>) -> Response {
+    json(StatusCode::OK, &backend.heaviest())
 }
 
 /// What is here, as OpenAPI 3.1.

@@ -2,7 +2,7 @@
 //! and which slots are moving, from whom and until when. A standby that has the file's content goes on likewise.
 //!
 //! It is written by a thread of its own, so that a disk that hangs keeps nobody waiting but an operator whose order must be
-//! remembered. A file is whole or not there. Times are of the wall clock: another boot has another monotonic one.
+//! remembered. A file is whole or not there. Times are of the wall clock: another boot has another monotonic one. In the same boot the file tells both.
 
 use super::denials::Denials;
 use super::health::Known;
@@ -125,8 +125,39 @@ struct Content {
     /// When it was written last, in seconds since 1970; each `STATE_AGAIN` at least, while the process lives.
     #[serde(default)]
     written: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clocks: Option<Clocks>,
     #[serde(flatten)]
     remembered: Remembered,
+}
+
+/// The clocks that its times were made with. The wall clock may jump: in the same boot it is not asked again.
+#[derive(Clone, Serialize, Deserialize)]
+struct Clocks {
+    boot: String,
+    /// So far was the wall clock ahead of the ports' clock.
+    ahead_ns: u64,
+}
+
+impl Clocks {
+    fn now() -> Clocks {
+        let ahead_ns = (since_1970().as_nanos() as u64).saturating_sub(clock::now_ns());
+        Clocks { boot: clock::boot().unwrap_or_default().to_owned(), ahead_ns }
+    }
+
+    /// Whether its times are of the ports' clock that there is.
+    fn are_ours(&self) -> bool {
+        clock::boot().is_some_and(|boot| boot == self.boot)
+    }
+
+    /// A time of the ports' clock in nanoseconds since 1970, and back. What is before this boot is its beginning.
+    fn in_wall_ns(&self, at: u64) -> u64 {
+        at.saturating_add(self.ahead_ns)
+    }
+
+    fn in_port_ns(&self, at: u64) -> u64 {
+        at.saturating_sub(self.ahead_ns)
+    }
 }
 
 /// Where it is, and whose.
@@ -161,15 +192,19 @@ impl StateFile {
             return Err(format!("the state file {path} belongs to the configuration {other}"));
         }
         content.remembered.check().map_err(|error| format!("the state file {path} is damaged: {error}"))?;
-        let written = Duration::from_secs(content.written);
-        Ok((content.remembered.on_clock(from_wall_ns), since_1970().saturating_sub(written)))
+        let clocks = content.clocks.filter(Clocks::are_ours).unwrap_or_else(Clocks::now);
+        let now = Duration::from_nanos(clocks.in_wall_ns(clock::now_ns()));
+        let age = now.saturating_sub(Duration::from_secs(content.written));
+        Ok((content.remembered.on_clock(|at| clocks.in_port_ns(at)), age))
     }
 
     /// # Errors
     /// In words; the file is as it was.
     pub fn save(&self, remembered: &Remembered) -> Result<(), String> {
-        let remembered = remembered.clone().on_clock(to_wall_ns);
-        let content = Content { config: self.config.clone(), written: since_1970().as_secs(), remembered };
+        let clocks = Clocks::now();
+        let remembered = remembered.clone().on_clock(|at| clocks.in_wall_ns(at));
+        let (config, written) = (self.config.clone(), since_1970().as_secs());
+        let content = Content { config, written, clocks: Some(clocks), remembered };
         document::write(&self.path, &content)
             .map_err(|error| format!("the state file {} cannot be written: {error}", self.path.display()))
     }
@@ -299,14 +334,6 @@ pub fn from_wall_time(until: u64) -> Duration {
     Duration::from_secs(until).saturating_sub(since_1970())
 }
 
-/// A time of the ports' clock in nanoseconds since 1970, and back. What is before this boot is its beginning.
-fn to_wall_ns(at: u64) -> u64 {
-    (since_1970().as_nanos() as u64).saturating_add(at).saturating_sub(clock::now_ns())
-}
-
-fn from_wall_ns(at: u64) -> u64 {
-    clock::now_ns().saturating_add(at).saturating_sub(since_1970().as_nanos() as u64)
-}
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -470,8 +497,33 @@ mod tests {
 
     #[test]
     fn wall_clock_times_come_back() {
-        let at = clock::now_ns() + 5_000_000_000;
-        assert!(from_wall_ns(to_wall_ns(at)).abs_diff(at) < 100_000_000);
-        assert_eq!(from_wall_ns(1), 0, "long before this boot");
+        let (at, clocks) = (clock::now_ns() + 5_000_000_000, Clocks::now());
+        assert_eq!(clocks.in_port_ns(clocks.in_wall_ns(at)), at);
+        assert_eq!(clocks.in_port_ns(1), 0);
+    }
+
+    /// A process that comes after one whose wall clock was 90 s ahead of its own.
+    #[test]
+    fn in_the_same_boot_a_wall_clock_that_has_jumped_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("state.json");
+        let file = StateFile::new(&path, Path::new("/etc/oneip.toml"));
+        file.save(&Remembered { changes: Vec::new(), ..some() }).expect("saved");
+        let text = fs::read_to_string(&path).expect("it is there");
+        let mut written: serde_json::Value = serde_json::from_str(&text).expect("a document");
+        let later = |value: &mut serde_json::Value, by: u64| *value = (value.as_u64().expect("a time") + by).into();
+        later(&mut written["written"], 90);
+        later(&mut written["clocks"]["ahead_ns"], 90_000_000_000);
+        later(&mut written["leaving"][0]["until"], 90_000_000_000);
+        fs::write(&path, written.to_string()).expect("written");
+        let (loaded, age) = file.load().expect("it is whole");
+        assert_eq!(loaded.leaving[0].until, some().leaving[0].until, "to the nanosecond");
+        assert!(age < Duration::from_secs(60), "{age:?}");
+        // In another boot nothing but the wall clock tells.
+        written["clocks"]["boot"] = "another".into();
+        fs::write(&path, written.to_string()).expect("written");
+        let (loaded, age) = file.load().expect("it is whole");
+        let off = loaded.leaving[0].until.abs_diff(some().leaving[0].until + 90_000_000_000);
+        assert!(off < 60_000_000_000 && age == Duration::ZERO, "{off} {age:?}");
     }
 }

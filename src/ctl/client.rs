@@ -76,6 +76,14 @@ impl Client {
         parsed(&self.ask(Method::GET, "/status", Bytes::new(), PATIENCE)?)
     }
 
+    /// The document of `GET /talkers`.
+    ///
+    /// # Errors
+    /// There is no answer, or none of use.
+    pub fn talkers(&self) -> Result<Value, Error> {
+        parsed(&self.ask(Method::GET, "/talkers", Bytes::new(), PATIENCE)?)
+    }
+
     /// Has an order carried out.
     ///
     /// # Errors

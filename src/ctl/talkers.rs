@@ -5,7 +5,7 @@ use super::table;
 use super::units::{percent, si, with_unit};
 use crate::admin::order::{LookForTalkers, Talker, Talkers};
 use crate::admin::status::Status;
-use crate::limits::{TALKERS_PER_S, TALKERS_PREFIX_V4, TALKERS_PREFIX_V6, TALKERS_SHOWN, TALKERS_SHOWN_DEFAULT};
+use crate::limits::{TALKERS_PREFIX_V4, TALKERS_PREFIX_V6, TALKERS_SHOWN, TALKERS_SHOWN_DEFAULT};
 use clap::Args;
 use std::fmt::Write;
 use std::thread;
@@ -48,14 +48,14 @@ impl Arguments {
     pub fn order(self, client: &Client) -> Result<LookForTalkers, Error> {
         let Arguments { service, time, top, one_in, prefix_v4, prefix_v6, .. } = self;
         let one_in = one_in.map_or_else(|| self::one_in(client), Ok)?;
-        Ok(LookForTalkers { for_ms: time.as_millis() as u64, one_in, prefix_v4, prefix_v6, most: top, service })
+        let for_ms = time.as_millis() as u64;
+        Ok(LookForTalkers { for_ms, one_in, prefix_v4, prefix_v6, most: top, service, gives_way: false })
     }
 }
 
 /// How long frames are counted to learn how many come.
 const COUNTED: Duration = Duration::from_secs(1);
 
-/// Of how many frames one is looked at, so that `TALKERS_PER_S` are.
 fn one_in(client: &Client) -> Result<u32, Error> {
     let count = || -> Result<(u64, f64), Error> {
         let status: Status = client::read(client.status()?)?;
@@ -65,12 +65,12 @@ fn one_in(client: &Client) -> Result<u32, Error> {
     thread::sleep(COUNTED);
     let (now, until) = count()?;
     let rate = now.saturating_sub(before) as f64 / (until - since).max(COUNTED.as_secs_f64() / 2.0);
-    Ok((rate / TALKERS_PER_S as f64).ceil().max(1.0) as u32)
+    Ok(LookForTalkers::one_in(rate))
 }
 
 /// A row a source, the heaviest first.
 pub fn text(talkers: &Talkers) -> String {
-    let Talkers { for_ms, one_in, looked_at, missed, sources } = talkers;
+    let Talkers { for_ms, one_in, looked_at, missed, frames: all, sources } = talkers;
     let seconds = *for_ms as f64 / 1000.0;
     let part = if *one_in == 1 { "all".to_owned() } else { format!("one in {one_in}") };
     let mut text = format!("{looked_at} frames looked at in {seconds} s, {part}\n");
@@ -80,20 +80,30 @@ pub fn text(talkers: &Talkers) -> String {
     if sources.is_empty() {
         return text + "nobody was seen";
     }
-    let all = *looked_at as f64 * f64::from(*one_in);
-    let mut table = table::new(["source", "service", "share", "frames/s", "dropped", "bit/s", "SYN/s"], 2..7);
-    for Talker { service, source, frames, dropped, bytes, syns, .. } in sources {
-        let rate = |count: u64| count as f64 / seconds;
-        table.add_row([
-            source.to_string(),
-            service.clone().unwrap_or_else(|| "(none)".to_owned()),
-            percent(*frames as f64 / all.max(1.0)),
-            si(rate(*frames)),
-            percent(*dropped as f64 / (*frames).max(1) as f64),
-            with_unit(8.0 * rate(*bytes), "bit"),
-            si(rate(*syns)),
-        ]);
+    let mut table = table::new(COLUMNS, 2..7);
+    for talker in sources {
+        table.add_row(cells(talker, *all, seconds));
     }
     let _ = write!(text, "\n{}", table.trim_fmt());
     text
+}
+
+pub const COLUMNS: [&str; 7] = ["source", "service", "share", "frames/s", "dropped", "bit/s", "SYN/s"];
+
+/// A row of these columns, of a source that so many frames of `all` came from within so many seconds.
+pub fn cells(
+    Talker { service, source, frames, dropped, bytes, syns, .. }: &Talker,
+    all: u64,
+    seconds: f64,
+) -> [String; 7] {
+    let rate = |count: u64| count as f64 / seconds;
+    [
+        source.to_string(),
+        service.clone().unwrap_or_else(|| "(none)".to_owned()),
+        percent(*frames as f64 / all.max(1) as f64),
+        si(rate(*frames)),
+        percent(*dropped as f64 / (*frames).max(1) as f64),
+        with_unit(8.0 * rate(*bytes), "bit"),
+        si(rate(*syns)),
+    ]
 }

@@ -28,4 +28,15 @@ mod tests {
         let outputs: Vec<u64> = (1..=3).map(|step| mix(1_234_567 + STEP.wrapping_mul(step))).collect();
         assert_eq!(outputs, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
+
+    /// Regions are equal, and one behind the other; slots are such regions.
+    #[test]
+    fn a_number_is_in_the_region_where_it_lies() {
+        for (number, region) in
+            [(0, 0), (u64::MAX / 4, 0), (u64::MAX / 3 + (1 << 33), 1), (u64::MAX / 2, 1), (u64::MAX, 2)]
+        {
+            assert_eq!(scale(number, 3), region, "{number:#x}");
+            assert_eq!(u64::from(crate::hash::slot(number, 3)), region, "{number:#x}");
+        }
+    }
 }

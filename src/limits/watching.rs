@@ -43,5 +43,17 @@ pub const TALKERS_PREFIX_V6: u8 = 64;
 /// Frames that are looked at in a second, unless it is told otherwise.
 pub const TALKERS_PER_S: u64 = 20_000;
 
+/// `ctl top` and the page: one look for all that show it, so often and for so long, while somebody does.
+pub const TALKERS_VIEW_EVERY: Duration = Duration::from_secs(5);
+pub const TALKERS_VIEW_FOR: Duration = Duration::from_secs(1);
+
+/// What is older than that is not shown any more.
+pub const TALKERS_VIEW_MOST: Duration = Duration::from_secs(15);
+
+/// Sources that they show, of all services together.
+pub const TALKERS_VIEW_SHOWN: usize = 20;
+
+const _: () = assert!(TALKERS_VIEW_FOR.as_millis() * 2 < TALKERS_VIEW_EVERY.as_millis());
+
 /// Frames that one trace notes.
 pub const TRACED_FRAMES: usize = 1024;

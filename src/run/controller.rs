@@ -431,10 +431,7 @@ impl Controller<'_> {
         if watch_ms == 0 {
             return drop(to.send(Answer::Trace(trace)));
         }
-        if let Err(error) = self.engine.can_watch() {
-            return drop(to.send(Answer::Refused { error }));
-        }
-        if let Err(error) = tasks.can_watch() {
+        if let Err(error) = self.may_watch(membership, tasks) {
             return drop(to.send(Answer::Refused { error }));
         }
         let time = Duration::from_millis(watch_ms);
@@ -469,8 +466,7 @@ impl Tasks {
 
 impl Controller<'_> {
     fn capture(&mut self, membership: &mut Membership, asked: Capture, to: oneshot::Sender<Answer>, tasks: &mut Tasks) {
-        let begun = self.engine.can_watch().and_then(|()| tasks.can_watch());
-        let answer = match begun.and_then(|()| Capturing::begin(asked, membership)) {
+        let answer = match self.may_watch(membership, tasks).and_then(|()| Capturing::begin(asked, membership)) {
             Ok((capturing, answer)) => {
                 membership.set_watch(Some(Arc::clone(&capturing.watch)));
                 self.engine.publish(membership, Update::Table);

@@ -24,6 +24,7 @@ pub struct Looking {
     /// Frames to cluster addresses, and those of them to the service that was asked for.
     taken: u64,
     looked_at: u64,
+    began: Instant,
     /// When frames are fetched next, and for the last time.
     pub next: Instant,
     end: Instant,
@@ -39,9 +40,8 @@ impl Controller<'_> {
         to: oneshot::Sender<Answer>,
         tasks: &mut Tasks,
     ) {
-        let may =
-            self.engine.can_watch().and_then(|()| tasks.can_watch()).and_then(|()| check(&asked, membership.plan()));
-        if let Err(error) = may {
+        let may = check(&asked, membership.plan());
+        if let Err(error) = may.and_then(|()| self.may_watch(membership, tasks)) {
             return drop(to.send(Answer::Refused { error }));
         }
         let looking = Looking::new(asked, to);
@@ -59,6 +59,11 @@ impl Controller<'_> {
             looking.next = (Instant::now() + CAPTURE_EVERY).min(looking.end);
             return;
         }
+        self.end_look(membership, tasks);
+    }
+
+    /// Answers with what was counted until now.
+    fn end_look(&mut self, membership: &mut Membership, tasks: &mut Tasks) {
         membership.set_watch(None);
         self.engine.publish(membership, Update::Table);
         if let Some(done) = tasks.looking.take() {
@@ -66,10 +71,22 @@ impl Controller<'_> {
             let _ = done.to.send(Answer::Talkers(talkers));
         }
     }
+
+    /// Has those who only look on give way.
+    ///
+    /// # Errors
+    /// Frames cannot be watched here, or somebody does already.
+    pub(super) fn may_watch(&mut self, membership: &mut Membership, tasks: &mut Tasks) -> Result<(), String> {
+        self.engine.can_watch()?;
+        if tasks.looking.as_ref().is_some_and(|looking| looking.asked.gives_way) {
+            self.end_look(membership, tasks);
+        }
+        tasks.can_watch()
+    }
 }
 
 fn check(asked: &LookForTalkers, plan: &Plan) -> Result<(), String> {
-    let LookForTalkers { for_ms, one_in, prefix_v4, prefix_v6, most, service } = asked;
+    let LookForTalkers { for_ms, one_in, prefix_v4, prefix_v6, most, service, .. } = asked;
     if *for_ms == 0 || Duration::from_millis(*for_ms) > TRACE_MOST {
         return Err(format!("talkers are looked for in 1 ms to {} s, not in {for_ms} ms", TRACE_MOST.as_secs()));
     }
@@ -94,14 +111,16 @@ fn check(asked: &LookForTalkers, plan: &Plan) -> Result<(), String> {
 impl Looking {
     fn new(asked: LookForTalkers, to: oneshot::Sender<Answer>) -> Looking {
         let watch = Watch::capture(None, Points::RECEIVED, TALKERS_SNAP, CAPTURE_FRAMES).sampled(asked.one_in);
-        let end = Instant::now() + Duration::from_millis(asked.for_ms);
+        let began = Instant::now();
+        let end = began + Duration::from_millis(asked.for_ms);
         Looking {
             watch: Arc::new(watch),
             asked,
             sketch: SpaceSaving::new(TALKERS),
             taken: 0,
             looked_at: 0,
-            next: end.min(Instant::now() + CAPTURE_EVERY),
+            began,
+            next: end.min(began + CAPTURE_EVERY),
             end,
             to,
         }
@@ -144,6 +163,8 @@ impl Looking {
 
     fn talkers(&self) -> Talkers {
         let LookForTalkers { for_ms, one_in, most, .. } = self.asked;
+        // Less, if it gave way.
+        let for_ms = for_ms.min(self.began.elapsed().as_millis() as u64).max(1);
         let missed = self.watch.lost();
         let scale = f64::from(one_in) * (self.taken + missed) as f64 / self.taken.max(1) as f64;
         let of_all = |counted: u64| (counted as f64 * scale).round() as u64;
@@ -166,6 +187,6 @@ impl Looking {
                 syns: of_all(begins),
             });
         }
-        Talkers { for_ms, one_in, looked_at: self.looked_at, missed, sources }
+        Talkers { for_ms, one_in, looked_at: self.looked_at, missed, frames: of_all(self.looked_at), sources }
     }
 }

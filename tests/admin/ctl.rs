@@ -218,7 +218,8 @@ fn talkers_are_asked_for_as_they_are_told() {
     let mut expected = serde_json::to_value(sample::talkers()).unwrap();
     assert_eq!(talkers, expected.take());
     let service = Some("web".to_owned());
-    let wanted = LookForTalkers { for_ms: 500, one_in: 64, prefix_v4: 24, prefix_v6: 64, most: 3, service };
+    let wanted =
+        LookForTalkers { for_ms: 500, one_in: 64, prefix_v4: 24, prefix_v6: 64, most: 3, service, gives_way: false };
     assert_eq!(fake.orders()[..], [Order::Talkers(wanted)][..]);
     assert!(done(&fake, "talkers --one-in 64").contains("198.51.100.7"));
 }

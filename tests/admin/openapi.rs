@@ -97,7 +97,7 @@ fn whatever_is_asked_is_answered_as_documented() {
         "/web/services" => vec!["", "?find=web&trouble=1&page=1", "?page=0"],
         "/web/service" => vec!["?name=web", "?name=mail", "?name=web&trouble=2"],
         "/web/events" => vec!["", "?after=1", "?after=x"],
-        "/web/now" => vec!["", "?x=1"],
+        "/web/now" | "/web/talkers" => vec!["", "?x=1"],
         _ => vec![""],
     };
     for (method, path) in description.routes().into_iter().filter(|(method, _)| method == "GET") {
@@ -154,7 +154,7 @@ const ORDERS: [&str; 27] = [
     r#"{"order":"check_client","client":"198.51.100.7","service":"web","port":40000}"#,
     r#"{"order":"check_client","client":"198.51.100.7","port":40000,"to":"tcp/443"}"#,
     r#"{"order":"talkers","for_ms":1000}"#,
-    r#"{"order":"talkers","for_ms":1000,"one_in":64,"prefix_v4":24,"prefix_v6":48,"most":3,"service":"web"}"#,
+    r#"{"order":"talkers","for_ms":1000,"one_in":64,"prefix_v4":24,"prefix_v6":48,"most":3,"service":"web","gives_way":true}"#,
     r#"{"order":"capture","client":null,"service":"web","server":"web1","where":"in","snap":64,"count":2,"seconds":5}"#,
 ];
 

@@ -297,6 +297,7 @@ pub fn talkers() -> Talkers {
         one_in: 64,
         looked_at: 1000,
         missed: 0,
+        frames: 64_000,
         sources: vec![
             talker(Some("web"), "198.51.100.7", 48_000, 24_000, 640),
             talker(None, "2001:db8:0:7::/64", 8000, 8000, 0),

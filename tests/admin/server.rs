@@ -221,7 +221,8 @@ fn over_tcp_there_is_nothing_but_reading() {
             (404, "nothing is here; there are GET /metrics, /healthz, /readyz and /openapi.json\n")
         );
     }
-    let there_are = "there are POST /order, GET /status, /lookup, /metrics, /healthz, /readyz and /openapi.json\n";
+    let there_are =
+        "there are POST /order, GET /status, /lookup, /talkers, /metrics, /healthz, /readyz and /openapi.json\n";
     for (method, path, status, words) in [
         ("GET", "/order", 405, "not by this method; "),
         ("DELETE", "/status", 405, "not by this method; "),

@@ -1,6 +1,7 @@
 //! `ctl top`, drawn on terminals of every size.
 
 use crate::sample;
+use oneip::admin::order::{Heaviest, Talkers};
 use oneip::admin::status::{LatencyStatus, State, Status};
 use oneip::ctl::top::screen;
 use oneip::ctl::top::view::{View, Way};
@@ -79,7 +80,7 @@ fn a_terminal_of_80_by_24_has_everything() {
 
 
 
- q quit   p pause   ↑ ↓ PgUp PgDn scroll   ? help",
+ q quit  p pause  t sources  ↑ ↓ PgUp PgDn  ? help",
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(screen.join("\n"), expected, "{}", screen.join("\n"));
@@ -188,6 +189,55 @@ fn a_question_mark_shows_keys_and_columns_and_the_list_again() {
     view.scroll(Way::Bottom);
     assert!(view.first > 0, "on a low terminal it scrolls");
     view.help();
+    assert_eq!(drawn(&mut view, 80, 24), list);
+}
+
+#[test]
+fn who_sends_most_takes_the_place_of_the_servers() {
+    let mut view = busy();
+    let list = drawn(&mut view, 80, 24);
+    view.talkers();
+    let rows = |view: &mut View, width| drawn(view, width, 24)[6..13].join("\n").trim_end().to_owned();
+    let header = " source                    service    share frames/s  dropped      bit/s  SYN/s";
+    assert_eq!(rows(&mut view, 80).lines().take(2).collect::<Vec<_>>(), [header, " looking ..."]);
+    let heaviest = Heaviest { talkers: Some(sample::talkers()), age_s: Some(3.2), error: None };
+    view.look_at_talkers(Ok(heaviest.clone()));
+    let expected = format!(
+        "{header}
+ 198.51.100.7              web      75.00 %   24.0 k  50.00 %  19.2 Mbit    320
+ 2001:db8:0:7::/64         (none)   12.50 %   4.00 k 100.00 %  3.20 Mbit      0
+ 198.51.100.8              dns       0.10 %       32   0.00 %  25.6 kbit     32
+
+ 1000 frames looked at in 2.0 s (one in 64), 3 s ago"
+    );
+    assert_eq!(rows(&mut view, 80), expected);
+    assert!(drawn(&mut view, 80, 24)[23].contains("t servers"));
+
+    // Why a look cannot be taken stands before what was known, and a long name has the room that there is.
+    let mut talkers = sample::talkers();
+    talkers.sources[0].service = Some("web-frontend-of-the-shop".to_owned());
+    talkers.missed = 7;
+    let error = "somebody captures frames at the moment; try again when that is over";
+    view.look_at_talkers(Ok(Heaviest { talkers: Some(talkers), age_s: Some(9.0), error: Some(error.to_owned()) }));
+    let screen = rows(&mut view, 110);
+    assert!(screen.contains(error) && screen.contains(" web-frontend-of-the-shop "), "{screen}");
+    assert!(screen.contains("(one in 64, 7 missed), 9 s ago"), "{screen}");
+    assert!(rows(&mut view, 80).contains(" web…hop "), "{}", rows(&mut view, 80));
+    view.look_at_talkers(Err("nobody answers".to_owned()));
+    assert!(rows(&mut view, 80).contains("\n nobody answers"));
+    view.look_at_talkers(Ok(Heaviest {
+        talkers: Some(Talkers { sources: Vec::new(), ..sample::talkers() }),
+        ..heaviest
+    }));
+    assert!(rows(&mut view, 80).contains("\n nobody was seen\n"));
+    for width in [1, 7, 79, 200] {
+        drawn(&mut view, width, 10);
+    }
+    view.pause();
+    view.look_at_talkers(Err("nobody answers".to_owned()));
+    assert!(rows(&mut view, 80).contains("nobody was seen"), "it is paused");
+    view.pause();
+    view.talkers();
     assert_eq!(drawn(&mut view, 80, 24), list);
 }
 

@@ -1,13 +1,14 @@
-//! The page: what it is made of, what a browser is told, and what its documents say. (`tests/web` has a browser look at it.)
+//! The page: what it is made of, what a browser is told, and what its documents say. (`tests/lab` has a browser look at it.)
 
 use crate::fake::{Fake, Script, nothing};
 use crate::http::{Reply, at, unix};
 use crate::sample;
 use oneip::admin;
 use oneip::admin::finding::Grade;
+use oneip::admin::order::{Answer, LookForTalkers, Order};
 use oneip::admin::status::{ServerStatus, State, Status};
 use oneip::admin::timeline::{Kind, Told};
-use oneip::limits::{WEB_NAMED, WEB_ROWS};
+use oneip::limits::{TALKERS_VIEW_EVERY, WEB_NAMED, WEB_ROWS};
 use oneip::metrics::snapshot::Snapshot;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -257,11 +258,43 @@ fn what_happened_is_told_newest_first() {
     );
 }
 
+/// However many look on, and wherever they do.
+#[test]
+fn who_sends_most_is_looked_for_once_for_all() {
+    let fake = Fake::start();
+    let nothing = json!({"talkers": null, "age_s": null, "error": null});
+    assert_eq!(document(&fake, "/web/talkers"), nothing, "it does not wait for the look");
+    eventually(|| document(&fake, "/web/talkers")["talkers"].is_object());
+    let found = document(&fake, "/web/talkers");
+    assert_eq!(found["talkers"], serde_json::to_value(sample::talkers()).unwrap());
+    assert!(found["age_s"].as_f64().unwrap() < TALKERS_VIEW_EVERY.as_secs_f64(), "{found}");
+    assert_eq!(unix(&fake.socket, "GET", "/talkers", "").json()["talkers"], found["talkers"]);
+    let asked = Order::Talkers(LookForTalkers {
+        for_ms: 1000,
+        one_in: 1,
+        prefix_v4: 32,
+        prefix_v6: 64,
+        most: 20,
+        service: None,
+        gives_way: true,
+    });
+    assert_eq!(fake.orders(), [asked]);
+}
+
+#[test]
+fn why_nobody_could_look_is_said_beside_what_was_known() {
+    let answer = |_: &Order| Some(Answer::Refused { error: "somebody captures frames at the moment".to_owned() });
+    let fake = Fake::with(Script { answer, ..Script::default() });
+    eventually(|| document(&fake, "/web/talkers")["error"] == "somebody captures frames at the moment");
+    assert_eq!(document(&fake, "/web/talkers")["talkers"], Value::Null);
+}
+
 #[test]
 fn a_query_that_is_wrong_is_refused() {
     let fake = Fake::start();
     for (path, said) in [
         ("/web/now?x=1", "unknown parameter `x`; there are none here"),
+        ("/web/talkers?page=1", "unknown parameter `page`; there are none here"),
         ("/web/services?name=web", "unknown parameter `name`; there are find, trouble, page"),
         ("/web/service?name=web&trouble=yes", "`trouble` is 0 or 1, not \"yes\""),
         ("/web/events?after=x", "`after` is the number of an event, not \"x\""),

@@ -65,7 +65,19 @@ fn wrong_usage_exits_2_and_says_what_is_wrong() {
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments}: {err}");
         assert!(err.starts_with("error: ") && err.contains(word), "{arguments}: {err}");
     }
-    for script in ["audit.sh", "bench.sh", "fuzz.sh", "guest.sh", "setup.sh", "soak.sh", "test.sh"] {
+    for script in [
+        "audit.sh",
+        "bench.sh",
+        "core.sh",
+        "fuzz.sh",
+        "guest.sh",
+        "miri.sh",
+        "mutants.sh",
+        "sanitize.sh",
+        "setup.sh",
+        "soak.sh",
+        "test.sh",
+    ] {
         let help = Command::new(root().join("scripts").join(script)).arg("--help").output().expect("bash is there");
         let (code, out, err) = texts(&help);
         assert!(code == Some(0) && out.contains("usage: scripts/") && err.is_empty(), "{script}: {out}{err}");
@@ -90,6 +102,17 @@ fn a_dry_run_prints_the_commands_and_runs_none() {
         assert!(out.contains(command), "{command} is not in:\n{out}");
     }
     assert!(!Path::new("/run/netns/benchtest-oneip").exists() && !Path::new("/nowhere").exists());
+    let (code, out, err) = texts(&bench("--dry-run --no-build --parts flood --duts oneip --out /nowhere"));
+    assert_eq!(code, Some(0), "{err}");
+    for command in [
+        "ONEIP_LAB=benchtest-flood",
+        "scripts/lab.sh up --engine xdp",
+        " --port udp/9 --clients 1000000",
+        "dear.py lan0",
+    ] {
+        assert!(out.contains(command), "{command} is not in:\n{out}");
+    }
+    assert!(!Path::new("/run/netns/benchtest-flood-lan").exists());
 }
 
 #[test]

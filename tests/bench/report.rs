@@ -51,6 +51,11 @@ fn run(oneip: u32, kernel: &str) -> TempDir {
     write("memory.csv", "services,servers,rss_kib\n1,3,40960\n256,3,302080\n256,64,317696\n");
     write("cost.csv", "scenario,stage,value\nipv4,receive,1\nipv4,turn,13.25\nipv4,floor,3.5\n");
     write("loss.csv", "dut,load,sent_pps,received_pps\noneip,200,1000000,500000\n");
+    write(
+        "flood.csv",
+        "engine,limits,flood,pps,gets,answered,p50_us,p99_us,download\nxdp,off,none,0,1000,1000,1200,3400,whole\n\
+         xdp,on,syn_random,140250,1000,998,1500,10200,broken\n",
+    );
     fs::create_dir(folder.path().join("hlog")).unwrap();
     write_log(&folder.path().join("hlog/oneip-50.hlog"));
     folder
@@ -99,6 +104,8 @@ fn the_page_says_what_was_measured_and_who_won() {
         "| oneip | 1000 | 500 | 50.0 % |",
         "A service: 1024 KiB. A server: 1.0 KiB.",
         "| ipv4 | 1.0 | - | - | - | - | 13.2 | 3.5 |",
+        "| xdp | off | none | 0.0 | 1000 of 1000 | 1.2 | 3.4 | whole |",
+        "| xdp | on | syn_random | 140 | 998 of 1000 | 1.5 | 10.2 | broken |",
         "- **oneip**: it polls",
         "![latency-50](latency-50.svg)",
     ] {

@@ -6,6 +6,7 @@ use crate::failover::checked;
 use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, say, succeed, url};
 use crate::restart::browse;
 use crate::stop::Stop;
+use oneip::limits::{TALKERS_VIEW_EVERY, TALKERS_VIEW_FOR};
 use serde_json::Value;
 use std::fs;
 use std::process::Stdio;
@@ -277,8 +278,22 @@ fn who_sends_most_is_shown() {
     let Some(lab) = &Lab::up(&[]) else { return };
     let few = clients(0)[..2].to_vec();
     let dispatcher = Dispatcher::start(lab, &[]);
+    // Somebody looks on, as `ctl top` does, and gives way to an order.
+    let look = || -> Value {
+        let socket = lab.file("oneip.sock");
+        let mut curl = lab.command("dispatcher", "curl");
+        let text = succeed(curl.args(["-sS", "--unix-socket"]).arg(socket).arg("http://oneip/talkers"));
+        serde_json::from_str(&text).unwrap()
+    };
+    eventually("who sends most is known to who looks on", || {
+        lab.fetch(0, &few[1..]);
+        look()["talkers"]["sources"][0]["source"] == few[1].as_str()
+    });
+    thread::sleep(TALKERS_VIEW_EVERY);
+    look();
+    thread::sleep(TALKERS_VIEW_FOR * 3 / 2);
     let talkers: Value = thread::scope(|scope| {
-        let talkers = scope.spawn(|| lab.ctl(&["talkers", "--for", "4", "--json"]));
+        let talkers = scope.spawn(|| lab.ctl(&["talkers", "--for", "4", "--one-in", "1", "--json"]));
         while !talkers.is_finished() {
             for client in [&few[0], &few[0], &few[0], &few[1]] {
                 lab.fetch(0, std::slice::from_ref(client));
@@ -296,6 +311,8 @@ fn who_sends_most_is_shown() {
         "{talkers}"
     );
     assert_eq!((number(0, "dropped"), &talkers["missed"]), (0, &0.into()));
+    let ended = look();
+    assert!(ended["error"].is_null() && ended["talkers"]["for_ms"].as_u64().unwrap() < 1000, "it gave way: {ended}");
     let refused = lab.ctl_refused(&["talkers", "--service", "wbe"]);
     assert!(refused.contains("there is no service wbe; there are web"), "{refused}");
     dispatcher.stop();

@@ -91,6 +91,15 @@ fn a_browser_shows_the_page_on_a_phone_and_in_the_dark_and_through_a_restart() {
     browser.wait_for("servers", "■ down");
     browser.wait_for("latency", "Since the start");
 
+    // Nobody looks at frames before somebody wants to see who sends most.
+    assert_eq!(browser.text("talkers"), "");
+    browser.value("document.getElementById('talkers-title').click()");
+    eventually("who sends most is shown", || {
+        lab.fetch(0, &clients(0)[..4]);
+        browser.text("talkers").contains(&clients(0)[0])
+    });
+    browser.wait_for("talkers-caption", "frames looked at in 1.0 s (all)");
+
     // What somebody has under the cursor, or selected, stays while figures change.
     browser.value("document.getElementById('find').focus(); window.row = document.querySelector('#services tr')");
     let frames = browser.text("process");

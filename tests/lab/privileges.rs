@@ -1,10 +1,13 @@
 //! What a dispatcher that runs may still do, as the kernel tells it.
 
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, run};
 use crate::failover::checked;
 use crate::network::{Lab, XDP, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Command;
 
 /// `CAP_NET_ADMIN` and `CAP_BPF`, include/uapi/linux/capability.h.
 const KEPT: u64 = 1 << 12 | 1 << 39;
@@ -79,4 +82,37 @@ fn nothing_is_written_but_where_the_configuration_says() {
         true
     });
     dispatcher.stop();
+}
+
+/// Neither a core dump nor anything that others may read shows the hash key.
+#[test]
+fn the_hash_key_is_shown_nowhere() {
+    let Some(lab) = Lab::up(&XDP) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let unlimited = |command: &mut Command| {
+        let mut limited = Command::new("prlimit");
+        limited.arg("--core=unlimited").arg(command.get_program()).args(command.get_args());
+        limited.current_dir(folder.path());
+        limited
+    };
+    let text = fs::read_to_string(lab.config()).unwrap();
+    let key = text.lines().find_map(|line| line.strip_prefix("hash_key = ")).unwrap().trim_matches('"').to_owned();
+    let dispatcher = Dispatcher::start_by(&lab, unlimited(&mut run(&lab, &lab.config())), &[]);
+    let process = format!("/proc/{}", dispatcher.child().id());
+    for shown in ["cmdline", "environ", "comm"] {
+        let shown = fs::read(format!("{process}/{shown}")).unwrap();
+        assert!(!String::from_utf8_lossy(&shown).contains(&key));
+    }
+    for asked in [&["status", "--json"][..], &["diff"], &["denied"]] {
+        assert!(!lab.ctl(asked).contains(&key), "{asked:?}");
+    }
+    assert!(!dispatcher.said().contains(&key));
+    let ended = dispatcher.crash(Signal::ABORT);
+    assert!(ended.signal() == Some(Signal::ABORT.as_raw()) && !ended.core_dumped(), "{ended}");
+    // Another process is dumped, where this host does that at all.
+    let mut other = unlimited(Command::new("sleep").arg("60")).spawn().unwrap();
+    kill_process(Pid::from_child(&other), Signal::ABORT).unwrap();
+    if !other.wait().unwrap().core_dumped() {
+        println!("SKIPPED: this host dumps no cores");
+    }
 }

@@ -3,10 +3,13 @@
 //!
 //! - `traffic`: the clients, and what becomes of their connections
 //! - `model`: which of them may break
+//! - `growth`: what the processes and the kernel hold, which may not grow
+//! - `clock`: a wall clock that jumps
 //! - `trouble`: what is done to the network, in the order that the seed gives
 //!
 //! A short one runs with the other tests. `scripts/soak.sh` runs a long one: `SOAK_SECONDS` and `SOAK_SEED` in the environment.
 
+mod clock;
 // What the lab's tests have and these do not need.
 #[allow(dead_code)]
 #[path = "../lab/dispatcher.rs"]
@@ -14,6 +17,7 @@ mod dispatcher;
 #[allow(dead_code)]
 #[path = "../lab/filters.rs"]
 mod filters;
+mod growth;
 mod model;
 #[allow(dead_code)]
 #[path = "../lab/network.rs"]
@@ -23,20 +27,24 @@ mod stop;
 mod traffic;
 mod trouble;
 
-use dispatcher::Dispatcher;
 use model::Model;
 use network::{HEALTH, Lab, eventually, say, with_health};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::env;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 use stop::Stop;
 use traffic::Traffic;
-use trouble::{Broadcast, Dispatched, Trouble};
+use trouble::{Broadcast, DISK, Dispatched, Trouble};
 
 /// Long downloads at any time, and clients that fetch a page again and again.
 const DOWNLOADS: usize = 40;
 const BROWSERS: usize = 10;
+
+/// From then on, in seconds, nothing may grow.
+const GROWN: u64 = 600;
 
 fn setting(name: &str, otherwise: u64) -> u64 {
     env::var(name)
@@ -56,13 +64,24 @@ fn soak(lab: &Lab, mut trouble: impl Trouble) {
         (0..DOWNLOADS).for_each(|n| drop(scope.spawn(move || traffic.download(n))));
         (0..BROWSERS).for_each(|n| drop(scope.spawn(move || traffic.browse(DOWNLOADS + n))));
         eventually("downloads run", || model.live() >= DOWNLOADS);
-        let end = Instant::now() + Duration::from_secs(seconds);
+        let begin = Instant::now();
+        let (end, grown) =
+            (begin + Duration::from_secs(seconds), begin + Duration::from_secs((seconds / 4).min(GROWN)));
+        let mut held = None;
         while Instant::now() < end && model.failures().is_empty() {
             trouble.strike(&mut draw, model);
+            if held.is_none() && Instant::now() >= grown {
+                held = Some(trouble.held());
+            }
             // What was broken shows itself.
             thread::sleep(Duration::from_millis(draw.u64(1000..3000)));
         }
-        let failures = model.failures();
+        let mut failures = model.failures();
+        if let Some(held) = held {
+            let now = trouble.held();
+            say(&format!("soak: held {held}\n      in the end {now}"));
+            failures.extend(now.beyond(&held));
+        }
         drop(when_done);
         failures
     });
@@ -78,12 +97,36 @@ fn configure(lab: &Lab) {
     std::fs::write(lab.config(), with_health(head, HEALTH)).unwrap();
 }
 
+/// A small one, for the state file alone.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn under(lab: &Lab) -> Disk {
+        let folder = lab.file(DISK);
+        std::fs::create_dir_all(&folder).unwrap();
+        mount(Some("disk"), &folder, Some("tmpfs"), MsFlags::empty(), Some("size=256k")).unwrap();
+        let text = std::fs::read_to_string(lab.config()).unwrap();
+        let of = |line: &str| match line.strip_prefix("state = ") {
+            Some(_) => format!("state = \"{}\"", folder.join("state.json").display()),
+            None => line.to_owned(),
+        };
+        std::fs::write(lab.config(), text.lines().map(of).collect::<Vec<_>>().join("\n")).unwrap();
+        Disk(folder)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
 #[test]
 fn a_dispatcher_and_its_servers_in_trouble() {
     let Some(lab) = Lab::up(&[]) else { return };
     configure(&lab);
-    let dispatcher = Dispatcher::start(&lab, &[]);
-    soak(&lab, Dispatched::new(&lab, dispatcher));
+    let _disk = Disk::under(&lab);
+    soak(&lab, Dispatched::start(&lab));
 }
 
 #[test]

@@ -27,6 +27,8 @@ struct Outage {
 #[derive(Default)]
 struct State {
     live: HashMap<usize, Live>,
+    /// Which server had the last connection of a client's port.
+    last: HashMap<(String, u16), String>,
     next: usize,
     outages: Vec<Outage>,
     failures: Vec<String>,
@@ -85,9 +87,14 @@ impl Model {
             state.next += 1;
             state.begun += 1;
             let (client, server) = (client.to_owned(), server.to_owned());
+            state.last.insert((client.clone(), port), server.clone());
             state.live.insert(state.next, Live { client, port, server, begun: now, excuse });
             state.next
         })
+    }
+
+    pub fn last_of(&self, client: &str, port: u16) -> Option<String> {
+        self.with(|state| state.last.get(&(client.to_owned(), port)).cloned())
     }
 
     /// It ended as it should.

@@ -88,26 +88,30 @@ impl Traffic<'_> {
     fn ask(&self, client: &str, family: usize, path: &str) -> Option<(TcpStream, usize, Vec<u8>)> {
         let _beginning = self.model.beginning();
         let begun = Instant::now();
-        match self.try_ask(client, family, path) {
+        let mut port = 0;
+        match self.try_ask(client, family, path, &mut port) {
             Ok((stream, Answer { server, body })) => {
-                let port = stream.local_addr().unwrap().port();
                 let id = self.model.begin(client, port, &server);
                 Some((stream, id, body))
             }
             Err(_) if self.is_over() => None,
             Err(error) => {
-                self.model.refuse(client, begun, &self.meant(client), &error.to_string());
+                // A connection from the same port may be remembered: its SYN goes where that one was.
+                let meant = self.meant(client).into_iter().chain(self.model.last_of(client, port)).collect::<Vec<_>>();
+                self.model.refuse(client, begun, &meant, &error.to_string());
                 None
             }
         }
     }
 
-    fn try_ask(&self, client: &str, family: usize, path: &str) -> io::Result<(TcpStream, Answer)> {
+    /// `port` is the client's, as soon as it is known.
+    fn try_ask(&self, client: &str, family: usize, path: &str, port: &mut u16) -> io::Result<(TcpStream, Answer)> {
         let from: IpAddr = client.parse().unwrap();
         let to: IpAddr = CLUSTER[family].parse().unwrap();
         let socket =
             self.lab.inside("client", || Socket::new(Domain::for_address((from, 0).into()), Type::STREAM, None))?;
         socket.bind(&SockAddr::from(SocketAddr::from((from, 0))))?;
+        *port = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
         socket.connect_timeout(&SockAddr::from(SocketAddr::from((to, 80))), CONNECT)?;
         let mut stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(READ))?;

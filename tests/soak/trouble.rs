@@ -1,7 +1,9 @@
 //! What is done to the network, one thing after the other, as the seed draws it.
 
+use crate::clock::Clock;
 use crate::dispatcher::{Dispatcher, run};
 use crate::filters::{Filter, publish};
+use crate::growth::Held;
 use crate::model::{Live, Model};
 use crate::network::{CLUSTER, Lab, SERVERS, WEB, eventually, lookup, succeed};
 use etherparse::PacketBuilder;
@@ -10,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fs;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread;
@@ -18,9 +21,15 @@ use std::time::{Duration, Instant};
 /// A server that flaps is held down for up to 160 s.
 const LONG: Duration = Duration::from_secs(240);
 
+/// The folder of the state file, in the lab's: a disk of its own.
+pub const DISK: &str = "disk";
+
 pub trait Trouble {
     /// One event, from its beginning to when all is as before.
     fn strike(&mut self, draw: &mut Rng, model: &Model);
+
+    /// What the processes hold, and the kernel for them.
+    fn held(&self) -> Held;
 
     /// What the processes have said.
     fn said(&self) -> String;
@@ -57,6 +66,23 @@ impl Lab {
         let servers = |service: &Value| service["servers"].as_array().cloned().unwrap_or_default();
         statuses.len() == self.sockets().len()
             && statuses.iter().all(|status| services(status).iter().flat_map(servers).all(|server| good(&server)))
+    }
+
+    /// What the kernel holds in a host's network by our name, and the files of the lab.
+    fn held(&self, host: &str) -> Held {
+        let lines = |arguments: &str| self.ip(host, arguments).lines().count() as u64;
+        let ours = |family: &str, what: &str| {
+            let said = self.ip(host, &format!("{family} {what}"));
+            said.lines().filter(|line| line.contains("proto 111")).count() as u64
+        };
+        let files = |folder: PathBuf| fs::read_dir(folder).map_or(0, |entries| entries.count() as u64);
+        Held {
+            rules: ours("-4", "rule") + ours("-6", "rule"),
+            routes: ours("-4", "route show table all") + ours("-6", "route show table all"),
+            interfaces: lines("-o link"),
+            files: files(self.file("")) + files(self.file("bpf")),
+            ..Held::default()
+        }
     }
 
     fn settle(&self) {
@@ -195,12 +221,21 @@ pub struct Dispatched<'l> {
     lab: &'l Lab,
     dispatcher: Option<Dispatcher<'l>>,
     config: String,
+    clock: Clock,
 }
 
 impl<'l> Dispatched<'l> {
-    pub fn new(lab: &'l Lab, dispatcher: Dispatcher<'l>) -> Dispatched<'l> {
+    pub fn start(lab: &'l Lab) -> Dispatched<'l> {
         let config = fs::read_to_string(lab.config()).unwrap();
-        Dispatched { lab, dispatcher: Some(dispatcher), config }
+        let mut dispatched = Dispatched { lab, dispatcher: None, config, clock: Clock::make(&lab.file("")) };
+        dispatched.run();
+        dispatched
+    }
+
+    fn run(&mut self) {
+        let mut command = run(self.lab, &self.lab.config());
+        self.clock.give(&mut command);
+        self.dispatcher = Some(Dispatcher::start_by(self.lab, command, &[]));
     }
 
     /// Ends the process, and starts another one. It does not know which connections were begun during a change that is open; which
@@ -229,7 +264,23 @@ impl<'l> Dispatched<'l> {
         }
         drop(nobody_begins);
         thread::sleep(pause);
-        self.dispatcher = Some(Dispatcher::start(self.lab, &[]));
+        self.run();
+    }
+
+    /// The wall clock jumps, and jumps back. By what it says orders are remembered, and nothing else goes by it.
+    fn jump_clock(&mut self, draw: &mut Rng, model: &Model) {
+        const DAY: i64 = 86_400;
+        let seconds = draw.choice([-400 * DAY, -DAY, -3600, -90, 90, 3600, DAY, 400 * DAY]).expect("one of them");
+        model.note(&format!("the wall clock jumps by {seconds} s"));
+        self.clock.set(seconds);
+        if draw.bool() {
+            self.restart(draw.bool(), Duration::ZERO, model);
+        }
+        thread::sleep(while_(draw));
+        self.lab.settle();
+        model.note("the wall clock jumps back");
+        self.clock.set(0);
+        thread::sleep(while_(draw));
     }
 
     /// Another program changes what the probes go by.
@@ -257,6 +308,23 @@ impl<'l> Dispatched<'l> {
         self.lab.order_all(&["reload"]);
     }
 
+    /// The disk of the state file is full for a while: an order is refused, and nothing of it counts.
+    fn fill_disk(&self, draw: &mut Rng, model: &Model) {
+        let server = server(draw);
+        model.note(&format!("the disk is full, and {server} is to be drained"));
+        let filler = self.lab.file(DISK).join("filler");
+        let mut file = fs::File::create(&filler).unwrap();
+        while file.write_all(&[7; 512]).is_ok() {}
+        let mut ctl = self.lab.command("lan", env!("CARGO_BIN_EXE_oneip"));
+        ctl.args(["ctl", "--socket"]).arg(self.lab.file("oneip.sock")).args(["drain", server]);
+        let refused = ctl.output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("cannot be written: No space left"), "{said}");
+        assert!(self.lab.all_up(), "an order that was refused counts");
+        thread::sleep(while_(draw));
+        fs::remove_file(&filler).unwrap();
+    }
+
     /// A second process for the same interface, which is refused and touches nothing.
     fn start_a_second(&self, model: &Model) {
         model.note("a second dispatcher is started");
@@ -279,7 +347,7 @@ impl<'l> Dispatched<'l> {
 impl Trouble for Dispatched<'_> {
     fn strike(&mut self, draw: &mut Rng, model: &Model) {
         let lab = self.lab;
-        match draw.u8(..15) {
+        match draw.u8(..17) {
             0 | 1 => {
                 let (by, time) = (cut(draw), while_(draw));
                 model.note(&format!("the dispatcher loses its {by:?} for {time:?}"));
@@ -319,9 +387,16 @@ impl Trouble for Dispatched<'_> {
                 thread::sleep(while_(draw));
                 self.reload(&self.config);
             }
+            14 => self.fill_disk(draw, model),
+            15 => self.jump_clock(draw, model),
             _ => lab.spoof(&model.all(), draw.fork(), model),
         }
         lab.settle();
+    }
+
+    fn held(&self) -> Held {
+        let pid = self.dispatcher.as_ref().expect("it runs").child().id();
+        Held::by(pid) + self.lab.held("dispatcher")
     }
 
     fn said(&self) -> String {
@@ -406,6 +481,14 @@ impl Trouble for Broadcast<'_> {
             _ => lab.spoof(&model.all(), draw.fork(), model),
         }
         lab.settle();
+    }
+
+    fn held(&self) -> Held {
+        let of = |filter: &Filter| {
+            let pid = filter.status()["pid"].as_u64().expect("a process");
+            Held::by(pid as u32) + self.lab.held(filter.server)
+        };
+        self.filters.iter().map(of).fold(Held::default(), |sum, held| sum + held)
     }
 
     fn said(&self) -> String {

@@ -54,6 +54,7 @@ pub fn routes(backend: Backend, minute: Minute) -> Router {
         .route("/web/services", get(services))
         .route("/web/service", get(service))
         .route("/web/events", get(events))
+        .route("/web/talkers", get(talkers))
         .with_state(Source { backend, minute });
     for (path, kind, text) in FILES {
         routes = routes.route(path, get(move || async move { ([(header::CONTENT_TYPE, kind)], text) }));
@@ -92,6 +93,13 @@ async fn events(State(source): State<Source>, RawQuery(query): RawQuery) -> Resp
     let new =
         |_: &Observed, source: &Source, asked: &Asked| Ok(documents::events(source.backend.timeline(), asked.after));
     source.answer(query, &["after"], new).await
+}
+
+async fn talkers(State(source): State<Source>, RawQuery(query): RawQuery) -> Response {
+    match Asked::parse(&query.unwrap_or_default(), &[]) {
+        Ok(_) => json(StatusCode::OK, &source.backend.heaviest()),
+        Err(error) => refused(StatusCode::BAD_REQUEST, error),
+    }
 }
 
 /// What is wrong with a request.

@@ -307,6 +307,24 @@ function showLatency(latency) {
   percentiles);
 }
 
+// Of the last look, which all who show it share. It is taken only while somebody does.
+function showTalkers(heaviest) {
+  if (!heaviest) return;
+  const { talkers, age_s: age, error } = heaviest;
+  const part = !talkers ? "" : talkers.one_in === 1 ? "all" : `one in ${whole.format(talkers.one_in)}`;
+  const missed = talkers?.missed ? `, ${whole.format(talkers.missed)} missed` : "";
+  put("talkers-caption", error ? [grade("warn", error), ". "] : "", talkers
+    ? `Of ${plural(talkers.looked_at, "frame")} looked at in ${(talkers.for_ms / 1000).toFixed(1)} s (${part}${missed}), ${duration(age)} ago. Sources may be forged.`
+    : error ? "" : "Looking …");
+  const seconds = (talkers?.for_ms ?? 1000) / 1000;
+  const rows = (talkers?.sources ?? []).map((source) => el("tr", { "data-key": `${source.source} ${source.service}` },
+    cell("Source", source.source, "name"), cell("Service", source.service ?? el("span", { class: "dim" }, "none")),
+    cell("Share", percent(source.frames / Math.max(talkers.frames, 1)), "n"), cell("Frames/s", rate(source.frames / seconds), "n"),
+    cell("Dropped", percent(source.dropped / Math.max(source.frames, 1)), "n"),
+    cell("Bit/s", rate((8 * source.bytes) / seconds), "n"), cell("SYN/s", rate(source.syns / seconds), "n")));
+  put("talkers", rows.length || !talkers ? rows : el("tr", {}, el("td", { colspan: 7, class: "empty wide" }, "Nobody was seen.")));
+}
+
 const KINDS = { people: ["order", "reload"], servers: ["server", "neighbour", "check"], host: ["start", "link", "announce", "check"] };
 
 function showEvents() {
@@ -354,8 +372,9 @@ function noteProcess(now) {
 
 async function look() {
   const open = state.open;
-  const [now, services, detail] = await Promise.all([
-    ask("now"), ask("services", wanted("", state.page)), open === null ? null : ask("service", { name: open, ...wanted("server-", state.serverPage) })]);
+  const [now, services, detail, heaviest] = await Promise.all([
+    ask("now"), ask("services", wanted("", state.page)), open === null ? null : ask("service", { name: open, ...wanted("server-", state.serverPage) }),
+    byId("talkers-section").open ? ask("talkers") : null]);
   noteProcess(now);
   if (now.last_event !== state.last) {
     const told = await ask("events", { after: Math.max(0, state.last) });
@@ -373,6 +392,7 @@ async function look() {
   showCharts(now);
   showDrops(now);
   showServices(services);
+  showTalkers(heaviest);
   if (open === state.open) {
     state.missing = detail ? null : open;
     showService(detail);
@@ -413,6 +433,7 @@ for (const id of ["server-find", "server-trouble"]) byId(id).addEventListener("i
 for (const id of ["filter", "server-filter"]) byId(id).addEventListener("submit", (event) => event.preventDefault());
 byId("close").addEventListener("click", (event) => { event.preventDefault(); history.replaceState(null, "", location.pathname); open(); });
 byId("kind").addEventListener("input", () => { state.shown = SHOWN_EVENTS; showEvents(); });
+byId("talkers-section").addEventListener("toggle", refresh);
 byId("older").addEventListener("click", () => { state.shown += OLDER_EVENTS; showEvents(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
 addEventListener("hashchange", open);

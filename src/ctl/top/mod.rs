@@ -4,15 +4,19 @@
 //! this one reads keys and draws.
 
 pub mod screen;
+mod talkers;
 pub mod view;
 
 use super::client::{self, Client};
+use crate::admin::order::Heaviest;
 use crate::admin::status::Status;
 use crate::error::Failure;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
@@ -26,6 +30,8 @@ const BLINK: Duration = Duration::from_millis(50);
 enum Told {
     /// How things are, or why that is not known; and when that was.
     Look(Result<Box<Status>, String>, Instant),
+    /// Who sends most.
+    Talkers(Result<Heaviest, String>),
     /// A signal ends it.
     End,
 }
@@ -41,9 +47,10 @@ pub fn run(client: Client, interval: Duration) -> Result<(), Failure> {
     let first = look(&client)?;
     let view = View::new(*first, Instant::now());
     let (tell, told) = bounded(4);
+    let talkers = Arc::new(AtomicBool::new(false));
     thread::Builder::new().name("oneip-top-look".into()).spawn({
-        let tell = tell.clone();
-        move || keep_looking(&client, interval, &tell)
+        let (tell, talkers) = (tell.clone(), Arc::clone(&talkers));
+        move || keep_looking(&client, interval, &talkers, &tell)
     })?;
     // From here on a signal ends the loop below, and the terminal is given back.
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -62,7 +69,7 @@ pub fn run(client: Client, interval: Duration) -> Result<(), Failure> {
     })?;
     // A panic gives the terminal back too.
     let mut terminal = ratatui::try_init()?;
-    let ended = watch(&mut terminal, view, &told);
+    let ended = watch(&mut terminal, view, &talkers, &told);
     ratatui::try_restore()?;
     ended
 }
@@ -71,19 +78,30 @@ fn look(client: &Client) -> Result<Box<Status>, client::Error> {
     client::read(client.status()?)
 }
 
-fn keep_looking(client: &Client, interval: Duration, tell: &Sender<Told>) {
+/// Who sends most is asked for while it is shown, and at no other time.
+fn keep_looking(client: &Client, interval: Duration, talkers: &AtomicBool, tell: &Sender<Told>) {
     let mut due = Instant::now();
     loop {
         due = (due + interval).max(Instant::now());
         thread::sleep(due - Instant::now());
-        let look = look(client).map_err(|error| error.to_string());
-        if tell.send(Told::Look(look, Instant::now())).is_err() {
+        let status = look(client).map_err(|error| error.to_string());
+        let mut looks = vec![Told::Look(status, Instant::now())];
+        if talkers.load(Ordering::Relaxed) {
+            let talkers = client.talkers().and_then(client::read);
+            looks.push(Told::Talkers(talkers.map_err(|error| error.to_string())));
+        }
+        if looks.into_iter().any(|look| tell.send(look).is_err()) {
             return;
         }
     }
 }
 
-fn watch(terminal: &mut DefaultTerminal, mut view: View, told: &Receiver<Told>) -> Result<(), Failure> {
+fn watch(
+    terminal: &mut DefaultTerminal,
+    mut view: View,
+    talkers: &AtomicBool,
+    told: &Receiver<Told>,
+) -> Result<(), Failure> {
     let mut changed = true;
     loop {
         if changed {
@@ -97,12 +115,17 @@ fn watch(terminal: &mut DefaultTerminal, mut view: View, told: &Receiver<Told>) 
                 Some(Command::Help) => view.help(),
                 Some(Command::Scroll(way)) => view.scroll(way),
                 Some(Command::Pause) => view.pause(),
+                Some(Command::Talkers) => {
+                    view.talkers();
+                    talkers.store(view.talkers, Ordering::Relaxed);
+                }
                 None => {}
             }
         }
         loop {
             match told.try_recv() {
                 Ok(Told::Look(look, at)) => view.look(look.map(|status| *status), at),
+                Ok(Told::Talkers(look)) => view.look_at_talkers(look),
                 Ok(Told::End) => return Ok(()),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return Err("the threads that look have ended".into()),
@@ -119,6 +142,8 @@ enum Command {
     Help,
     Scroll(view::Way),
     Pause,
+    /// Who sends most, or the servers.
+    Talkers,
 }
 
 fn command(KeyEvent { code, modifiers, kind, .. }: KeyEvent) -> Option<Command> {
@@ -134,6 +159,7 @@ fn command(KeyEvent { code, modifiers, kind, .. }: KeyEvent) -> Option<Command> 
         KeyCode::Esc => Command::Back,
         KeyCode::Char('?' | 'h') => Command::Help,
         KeyCode::Char('p' | ' ') => Command::Pause,
+        KeyCode::Char('t') => Command::Talkers,
         KeyCode::Up | KeyCode::Char('k') => Command::Scroll(view::Way::Line(-1)),
         KeyCode::Down | KeyCode::Char('j') => Command::Scroll(view::Way::Line(1)),
         KeyCode::PageUp => Command::Scroll(view::Way::Page(-1)),

@@ -1,5 +1,6 @@
 //! Draws a view, on a terminal of any size.
 
+use super::talkers;
 use super::view::View;
 use crate::admin::status::{LatencyStatus, ServerStatus, ServiceStatus, State, Status};
 use crate::ctl::rates::{Rates, Sent, ServiceRates};
@@ -30,6 +31,7 @@ const HELP: &str = "
  Keys
    q, Esc, Ctrl-C        quit
    p, Space              pause, and go on
+   t                     show who sends most, and the servers again
    up, down, k, j        scroll by a line
    PgUp, PgDn            scroll by a page
    Home, End, g, G       first, last line
@@ -39,7 +41,11 @@ const HELP: &str = "
    slots                 part of the service's slots that the server owns: the part of all clients that it gets
    of frames             part of the service's frames that went to it since the last look
    frame/s, bit/s, new/s what went to it by the second; new: TCP connections begun
-   check                 how long its last successful health check took";
+   check                 how long its last successful health check took
+
+ Who sends most: by a look of a second in every five, at frames that chance chooses
+   share                 part of all frames to cluster addresses
+   dropped               part of the source's frames that are dropped";
 
 /// Below this many lines the history of all frames gives way to the list.
 const LOW: u16 = 16;
@@ -62,12 +68,14 @@ pub fn draw(frame: &mut Frame, view: &mut View) {
     frame.render_widget(drops_line(view), drops);
     draw_history(frame, past, &view.frames);
     let widths = Widths::of(&view.status, list.width.into());
-    frame.render_widget(header_line(widths), header);
+    let titles = if view.talkers { talkers::header(list.width.into()) } else { header_line(widths) };
+    frame.render_widget(titles, header);
 
     let services = view.status.services.iter();
-    let lines: Vec<Line> = match view.help {
-        true => HELP.lines().map(Line::from).collect(),
-        false => services.flat_map(|service| service_lines(service, view, widths)).collect(),
+    let lines: Vec<Line> = match view {
+        View { help: true, .. } => HELP.lines().map(Line::from).collect(),
+        View { talkers: true, heaviest, .. } => talkers::lines(heaviest.as_ref(), list.width.into()),
+        _ => services.flat_map(|service| service_lines(service, view, widths)).collect(),
     };
     (view.lines, view.shown) = (lines.len(), list.height.into());
     view.first = view.first.min(view.lines.saturating_sub(view.shown));
@@ -197,7 +205,7 @@ fn row(cells: [Span<'static>; 8], note: Span<'static>, widths: Widths) -> Line<'
 }
 
 /// Names that are too long differ at their ends as often as at their beginnings: the middle goes.
-fn cut(text: &str, width: usize) -> String {
+pub(super) fn cut(text: &str, width: usize) -> String {
     let length = text.chars().count();
     if length <= width {
         return text.to_owned();
@@ -314,7 +322,8 @@ fn sparks(history: &VecDeque<f64>) -> String {
 }
 
 fn keys_line(view: &View) -> Line<'static> {
-    let mut line = Line::from(" q quit   p pause   ↑ ↓ PgUp PgDn scroll   ? help".dim());
+    let other = if view.talkers { "servers" } else { "sources" };
+    let mut line = Line::from(format!(" q quit  p pause  t {other}  ↑ ↓ PgUp PgDn  ? help").dim());
     if view.lines > view.shown {
         let last = (view.first + view.shown).min(view.lines);
         line.push_span(format!("   lines {} to {last} of {}", view.first + 1, view.lines).dim());

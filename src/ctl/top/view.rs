@@ -1,5 +1,6 @@
 //! What `top` knows: the last look, the rates since the one before, and how they were.
 
+use crate::admin::order::Heaviest;
 use crate::admin::status::Status;
 use crate::ctl::rates::{self, Rates};
 use std::collections::{HashMap, VecDeque};
@@ -21,6 +22,10 @@ pub struct View {
     pub paused: bool,
     /// The keys are shown in place of the list.
     pub help: bool,
+    /// The sources that send most are shown in place of the servers.
+    pub talkers: bool,
+    /// Who they are; `None`: nobody has looked.
+    pub heaviest: Option<Heaviest>,
     /// The first line of the list that is shown, and what the last drawing made of it: lines there are, lines shown.
     pub first: usize,
     pub lines: usize,
@@ -46,6 +51,8 @@ impl View {
             error: None,
             paused: false,
             help: false,
+            talkers: false,
+            heaviest: None,
             first: 0,
             lines: 0,
             shown: 0,
@@ -78,6 +85,19 @@ impl View {
             }
         }
         (self.status, self.seen) = (status, at);
+    }
+
+    /// Takes in who sends most, or why that is not known, unless this is paused.
+    pub fn look_at_talkers(&mut self, look: Result<Heaviest, String>) {
+        if !self.paused {
+            self.heaviest = Some(look.unwrap_or_else(|error| Heaviest { error: Some(error), ..Heaviest::default() }));
+        }
+    }
+
+    /// Shows who sends most, or the servers again.
+    pub fn talkers(&mut self) {
+        (self.talkers, self.help, self.heaviest) = (self.help || !self.talkers, false, None);
+        self.first = 0;
     }
 
     /// What comes while it is paused is not seen; the next rates are over the whole pause.

@@ -139,7 +139,7 @@ pub fn wall_clock(facts: &Facts) -> Vec<Finding> {
         Some(seconds) => vec![
             Finding::warn(
                 "clock",
-                format!("the clock is {seconds} s behind the last write of the state file: what it says of times is not used"),
+                format!("the clock is {seconds} s behind the last write of the state file: if this host has booted since, times in it are wrong"),
             )
             .mend("timedatectl set-ntp true"),
         ],
