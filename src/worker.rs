@@ -275,8 +275,9 @@ impl<P: Port> Worker<P> {
 #[inline(always)]
 fn rooms<const PLAIN: bool>(port: &mut impl Port) -> Rooms {
     let mut rooms = [0; MAX_INTERFACES];
-    for link in 0..if PLAIN { 1 } else { port.links() } {
-        rooms[link] = port.room(link);
+    let links = if PLAIN { 1 } else { port.links() };
+    for (link, room) in rooms.iter_mut().enumerate().take(links) {
+        *room = port.room(link);
     }
     rooms
 }

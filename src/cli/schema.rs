@@ -45,7 +45,7 @@ pub fn schema() -> Value {
     // A name, or a section for each.
     let interface = &mut root["properties"]["dispatcher"]["properties"]["interface"];
     let several = interface.take();
-    *interface = json!({ "description": interface_name["description"], "anyOf": [interface_name, several] });
+    *interface = json!({ "description": interface_name["description"], "anyOf": [several, interface_name] });
     // One, or several.
     let quic = &mut root["properties"]["service"]["items"]["properties"]["quic"];
     let one = quic.take();

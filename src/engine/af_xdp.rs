@@ -1,9 +1,8 @@
 //! The kernel's interfaces for workers over AF_XDP, and which worker serves which of their queues.
 
 use super::device::{AttachedDevice, Attachment, Device, Facts, attach_all, folder, place};
-use super::share::{Share, ShareError};
 use crate::error::Failure;
-use crate::limits::MAX_PORT_QUEUES;
+use crate::host::share::Share;
 use crate::metrics::collect::DeviceCounters;
 use crate::model::{Dispatcher, Prefix, Xdp};
 use crate::port::af_xdp::{self, AfXdp, Transfer};
@@ -67,23 +66,14 @@ impl Interfaces {
     }
 }
 
-/// How the queues of interfaces are shared out.
-///
-/// # Errors
-/// An interface has too few, or its frames come by more than a port can have.
-pub fn shared(dispatcher: &Dispatcher, devices: &[xdp::Device]) -> Result<Share, ShareError> {
-    let has: Vec<u32> = devices.iter().map(|device| device.queues).collect();
-    Share::new(dispatcher, &has, MAX_PORT_QUEUES)
-}
-
 impl Device for Interfaces {
     type Port = AfXdp;
 
     fn open(dispatcher: &Dispatcher, _available_cores: &[usize]) -> Result<Self, Failure> {
         let devices = dispatcher.interfaces().map(af_xdp::open).collect::<Result<Vec<_>, _>>()?;
         xdp::check_alike(&devices)?;
-        let share = shared(dispatcher, &devices)?;
-        Ok(Interfaces { devices, share })
+        let queues: Vec<u32> = devices.iter().map(|device| device.queues).collect();
+        Ok(Interfaces { share: Share::new(dispatcher, &queues)?, devices })
     }
 
     fn facts(&self) -> Facts {

@@ -1,9 +1,9 @@
 //! The device that frames come to, as far as `run` sees it, whichever engine drives it.
 
-use super::share::Share;
 use super::worker_pool::{self, FlowTables};
 use crate::error::Failure;
 use crate::hash::Key;
+use crate::host::share::Share;
 use crate::metrics::collect::DeviceCounters;
 use crate::model::{Dispatcher, Egress, Mac, Prefix};
 use crate::port::Port;

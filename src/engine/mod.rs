@@ -2,19 +2,18 @@
 //! decided here, and nowhere else.
 //!
 //! - `workers`: each on its core, over any port (`worker_pool`: their threads; `device`: what a port belongs to; `af_xdp`: the
-//!   kernel's interfaces; `share`: which worker serves which queues)
+//!   kernel's interfaces)
 //! - `kernel`: a program in the kernel (`kernel_metrics`: what it counts)
 //! - `filter`: broadcast-based dispatch, by a program on the server
 //! - `decap`: the servers' end of tunnels, by a program there (`on_server`: what the two have in common)
 
-pub mod af_xdp;
+mod af_xdp;
 pub mod decap;
 mod device;
 pub mod filter;
 mod kernel;
 mod kernel_metrics;
 pub mod on_server;
-pub mod share;
 pub mod worker_pool;
 mod workers;
 

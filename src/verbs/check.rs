@@ -2,11 +2,10 @@
 
 use crate::admin::status::Status;
 use crate::ctl::client::{self, Client};
-use crate::engine::af_xdp;
 use crate::engine::filter::takeover;
-use crate::engine::share::Share;
 use crate::error::Failure;
 use crate::host::cores;
+use crate::host::share::Share;
 use crate::model::{
     Admin, Announce, Deliver, Dispatcher, Engine, Group, GroupHealth, HashInput, Health, Plan, Selection, Service, Via,
 };
@@ -164,7 +163,8 @@ fn queues(dispatcher: &Dispatcher) -> String {
 /// What workers of this machine's interfaces would serve, and on which cores.
 fn assigned(dispatcher: &Dispatcher) -> Result<(Share, Vec<usize>), Failure> {
     let devices = dispatcher.interfaces().map(Device::read).collect::<Result<Vec<_>, _>>()?;
-    let share = af_xdp::shared(dispatcher, &devices)?;
+    let queues: Vec<u32> = devices.iter().map(|device| device.queues).collect();
+    let share = Share::new(dispatcher, &queues)?;
     let cores = share.assign(dispatcher.cores.as_deref(), &devices[0].near_cores, &cores::available())?;
     Ok((share, cores))
 }

@@ -343,7 +343,9 @@ fn the_packaged_example_is_right_and_has_every_key() {
         assert!(warnings.iter().all(is_known), "{warnings:?}");
     }
     let mut root: Table = whole.parse().expect("TOML");
-    for (section, keys) in documented() {
+    // It stands in the place of a key.
+    let sections = documented().into_iter().filter(|(section, _)| section != "[[dispatcher.interface]]");
+    for (section, keys) in sections {
         let there = table(&mut root, &section);
         // What goes with another choice is told beside that.
         let told = |key: &&Key| {

@@ -112,11 +112,11 @@ fn frames_leave_by_their_servers_interface_and_nothing_else_differs() {
         let mut several = rig(memory(&frames, &plan).with_links(LINKS), several.compile());
         assert_eq!(run(&mut several, frames.len()), verdicts, "the interfaces change no verdict");
         let (found, wanted) = (sent(several.worker.port()), expected(one.worker.port(), frames.len(), &egress_of));
-        for link in 0..LINKS {
-            assert_eq!(found[link].len(), wanted[link].len(), "plan {seed}, link {link}");
-            let differs = found[link].iter().zip(&wanted[link]).position(|(found, wanted)| found != wanted);
+        for (link, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+            assert_eq!(found.len(), wanted.len(), "plan {seed}, link {link}");
+            let differs = found.iter().zip(wanted).position(|(found, wanted)| found != wanted);
             assert_eq!(differs, None, "plan {seed}, link {link}");
-            by_all[link] += found[link].len();
+            by_all[link] += found.len();
         }
         assert_eq!(several.tally.forwarded(), one.tally.forwarded());
         for reason in Reason::ALL {

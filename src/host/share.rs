@@ -1,6 +1,7 @@
 //! Which worker serves which queues of which interfaces.
 
-use crate::host::cores::{self, CoresError};
+use super::cores::{self, CoresError};
+use crate::limits::MAX_PORT_QUEUES;
 use crate::model::Dispatcher;
 
 /// Why queues cannot be shared out as the configuration says.
@@ -14,16 +15,19 @@ pub enum ShareError {
     #[error(transparent)]
     Cores(#[from] CoresError),
     #[error(
-        "a worker would serve {count} queues; at most {most} are possible: write `queues` in each [[dispatcher.interface]]"
+        "a worker would serve {count} queues; at most {MAX_PORT_QUEUES} are possible: write `queues` in each [[dispatcher.interface]]"
     )]
-    Many { count: usize, most: usize },
+    Many { count: usize },
 }
+
+/// Queues of a worker, each of the interface at a position.
+pub type QueuesOf = Vec<(usize, u32)>;
 
 /// What each worker serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// By worker: its queues, each of the interface at a position.
-    pub workers: Vec<Vec<(usize, u32)>>,
+    /// By worker.
+    pub workers: Vec<QueuesOf>,
     /// The core of each, where the configuration says it by interface.
     pub cores: Option<Vec<usize>>,
     /// Queues that workers serve, by interface.
@@ -35,11 +39,11 @@ pub struct Share {
 impl Share {
     /// To send by each interface, a worker needs a queue of each. So there are as many workers as the interface with the fewest has queues,
     /// and queues of the same number are the same worker's; or as many as cores are listed for the interfaces. `has` is how many queues
-    /// there are, by interface; each worker's are at most `most`.
+    /// there are, by interface.
     ///
     /// # Errors
     /// An interface has too few.
-    pub fn new(dispatcher: &Dispatcher, has: &[u32], most: usize) -> Result<Share, ShareError> {
+    pub fn new(dispatcher: &Dispatcher, has: &[u32]) -> Result<Share, ShareError> {
         let mut queues = Vec::with_capacity(has.len());
         for ((interface, settings), has) in dispatcher.interfaces().zip(&dispatcher.queues).zip(has) {
             if let Some(asked) = settings.count.filter(|asked| asked > has) {
@@ -58,8 +62,8 @@ impl Share {
             Some((cores, workers)) => Share { workers, cores: Some(cores), queues, fewest },
             None => Share { workers: by_number(&queues), cores: None, queues, fewest },
         };
-        match share.workers.iter().map(Vec::len).max().filter(|count| *count > most) {
-            Some(count) => Err(ShareError::Many { count, most }),
+        match share.workers.iter().map(Vec::len).max().filter(|count| *count > MAX_PORT_QUEUES) {
+            Some(count) => Err(ShareError::Many { count }),
             None => Ok(share),
         }
     }
@@ -84,7 +88,7 @@ impl Share {
     }
 }
 
-fn by_number(queues: &[u32]) -> Vec<Vec<(usize, u32)>> {
+fn by_number(queues: &[u32]) -> Vec<QueuesOf> {
     let workers = queues.iter().copied().min().unwrap_or(0);
     let of = |worker: u32| {
         let of_interface = |(at, count): (usize, &u32)| {
@@ -96,7 +100,7 @@ fn by_number(queues: &[u32]) -> Vec<Vec<(usize, u32)>> {
 }
 
 /// A worker a core, if cores are listed by interface: the queues of an interface go to its cores in turn.
-fn by_cores(dispatcher: &Dispatcher, queues: &[u32]) -> Option<(Vec<usize>, Vec<Vec<(usize, u32)>>)> {
+fn by_cores(dispatcher: &Dispatcher, queues: &[u32]) -> Option<(Vec<usize>, Vec<QueuesOf>)> {
     let cores = dispatcher.queues.first()?.cores.clone()?;
     let mut workers = vec![Vec::new(); cores.len()];
     for (at, (settings, count)) in dispatcher.queues.iter().zip(queues).enumerate() {
@@ -111,39 +115,60 @@ fn by_cores(dispatcher: &Dispatcher, queues: &[u32]) -> Option<(Vec<usize>, Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
+    use crate::model::{Engine, PINS, Queues};
+    use std::time::Duration;
 
-    /// `interfaces`: what stands in the section of each.
-    fn dispatcher(interfaces: &[&str]) -> Dispatcher {
-        let sections = interfaces.iter().enumerate();
-        let sections: String = sections
-            .map(|(at, keys)| format!("[[dispatcher.interface]]\nname = \"eth{}\"\n{keys}\n", at + 1))
-            .collect();
-        let text = format!(
-            "[cluster]\nhash_key = \"000102030405060708090a0b0c0d0e0f\"\n{sections}[[service]]\nname = \"web\"\naddress = \
-             \"203.0.113.80\"\n[[service.server]]\nname = \"web1\"\naddress = \"192.0.2.11\"\n"
-        );
-        config::parse(&text, "share.toml").expect("a configuration").plan.dispatcher.expect("it is one of a dispatcher")
+    /// With interfaces of which so much is said.
+    fn dispatcher(queues: &[Queues]) -> Dispatcher {
+        let mut names = (1..=queues.len()).map(|number| format!("eth{number}"));
+        Dispatcher {
+            interface: names.next().expect("there is one"),
+            others: names.collect(),
+            queues: queues.to_vec(),
+            engine: Engine::AfXdp,
+            cores: None,
+            flows: 0,
+            heartbeat: Duration::ZERO,
+            xdp: None,
+            pins: PINS.into(),
+            dpdk: None,
+            source: Vec::new(),
+            mtu: None,
+            gateway_mac: None,
+            limit_sources: 0,
+        }
     }
 
-    fn share(interfaces: &[&str], has: &[u32]) -> Result<Share, ShareError> {
-        Share::new(&dispatcher(interfaces), has, 16)
+    fn all() -> Queues {
+        Queues::default()
+    }
+
+    fn only(count: u32) -> Queues {
+        Queues { count: Some(count), cores: None }
+    }
+
+    fn on(cores: [usize; 2]) -> Queues {
+        Queues { count: None, cores: Some(cores.into()) }
+    }
+
+    fn share(queues: &[Queues], has: &[u32]) -> Result<Share, ShareError> {
+        Share::new(&dispatcher(queues), has)
     }
 
     #[test]
     fn each_worker_has_a_queue_of_each_interface_and_each_queue_one_worker() {
-        let workers = |interfaces: &[&str], has: &[u32]| share(interfaces, has).expect("it can be shared").workers;
-        assert_eq!(workers(&[""], &[2]), [[(0, 0)], [(0, 1)]], "of one interface, a worker a queue");
-        assert_eq!(workers(&["", ""], &[2, 2]), [[(0, 0), (1, 0)], [(0, 1), (1, 1)]]);
-        assert_eq!(workers(&["", ""], &[1, 3]), [[(0, 0), (1, 0), (1, 1), (1, 2)]]);
+        let workers = |queues: &[Queues], has: &[u32]| share(queues, has).expect("it can be shared").workers;
+        assert_eq!(workers(&[all()], &[2]), [[(0, 0)], [(0, 1)]], "of one interface, a worker a queue");
+        assert_eq!(workers(&[all(), all()], &[2, 2]), [[(0, 0), (1, 0)], [(0, 1), (1, 1)]]);
+        assert_eq!(workers(&[all(), all()], &[1, 3]), [[(0, 0), (1, 0), (1, 1), (1, 2)]]);
         let five = [vec![(0, 0), (0, 2), (0, 4), (1, 0)], vec![(0, 1), (0, 3), (1, 1)]];
-        assert_eq!(workers(&["", ""], &[5, 2]), five);
-        assert_eq!(workers(&["queues = 1", ""], &[4, 2]), [[(0, 0), (1, 0), (1, 1)]], "the others are the program's");
+        assert_eq!(workers(&[all(), all()], &[5, 2]), five);
+        assert_eq!(workers(&[only(1), all()], &[4, 2]), [[(0, 0), (1, 0), (1, 1)]], "the others are the program's");
     }
 
     #[test]
     fn cores_by_interface_have_its_queues_in_turn() {
-        let found = share(&["cores = [2, 3]", "cores = [3, 2]"], &[3, 2]).expect("it can be shared");
+        let found = share(&[on([2, 3]), on([3, 2])], &[3, 2]).expect("it can be shared");
         assert_eq!(found.cores, Some(vec![2, 3]));
         assert_eq!(found.workers, [vec![(0, 0), (0, 2), (1, 1)], vec![(0, 1), (1, 0)]]);
         assert_eq!(found.assign(None, &[], &[0, 1, 2, 3]), Ok(vec![2, 3]));
@@ -152,13 +177,15 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_says_which_interface_has_too_few() {
-        let said = |interfaces: &[&str], has: &[u32]| share(interfaces, has).unwrap_err().to_string();
-        assert!(said(&["queues = 4"], &[2]).starts_with("`queues` of eth1 is 4, and it has 2; write at most that"));
-        let cores = "cores = [1, 2]";
-        assert!(said(&[cores, cores], &[2, 1]).starts_with("`cores` lists 2 cores, but eth2 has 1 receive queue"));
+        let said = |queues: &[Queues], has: &[u32]| share(queues, has).unwrap_err().to_string();
+        assert!(said(&[only(4)], &[2]).starts_with("`queues` of eth1 is 4, and it has 2; write at most that"));
+        let cores = on([1, 2]);
+        assert!(
+            said(&[cores.clone(), cores], &[2, 1]).starts_with("`cores` lists 2 cores, but eth2 has 1 receive queue")
+        );
         assert_eq!(
-            said(&["", ""], &[1, 16]),
-            "a worker would serve 17 queues; at most 16 are possible: write `queues` in each [[dispatcher.interface]]"
+            said(&[all(), all()], &[1, 256]),
+            "a worker would serve 257 queues; at most 256 are possible: write `queues` in each [[dispatcher.interface]]"
         );
     }
 }
