@@ -476,6 +476,9 @@ pub const RING: usize = 2048;
 /// Frames of an AF_XDP queue: a full ring waits to be received into while another waits to be sent.
 pub const QUEUE_FRAMES: usize = 2 * RING;
 
+/// Queues that one AF_XDP port serves, of all interfaces together.
+pub const MAX_PORT_QUEUES: usize = 256;
+
 /// Descriptors of a ring of a DPDK device that names none: 100 us of frames at 10 Mpps.
 pub const DESCRIPTORS: u16 = 1024;
 
@@ -556,6 +559,7 @@ const _: () = {
 
     assert!(RING.is_power_of_two() && RING >= 2 * BURST, "rings are powers of two and take whole bursts");
     assert!(QUEUE_FRAMES >= RING + 3 * BURST, "with the transmit ring full, frames are left to receive into");
+    assert!(MAX_PORT_QUEUES.is_power_of_two(), "its numbers are bits of a frame's");
     assert!(QUEUE_FRAMES.is_multiple_of(BURST), "frames are handed over in whole bursts");
     assert!(KERNEL_LANE >= BURST, "a burst for the kernel has room");
     assert!(

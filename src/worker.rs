@@ -3,7 +3,7 @@
 //! Generic over the port, with no `if` on what kind it is. In a turn there is no allocation, no lock, no log and no system
 //! call but the port's own; the clock is read once a burst.
 
-use crate::limits::BURST;
+use crate::limits::{BURST, MAX_INTERFACES};
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
 use crate::path::encapsulate::{self, Answers, Fate, Whole};
@@ -11,9 +11,9 @@ use crate::path::rewrite;
 use crate::path::select::{AnyLimit, Outcome, Selection};
 use crate::path::trace::{Notes, Noting};
 use crate::port::{Burst, Port};
-use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::table::publish::Reader;
+use crate::table::{PackedNextHop, Table};
 use crate::verdict::{Reason, Verdict};
 use arrayvec::ArrayVec;
 
@@ -21,9 +21,13 @@ pub struct Worker<P: Port> {
     port: P,
     tables: Reader<WorkerMetrics>,
     selection: Selection,
-    flow_table: FlowTable,
+    /// Of each of the port's queues, and behind them those that are only gone through.
+    flow_tables: Vec<FlowTable>,
+    /// The first one's number among those of all workers.
+    first_flow_table: usize,
     received: Burst<P::Frame>,
-    forward: Burst<P::Frame>,
+    /// By link.
+    forward: Vec<Burst<P::Frame>>,
     gone: Burst<P::Frame>,
     passed: Burst<P::Frame>,
     /// How many frames of the burst are not forwarded.
@@ -39,20 +43,34 @@ struct Beyond<F> {
     /// Positions of the frames that are answered, where they were to go, and how long their answers' frames are.
     answered: ArrayVec<(usize, u32, usize), BURST>,
     answers: Answers,
-    answer: Burst<F>,
+    /// By link.
+    answer: Vec<Burst<F>>,
     whole: Whole,
 }
 
+/// How many frames each link takes yet.
+type Rooms = [usize; MAX_INTERFACES];
+
 impl<P: Port> Worker<P> {
-    /// `flow_table` remembers flows while slots move.
+    /// Of a port with one queue. `flow_table` remembers flows while slots move.
     pub fn new(port: P, tables: Reader<WorkerMetrics>, flow_table: FlowTable) -> Worker<P> {
+        let number = tables.number();
+        Worker::over(port, tables, (number, vec![flow_table]))
+    }
+
+    /// As `new`, with a flow table for each of the port's queues, and behind them any that the worker only goes through. They are numbered on
+    /// from `first` among those of all workers.
+    pub fn over(port: P, tables: Reader<WorkerMetrics>, (first, flow_tables): (usize, Vec<FlowTable>)) -> Worker<P> {
+        let bursts = || (0..port.links()).map(|_| Burst::new()).collect();
+        let (forward, answer) = (bursts(), bursts());
         Worker {
             port,
             tables,
             selection: Selection::default(),
-            flow_table,
+            flow_tables,
+            first_flow_table: first,
             received: Burst::new(),
-            forward: Burst::new(),
+            forward,
             gone: Burst::new(),
             passed: Burst::new(),
             kept: 0,
@@ -60,7 +78,7 @@ impl<P: Port> Worker<P> {
                 fragments: ArrayVec::new(),
                 answered: ArrayVec::new(),
                 answers: Answers::default(),
-                answer: Burst::new(),
+                answer,
                 whole: Whole::default(),
             },
             notes: Notes::default(),
@@ -86,14 +104,16 @@ impl<P: Port> Worker<P> {
         self.port.rx(&mut self.received);
         // After `rx`: no frame is decided by a table older than itself, however long this thread was kept from running.
         self.tables.renew();
-        self.tables.metrics_mut().latency.exchange(|| report(&self.port, &self.flow_table));
+        self.tables.metrics_mut().latency.exchange(|| report(&self.port, &self.flow_tables));
         if self.tables.table().wants_census() {
-            self.flow_table.count(self.tables.table(), self.tables.number(), self.port.now());
+            for (number, flow_table) in (self.first_flow_table..).zip(&mut self.flow_tables) {
+                flow_table.count(self.tables.table(), number, self.port.now());
+            }
         }
         if self.received.is_empty() {
             return &[];
         }
-        if self.tables.table().has_ways() {
+        if self.port.links() == 1 && !self.tables.table().has_ways() {
             self.dispatch::<true>();
         } else {
             self.dispatch::<false>();
@@ -102,9 +122,10 @@ impl<P: Port> Worker<P> {
         self.selection.outcomes()
     }
 
-    /// Decides every received frame, and rewrites and counts those that go to a server. `WAYS`: not all of them go as they are.
-    fn dispatch<const WAYS: bool>(&mut self) {
-        let Worker { port, tables, selection, flow_table, received, kept, beyond, notes, .. } = self;
+    /// Decides every received frame, and rewrites and counts those that go to a server. `PLAIN`: all of them go as they are, by the one link
+    /// that there is.
+    fn dispatch<const PLAIN: bool>(&mut self) {
+        let Worker { port, tables, selection, flow_tables, received, kept, beyond, notes, .. } = self;
         let number = tables.number();
         let (table, WorkerMetrics { tally, latency }) = tables.split();
         let tally = &**tally;
@@ -117,9 +138,10 @@ impl<P: Port> Worker<P> {
             selection.limit(limits, now, |at| port.is_ours(&received[at]).then(|| port.bytes(&received[at]).len()));
         }
         selection.decide(table);
-        let (mut room, now) = (port.room(), port.now());
+        let (mut rooms, now) = (rooms::<PLAIN>(port), port.now());
         if selection.is_migrating() {
-            selection.look_up_flows(table, flow_table, now, |at| port.bytes(&received[at]));
+            let flow_table = |at: usize| if PLAIN { 0 } else { port.queue(&received[at]) };
+            selection.look_up_flows(table, (flow_tables, flow_table), now, |at| port.bytes(&received[at]));
             for at in selection.last_chances() {
                 rewrite::mark_last_chance(port.bytes_mut(&mut received[at]));
             }
@@ -134,11 +156,12 @@ impl<P: Port> Worker<P> {
             }
             // What does not fit is dropped here and now: a dispatcher that queues adds latency to every client and gains
             // none of them a place on a full link.
-            if room == 0 && outcome.is_forward() {
+            let link = if PLAIN { 0 } else { leaves_by(port, frame, outcome.next_hop) };
+            if rooms[link] == 0 && outcome.is_forward() {
                 *outcome = Verdict::Drop(Reason::TxFull).into();
             }
-            if WAYS && outcome.next_hop.has_way() {
-                beyond.decide(port, (at, frame), outcome, table, (&mut room, now));
+            if !PLAIN && outcome.next_hop.has_way() {
+                beyond.decide(port, (at, frame), outcome, table, (&mut rooms, now));
             }
             if !outcome.is_forward() {
                 left += 1;
@@ -153,14 +176,16 @@ impl<P: Port> Worker<P> {
                 }
                 continue;
             }
-            room -= 1;
+            rooms[link] -= 1;
             let arrival = port.arrival(frame);
             if arrival != 0 {
                 latency.record(outcome.service as usize, now.saturating_sub(arrival));
             }
             let bytes = port.bytes_mut(frame);
-            if !WAYS || !outcome.next_hop.has_way() {
+            if PLAIN {
                 rewrite::to_next_hop(bytes, outcome.next_hop);
+            } else if !outcome.next_hop.has_way() {
+                rewrite::leave(bytes, outcome.next_hop, table);
             }
             let sent = tally.sent(outcome.destination as usize);
             sent.frames.add(1);
@@ -182,7 +207,7 @@ impl<P: Port> Worker<P> {
         if let Some(noting) = noting {
             notes.judge(noting, selection.outcomes(), |at| port.bytes(&received[at]));
         }
-        if WAYS {
+        if !PLAIN {
             beyond.write(port, received, selection.outcomes(), table);
         }
         if let Some(noting) = noting {
@@ -198,8 +223,8 @@ impl<P: Port> Worker<P> {
 
     /// Hands the forwarded frames over and frees the others.
     fn send(&mut self) {
-        if self.kept == 0 && self.beyond.fragments.is_empty() {
-            self.port.tx(&mut self.received);
+        if self.kept == 0 && self.beyond.fragments.is_empty() && self.port.links() == 1 {
+            self.port.tx(0, &mut self.received);
             return;
         }
         let tally = &*self.tables.metrics().tally;
@@ -208,9 +233,10 @@ impl<P: Port> Worker<P> {
         for (at, (frame, outcome)) in self.received.drain(..).zip(self.selection.outcomes()).enumerate() {
             match outcome.verdict() {
                 Verdict::Forward { .. } => {
-                    push(&mut self.port, &mut self.forward, frame);
+                    let link = leaves_by(&self.port, &frame, outcome.next_hop);
+                    push(&mut self.port, (link, &mut self.forward[link]), frame);
                     while let Some((_, fragment)) = fragments.next_if(|(of, _)| *of == at) {
-                        push(&mut self.port, &mut self.forward, fragment);
+                        push(&mut self.port, (link, &mut self.forward[link]), fragment);
                     }
                 }
                 Verdict::Drop(reason) => {
@@ -224,7 +250,7 @@ impl<P: Port> Worker<P> {
                         _ => {}
                     }
                     match answered.next_if(|(of, ..)| *of == at) {
-                        Some(_) => self.beyond.answer.push(frame),
+                        Some(_) => self.beyond.answer[self.port.link(&frame)].push(frame),
                         None => self.gone.push(frame),
                     }
                 }
@@ -234,20 +260,42 @@ impl<P: Port> Worker<P> {
                 }
             }
         }
-        self.port.tx(&mut self.forward);
-        if !self.beyond.answer.is_empty() {
-            self.port.answer(&mut self.beyond.answer);
+        for (link, burst) in self.forward.iter_mut().enumerate().filter(|(_, burst)| !burst.is_empty()) {
+            self.port.tx(link, burst);
+        }
+        for (link, burst) in self.beyond.answer.iter_mut().enumerate().filter(|(_, burst)| !burst.is_empty()) {
+            self.port.answer(link, burst);
         }
         self.port.free(&mut self.gone);
         self.port.pass(&mut self.passed);
     }
 }
 
-/// Adds a frame to those that are sent, and sends them where they are a burst.
+/// How much room there is.
+#[inline(always)]
+fn rooms<const PLAIN: bool>(port: &mut impl Port) -> Rooms {
+    let mut rooms = [0; MAX_INTERFACES];
+    let links = if PLAIN { 1 } else { port.links() };
+    for (link, room) in rooms.iter_mut().enumerate().take(links) {
+        *room = port.room(link);
+    }
+    rooms
+}
+
+/// The link by which a frame leaves, if it is forwarded to that next hop.
+#[inline(always)]
+fn leaves_by<P: Port>(port: &P, frame: &P::Frame, next_hop: PackedNextHop) -> usize {
+    match next_hop.egress() {
+        0 => port.link(frame),
+        egress => usize::from(egress) - 1,
+    }
+}
+
+/// Adds a frame to those that are sent by a link, and sends them where they are a burst.
 #[inline]
-fn push<P: Port>(port: &mut P, burst: &mut Burst<P::Frame>, frame: P::Frame) {
+fn push<P: Port>(port: &mut P, (link, burst): (usize, &mut Burst<P::Frame>), frame: P::Frame) {
     if burst.is_full() {
-        port.tx(burst);
+        port.tx(link, burst);
     }
     burst.push(frame);
 }
@@ -260,7 +308,7 @@ impl<F> Beyond<F> {
         (at, frame): (usize, &F),
         outcome: &mut Outcome,
         table: &Table,
-        (room, now): (&mut usize, u64),
+        (rooms, now): (&mut Rooms, u64),
     ) {
         let destination = outcome.destination;
         match encapsulate::fate(port.bytes(frame), table, destination) {
@@ -268,12 +316,15 @@ impl<F> Beyond<F> {
             Fate::TooBig => {
                 *outcome = Verdict::Drop(Reason::TooBig).into();
                 if let Some(len) = self.answers.decide(port.bytes(frame), table, destination, now) {
-                    self.answered.push((at, destination, len));
-                    *room -= 1;
+                    let room = &mut rooms[port.link(frame)];
+                    if *room > 0 {
+                        self.answered.push((at, destination, len));
+                        *room -= 1;
+                    }
                 }
             }
             Fate::Fragments(count) => {
-                let more = count - 1;
+                let (more, room) = (count - 1, &mut rooms[leaves_by(port, frame, outcome.next_hop)]);
                 let fits = more < *room && more <= self.fragments.remaining_capacity();
                 let before = self.fragments.len();
                 let lends = |_| port.blank(frame, 0).map(|blank| (at, blank));
@@ -337,6 +388,6 @@ impl<F> Beyond<F> {
 }
 
 /// How it is with a worker, once a harvest.
-fn report(port: &impl Port, flow_table: &FlowTable) -> WorkerReport {
-    WorkerReport { ledger: port.ledger(), pins: flow_table.report() }
+fn report(port: &impl Port, flow_tables: &[FlowTable]) -> WorkerReport {
+    WorkerReport { ledger: port.ledger(), pins: flow_tables.iter().map(FlowTable::report).sum() }
 }

@@ -109,6 +109,7 @@ const MAY_USE: [(&str, &[&str]); 29] = [
             "error",
             "hash",
             "host::cores",
+            "host::share",
             "limits",
             "metrics",
             "model",

@@ -3,7 +3,7 @@
 use oneip::config::{self, Loaded};
 use oneip::model::{
     Admin, AllDown, Decap, Deliver, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS,
-    Plan, Port, Probe, Selection, Server, Service, Tags, Transport, Via,
+    Plan, Port, Probe, Queues, Selection, Server, Service, Tags, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -167,6 +167,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         dispatcher: Some(Dispatcher {
             interface: "eth1".into(),
             others: Vec::new(),
+            queues: vec![Queues::default()],
             engine: Engine::AfXdp,
             cores: Some(vec![2, 3]),
             flows: 1 << 20,

@@ -101,7 +101,7 @@ impl Lab {
             port.rx(&mut burst);
             let count = burst.len();
             assert_eq!(port.ledger().lent, count);
-            port.tx(&mut burst);
+            port.tx(0, &mut burst);
             assert!(port.ledger().balanced() && burst.is_empty());
         }
         assert_eq!(port.ledger().lent, 0);
@@ -327,7 +327,7 @@ fn a_long_capture_passes_through_few_frames() {
         port.free(&mut burst);
         let (lent, left) = (held.len(), (received - received.div_ceil(BURST) - held.len()) as u64);
         assert_eq!(port.ledger(), Ledger { total, idle: total - lent, lent, left, ..Ledger::default() });
-        port.tx(&mut held);
+        port.tx(0, &mut held);
     }
     assert!(port.is_exhausted() && port.error().is_none());
     assert_eq!(port.ledger().idle, total);
@@ -383,7 +383,7 @@ fn a_failed_run_leaves_the_output_as_it_was() {
     port.rx(&mut burst);
     assert_eq!((burst.len(), port.is_exhausted()), (1, true));
     assert!(port.error().unwrap().to_string().contains("cut off in the middle of frame 2, which begins at byte 44"));
-    port.tx(&mut burst);
+    port.tx(0, &mut burst);
     port.rx(&mut burst);
     assert!(burst.is_empty() && port.ledger().balanced());
     assert!(port.finish().unwrap_err().to_string().contains("frame 2"));
@@ -402,7 +402,7 @@ fn the_output_may_be_the_input_itself_or_a_link_or_a_device() {
         let mut port = Pcap::open(&lab.input, &lab.output).unwrap();
         let mut burst = Burst::new();
         port.rx(&mut burst);
-        port.tx(&mut burst);
+        port.tx(0, &mut burst);
         port.finish().unwrap();
     };
     run(link.clone());

@@ -119,12 +119,12 @@ impl Port for Filled {
         self.inner.now()
     }
 
-    fn room(&mut self) -> usize {
-        self.inner.room()
+    fn room(&mut self, link: usize) -> usize {
+        self.inner.room(link)
     }
 
-    fn tx(&mut self, burst: &mut Burst<Frame>) {
-        self.inner.tx(burst);
+    fn tx(&mut self, link: usize, burst: &mut Burst<Frame>) {
+        self.inner.tx(link, burst);
     }
 
     fn free(&mut self, burst: &mut Burst<Frame>) {
@@ -192,7 +192,7 @@ fn pass_on(port: &mut Filled) -> usize {
     port.service();
     port.rx(&mut burst);
     let count = burst.len();
-    port.tx(&mut burst);
+    port.tx(0, &mut burst);
     count
 }
 

@@ -43,11 +43,11 @@ fn reflect(port: &mut AfXdp, core: usize, stop: &AtomicBool) {
             let (to, from) = port.bytes_mut(frame).split_at_mut(6);
             to.swap_with_slice(&mut from[..6]);
         }
-        let room = port.room();
+        let room = port.room(0);
         if room < burst.len() {
             port.free(&mut burst.drain(room..).collect());
         }
-        port.tx(&mut burst);
+        port.tx(0, &mut burst);
     }
 }
 

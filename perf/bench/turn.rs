@@ -287,7 +287,7 @@ impl Steps {
 
     #[inline(never)]
     fn transmit(&mut self) {
-        self.bench.worker.port_mut().tx(&mut self.burst);
+        self.bench.worker.port_mut().tx(0, &mut self.burst);
     }
 }
 

@@ -53,7 +53,7 @@ struct {
 	__type(value, __u8);
 } prefixes_v6 SEC(".maps");
 
-/* Queue -> AF_XDP socket. */
+/* Queue, by its number among those of all interfaces -> AF_XDP socket. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, 1);
@@ -115,11 +115,29 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
+/* A queue that its interface did not have when the program was loaded: no ring has this number. */
+#define NO_RING 0x7fffffff
+
+/* The number of a frame's ring: that of its queue among those of all interfaces. */
+ONCE int ring_of(struct xdp_md *ctx)
+{
+	__u32 index = ctx->ingress_ifindex, first = 0, end = others[0].first_queue;
+#pragma unroll
+	for (int i = 0; i < OTHERS; i++) {
+		if (others[i].index == index) {
+			first = others[i].first_queue;
+			end = i + 1 < OTHERS ? others[i + 1].first_queue : 0;
+		}
+	}
+	__u32 ring = first + ctx->rx_queue_index;
+	return end && ring >= end ? NO_RING : ring;
+}
+
 COLD int to_cluster_address(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = (void *)(long)ctx->data;
-	if ((void *)(eth + 1) > end || !is_own(eth->h_dest))
+	if ((void *)(eth + 1) > end || !is_ours(ctx, eth->h_dest))
 		return 0;
 
 	__be16 proto;
@@ -161,9 +179,8 @@ INLINE int stamp(struct xdp_md *ctx, __u64 now)
  * Whether the queue's worker would not get the frame: it has had no turn for long, or has taken nothing out of its ring since that was
  * filled. So of a process that is killed, and whose ring is there until the kernel has taken it apart, no more than that is lost.
  */
-INLINE int hangs(struct xdp_md *ctx, __u64 now)
+INLINE int hangs(__u32 queue, __u64 now)
 {
-	__u32 queue = ctx->rx_queue_index;
 	struct beat *beat = bpf_map_lookup_elem(&beats, &queue);
 	struct waiting *waiting = bpf_map_lookup_elem(&waitings, &queue);
 	if (!net_after || !beat || !waiting)
@@ -250,7 +267,8 @@ int steer(struct xdp_md *ctx)
 		return XDP_DROP;
 	}
 	__u64 now = bpf_ktime_get_ns();
-	if (has_net && hangs(ctx, now)) {
+	__u32 ring = has_others ? (__u32)ring_of(ctx) : ctx->rx_queue_index;
+	if (has_net && hangs(ring, now)) {
 		count->by_net++;
 		return by_net(ctx);
 	}
@@ -259,7 +277,7 @@ int steer(struct xdp_md *ctx)
 	 * counted. The kernel must not have it: it does not hold the address, and would route the frame back to where it came from, with a
 	 * redirect.
 	 */
-	long action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+	long action = bpf_redirect_map(&xsks, ring, XDP_DROP);
 	if (has_net && action != XDP_REDIRECT) {
 		count->by_net++;
 		return by_net(ctx);

@@ -26,9 +26,13 @@ pub fn schema() -> Value {
         "description": "More files of the configuration: files, and directories of which every *.toml is read",
         "anyOf": [text, { "type": "array", "items": text, "minItems": 1 }],
     });
+    let mut interface_name = Value::Null;
     for part in CONFIGURATION.split("\n## ").skip(1) {
         let (heading, body) = part.split_once('\n').unwrap_or((part, ""));
         let title = heading.trim_matches('`');
+        if title == "[[dispatcher.interface]]" {
+            interface_name = root["properties"]["dispatcher"]["properties"]["interface"].take();
+        }
         if title.starts_with('[') {
             *place(&mut root, title) = keys(title, body);
         }
@@ -40,10 +44,8 @@ pub fn schema() -> Value {
     limit["properties"] = odd;
     // A name, or a section for each.
     let interface = &mut root["properties"]["dispatcher"]["properties"]["interface"];
-    let name = interface.take();
-    let one = json!({ "type": "object", "additionalProperties": false, "properties": { "name": text }, "required": ["name"] });
-    let several = json!({ "type": "array", "minItems": 1, "items": one });
-    *interface = json!({ "description": name["description"], "anyOf": [name, several] });
+    let several = interface.take();
+    *interface = json!({ "description": interface_name["description"], "anyOf": [several, interface_name] });
     // One, or several.
     let quic = &mut root["properties"]["service"]["items"]["properties"]["quic"];
     let one = quic.take();

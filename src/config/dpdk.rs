@@ -1,5 +1,6 @@
 //! The section of the DPDK engine.
 
+use super::interfaces::InterfacesDraft;
 use super::report::Report;
 use super::section::{At, Section, text_element};
 use super::value::{self, quoted};
@@ -24,8 +25,9 @@ pub struct DpdkDraft {
 }
 
 impl DpdkDraft {
-    /// `cores` is how many the dispatcher lists, if it does.
-    pub fn read(section: &Section, cores: Option<&[usize]>, report: &mut Report) -> DpdkDraft {
+    /// `interfaces` say how many cores are listed, and how many queues.
+    pub fn read(section: &Section, interfaces: &InterfacesDraft, report: &mut Report) -> DpdkDraft {
+        let cores = interfaces.cores.as_deref();
         let choices = [("tap", Exception::Tap), ("kernel", Exception::Kernel), ("none", Exception::None)];
         let empty = "`eal` is empty; leave the key out, or write eal = [\"--no-huge\", \"-m\", \"256\"]";
         let eal = section.list("eal", report, empty, |element, report| {
@@ -41,7 +43,12 @@ impl DpdkDraft {
                  out, or list at most {queues_}"
             ));
         }
+        let of_interface = interfaces.queues.first().and_then(|queues| queues.count);
+        if let (Some(queues), Some(count)) = (&queues, of_interface) {
+            report.error(queues.at, format!("[[dispatcher.interface]] has `queues`, {count}; keep one of the two"));
+        }
         let few = cores.map_or(1, |cores| cores.len().min(MAX_QUEUES as usize) as u16);
+        let few = of_interface.map_or(few, |count| count as u16);
         let number = |name, range, report: &mut Report| section.integer(name, range, report).map(|number| number.value);
         DpdkDraft {
             port: section.text("port", report, port),

@@ -3,23 +3,23 @@
 use super::deliver::{self, DeliverDraft};
 use super::dpdk::{DpdkDraft, MTUS};
 use super::health::HealthDraft;
+use super::interfaces::InterfacesDraft;
 use super::limit;
 use super::lists::ListDraft;
 use super::quic::{self, QuicDraft};
 use super::report::Report;
 use super::schema;
-use super::section::{At, Section, integer_element, text_element};
+use super::section::{At, Section, text_element};
 use super::{group, key, value};
 use crate::limits::{
     DEFAULT_DRAIN_S, DEFAULT_FLOWS, DEFAULT_HEARTBEAT_MS, DEFAULT_LIMIT_SOURCES, DEFAULT_SLOTS, HEARTBEAT_MS,
     LIMIT_SOURCES, MAX_ANNOUNCE_HOLD_S, MAX_ANNOUNCE_TABLE, MAX_DRAIN_S, MAX_FLOWS, MAX_HOLD_DOWN_MS, MAX_HOLD_MS,
-    MAX_INTERFACES, MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_VLAN, MAX_WEIGHT, TUNNEL_SOURCES,
+    MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_VLAN, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
     Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, OddLimit, PINS, Plan,
     Port, Prefix, Selection, Server, ServerId, Service, Tags, Xdp,
 };
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,11 +40,9 @@ pub struct Draft {
 }
 
 pub struct DispatcherDraft {
-    interface: Option<String>,
-    others: Vec<String>,
+    interfaces: InterfacesDraft,
     /// `None` where none is given: `AfXdp`.
     pub engine: Option<At<Engine>>,
-    cores: Option<Vec<usize>>,
     flows: u32,
     heartbeat: Duration,
     xdp: Option<Xdp>,
@@ -167,24 +165,20 @@ fn read_odd_limit(section: &Section, report: &mut Report) -> Option<OddLimit> {
 
 impl DispatcherDraft {
     fn read(section: &Section, dpdk: Option<&Section>, base: &Path, report: &mut Report) -> DispatcherDraft {
-        let (interface, others) = read_interfaces(section, report);
         let engine = section.text("engine", report, value::choice("engine", Engine::ALL));
-        let cores = read_cores(section, report);
-        let dpdk = dpdk.map(|section| DpdkDraft::read(section, cores.as_deref(), report));
+        let asked = engine.map_or(Engine::AfXdp, |engine| engine.value);
+        let interfaces = InterfacesDraft::read(section, asked, report);
+        let dpdk = dpdk.map(|section| DpdkDraft::read(section, &interfaces, report));
         if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
             let form = schema::ROOT.key("dpdk").form;
             report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
         }
-        if let Some(second) = others.first() {
-            let found = engine.map_or(Engine::AfXdp, |engine| engine.value);
-            let (name, _) = Engine::ALL.iter().find(|(_, engine)| *engine == found).expect("each engine has a name");
-            if matches!(found, Engine::AfXdp | Engine::Dpdk) {
-                report.error(second.at, format!(
-                    "the engine {name} serves one interface; write engine = \"xdp\" in [dispatcher], which forwards between several, or leave \
-                     \"{}\" out",
-                    second.value
-                ));
-            }
+        if let Some(second) = interfaces.names.get(1).filter(|_| asked == Engine::Dpdk) {
+            report.error(second.at, format!(
+                "the engine dpdk serves one interface; write engine = \"af_xdp\" or \"xdp\" in [dispatcher], which forward between several, \
+                 or leave \"{}\" out",
+                second.value
+            ));
         }
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
         let heartbeat_ms = section.integer("heartbeat_ms", HEARTBEAT_MS, report).map(|ms| ms.value);
@@ -196,10 +190,8 @@ impl DispatcherDraft {
         let limit_sources = section.integer("limit_sources", LIMIT_SOURCES, report);
         let limit_sources = limit_sources.map_or(DEFAULT_LIMIT_SOURCES, |cells| cells.value);
         DispatcherDraft {
-            interface: interface.map(|name| name.value),
-            others: others.iter().map(|name| name.value.clone()).collect(),
+            interfaces,
             engine,
-            cores,
             flows,
             heartbeat,
             xdp,
@@ -217,13 +209,16 @@ impl DispatcherDraft {
             Some(draft) => Some(draft.into_dpdk()?),
             None => None,
         };
-        let DispatcherDraft { interface, others, engine, cores, flows, heartbeat, .. } = self;
+        let DispatcherDraft { interfaces, engine, flows, heartbeat, .. } = self;
+        let InterfacesDraft { names, queues, cores } = interfaces;
+        let mut names = names.into_iter().map(|name| name.value);
         let DispatcherDraft { xdp, pins, source, mtu, gateway_mac, limit_sources, .. } = self;
         let source = source.into_iter().flatten().map(|source| source.value).collect();
         let engine = engine.map_or(Engine::AfXdp, |engine| engine.value);
         Some(Dispatcher {
-            interface: interface?,
-            others,
+            interface: names.next()?,
+            others: names.collect(),
+            queues,
             engine,
             cores,
             flows,
@@ -283,42 +278,6 @@ fn read_xdp(section: &Section, report: &mut Report) -> Option<Xdp> {
 fn read_pins(section: &Section, base: &Path, report: &mut Report) -> PathBuf {
     let pins = section.text("pins", report, |text| value::file(text.trim_end_matches('/'), PINS, base));
     pins.map_or_else(|| PINS.into(), |pins| pins.value)
-}
-
-/// The first one, and the others: `interface` is a name, or a section for each.
-fn read_interfaces(section: &Section, report: &mut Report) -> (Option<At<String>>, Vec<At<String>>) {
-    if !section.is_list("interface") {
-        return (section.text("interface", report, value::interface), Vec::new());
-    }
-    let sections = section.tables("interface", MAX_INTERFACES, &schema::INTERFACE, report);
-    let names: Vec<At<String>> =
-        sections.iter().filter_map(|section| section.text("name", report, value::interface)).collect();
-    let mut seen = HashMap::new();
-    for name in &names {
-        if let Some(other) = seen.insert(&name.value, name.at) {
-            let line = report.line(other);
-            report.error(
-                name.at,
-                format!("interface \"{}\" is already given on line {line}; each has its own name", name.value),
-            );
-        }
-    }
-    let mut names = names.into_iter();
-    (names.next(), names.collect())
-}
-
-fn read_cores(section: &Section, report: &mut Report) -> Option<Vec<usize>> {
-    let empty = "`cores` is empty; leave the key out to use the cores near the NIC, or write cores = [2, 3]";
-    let wanted = "the number of a core; write 0 or more";
-    let cores = section.list("cores", report, empty, |core, report| integer_element(core, report, wanted))?;
-    let mut seen = HashMap::new();
-    for core in &cores {
-        if let Some(other) = seen.insert(core.value, core.at) {
-            let line = report.line(other);
-            report.error(core.at, format!("core {} is already given on line {line}; each runs one worker", core.value));
-        }
-    }
-    Some(cores.into_iter().map(|core| core.value).collect())
 }
 
 /// What is not legal is reported and the default stands in its place.

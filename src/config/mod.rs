@@ -13,6 +13,7 @@ mod file;
 mod group;
 mod health;
 mod include;
+mod interfaces;
 mod key;
 mod limit;
 mod lists;

@@ -66,8 +66,10 @@ pub static DISPATCHER: Schema = Schema {
     ],
 };
 
-pub static INTERFACE: Schema =
-    Schema { title: "[[dispatcher.interface]]", keys: &[required("name", "name = \"eth1\"")] };
+pub static INTERFACE: Schema = Schema {
+    title: "[[dispatcher.interface]]",
+    keys: &[required("name", "name = \"eth1\""), optional("queues", "queues = 4"), optional("cores", "cores = [2, 3]")],
+};
 
 pub static FILTER: Schema = Schema {
     title: "[filter]",

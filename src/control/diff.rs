@@ -25,6 +25,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             differ((&old.interface, &old.others) != (&new.interface, &new.others), "[dispatcher] interface");
             differ(old.engine != new.engine, "[dispatcher] engine");
             differ(old.cores != new.cores, "[dispatcher] cores");
+            differ(old.queues != new.queues, "[[dispatcher.interface]] queues or cores");
             differ(old.flows != new.flows, "[dispatcher] flows");
             differ(old.heartbeat != new.heartbeat, "[dispatcher] heartbeat_ms");
             differ(old.source != new.source, "[dispatcher] source");

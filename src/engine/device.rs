@@ -3,18 +3,16 @@
 use super::worker_pool::{self, FlowTables};
 use crate::error::Failure;
 use crate::hash::Key;
-use crate::limits::FRAMES_TIMED;
+use crate::host::share::Share;
 use crate::metrics::collect::DeviceCounters;
-use crate::model::{Dispatcher, Egress, Mac, Prefix, Xdp};
+use crate::model::{Dispatcher, Egress, Mac, Prefix};
 use crate::port::Port;
-use crate::port::af_xdp::{self, AfXdp, Transfer};
 use crate::table::Table;
-use crate::xdp::dispatch::{self, Setup, Tables};
+use crate::xdp::dispatch::{self, Tables};
 use crate::xdp::link::{self, Kept, LinkError, Place};
-use crate::xdp::{self, MEND_VETH, Net, Steer};
+use crate::xdp::{self, Steer};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A device that can be taken into service.
 pub trait Device: Sized {
@@ -45,9 +43,12 @@ pub struct Facts {
     pub mtu: u32,
     /// The device in a few words: driver, MAC, MTU.
     pub text: String,
-    pub queues: usize,
-    /// How many workers it takes; 0: none.
-    pub workers: usize,
+    /// Those that frames come by, of each interface.
+    pub queues: Vec<usize>,
+    /// In which flows are remembered while slots move.
+    pub flow_tables: usize,
+    /// What each worker serves; `None`: there are none.
+    pub share: Option<Share>,
     /// Empty where the device has no place.
     pub near_cores: Vec<usize>,
     /// By which frames leave, in their order, where there are several interfaces.
@@ -55,19 +56,25 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Of an interface of the kernel's, with a worker a queue.
-    pub fn of(device: &xdp::Device) -> Facts {
-        let xdp::Device { interface, driver, mac, mtu, queues, near_cores, .. } = device;
+    /// Of interfaces of the kernel's, the first one first.
+    pub fn of(devices: &[xdp::Device]) -> Facts {
+        let xdp::Device { interface, mac, mtu, near_cores, .. } = &devices[0];
+        let text = |device: &xdp::Device| {
+            let xdp::Device { interface, driver, mac, mtu, .. } = device;
+            format!("{interface} ({driver}), {mac}, MTU {mtu}")
+        };
+        let egress = |device: &xdp::Device| Egress { index: device.index, source: device.mac };
         Facts {
             interface: interface.clone(),
             has_interface: true,
             mac: Some(*mac),
             mtu: *mtu,
-            text: format!("{interface} ({driver}), {mac}, MTU {mtu}"),
-            queues: *queues as usize,
-            workers: *queues as usize,
+            text: devices.iter().map(text).collect::<Vec<_>>().join("\n             "),
+            queues: devices.iter().map(|device| device.queues as usize).collect(),
+            flow_tables: devices.iter().map(|device| device.receive_queues as usize).sum(),
+            share: None,
             near_cores: near_cores.clone(),
-            egresses: Vec::new(),
+            egresses: if devices.len() > 1 { devices.iter().map(egress).collect() } else { Vec::new() },
         }
     }
 }
@@ -110,6 +117,33 @@ pub fn forget(place: &Place) -> Result<(), Failure> {
     Ok(dispatch::forget_flows(&place.pins.join(&place.interface))?)
 }
 
+/// Has a program attached everywhere, or, where that fails, nowhere that it was not before. What comes of the first place is what counts, but
+/// whether any was taken over.
+///
+/// # Errors
+/// As `attach`.
+pub fn attach_all(
+    places: &[Place],
+    mut attach: impl FnMut(&Place) -> Result<link::Attachment, LinkError>,
+) -> Result<link::Attachment, Failure> {
+    let mut attachment: Option<link::Attachment> = None;
+    // The first one last: where frames come from, mostly. By then they can go out by the others.
+    for (count, place) in places.iter().rev().enumerate() {
+        let before = attachment.is_some_and(|attachment| attachment.taken_over);
+        match attach(place) {
+            Ok(now) => attachment = Some(link::Attachment { taken_over: now.taken_over || before, ..now }),
+            Err(error) => {
+                // What was kept before this start stays as it was.
+                if !before {
+                    places.iter().rev().take(count).for_each(|place| _ = forget(place));
+                }
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(attachment.expect("there is an interface"))
+}
+
 /// A device in service.
 pub struct AttachedDevice<P> {
     pub ports: Vec<P>,
@@ -126,9 +160,10 @@ pub struct AttachedDevice<P> {
 pub enum Attachment {
     AfXdp {
         steer: Box<Steer>,
-        queues: u32,
-        /// Where the program is kept when the process is gone.
-        place: Option<Place>,
+        /// By worker: the numbers of the queues whose flow tables are its, among those of all interfaces.
+        flow_tables: Vec<Vec<usize>>,
+        /// Where the program is kept when the process is gone, by interface; empty: it is not.
+        places: Vec<Place>,
     },
     #[cfg(feature = "dpdk")]
     Dpdk { _service: crate::port::dpdk::InService },
@@ -174,8 +209,8 @@ impl Attachment {
     /// Has the program dispatch what comes from here on, and stay when this is dropped. Whether it can.
     pub fn leave(&mut self) -> bool {
         match self {
-            Attachment::AfXdp { steer, queues, place: Some(_) } => {
-                steer.take_sockets(*queues);
+            Attachment::AfXdp { steer, flow_tables, places } if !places.is_empty() => {
+                steer.take_sockets(flow_tables.iter().flatten().map(|queue| *queue as u32));
                 true
             }
             _ => false,
@@ -184,11 +219,19 @@ impl Attachment {
 
     /// What remembers flows while slots move: of each worker, by its number. Each has room for so many. `key` is the cluster's.
     pub fn flow_tables(&mut self, flows: usize, key: Key) -> FlowTables {
+        let queues = match self {
+            Attachment::AfXdp { flow_tables, .. } => flow_tables.clone(),
+            #[cfg(feature = "dpdk")]
+            Attachment::Dpdk { .. } => Vec::new(),
+        };
         match self.net() {
             // Shared with the program, so that either goes on with the other's.
             Some(net) => {
                 let flows = net.flows();
-                Arc::new(move |worker| flows.of_queue(worker))
+                Arc::new(move |worker| {
+                    let first = queues[..worker].iter().map(Vec::len).sum();
+                    (first, queues[worker].iter().map(|queue| flows.of_queue(*queue)).collect())
+                })
             }
             None => worker_pool::own_flow_tables(flows, key),
         }
@@ -197,102 +240,21 @@ impl Attachment {
     /// Gives the kernel all frames again, where it shares the device. What is on its way to the ports comes yet.
     pub fn detach(&mut self) {
         match self {
-            Attachment::AfXdp { steer, place, .. } => {
-                if let Some(place) = place
-                    && let Err(error) = forget(place)
-                {
-                    tracing::warn!(
-                        "not all that {} keeps for {} is gone: {error}",
-                        place.pins.display(),
-                        place.interface
-                    );
+            Attachment::AfXdp { steer, places, .. } => {
+                for place in places {
+                    if let Err(error) = forget(place) {
+                        tracing::warn!(
+                            "not all that {} keeps for {} is gone: {error}",
+                            place.pins.display(),
+                            place.interface
+                        );
+                    }
                 }
                 steer.detach();
             }
             #[cfg(feature = "dpdk")]
             Attachment::Dpdk { .. } => {}
         }
-    }
-}
-
-/// How long a worker may be silent. `None`: for as long as it has a ring, since what the program sends in its place would not leave.
-fn net_after(device: &xdp::Device, settings: &Dispatcher) -> Option<Duration> {
-    let sends = settings.xdp == Some(Xdp::Generic) || device.transmits();
-    if !sends {
-        tracing::warn!(
-            "if a worker is killed or hangs, {} does not send what its XDP program forwards: {MEND_VETH} (the other end of the veth), \
-             and start again",
-            device.interface
-        );
-    }
-    sends.then_some(settings.heartbeat)
-}
-
-impl Device for xdp::Device {
-    type Port = AfXdp;
-
-    fn open(dispatcher: &Dispatcher, _available_cores: &[usize]) -> Result<Self, Failure> {
-        Ok(af_xdp::open(&dispatcher.interface)?)
-    }
-
-    fn facts(&self) -> Facts {
-        Facts::of(self)
-    }
-
-    fn attach(
-        self,
-        settings: &Dispatcher,
-        cluster_addresses: &[Prefix],
-        table: &Table,
-    ) -> Result<AttachedDevice<AfXdp>, Failure> {
-        let xdp::Device { mac, index, queues, .. } = self;
-        let place = place(&self, settings);
-        let folder = folder(&place)?;
-        // A veth sends what is redirected to it, see `kernel::way_out`.
-        let egress = if self.driver == "veth" { index } else { 0 };
-        let setup = Setup {
-            mac,
-            egress,
-            queues: self.receive_queues,
-            flows: settings.flows,
-            timed_of: FRAMES_TIMED,
-            others: Default::default(),
-        };
-        let steer =
-            Steer::load_with_net(Net { setup, table, after: net_after(&self, settings), folder: folder.as_deref() })?;
-        let (mut steer, ports) = self.prepare(steer, cluster_addresses)?;
-        let (mode, taken_over) = match folder {
-            Some(_) => {
-                steer.attach_kept(&place, settings.xdp).map(|attachment| (attachment.mode, attachment.taken_over))?
-            }
-            None => (steer.attach(&self)?, false),
-        };
-        let (counters, losses) = (steer.counters(), ports.iter().map(|port| port.losses()).collect::<Vec<_>>());
-        let device_counters = move || {
-            let lost = losses.iter().map(|losses| losses.total()).sum::<u64>();
-            counters.read().map_or_else(
-                |error| {
-                    tracing::warn!(%error, "the device's counters cannot be read");
-                    DeviceCounters::default()
-                },
-                |counts| DeviceCounters {
-                    seen: counts.seen,
-                    passed: counts.passed,
-                    refused: 0,
-                    lost: lost + counts.no_socket,
-                },
-            )
-        };
-        let pages = if ports.iter().all(AfXdp::in_huge_pages) { ", huge pages" } else { "" };
-        let engine = format!("AF_XDP, {} mode{pages}, {mode}", ports[0].transfer());
-        let engine = if taken_over { engine + ", taken over from the process before" } else { engine };
-        Ok(AttachedDevice {
-            copies: ports.iter().any(|port| port.transfer() == Transfer::Copy),
-            ports,
-            engine,
-            device_counters: Box::new(device_counters),
-            attachment: Attachment::AfXdp { steer: Box::new(steer), queues, place: folder.map(|_| place) },
-        })
     }
 }
 
@@ -314,8 +276,9 @@ impl Device for crate::port::dpdk::Device {
             mac: None,
             mtu: u32::from(*mtu),
             text: format!("{interface}, for {port} ({driver}), {mac}, MTU {mtu}"),
-            queues: usize::from(*queues),
-            workers: usize::from(*queues),
+            queues: vec![usize::from(*queues)],
+            flow_tables: usize::from(*queues),
+            share: Some(Share::of_one(interface, u32::from(*queues))),
             near_cores: near_cores.clone(),
             egresses: Vec::new(),
         }

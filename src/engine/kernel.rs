@@ -1,7 +1,7 @@
 //! The engine `xdp`: the dispatcher inside the kernel. A program decides every frame on the core that takes the NIC's interrupt; this
 //! process only keeps the program's table up to date, and reads what it counts.
 
-use super::device::{folder, forget, place};
+use super::device::{attach_all, folder, forget, place};
 use super::kernel_metrics::{CoreMetrics, Timed};
 use super::{Attached, Dispatching, Engine, Facts, HostCheck, Opened, Start};
 use crate::admin::status::{ProgramStatus, Status, WorkerStatus};
@@ -9,17 +9,17 @@ use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, Update};
 use crate::error::Failure;
 use crate::host::{self, clock, privileges};
-use crate::limits::{CENSUS_EVERY, CENSUS_PART, DRAIN, FRAMES_TIMED, KERNEL_RETRY};
+use crate::limits::{CENSUS_EVERY, CENSUS_PART, DRAIN, KERNEL_RETRY};
 use crate::metrics::collect::{self, Collector, Sources, Stats, Troubles};
 use crate::metrics::source::boxed;
 use crate::metrics::summary::Summary;
-use crate::model::{Dispatcher, Egress, Plan, Prefix, Xdp};
+use crate::model::{Dispatcher, Plan, Prefix, Xdp};
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
-use crate::xdp::dispatch::{Books, Dispatch, Other, Others, PublishError, Reader, Setup};
+use crate::xdp::dispatch::{Books, Dispatch, PublishError, Reader, Setup};
 use crate::xdp::link::{self, Attachment, Place};
 use crate::xdp::privileges as needed;
-use crate::xdp::{Device, Features, MEND_VETH, Mode};
+use crate::xdp::{Device, Features, MEND_VETH, Mode, check_alike};
 use aya::programs::xdp::XdpLink;
 use caps::Capability;
 use std::fmt;
@@ -36,19 +36,12 @@ pub fn open(dispatcher: &Dispatcher) -> Result<Box<dyn Opened>, Failure> {
     needed::check(&dispatcher.interface, &needed::PROGRAM)?;
     needed::raise_memory_lock_limit();
     let devices = dispatcher.interfaces().map(Device::read).collect::<Result<Vec<_>, _>>()?;
-    let device = &devices[0];
-    if let Some(other) = devices.iter().find(|other| other.mtu != device.mtu) {
-        return Err(format!(
-            "{} has an MTU of {}, and {} of {}: what comes in on one must fit on the others; ip link set dev {} mtu {}",
-            device.interface, device.mtu, other.interface, other.mtu, other.interface, device.mtu
-        )
-        .into());
-    }
+    check_alike(&devices)?;
     if dispatcher.cores.is_some() {
         tracing::warn!(
             "the engine xdp ignores `cores`: it runs on the cores that take the interrupts of {} \
              (/proc/irq/*/smp_affinity_list sets them)",
-            device.interface
+            dispatcher.interface
         );
     }
     Ok(Box::new(OpenedKernel { devices, settings: dispatcher.clone() }))
@@ -62,17 +55,7 @@ struct OpenedKernel {
 
 impl Opened for OpenedKernel {
     fn facts(&self) -> Facts {
-        let mut facts = Facts { workers: 0, ..Facts::of(&self.devices[0]) };
-        for other in &self.devices[1..] {
-            let Facts { text, queues, .. } = Facts::of(other);
-            facts.text += &format!("\n             {text}");
-            facts.queues += queues;
-        }
-        if self.devices.len() > 1 {
-            let egress = |device: &Device| Egress { index: device.index, source: device.mac };
-            facts.egresses = self.devices.iter().map(egress).collect();
-        }
-        facts
+        Facts::of(&self.devices)
     }
 
     fn attach(self: Box<Self>, _cluster_addresses: &[Prefix], table: Table) -> Result<Box<dyn Attached>, Failure> {
@@ -81,16 +64,14 @@ impl Opened for OpenedKernel {
             [device] => way_out(device, settings.xdp),
             _ => (devices[0].index, between(&devices, settings.xdp)),
         };
-        let mut queues = devices[0].receive_queues;
-        let mut others = Others::default();
-        for (to, device) in others.iter_mut().zip(&devices[1..]) {
-            *to = Some(Other { index: device.index, first_queue: queues, mac: device.mac.0 });
-            queues += device.receive_queues;
-        }
-        let setup =
-            Setup { mac: devices[0].mac, egress, queues, flows: settings.flows, timed_of: FRAMES_TIMED, others };
+        let setup = Setup::of(&devices, egress, settings.flows);
         let places = devices.iter().map(|device| place(device, &settings)).collect();
-        Ok(Box::new(Program::begin(setup, places, xdp, table)?))
+        let program = Program::begin(setup, places, xdp, table)?;
+        let is_several = devices.len() > 1 && program.attachment.mode == Mode::Native;
+        match devices.iter().find(|device| is_several && !Features::of(device.index).transmits()) {
+            Some(unfit) => Ok(Box::new(program.without(unfit, settings.xdp)?)),
+            None => Ok(Box::new(program)),
+        }
     }
 }
 
@@ -117,16 +98,21 @@ fn way_out(device: &Device, xdp: Option<Xdp>) -> (u32, Option<Xdp>) {
 }
 
 /// Where the program runs on several interfaces: in the drivers, if each of them runs it and sends what is redirected to it from another
-/// one. A driver's program and a generic one cannot send to each other's interfaces with any certainty.
+/// one. A driver's program and a generic one cannot send to each other's interfaces with any certainty. Most drivers send, and say so, only while they
+/// have a program themselves (`xdp_features_set_redirect_target`, net/core/xdp.c): what they say then comes later.
 fn between(devices: &[Device], xdp: Option<Xdp>) -> Option<Xdp> {
     if xdp == Some(Xdp::Generic) {
         return xdp;
     }
-    let is_fit = |device: &&Device| {
-        let features = Features::of(device.index);
-        features.is_native() && features.transmits() && (device.driver != "veth" || device.transmits())
-    };
-    let Some(unfit) = devices.iter().find(|device| !is_fit(device)) else { return Some(Xdp::Native) };
+    let is_fit = |device: &&Device| Features::of(device.index).is_native() && device.transmits();
+    match devices.iter().find(|device| !is_fit(device)) {
+        Some(unfit) => without(unfit, xdp),
+        None => Some(Xdp::Native),
+    }
+}
+
+/// What is done where a driver does not send what others redirect to it.
+fn without(unfit: &Device, xdp: Option<Xdp>) -> Option<Xdp> {
     let Device { interface, driver, .. } = unfit;
     let mend = if driver == "veth" {
         format!("; {MEND_VETH} (the other end of the veth), and start again")
@@ -163,35 +149,31 @@ impl Program {
             None => Dispatch::load(setup, &table)?,
         };
         let mut links = Vec::with_capacity(places.len());
-        let mut attachment: Option<Attachment> = None;
-        // The first one last: where frames come from, mostly. By then they can go out by the others.
-        for place in places.iter().rev() {
-            let attached = match folder {
-                Some(_) => link::attach(dispatch.program(), place, at),
-                None => link::attach_unpinned(dispatch.program(), place, at),
+        let attachment = attach_all(&places, |place| {
+            let (link, attachment) = match folder {
+                Some(_) => link::attach(dispatch.program(), place, at)?,
+                None => link::attach_unpinned(dispatch.program(), place, at)?,
             };
-            match attached {
-                Ok((link, how)) => {
-                    links.push(link);
-                    attachment = Some(Attachment {
-                        taken_over: how.taken_over || attachment.is_some_and(|a| a.taken_over),
-                        ..how
-                    });
-                }
-                Err(error) => {
-                    // What was kept before this start stays as it was.
-                    if attachment.is_none_or(|attachment| !attachment.taken_over) {
-                        places.iter().rev().take(links.len()).for_each(|place| _ = forget(place));
-                    }
-                    return Err(error.into());
-                }
-            }
-        }
-        let attachment = attachment.expect("there is an interface");
+            links.push(link);
+            Ok(attachment)
+        })?;
         let (mut events, flows) = (Reader::new(dispatch.split().1)?, dispatch.flows());
         let flows = (0..flows.queues()).map(|queue| flows.of_queue(queue)).collect();
         events.follow(&table);
         Ok(Program { dispatch, setup, table, flows, events, links, attachment, places, xdp })
+    }
+
+    /// In the place of this one, which was attached in the drivers, one that does without what a driver does not send.
+    fn without(self, unfit: &Device, xdp: Option<Xdp>) -> Result<Program, Failure> {
+        let xdp = without(unfit, xdp);
+        if xdp != Some(Xdp::Generic) || self.attachment.taken_over {
+            return Ok(self);
+        }
+        self.places.iter().try_for_each(forget)?;
+        let Program { dispatch, links, setup, table, places, .. } = self;
+        drop(links);
+        dispatch.close()?;
+        Program::begin(setup, places, xdp, table)
     }
 
     /// Puts a program with room for a larger table in the place of this one. The kernel exchanges the two between two frames.

@@ -1,11 +1,13 @@
 //! What dispatches: workers over a port (AF_XDP, DPDK), or the filter of a server. Which of them a configuration asks for is
 //! decided here, and nowhere else.
 //!
-//! - `workers`: a worker a queue, each on its core, over any port (`worker_pool`: their threads; `device`: what a port belongs to)
+//! - `workers`: each on its core, over any port (`worker_pool`: their threads; `device`: what a port belongs to; `af_xdp`: the
+//!   kernel's interfaces)
 //! - `kernel`: a program in the kernel (`kernel_metrics`: what it counts)
 //! - `filter`: broadcast-based dispatch, by a program on the server
 //! - `decap`: the servers' end of tunnels, by a program there (`on_server`: what the two have in common)
 
+mod af_xdp;
 pub mod decap;
 mod device;
 pub mod filter;
@@ -163,17 +165,26 @@ pub fn detach(dispatcher: &Dispatcher) -> Result<(), Failure> {
     kernel::detach(dispatcher)
 }
 
+/// Whether all interfaces lend their memory to AF_XDP sockets.
+fn has_zero_copy(dispatcher: &Dispatcher) -> Result<bool, Failure> {
+    for interface in dispatcher.interfaces() {
+        if !crate::port::af_xdp::has_zero_copy(interface)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The device that a configuration names, for the engine that it asks for.
 ///
 /// # Errors
 /// Whatever the device, or this build, is not fit for.
 pub fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Box<dyn Opened>, Failure> {
     match dispatcher.engine {
-        model::Engine::AfXdp => workers::open::<crate::xdp::Device>(dispatcher, available_cores),
+        model::Engine::AfXdp => workers::open::<af_xdp::Interfaces>(dispatcher, available_cores),
         model::Engine::Xdp => kernel::open(dispatcher),
-        model::Engine::Auto if !dispatcher.others.is_empty() => kernel::open(dispatcher),
-        model::Engine::Auto if crate::port::af_xdp::has_zero_copy(&dispatcher.interface)? => {
-            workers::open::<crate::xdp::Device>(dispatcher, available_cores)
+        model::Engine::Auto if has_zero_copy(dispatcher)? => {
+            workers::open::<af_xdp::Interfaces>(dispatcher, available_cores)
         }
         model::Engine::Auto => kernel::open(dispatcher),
         #[cfg(feature = "dpdk")]

@@ -21,12 +21,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
-/// Makes the flow table of a worker, by its number.
-pub type FlowTables = Arc<dyn Fn(usize) -> FlowTable + Send + Sync>;
+/// Makes the flow tables of a worker, by its number: one for each queue of its port. The first one's number among those of all workers comes
+/// with them.
+pub type FlowTables = Arc<dyn Fn(usize) -> (usize, Vec<FlowTable>) + Send + Sync>;
 
-/// Each in the worker's own memory, for so many flows. `key` is the cluster's.
+/// One a worker, in its own memory, for so many flows. `key` is the cluster's.
 pub fn own_flow_tables(flows: usize, key: Key) -> FlowTables {
-    Arc::new(move |_| FlowTable::new(flows, key))
+    Arc::new(move |worker| (worker, vec![FlowTable::new(flows, key)]))
 }
 
 pub struct WorkerPool {
@@ -39,8 +40,8 @@ pub struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// Starts a worker on each of `ports`, on the core at the same position, with the flow table of its number. Workers of one core share a
-    /// thread. `table` is of the services and servers of `plan`. `beside` counts what is dispatched without workers.
+    /// Starts a worker on each of `ports`, on the core at the same position, with the flow tables of its number. Workers of one core share
+    /// a thread. `table` is of the services and servers of `plan`. `beside` counts what is dispatched without workers.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -78,7 +79,7 @@ impl WorkerPool {
             threads.push(thread.spawn(move || {
                 pin(core);
                 // Here, so that their memory is near the core.
-                let worker = |(number, port, reader)| Worker::new(port, reader, flow_tables(number));
+                let worker = |(number, port, reader)| Worker::over(port, reader, flow_tables(number));
                 work(&mut parts.into_iter().map(worker).collect::<Vec<_>>(), &stop);
             })?);
         }

@@ -6,6 +6,7 @@ pub mod cores;
 pub mod document;
 pub mod lock;
 pub mod privileges;
+pub mod share;
 pub mod supervisor;
 
 use crate::model::Prefix;

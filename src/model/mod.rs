@@ -90,8 +90,10 @@ pub struct Dispatcher {
     pub interface: String,
     /// Other interfaces that clients' frames come in on, and go out by.
     pub others: Vec<String>,
+    /// What is said of the queues of each of them, the first one first.
+    pub queues: Vec<Queues>,
     pub engine: Engine,
-    /// One worker per queue on these cores; `None`: the cores near the NIC.
+    /// One worker per queue on these cores; `None`: the cores near the NIC, or what `queues` say.
     pub cores: Option<Vec<usize>>,
     /// Flows that are remembered for a queue while a change is under way.
     pub flows: u32,
@@ -111,6 +113,15 @@ pub struct Dispatcher {
     pub gateway_mac: Option<Mac>,
     /// Cells for what sources are limited by.
     pub limit_sources: u32,
+}
+
+/// The queues of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Queues {
+    /// How many workers serve, from the first one on; `None`: all.
+    pub count: Option<u32>,
+    /// The cores whose workers serve them in turn. Of several interfaces, each has the same ones, in any order, or none has any.
+    pub cores: Option<Vec<usize>>,
 }
 
 /// The server's side of broadcast-based dispatch, the same on every server.

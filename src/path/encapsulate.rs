@@ -105,7 +105,7 @@ pub fn write(frame: &mut [u8], room: &Room, table: &Table, destination: u32, nex
         Way::Readdressed(readdress) => readdress.apply(packet),
         Way::Direct | Way::Closed => {}
     }
-    super::rewrite::to_next_hop(frame, next_hop);
+    super::rewrite::leave(frame, next_hop, table);
 }
 
 /// A packet with its headers, to be cut into fragments.
@@ -143,7 +143,7 @@ impl Whole {
         packet[template.header_len()..].copy_from_slice(&frame[l2..l2 + inner.len]);
         let port = if template.has_port() { port(table, &frame[l2..]) } else { 0 };
         template.write(packet, inner, Some(self.identification as u16), port);
-        super::rewrite::to_next_hop(&mut self.frame, next_hop);
+        super::rewrite::leave(&mut self.frame, next_hop, table);
         self.pieces = pieces(template, total, table.tunnel_mtu());
     }
 

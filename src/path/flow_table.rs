@@ -25,22 +25,25 @@ use crate::verdict::{Reason, Verdict};
 use std::net::IpAddr;
 
 impl Selection {
-    /// Decides the frames that `decide` has left open. `now` is in nanoseconds, on the clock by which changes begin and end.
+    /// Decides the frames that `decide` has left open, each by the flow table that is at the position told for it. `now` is in nanoseconds, on
+    /// the clock by which changes begin and end.
     #[cold]
     #[inline(never)]
     pub fn look_up_flows<'a>(
         &mut self,
         table: &Table,
-        flows: &mut FlowTable,
+        (flow_tables, flow_table): (&mut [FlowTable], impl Fn(usize) -> usize),
         now: u64,
         bytes: impl Fn(usize) -> &'a [u8],
     ) {
         for at in Bits(std::mem::take(&mut self.migrating)) {
             let service = self.outcomes[at].service;
+            let flows = &mut flow_tables[flow_table(at)];
             self.outcomes[at] = look_up(bytes(at), service, table, flows, ticks(now));
         }
         for at in Bits(std::mem::take(&mut self.returned)) {
             let service = self.outcomes[at].service;
+            let flows = &mut flow_tables[flow_table(at)];
             let (outcome, is_last) = second_chance::look_up(bytes(at), service, table, flows, ticks(now));
             self.outcomes[at] = outcome;
             self.last_chances |= u64::from(is_last) << at;

@@ -1,6 +1,6 @@
 //! The only bytes that a dispatcher changes.
 
-use crate::table::PackedNextHop;
+use crate::table::{PackedNextHop, Table};
 use crate::wire::checksum;
 use crate::wire::ethernet::{self, Ethernet};
 
@@ -16,6 +16,15 @@ pub fn to_next_hop(frame: &mut [u8], next_hop: PackedNextHop) {
     let [head, tail] = [next_hop.mac_word() | ours << 48, ours >> 16];
     macs[..8].copy_from_slice(&head.to_le_bytes());
     macs[8..].copy_from_slice(&(tail as u32).to_le_bytes());
+}
+
+/// As `to_next_hop`, but what leaves by an interface of its own comes from that one's address.
+#[inline]
+pub fn leave(frame: &mut [u8], next_hop: PackedNextHop, table: &Table) {
+    to_next_hop(frame, next_hop);
+    if let Some(egress) = table.egress(next_hop) {
+        frame[6..12].copy_from_slice(&egress.source.0);
+    }
 }
 
 /// Sets the TTL or hop limit to 1, and mends the checksum of IPv4 (RFC 1624, equation 3). A server does not send such a packet back.

@@ -91,7 +91,7 @@ impl Sender for Generator {
                 break;
             }
             let due = self.due(start, now).min(limit);
-            let count = (due - sent.frames).min(BURST as u64).min(self.port.room() as u64);
+            let count = (due - sent.frames).min(BURST as u64).min(self.port.room(0) as u64);
             for _ in 0..count {
                 if !self.add(&mut burst, &mut sent, start) {
                     break;
@@ -100,7 +100,7 @@ impl Sender for Generator {
             if burst.is_empty() {
                 hint::spin_loop();
             }
-            self.port.tx(&mut burst);
+            self.port.tx(0, &mut burst);
         }
         self.flush();
         Ok(sent)

@@ -5,7 +5,7 @@
 
 use super::{Burst, Ledger, Port};
 use crate::hash::splitmix;
-use crate::limits::BURST;
+use crate::limits::{BURST, MAX_INTERFACES};
 
 pub struct Faulty<P: Port, const PASSES: bool = true> {
     inner: P,
@@ -13,14 +13,15 @@ pub struct Faulty<P: Port, const PASSES: bool = true> {
     schedule: u64,
     /// Received by the port inside, not handed over yet.
     waiting: Burst<P::Frame>,
-    /// How many frames are handed over, and sent, in this turn.
+    /// How many frames are handed over in this turn.
     quota: usize,
-    room: usize,
+    /// How many are sent, by link.
+    rooms: [usize; MAX_INTERFACES],
 }
 
 impl<P: Port, const PASSES: bool> Faulty<P, PASSES> {
     pub fn new(inner: P, seed: u64) -> Faulty<P, PASSES> {
-        Faulty { inner, schedule: seed, waiting: Burst::new(), quota: 0, room: 0 }
+        Faulty { inner, schedule: seed, waiting: Burst::new(), quota: 0, rooms: [0; MAX_INTERFACES] }
     }
 
     pub fn inner(&self) -> &P {
@@ -47,7 +48,9 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
     fn service(&mut self) {
         self.inner.service();
         self.quota = self.draw();
-        self.room = self.draw();
+        for link in 0..self.inner.links() {
+            self.rooms[link] = self.draw();
+        }
     }
 
     fn rx(&mut self, burst: &mut Burst<P::Frame>) {
@@ -92,20 +95,32 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
         self.inner.now()
     }
 
-    fn room(&mut self) -> usize {
-        self.room.min(self.inner.room())
+    fn links(&self) -> usize {
+        self.inner.links()
     }
 
-    fn tx(&mut self, burst: &mut Burst<P::Frame>) {
-        assert!(burst.len() <= self.room, "the worker sends no more than there is room for");
-        self.room -= burst.len();
-        self.inner.tx(burst);
+    fn link(&self, frame: &P::Frame) -> usize {
+        self.inner.link(frame)
     }
 
-    fn answer(&mut self, burst: &mut Burst<P::Frame>) {
-        assert!(burst.len() <= self.room, "the worker sends no more than there is room for");
-        self.room -= burst.len();
-        self.inner.answer(burst);
+    fn queue(&self, frame: &P::Frame) -> usize {
+        self.inner.queue(frame)
+    }
+
+    fn room(&mut self, link: usize) -> usize {
+        self.rooms[link].min(self.inner.room(link))
+    }
+
+    fn tx(&mut self, link: usize, burst: &mut Burst<P::Frame>) {
+        assert!(burst.len() <= self.rooms[link], "the worker sends no more than there is room for");
+        self.rooms[link] -= burst.len();
+        self.inner.tx(link, burst);
+    }
+
+    fn answer(&mut self, link: usize, burst: &mut Burst<P::Frame>) {
+        assert!(burst.len() <= self.rooms[link], "the worker sends no more than there is room for");
+        self.rooms[link] -= burst.len();
+        self.inner.answer(link, burst);
     }
 
     fn free(&mut self, burst: &mut Burst<P::Frame>) {

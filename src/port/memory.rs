@@ -3,7 +3,7 @@
 //! Frames lie in chunks of `STRIDE` bytes, as in a UMEM. Each is received once, in order, until `rewind`.
 
 use super::{Burst, Ledger, Port};
-use crate::limits::BURST;
+use crate::limits::{BURST, MAX_INTERFACES};
 
 /// Bytes from one frame's start to the next one's.
 pub const STRIDE: usize = 2048;
@@ -28,15 +28,20 @@ pub struct Memory {
     pub now: u64,
     /// How many frames `rx` finds at a time.
     pub burst: usize,
-    /// How many frames `tx` takes before it is full; refilled by `service`.
+    /// How many frames `tx` takes for a link before it is full; refilled by `service`.
     pub tx_room: usize,
+    /// A link that takes none.
+    pub full_link: Option<usize>,
     /// How many frames `pass` takes at a time.
     pub pass_room: usize,
-    room_left: usize,
+    /// Interfaces. Frames come by them in turn.
+    links: usize,
+    room_left: [usize; MAX_INTERFACES],
     next: usize,
     lent: usize,
     left: u64,
     sent: Vec<u32>,
+    sent_by: Vec<u8>,
     freed: Vec<u32>,
     passed: Vec<u32>,
 }
@@ -71,15 +76,24 @@ impl Memory {
             now: 0,
             burst: usize::MAX,
             tx_room: usize::MAX,
+            full_link: None,
             pass_room: usize::MAX,
-            room_left: usize::MAX,
+            links: 1,
+            room_left: [usize::MAX; MAX_INTERFACES],
             next: 0,
             lent: 0,
             left: 0,
             sent: Vec::with_capacity(total),
+            sent_by: Vec::with_capacity(total),
             freed: Vec::with_capacity(total),
             passed: Vec::with_capacity(frames.len()),
         }
+    }
+
+    /// Has it frames of so many interfaces, with a queue each.
+    pub fn with_links(self, links: usize) -> Memory {
+        assert!((1..=MAX_INTERFACES).contains(&links));
+        Memory { links, ..self }
     }
 
     /// Lets every frame be received again, as it lies.
@@ -93,6 +107,7 @@ impl Memory {
         self.spares.extend((self.lens.len() as u32..self.arena.len() as u32).rev());
         self.sent_lens[..self.lens.len()].copy_from_slice(&self.lens);
         self.sent.clear();
+        self.sent_by.clear();
         self.freed.clear();
         self.passed.clear();
     }
@@ -105,6 +120,11 @@ impl Memory {
     /// Positions of the frames that were sent, in order; those beyond the received ones were lent blank.
     pub fn sent(&self) -> &[u32] {
         &self.sent
+    }
+
+    /// The link by which each of those was sent.
+    pub fn sent_by(&self) -> &[u8] {
+        &self.sent_by
     }
 
     /// Positions of the frames that were freed, in order.
@@ -135,7 +155,10 @@ impl Port for Memory {
 
     #[inline]
     fn service(&mut self) {
-        self.room_left = self.tx_room;
+        self.room_left[..self.links].fill(self.tx_room);
+        if let Some(link) = self.full_link {
+            self.room_left[link] = 0;
+        }
     }
 
     #[inline]
@@ -191,19 +214,35 @@ impl Port for Memory {
         self.now
     }
 
-    #[inline]
-    fn room(&mut self) -> usize {
-        self.room_left
+    #[inline(always)]
+    fn links(&self) -> usize {
+        self.links
     }
 
     #[inline]
-    fn tx(&mut self, burst: &mut Burst<Frame>) {
-        self.room_left -= burst.len();
+    fn link(&self, frame: &Frame) -> usize {
+        frame.index as usize % self.links
+    }
+
+    #[inline]
+    fn queue(&self, frame: &Frame) -> usize {
+        self.link(frame)
+    }
+
+    #[inline]
+    fn room(&mut self, link: usize) -> usize {
+        self.room_left[link]
+    }
+
+    #[inline]
+    fn tx(&mut self, link: usize, burst: &mut Burst<Frame>) {
+        self.room_left[link] -= burst.len();
         self.lent -= burst.len();
         self.left += burst.len() as u64;
         for frame in burst.drain(..) {
             self.sent_lens[frame.index as usize] = frame.len;
             self.sent.push(frame.index);
+            self.sent_by.push(link as u8);
         }
     }
 

@@ -1,6 +1,9 @@
 //! Where frames come from and go to. The worker knows this trait and nothing else of a device.
 //!
 //! A port lends frames; each comes back exactly once, by `tx` or by `free`. No method blocks or allocates.
+//!
+//! Frames come from one queue or several, and leave by one interface or several, its links: whichever a frame came by, it can leave by
+//! any, and nothing is copied.
 
 pub mod af_xdp;
 #[cfg(feature = "dpdk")]
@@ -66,15 +69,33 @@ pub trait Port {
         true
     }
 
-    /// How many frames `tx` takes now.
-    fn room(&mut self) -> usize;
+    /// How many interfaces frames leave by, numbered from 0 in the order of the table's egresses; at most `MAX_INTERFACES`.
+    #[inline(always)]
+    fn links(&self) -> usize {
+        1
+    }
 
-    /// Transmits the whole burst, which is no longer than `room` said.
-    fn tx(&mut self, burst: &mut Burst<Self::Frame>);
+    /// The one that the frame came by.
+    #[inline(always)]
+    fn link(&self, _frame: &Self::Frame) -> usize {
+        0
+    }
+
+    /// Which of the port's queues the frame came by, numbered from 0. Whoever remembers flows does so by queue.
+    #[inline(always)]
+    fn queue(&self, _frame: &Self::Frame) -> usize {
+        0
+    }
+
+    /// How many frames `tx` takes now for a link.
+    fn room(&mut self, link: usize) -> usize;
+
+    /// Transmits the whole burst by a link. It is no longer than `room` said.
+    fn tx(&mut self, link: usize, burst: &mut Burst<Self::Frame>);
 
     /// Transmits what is not forwarded: answers to frames that were dropped. As `tx`.
-    fn answer(&mut self, burst: &mut Burst<Self::Frame>) {
-        self.tx(burst);
+    fn answer(&mut self, link: usize, burst: &mut Burst<Self::Frame>) {
+        self.tx(link, burst);
     }
 
     /// Takes the whole burst back unsent.

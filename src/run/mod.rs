@@ -31,6 +31,7 @@ use crate::engine::{self, Facts, Start};
 use crate::error::Failure;
 use crate::hash::vector::Level;
 use crate::host::lock::InterfaceLock;
+use crate::host::share::Share;
 use crate::host::supervisor::Supervisor;
 use crate::host::{self, confine, cores, privileges};
 use crate::metrics::collect::{Reports, say};
@@ -97,20 +98,19 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     // Before there are sockets that another process must not have.
     let guard = plan.announce.as_ref().map(|settings| Guard::start(&facts.interface, settings)).transpose()?;
     let watch = || {
-        let queues = (facts.workers > 0).then_some(facts.queues);
+        let queues = |at: usize| Some(facts.queues[at]).filter(|_| facts.share.is_some());
         runtime.block_on(async {
             let mut others = Vec::new();
-            for (name, egress) in dispatcher.others.iter().zip(facts.egresses.iter().skip(1)) {
-                others.push(InterfaceWatch::open(name, Some(egress.source), None).await?);
+            for (at, (name, egress)) in dispatcher.interfaces().zip(&facts.egresses).enumerate().skip(1) {
+                others.push(InterfaceWatch::open(name, Some(egress.source), queues(at)).await?);
             }
-            let first = InterfaceWatch::open(&facts.interface, facts.mac, queues).await?;
+            let first = InterfaceWatch::open(&facts.interface, facts.mac, queues(0)).await?;
             Ok::<_, InterfaceError>(first.with_others(others))
         })
     };
     let watch = facts.has_interface.then(watch).transpose()?;
-    let listed = dispatcher.cores.as_deref();
-    let listed = listed.filter(|_| facts.workers > 0);
-    let cores = cores::assign(&facts.interface, facts.workers, listed, &facts.near_cores, &available)?;
+    let assign = |share: &Share| share.assign(dispatcher.cores.as_deref(), &facts.near_cores, &available);
+    let cores = facts.share.as_ref().map(assign).transpose()?.unwrap_or_default();
     let hlog = options.hlog.as_deref().map(open_log).transpose()?;
     let addresses: Vec<Prefix> = plan.cluster_addresses().into_iter().collect();
     host::check(&addresses)?;
@@ -127,7 +127,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     let membership = runtime.block_on(Membership::open(plan, side, &options.down, file))?;
     let plan = Arc::clone(membership.plan());
     let mut followed = ControlPlane { runtime, membership, signals };
-    followed.membership.set_workers(facts.queues);
+    followed.membership.set_workers(facts.flow_tables);
     followed.membership.set_egresses(&facts.egresses);
     let attached = device.attach(&addresses, followed.membership.table())?;
     // Now that nothing can refuse any more, an older log of that name gives way.
@@ -146,7 +146,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         text,
         "{} (to resolve and check servers{}",
         kept.join(", "),
-        if facts.workers > 0 { "); workers keep no capability" } else { ", and to publish tables)" }
+        if facts.share.is_some() { "); workers keep no capability" } else { ", and to publish tables)" }
     );
     confined.iter().for_each(|confined| _ = write!(text, "\n{confined}"));
     // Not before: the first line of a start that fails is its error.
@@ -267,7 +267,7 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 
 /// What a person wants to see at the start.
 fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], (engine, advice): (&str, Option<String>)) -> String {
-    let Facts { text: device, queues, .. } = facts;
+    let Facts { text: device, share, .. } = facts;
     let mut text = format!("oneip {}\n  interface  {device}\n  engine     {engine}\n", env!("CARGO_PKG_VERSION"));
     advice.iter().for_each(|advice| _ = writeln!(text, "  note       {advice}"));
     let on = match cores {
@@ -275,7 +275,16 @@ fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], (engine, advice): (&str
         [core] => format!("on core {core}"),
         cores => format!("on cores {}", cores::list_distinct(cores)),
     };
-    let _ = writeln!(text, "  queues     {queues}, {on}");
+    let queues = match share {
+        Some(share) => share.queues.iter().sum::<u32>() as usize,
+        None => facts.queues.iter().sum(),
+    };
+    let by = match share {
+        Some(share) if share.workers.len() == 1 && queues > 1 => "by one worker ".to_owned(),
+        Some(share) if share.workers.len() < queues => format!("by {} workers ", share.workers.len()),
+        _ => String::new(),
+    };
+    let _ = writeln!(text, "  queues     {queues}, {by}{on}");
     text += &services(plan);
     text
 }

@@ -19,6 +19,7 @@ use crate::limits::{
     FLOW_CENSUS, FLOW_CLOSED, FLOW_ESTABLISHED_IDLE, FLOW_HALF_OPEN, FLOW_IDLE, FLOW_SEQUENCE_WINDOW, MAX_SERVERS,
     MAX_SERVICES,
 };
+use std::iter::Sum;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -93,6 +94,18 @@ pub struct FlowTableReport {
     pub evicted: u64,
     /// SYNs forgotten since the start, while something might have come back, to make room for newer ones.
     pub displaced: u64,
+}
+
+impl Sum for FlowTableReport {
+    fn sum<I: Iterator<Item = FlowTableReport>>(reports: I) -> FlowTableReport {
+        reports.fold(FlowTableReport::default(), |sum, one| FlowTableReport {
+            capacity: sum.capacity + one.capacity,
+            held: sum.held + one.held,
+            remembered: sum.remembered + one.remembered,
+            evicted: sum.evicted + one.evicted,
+            displaced: sum.displaced + one.displaced,
+        })
+    }
 }
 
 /// How far a flow has come.

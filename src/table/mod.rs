@@ -431,4 +431,10 @@ impl Table {
     pub fn egresses(&self) -> &[Egress] {
         &self.egresses
     }
+
+    /// By which of them a next hop is reached; `None`: by the one that the frame came in on.
+    #[inline]
+    pub fn egress(&self, next_hop: PackedNextHop) -> Option<&Egress> {
+        self.egresses.get(usize::from(next_hop.egress()).checked_sub(1)?)
+    }
 }

@@ -3,7 +3,9 @@
 use crate::admin::status::Status;
 use crate::ctl::client::{self, Client};
 use crate::engine::filter::takeover;
+use crate::error::Failure;
 use crate::host::cores;
+use crate::host::share::Share;
 use crate::model::{
     Admin, Announce, Deliver, Dispatcher, Engine, Group, GroupHealth, HashInput, Health, Plan, Selection, Service, Via,
 };
@@ -64,7 +66,10 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
 
 /// What is legal, but not on this machine.
 pub fn warnings(plan: &Plan) -> Vec<String> {
-    let listed = plan.dispatcher.iter().filter_map(|dispatcher| dispatcher.cores.as_ref()).flatten();
+    let lists = plan.dispatcher.iter().flat_map(|dispatcher| {
+        dispatcher.queues.first().and_then(|queues| queues.cores.as_ref()).or(dispatcher.cores.as_ref())
+    });
+    let listed = lists.flatten();
     let available = cores::available();
     let missing: Vec<usize> = listed.copied().filter(|core| !available.contains(core)).collect();
     if missing.is_empty() {
@@ -117,34 +122,51 @@ fn announce(Announce { table, min_up, hold_down, linger, hold }: &Announce) -> S
     )
 }
 
-/// Which core each queue's worker would run on, as far as this machine tells. The configuration may be for another one, so
+/// Which core each worker would run on, as far as this machine tells. The configuration may be for another one, so
 /// nothing here is an error.
 fn queues(dispatcher: &Dispatcher) -> String {
-    let Dispatcher { interface, engine, cores: listed, flows, .. } = dispatcher;
+    let Dispatcher { interface, engine, flows, .. } = dispatcher;
     if *engine == Engine::Dpdk {
         return dpdk(dispatcher);
     }
-    if !dispatcher.others.is_empty() {
-        let names = dispatcher.interfaces().collect::<Vec<_>>().join(", ");
+    let names = dispatcher.interfaces().collect::<Vec<_>>();
+    let is_one = names.len() == 1;
+    if *engine == Engine::Xdp && !is_one {
         return format!(
-            "interfaces {names}, by the program in the kernel; {flows} flows are remembered a queue through a change\n"
+            "interfaces {}, by the program in the kernel; {flows} flows are remembered a queue through a change\n",
+            names.join(", ")
         );
     }
-    let assigned = Device::read(interface).map_err(|error| error.to_string()).and_then(|device| {
-        cores::assign(interface, device.queues as usize, listed.as_deref(), &device.near_cores, &cores::available())
-            .map_err(|error| error.to_string())
-    });
-    match assigned {
-        Ok(cores) => {
-            let mut text =
-                format!("interface {interface}, AF_XDP; a worker remembers {flows} flows through a change\n");
-            for (queue, core) in cores.iter().enumerate() {
-                let _ = writeln!(text, "  queue {queue} -> core {core}");
-            }
-            text
+    let (share, cores) = match assigned(dispatcher) {
+        Ok(assigned) => assigned,
+        Err(reason) => return format!("queues and cores: not on this machine as it is: {reason}\n"),
+    };
+    let mut text = match is_one {
+        true => format!("interface {interface}, AF_XDP; a worker remembers {flows} flows through a change\n"),
+        false => {
+            format!("interfaces {}, AF_XDP; {flows} flows are remembered a queue through a change\n", names.join(", "))
         }
-        Err(reason) => format!("queues and cores: not on this machine as it is: {reason}\n"),
+    };
+    for (worker, (queues, core)) in share.workers.iter().zip(&cores).enumerate() {
+        let named = |(at, queue): &(usize, u32)| format!("queue {queue} of {}", names[*at]);
+        let _ = match &queues[..] {
+            [(_, queue)] => writeln!(text, "  queue {queue} -> core {core}"),
+            queues => {
+                let queues: Vec<String> = queues.iter().map(named).collect();
+                writeln!(text, "  worker {worker}: {} -> core {core}", queues.join(", "))
+            }
+        };
     }
+    text
+}
+
+/// What workers of this machine's interfaces would serve, and on which cores.
+fn assigned(dispatcher: &Dispatcher) -> Result<(Share, Vec<usize>), Failure> {
+    let devices = dispatcher.interfaces().map(Device::read).collect::<Result<Vec<_>, _>>()?;
+    let queues: Vec<u32> = devices.iter().map(|device| device.queues).collect();
+    let share = Share::new(dispatcher, &queues)?;
+    let cores = share.assign(dispatcher.cores.as_deref(), &devices[0].near_cores, &cores::available())?;
+    Ok((share, cores))
 }
 
 #[cfg(not(feature = "dpdk"))]

@@ -141,6 +141,27 @@ impl Device {
     }
 }
 
+/// By interface: the number of its first queue among those of all of them.
+pub fn first_queues(devices: &[Device]) -> Vec<u32> {
+    let mut next = 0;
+    let first = |device: &Device| {
+        next += device.receive_queues;
+        next - device.receive_queues
+    };
+    devices.iter().map(first).collect()
+}
+
+/// Whether what comes in on one of these interfaces fits on the others.
+///
+/// # Errors
+///
+/// They have different MTUs.
+pub fn check_alike(devices: &[Device]) -> Result<(), XdpError> {
+    let Some(other) = devices.iter().find(|other| other.mtu != devices[0].mtu) else { return Ok(()) };
+    let of = |device: &Device| (device.interface.clone(), device.mtu);
+    Err(XdpError::UnlikeMtus { first: of(&devices[0]), other: of(other) })
+}
+
 /// A driver that writes into a chunk by itself may take its room in whole KiB only (igb: SRRCTL.BSIZEPACKET,
 /// drivers/net/ethernet/intel/igb/igb_main.c, igb_setup_srrctl), and loses what is behind that.
 const DRIVERS_UNIT: u32 = 1024;

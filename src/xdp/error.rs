@@ -28,6 +28,12 @@ pub enum XdpError {
     #[error("a frame at {interface}'s MTU of {mtu} does not fit in one buffer: ip link set {interface} mtu {most}")]
     MtuTooLarge { interface: String, mtu: u32, most: u32 },
 
+    #[error(
+        "{} has an MTU of {}, and {} of {}: what comes in on one must fit on the others; ip link set dev {} mtu {}",
+        first.0, first.1, other.0, other.1, other.0, first.1
+    )]
+    UnlikeMtus { first: (String, u32), other: (String, u32) },
+
     #[error("cannot read {}: {reason}", path.display())]
     Facts { path: PathBuf, reason: io::Error },
 

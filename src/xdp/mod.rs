@@ -37,7 +37,7 @@ mod steer;
 mod way;
 
 pub use attach::{Mode, attach, load, program, program_mut};
-pub use device::{Device, FRAME_OFFSET, MEND_VETH, STAMP_ROOM, cores as core_list};
+pub use device::{Device, FRAME_OFFSET, MEND_VETH, STAMP_ROOM, check_alike, cores as core_list, first_queues};
 pub use error::XdpError;
 pub(crate) use error::{os_error, with_causes};
 pub use ethtool::driver;

@@ -173,10 +173,10 @@ impl Sets {
     }
 }
 
-/// The loaded program. Dropping it detaches it first and then frees it.
+/// The loaded program, for one interface or several. Dropping it detaches it first and then frees it.
 pub struct Steer {
-    // A file descriptor of the kernel's, which detaches the program when the process ends, whichever way.
-    link: Option<(XdpLink, Mode)>,
+    // File descriptors of the kernel's, which detach the program when the process ends, whichever way.
+    links: Vec<(XdpLink, Mode)>,
     program: Ebpf,
     addresses: HashSet<Prefix>,
     sets: Sets,
@@ -187,7 +187,7 @@ pub struct Steer {
 }
 
 impl Steer {
-    /// Loads the program for an interface with the address `mac` and `queues` receive queues; it takes nothing yet.
+    /// Loads the program for one interface, with the address `mac` and `queues` receive queues; it takes nothing yet.
     ///
     /// # Errors
     ///
@@ -239,7 +239,7 @@ impl Steer {
         let mut map = |name| program.take_map(name).expect("the program has this map");
         let counters = PerCpuArray::try_from(map(COUNTERS)).map_err(failed(COUNTERS))?;
         Ok(Steer {
-            link: None,
+            links: Vec::new(),
             addresses: HashSet::new(),
             sets: Sets {
                 addresses_v4: HashMap::try_from(map(ADDRESSES_V4)).map_err(failed(ADDRESSES_V4))?,
@@ -260,7 +260,7 @@ impl Steer {
         self.net.as_mut()
     }
 
-    /// Where the worker of a queue says that it turns.
+    /// Where the worker of a queue, by its number among those of all interfaces, says that it turns.
     ///
     /// # Panics
     /// There is no such queue.
@@ -300,19 +300,19 @@ impl Steer {
         self.counters.clone()
     }
 
-    /// `None`: not attached.
-    pub fn mode(&self) -> Option<Mode> {
-        self.link.as_ref().map(|(_, mode)| *mode)
+    /// Where it runs, on the interfaces that it is attached to.
+    pub fn modes(&self) -> impl Iterator<Item = Mode> {
+        self.links.iter().map(|(_, mode)| *mode)
     }
 
-    /// Gives a queue its ring. The kernel takes the entry out again when the socket is closed.
+    /// Gives a queue, by its number among those of all interfaces, its ring. The kernel takes the entry out again when the socket is closed.
     pub fn add_socket(&mut self, queue: u32, socket: impl AsFd) -> Result<(), XdpError> {
         self.sockets.set(queue, socket.as_fd().as_raw_fd(), 0).map_err(failed(SOCKETS))
     }
 
     pub fn attach(&mut self, device: &Device) -> Result<Mode, XdpError> {
         let (link, mode) = attach(program_mut(&mut self.program, PROGRAM), device)?;
-        self.link = Some((link, mode));
+        self.links.push((link, mode));
         Ok(mode)
     }
 
@@ -323,7 +323,7 @@ impl Steer {
     /// There is no BPF file system, another program is attached, or the kernel refuses.
     pub fn attach_kept(&mut self, place: &Place, xdp: Option<model::Xdp>) -> Result<Attachment, LinkError> {
         let (link, attachment) = link::attach(program_mut(&mut self.program, PROGRAM), place, (xdp, true))?;
-        self.link = Some((link, attachment.mode));
+        self.links.push((link, attachment.mode));
         Ok(attachment)
     }
 
@@ -332,9 +332,9 @@ impl Steer {
         program(&self.program, PROGRAM).info().ok().map(|info| info.id())
     }
 
-    /// No frame goes to a ring any more: the program dispatches all of them, if it has the net.
-    pub fn take_sockets(&mut self, queues: u32) {
-        for queue in 0..queues {
+    /// No frame goes to these queues' rings any more: the program dispatches them, if it has the net.
+    pub fn take_sockets(&mut self, queues: impl IntoIterator<Item = u32>) {
+        for queue in queues {
             // Of a queue without one there is nothing to take.
             let _ = self.sockets.unset(queue);
         }
@@ -342,7 +342,7 @@ impl Steer {
 
     /// Every frame is the kernel's again.
     pub fn detach(&mut self) {
-        self.link = None;
+        self.links.clear();
     }
 
     /// What the program does with a frame of at least 14 bytes that came in on queue 0, and counts it so. By

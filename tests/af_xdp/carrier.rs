@@ -44,13 +44,13 @@ fn send_without_carrier(cable: &Cable, link_is: &mpsc::Receiver<()>, done: &mpsc
         port.bytes_mut(&mut blank).copy_from_slice(&bytes);
         burst.push(blank);
     }
-    port.tx(&mut burst);
+    port.tx(0, &mut burst);
     for _ in 0..1000 {
         port.service();
     }
     let ledger = port.ledger();
     assert!(ledger.balanced() && ledger.left <= 1, "one frame tells that there is no carrier: {ledger:?}");
-    assert_eq!((ledger.sending, port.room()), (0, 0), "nothing can leave");
+    assert_eq!((ledger.sending, port.room(0)), (0, 0), "nothing can leave");
 
     done.send(()).unwrap();
     let give_up = Instant::now() + PATIENCE;
@@ -58,7 +58,7 @@ fn send_without_carrier(cable: &Cable, link_is: &mpsc::Receiver<()>, done: &mpsc
         assert!(Instant::now() < give_up, "the others leave: {:?}", port.ledger());
         port.service();
     }
-    assert!(port.room() >= BURST);
+    assert!(port.room(0) >= BURST);
 }
 
 #[test]

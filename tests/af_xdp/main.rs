@@ -53,9 +53,9 @@ fn reflect(port: &mut AfXdp, stop: &AtomicBool) -> (u64, u64) {
             last = arrival;
             turn_back(port.bytes_mut(frame));
         }
-        let fits = port.room().min(burst.len());
+        let fits = port.room(0).min(burst.len());
         let mut excess: Burst<_> = burst.drain(fits..).collect();
-        port.tx(&mut burst);
+        port.tx(0, &mut burst);
         sent += fits as u64;
         port.free(&mut excess);
         assert!(port.ledger().balanced(), "{:?}", port.ledger());
@@ -289,8 +289,8 @@ fn a_full_burst_is_sent_at_once() {
             port.rx(&mut burst);
             assert!(burst.is_full());
             burst.iter_mut().for_each(|frame| turn_back(port.bytes_mut(frame)));
-            assert!(port.room() >= BURST);
-            port.tx(&mut burst);
+            assert!(port.room(0) >= BURST);
+            port.tx(0, &mut burst);
             assert!(burst.is_empty());
             port.service();
             let ledger = port.ledger();
@@ -437,9 +437,9 @@ fn dropping_detaches_and_a_queue_can_be_bound_again_at_once() {
             for _ in 0..5 {
                 let mut attached = attach(DEVICE).unwrap();
                 assert!(is_attached(&cable));
-                assert_eq!(attached.steer.mode(), Some(Mode::Native));
+                assert_eq!(attached.steer.modes().collect::<Vec<_>>(), [Mode::Native]);
                 attached.steer.detach();
-                assert!(is_gone(&cable) && attached.steer.mode().is_none());
+                assert!(is_gone(&cable) && attached.steer.modes().next().is_none());
                 drop(attached);
             }
             drop(attach(DEVICE).unwrap());

@@ -240,7 +240,12 @@ impl Fixture {
         self.pipeline.classify(1, &self.table, |_| frame);
         self.pipeline.decide(&self.table);
         if self.pipeline.is_migrating() {
-            self.pipeline.look_up_flows(&self.table, &mut self.flow_table, self.now, |_| frame);
+            self.pipeline.look_up_flows(
+                &self.table,
+                (std::slice::from_mut(&mut self.flow_table), |_| 0),
+                self.now,
+                |_| frame,
+            );
         }
         assert!(!self.pipeline.is_migrating());
         let decided = (self.pipeline.outcomes()[0].verdict(), self.pipeline.last_chances().count() == 1);

@@ -6,7 +6,7 @@ use super::model::records::Golden;
 use super::model::turn;
 use oneip::model::{Mac, Plan, Prefix};
 use oneip::verdict::Reason;
-use oneip::xdp::dispatch::{Action, Books, Setup};
+use oneip::xdp::dispatch::{Action, Books, Other, Setup};
 use oneip::xdp::{self, Net, Steer};
 use std::time::Duration;
 
@@ -22,6 +22,42 @@ fn without_a_ring_frames_are_dispatched_as_by_the_program_that_does_nothing_else
 fn what_is_denied_is_dropped_and_counted_before_the_ring() {
     let golden = Golden::read();
     assert!(dispatched_alike(&golden, &golden.with_lists(golden.plan.clone())) > 10);
+}
+
+/// A frame of a test comes in by the loopback interface, whose number is 1.
+#[test]
+fn of_several_interfaces_each_takes_what_is_sent_to_its_own_address() {
+    let golden = Golden::read();
+    let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
+    let table = turn::table(&golden.plan, &golden.down);
+    let Some((dispatch, _)) = dispatch(own, &table, 0) else { return };
+    let first = Mac([2, 0, 0, 0, 0xfe, 1]);
+    let other = |index| Other { index, first_queue: 4, mac: own };
+    let addresses: Vec<Prefix> = golden.plan.cluster_addresses().into_iter().collect();
+    let steer = |other: Other| {
+        let mut setup = Setup { mac: first, egress: 7, queues: 5, flows: 0, timed_of: 1, others: Default::default() };
+        setup.others[0] = Some(other);
+        let mut steer = Steer::load_with_net(Net { setup, table: &table, after: None, folder: None }).unwrap();
+        steer.set_cluster_addresses(&addresses).unwrap();
+        steer
+    };
+    let (here, elsewhere) = (steer(other(1)), steer(other(2)));
+    let mut sent = 0;
+    for frame in golden.frames().iter().filter(|frame| frame.len() >= 14) {
+        let expected = match dispatch.judge(frame).unwrap().0 {
+            Action::Pass => xdp::Action::Pass,
+            Action::Drop => xdp::Action::Drop,
+            Action::Send | Action::Redirect => xdp::Action::Redirect,
+        };
+        sent += u64::from(expected == xdp::Action::Redirect);
+        assert_eq!(here.judge(frame).unwrap().0, expected, "it came in by the interface that it is sent to");
+        let passed = elsewhere.judge(frame).unwrap().0;
+        assert_eq!(passed, xdp::Action::Pass, "it was sent to another interface than it came in by");
+        let mut to_first = frame.clone();
+        to_first[..6].copy_from_slice(&first.0);
+        assert_eq!(here.judge(&to_first).unwrap().0, xdp::Action::Pass);
+    }
+    assert!(sent > 10, "{sent}");
 }
 
 /// How many were denied.

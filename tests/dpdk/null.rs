@@ -30,7 +30,7 @@ fn a_hundred_million_frames_and_none_goes_astray() {
         match seen / 64 % 3 {
             0 => port.free(&mut burst),
             1 => port.pass(&mut burst),
-            _ => port.tx(&mut burst),
+            _ => port.tx(0, &mut burst),
         }
         assert!(burst.is_empty());
     }
@@ -58,7 +58,7 @@ fn a_device_stops_and_starts_again_in_one_process() {
             port.rx(&mut burst);
             assert!(burst.is_full() && burst.iter().all(|frame| port.bytes(frame).len() == 64));
             assert_eq!(port.ledger().lent, burst.len());
-            port.tx(&mut burst);
+            port.tx(0, &mut burst);
             assert_eq!(port.ledger().lent, 0);
         }
         drop(ports);
@@ -79,7 +79,7 @@ fn a_worker_may_be_on_any_thread() {
                     ports[0].service();
                     ports[0].rx(&mut burst);
                     assert!(burst.iter().all(|frame| ports[0].bytes(frame).len() == length));
-                    ports[0].tx(&mut burst);
+                    ports[0].tx(0, &mut burst);
                 }
                 let ledger = ports[0].ledger();
                 assert_eq!(ledger.idle, ledger.total);

@@ -48,6 +48,9 @@ pub struct Lab {
 /// The engine in the kernel: for what has nothing to do with engines, since its labs need no turn of their own.
 pub const XDP: [&str; 2] = ["--engine", "xdp"];
 
+/// Workers over AF_XDP.
+pub const AF_XDP: [&str; 2] = ["--engine", "af_xdp"];
+
 /// The machine's cores, for labs: a dispatcher whose workers poll takes them all.
 struct Turn(usize);
 

@@ -8,7 +8,7 @@ use crate::interface::{lay_with_queues, use_queues};
 use crate::network::{CLUSTER, Lab, WEB, clients, eventually, lookup, write_config};
 
 /// Asks for a page over a connection that stays: who answers.
-fn ask(stream: &mut TcpStream) -> String {
+pub fn ask(stream: &mut TcpStream) -> String {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];

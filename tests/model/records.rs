@@ -1,7 +1,9 @@
 //! tests/data/golden.toml
 
 use oneip::config;
-use oneip::model::{Deliver, Dispatcher, Engine, HashInput, List, ListKind, Mac, PINS, Plan, Prefix, Selection, Tags};
+use oneip::model::{
+    Deliver, Dispatcher, Engine, HashInput, List, ListKind, Mac, PINS, Plan, Prefix, Queues, Selection, Tags,
+};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -151,6 +153,7 @@ pub fn dispatcher(mtu: u32) -> Dispatcher {
     Dispatcher {
         interface: "eth1".into(),
         others: Vec::new(),
+        queues: vec![Queues::default()],
         engine: Engine::AfXdp,
         cores: None,
         flows: 16,

@@ -67,12 +67,12 @@ fn serve(ports: &mut [AfXdp], stop: &AtomicBool, deed: impl Fn(u64) -> Deed) -> 
     let (mut arrivals, mut burst) = (Vec::new(), Burst::new());
     let mut later: Vec<Option<Frame>> = ports.iter().map(|_| None).collect();
     while !stop.load(Ordering::Relaxed) {
-        for (port, later) in ports.iter_mut().zip(&mut later) {
+        for (queue, (port, later)) in (0..).zip(ports.iter_mut().zip(&mut later)) {
             port.service();
             port.rx(&mut burst);
             for mut frame in burst.drain(..) {
                 let deed = deed(arrivals.len() as u64);
-                arrivals.push(arrival(port.queue(), port.bytes(&frame)));
+                arrivals.push(arrival(queue, port.bytes(&frame)));
                 turn_back(port.bytes_mut(&mut frame));
                 carry_out(deed, port, frame, later);
             }
@@ -121,10 +121,10 @@ fn copy(port: &mut AfXdp, frame: &Frame) -> Frame {
 }
 
 fn send(port: &mut AfXdp, frame: Frame) {
-    while port.room() == 0 {
+    while port.room(0) == 0 {
         port.service();
     }
-    port.tx(&mut Burst::from_iter([frame]));
+    port.tx(0, &mut Burst::from_iter([frame]));
 }
 
 fn turn_back(frame: &mut [u8]) {

@@ -68,12 +68,12 @@ impl Port for Reported {
         self.memory.now()
     }
 
-    fn room(&mut self) -> usize {
-        self.memory.room()
+    fn room(&mut self, link: usize) -> usize {
+        self.memory.room(link)
     }
 
-    fn tx(&mut self, burst: &mut Burst<Frame>) {
-        self.memory.tx(burst);
+    fn tx(&mut self, link: usize, burst: &mut Burst<Frame>) {
+        self.memory.tx(link, burst);
     }
 
     fn free(&mut self, burst: &mut Burst<Frame>) {

@@ -7,6 +7,7 @@ mod figures;
 mod hlog;
 mod latency;
 mod layouts;
+mod links;
 #[path = "../model/mod.rs"]
 mod model;
 mod publish;

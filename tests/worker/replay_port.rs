@@ -242,11 +242,11 @@ impl Port for ReplayPort {
         self.memory.now()
     }
 
-    fn room(&mut self) -> usize {
-        self.memory.room()
+    fn room(&mut self, link: usize) -> usize {
+        self.memory.room(link)
     }
 
-    fn tx(&mut self, burst: &mut Burst<Frame>) {
+    fn tx(&mut self, link: usize, burst: &mut Burst<Frame>) {
         for frame in burst.iter_mut() {
             let bytes = self.memory.bytes_mut(frame);
             let (service, server) = (u16::from_be_bytes([bytes[36], bytes[37]]) - PORT, bytes[5]);
@@ -257,7 +257,7 @@ impl Port for ReplayPort {
             // As it came, for the next time.
             bytes[..12].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
         }
-        self.memory.tx(burst);
+        self.memory.tx(link, burst);
     }
 
     fn free(&mut self, burst: &mut Burst<Frame>) {

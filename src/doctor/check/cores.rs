@@ -23,15 +23,10 @@ pub fn assigned(facts: &Facts) -> Option<Result<Vec<usize>, CoresError>> {
         Engine::Xdp | Engine::Dpdk => false,
     };
     let available = &facts.cores.available;
-    let assign = || {
-        cores::assign(
-            &device.interface,
-            device.queues as usize,
-            dispatcher.cores.as_deref(),
-            &device.near_cores,
-            available,
-        )
-    };
+    let settings = dispatcher.queues.first().cloned().unwrap_or_default();
+    let listed = settings.cores.as_deref().or(dispatcher.cores.as_deref());
+    let queues = settings.count.map_or(device.queues, |count| count.min(device.queues));
+    let assign = || cores::assign(&device.interface, queues as usize, listed, &device.near_cores, available);
     has_workers.then(assign)
 }
 

@@ -84,7 +84,10 @@ pub fn queues(facts: &Facts) -> Vec<Finding> {
         let (transmit, all) = (interface.device.queues, interface.device.receive_queues);
         let queues = if spares { transmit } else { all };
         let workers = facts.running.as_ref().filter(|_| facts.dispatches()).map(|running| running.status.workers.len());
-        if let (Some(workers), Some(Ok(_))) = (workers, assigned(facts))
+        // Of several interfaces a worker serves more than one queue, and `queues` leaves some to the program on purpose.
+        let is_plain =
+            dispatcher(facts).is_none_or(|it| it.others.is_empty() && it.queues.iter().all(|of| of.count.is_none()));
+        if let (Some(workers), Some(Ok(_))) = (workers.filter(|_| is_plain), assigned(facts))
             && (queues as usize) > workers
         {
             let why = format!(

@@ -1,21 +1,24 @@
-//! A port per queue of a network device, over AF_XDP: frames to a cluster address go past the kernel, into memory that the
+//! Queues of network devices, over AF_XDP: frames to a cluster address go past the kernel, into memory that the
 //! worker polls, and out again from there.
 //!
 //! In the order in which a device is taken into service:
 //!
-//! - `rings`: the memory and the rings of a queue; `port`: the queue as the worker sees it
+//! - `memory`: where the frames of a port lie; `rings`: the socket of a queue; `port`: queues as the worker sees them
 //!
 //! The interface and the XDP program that decides which frames are ours are in `crate::xdp`.
 
+mod memory;
 mod port;
 mod rings;
 
 use crate::model::Prefix;
+use std::slice;
 
+pub use memory::Frame;
 pub use port::{AfXdp, Losses};
-pub use rings::{Frame, Transfer};
+pub use rings::Transfer;
 
-use crate::xdp::{Device, Mode, Steer, XdpError, privileges};
+use crate::xdp::{Device, Mode, Steer, XdpError, first_queues, privileges};
 
 /// A device in service: from here on its frames to a cluster address come to the ports.
 ///
@@ -63,7 +66,7 @@ impl Device {
     ///
     /// The memory cannot be locked, the queue is busy, or the kernel refuses for a reason of its own.
     pub fn bind(&self, queue: u32) -> Result<AfXdp, XdpError> {
-        AfXdp::bind(self, queue)
+        AfXdp::bind(slice::from_ref(self), &[(0, queue)])
     }
 
     /// Takes every queue of the device into service. The ports are ready before the first frame is taken from the kernel.
@@ -83,15 +86,34 @@ impl Device {
     /// # Errors
     ///
     /// As `attach`.
-    pub fn prepare(&self, mut steer: Steer, addresses: &[Prefix]) -> Result<(Steer, Vec<AfXdp>), XdpError> {
-        steer.set_cluster_addresses(addresses)?;
-        let mut ports = Vec::with_capacity(self.queues as usize);
-        for queue in 0..self.queues {
-            let mut port = AfXdp::bind(self, queue)?;
-            port.set_heartbeat(steer.heartbeat(queue));
-            steer.add_socket(queue, port.socket())?;
-            ports.push(port);
-        }
-        Ok((steer, ports))
+    pub fn prepare(&self, steer: Steer, addresses: &[Prefix]) -> Result<(Steer, Vec<AfXdp>), XdpError> {
+        let workers: Vec<_> = (0..self.queues).map(|queue| vec![(0, queue)]).collect();
+        prepare(slice::from_ref(self), &workers, steer, addresses)
     }
+}
+
+/// As `Device::prepare`, for several interfaces. `workers` are the queues of each port, each of the interface at a position of `devices`; a
+/// port has one of each interface at least.
+///
+/// # Errors
+///
+/// As `Device::attach`.
+pub fn prepare(
+    devices: &[Device],
+    workers: &[Vec<(usize, u32)>],
+    mut steer: Steer,
+    addresses: &[Prefix],
+) -> Result<(Steer, Vec<AfXdp>), XdpError> {
+    steer.set_cluster_addresses(addresses)?;
+    let firsts = first_queues(devices);
+    let mut ports = Vec::with_capacity(workers.len());
+    for queues in workers {
+        let mut port = AfXdp::bind(devices, queues)?;
+        port.set_heartbeats(queues.iter().map(|(at, queue)| steer.heartbeat(firsts[*at] + queue)));
+        for (at, queue, socket) in port.sockets() {
+            steer.add_socket(firsts[at] + queue, socket)?;
+        }
+        ports.push(port);
+    }
+    Ok((steer, ports))
 }

@@ -1,4 +1,4 @@
-//! One queue as a `Port`: keeps account of where the frames are, and moves them between the rings.
+//! Queues of one interface or several as a `Port`: keeps account of where the frames are, and moves them between the rings.
 
 use std::fs::File;
 use std::io;
@@ -10,25 +10,40 @@ use rustix::io::{Errno, pread};
 use rustix::net::sockopt;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::memory::{Arena, Frame};
 use super::privileges;
-use super::rings::{BindFailure, Frame, Rings, Transfer};
-use crate::limits::{BEAT_TURNS, QUEUE_FRAMES};
+use super::rings::{Rings, Transfer};
+use crate::limits::{BEAT_TURNS, MAX_PORT_QUEUES, QUEUE_FRAMES};
 use crate::port::{Burst, Ledger, Port};
 use crate::xdp::Device;
 use crate::xdp::Heartbeat;
 use crate::xdp::XdpError;
 use crate::xdp::when_released;
 
-/// A queue of a device. Dropping it gives the queue back to the kernel, a moment later.
+/// Queues of interfaces, with one memory. Dropping it gives the queues back to the kernel, a moment later.
 pub struct AfXdp {
-    queue: u32,
-    rings: Rings,
+    arena: Arena,
+    queues: Vec<Queue>,
+    /// By link: the queue by which frames leave there.
+    ways_out: Vec<usize>,
+    /// The queue that is asked for frames first in this turn: each has its turns.
+    first: usize,
     idle: Vec<Frame>,
     lent: usize,
+    turns: u32,
+}
+
+/// One of them.
+struct Queue {
+    /// The position of its interface among the dispatcher's.
+    link: usize,
+    /// Its number on that.
+    number: u32,
+    rings: Rings,
     receiving: usize,
     sending: usize,
     left: u64,
-    /// Says whether the device has a carrier, if the kernel does.
+    /// Says whether the interface has a carrier, if the kernel does.
     carrier: Option<File>,
     /// It has none, and would lose what it is given: until it has one again, nothing is.
     link_down: bool,
@@ -36,44 +51,46 @@ pub struct AfXdp {
     lost: Arc<AtomicU64>,
     /// Says that the queue's worker turns, if somebody wants to know.
     heartbeat: Option<Heartbeat>,
-    turns: u32,
 }
 
+/// Why there are no rings.
+enum BindFailure {
+    /// The kernel does not let us have the memory.
+    Memory(io::Error),
+    /// Nor a socket on the queue at this position.
+    Socket(usize, io::Error),
+}
+
+type Bound = (Arena, Vec<Rings>, Vec<Frame>);
+
 impl AfXdp {
-    /// Binds the queue and gives the kernel frames to receive into.
-    pub(super) fn bind(device: &Device, queue: u32) -> Result<AfXdp, XdpError> {
-        let chunk = device.chunk().expect("`open` has asked");
-        let attempt = || Rings::bind(&device.interface, queue, chunk);
+    /// Binds queues, each of the interface at a position of `devices`, and gives the kernel frames to receive into. There is one of each
+    /// interface at least.
+    pub(super) fn bind(devices: &[Device], queues: &[(usize, u32)]) -> Result<AfXdp, XdpError> {
+        assert!(queues.len() <= MAX_PORT_QUEUES, "whoever shares queues out sees to that");
         // The memory of a socket that went counts as locked until the kernel has come round to releasing it.
         let is_taken = |failure: &BindFailure| match failure {
             BindFailure::Memory(reason) => is(reason, Errno::NOBUFS),
-            BindFailure::Socket(reason) => is(reason, Errno::BUSY),
+            BindFailure::Socket(_, reason) => is(reason, Errno::BUSY),
         };
-        let (rings, idle) = when_released(attempt, is_taken).map_err(|failure| explain(failure, device, queue))?;
-        let socket = rings.socket().try_clone_to_owned();
-        let socket = socket.map_err(|reason| XdpError::Bind { interface: device.interface.clone(), queue, reason })?;
+        let bound = when_released(|| bind(devices, queues), is_taken);
+        let (arena, rings, idle) = bound.map_err(|failure| explain(failure, devices, queues))?;
         let mut port = AfXdp {
-            queue,
-            rings,
+            arena,
+            queues: Vec::with_capacity(queues.len()),
+            ways_out: Vec::new(),
+            first: 0,
             idle,
             lent: 0,
-            receiving: 0,
-            sending: 0,
-            left: 0,
-            carrier: device.carrier(),
-            link_down: false,
-            socket: Arc::new(socket),
-            lost: Arc::new(AtomicU64::new(0)),
-            heartbeat: None,
             turns: 0,
         };
+        for (rings, (link, number)) in rings.into_iter().zip(queues) {
+            port.queues.push(Queue::new(rings, *link, *number, &devices[*link])?);
+        }
+        let way_out = |link| queues.iter().position(|(of, _)| *of == link).expect("a queue of each interface");
+        port.ways_out = (0..devices.len()).map(way_out).collect();
         port.service();
         Ok(port)
-    }
-
-    /// The queue's number on the device.
-    pub fn queue(&self) -> u32 {
-        self.queue
     }
 
     /// Lends a frame of `len` bytes to be written and sent, with what it last held in it; `None`: all are under way.
@@ -84,39 +101,118 @@ impl AfXdp {
     pub fn blank(&mut self, len: usize) -> Option<Frame> {
         let mut frame = self.idle.pop()?;
         self.lent += 1;
-        self.rings.set_len(&mut frame, len);
+        self.arena.set_len(&mut frame, len);
         Some(frame)
     }
 
     pub fn transfer(&self) -> Transfer {
-        self.rings.transfer()
+        self.queues[0].rings.transfer()
     }
 
     /// Whether its frames are in huge pages: where the host has some reserved (`vm.nr_hugepages`) that nobody has.
     pub fn in_huge_pages(&self) -> bool {
-        self.rings.in_huge_pages()
+        self.arena.in_huge_pages()
     }
 
-    /// A reader of the frames that this queue loses.
+    /// A reader of the frames that its queues lose.
     pub fn losses(&self) -> Losses {
-        Losses { socket: Arc::downgrade(&self.socket), lost: Arc::clone(&self.lost) }
+        Losses(self.queues.iter().map(Queue::losses).collect())
     }
 
-    pub(super) fn socket(&self) -> &OwnedFd {
-        &self.socket
+    /// Its queues' sockets, with the positions of their interfaces, and the queues' numbers there.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (usize, u32, &OwnedFd)> {
+        self.queues.iter().map(|queue| (queue.link, queue.number, &*queue.socket))
     }
 
-    /// From here on each `BEAT_TURNS`th call of `service` is told there.
-    pub(super) fn set_heartbeat(&mut self, heartbeat: Heartbeat) {
-        self.heartbeat = Some(heartbeat);
+    /// From here on each `BEAT_TURNS`th call of `service` is told there, for each of the queues in their order.
+    pub(super) fn set_heartbeats(&mut self, heartbeats: impl IntoIterator<Item = Heartbeat>) {
+        for (queue, heartbeat) in self.queues.iter_mut().zip(heartbeats) {
+            queue.heartbeat = Some(heartbeat);
+        }
     }
 
     /// By the coarse clock, which costs a few nanoseconds, and stands still for milliseconds: so the program, which reads this for every
     /// frame, mostly finds the cache line as it was.
     fn beat(&mut self) {
-        if let Some(heartbeat) = &self.heartbeat {
-            heartbeat.beat(nanoseconds(ClockId::MonotonicCoarse));
+        let now = nanoseconds(ClockId::MonotonicCoarse);
+        self.queues.iter().filter_map(|queue| queue.heartbeat.as_ref()).for_each(|heartbeat| heartbeat.beat(now));
+    }
+}
+
+/// All sockets, of one memory. Where the first interface has zero copy and another one has not, all copy.
+fn bind(devices: &[Device], queues: &[(usize, u32)]) -> Result<Bound, BindFailure> {
+    match bind_all(devices, queues, false) {
+        Err(BindFailure::Socket(at, reason)) if at > 0 && is(&reason, Errno::OPNOTSUPP) => {
+            let name = |at: usize| &devices[queues[at].0].interface;
+            tracing::warn!(
+                "{} has AF_XDP zero copy, and {} has none: frames are copied on all interfaces",
+                name(0),
+                name(at)
+            );
+            bind_all(devices, queues, true)
         }
+        bound => bound,
+    }
+}
+
+fn bind_all(devices: &[Device], queues: &[(usize, u32)], copies: bool) -> Result<Bound, BindFailure> {
+    let chunk = devices.iter().map(|device| device.chunk().expect("`open` has asked")).max().expect("an interface");
+    let (arena, frames) = Arena::new(chunk, queues.len()).map_err(BindFailure::Memory)?;
+    let rings = queues.iter().enumerate().map(|(at, (link, queue))| {
+        let bound = Rings::bind(&arena, (&devices[*link].interface, *queue), at, copies);
+        bound.map_err(|reason| BindFailure::Socket(at, reason))
+    });
+    let rings = rings.collect::<Result<_, _>>()?;
+    Ok((arena, rings, frames))
+}
+
+impl Queue {
+    fn new(rings: Rings, link: usize, number: u32, device: &Device) -> Result<Queue, XdpError> {
+        let socket = rings.socket().try_clone_to_owned();
+        let interface = &device.interface;
+        let socket = socket.map_err(|reason| XdpError::Bind { interface: interface.clone(), queue: number, reason })?;
+        Ok(Queue {
+            link,
+            number,
+            rings,
+            receiving: 0,
+            sending: 0,
+            left: 0,
+            carrier: device.carrier(),
+            link_down: false,
+            socket: Arc::new(socket),
+            lost: Arc::new(AtomicU64::new(0)),
+            heartbeat: None,
+        })
+    }
+
+    fn losses(&self) -> QueueLosses {
+        QueueLosses { socket: Arc::downgrade(&self.socket), lost: Arc::clone(&self.lost) }
+    }
+
+    #[inline]
+    fn service(&mut self, arena: &Arena, idle: &mut Vec<Frame>) {
+        let reaped = self.rings.reap(arena, idle);
+        self.sending -= reaped;
+        self.left += reaped as u64;
+        self.receiving += self.rings.refill(arena, idle);
+        if self.link_down {
+            self.link_down = !self.has_carrier();
+        }
+        if self.sending > 0 && !self.link_down {
+            self.kick();
+        }
+    }
+
+    /// How many frames were received.
+    #[inline]
+    fn rx(&mut self, arena: &Arena, burst: &mut Burst<Frame>) -> usize {
+        let received = self.rings.receive(arena, burst);
+        self.receiving -= received;
+        if let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| received > 0) {
+            heartbeat.take();
+        }
+        received
     }
 
     #[inline]
@@ -149,15 +245,8 @@ impl Port for AfXdp {
 
     #[inline]
     fn service(&mut self) {
-        let reaped = self.rings.reap(&mut self.idle);
-        self.sending -= reaped;
-        self.left += reaped as u64;
-        self.receiving += self.rings.refill(&mut self.idle);
-        if self.link_down {
-            self.link_down = !self.has_carrier();
-        }
-        if self.sending > 0 && !self.link_down {
-            self.kick();
+        for queue in &mut self.queues {
+            queue.service(&self.arena, &mut self.idle);
         }
         self.turns = self.turns.wrapping_add(1);
         if self.turns.is_multiple_of(BEAT_TURNS) {
@@ -167,45 +256,44 @@ impl Port for AfXdp {
 
     #[inline]
     fn rx(&mut self, burst: &mut Burst<Frame>) {
-        let received = self.rings.receive(burst);
-        self.receiving -= received;
-        self.lent += received;
-        if let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| received > 0) {
-            heartbeat.take();
+        let (before, from) = self.queues.split_at_mut(self.first);
+        for queue in from.iter_mut().chain(before) {
+            self.lent += queue.rx(&self.arena, burst);
         }
+        self.first = if self.first + 1 < self.queues.len() { self.first + 1 } else { 0 };
     }
 
     #[inline]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        self.rings.bytes(frame)
+        self.arena.bytes(frame)
     }
 
     #[inline]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        self.rings.bytes_mut(frame)
+        self.arena.bytes_mut(frame)
     }
 
     /// A descriptor of xsk-rs keeps the address that it has, so the frame moves back within its chunk. There is room: with the headers it is
     /// no longer than the device's MTU allows, and a chunk holds that.
     #[inline]
     fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        let end = self.rings.bytes(frame).len();
-        self.rings.set_len(frame, end + len);
-        self.rings.bytes_mut(frame).copy_within(..end, len);
+        let end = self.arena.bytes(frame).len();
+        self.arena.set_len(frame, end + len);
+        self.arena.bytes_mut(frame).copy_within(..end, len);
     }
 
     /// As `prepend`.
     #[inline]
     fn strip(&mut self, frame: &mut Frame, len: usize) {
-        let bytes = self.rings.bytes_mut(frame);
+        let bytes = self.arena.bytes_mut(frame);
         let end = bytes.len();
         bytes.copy_within(len.., 0);
-        self.rings.set_len(frame, end - len);
+        self.arena.set_len(frame, end - len);
     }
 
     #[inline]
     fn resize(&mut self, frame: &mut Frame, len: usize) {
-        self.rings.set_len(frame, len);
+        self.arena.set_len(frame, len);
     }
 
     fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {
@@ -215,7 +303,7 @@ impl Port for AfXdp {
     /// The time that steer stamped: CLOCK_MONOTONIC when the driver's receive loop came to the frame.
     #[inline]
     fn arrival(&mut self, frame: &mut Frame) -> u64 {
-        self.rings.take_stamp(frame)
+        self.arena.take_stamp(frame)
     }
 
     /// CLOCK_MONOTONIC, which is what `bpf_ktime_get_ns` reads.
@@ -225,19 +313,36 @@ impl Port for AfXdp {
     }
 
     #[inline]
-    fn room(&mut self) -> usize {
-        if self.link_down { 0 } else { self.rings.room() }
+    fn links(&self) -> usize {
+        self.ways_out.len()
     }
 
     #[inline]
-    fn tx(&mut self, burst: &mut Burst<Frame>) {
+    fn link(&self, frame: &Frame) -> usize {
+        self.queues[frame.queue()].link
+    }
+
+    #[inline]
+    fn queue(&self, frame: &Frame) -> usize {
+        frame.queue()
+    }
+
+    #[inline]
+    fn room(&mut self, link: usize) -> usize {
+        let queue = &mut self.queues[self.ways_out[link]];
+        if queue.link_down { 0 } else { queue.rings.room() }
+    }
+
+    #[inline]
+    fn tx(&mut self, link: usize, burst: &mut Burst<Frame>) {
         if burst.is_empty() {
             return;
         }
+        let queue = &mut self.queues[self.ways_out[link]];
         self.lent -= burst.len();
-        self.sending += burst.len();
-        self.rings.send(burst);
-        self.kick();
+        queue.sending += burst.len();
+        queue.rings.send(&self.arena, burst);
+        queue.kick();
     }
 
     #[inline]
@@ -247,22 +352,26 @@ impl Port for AfXdp {
     }
 
     fn ledger(&self) -> Ledger {
+        let sum = |of: fn(&Queue) -> usize| self.queues.iter().map(of).sum::<usize>();
         Ledger {
-            total: QUEUE_FRAMES,
+            total: self.arena.total(),
             idle: self.idle.len(),
             lent: self.lent,
-            in_device: self.receiving + self.sending,
+            in_device: sum(|queue| queue.receiving + queue.sending),
             // While the link is down nothing can leave, and nothing is stuck.
-            sending: if self.link_down { 0 } else { self.sending },
-            left: self.left,
+            sending: sum(|queue| if queue.link_down { 0 } else { queue.sending }),
+            left: self.queues.iter().map(|queue| queue.left).sum(),
         }
     }
 }
 
-/// Frames that steer redirected to a queue and that the queue had no room for (drop reason `rx_full`). Readable from any
+/// Frames that steer redirected to queues and that these had no room for (drop reason `rx_full`). Readable from any
 /// thread, and after the port is gone too.
 #[derive(Clone)]
-pub struct Losses {
+pub struct Losses(Vec<QueueLosses>);
+
+#[derive(Clone)]
+struct QueueLosses {
     // Weak: a reader does not keep the queue busy.
     socket: Weak<OwnedFd>,
     lost: Arc<AtomicU64>,
@@ -270,11 +379,16 @@ pub struct Losses {
 
 impl Losses {
     /// Since the port was bound. Every frame redirected is received by the port, waits for it in the ring, or is counted here.
-    ///
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(QueueLosses::total).sum()
+    }
+}
+
+impl QueueLosses {
     /// `rx_dropped` is frames for which the fill ring had nothing, or that were larger than a chunk; `rx_ring_full` is
     /// frames that were copied already (xsk_rcv and __xsk_rcv, net/xdp/xsk.c). `rx_fill_ring_empty_descs` counts some of the
     /// first kind again and is left out.
-    pub fn total(&self) -> u64 {
+    fn total(&self) -> u64 {
         if let Some(Ok(counts)) = self.socket.upgrade().map(sockopt::xdp_statistics) {
             let lost = counts.rx_dropped + counts.rx_ring_full.unwrap_or(0);
             self.lost.fetch_max(lost, Ordering::Relaxed);
@@ -292,21 +406,27 @@ fn is(reason: &io::Error, code: Errno) -> bool {
     Errno::from_io_error(reason) == Some(code)
 }
 
-fn explain(failure: BindFailure, device: &Device, queue: u32) -> XdpError {
-    let interface = device.interface.clone();
+fn explain(failure: BindFailure, devices: &[Device], queues: &[(usize, u32)]) -> XdpError {
+    let at = match &failure {
+        BindFailure::Memory(_) => 0,
+        BindFailure::Socket(at, _) => *at,
+    };
+    let (link, queue) = queues[at];
+    let Device { interface, .. } = devices[link].clone();
     match failure {
-        BindFailure::Memory(reason) | BindFailure::Socket(reason) if is(&reason, Errno::AFNOSUPPORT) => {
+        BindFailure::Memory(reason) | BindFailure::Socket(_, reason) if is(&reason, Errno::AFNOSUPPORT) => {
             XdpError::NoAfXdp
         }
-        BindFailure::Memory(reason) | BindFailure::Socket(reason) if is(&reason, Errno::PERM) => {
+        BindFailure::Memory(reason) | BindFailure::Socket(_, reason) if is(&reason, Errno::PERM) => {
             privileges::refused(interface, &reason)
         }
         BindFailure::Memory(reason) => {
-            let kib = QUEUE_FRAMES * device.chunk().unwrap_or_default() as usize / 1024;
+            let chunk = devices.iter().filter_map(Device::chunk).max().unwrap_or_default();
+            let kib = queues.len() * QUEUE_FRAMES * chunk as usize / 1024;
             XdpError::MemoryLock { interface, queue, kib, reason }
         }
-        BindFailure::Socket(reason) if is(&reason, Errno::BUSY) => XdpError::QueueBusy { interface, queue },
-        BindFailure::Socket(reason) if is(&reason, Errno::NETDOWN) => XdpError::Down { interface },
-        BindFailure::Socket(reason) => XdpError::Bind { interface, queue, reason },
+        BindFailure::Socket(_, reason) if is(&reason, Errno::BUSY) => XdpError::QueueBusy { interface, queue },
+        BindFailure::Socket(_, reason) if is(&reason, Errno::NETDOWN) => XdpError::Down { interface },
+        BindFailure::Socket(_, reason) => XdpError::Bind { interface, queue, reason },
     }
 }

@@ -1,37 +1,28 @@
-//! The memory and the four rings of one queue, <https://docs.kernel.org/networking/af_xdp.html>. The unsafe room of this port.
+//! The socket of one queue, and its four rings, <https://docs.kernel.org/networking/af_xdp.html>. The queues of a port share their memory,
+//! whatever interfaces they are of (`XDP_SHARED_UMEM`, Linux 5.10): what is received from one is sent by another as it lies.
 //!
-//! A frame is either the kernel's or ours. Ours are `Frame`s, which nobody can copy or make; the kernel's are nothing but
-//! numbers in a ring. What makes every block below sound is that the two never overlap: a `Frame` is made only of what the
-//! kernel has just given back, and is used up by what hands it over.
+//! The unsafe room of this port, with `memory`, which says why it is sound.
 #![allow(unsafe_code)]
 
 use std::fmt;
 use std::io;
-use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::xdp::XdpOptionsFlags;
 use rustix::net::{SendFlags, send, sockopt};
-use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
+use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
+use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
 
-use crate::limits::{BURST, QUEUE_FRAMES, RING};
+use super::memory::{Arena, Frame};
+use crate::limits::{BURST, RING};
 use crate::port::Burst;
-use crate::xdp::{FRAME_OFFSET, STAMP_ROOM};
 
 /// Descriptors that one system call sends in copy mode, `TX_BATCH_SIZE` in net/xdp/xsk.c, unless told otherwise.
 const COPY_MODE_KICK: usize = 32;
 
 /// `XDP_MAX_TX_SKB_BUDGET`, include/uapi/linux/if_xdp.h since Linux 6.17.
 const MAX_TX_SKB_BUDGET: libc::c_int = 9;
-
-/// A frame of ours. Linear: dropping one leaks it, which the ledger shows.
-pub struct Frame {
-    // `options` belongs to the kernel only while a descriptor is in a ring; here it says whose frame this is.
-    desc: FrameDesc,
-}
 
 /// How frames get between the device and this memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,19 +42,13 @@ impl fmt::Display for Transfer {
     }
 }
 
-/// Why there are no rings.
-pub(super) enum BindFailure {
-    /// The kernel does not let us have the memory.
-    Memory(io::Error),
-    Socket(io::Error),
-}
-
 pub(super) struct Rings {
     tx: TxQueue,
     rx: RxQueue,
     fill: FillQueue,
     completion: CompQueue,
-    arena: Arena,
+    /// Its number among the port's.
+    number: usize,
     transfer: Transfer,
     /// System calls that send a burst for certain, if the device takes it.
     kicks: usize,
@@ -73,26 +58,31 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    /// Binds a socket to the queue, with `QUEUE_FRAMES` frames of `chunk` bytes, all of them ours as yet. Zero copy if the
-    /// driver can, which the kernel finds out (xp_assign_dev, net/xdp/xsk_buff_pool.c).
-    pub(super) fn bind(interface: &str, queue: u32, chunk: u32) -> Result<(Rings, Vec<Frame>), BindFailure> {
-        let (arena, frames) = Arena::new(chunk).map_err(BindFailure::Memory)?;
+    /// Binds a socket to a queue, which is the port's queue of that number. Zero copy if the driver can, which the kernel finds out
+    /// (xp_assign_dev, net/xdp/xsk_buff_pool.c), unless copies are wanted; queues of one memory all do as the first one of them.
+    pub(super) fn bind(
+        arena: &Arena,
+        (interface, queue): (&str, u32),
+        number: usize,
+        copies: bool,
+    ) -> io::Result<Rings> {
         let size = ring_size();
+        let flags = if copies { BindFlags::XDP_COPY } else { BindFlags::empty() };
         let config = SocketConfig::builder()
             .rx_queue_size(size)
             .tx_queue_size(size)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
+            .bind_flags(flags | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
-        let name: Interface = interface.parse().map_err(|_| BindFailure::Socket(io::ErrorKind::InvalidInput.into()))?;
-        // SAFETY: the memory is new, and so no other socket shares it; the rings we get are this queue's only ones, since
-        // the kernel lets one socket bind to a queue.
-        let socket = unsafe { Socket::new(config, &arena.memory, &name, queue) };
-        let (tx, rx, pair) = socket.map_err(|error| BindFailure::Socket(cause(&error)))?;
-        let (fill, completion) = pair.expect("the first socket of a memory gets its fill and completion rings");
+        let name: Interface = interface.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: the rings we get are this queue's only ones, since no other socket of this memory is bound to it, and the kernel
+        // lets none of another memory bind to it.
+        let socket = unsafe { Socket::new(config, arena.memory(), &name, queue) };
+        let (tx, rx, pair) = socket.map_err(|error| cause(&error))?;
+        let (fill, completion) = pair.expect("the first socket of a queue gets its fill and completion rings");
         let fd = socket_of(&rx);
         // libxdp does not ask for it (xsk.c): a process started by ours would keep the queue busy after us.
-        fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(|error| BindFailure::Socket(error.into()))?;
+        fcntl_setfd(fd, FdFlags::CLOEXEC)?;
         let transfer = match sockopt::xdp_options(fd) {
             Ok(flags) if flags.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY) => Transfer::ZeroCopy,
             _ => Transfer::Copy,
@@ -101,16 +91,11 @@ impl Rings {
         let kicks = if whole_ring { 1 } else { BURST.div_ceil(COPY_MODE_KICK) };
         // The fill ring is empty.
         let (taken, scratch) = (RING, [FrameDesc::default(); BURST]);
-        Ok((Rings { tx, rx, fill, completion, arena, transfer, kicks, taken, scratch }, frames))
+        Ok(Rings { tx, rx, fill, completion, number, transfer, kicks, taken, scratch })
     }
 
     pub(super) fn transfer(&self) -> Transfer {
         self.transfer
-    }
-
-    /// Whether the host had huge pages to spare for the frames.
-    pub(super) fn in_huge_pages(&self) -> bool {
-        self.arena.in_huge_pages
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
@@ -119,11 +104,11 @@ impl Rings {
 
     /// Appends received frames until the burst is full or none is waiting; how many.
     #[inline]
-    pub(super) fn receive(&mut self, burst: &mut Burst<Frame>) -> usize {
+    pub(super) fn receive(&mut self, arena: &Arena, burst: &mut Burst<Frame>) -> usize {
         let room = burst.remaining_capacity();
         // SAFETY: the descriptors are filled in by the call, with frames of this socket's memory.
         let count = unsafe { self.rx.consume(&mut self.scratch[..room]) };
-        burst.extend(self.scratch[..count].iter().map(|desc| self.arena.own(*desc)));
+        burst.extend(self.scratch[..count].iter().map(|desc| arena.own(*desc, self.number)));
         self.taken += count;
         count
     }
@@ -136,10 +121,10 @@ impl Rings {
 
     /// Puts the burst into the transmit ring, which has room for it.
     #[inline]
-    pub(super) fn send(&mut self, burst: &mut Burst<Frame>) {
+    pub(super) fn send(&mut self, arena: &Arena, burst: &mut Burst<Frame>) {
         let count = burst.len();
         for (slot, frame) in self.scratch.iter_mut().zip(burst.drain(..)) {
-            *slot = self.arena.disown(frame);
+            *slot = arena.disown(frame);
         }
         // SAFETY: `disown` has seen that the frames are of this memory, and used up the tokens, so nobody else has them.
         let sent = unsafe { self.tx.produce(&self.scratch[..count]) };
@@ -168,12 +153,12 @@ impl Rings {
 
     /// Takes back what was sent; how many.
     #[inline]
-    pub(super) fn reap(&mut self, idle: &mut Vec<Frame>) -> usize {
+    pub(super) fn reap(&mut self, arena: &Arena, idle: &mut Vec<Frame>) -> usize {
         let mut reaped = 0;
         loop {
             // SAFETY: the descriptors are filled in by the call, with frames of this socket's memory.
             let count = unsafe { self.completion.consume(&mut self.scratch) };
-            idle.extend(self.scratch[..count].iter().map(|desc| self.arena.own(*desc)));
+            idle.extend(self.scratch[..count].iter().map(|desc| arena.own(*desc, self.number)));
             reaped += count;
             if count < BURST {
                 return reaped;
@@ -187,7 +172,7 @@ impl Rings {
     /// Not before a burst was received: how much room there is stands in a line that the driver's core writes for each frame, and
     /// has to be fetched from there.
     #[inline]
-    pub(super) fn refill(&mut self, idle: &mut Vec<Frame>) -> usize {
+    pub(super) fn refill(&mut self, arena: &Arena, idle: &mut Vec<Frame>) -> usize {
         let mut filled = 0;
         while self.taken >= BURST && idle.len() >= BURST {
             if (self.fill.nb_free(BURST as u32) as usize) < BURST {
@@ -195,7 +180,7 @@ impl Rings {
                 break;
             }
             for (slot, frame) in self.scratch.iter_mut().zip(idle.drain(idle.len() - BURST..)) {
-                *slot = self.arena.disown(frame);
+                *slot = arena.disown(frame);
             }
             // SAFETY: as in `send`.
             let count = unsafe { self.fill.produce(&self.scratch) };
@@ -208,145 +193,9 @@ impl Rings {
         }
         filled
     }
-
-    #[inline]
-    pub(super) fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        self.arena.bytes(frame)
-    }
-
-    #[inline]
-    pub(super) fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        self.arena.bytes_mut(frame)
-    }
-
-    #[inline]
-    pub(super) fn set_len(&mut self, frame: &mut Frame, len: usize) {
-        self.arena.set_len(frame, len);
-    }
-
-    #[inline]
-    pub(super) fn take_stamp(&mut self, frame: &mut Frame) -> u64 {
-        self.arena.take_stamp(frame)
-    }
 }
 
-/// The frames' memory.
-struct Arena {
-    /// Where it begins. A number, since xsk-rs owns the mapping; `at` makes pointers of it.
-    base: usize,
-    size: usize,
-    /// Tells one queue's frames from another's.
-    id: u32,
-    memory: Umem,
-    in_huge_pages: bool,
-}
-
-impl Arena {
-    fn new(chunk: u32) -> io::Result<(Arena, Vec<Frame>)> {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let count = NonZeroU32::new(QUEUE_FRAMES as u32).expect("the bound is not 0");
-        let config = UmemConfig::builder()
-            .frame_size(FrameSize::new(chunk).expect("a chunk is large enough"))
-            .frame_headroom(STAMP_ROOM)
-            .fill_queue_size(ring_size())
-            .comp_queue_size(ring_size())
-            .build()
-            .expect("a chunk is a power of two, with room for a frame");
-        let size = QUEUE_FRAMES * chunk as usize;
-        // A frame comes into memory that was last touched thousands of frames ago: in small pages its first byte misses the TLB.
-        let huge =
-            huge_page().filter(|page| size.is_multiple_of(*page)).and_then(|_| Umem::new(config, count, true).ok());
-        let in_huge_pages = huge.is_some();
-        let (memory, mut descs) =
-            huge.map_or_else(|| Umem::new(config, count, false), Ok).map_err(|error| cause(&error))?;
-        let first = &mut descs[0];
-        assert_eq!(first.addr(), FRAME_OFFSET as usize, "xsk-rs and the kernel begin a frame at the same place");
-        // SAFETY: a descriptor of this memory, which nobody but us has as yet.
-        let data = unsafe { memory.data_mut(first) }.contents_mut().as_mut_ptr();
-        let base = data.expose_provenance() - FRAME_OFFSET as usize;
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let arena = Arena { base, size, id, memory, in_huge_pages };
-        let frames = descs.into_iter().map(|desc| arena.own(desc)).collect();
-        Ok((arena, frames))
-    }
-
-    /// A descriptor that the kernel has given back becomes a frame of ours.
-    #[inline]
-    fn own(&self, mut desc: FrameDesc) -> Frame {
-        let end = desc.addr() + desc.lengths().data();
-        debug_assert!(desc.addr() >= FRAME_OFFSET as usize && end <= self.size, "{desc:?} is not in the memory");
-        desc.set_options(self.id);
-        Frame { desc }
-    }
-
-    /// A frame of ours becomes a descriptor for the kernel.
-    #[inline]
-    fn disown(&self, frame: Frame) -> FrameDesc {
-        let mut desc = frame.desc;
-        assert_eq!(desc.options(), self.id, "a frame goes back to the port that lent it");
-        desc.set_options(0);
-        desc
-    }
-
-    #[inline]
-    fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        // SAFETY: `place` says where the frame is. Nobody writes there: the frame is ours and not the kernel's, `bytes_mut`
-        // would need the token that is borrowed here, and chunks do not overlap.
-        unsafe { std::slice::from_raw_parts(self.place(frame), frame.desc.lengths().data()) }
-    }
-
-    #[inline]
-    fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        // SAFETY: as in `bytes`, and the token is borrowed for us alone.
-        unsafe { std::slice::from_raw_parts_mut(self.place(frame), frame.desc.lengths().data()) }
-    }
-
-    #[inline]
-    fn set_len(&mut self, frame: &mut Frame, len: usize) {
-        assert_eq!(frame.desc.options(), self.id, "a frame is written through the port that lent it");
-        // SAFETY: the frame is of this memory and ours, and the token is borrowed for us alone.
-        let mut data = unsafe { self.memory.data_mut(&mut frame.desc) };
-        let mut cursor = data.cursor();
-        cursor.set_pos(len);
-        assert_eq!(cursor.pos(), len, "a chunk holds the frame");
-    }
-
-    /// Where a frame begins: `own` has seen that all its bytes are in the memory, which lives as long as `self`.
-    #[inline]
-    fn place(&self, frame: &Frame) -> *mut u8 {
-        assert_eq!(frame.desc.options(), self.id, "a frame is read through the port that lent it");
-        self.at(frame.desc.addr())
-    }
-
-    /// The 8 bytes in front of a frame; 0 is left there, for a next frame that gets no stamp.
-    #[inline]
-    fn take_stamp(&mut self, frame: &mut Frame) -> u64 {
-        assert_eq!(frame.desc.options(), self.id, "a frame is read through the port that lent it");
-        let stamp = self.at(frame.desc.addr() - STAMP_ROOM as usize).cast::<u64>();
-        // SAFETY: a frame begins `FRAME_OFFSET` bytes into its chunk, so that the bytes before it are of the same chunk and, like
-        // the frame, nobody else's; any 8 bytes are a number, and need no alignment here.
-        unsafe {
-            let arrival = stamp.read_unaligned();
-            stamp.write_unaligned(0);
-            arrival
-        }
-    }
-
-    /// The mapping comes from mmap(2) and its address was exposed in `new`, so a pointer to any byte of it may be made.
-    #[inline]
-    fn at(&self, offset: usize) -> *mut u8 {
-        std::ptr::with_exposed_provenance_mut(self.base + offset)
-    }
-}
-
-/// The size of the huge pages that mmap(2) takes, in bytes; whether there are any, it says itself.
-fn huge_page() -> Option<usize> {
-    let facts = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = facts.lines().find_map(|line| line.strip_prefix("Hugepagesize:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<usize>().ok()? * 1024)
-}
-
-fn ring_size() -> QueueSize {
+pub(super) fn ring_size() -> QueueSize {
     QueueSize::new(RING as u32).expect("the bound is a power of two")
 }
 
@@ -365,7 +214,7 @@ fn raise_budget(socket: BorrowedFd<'_>) -> bool {
 }
 
 /// The system's answer behind an error of xsk-rs.
-fn cause(error: &dyn std::error::Error) -> io::Error {
+pub(super) fn cause(error: &dyn std::error::Error) -> io::Error {
     let system = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     match system.and_then(io::Error::raw_os_error) {
         Some(code) => io::Error::from_raw_os_error(code),

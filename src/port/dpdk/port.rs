@@ -203,12 +203,12 @@ impl Port for Dpdk {
 
     /// A ring's room cannot be asked for, but a burst's worth may always wait here.
     #[inline]
-    fn room(&mut self) -> usize {
+    fn room(&mut self, _link: usize) -> usize {
         BURST - self.pending.len()
     }
 
     #[inline]
-    fn tx(&mut self, burst: &mut Burst<Frame>) {
+    fn tx(&mut self, _link: usize, burst: &mut Burst<Frame>) {
         self.lent -= burst.len();
         if self.pending.is_empty() {
             let before = burst.len();

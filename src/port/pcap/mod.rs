@@ -213,12 +213,12 @@ impl Port for Pcap {
     }
 
     /// A file has no end.
-    fn room(&mut self) -> usize {
+    fn room(&mut self, _link: usize) -> usize {
         usize::MAX
     }
 
     /// After an error nothing more is written.
-    fn tx(&mut self, burst: &mut Burst<Frame>) {
+    fn tx(&mut self, _link: usize, burst: &mut Burst<Frame>) {
         for frame in burst.drain(..) {
             if self.error.is_none() {
                 match self.writer.write(&frame) {
@@ -231,7 +231,7 @@ impl Port for Pcap {
     }
 
     /// The output has what was forwarded.
-    fn answer(&mut self, burst: &mut Burst<Frame>) {
+    fn answer(&mut self, _link: usize, burst: &mut Burst<Frame>) {
         self.free(burst);
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{
-    Admin, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, PINS, Selection, Server, Service, Tags,
+    Admin, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, PINS, Queues, Selection, Server, Service, Tags,
 };
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64 as Sum;
@@ -52,6 +52,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
     let dispatcher = Dispatcher {
         interface: "eth1".to_owned(),
         others: Vec::new(),
+        queues: vec![Queues::default()],
         engine: Engine::AfXdp,
         cores: None,
         flows: 0,

@@ -300,13 +300,7 @@ const HOP_WORDS: usize = 2;
 
 fn hop(table: &Table, own: Egress, destination: usize) -> [u64; HOP_WORDS] {
     let next_hop = table.next_hop(destination);
-    let (index, source) = match next_hop.egress() {
-        0 => (own.index, own.source),
-        number => {
-            let egress = table.egresses()[number as usize - 1];
-            (egress.index, egress.source)
-        }
-    };
+    let Egress { index, source } = table.egress(next_hop).copied().unwrap_or(own);
     let source = PackedMac::from_bytes(source.0).word();
     let way = if next_hop.has_way() { HAS_WAY } else { 0 };
     let flags = if next_hop.is_forward() { way } else { NOT_RESOLVED };

@@ -26,9 +26,10 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
 use super::attach::{load, program, program_mut};
+use super::device::{Device, first_queues};
 use super::error::{XdpError, with_causes};
 use super::memory::Memory;
-use crate::limits::MAX_INTERFACES;
+use crate::limits::{FRAMES_TIMED, MAX_INTERFACES};
 use crate::model::{Egress, Mac};
 use crate::table::Table;
 use crate::wire::ethernet::VLAN_TAG_LEN;
@@ -95,6 +96,20 @@ impl Other {
 }
 
 impl Setup {
+    /// For these interfaces; the first one comes first.
+    ///
+    /// # Panics
+    /// There is none, or too many.
+    pub fn of(devices: &[Device], egress: u32, flows: u32) -> Setup {
+        let firsts = first_queues(devices);
+        let mut others = Others::default();
+        for (at, device) in devices.iter().enumerate().skip(1) {
+            others[at - 1] = Some(Other { index: device.index, first_queue: firsts[at], mac: device.mac.0 });
+        }
+        let queues = devices.iter().map(|device| device.receive_queues).sum();
+        Setup { mac: devices[0].mac, egress, queues, flows, timed_of: FRAMES_TIMED, others }
+    }
+
     /// The others as the program reads them.
     fn other_words(&self) -> OtherWords {
         self.others.map(|other| other.map_or([0; 4], Other::words))
