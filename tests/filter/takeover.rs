@@ -134,7 +134,7 @@ fn orders_come_apart(selection: Selection, seed: u64, fail: bool) {
     let mut weights = || match selection {
         Selection::Maglev => std::array::from_fn::<u32, SERVERS, _>(|_| 1 + (random.word() % 5) as u32),
         // By remainder a weight says only whether.
-        Selection::Modulo => std::array::from_fn(|at| u32::from(at == 0 || random.word() % 2 == 0)),
+        Selection::Modulo => std::array::from_fn(|at| u32::from(at == 0 || random.word().is_multiple_of(2))),
     };
     let plans: Vec<Plan> = (0..ORDERS).map(|_| One::weights(&weights(), 503).selecting(selection).plan()).collect();
     let start = Instant::now();
@@ -164,11 +164,11 @@ fn orders_come_apart(selection: Selection, seed: u64, fail: bool) {
     for step in 0..240 {
         now += HOLD.mul_f64((random.word() % 900) as f64 / 1000.0);
         let at = random.word() as usize % SERVERS;
-        if random.word() % 10 == 0 {
+        if random.word().is_multiple_of(10) {
             newest = (newest + 1).min(ORDERS - 1);
         }
         let mut is_new = false;
-        if random.word() % 4 == 0 && servers[at].known != newest {
+        if random.word().is_multiple_of(4) && servers[at].known != newest {
             is_new = true;
             servers[at].known = newest;
             let Ordered { sight, .. } = &mut servers[at];
@@ -180,7 +180,7 @@ fn orders_come_apart(selection: Selection, seed: u64, fail: bool) {
         // Messages come within the hold.
         let delay = HOLD.mul_f64((random.word() % 300) as f64 / 1000.0);
         turn(&mut servers, at, &plans, is_new, (now, delay));
-        if fail && random.word() % 12 == 0 {
+        if fail && random.word().is_multiple_of(12) {
             let other = random.word() as usize % SERVERS;
             up[other] = !up[other];
             for at in 0..SERVERS {
