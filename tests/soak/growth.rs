@@ -6,7 +6,8 @@ use std::fs;
 /// At one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Of a process's memory, in KiB.
+    pub processes: u64,
+    /// Of their memory, in KiB.
     pub memory: u64,
     pub descriptors: u64,
     pub threads: u64,
@@ -20,7 +21,7 @@ pub struct Held {
     pub files: u64,
 }
 
-/// Memory may come and go so much, in KiB: allocators keep what they had, and tables are made beside those that they replace.
+/// The memory of a process may come and go so much, in KiB: allocators keep what they had, and tables are made beside those that they replace.
 const SLACK: u64 = 16 * 1024;
 
 /// Descriptors, for what is under way: checks, and requests at the admin socket.
@@ -41,6 +42,7 @@ impl Held {
             .collect();
         let of_kernel = open.iter().filter(|open| open.contains("bpf")).count() as u64;
         Held {
+            processes: 1,
             memory: number("VmRSS"),
             threads: number("Threads"),
             descriptors: open.len() as u64,
@@ -52,7 +54,7 @@ impl Held {
     /// What has grown since.
     pub fn beyond(&self, before: &Held) -> Vec<String> {
         let allowed = [
-            ("memory in KiB", before.memory + before.memory / 5 + SLACK, self.memory),
+            ("memory in KiB", before.memory + before.memory / 5 + SLACK * self.processes, self.memory),
             ("descriptors", before.descriptors + UNDER_WAY, self.descriptors),
             ("threads", before.threads, self.threads),
             ("BPF maps, programs and links", before.of_kernel, self.of_kernel),
@@ -71,6 +73,7 @@ impl std::ops::Add for Held {
 
     fn add(self, other: Held) -> Held {
         Held {
+            processes: self.processes + other.processes,
             memory: self.memory + other.memory,
             descriptors: self.descriptors + other.descriptors,
             threads: self.threads + other.threads,
@@ -85,7 +88,7 @@ impl std::ops::Add for Held {
 
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Held { memory, descriptors, threads, of_kernel, rules, routes, interfaces, files } = self;
+        let Held { memory, descriptors, threads, of_kernel, rules, routes, interfaces, files, .. } = self;
         write!(
             f,
             "{memory} KiB, {descriptors} descriptors ({of_kernel} of BPF), {threads} threads, {rules} rules, {routes} routes, {interfaces} interfaces, {files} files"
