@@ -100,12 +100,12 @@ both() {
     trap - EXIT
 }
 
-# Shortly: whoever changes what reads input runs scripts/fuzz.sh for longer.
+# Shortly, where the fuzzers are built already: that takes ten minutes. Whoever changes what reads input runs scripts/fuzz.sh for longer.
 fuzz() {
-    local code=0
-    nice scripts/fuzz.sh --seconds 60 || code=$?
+    local code=3
+    [[ ! -d tests/fuzz/target ]] || { code=0; nice scripts/fuzz.sh --seconds 60 || code=$?; }
     ((code == 3)) || return "$code"
-    echo "SKIPPED: nothing was fuzzed; that the targets compile is seen"
+    echo "SKIPPED: nothing was fuzzed (scripts/fuzz.sh builds the fuzzers); that the targets compile is seen"
     # Nothing is linked: no need to build libFuzzer, which takes a C++ compiler.
     CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a CARGO_TARGET_DIR=target nice cargo check --manifest-path tests/fuzz/Cargo.toml
 }
