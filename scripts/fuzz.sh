@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzing: what reads what others wrote gets any bytes. scripts/test.sh runs it for a short time.
+# Fuzzing: what reads what others wrote gets any bytes. scripts/test.sh runs it for a short time where the fuzzers are built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../tests/fuzz"
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
