@@ -323,6 +323,31 @@ fn who_fails_by_the_checks_of_most_rests_and_one_of_two_remains() {
     assert!(fixture.has_of(0, 1));
 }
 
+/// One whose filter goes on by the old configuration has its clients as long as it is heard.
+#[test]
+fn a_server_that_the_configuration_has_no_more_is_waited_for_while_it_is_heard() {
+    let (now, cipher, times) = (Instant::now(), Cipher::new(HashKey([7; 16])), Times::new(HOLD, HOLD, 3));
+    let digests = |configuration| Digests { configuration, orders: 0 };
+    let mut peers = Peers::new("s0", cipher, false);
+    peers.follow(cipher, digests(1), ["s0", "s1", "s2"]);
+    let say = |peers: &mut Peers, server: &str, of: u64, count: u64| {
+        let report = Report { server: server.into(), digests: digests(of), gave_up: digests(of), ..Report::default() };
+        assert!(peers.take(report, Number { run: 1, count }, now));
+        let others = peers.others(&times, now);
+        (others.know, others.gave_up)
+    };
+    assert_eq!(say(&mut peers, "s1", 1, 1), (true, true));
+    assert_eq!(say(&mut peers, "s2", 1, 1), (true, true));
+    peers.follow(cipher, digests(2), ["s0", "s1"]);
+    assert_eq!(say(&mut peers, "s1", 2, 2), (false, false), "s2 goes by the old one");
+    assert!(!peers.names().any(|name| name == "s2"));
+    let later = peers.others(&times, now + times.silence);
+    assert!(later.know && later.gave_up, "it is not heard any more");
+    assert_ne!(peers.report(&[], false, &times, now).gave_up, digests(2), "it has not said so yet");
+    peers.give_up();
+    assert_eq!(peers.report(&[], false, &times, now).gave_up, digests(2));
+}
+
 /// The law that the rules rest on.
 #[test]
 fn two_that_count_each_other_in_never_have_the_same_client() {

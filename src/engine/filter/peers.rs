@@ -68,6 +68,8 @@ pub struct Peers {
     /// Those that the configuration does not have any more, as long as they are heard: they may not know it.
     leaving: BTreeMap<String, Peer>,
     own: Digests,
+    /// What this server has given up all for that it loses by it.
+    gave_up: Digests,
     /// By service.
     mine: HashMap<String, Mine>,
     /// Since when this server is counted out by one that does not hear it, by service.
@@ -110,6 +112,7 @@ impl Peers {
             others: BTreeMap::new(),
             leaving: BTreeMap::new(),
             own: Digests::default(),
+            gave_up: Digests::default(),
             mine: HashMap::new(),
             counted_out: HashMap::new(),
             takes_at_once,
@@ -144,6 +147,11 @@ impl Peers {
             gave_up: others.gave_up && report.gave_up == decides,
             ..others
         })
+    }
+
+    /// This server goes by what it is to decide by, and keeps nothing of what was before.
+    pub fn give_up(&mut self) {
+        self.gave_up = self.own;
     }
 
     /// Takes in what was received. Whether it says something new.
@@ -303,7 +311,7 @@ impl Peers {
         holds.then_some(&last.report)
     }
 
-    /// What this server tells, with its table as it is, but for what it has given up. `fails`: nobody is served from here at all.
+    /// What this server tells, with its table as it is. `fails`: nobody is served from here at all.
     pub fn report(&self, seen: &[Seen], fails: bool, times: &Times, now: Instant) -> Report {
         let is_deaf_to = |peer: &Peer| peer.last.as_ref().is_none_or(|last| now >= last.at + times.silence);
         let unheard: BTreeSet<Id> = {
@@ -333,7 +341,7 @@ impl Peers {
                 remarks.insert(id, remark);
             }
         }
-        Report { server: self.me.clone(), digests: self.own, gave_up: Digests::default(), unheard, remarks }
+        Report { server: self.me.clone(), digests: self.own, gave_up: self.gave_up, unheard, remarks }
     }
 
     /// Whether one of these counts a server out that it does not hear, which that may not know.

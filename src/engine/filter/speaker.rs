@@ -43,8 +43,6 @@ pub struct Speaker {
     told: Report,
     /// What `peers` was made for.
     followed: Option<(Arc<Plan>, Overrides)>,
-    /// What the program decides by, without anything that it keeps of what was before.
-    gave_up: Digests,
     link: Link,
     /// Until when the program keeps what is other servers' by first choice.
     lease: Instant,
@@ -89,7 +87,6 @@ impl Speaker {
             has_ticked: true,
             told: Report::default(),
             followed: None,
-            gave_up: Digests::default(),
             link: Link::new(interface),
             lease: Instant::now() + FILTER_LEASE,
             was_isolated: false,
@@ -151,7 +148,7 @@ impl Speaker {
 
     /// The program decides by the membership as it was followed last, and keeps nothing of what was before.
     pub fn has_given_up(&mut self) {
-        self.gave_up = self.peers.others(&self.times, Instant::now()).decides;
+        self.peers.give_up();
     }
 
     /// The lease begins anew, until then.
@@ -164,7 +161,7 @@ impl Speaker {
     pub fn speak(&mut self, membership: &Membership, me: &str, fails: bool) {
         let now = Instant::now();
         let seen = membership.seen(me);
-        let report = Report { gave_up: self.gave_up, ..self.peers.report(&seen, fails, &self.times, now) };
+        let report = self.peers.report(&seen, fails, &self.times, now);
         if self.has_ticked || report != self.told {
             self.number.count += 1;
             let message = self.peers.cipher().seal(&report, self.number);
