@@ -1,15 +1,17 @@
 //! All orders that count here: those of the group, those that the store has not been told yet, and those for this member only. Pure:
 //! it asks nobody and waits for nobody.
 
+use super::heard::{Heard, Order};
 use super::memory::{DeniedHere, Remembered, Synced};
 use super::record::{DenyOrder, Digest, MemberView, Place, ServerOrders, Stamped, apart, now_ms};
 use super::shared::{Entry, Shared};
 use crate::control::denials::{Denials, Denied};
 use crate::control::overrides::{Override, Overrides};
-use crate::limits::MAX_DENIED;
+use crate::limits::{GROUP_CLOCKS, MAX_DENIED};
 use crate::model::Prefix;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// A change that the store is to be told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +62,15 @@ impl Edit {
             Edit::Deny { prefix, service, .. } | Edit::Undeny { prefix, service, .. } => {
                 Place::Denied(*prefix, service.clone())
             }
+        }
+    }
+
+    /// The order in it that may last for a time.
+    fn lasting(&self) -> Option<Order<'_>> {
+        match self {
+            Edit::Server { orders, .. } => orders.drained_until.as_ref().map(Stamped::order),
+            Edit::Deny { order, .. } => Some(order.order()),
+            Edit::Undeny { .. } => None,
         }
     }
 
@@ -117,14 +128,18 @@ fn differs<T>(there: &Option<Stamped<T>>, new: &Option<Stamped<T>>, differ: fn(&
     (there.by != new.by && differ(&there.set, &new.set)).then(|| there.by.clone())
 }
 
-/// The orders, later than those that are there.
+/// The orders, later than those that are there; each lasts as long as it did.
 fn after(orders: &ServerOrders, there: &ServerOrders) -> ServerOrders {
     fn later<T: Clone>(new: &Option<Stamped<T>>, there: &Option<Stamped<T>>) -> Option<Stamped<T>> {
         let least = there.as_ref().map_or(0, |there| there.at_ms + 1);
         new.clone().map(|new| Stamped { at_ms: new.at_ms.max(least), ..new })
     }
     ServerOrders {
-        drained_until: later(&orders.drained_until, &there.drained_until),
+        drained_until: later(&orders.drained_until, &there.drained_until).map(|new| {
+            let given = orders.drained_until.as_ref().map_or(new.at_ms, |it| it.at_ms);
+            let set = new.set.map(|until| until + new.at_ms / 1000 - given / 1000);
+            Stamped { set, ..new }
+        }),
         disabled: later(&orders.disabled, &there.disabled),
         weight: later(&orders.weight, &there.weight),
     }
@@ -139,6 +154,8 @@ pub struct Book {
     queue: Vec<Queued>,
     local: BTreeMap<String, ServerOrders>,
     local_denied: BTreeMap<(Prefix, Option<String>), DenyOrder>,
+    /// The orders of the group that last for a time.
+    heard: Heard,
     last_id: u64,
     /// How often the store went back.
     pub restored: u64,
@@ -157,7 +174,7 @@ impl Book {
         (overrides, denials): (&Overrides, &Denials),
     ) -> Book {
         let is_new = remembered.is_none();
-        let Remembered { synced, servers, denied, queue, local, local_denied, .. } = remembered.unwrap_or_default();
+        let Remembered { synced, servers, denied, queue, local, local_denied, heard, .. } = remembered.unwrap_or_default();
         let by_place = |denied: Vec<DeniedHere>| {
             denied.into_iter().map(|DeniedHere { prefix, service, order }| ((prefix, service), order)).collect()
         };
@@ -170,6 +187,7 @@ impl Book {
             queue,
             local,
             local_denied: by_place(local_denied),
+            heard,
             last_id: 0,
             restored: 0,
             ordered: 0,
@@ -227,19 +245,49 @@ impl Book {
 
     pub fn change(&mut self, revision: i64, entries: &[Entry]) {
         entries.iter().for_each(|entry| self.shared.take(entry));
-        if entries.iter().any(|entry| Place::read(&entry.key).is_ok_and(|place| place.is_order())) {
+        let places = entries.iter().filter_map(|entry| Place::read(&entry.key).ok());
+        let ordered: Vec<Place> = places.filter(Place::is_order).collect();
+        if !ordered.is_empty() {
             self.ordered = revision;
+            self.hear(&ordered);
         }
         if let Some(synced) = &mut self.synced {
             (synced.revision, synced.at_ms) = (revision, now_ms());
         }
     }
 
-    /// Denials whose time is over, to be taken out of the store.
+    /// Notes of what was ordered there just now when it was heard of, and forgets that of what is not ordered any more.
+    fn hear(&mut self, places: &[Place]) {
+        let Book { heard, shared, queue, .. } = self;
+        let now = now_ms();
+        for place in places {
+            match place {
+                Place::Server(name) => {
+                    let drained = shared.servers.get(name).and_then(|orders| orders.drained_until.as_ref());
+                    drained.into_iter().for_each(|drained| heard.note(drained.order(), now));
+                }
+                Place::Denied(prefix, service) => {
+                    let denied = shared.denied.get(&(*prefix, service.clone()));
+                    denied.into_iter().for_each(|denied| heard.note(denied.order(), now));
+                }
+                Place::Member(_) | Place::View(_) | Place::Config => {}
+            }
+        }
+        let queued = queue.iter().filter_map(|queued| queued.edit.lasting());
+        let drained = shared.servers.values().filter_map(|orders| Some(orders.drained_until.as_ref()?.order()));
+        let there: BTreeSet<Order<'_>> =
+            queued.chain(drained).chain(shared.denied.values().map(DenyOrder::order)).collect();
+        heard.retain(|order| there.contains(&order));
+    }
+
+    /// Denials whose time is over, to be taken out of the store. By a wrong clock one that was not heard of as it came may only seem so.
     pub fn over(&self) -> Vec<Edit> {
         let at_ms = now_ms();
-        let over =
-            self.shared.denied.iter().filter(|(_, order)| order.until.is_some_and(|until| until * 1000 <= at_ms));
+        let is_over = |order: &DenyOrder| {
+            let more = if self.heard.has(order.order()) { Duration::ZERO } else { GROUP_CLOCKS };
+            self.lasts(order).is_some_and(|until| (until + more.as_secs()) * 1000 <= at_ms)
+        };
+        let over = self.shared.denied.iter().filter(|(_, order)| is_over(order));
         let waits = |place: &Place| self.queue.iter().any(|queued| queued.edit.place() == *place);
         over.map(|((prefix, service), _)| Edit::Undeny { prefix: *prefix, service: service.clone(), at_ms })
             .filter(|edit| !waits(&edit.place()))
@@ -302,13 +350,21 @@ impl Book {
     pub fn wanted(&self) -> Overrides {
         let (mut servers, mut each) = (BTreeMap::new(), Vec::new());
         for subject in self.subjects() {
-            let set = set(&self.orders(subject));
+            let orders = self.orders(subject);
+            let drained = orders.drained_until.as_ref();
+            let until = drained.and_then(|it| Some(self.heard.until(it.order(), it.set?)));
+            let set = Override { drained_until: until, ..set(&orders) };
             match apart(subject) {
                 (server, None) => _ = servers.insert(server.to_owned(), set),
                 (server, Some(service)) => each.push(((service.to_owned(), server.to_owned()), set)),
             }
         }
         Overrides::new(servers, each)
+    }
+
+    /// Until when it denies, in seconds since 1970 by this member's clock.
+    fn lasts(&self, order: &DenyOrder) -> Option<u64> {
+        order.until.map(|until| self.heard.until(order.order(), until))
     }
 
     pub fn wanted_denied(&self) -> Denials {
@@ -322,15 +378,17 @@ impl Book {
         }
         all.extend(self.local_denied.clone());
         let mut all: Vec<_> =
-            all.into_iter().filter(|(_, order)| order.until.is_none_or(|until| until * 1000 > now_ms())).collect();
+            all.into_iter().filter(|(_, order)| self.lasts(order).is_none_or(|until| until * 1000 > now_ms())).collect();
         all.sort_by_key(|(place, order)| (order.at_ms, place.clone()));
-        let denied = |((prefix, service), order): (_, DenyOrder)| Denied { prefix, service, until: order.until };
+        let denied =
+            |((prefix, service), order): (_, DenyOrder)| Denied { prefix, service, until: self.lasts(&order) };
         Denials(all.into_iter().take(MAX_DENIED).map(denied).collect())
     }
 
     /// Has the store told. The number by which what comes of it is told.
     pub fn enqueue(&mut self, edit: Edit, is_new: bool) -> u64 {
         self.last_id += 1;
+        let given = edit.lasting().map(|(_, at_ms)| at_ms);
         let edit = match edit {
             Edit::Server { server, orders } => {
                 let is_about = |subject: &str| subject == server || apart(subject).0 == server;
@@ -359,6 +417,9 @@ impl Book {
                 edit
             }
         };
+        if let Some((order, given)) = edit.lasting().zip(given).filter(|_| is_new) {
+            self.heard.note(order, given);
+        }
         self.queue.retain(|queued| queued.edit.place() != edit.place());
         self.queue.push(Queued { edit, is_new, id: self.last_id });
         self.last_id
@@ -437,6 +498,7 @@ impl Book {
             queue: self.queue.clone(),
             local: self.local.clone(),
             local_denied: list(&self.local_denied),
+            heard: self.heard.clone(),
         }
     }
 }

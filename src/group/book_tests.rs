@@ -136,6 +136,93 @@ fn an_order_for_one_service_stands_beside_those_for_all() {
     assert_eq!(of(&book), [Some(7), Some(8)]);
 }
 
+fn drained(until: u64, by: &str, at_ms: u64) -> ServerOrders {
+    ServerOrders { drained_until: Some(Stamped { set: Some(until), by: by.into(), at_ms }), ..ServerOrders::default() }
+}
+
+fn drained_for(book: &Book, server: &str) -> i64 {
+    book.wanted().get("any", server).drained_until.expect("it is drained") as i64 - (now_ms() / 1000) as i64
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// A clock that is so far ahead of this one, in milliseconds since 1970.
+fn clock(ahead_ms: i64) -> u64 {
+    now_ms().checked_add_signed(ahead_ms).expect("after 1970")
+}
+
+#[test]
+fn an_order_lasts_as_long_as_it_was_given_for_whatever_clocks_say() {
+    for ahead in [-HOUR_MS, 0, HOUR_MS] {
+        let at_ms = clock(ahead);
+        let order = drained(at_ms / 1000 + 300, "d2", at_ms);
+        let mut heard = book();
+        heard.load(1, 3, &[]);
+        heard.change(4, &[entry("web1", &order, 4)]);
+        assert!((298..=301).contains(&drained_for(&heard, "web1")), "{ahead}: {}", drained_for(&heard, "web1"));
+        // It is read again, and after a restart.
+        let text = serde_json::to_string(&heard.remembered()).expect("JSON");
+        let read = Some(serde_json::from_str(&text).expect("as written"));
+        let orders = (&Overrides::default(), &Denials::default());
+        let mut again = Book::open(("edge", "d1"), Digest::default(), read, orders);
+        again.load(1, 5, &[entry("web1", &order, 4)]);
+        assert_eq!(again.wanted(), heard.wanted(), "{ahead}");
+        // Whoever hears of it only now goes by clocks.
+        let mut late = book();
+        late.load(1, 5, &[entry("web1", &order, 4)]);
+        let left = drained_for(&late, "web1") - ahead / 1000;
+        assert!((298..=301).contains(&left), "{ahead}: {left}");
+    }
+}
+
+#[test]
+fn an_order_that_replaces_one_of_a_clock_that_is_ahead_lasts_no_longer_and_no_shorter() {
+    let mut book = book();
+    book.load(1, 3, &[entry("web1", &drained(clock(HOUR_MS) / 1000 + 300, "d2", clock(HOUR_MS)), 3)]);
+    let at_ms = now_ms();
+    book.enqueue(edit("web1", drained(at_ms / 1000 + 60, "d1", at_ms)), true);
+    assert_eq!(book.wanted().get("any", "web1").drained_until, Some(at_ms / 1000 + 60), "here, as it was given");
+    let Edit::Server { orders, .. } = book.queue()[0].edit.clone() else { panic!("of a server") };
+    let told = orders.drained_until.expect("it is drained");
+    assert!(told.at_ms > clock(HOUR_MS - 60_000), "it is the later one");
+    assert_eq!(told.set.expect("until") - told.at_ms / 1000, 60, "and lasts as long");
+}
+
+#[test]
+fn a_wrong_clock_takes_no_denial_out_of_the_store() {
+    let prefix: Prefix = "198.51.100.0/24".parse().expect("a prefix");
+    let denied = |ahead_ms: i64, lasts: u64| {
+        let order = DenyOrder { until: Some(clock(ahead_ms) / 1000 + lasts), by: "d2".into(), at_ms: clock(ahead_ms) };
+        let value = Some(serde_json::to_vec(&order).expect("JSON"));
+        Entry { key: Place::Denied(prefix, None).key().into_bytes(), value, created: 4, revision: 4 }
+    };
+    // Given just now, by a clock that is behind.
+    let mut heard = book();
+    heard.load(1, 3, &[]);
+    heard.change(4, &[denied(-HOUR_MS, 600)]);
+    assert_eq!((heard.over().len(), heard.wanted_denied().0.len()), (0, 1));
+    let mut over = book();
+    over.load(1, 3, &[]);
+    over.change(4, &[denied(-HOUR_MS, 0)]);
+    assert_eq!((over.over().len(), over.wanted_denied().0.len()), (1, 0));
+    // Read, and over by this clock: it may be over, but stays in the store for a day.
+    for (ahead_ms, removed) in [(-HOUR_MS, 0), (-25 * HOUR_MS, 1)] {
+        let mut read = book();
+        read.load(1, 5, &[denied(ahead_ms, 600)]);
+        assert_eq!((read.over().len(), read.wanted_denied().0.len()), (removed, 0), "{ahead_ms}");
+    }
+}
+
+#[test]
+fn what_is_not_ordered_any_more_is_not_remembered_as_heard() {
+    let mut book = book();
+    book.load(1, 3, &[]);
+    for at_ms in 1..50 {
+        book.change(at_ms as i64 + 3, &[entry("web1", &drained(9, "d2", at_ms), at_ms as i64 + 3)]);
+    }
+    assert_eq!(serde_json::to_value(book.remembered().heard).expect("JSON")["d2"].as_object().map(|all| all.len()), Some(1));
+}
+
 fn orders() -> impl Strategy<Value = ServerOrders> {
     let stamp = || (0u64..6, "[a-c]");
     let drained = proptest::option::of((proptest::option::of(0u64..4), stamp()));

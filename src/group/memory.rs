@@ -2,6 +2,7 @@
 //! the store is.
 
 use super::book::Queued;
+use super::heard::Heard;
 use super::record::{DenyOrder, ServerOrders};
 use crate::host::document;
 use crate::model::Prefix;
@@ -25,6 +26,8 @@ pub struct Remembered {
     /// What counts on this member only.
     pub local: BTreeMap<String, ServerOrders>,
     pub local_denied: Vec<DeniedHere>,
+    #[serde(default)]
+    pub heard: Heard,
 }
 
 /// A state of a store.

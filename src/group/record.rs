@@ -1,6 +1,7 @@
 //! The values in the store. Each is checked like a configuration file before anything else is done with it: its size, its keys, its
 //! bounds. Whoever can write to the store can give orders, and nothing else.
 
+use super::heard::Order;
 use crate::config;
 use crate::config::published::Published;
 use crate::control::agreement::View;
@@ -190,6 +191,12 @@ impl Record {
     }
 }
 
+impl<T> Stamped<T> {
+    pub fn order(&self) -> Order<'_> {
+        (&self.by, self.at_ms)
+    }
+}
+
 impl ServerOrders {
     pub fn read(value: &[u8]) -> Result<ServerOrders, String> {
         let orders: ServerOrders = json(value)?;
@@ -256,6 +263,10 @@ fn later<T: Clone>(one: &Option<Stamped<T>>, other: &Option<Stamped<T>>) -> Opti
 }
 
 impl DenyOrder {
+    pub fn order(&self) -> Order<'_> {
+        (&self.by, self.at_ms)
+    }
+
     pub fn read(value: &[u8]) -> Result<DenyOrder, String> {
         let order: DenyOrder = json(value)?;
         order.check().map(|()| order)

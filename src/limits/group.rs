@@ -30,6 +30,9 @@ pub const GROUP_ALONE: Duration = Duration::from_secs(GROUP_LEASE_S as u64);
 /// live has ended by then, with the time that etcd takes to notice.
 pub const GROUP_SETTLE: Duration = Duration::from_secs(GROUP_LEASE_S as u64 + 2);
 
+/// How much longer a denial stands in the store if it was read there and not heard of as it was given: by this clock it is over, which may be wrong.
+pub const GROUP_CLOCKS: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Members of a group, and wrong values of its store that are named.
 pub const GROUP_MEMBERS: usize = 1024;
 
