@@ -1,6 +1,5 @@
 //! Health that dispatchers share. Each checks a server at a port of its own, so that a server can be up for one and down for another.
 
-use super::STORE;
 use super::net::{Net, Process, eventually, run};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -13,48 +12,48 @@ const SHARED: &str = "health = \"shared\"\n";
 const LEASE: Duration = Duration::from_secs(10);
 
 /// The servers, as each dispatcher finds them.
-struct Servers<'n> {
+pub struct Servers<'n> {
     net: &'n Net,
     open: HashMap<(usize, usize), super::net::Listener>,
 }
 
 impl<'n> Servers<'n> {
-    fn new(net: &'n Net, dispatchers: usize) -> Servers<'n> {
+    pub fn new(net: &'n Net, dispatchers: usize) -> Servers<'n> {
         let mut servers = Servers { net, open: HashMap::new() };
         for server in 1..=3 {
-            net.ip(&format!("addr add 192.0.2.1{server}/32 dev lo"));
+            net.ip_everywhere(&format!("addr add 192.0.2.1{server}/32 dev lo"));
             (1..=dispatchers).for_each(|at| servers.serve(at, server));
         }
         servers
     }
 
-    fn serve(&mut self, at: usize, server: usize) {
-        let listener = self.net.listen(&format!("192.0.2.1{server}:{}", 8000 + at));
+    pub fn serve(&mut self, at: usize, server: usize) {
+        let listener = self.net.listen(at, &format!("192.0.2.1{server}:{}", 8000 + at));
         self.open.insert((at, server), listener);
     }
 
     /// A server is down for a dispatcher from now on.
-    fn refuse(&mut self, at: usize, server: usize) {
+    pub fn refuse(&mut self, at: usize, server: usize) {
         self.open.remove(&(at, server)).expect("it serves");
     }
 }
 
 impl Net {
-    /// The file of a dispatcher that shares health.
-    fn sharing(&self, at: usize, group: &str) {
+    /// The file of a dispatcher that shares health, by so many nodes of etcd.
+    pub fn sharing(&self, at: usize, nodes: usize, group: &str) {
         let health = format!(
             "[service.health]\ntype = \"tcp\"\nport = {}\nvia = \"primary\"\ninterval_ms = 200\ntimeout_ms = 100\n[[service.server]]\n\
              name = \"web1\"",
             8000 + at
         );
-        self.config(at, &format!("{STORE}\n{SHARED}{group}"), ("[[service.server]]\nname = \"web1\"", &health));
+        self.config(at, &format!("{}\n{SHARED}{group}", self.store(nodes)), ("[[service.server]]\nname = \"web1\"", &health));
     }
 
-    fn health(&self, at: usize) -> Value {
+    pub fn health(&self, at: usize) -> Value {
         self.document(at, "status")["group"]["health"].clone()
     }
 
-    fn stands(&self, at: usize, stance: &str, views: u64) {
+    pub fn stands(&self, at: usize, stance: &str, views: u64) {
         eventually(&format!("d{at} is {stance} with {views} views"), || {
             let health = self.health(at);
             health["stance"] == stance && health["views"] == views
@@ -68,12 +67,12 @@ impl Net {
         found["why"].as_str().expect("words").to_owned()
     }
 
-    fn is(&self, server: &str, state: &str, members: &[usize]) {
+    pub fn is(&self, server: &str, state: &str, members: &[usize]) {
         members.iter().for_each(|at| self.becomes(*at, server, state, 1));
     }
 
     /// For so long nothing becomes of it.
-    fn stays(&self, server: &str, state: &str, members: &[usize], time: Duration) {
+    pub fn stays(&self, server: &str, state: &str, members: &[usize], time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
             for at in members {
@@ -85,14 +84,14 @@ impl Net {
 }
 
 /// Long enough for every check to come to another verdict, were it to.
-const CHECKED: Duration = Duration::from_millis(1500);
+pub const CHECKED: Duration = Duration::from_millis(1500);
 
 #[test]
 fn what_most_find_counts_and_one_alone_or_a_store_that_is_gone_takes_no_server_down() {
     let Some(net) = Net::up(3) else { return };
     let mut servers = Servers::new(&net, 3);
     let etcd = net.etcd(0, 1, "");
-    (1..=3).for_each(|at| net.sharing(at, ""));
+    (1..=3).for_each(|at| net.sharing(at, 1, ""));
     let mut members: Vec<Option<Process>> = (1..=3).map(|at| Some(net.dispatcher(at))).collect();
     assert_eq!(net.health(1)["stance"], "waiting");
     (1..=3).for_each(|at| net.stands(at, "together", 3));
@@ -133,14 +132,14 @@ fn what_most_find_counts_and_one_alone_or_a_store_that_is_gone_takes_no_server_d
     net.is("web1", "up", &all);
 
     // A member that is cut off judges nobody, and follows the others.
-    net.ip("link set d3 down");
+    net.ip_of(3, "link set d3 down");
     eventually("d3 is cut off", || net.done(1, "group").contains("CUT OFF"));
     servers.refuse(2, 1);
     net.is("web1", "down", &all);
     servers.serve(2, 1);
     servers.serve(1, 1);
     net.is("web1", "up", &all);
-    net.ip("link set d3 up");
+    net.ip_of(3, "link set d3 up");
     eventually("d3 judges again", || !net.done(1, "group").contains("CUT OFF"));
 
     // A member dies: nothing moves. Of two, one alone moves nothing.
@@ -191,7 +190,7 @@ fn what_an_older_store_or_a_wrong_value_says_moves_nobody() {
     let Some(net) = Net::up(3) else { return };
     let mut servers = Servers::new(&net, 3);
     let etcd = net.etcd(0, 1, "");
-    (1..=3).for_each(|at| net.sharing(at, ""));
+    (1..=3).for_each(|at| net.sharing(at, 1, ""));
     let _members: Vec<Process> = (1..=3).map(|at| net.dispatcher(at)).collect();
     let all = [1, 2, 3];
     all.into_iter().for_each(|at| net.stands(at, "together", 3));
@@ -251,7 +250,7 @@ fn with_check_by_members_share_the_checks_and_take_over_those_of_one_that_is_gon
     let Some(net) = Net::up(3) else { return };
     let mut servers = Servers::new(&net, 3);
     let etcd = net.etcd(0, 1, "");
-    (1..=3).for_each(|at| net.sharing(at, "check_by = 1\n"));
+    (1..=3).for_each(|at| net.sharing(at, 1, "check_by = 1\n"));
     let mut members: Vec<Option<Process>> = (1..=3).map(|at| Some(net.dispatcher(at))).collect();
     let all = [1, 2, 3];
     all.into_iter().for_each(|at| net.stands(at, "together", 3));
@@ -293,7 +292,7 @@ fn with_check_by_members_share_the_checks_and_take_over_those_of_one_that_is_gon
 #[test]
 fn a_filter_does_not_share_health() {
     let Some(net) = Net::up(1) else { return };
-    net.sharing(1, "");
+    net.sharing(1, 1, "");
     let file = net.path("d1.toml");
     let text = fs::read_to_string(&file).expect("it was written");
     fs::write(&file, text.replace("[dispatcher]", "[filter]").replace("engine = \"xdp\"\n", "")).expect("written");

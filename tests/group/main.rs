@@ -1,5 +1,9 @@
 //! Dispatchers that share a real etcd: its orders, and what becomes of them when it is gone, without a quorum, or older than it was.
 
+#[path = "../soak/clock.rs"]
+mod clock;
+mod clocks;
+mod halves;
 mod health;
 mod net;
 mod published;
@@ -157,8 +161,7 @@ fn without_a_quorum_orders_wait() {
     let Some(net) = Net::up(2) else { return };
     let mut nodes: Vec<_> =
         (0..3).map(|node| Some(net.etcd(node, 3, "--heartbeat-interval=50 --election-timeout=300"))).collect();
-    let three = "etcd = [\"http://127.0.0.1:2379\", \"http://127.0.0.1:2380\", \"http://127.0.0.1:2381\"]";
-    (1..=2).for_each(|at| _ = net.config(at, three, SAME));
+    (1..=2).for_each(|at| _ = net.config(at, &net.store(3), SAME));
     let (_d1, _d2) = (net.dispatcher(1), net.dispatcher(2));
     (1..=2).for_each(|at| net.joined(at, 2));
     // One of three changes nothing.

@@ -18,6 +18,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// What the two halves of a network have.
+const HALVES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -35,35 +38,83 @@ pub fn run(program: &str, arguments: &str, folder: &Path) {
 
 /// Taken down with all that runs in it when dropped.
 pub struct Net {
-    name: String,
+    /// What is here is a part: one, or two that can be cut from each other.
+    parts: Vec<String>,
+    /// Dispatchers up to this one are in the first part, as are the first two nodes of etcd.
+    first: usize,
     pub folder: TempDir,
 }
 
 impl Net {
-    /// `None` without root or etcd, and it says so.
+    /// `None` without root, and it says so.
     pub fn up(dispatchers: usize) -> Option<Net> {
+        Net::of(&[dispatchers])
+    }
+
+    /// With so many dispatchers in each half; two of three nodes of etcd are in the first.
+    pub fn halves(dispatchers: [usize; 2]) -> Option<Net> {
+        let net = Net::of(&dispatchers)?;
+        let [one, other] = &net.parts[..] else { unreachable!("two parts") };
+        run("ip", &format!("-n {one} link add x type veth peer name x netns {other}"), Path::new("/"));
+        for part in 0..2 {
+            net.ip_in(part, &format!("addr add {}/24 dev x", HALVES[part]));
+            net.ip_in(part, "link set x up");
+        }
+        Some(net)
+    }
+
+    fn of(dispatchers: &[usize]) -> Option<Net> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
             let _ = writeln!(io::stderr(), "SKIPPED: needs root");
             return None;
         }
         let name = format!("oneip-group-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let net = Net { name, folder: tempfile::tempdir().expect("a folder") };
-        let name = &net.name;
-        let ip = |arguments: &str| run("ip", arguments, Path::new("/"));
-        ip(&format!("netns add {name}"));
-        ip(&format!("-n {name} link set lo up"));
-        for at in 1..=dispatchers {
-            ip(&format!("-n {name} link add d{at} type veth peer name p{at}"));
-            ip(&format!("-n {name} link set d{at} up"));
-            ip(&format!("-n {name} link set p{at} up"));
+        let parts = (0..dispatchers.len()).map(|part| format!("{name}-{part}")).collect();
+        let net = Net { parts, first: dispatchers[0], folder: tempfile::tempdir().expect("a folder") };
+        for part in 0..dispatchers.len() {
+            run("ip", &format!("netns add {}", net.parts[part]), Path::new("/"));
+            net.ip_in(part, "link set lo up");
+        }
+        for at in 1..=dispatchers.iter().sum() {
+            net.ip_of(at, &format!("link add d{at} type veth peer name p{at}"));
+            net.ip_of(at, &format!("link set d{at} up"));
+            net.ip_of(at, &format!("link set p{at} up"));
         }
         Some(net)
     }
 
-    /// `ip` there.
-    pub fn ip(&self, arguments: &str) {
-        run("ip", &format!("-n {} {arguments}", self.name), Path::new("/"));
+    /// The part with that dispatcher.
+    fn part(&self, at: usize) -> usize {
+        usize::from(at > self.first)
+    }
+
+    /// Nothing passes between the halves from now on, and nobody is told.
+    pub fn cut(&self) {
+        for part in 0..2 {
+            let mut nft = self.command_in(part, "nft");
+            let rules = "add table ip cut; add chain ip cut in { type filter hook input priority 0; }; add rule ip cut in iifname x drop";
+            assert!(nft.arg(rules).status().expect("nft: scripts/setup.sh").success());
+        }
+    }
+
+    pub fn mend(&self) {
+        for part in 0..2 {
+            assert!(self.command_in(part, "nft").arg("delete table ip cut").status().expect("nft").success());
+        }
+    }
+
+    fn ip_in(&self, part: usize, arguments: &str) {
+        run("ip", &format!("-n {} {arguments}", self.parts[part]), Path::new("/"));
+    }
+
+    pub fn ip_everywhere(&self, arguments: &str) {
+        (0..self.parts.len()).for_each(|part| self.ip_in(part, arguments));
+    }
+
+    /// `ip` where that dispatcher is.
+    pub fn ip_of(&self, at: usize, arguments: &str) {
+        self.ip_in(self.part(at), arguments);
     }
 
     /// Writes a key there so many times, with so many bytes.
@@ -80,24 +131,24 @@ impl Net {
                 assert!(done.into_iter().all(|done| done.is_ok()));
             });
         };
-        self.inside(work);
+        self.inside(0, work);
     }
 
-    fn inside(&self, work: impl FnOnce() + Send) {
+    fn inside(&self, part: usize, work: impl FnOnce() + Send) {
         let work = || {
-            let namespace = File::open(Path::new("/run/netns").join(&self.name)).expect("it is there");
+            let namespace = File::open(Path::new("/run/netns").join(&self.parts[part])).expect("it is there");
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may");
             work();
         };
         thread::scope(|scope| scope.spawn(work).join().expect("it does not panic"));
     }
 
-    /// Listens there, and takes every connection, until that is dropped.
-    pub fn listen(&self, address: &str) -> Listener {
+    /// Listens where that dispatcher is, and takes every connection, until that is dropped.
+    pub fn listen(&self, at: usize, address: &str) -> Listener {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let mut bound = None;
-        self.inside(|| bound = Some(TcpListener::bind(address).expect("it is free")));
+        self.inside(self.part(at), || bound = Some(TcpListener::bind(address).expect("it is free")));
         let listener = bound.expect("it was bound");
         listener.set_nonblocking(true).expect("it may");
         let thread = thread::spawn(move || {
@@ -110,8 +161,12 @@ impl Net {
     }
 
     pub fn command(&self, program: &str) -> Command {
+        self.command_in(0, program)
+    }
+
+    fn command_in(&self, part: usize, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]).current_dir(self.folder.path());
+        command.args(["netns", "exec", &self.parts[part], program]).current_dir(self.folder.path());
         command
     }
 
@@ -130,7 +185,7 @@ impl Net {
             "[cluster]\nhash_key = \"8f3a1c5e7b9d2046a1b3c5d7e9f00112\"\n[dispatcher]\ninterface = \"d{at}\"\nengine = \"xdp\"\n\
              pins = \"/sys/fs/bpf/{name}-{at}\"\n[admin]\nsocket = \"d{at}.sock\"\nstate = \"state{at}/d{at}.json\"\n[group]\nname = \"edge\"\n\
              member = \"d{at}\"\n{group}\n[[service]]\nname = \"web\"\naddress = \"203.0.113.80\"\n{servers}",
-            name = self.name
+            name = self.parts[0]
         );
         let file = self.path(&format!("d{at}.toml"));
         fs::write(&file, text.replace(change.0, change.1)).expect("written");
@@ -140,9 +195,15 @@ impl Net {
 
     /// Starts a dispatcher by the file that [`Net::config`] has written.
     pub fn dispatcher(&self, at: usize) -> Process {
+        self.dispatcher_by(at, |_| {})
+    }
+
+    /// As `dispatcher`, with something more for its process.
+    pub fn dispatcher_by(&self, at: usize, more: impl FnOnce(&mut Command)) -> Process {
         let log = self.path(&format!("d{at}.log"));
         let out = File::create(&log).expect("a log");
-        let mut command = self.command(env!("CARGO_BIN_EXE_oneip"));
+        let mut command = self.command_in(self.part(at), env!("CARGO_BIN_EXE_oneip"));
+        more(&mut command);
         command.args(["run", "-c", &format!("d{at}.toml")]).stdout(out.try_clone().expect("a log")).stderr(out);
         let process = Process { child: command.spawn().expect("it starts"), log };
         eventually("the dispatcher is ready", || process.said().lines().any(|line| line == "ready"));
@@ -188,16 +249,30 @@ impl Net {
         });
     }
 
+    /// Where a node of etcd is, and the address that it has.
+    fn place_of_node(&self, node: usize) -> (usize, &'static str) {
+        match self.parts.len() {
+            1 => (0, "127.0.0.1"),
+            _ => (usize::from(node > 1), HALVES[usize::from(node > 1)]),
+        }
+    }
+
+    /// The line of `[group]` for so many nodes.
+    pub fn store(&self, count: usize) -> String {
+        let node = |node: usize| format!("\"http://{}:{}\"", self.place_of_node(node).1, 2379 + node);
+        format!("etcd = [{}]", (0..count).map(node).collect::<Vec<_>>().join(", "))
+    }
+
     /// One of `count` nodes; the first listens on port 2379 and the others above.
     pub fn etcd(&self, node: usize, count: usize, options: &str) -> Process {
         let scheme = if options.contains("--cert-file") { "https" } else { "http" };
-        let peer = |node: usize| format!("n{node}=http://127.0.0.1:{}", 2480 + node);
-        let cluster = (0..count).map(peer).collect::<Vec<_>>().join(",");
-        let (client, peer) =
-            (format!("{scheme}://127.0.0.1:{}", 2379 + node), format!("http://127.0.0.1:{}", 2480 + node));
+        let peer = |node: usize| format!("http://{}:{}", self.place_of_node(node).1, 2480 + node);
+        let cluster = (0..count).map(|node| format!("n{node}={}", peer(node))).collect::<Vec<_>>().join(",");
+        let (part, host) = self.place_of_node(node);
+        let (client, peer) = (format!("{scheme}://{host}:{}", 2379 + node), peer(node));
         let log = self.path(&format!("etcd{node}.log"));
         let out = File::create(&log).expect("a log");
-        let mut command = self.command("etcd");
+        let mut command = self.command_in(part, "etcd");
         command.args(
             format!(
                 "--name n{node} --data-dir etcd{node} --listen-client-urls {client} --advertise-client-urls {client} --listen-peer-urls {peer} \
@@ -254,7 +329,9 @@ fn words(text: &str) -> Vec<String> {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        for part in &self.parts {
+            let _ = Command::new("ip").args(["netns", "del", part]).output();
+        }
         if thread::panicking() {
             for entry in fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
                 if entry.path().extension().is_some_and(|end| end == "log") {
