@@ -146,30 +146,29 @@ INLINE __u32 bucket_of_queue(__u32 bits, __u32 part)
 	return part * flow_buckets + (__u32)((__u64)bits * count >> 32);
 }
 
-INLINE struct bucket *bucket_at(struct xdp_md *ctx, __u32 bits, __u32 part)
+INLINE struct bucket *bucket_at(__u32 queue, __u32 bits, __u32 part)
 {
-	__u32 at = queue_of(ctx) * (flow_buckets + syn_buckets) + bucket_of_queue(bits, part);
+	__u32 at = queue * (flow_buckets + syn_buckets) + bucket_of_queue(bits, part);
 	return flow_buckets ? bpf_map_lookup_elem(&flows, &at) : 0;
 }
 
-INLINE struct flow_report *report_of(struct xdp_md *ctx)
+INLINE struct flow_report *report_of(__u32 queue)
 {
-	__u32 queue = queue_of(ctx);
 	return bpf_map_lookup_elem(&flow_reports, &queue);
 }
 
 /* The entry of that place among those that a flow may have in that part. */
-INLINE struct remembering *entry_at(struct xdp_md *ctx, __u64 hash, __u32 place, __u32 part)
+INLINE struct remembering *entry_at(__u32 queue, __u64 hash, __u32 place, __u32 part)
 {
-	struct bucket *bucket = bucket_at(ctx, place < BUCKET ? hash : hash >> 32, part);
+	struct bucket *bucket = bucket_at(queue, place < BUCKET ? hash : hash >> 32, part);
 	return bucket ? &bucket->entries[hidden(place, hash) % BUCKET] : 0;
 }
 
 /* Where something is remembered of a flow since a tick, in that part. -1: nothing is. */
-ONCE int find_flow(struct xdp_md *ctx, __u64 hash, __u64 since, __u32 part)
+ONCE int find_flow(__u32 queue, __u64 hash, __u64 since, __u32 part)
 {
 	part &= 1;
-	struct bucket *first = bucket_at(ctx, hash, part), *second = bucket_at(ctx, hash >> 32, part);
+	struct bucket *first = bucket_at(queue, hash, part), *second = bucket_at(queue, hash >> 32, part);
 	int place = -1;
 	if (!first || !second)
 		return -1;
@@ -183,18 +182,18 @@ ONCE int find_flow(struct xdp_md *ctx, __u64 hash, __u64 since, __u32 part)
 }
 
 /* The same in both parts: places of SYNs are behind those of flows. */
-ONCE int find_known(struct xdp_md *ctx, __u64 hash, __u64 since)
+ONCE int find_known(__u32 queue, __u64 hash, __u64 since)
 {
-	int place = find_flow(ctx, hash, since, FLOWS);
+	int place = find_flow(queue, hash, since, FLOWS);
 	if (place >= 0)
 		return place;
-	place = find_flow(ctx, hash, since, SYNS);
+	place = find_flow(queue, hash, since, SYNS);
 	return place < 0 ? -1 : place + 2 * BUCKET;
 }
 
-INLINE void forget(struct xdp_md *ctx, struct remembering *entry, __u32 part)
+INLINE void forget(__u32 queue, struct remembering *entry, __u32 part)
 {
-	struct flow_report *report = report_of(ctx);
+	struct flow_report *report = report_of(queue);
 	entry->whose = 0;
 	entry->state = 0;
 	if (report && report->held)
@@ -237,15 +236,15 @@ ONCE __u64 least_of(__u64 least, __u64 rank)
 /*
  * Remembers a flow, which was seen now, in that part of the memory; whatever was known of it there gives way.
  */
-ONCE int put_flow(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u64 horizon, __u32 part)
+ONCE int put_flow(__u32 queue, __u64 hash, const struct memory *flow, __u64 horizon, __u32 part)
 {
-	struct bucket *first = bucket_at(ctx, hash, part), *second = bucket_at(ctx, hash >> 32, part);
-	struct flow_report *report = report_of(ctx);
+	struct bucket *first = bucket_at(queue, hash, part), *second = bucket_at(queue, hash >> 32, part);
+	struct flow_report *report = report_of(queue);
 	if (!first || !second || !report || !flow)
 		return 0;
 	part &= 1;
 	__u64 now = flow->seen;
-	int place = find_flow(ctx, hash, 0, part);
+	int place = find_flow(queue, hash, 0, part);
 	if (place < 0) {
 		/* What is worth least, in the emptier bucket, silent for longest. */
 		__u64 least = -1ULL, crowds[2] = { crowd_of(first, now, horizon), crowd_of(second, now, horizon) };
@@ -261,11 +260,11 @@ ONCE int put_flow(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u
 		/* Sums and not branches, as in steer.bpf.c. */
 		report->evicted += (1 - part) * (least >> 47);
 		report->displaced += part * (least >> 47);
-		struct remembering *entry = entry_at(ctx, hash, place, part);
+		struct remembering *entry = entry_at(queue, hash, place, part);
 		report->held += (1 - part) * (entry && !(entry->whose & IDENT));
 		report->remembered += 1 - part;
 	}
-	struct remembering *entry = entry_at(ctx, hash, place, part);
+	struct remembering *entry = entry_at(queue, hash, place, part);
 	if (!entry)
 		return 0;
 	entry->whose = fingerprint(hash) | flow->server;

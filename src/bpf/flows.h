@@ -274,9 +274,9 @@ ONCE __u64 server_of(const struct whole *whole, __u64 kept_by, __u32 present)
 }
 
 /* What is remembered at a place. -1: nothing. */
-ONCE int recall(struct xdp_md *ctx, __u64 hash, __u32 place, struct memory *flow)
+ONCE int recall(__u32 queue, __u64 hash, __u32 place, struct memory *flow)
 {
-	struct remembering *entry = entry_at(ctx, hash, place % (2 * BUCKET), place / (2 * BUCKET) & 1);
+	struct remembering *entry = entry_at(queue, hash, place % (2 * BUCKET), place / (2 * BUCKET) & 1);
 	if (!entry || !flow)
 		return -1;
 	unpack(entry, flow);
@@ -293,17 +293,17 @@ ONCE __u64 keeper_of(const struct head *head, __u32 ident)
 #define GONE 128
 
 /* The flow at a place is so now, has a place among flows from here on, or is forgotten. */
-ONCE int settle(struct xdp_md *ctx, __u64 hash, const struct memory *flow, __u64 horizon, __u32 how)
+ONCE int settle(__u32 queue, __u64 hash, const struct memory *flow, __u64 horizon, __u32 how)
 {
 	__u32 part = how / (2 * BUCKET) & 1;
-	struct remembering *entry = entry_at(ctx, hash, how % (2 * BUCKET), part);
+	struct remembering *entry = entry_at(queue, hash, how % (2 * BUCKET), part);
 	if (!entry || !flow)
 		return 0;
 	if (how & GONE) {
-		forget(ctx, entry, part);
+		forget(queue, entry, part);
 	} else if (how & IS_BACK && part == SYNS) {
-		forget(ctx, entry, part);
-		put_flow(ctx, hash, flow, horizon, FLOWS);
+		forget(queue, entry, part);
+		put_flow(queue, hash, flow, horizon, FLOWS);
 	} else {
 		entry->state = packed(flow);
 	}
@@ -324,22 +324,23 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 	if (!moves || !at || read_whole(ctx, head, choice, &whole))
 		return NOBODY;
 	__u64 now = now_ns() >> TICK;
+	__u32 queue = queue_of(ctx);
 	__u32 present = present_of(head, service, choice);
 	__u64 kept_by = previous_owner_of(moves, choice, present), name = name_of(&head->flow_key, choice);
-	int remembers = !(kept_by & SETTLED), place = find_known(ctx, name, kept_by >> SINCE);
+	int remembers = !(kept_by & SETTLED), place = find_known(queue, name, kept_by >> SINCE);
 	struct memory flow = {};
-	__u64 known = place < 0 || recall(ctx, name, place, &flow) ? 0 : keeper_of(head, flow.server);
+	__u64 known = place < 0 || recall(queue, name, place, &flow) ? 0 : keeper_of(head, flow.server);
 	__u32 of = (known >> 32) - service->base;
 	if (known && of < service->count && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
 		int seen = seen_of(&flow, &whole, now);
 		/* Without `remembers` it would go there if it were forgotten. */
 		int goes_there = !remembers && present == of;
 		if ((seen & SEEN) == ONE_OF_IT) {
-			settle(ctx, name, &flow, head->horizon, place | (goes_there ? GONE : seen & IS_BACK));
+			settle(queue, name, &flow, head->horizon, place | (goes_there ? GONE : seen & IS_BACK));
 			return of;
 		}
 		if (seen & 1)
-			settle(ctx, name, &flow, 0, place | GONE);
+			settle(queue, name, &flow, 0, place | GONE);
 		else
 			remembers = 0;
 	}
@@ -350,7 +351,7 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 	__u32 *ident = AT_INDEX(__u32, head->idents, service->base + server);
 	if (ident && stage >= 0 && remembers) {
 		flow = (struct memory){ .server = *ident, .stage = stage, .position = whole.position, .seen = now };
-		put_flow(ctx, name, &flow, head->horizon, whole.act == BEGIN ? SYNS : FLOWS);
+		put_flow(queue, name, &flow, head->horizon, whole.act == BEGIN ? SYNS : FLOWS);
 	}
 	return server;
 }
@@ -403,10 +404,9 @@ struct asking {
 	__u64 asked[3]; /* in half words, and no array of them: the verifier wants CAP_PERFMON for a place that is known on some ways only */
 	__u64 from;     /* the MAC of who has sent it back */
 	__u32 back;
-	__u32 next;
-	__u32 is_last;
-	__u32 unused;
+	__u32 next; /* and MORE, if others come behind */
 };
+#define MORE 0x10000
 
 /* One more that may have the connection. A function of its own: the verifier goes through it once, and not in each turn. */
 ONCE int consider(const struct head *head, const struct choice *choice, struct asking *asking, __u32 number)
@@ -431,16 +431,16 @@ ONCE int consider(const struct head *head, const struct choice *choice, struct a
 	} else if (asking->next == NOBODY) {
 		asking->next = server;
 	} else {
-		asking->is_last = 0;
+		asking->next |= MORE;
 	}
 	return 0;
 }
 
 /* It went to that server, which has sent nothing back yet. */
 ONCE int remember_returned(struct xdp_md *ctx, const struct head *head, const struct choice *choice, __u32 server,
-			   const struct whole *whole)
+			   __u32 position)
 {
-	if (!head || !choice || !whole)
+	if (!head || !choice)
 		return 0;
 	const struct service *service = AT_INDEX(struct service, head->services, choice->service);
 	if (!service)
@@ -452,8 +452,8 @@ ONCE int remember_returned(struct xdp_md *ctx, const struct head *head, const st
 		return 0;
 	if (previous_owner_of(moves, choice, present_of(head, service, choice)) & SETTLED)
 		return 0;
-	struct memory flow = { .server = *ident, .stage = SHOWN, .position = whole->position, .seen = now_ns() >> TICK };
-	put_flow(ctx, name_of(&head->flow_key, choice), &flow, head->horizon, FLOWS);
+	struct memory flow = { .server = *ident, .stage = SHOWN, .position = position, .seen = now_ns() >> TICK };
+	put_flow(queue_of(ctx), name_of(&head->flow_key, choice), &flow, head->horizon, FLOWS);
 	return 0;
 }
 
@@ -472,16 +472,16 @@ ONCE int look_up_returned(struct xdp_md *ctx, const struct head *head, struct ch
 	void *eth = (void *)(long)ctx->data;
 	if (eth + ETH_HLEN > end)
 		return NOBODY;
-	struct asking asking = { .from = source_mac(eth), .back = NOBODY, .next = NOBODY, .is_last = 1 };
+	struct asking asking = { .from = source_mac(eth), .back = NOBODY, .next = NOBODY };
 	for (__u32 i = 0; i < CANDIDATES; i++)
 		consider(head, choice, &asking, i);
-	if (asking.back != NOBODY && asking.is_last)
+	if (asking.back != NOBODY && !(asking.next & MORE))
 		choice->returned = LAST_CHANCE;
 	if (asking.next == NOBODY)
 		return asking.back;
 	if (whole.act == GO)
-		remember_returned(ctx, head, choice, asking.next, &whole);
-	return asking.next;
+		remember_returned(ctx, head, choice, asking.next & ~MORE, whole.position);
+	return asking.next & ~MORE;
 }
 
 #endif

@@ -50,12 +50,13 @@ INLINE __u32 server_by_id(struct xdp_md *ctx, void *map, const struct directory 
 	struct entry *config = find(map, directory, id, quic_key(service, CONFIG, 0));
 	if (!config || left < config->services.whole)
 		return UNKNOWN_ID;
-	__u64 length = config->services.service;
-	asm volatile("" : "+r"(length));
+	/* One less: the verifier of Linux 6.1 follows a number's bounds through this sum, and not that it is not 0. */
+	__u32 less = config->services.service - 1;
+	asm volatile("" : "+r"(less));
 	id[0] = 0;
-	if (length < 1 || length > MAX_SERVER_ID || bpf_xdp_load_bytes(ctx, at + 1, id, length))
+	if (less >= MAX_SERVER_ID || bpf_xdp_load_bytes(ctx, at + 1, id, less + 1))
 		return UNKNOWN_ID;
-	struct entry *server = find(map, directory, id, quic_key(service, SERVER_ID, length));
+	struct entry *server = find(map, directory, id, quic_key(service, SERVER_ID, less + 1));
 	return server ? server->services.service : UNKNOWN_ID;
 }
 

@@ -28,9 +28,10 @@ INLINE int has_cookie(struct xdp_md *ctx, struct bpf_sock *sock, const struct pa
 
 /*
  * Whether this server has the connection. A listening socket has none, and is found for every stranger's segment; but of an
- * owner's it may be the end of a handshake.
+ * owner's it may be the end of a handshake. A function of its own: what it has on the stack comes not on top of what others have, for which
+ * Linux 6.1 has no room.
  */
-INLINE int has_socket(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow, int is_owner)
+COLD int has_socket(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow, int is_owner)
 {
 	struct bpf_sock_tuple tuple = {};
 	__u32 size = sizeof(tuple.ipv4);

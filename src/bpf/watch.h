@@ -63,8 +63,10 @@ ONCE int put(struct xdp_md *ctx, const struct head *head, const struct choice *c
 		.tally = head->tally,
 		.is_sent = is_sent,
 	};
-	barrier_var(kept);
-	if (kept && kept <= SNAP_MOST && !bpf_xdp_load_bytes(ctx, 0, note->frame, kept))
+	/* One less: the verifier of Linux 6.1 follows a number's bounds through this sum, and not that it is not 0. */
+	__u32 less = kept - 1;
+	barrier_var(less);
+	if (less < SNAP_MOST && !bpf_xdp_load_bytes(ctx, 0, note->frame, less + 1))
 		note->seen.kept = kept;
 	else
 		kept = 0;

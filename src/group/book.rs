@@ -174,7 +174,8 @@ impl Book {
         (overrides, denials): (&Overrides, &Denials),
     ) -> Book {
         let is_new = remembered.is_none();
-        let Remembered { synced, servers, denied, queue, local, local_denied, heard, .. } = remembered.unwrap_or_default();
+        let Remembered { synced, servers, denied, queue, local, local_denied, heard, .. } =
+            remembered.unwrap_or_default();
         let by_place = |denied: Vec<DeniedHere>| {
             denied.into_iter().map(|DeniedHere { prefix, service, order }| ((prefix, service), order)).collect()
         };
@@ -377,11 +378,12 @@ impl Book {
             }
         }
         all.extend(self.local_denied.clone());
-        let mut all: Vec<_> =
-            all.into_iter().filter(|(_, order)| self.lasts(order).is_none_or(|until| until * 1000 > now_ms())).collect();
+        let mut all: Vec<_> = all
+            .into_iter()
+            .filter(|(_, order)| self.lasts(order).is_none_or(|until| until * 1000 > now_ms()))
+            .collect();
         all.sort_by_key(|(place, order)| (order.at_ms, place.clone()));
-        let denied =
-            |((prefix, service), order): (_, DenyOrder)| Denied { prefix, service, until: self.lasts(&order) };
+        let denied = |((prefix, service), order): (_, DenyOrder)| Denied { prefix, service, until: self.lasts(&order) };
         Denials(all.into_iter().take(MAX_DENIED).map(denied).collect())
     }
 

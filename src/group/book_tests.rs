@@ -220,7 +220,10 @@ fn what_is_not_ordered_any_more_is_not_remembered_as_heard() {
     for at_ms in 1..50 {
         book.change(at_ms as i64 + 3, &[entry("web1", &drained(9, "d2", at_ms), at_ms as i64 + 3)]);
     }
-    assert_eq!(serde_json::to_value(book.remembered().heard).expect("JSON")["d2"].as_object().map(|all| all.len()), Some(1));
+    assert_eq!(
+        serde_json::to_value(book.remembered().heard).expect("JSON")["d2"].as_object().map(|all| all.len()),
+        Some(1)
+    );
 }
 
 fn orders() -> impl Strategy<Value = ServerOrders> {

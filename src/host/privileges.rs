@@ -7,7 +7,8 @@ use caps::{CapSet, Capability, CapsHashSet};
 pub const CONTROL: [Capability; 1] = [Capability::CAP_NET_ADMIN];
 
 /// As `CONTROL`, and makes the kernel wait for frames that are decided by an old table, and loads the program again where a table has outgrown it.
-pub const KERNEL: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
+/// (For `CAP_PERFMON` see `xdp::privileges::UNGUARDED`.)
+pub const KERNEL: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON];
 
 /// Makes new tables for a server's program.
 pub const SERVER: [Capability; 1] = [Capability::CAP_BPF];

@@ -1,6 +1,7 @@
 //! An XDP program into the kernel, and onto a device.
 
 use std::fmt;
+use std::io;
 
 use aya::Ebpf;
 use aya::programs::xdp::XdpError as LibraryError;
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 
 use super::device::Device;
 use super::error::{XdpError, os_error, with_causes};
-use super::when_released;
+use super::{privileges, when_released};
 use crate::limits::PROGRAM_LOADS;
 
 const HAS_PROGRAM: &str = "the object has this program";
@@ -64,7 +65,8 @@ pub fn load(object: &mut Ebpf, name: &str) -> Result<(), String> {
     uninterrupted(|| program.load(), |error| os_error(error) == Some(Errno::AGAIN)).map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             tracing::debug!(program = name, %verifier_log, "the program was refused");
-            io_error.to_string()
+            let wants_more = io_error.kind() == io::ErrorKind::PermissionDenied && !privileges::is_unguarded();
+            format!("{io_error}{}", if wants_more { "; older kernels, as 6.1, want CAP_PERFMON for it" } else { "" })
         }
         error => with_causes(&error),
     })

@@ -39,7 +39,9 @@ pub enum ProgramError {
     #[error("interface {interface} is not an Ethernet interface (its ARPHRD type is {kind})")]
     NotEthernet { interface: String, kind: u32 },
 
-    #[error("cannot load the {program} program: {reason} (it needs root, or cap_net_admin and cap_bpf, and Linux 6.1)")]
+    #[error(
+        "cannot load the {program} program: {reason} (it needs root, or cap_net_admin, cap_bpf and cap_perfmon, and Linux 6.1)"
+    )]
     Load { program: Kept, reason: String },
 
     #[error("no memory for a table of {mib} MiB: {reason} (fewer slots or services need less)")]

@@ -27,7 +27,8 @@ fn members_whose_clocks_are_hours_apart_do_the_same_for_as_long_as_was_ordered()
     all.iter().for_each(|at| net.stands(*at, "together", 3));
     let log = fs::read_to_string(net.path("d2.log")).expect("a log");
     let date = |ahead: i64| {
-        let date = std::process::Command::new("date").args(["-u", "+%Y-%m-%d", "-d", &format!("{ahead} seconds")]).output();
+        let date =
+            std::process::Command::new("date").args(["-u", "+%Y-%m-%d", "-d", &format!("{ahead} seconds")]).output();
         String::from_utf8(date.expect("it runs").stdout).expect("text").trim().to_owned()
     };
     assert!(log.contains(&date(AHEAD[1])), "its clock is behind: {log}");
@@ -68,7 +69,8 @@ fn members_whose_clocks_are_hours_apart_do_the_same_for_as_long_as_was_ordered()
 
     // Only of what waited for the store the clocks say what was later: then all have the same.
     etcd.stop();
-    all.iter().for_each(|at| eventually("it is noticed", || net.document(*at, "status")["group"]["connected"] == false));
+    all.iter()
+        .for_each(|at| eventually("it is noticed", || net.document(*at, "status")["group"]["connected"] == false));
     net.done(1, "weight web3 4");
     net.done(3, "weight web3 6");
     let _etcd = net.etcd(0, 1, "");

@@ -46,7 +46,11 @@ impl Net {
              name = \"web1\"",
             8000 + at
         );
-        self.config(at, &format!("{}\n{SHARED}{group}", self.store(nodes)), ("[[service.server]]\nname = \"web1\"", &health));
+        self.config(
+            at,
+            &format!("{}\n{SHARED}{group}", self.store(nodes)),
+            ("[[service.server]]\nname = \"web1\"", &health),
+        );
     }
 
     pub fn health(&self, at: usize) -> Value {

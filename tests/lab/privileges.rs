@@ -9,8 +9,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
-/// `CAP_NET_ADMIN` and `CAP_BPF`, include/uapi/linux/capability.h.
-const KEPT: u64 = 1 << 12 | 1 << 39;
+/// `CAP_NET_ADMIN`, `CAP_PERFMON` and `CAP_BPF`, include/uapi/linux/capability.h.
+const KEPT: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
 /// `O_ACCMODE`, include/uapi/asm-generic/fcntl.h.
 const ACCESS: u32 = 3;
@@ -28,9 +28,9 @@ fn has_what_it_needs(thread: &Path, main: &str) -> bool {
     ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(set) == [0, kept, kept, 0] && line(&status, "NoNewPrivs") == "1"
 }
 
-/// Only the thread that follows the servers keeps capabilities, the two that it needs, and no thread gains any.
+/// Only the thread that follows the servers keeps capabilities, the three that it needs, and no thread gains any.
 #[test]
-fn one_thread_keeps_two_capabilities_and_no_file_is_open_for_writing() {
+fn one_thread_keeps_three_capabilities_and_no_file_is_open_for_writing() {
     let Some(lab) = Lab::up(&[]) else { return };
     let dispatcher = Dispatcher::start(&lab, &[]);
     let process = format!("/proc/{}", dispatcher.child().id());

@@ -69,7 +69,7 @@ fn the_units_are_notified_watched_reloaded_and_bounded() {
             "WatchdogSec=10",
             "Restart=on-failure",
             "ExecReload=/usr/bin/oneip ctl reload",
-            "CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_BPF",
+            "CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_PERFMON",
             "StateDirectory=oneip",
             "RuntimeDirectory=oneip",
             &format!("ExecStart=/usr/bin/oneip {verb} $ONEIP_OPTIONS"),

@@ -63,11 +63,16 @@ pub fn capabilities(facts: &Facts) -> Vec<Finding> {
     if missing.is_empty() {
         return vec![Finding::ok("capabilities", "this process has those that a dispatcher needs")];
     }
-    let needed = "cap_net_admin,cap_net_raw,cap_bpf=ep";
-    vec![
-        Finding::fail("capabilities", format!("this process lacks {}: run as root, or set them", missing.join(", ")))
-            .mend(format!("setcap {needed} {}", facts.host.program.display())),
-    ]
+    let set = format!("setcap cap_net_admin,cap_net_raw,cap_bpf,cap_perfmon=ep {}", facts.host.program.display());
+    let lacks = format!("this process lacks {}", missing.join(", "));
+    let finding = match missing.iter().all(|missing| missing == "CAP_PERFMON") {
+        true => Finding::warn(
+            "capabilities",
+            format!("{lacks}: the kernel puts barriers into its programs, and a frame costs three times as much"),
+        ),
+        false => Finding::fail("capabilities", format!("{lacks}: run as root, or set them")),
+    };
+    vec![finding.mend(set)]
 }
 
 pub fn memory_lock(facts: &Facts) -> Vec<Finding> {

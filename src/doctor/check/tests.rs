@@ -195,12 +195,13 @@ type Plant = fn(&mut Facts);
 fn one_thing_that_is_wrong_is_named_and_nothing_else() {
     assert_eq!(bad(&healthy()), []);
     let (warn, fail) = (Grade::Warn, Grade::Fail);
-    let faults: [(&str, Grade, Plant); 64] = [
+    let faults: [(&str, Grade, Plant); 65] = [
         ("kernel", fail, |f| f.host.kernel = Some("5.4.0".into())),
         ("kernel", warn, |f| f.host.kernel = Some("5.15.0-91-generic".into())),
         ("af_xdp", fail, |f| f.host.has_af_xdp = Some(false)),
         ("bpf_jit", warn, |f| f.host.jit = Some(0)),
-        ("capabilities", fail, |f| f.host.missing = Some(vec!["CAP_BPF".into()])),
+        ("capabilities", fail, |f| f.host.missing = Some(vec!["CAP_BPF".into(), "CAP_PERFMON".into()])),
+        ("capabilities", warn, |f| f.host.missing = Some(vec!["CAP_PERFMON".into()])),
         ("memlock", fail, |f| f.host.memory_lock = Some((64 << 10, false))),
         ("bpf_fs", warn, |f| f.host.has_bpf_fs = Some(false)),
         ("clock_source", warn, |f| f.host.clock_source = Some("hpet".into())),

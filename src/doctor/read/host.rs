@@ -27,7 +27,14 @@ pub fn host(root: &Root, plan: Option<&Plan>, own: bool) -> Host {
         has_af_xdp: has_af_xdp(),
         jit: root.number("/proc/sys/net/core/bpf_jit_enable"),
         bpf_stats: root.number("/proc/sys/kernel/bpf_stats_enabled"),
-        missing: own.then(|| needed.iter().filter(|needed| !has(**needed)).map(ToString::to_string).collect()),
+        missing: own.then(|| {
+            needed
+                .iter()
+                .chain([&privileges::UNGUARDED])
+                .filter(|needed| !has(**needed))
+                .map(ToString::to_string)
+                .collect()
+        }),
         program: env::current_exe().unwrap_or_else(|_| "oneip".into()),
         memory_lock: own.then(memory_lock).flatten(),
         has_bpf_fs: dispatcher.map(|dispatcher| link::is_bpf_fs(&dispatcher.pins)),
