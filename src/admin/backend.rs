@@ -129,10 +129,11 @@ impl Backend {
         if age > FIGURES_MOST { Err(Unanswered::OldFigures(age)) } else { Ok((figures, age)) }
     }
 
-    /// How things are, and what was counted, which the status has as well.
+    /// How things are, and what was counted, which the status has as well, however old that is: the status says when it was.
     pub async fn status(&self) -> Result<Observation, Unanswered> {
         let overview = self.overview().await?;
-        Ok(self.observe(&overview, self.counted().await?))
+        let counted = put_down(|| (self.watched.figures)()).await.ok_or(Unanswered::NoFigures)?;
+        Ok(self.observe(&overview, counted))
     }
 
     fn observe(&self, overview: &Overview, (figures, age): (Arc<Snapshot>, Duration)) -> Observation {

@@ -8,7 +8,7 @@ use crate::admin::status::{
     AnnounceStatus, CheckStatus, LatencyStatus, PeerStatus, ProgramStatus, ServerStatus, ServiceStatus, Status,
     WorkerStatus,
 };
-use crate::limits::DOCTOR_SHOWN;
+use crate::limits::{DOCTOR_SHOWN, FIGURES_MOST};
 use crate::metrics::summary::microseconds;
 use crate::model::names;
 use crate::verdict::Reason;
@@ -108,6 +108,14 @@ fn frames(status: &Status) -> String {
         count(dropped.values().sum()),
         count(*passed)
     );
+    let age = status.counted_s.map_or(0.0, |counted| status.uptime_s - counted);
+    if age > FIGURES_MOST.as_secs_f64() {
+        let _ = writeln!(
+            text,
+            "    NOTE: this was counted {} ago: the stats thread hangs, or gets no time on its core",
+            span(age)
+        );
+    }
     for (reason, n) in dropped {
         let help = Reason::ALL.into_iter().find(|known| known.name() == reason).map_or("", Reason::help);
         let _ = writeln!(text, "    dropped {reason:<10} {:>8}  {help}", count(*n));

@@ -13,6 +13,7 @@ use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,8 +100,21 @@ fn threads_that_put_down_nothing_hang() {
         (reply.status, reply.body.as_str()),
         (503, "the stats thread hangs: it has put down no figures for 2.1s\n")
     );
+    // What is known of the servers is not kept back for that.
+    let status = || {
+        let shown = Command::new(env!("CARGO_BIN_EXE_oneip"))
+            .args(["ctl", "status", "--socket"])
+            .arg(&socket)
+            .output()
+            .unwrap();
+        String::from_utf8(shown.stdout).unwrap()
+    };
+    let said = status();
+    let note = "NOTE: this was counted 2.1 s ago: the stats thread hangs, or gets no time on its core";
+    assert!(said.contains(note), "{said}");
     *age.lock().unwrap() = Duration::ZERO;
     assert_eq!(unix(&socket, "GET", "/healthz", "").status, 200);
+    assert!(!status().contains("NOTE: this was counted"));
     thread::sleep(OVERVIEW_MOST);
     for path in ["/healthz", "/readyz"] {
         let reply = unix(&socket, "GET", path, "");

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 /// What the two halves of a network have.
 const HALVES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -25,7 +25,7 @@ const CLUSTER: [&str; 2] = ["203.0.113.80", "2001:db8:80::80"];
 const CLIENT: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
 const SERVER: [&str; 2] = ["10.9.0.11", "2001:db8:9::11"];
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Lab {
     name: String,
