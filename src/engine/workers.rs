@@ -126,7 +126,10 @@ impl Engine for Workers {
         // owner what the worker had begun at a new one. A worker that turns again sees the newest table before it decides what
         // came after its heartbeat.
         if let Some(Err(error)) = self.attachment.net().map(|net| net.publish(&table)) {
-            tracing::warn!("without a worker its frames are dispatched by an older table: {error}; start oneip again");
+            tracing::warn!(
+                "without a worker its frames are dispatched by an older table: {error}; if that does not end with the changes that are \
+                 under way, start oneip again"
+            );
         }
         if let Some(watched) = &mut self.watched {
             watched.follow(&table);

@@ -205,7 +205,7 @@ fn a_server_that_fails_loses_its_clients_and_gets_them_back() {
         lab.sh("web2", &format!("kill -9 {nginx} $(pgrep -P {nginx})"));
         let killed = Instant::now();
         eventually("its clients are served by others", || !lab.fetch_within(2, 0, &of_web2[..1])[0].1.is_empty());
-        // 4 x 400 ms for the checks, 900 ms until they are taken over; then a request that had no answer until then is sent anew.
+        // 6 x 500 ms for the checks, 900 ms until they are taken over; then a request that had no answer until then is sent anew.
         say(&format!("broadcast, nginx killed: its clients are served after {:.0?}", killed.elapsed()));
         eventually("all see it", || filters.iter().all(|filter| filter.state("web2") == "down"));
         eventually("each client has its next server", || lab.fetch_within(2, 0, &clients(0)) == without);

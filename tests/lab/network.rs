@@ -24,11 +24,11 @@ pub const WEB: [&str; 2] = ["web", "web6"];
 pub const ECHO: [&str; 2] = ["echo", "echo6"];
 pub const ECHO_PORT: u16 = 9000;
 
-/// Health checks as fast as suits a test: a server that refuses is down after 4 x 400 ms, and one that is silent after 4 s. One that this machine, busy with
-/// other things, keeps from running for a while is not: with timeouts of 150 ms, and of 400 ms beside two busy loops, such servers were
+/// Health checks as fast as suits a test: a server that refuses or is silent is down after 6 x 500 ms. One that this machine, busy with
+/// other things, keeps from running for a while is not: with timeouts of 150 ms, and of 4 x 400 ms beside two busy loops, such servers were
 /// found down, rightly, and their connections moved.
 pub const HEALTH: &str =
-    "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 400\ntimeout_ms = 1000\nfall = 4\n\n";
+    "[service.health]\ntype = \"http\"\nport = 80\npath = \"/\"\ninterval_ms = 500\ntimeout_ms = 500\nfall = 6\n\n";
 
 /// However slow the machine: what takes longer does not happen any more.
 pub const PATIENCE: Duration = Duration::from_secs(60);

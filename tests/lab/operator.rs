@@ -153,7 +153,7 @@ fn a_server_that_fails_moves_its_clients_in_time_and_keeps_what_was_begun_elsewh
         let client = of(&before, "web2", 1);
         eventually("its clients are served by others", || !lab.fetch_within(2, 0, &client)[0].1.is_empty());
         let time = killed.elapsed();
-        // 4 x 400 ms for the checks, 100 ms; a request that had no answer until then is sent anew.
+        // 6 x 500 ms for the checks, 100 ms; a request that had no answer until then is sent anew.
         say(&format!("nginx killed: its clients are served after {time:.0?}"));
         assert_eq!(lab.fetch(0, &all), without);
         let server = lab.server("web", "web2");

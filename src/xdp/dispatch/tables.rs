@@ -53,6 +53,9 @@ pub struct Sizes {
 /// Room for lists that grow: some 20,000 prefixes of each family more. What needs more than all that takes another instance.
 const LIST_CELLS: u32 = 512;
 
+/// Services whose slots may migrate at a time: a reload may change a server of many. More of them take another instance.
+const MIGRATING: u32 = 8;
+
 /// Flows that a bucket of the flow table holds: `BUCKET` of src/bpf/flow_table.h.
 const FLOWS_OF_BUCKET: u32 = 4;
 /// Cells that a bucket of sources has: `SOURCE_CELLS` of src/bpf/limits.h.
@@ -68,11 +71,12 @@ impl Sizes {
         let mut size = Size::default();
         compile::compile(table, &ports, (setup.own(), table.key), &mut size).expect("nothing is placed");
         let cores = aya::util::nr_cpus().map_err(|(path, reason)| XdpError::Facts { path: path.into(), reason })?;
-        // The table, another in its place, and what a migration of the largest service's slots takes: the slots marked, and a
-        // word each that says whose they were; where servers send frames back, the slots before each change too.
+        // The table, another in its place, and what a migration of some services' slots takes, were they as large as the largest: the
+        // slots marked, and a word each that says whose they were; where servers send frames back, the slots before each change too.
         let may_return = (0..table.services() as u16).any(|id| table.service(id).second_chance);
         let earlier = if may_return { CHANGES as u32 } else { 0 };
-        let cells = 2 * size.cells + 2 * (5 + earlier) * size.slots + LIST_CELLS + 64;
+        let migrating = (table.services() as u32).min(MIGRATING);
+        let cells = 2 * size.cells + 2 * (5 + earlier) * size.slots * migrating + LIST_CELLS + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
         let source_buckets = table.limit_sources().div_ceil(CELLS_OF_BUCKET);
         let (timed_of, syn_buckets) = (setup.timed_of.max(1), syn_buckets(buckets as usize) as u32);
