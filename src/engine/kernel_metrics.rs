@@ -21,8 +21,14 @@ impl CoreMetrics {
 
 impl Counted for CoreMetrics {
     fn counts(&self) -> Counts {
-        let tally @ Tally { passed, dropped, odd, .. } = self.books.tally(self.core);
-        Counts { received: tally.received(), passed, dropped, odd: OddCounts { limited: odd[0], would_limit: odd[1] } }
+        let tally @ Tally { forwarded, passed, dropped, odd, .. } = self.books.tally(self.core);
+        Counts {
+            received: tally.received(),
+            forwarded,
+            passed,
+            dropped,
+            odd: OddCounts { limited: odd[0], would_limit: odd[1] },
+        }
     }
 
     fn destinations(&self) -> usize {
@@ -117,9 +123,10 @@ impl Counted for NetMetrics {
     fn counts(&self) -> Counts {
         self.cores.iter().map(Counted::counts).fold(
             Counts::default(),
-            |mut sum, Counts { received, passed, dropped, odd }| {
+            |mut sum, Counts { received, forwarded, passed, dropped, odd }| {
                 sum.odd += odd;
                 sum.received += received;
+                sum.forwarded += forwarded;
                 sum.passed += passed;
                 sum.dropped.iter_mut().zip(dropped).for_each(|(sum, count)| *sum += count);
                 sum

@@ -10,6 +10,9 @@ use crate::verdict::Reason;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub received: u64,
+    /// To all servers together. What the kernel's program counts is looked at once for all of these, so they add up while it runs; what is
+    /// counted of each server is looked at after that.
+    pub forwarded: u64,
     pub passed: u64,
     /// By `Reason`.
     pub dropped: [u64; Reason::COUNT],
@@ -97,6 +100,7 @@ impl Counted for Tally {
     fn counts(&self) -> Counts {
         Counts {
             received: self.received.get(),
+            forwarded: self.forwarded(),
             passed: self.passed.get(),
             dropped: Reason::ALL.map(|reason| self.dropped(reason).get()),
             odd: OddCounts {

@@ -132,14 +132,14 @@ impl Summary {
             sum.would_deny += would_deny;
             sum.limited += counted.limited(service);
         }
-        let Counts { received, passed, dropped, odd } = counted.counts();
+        let Counts { received, forwarded, passed, dropped, odd } = counted.counts();
         self.odd += odd;
         self.frames += received;
+        self.forwarded += forwarded;
         self.passed += passed;
         self.dropped.iter_mut().zip(dropped).for_each(|(sum, count)| *sum += count);
         for (destination, at) in places.servers.iter().enumerate() {
             let (SentCounts { frames, bytes, flows }, server) = (counted.sent(destination), &mut self.servers[*at]);
-            self.forwarded += frames;
             server.frames += frames;
             server.bytes += bytes;
             server.flows += flows;
