@@ -196,6 +196,10 @@ fn linux_6_1_takes_every_program_and_clients_get_their_pages() {
     if !rustix::process::geteuid().is_root() {
         return network::say("SKIPPED: needs root");
     }
+    let fetched = Command::new("scripts/guest.sh").args(["--kernel", "bookworm", "--fetch"]).output().unwrap();
+    if !fetched.status.success() {
+        return network::say(&format!("SKIPPED: there is no guest: {}", String::from_utf8_lossy(&fetched.stderr)));
+    }
     let mut guest = Command::new("scripts/guest.sh");
     guest.args([
         "--kernel",
