@@ -30,21 +30,7 @@ hash_key = "5b2f9d0c71e84a6d93f05ce2187ab46d"
 [dispatcher]
 interface = "lan0"
 engine = "xdp"
-[[service]]
-name = "web"
-address = "$CLUSTER"
-ports = ["tcp/80"]
-[service.health]
-type = "tcp"
-interval_ms = 2000
-timeout_ms = 2000
-[[service.server]]
-name = "web1"
-address = "192.0.2.11"
-weight = $1
-[[service.server]]
-name = "web2"
-address = "192.0.2.12"
+$(service $1)
 END
 }
 

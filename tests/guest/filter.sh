@@ -32,21 +32,7 @@ hash_key = "5b2f9d0c71e84a6d93f05ce2187ab46d"
 [filter]
 interface = "lan0"
 $(printf '%s\n' "${@:3}")
-[[service]]
-name = "web"
-address = "$CLUSTER"
-ports = ["tcp/80"]
-[service.health]
-type = "tcp"
-interval_ms = 2000
-timeout_ms = 2000
-[[service.server]]
-name = "web1"
-address = "192.0.2.11"
-weight = $2
-[[service.server]]
-name = "web2"
-address = "192.0.2.12"
+$(service $2)
 END
 }
 

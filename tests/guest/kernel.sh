@@ -23,21 +23,7 @@ $2
 [admin]
 socket = "/tmp/$1.sock"
 state = "/tmp/$1.json"
-[[service]]
-name = "web"
-address = "$CLUSTER"
-ports = ["tcp/80"]
-deliver = "$3"
-[service.health]
-type = "tcp"
-interval_ms = 2000
-timeout_ms = 2000
-[[service.server]]
-name = "web1"
-address = "192.0.2.11"
-[[service.server]]
-name = "web2"
-address = "192.0.2.12"
+$(service 1 "deliver = \"$3\"")
 END
 }
 

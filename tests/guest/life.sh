@@ -41,6 +41,28 @@ lan() { # MAC HOST...
     ip netns exec lan ethtool -K here gro on >/dev/null
 }
 
+# The service in every configuration: web1 and web2, at $CLUSTER.
+service() { # WEIGHT-OF-WEB1 [LINE...]
+    cat <<END
+[[service]]
+name = "web"
+address = "$CLUSTER"
+ports = ["tcp/80"]
+$(printf '%s\n' "${@:2}")
+[service.health]
+type = "tcp"
+interval_ms = 2000
+timeout_ms = 2000
+[[service.server]]
+name = "web1"
+address = "192.0.2.11"
+weight = $1
+[[service.server]]
+name = "web2"
+address = "192.0.2.12"
+END
+}
+
 # A web server that answers with its name.
 web() { # NAME [COMMAND...]
     mkdir -p "/tmp/$1" /var/lib/nginx /var/log/nginx

@@ -1,7 +1,7 @@
 //! The dispatcher on NICs of its own, which qemu emulates: the drivers are Linux's, with zero copy and several hardware queues. The rest of
 //! the lab is on this host, with real servers and clients.
 //!
-//! One of them runs with every test; the others with `cargo test --features dpdk --test guest -- --ignored`
+//! Two of them run with every test, one of which is an older kernel's; the others with `cargo test --features dpdk --test guest -- --ignored`
 //! (without the feature, all but those of the DPDK port).
 
 mod capture;
