@@ -45,6 +45,7 @@ groff-base      groff
 systemd         /lib/systemd/systemd-journald
 nftables        nft
 bird2           bird
+frr             /usr/lib/frr/bgpd
 keepalived      keepalived
 etcd-server     etcd
 etcd-client     etcdctl
@@ -108,6 +109,7 @@ install_packages() {
             nginx-light) update-rc.d nginx disable >/dev/null 2>&1 || true ;;
             prometheus) update-rc.d prometheus disable >/dev/null 2>&1 || true ;;
             bird2) update-rc.d bird disable >/dev/null 2>&1 || true ;;
+            frr) update-rc.d frr disable >/dev/null 2>&1 || true ;;
             keepalived) update-rc.d keepalived disable >/dev/null 2>&1 || true ;;
             etcd-server) update-rc.d etcd disable >/dev/null 2>&1 || true ;;
         esac

@@ -2,7 +2,7 @@
 //! that hangs, another key. Two never answer one client.
 
 use crate::filters::{self, Filter, QUICK, configure, publish};
-use crate::network::{CLUSTER, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup};
+use crate::network::{CLUSTER, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, write_config};
 use crate::reload::without_web3;
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -320,7 +320,55 @@ fn another_key_and_other_servers_are_noticed() {
 fn a_weight_is_given_to_one_filter_after_the_other_and_two_never_answer() {
     let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
     configure(lab, QUICK, HEALTH);
+    weighs_web3(lab, filters::start(lab), |filters, before| {
+        for told in [2, 0] {
+            filters[told].ctl(&["weight", "web3", "5"]);
+            thread::sleep(Duration::from_secs(3));
+            assert_eq!(lab.fetch_within(2, 0, &clients(0)), *before, "web2 has not got it");
+        }
+        filters[1].ctl(&["weight", "web3", "5"]);
+    });
+}
+
+/// Told to one, it is told to all by way of the store, and they agree on when it counts.
+#[test]
+fn an_order_to_one_filter_of_a_group_is_one_to_all_and_two_never_answer() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    let address = "http://192.0.2.1:2379";
+    let mut etcd = lab.command("router", "etcd");
+    etcd.args(["--listen-client-urls", address, "--advertise-client-urls", address, "--data-dir"])
+        .arg(lab.file("etcd"));
+    let log = File::create(lab.file("etcd.log")).unwrap();
+    let mut etcd = etcd.stderr(log).spawn().expect("etcd: scripts/setup.sh");
+    configure(lab, QUICK, HEALTH);
+    for server in SERVERS {
+        let file = filters::config(lab, server);
+        let text = fs::read_to_string(&file).unwrap();
+        write_config(
+            &file,
+            &format!("{text}[group]\nname = \"edge\"\nmember = \"{server}\"\netcd = [\"{address}\"]\n"),
+        );
+    }
     let filters = filters::start(lab);
+    for filter in &filters {
+        eventually("all are one group", || filter.ctl(&["group"]).contains("is one of 3 members"));
+    }
+    filters[0].ctl(&["disable", "web2"]);
+    eventually("the filter of web2 has it", || {
+        filters[1].state("web2") == "disabled" && filters[2].state("web2") == "disabled"
+    });
+    filters[2].ctl(&["enable", "web2"]);
+    eventually("and that it may again", || filters.iter().all(|filter| filter.state("web2") == "up"));
+    weighs_web3(lab, filters, |filters, _| {
+        let said = filters[2].ctl(&["weight", "web3", "5"]);
+        assert!(said.contains("the group has it: 3 members"), "{said}");
+    });
+    etcd.kill().unwrap();
+    etcd.wait().unwrap();
+}
+
+/// web3 gets a greater weight by `order`, while clients connect again and again: those who move do, and none is answered by two.
+fn weighs_web3(lab: &Lab, filters: Vec<Filter>, order: impl FnOnce(&[Filter], &Pairs)) {
     let before = settled(lab);
     let weighted = lab.file("weighted.toml");
     let plain = fs::read_to_string(lab.config()).unwrap();
@@ -336,12 +384,7 @@ fn a_weight_is_given_to_one_filter_after_the_other_and_two_never_answer() {
             .map(|n| all[n * 70..][..70].to_vec())
             .map(|some| scope.spawn(move || call(lab, &some, stop_)))
             .collect();
-        for told in [2, 0] {
-            filters[told].ctl(&["weight", "web3", "5"]);
-            thread::sleep(Duration::from_secs(3));
-            assert_eq!(lab.fetch_within(2, 0, &clients(0)), before, "web2 has not got it");
-        }
-        filters[1].ctl(&["weight", "web3", "5"]);
+        order(&filters, &before);
         eventually("clients move", || lab.fetch_within(2, 0, &clients(0)) == after);
         drop(when_done);
         assert!(callers.into_iter().all(|caller| caller.join().unwrap() > 20));

@@ -51,11 +51,39 @@ impl Lab {
         eventually(&format!("the router sends clients to {hops:?}"), || self.next_hops() == [hops, hops])
     }
 
+    /// FRR in the place of BIRD on a dispatcher, with what `packaging/` says, as it stands.
+    fn route_by_frr(&self, host: &str) {
+        let folder = self.file("frr");
+        let shown = folder.display();
+        self.sh(
+            host,
+            &format!(
+                "kill $(cat {bird})
+                 while [ -e {bird} ]; do sleep 0.05; done
+                 mkdir {shown}
+                 cp {packaging}/frr.conf {shown}/
+                 touch {shown}/vtysh.conf
+                 chown -R frr:frr {shown}
+                 for daemon in zebra bgpd bfdd; do
+                     own=''
+                     [ $daemon != bfdd ] || own='--bfdctl {shown}/bfdd.sock'
+                     /usr/lib/frr/$daemon -d -f /dev/null -z {shown}/zserv.api --vty_socket {shown} -i {shown}/$daemon.pid $own
+                 done
+                 vtysh --vty_socket {shown} --config_dir {shown} -b",
+                bird = self.file(&format!("{host}.bird.pid")).display(),
+                packaging = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging"),
+            ),
+        );
+    }
+
     fn forwarded(&self, host: &str) -> u64 {
         let status: Value = serde_json::from_str(&self.ctl_on(host, &["status", "--json"])).unwrap();
         status["forwarded"].as_u64().unwrap()
     }
 }
+
+/// Bytes that each of many clients loads.
+const SLOW: usize = 120_000;
 
 #[test]
 fn dispatchers_come_are_withdrawn_and_die_and_no_connection_breaks() {
@@ -84,6 +112,16 @@ fn dispatchers_come_are_withdrawn_and_die_and_no_connection_breaks() {
             .map(|(family, client)| {
                 scope.spawn(move || {
                     lab.curl(&client, &["--limit-rate", "1200k", &url(family, "/big")]).output().unwrap()
+                })
+            })
+            .collect();
+        // They take the whole time.
+        let slow: Vec<_> = (16..200)
+            .map(|n| (n % 2, both[n % 2][n].clone()))
+            .map(|(family, client)| {
+                let part = format!("0-{}", SLOW - 1);
+                scope.spawn(move || {
+                    lab.curl(&client, &["--limit-rate", "6k", "-r", &part, &url(family, "/big")]).output().unwrap()
                 })
             })
             .collect();
@@ -141,6 +179,10 @@ fn dispatchers_come_are_withdrawn_and_die_and_no_connection_breaks() {
             let done = transfer.join().unwrap();
             assert!(done.status.success() && done.stdout == big, "{}", String::from_utf8_lossy(&done.stderr));
         }
+        for transfer in slow {
+            let done = transfer.join().unwrap();
+            assert!(done.status.success() && done.stdout == big[..SLOW], "{}", String::from_utf8_lossy(&done.stderr));
+        }
         for transfer in uploads {
             let done = transfer.join().unwrap();
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -148,9 +190,39 @@ fn dispatchers_come_are_withdrawn_and_die_and_no_connection_breaks() {
         drop(when_done);
         let requests: usize = browsers.into_iter().map(|browser| browser.join().unwrap().0).sum();
         let fetched: usize = surfers.into_iter().map(|surfer| surfer.join().unwrap()).sum();
-        say(&format!("60 connections with {requests} requests, {fetched} connections one after the other: none broke"));
+        say(&format!(
+            "200 downloads, 60 connections with {requests} requests, {fetched} connections one after the other: none broke"
+        ));
         assert!(requests > 1000 && fetched > 10);
     });
+}
+
+/// FRR on one dispatcher and BIRD on the other, each as `packaging/` says: the router takes both as equal.
+#[test]
+fn what_frr_announces_is_as_good_as_what_bird_does() {
+    let Some(lab) = &Lab::up(&["--dispatchers", "2", "--engine", "xdp"]) else { return };
+    let hosts = ["dispatcher1", "dispatcher2"];
+    let configs = hosts.map(|host| lab.several(host));
+    lab.route_by_frr(hosts[1]);
+    let sends_to = |hops: &[&str]| {
+        eventually(&format!("the router sends IPv4 clients to {hops:?}"), || lab.next_hops()[0] == hops);
+    };
+    let _both: Vec<Dispatcher> = (0..2).map(|at| Dispatcher::start_on(lab, hosts[at], &configs[at], &[])).collect();
+    sends_to(&["2", "3"]);
+    let clients = clients(0);
+    assert_eq!(lab.fetch(0, &clients), lookup(&configs[0], WEB[0], &clients, &[]));
+    assert!(hosts.iter().all(|host| lab.forwarded(host) > 100), "each has its share");
+    lab.ctl_on(hosts[1], &["withdraw"]);
+    sends_to(&["2"]);
+    lab.ctl_on(hosts[1], &["announce"]);
+    sends_to(&["2", "3"]);
+    // A dead box, which BFD finds out: without it BGP takes 9 s.
+    lab.ip("lan", "link set dispatcher2 down");
+    let start = Instant::now();
+    sends_to(&["2"]);
+    say(&format!("FRR, a dead box: the router sends clients elsewhere after {:.1?}", start.elapsed()));
+    lab.ip("lan", "link set dispatcher2 up");
+    sends_to(&["2", "3"]);
 }
 
 /// Whether a connection has its answer to one more request, from the server that it had.
