@@ -2,6 +2,8 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::network::{Lab, WEB, XDP, clients, eventually, lookup, say, write_config};
+use crate::supervisor::stop_worker;
+use nix::sys::ptrace;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
@@ -139,6 +141,23 @@ fn a_link_that_is_down_and_a_dispatcher_that_hangs_or_is_killed_are_not_announce
     is_announced(lab, &[]);
     say(&format!("killed, hold_s = 2: withdrawn after {:.1?}", killed.elapsed()));
     assert!(killed.elapsed() >= Duration::from_secs(2));
+}
+
+/// Its clients are served meanwhile: the program in front of its rings dispatches.
+#[test]
+fn a_worker_that_stands_still_is_not_announced() {
+    let Some(lab) = &Lab::up(&["--engine", "af_xdp"]) else { return };
+    let config = announcing(lab, "hold_down_ms = 500\nlinger_ms = 0\nhold_s = 2");
+    let expected = lookup(&lab.config(), WEB[0], &clients(0)[..20], &[]);
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    is_announced(lab, &BOTH);
+    let worker = stop_worker(&dispatcher);
+    say(&format!("a worker stands still: withdrawn after {:.1?}", is_announced(lab, &[])));
+    assert!(why(lab, "web").starts_with("worker 0 "), "{}", why(lab, "web"));
+    assert_eq!(lab.fetch(0, &clients(0)[..20]), expected, "while it stands still");
+    ptrace::detach(worker, None).unwrap();
+    is_announced(lab, &BOTH);
+    dispatcher.stop();
 }
 
 #[test]

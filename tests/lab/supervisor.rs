@@ -106,6 +106,15 @@ fn a_dispatcher_says_how_it_is_and_reloads_and_stops() {
     assert_eq!(manager.new_messages().last().unwrap(), "STOPPING=1\n");
 }
 
+/// The first worker stands still, alone, until this thread detaches from it (`ptrace::detach`) or ends.
+pub fn stop_worker(dispatcher: &Dispatcher<'_>) -> nix::unistd::Pid {
+    let workers = threads(dispatcher.child(), "oneip-worker0");
+    let [worker] = workers[..] else { panic!("{workers:?}") };
+    ptrace::attach(worker).unwrap();
+    waitpid(worker, None).unwrap();
+    worker
+}
+
 #[test]
 fn a_worker_that_stands_still_starves_the_watchdog() {
     // The engine in the kernel has no worker.
@@ -116,10 +125,7 @@ fn a_worker_that_stands_still_starves_the_watchdog() {
     for _ in 0..3 {
         manager.hear_line("WATCHDOG=1");
     }
-    let workers = threads(dispatcher.child(), "oneip-worker0");
-    let [worker] = workers[..] else { panic!("{workers:?}") };
-    ptrace::attach(worker).unwrap();
-    waitpid(worker, None).unwrap();
+    let worker = stop_worker(&dispatcher);
     dispatcher.hear("worker 0 stands still: the watchdog will end this process");
     manager.new_messages();
     // The control thread is at work, for longer than it takes to feed twice.
