@@ -258,8 +258,8 @@ Examples:
   oneip doctor -c cluster.toml --seconds 10
   oneip doctor -c cluster.toml --server web1")]
 pub struct Doctor {
-    /// The configuration file (TOML); default: that of the dispatcher that runs, or /etc/oneip/cluster.toml
-    #[arg(short, long = "config", value_name = "FILE")]
+    /// The configuration file (TOML); default: that of the dispatcher that runs, or /etc/oneip/oneip.toml
+    #[arg(short, long = "config", value_name = "FILE", env = "ONEIP_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// This host is a server of the cluster, this one; without NAME the one whose primary address it has
     #[arg(long, value_name = "NAME", num_args = 0..=1, requires = "config")]
@@ -331,6 +331,11 @@ pub struct Simulate {
 
 /// Prepare a server: add, remove or check the cluster address and the settings that go with it
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  oneip server add -c cluster.toml
+  oneip server check -c cluster.toml
+  oneip server remove -c cluster.toml")]
 pub struct Server {
     #[command(subcommand)]
     pub verb: ServerVerb,

@@ -95,17 +95,20 @@ fn json_is_an_object_a_line_the_failure_too() {
 #[test]
 fn the_configuration_may_be_named_by_the_environment() {
     let folder = Folder::new();
-    let check = |environment: &str, arguments: &[&str]| {
+    let ask = |verb: &str, environment: &str, arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
-        command.current_dir(folder.0.path()).arg("check").args(arguments).env("ONEIP_CONFIG", environment);
+        command.current_dir(folder.0.path()).arg(verb).args(arguments).env("ONEIP_CONFIG", environment);
         command.output().unwrap()
     };
+    let check = |environment: &str, arguments: &[&str]| ask("check", environment, arguments);
     assert!(check("oneip.toml", &[]).status.success());
     assert!(check("none.toml", &["-c", "oneip.toml"]).status.success(), "-c overrides it");
     let said = check("none.toml", &[]);
     assert_eq!(said.status.code(), Some(1));
     assert!(String::from_utf8(said.stderr).unwrap().starts_with("error: none.toml: cannot be read"));
     assert_eq!(check("", &[]).status.code(), Some(2), "empty");
+    let said = String::from_utf8(ask("doctor", "none.toml", &["--seconds", "0"]).stdout).unwrap();
+    assert!(said.contains("none.toml: cannot be read"), "{said}");
 }
 
 /// journald in a mount namespace of its own; what is connected to it as systemd would, and what it then has.

@@ -37,6 +37,9 @@ use std::time::{Duration, Instant};
 
 /// Ask a running dispatcher or filter, and give it orders
 #[derive(Args)]
+#[command(
+    after_help = "Examples:\n  oneip ctl status\n  oneip ctl drain web1\n  oneip ctl reload --dry-run\n  oneip ctl top"
+)]
 pub struct Arguments {
     /// The admin socket of the process
     #[arg(long, value_name = "PATH", default_value = Admin::SOCKET, env = "ONEIP_SOCKET", hide_env_values = true, global = true)]

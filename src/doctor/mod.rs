@@ -26,7 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Where a configuration is, if nobody says.
-const CONFIG: &str = "/etc/oneip/cluster.toml";
+const CONFIG: &str = "/etc/oneip/oneip.toml";
 
 /// What the command line asks for.
 pub struct Options {

@@ -34,7 +34,7 @@ fn every_verb_and_argument_is_described() {
 
 #[test]
 fn every_verb_shows_an_example_that_it_would_take() {
-    for (typed, command) in verbs().into_iter().filter(|(_, command)| !command.has_subcommands()) {
+    for (typed, command) in verbs().into_iter().filter(|(typed, _)| typed != "oneip") {
         for help in [command.get_after_help(), command.get_after_long_help()].into_iter().flatten() {
             let help = help.to_string();
             let examples: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  ")).collect();
