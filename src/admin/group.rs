@@ -20,6 +20,9 @@ pub struct GroupSummary {
     pub outside: Option<String>,
     /// Members that live, this one included, as far as is known.
     pub alive: usize,
+    /// Who they are, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub living: Vec<Living>,
     /// Of the store: what was taken in last; `None`: it was never read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
@@ -38,6 +41,17 @@ pub struct GroupSummary {
     /// The generation of what was published that counts here; 0: none yet. `None`: the services are those of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<u64>,
+}
+
+/// A member that lives, as far as is known without asking the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Living {
+    pub member: String,
+    /// `dispatcher` or `filter`.
+    pub mode: String,
+    pub version: String,
+    /// It has the configuration and the hash key that the group has.
+    pub belongs: bool,
 }
 
 /// How health is shared.

@@ -149,6 +149,7 @@ mod tests {
             since_s: 5.0,
             why: None,
             outside: None,
+            living: Vec::new(),
             alive: 2,
             revision: Some(17),
             queued: 0,

@@ -2,10 +2,11 @@
 //! for the store in nothing that it does: an order counts here at once, and only its answer waits a moment.
 
 use super::controller::Controller;
+use super::edit::edit;
 use super::publishing::Publishing;
 use super::sharing::Sharing;
 use crate::admin::finding::Grade;
-use crate::admin::group::{BadValue, GroupStatus, GroupSummary, MemberStatus, OrderStatus};
+use crate::admin::group::{BadValue, GroupStatus, GroupSummary, Living, MemberStatus, OrderStatus};
 use crate::admin::order::{Answer, Order};
 use crate::admin::timeline::{Kind, Told};
 use crate::config::published::{Published, check_text};
@@ -15,7 +16,7 @@ use crate::error::Failure;
 use crate::group;
 use crate::group::book::{Book, Edit, set};
 use crate::group::memory::{self, Remembered};
-use crate::group::record::{DenyOrder, Member, Progress, ServerOrders, Stamped, now_ms};
+use crate::group::record::{Member, Progress, ServerOrders, now_ms};
 use crate::group::store::{Ask, Event, Store};
 use crate::limits::{GROUP_ORDER, GROUP_SERVERS};
 use crate::model;
@@ -208,6 +209,13 @@ impl Grouping {
         let published = self.book.shared.published.as_deref();
         let bad = bad.chain(self.publishing.iter().filter_map(|publishing| publishing.bad(published)));
         let health = self.sharing.as_ref().zip(membership.agreement());
+        let digest = self.book.shared.digest();
+        let living = self.book.shared.members.iter().map(|(name, (member, _))| Living {
+            member: name.clone(),
+            mode: member.mode.clone(),
+            version: member.version.clone(),
+            belongs: Some(&member.digest) == digest,
+        });
         GroupSummary {
             name: self.settings.name.clone(),
             member: self.settings.member.clone(),
@@ -216,6 +224,7 @@ impl Grouping {
             why: connected.as_ref().err().cloned(),
             outside: self.book.stranger(),
             alive: self.book.shared.members.len(),
+            living: living.collect(),
             revision: self.book.revision(),
             queued: self.book.queue().len(),
             lost: self.lost,
@@ -254,7 +263,8 @@ impl Grouping {
         let mut orders: Vec<OrderStatus> = all.chain(queued).chain(local).filter_map(of_order).collect();
         orders.sort_by(|one, other| other.age_s.total_cmp(&one.age_s));
         GroupStatus {
-            summary: self.summary(membership),
+            // `members` says it all.
+            summary: GroupSummary { living: Vec::new(), ..self.summary(membership) },
             etcd: self.settings.etcd.clone(),
             members: members.collect(),
             orders,
@@ -471,45 +481,6 @@ impl Grouping {
 }
 
 pub(super) const NO_GROUP: &str = "this process is in no group: its configuration has no [group]";
-
-/// What a group is told of an order. A server has by now what was ordered.
-fn edit(order: &Order, membership: &Membership, member: &str) -> Option<Edit> {
-    let at_ms = now_ms();
-    let by = || member.to_owned();
-    let mut orders = ServerOrders::default();
-    let of = |server: &str, service: &Option<String>| {
-        let all = membership.orders().0;
-        match service {
-            Some(service) => all.get(service, server),
-            None => all.everywhere().get(server).copied().unwrap_or_default(),
-        }
-    };
-    let (server, service) = match order {
-        Order::Drain { server, service, .. } | Order::Undrain { server, service } => {
-            orders.drained_until = Some(Stamped { set: of(server, service).drained_until, by: by(), at_ms });
-            (server, service)
-        }
-        Order::Disable { server, service, .. } | Order::Enable { server, service } => {
-            orders.disabled = Some(Stamped { set: of(server, service).disabled, by: by(), at_ms });
-            (server, service)
-        }
-        Order::Weight { server, service, .. } => {
-            orders.weight = Some(Stamped { set: of(server, service).weight, by: by(), at_ms });
-            (server, service)
-        }
-        Order::Deny { prefix, service, .. } => {
-            let known = membership.denials().0.iter().find(|it| it.prefix == *prefix && it.service == *service)?;
-            let order = DenyOrder { until: known.until, by: by(), at_ms };
-            return Some(Edit::Deny { prefix: *prefix, service: service.clone(), order });
-        }
-        Order::Undeny { prefix, service } => {
-            return Some(Edit::Undeny { prefix: *prefix, service: service.clone(), at_ms });
-        }
-        _ => return None,
-    };
-    let subject = service.as_ref().map_or(server.clone(), |service| format!("{server}@{service}"));
-    Some(Edit::Server { server: subject, orders })
-}
 
 impl Grouping {
     fn set_local(&mut self, edit: Edit) {

@@ -9,6 +9,7 @@ mod announcing;
 mod capture;
 mod controller;
 pub mod decap;
+mod edit;
 pub mod filter;
 pub mod grouping;
 pub mod guard;

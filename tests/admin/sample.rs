@@ -1,7 +1,7 @@
 //! Documents as a dispatcher of two services would give them.
 
 use hdrhistogram::Histogram;
-use oneip::admin::group::{self, BadValue, FindsStatus, GroupStatus, GroupSummary, HealthStatus, MemberStatus};
+use oneip::admin::group::{self, BadValue, FindsStatus, GroupStatus, GroupSummary, HealthStatus, Living, MemberStatus};
 use oneip::admin::order::{
     ClientCheck, ClientFlow, ClientService, Diff, ListVerdict, Listing, Recording, ServiceDiff, Talker, Talkers, Trace,
     TracedFrame, TracedService,
@@ -336,6 +336,14 @@ pub fn group() -> GroupSummary {
         why: Some("connection refused".into()),
         outside: None,
         alive: 3,
+        living: [("d1", true), ("d2", true), ("d3", false)]
+            .map(|(member, belongs)| Living {
+                member: member.into(),
+                mode: "dispatcher".into(),
+                version: "0.1.0".into(),
+                belongs,
+            })
+            .into(),
         revision: Some(17),
         queued: 2,
         lost: 1,
@@ -349,7 +357,7 @@ pub fn group() -> GroupSummary {
 /// With all that may be left out.
 pub fn group_of_two() -> GroupStatus {
     let bad = vec![BadValue { key: "/oneip/edge/orders/web1".into(), why: "it is no JSON".into() }];
-    let summary = GroupSummary { outside: Some("it has another hash_key".into()), bad, ..group() };
+    let summary = GroupSummary { outside: Some("it has another hash_key".into()), bad, living: Vec::new(), ..group() };
     let member = |member: &str, known: Option<usize>| MemberStatus {
         member: member.into(),
         version: "0.1.0".into(),

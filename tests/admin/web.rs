@@ -123,6 +123,17 @@ fn it_says_how_the_process_is_and_what_was_dropped() {
 }
 
 #[test]
+fn the_members_of_the_group_are_shown() {
+    assert_eq!(document(&with(|status| status.group = None), "/web/now")["head"]["group"], Value::Null);
+    let fake = with(|status| status.group = Some(sample::group()));
+    let group = &document(&fake, "/web/now")["head"]["group"];
+    assert_eq!((&group["name"], &group["connected"], &group["queued"]), (&json!("edge"), &json!(false), &json!(2)));
+    let living = group["living"].as_array().unwrap();
+    let shown: Vec<_> = living.iter().map(|one| (one["member"].as_str().unwrap(), one["belongs"] == true)).collect();
+    assert_eq!(shown, [("d1", true), ("d2", true), ("d3", false)]);
+}
+
+#[test]
 fn what_is_wrong_is_said_first() {
     let fake = with(|status| {
         let web = &mut status.services[0].servers;

@@ -3,6 +3,7 @@
 use super::minute::{Minute, Rates, Sent, Servers, Timed, rounded, span};
 use crate::admin::backend::Observed;
 use crate::admin::finding::{Finding, Grade};
+use crate::admin::group::GroupSummary;
 use crate::admin::overview::Seen;
 use crate::admin::prometheus::{Buckets, LATENCY_BOUNDS_NS};
 use crate::admin::ready;
@@ -58,6 +59,7 @@ struct Head {
     generation: u64,
     findings: Vec<Finding>,
     peers: Vec<PeerStatus>,
+    group: Option<GroupSummary>,
 }
 
 #[derive(Default, Serialize)]
@@ -365,6 +367,7 @@ impl Head {
             generation: status.generation,
             findings: status.findings.clone(),
             peers: status.peers.clone(),
+            group: status.group.clone(),
         }
     }
 }

@@ -111,6 +111,27 @@ function showHead(now) {
   put("peers", head.peers.map((peer) => el("li", {},
     grade(!peer.heard ? "warn" : peer.differs.length ? "fail" : "ok", peer.heard ? "heard" : "not heard"),
     ` ${peer.server}`, peer.differs?.length ? `: has another ${peer.differs.join(", ")}` : "")));
+  showGroup(head.group);
+}
+
+const STANCES = {
+  together: "what most members find counts",
+  waiting: "what members find is not known now, and servers stay as they are",
+  alone: "this member's own checks count",
+};
+
+function showGroup(group) {
+  byId("group-section").hidden = !group;
+  if (!group) return;
+  const store = group.connected ? grade("ok", "the store can be asked") : grade("fail", `the store cannot be asked: ${group.why ?? ""}`);
+  put("group-title", `Group ${group.name}`);
+  put("group", [group.outside ? grade("fail", group.outside) : store, `; for ${duration(group.since_s)}`,
+    group.queued ? `; ${whole.format(group.queued)} orders wait for it` : "",
+    group.health ? `; health: ${STANCES[group.health.stance]}` : "",
+    group.health?.differs ? `; this member finds ${whole.format(group.health.differs)} servers otherwise` : ""]);
+  put("members", (group.living ?? []).map((one) => el("li", {},
+    grade(one.belongs ? "ok" : "fail", one.belongs ? "lives" : "has another configuration or hash key"),
+    ` ${one.member}${one.member === group.member ? " (this one)" : ""}: ${one.mode}, oneip ${one.version}`)));
 }
 
 const notice = (kind, sign, ...text) => el("p", { class: `notice ${kind}` }, el("strong", {}, sign), text);
