@@ -4,12 +4,13 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/setup.sh [--dpdk] [--guest] [--bench] [--package] [--help]
+usage: scripts/setup.sh [--dpdk] [--guest] [--browser] [--bench] [--package] [--help]
 
 Installs the missing ones of the packages that the build and the tests need (see the table in
 this file). Nothing missing: does nothing and says nothing. Needs root only when something is missing.
   --dpdk   also what a build with --features dpdk needs
   --guest  also what scripts/guest.sh needs (it fetches its kernels itself, and qemu too where the host's is too old)
+  --browser  also the browser that tests look at the page with
   --bench  also what scripts/bench.sh measures beside oneip
   --package  also what scripts/package.sh needs, and the tests of the package
 END
@@ -53,6 +54,7 @@ libcap2-bin     setcap
 util-linux      setpriv
 END
     [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
+    [[ -z $browser ]] || echo "chromium        chromium"
     [[ -z $package ]] || printf '%s\n' "lintian lintian" "shellcheck shellcheck" "dpkg-dev dpkg-shlibdeps"
     [[ -z $guest ]] || cat <<'END'
 busybox-static  busybox
@@ -116,11 +118,12 @@ install_packages() {
     done
 }
 
-dpdk='' guest='' bench='' package=''
+dpdk='' guest='' browser='' bench='' package=''
 for option in "$@"; do
     case $option in
         --dpdk) dpdk=yes ;;
         --guest) guest=yes ;;
+        --browser) browser=yes ;;
         --bench) bench=yes ;;
         --package) package=yes ;;
         -h | --help) usage; exit 0 ;;

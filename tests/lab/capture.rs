@@ -92,7 +92,22 @@ fn captures(engine: &str) {
     assert!(piped.len() == 2 && piped.iter().all(|packet| packet.is_sent && packet.bytes.len() == 40));
     let refused = lab.ctl_refused(&["capture", "--out", out, "--service", "mail"]);
     assert!(refused.contains("there is no service mail; there are web"), "{refused}");
-    assert_eq!(dispatcher.stop().dropped_total(), 0);
+
+    // Of one server alone, as its frames come in.
+    let stranger = &all.iter().find(|(_, has)| has != server).expect("another server has somebody").0;
+    let some = ["--out", out, "--where", "in", "--server", server, "--seconds", "2"];
+    let capture = Capture::start(lab, &some);
+    lab.fetch(0, &[stranger.clone(), client.clone()]);
+    capture.end();
+    let packets = read(&file);
+    let said = format!("verdict=forward service=web server={server} queue=");
+    assert!(packets.len() >= 4 && packets.iter().all(|packet| !packet.is_sent && packet.comment.starts_with(&said)));
+    // What is dropped, and why. A port that no service has; nothing that is forwarded meanwhile.
+    let capture = Capture::start(lab, &["--out", "-", "--where", "drop", "--count", "2"]);
+    lab.fetch(0, std::slice::from_ref(client));
+    let _ = lab.curl(client, &["--max-time", "4", "http://203.0.113.80:81/"]).output().unwrap();
+    by_tshark_in_a_pipe(capture);
+    assert!(dispatcher.stop().dropped_total() >= 2);
 }
 
 fn check(packets: &[Packet], client: &str, server: &str) {
@@ -132,6 +147,21 @@ fn packets_of(file: impl Read) -> Vec<Packet> {
         packets.push(Packet { bytes: packet.data.to_vec(), comment, is_sent });
     }
     packets
+}
+
+/// Two frames that were dropped, as Wireshark reads them while they come.
+fn by_tshark_in_a_pipe(mut capture: Capture) {
+    let piped = capture.0.stdout.take().unwrap();
+    let mut tshark = Command::new("tshark");
+    tshark.args(["-r", "-", "-T", "fields", "-e", "tcp.dstport", "-e", "frame.comment"]).stdin(piped);
+    let said = tshark.stderr(Stdio::null()).output().expect("tshark: scripts/setup.sh").stdout;
+    capture.end();
+    let said = String::from_utf8(said).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines.len() == 2 && lines.iter().all(|line| line.starts_with("81\tverdict=drop reason=no_service ")),
+        "{said}"
+    );
 }
 
 /// What Wireshark makes of it, where that is installed.
