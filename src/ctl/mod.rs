@@ -286,7 +286,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// End the process, and leave its program in the kernel dispatching: the next start takes over without losing a frame
+    /// End the process, and leave its program in the kernel dispatching: the next start takes over, with engine xdp without losing a frame
     #[command(after_help = "Example:\n  oneip ctl hand-over")]
     HandOver,
     /// Print the metrics, as Prometheus gets them
