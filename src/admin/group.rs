@@ -68,7 +68,7 @@ pub struct HealthStatus {
     pub checks: usize,
     /// All that are checked.
     pub of: usize,
-    /// Those of which this member finds something else than counts.
+    /// Those that this member finds up and the group down, or the other way round.
     pub differs: usize,
 }
 

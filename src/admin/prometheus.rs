@@ -144,7 +144,7 @@ impl Observation {
         let changed = self.each_server(|server| Some(self.moment(server.since_s)));
         let help = "When the server came into its state, in seconds since 1970";
         page.gauges("oneip_server_state_change_timestamp_seconds", help, changed)?;
-        page.gauges("oneip_server_weight", "What the server counts with", each(|server| server.weight.into()))?;
+        page.gauges("oneip_server_weight", "The server's weight that is in use", each(|server| server.weight.into()))?;
         page.gauges("oneip_server_slots", "Slots that the server owns", each(|server| server.slots.into()))
     }
 
@@ -197,7 +197,7 @@ impl Observation {
         page.gauge("oneip_group_views", "Members whose findings are known, this one included", health.views as u64)?;
         let help = "Servers that this member checks, each in each service";
         page.gauge("oneip_group_servers_checked", help, health.checks as u64)?;
-        let help = "Servers of which this member finds something else than counts";
+        let help = "Servers that this member finds up and the group down, or the other way round";
         page.gauge("oneip_group_servers_differ", help, health.differs as u64)
     }
 
@@ -236,7 +236,7 @@ impl Observation {
 
     fn workers(&self, page: &mut Page) -> fmt::Result {
         let turns = self.each_worker(|worker| worker.turns.into());
-        page.gauges("oneip_worker_turns", "Whether the worker answered the last harvest in time", turns)?;
+        page.gauges("oneip_worker_turns", "1: the worker turns; it has answered when it was last asked for its figures", turns)?;
         let stuck = self.each_worker(|worker| worker.stuck.into());
         let help = "Whether frames wait in the worker's transmit ring and none has left for an interval";
         page.gauges("oneip_worker_stuck", help, stuck)?;
