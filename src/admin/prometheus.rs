@@ -236,7 +236,11 @@ impl Observation {
 
     fn workers(&self, page: &mut Page) -> fmt::Result {
         let turns = self.each_worker(|worker| worker.turns.into());
-        page.gauges("oneip_worker_turns", "1: the worker turns; it has answered when it was last asked for its figures", turns)?;
+        page.gauges(
+            "oneip_worker_turns",
+            "1: the worker turns; it has answered when it was last asked for its figures",
+            turns,
+        )?;
         let stuck = self.each_worker(|worker| worker.stuck.into());
         let help = "Whether frames wait in the worker's transmit ring and none has left for an interval";
         page.gauges("oneip_worker_stuck", help, stuck)?;

@@ -210,8 +210,21 @@ impl Net {
         process
     }
 
-    /// `oneip ctl` to a dispatcher: what it says, or its error.
+    /// `oneip ctl` to a dispatcher: what it says, or its error. A machine whose disk stands still for seconds, as while packages are
+    /// installed, stops its threads too: then it is asked again.
     pub fn ctl(&self, at: usize, arguments: &str) -> Result<String, String> {
+        let start = Instant::now();
+        loop {
+            let said = self.ask(at, arguments);
+            let hangs = said.as_ref().is_err_and(|error| error.contains("thread hangs: it has put down"));
+            if !hangs || start.elapsed() > PATIENCE {
+                return said;
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn ask(&self, at: usize, arguments: &str) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oneip"));
         command.args(["ctl", "--socket", &format!("d{at}.sock")]).args(arguments.split_whitespace());
         let Output { status, stdout, stderr } = command.current_dir(self.folder.path()).output().expect("it runs");
