@@ -52,7 +52,7 @@ impl Drop for Node {
     }
 }
 
-/// As docs/group.md advises for nodes that are near each other.
+/// For nodes that are near each other; docs/group.md has the figures.
 const TIMES: &str = "--heartbeat-interval=50 --election-timeout=500";
 
 fn node(at: usize, folder: &TempDir) -> Node {
