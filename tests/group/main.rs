@@ -100,6 +100,29 @@ fn an_order_to_one_member_is_one_to_all() {
     eventually("it says so", || net.done(3, "status").contains("another process is called d2 in the group"));
 }
 
+/// Each host has its own routes; who has them is seen from anywhere.
+#[test]
+fn who_is_announced_is_shown_on_every_member() {
+    let Some(net) = Net::halves([1, 1]) else { return };
+    let _etcd = net.etcd(0, 1, "");
+    (1..=2).for_each(|at| _ = net.config(at, &net.store(1), ("[admin]", "[announce]\nhold_s = 0\n[admin]")));
+    let (_d1, _d2) = (net.dispatcher(1), net.dispatcher(2));
+    (1..=2).for_each(|at| net.joined(at, 2));
+    let announced = |at: usize| -> Vec<(u64, u64)> {
+        let group = net.document(at, "group");
+        let members = group["members"].as_array().expect("members").clone();
+        let of = |member: &serde_json::Value, key: &str| member[key].as_u64().unwrap_or(99);
+        members.iter().map(|member| (of(member, "announced"), of(member, "services"))).collect()
+    };
+    (1..=2).for_each(|at| eventually("both are", || announced(at) == [(1, 1), (1, 1)]));
+    net.done(1, "withdraw");
+    (1..=2).for_each(|at| eventually("d2 alone is", || announced(at) == [(0, 1), (1, 1)]));
+    let shown = net.done(2, "group");
+    assert!(shown.contains("0 of 1") && shown.contains("1 of 1"), "{shown}");
+    net.done(1, "announce");
+    (1..=2).for_each(|at| eventually("both are again", || announced(at) == [(1, 1), (1, 1)]));
+}
+
 #[test]
 fn without_the_store_everything_goes_on_and_what_it_lost_it_is_told_again() {
     let Some(net) = Net::up(2) else { return };
