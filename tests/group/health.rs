@@ -1,6 +1,6 @@
 //! Health that dispatchers share. Each checks a server at a port of its own, so that a server can be up for one and down for another.
 
-use super::net::{Net, Process, eventually, run};
+use super::net::{Net, Process, eventually};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fs;
@@ -205,14 +205,7 @@ fn what_an_older_store_or_a_wrong_value_says_moves_nobody() {
     net.is("web1", "up", &all);
     // The store becomes what it was, at once: all find it down there.
     etcd.stop();
-    fs::rename(net.path("etcd0"), net.path("etcd0.old")).expect("moved");
-    run(
-        "env",
-        "ETCDCTL_API=3 etcdctl snapshot restore then.db --data-dir etcd0 --name n0 --initial-cluster n0=http://127.0.0.1:2480 \
-         --initial-advertise-peer-urls http://127.0.0.1:2480",
-        net.folder.path(),
-    );
-    let _etcd = net.etcd(0, 1, "");
+    let _etcd = net.restored("then.db");
     let end = Instant::now() + LEASE + Duration::from_secs(8);
     while Instant::now() < end {
         net.stays("web1", "up", &all, Duration::from_millis(100));

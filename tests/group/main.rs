@@ -152,14 +152,7 @@ fn without_the_store_everything_goes_on_and_what_it_lost_it_is_told_again() {
     assert!(net.done(1, "group").contains("this one, until the store can be asked"));
 
     // It comes back as it was before the last order: it is told that, and what waited.
-    fs::rename(net.path("etcd0"), net.path("etcd0.old")).expect("moved");
-    run(
-        "env",
-        "ETCDCTL_API=3 etcdctl snapshot restore before.db --data-dir etcd0 --name n0 --initial-cluster n0=http://127.0.0.1:2480 \
-         --initial-advertise-peer-urls http://127.0.0.1:2480",
-        net.folder.path(),
-    );
-    let _etcd = net.etcd(0, 1, "");
+    let _etcd = net.restored("before.db");
     net.becomes(2, "web1", "draining", 1);
     (1..=2).for_each(|at| net.joined(at, 2));
     for at in 1..=2 {

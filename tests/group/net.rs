@@ -298,6 +298,20 @@ impl Net {
         Process { child, log }
     }
 
+    /// The only node of etcd, which has ended, is started as it was when a snapshot was saved.
+    pub fn restored(&self, snapshot: &str) -> Process {
+        fs::rename(self.path("etcd0"), self.path("etcd0.old")).expect("moved");
+        run(
+            "env",
+            &format!(
+                "ETCDCTL_API=3 etcdctl snapshot restore {snapshot} --data-dir etcd0 --name n0 \
+                 --initial-cluster n0=http://127.0.0.1:2480 --initial-advertise-peer-urls http://127.0.0.1:2480"
+            ),
+            self.folder.path(),
+        );
+        self.etcd(0, 1, "")
+    }
+
     /// `etcdctl`, until it works.
     pub fn etcdctl(&self, arguments: &str) -> String {
         let mut said = String::new();

@@ -102,6 +102,26 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     assert_eq!(net.state(1, "web1"), ("up".to_owned(), weight));
     assert_eq!(net.document(1, "status")["group"]["published"], last);
 
+    // The store goes back to a generation before: nobody follows it there, until something is published again.
+    let etcd = net.etcd(0, 1, "");
+    (1..=2).for_each(|at| net.joined(at, 2));
+    net.etcdctl("snapshot save then.db");
+    write(&net, "next.toml", &services(20, ""));
+    net.done(1, "publish next.toml");
+    (1..=2).for_each(|at| net.becomes(at, "web1", "up", 20));
+    etcd.stop();
+    let etcd = net.restored("then.db");
+    let older = format!("generation {last} is older than {}, which counts here: the store was restored", last + 1);
+    for at in 1..=2 {
+        eventually("it is told", || net.done(at, "status").contains(&older));
+        assert_eq!(net.state(at, "web1"), ("up".to_owned(), 20));
+    }
+    write(&net, "next.toml", &services(21, ""));
+    assert!(net.done(2, "publish next.toml").contains(&format!("published as generation {}", last + 2)));
+    (1..=2).for_each(|at| net.becomes(at, "web1", "up", 21));
+    let weight = 21;
+    etcd.stop();
+
     // A member that is new takes it from the store; one that does not take what is published stays outside.
     let _etcd = net.etcd(0, 1, "");
     net.config(3, &group, SAME);
