@@ -231,8 +231,8 @@ impl Drop for HugePages {
 #[test]
 fn where_the_host_has_huge_pages_frames_are_in_them() {
     let Some(cable) = Cable::lay(1500, 1) else { return };
-    // Tests beside this one may take some.
-    let Some(_pages) = HugePages::reserve(64) else { return };
+    // Dispatchers of tests beside this one take eight for each queue.
+    let Some(_pages) = HugePages::reserve(256) else { return };
     let outcome = while_reflecting(&cable, DEVICE, || {
         let socket = client_socket(CLUSTER_V4);
         (18..=1472).step_by(7).for_each(|length| echo(&socket, length));
