@@ -56,8 +56,8 @@ impl Net {
         let net = Net::of(&dispatchers)?;
         let [one, other] = &net.parts[..] else { unreachable!("two parts") };
         run("ip", &format!("-n {one} link add x type veth peer name x netns {other}"), Path::new("/"));
-        for part in 0..2 {
-            net.ip_in(part, &format!("addr add {}/24 dev x", HALVES[part]));
+        for (part, address) in HALVES.iter().enumerate() {
+            net.ip_in(part, &format!("addr add {address}/24 dev x"));
             net.ip_in(part, "link set x up");
         }
         Some(net)
