@@ -245,7 +245,13 @@ impl Tunnel {
             let socket = rustix::net::socket_with(family, kind, flags, Some(protocol)).expect("root may");
             if way == "gue" {
                 let any: IpAddr = if is_v6 { "::" } else { "0.0.0.0" }.parse().expect("an address");
-                rustix::net::bind(&socket, &std::net::SocketAddr::new(any, 6080)).expect("the port is free");
+                let port = std::net::SocketAddr::new(any, 6080);
+                // A process that another test starts has the socket before until it runs its program.
+                let start = Instant::now();
+                while let Err(error) = rustix::net::bind(&socket, &port) {
+                    assert!(start.elapsed() < PATIENCE, "the port is taken: {error}");
+                    thread::sleep(Duration::from_millis(10));
+                }
             }
             socket
         });
