@@ -250,7 +250,7 @@ impl Tunnel {
                 let start = Instant::now();
                 while let Err(error) = rustix::net::bind(&socket, &port) {
                     assert!(start.elapsed() < PATIENCE, "the port is taken: {error}");
-                    thread::sleep(Duration::from_millis(10));
+                    std::thread::sleep(Duration::from_millis(10));
                 }
             }
             socket
