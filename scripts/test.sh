@@ -67,7 +67,7 @@ run_tests() {
 }
 
 # The tests of networks, in two groups. Of 670 s with four of them at a time, the lab's took 377 s of one core. With eight, and the others beside
-# them, the kernel took so long to make and remove namespaces (RCU, rtnl) that everything stood still for seconds.
+# them, all control threads once waited for the kernel (RCU, rtnl) for a minute; the cause was not found.
 # shellcheck disable=SC2046
 lab() { at_a_time=6 run_tests $(named "${NETWORKS[@]:0:2}"); }
 # shellcheck disable=SC2046

@@ -2,7 +2,7 @@
 //! a second, orders and servers that fail by turns; an etcd of three nodes in a network namespace, of which one that follows is killed meanwhile, and then
 //! the one that leads.
 //!
-//! `cargo bench --bench group` takes a minute, and needs etcd. Prints messages and bytes a second at etcd, and how long a change takes from
+//! `cargo bench --bench group` takes a minute, and needs etcd and root. Prints messages and bytes a second at etcd, and how long a change takes from
 //! where it is made until the last member goes by it. What a member does then is a table: `cargo bench --bench table` has that.
 
 #[path = "common/plans.rs"]

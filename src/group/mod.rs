@@ -2,8 +2,9 @@
 //!
 //! In reading order: `record` has the values that stand in the store, each checked like a configuration; `shared` is what is known of
 //! the store, and says who belongs to the group; `book` puts shared, queued and local orders together, and is what the control thread
-//! works with; `heard` has how long orders with a time last; `memory` keeps that on disk; `stance` says when what other members find counts; `store` is the thread
-//! that speaks to etcd, and `writing` what that writes: they know nothing of what the values mean but how two changes of one are merged.
+//! works with; `heard` has how long orders with a time last; `memory` keeps that on disk; `stance` says when what other members find
+//! counts; `store` is the thread that speaks to etcd, and `writing` what that writes: they know nothing of what the values mean but how two
+//! changes of one are merged.
 //!
 //! The control thread never waits for the store. Whatever etcd does, what is known goes on.
 
