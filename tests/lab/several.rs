@@ -211,7 +211,7 @@ fn what_frr_announces_is_as_good_as_what_bird_does() {
     sends_to(&["2", "3"]);
     let clients = clients(0);
     assert_eq!(lab.fetch(0, &clients), lookup(&configs[0], WEB[0], &clients, &[]));
-    assert!(hosts.iter().all(|host| lab.forwarded(host) > 100), "each has its share");
+    eventually("each has its share", || hosts.iter().all(|host| lab.forwarded(host) > 100));
     lab.ctl_on(hosts[1], &["withdraw"]);
     sends_to(&["2"]);
     lab.ctl_on(hosts[1], &["announce"]);
