@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Instant;
 
 /// Where members find it.
 const STORE: &str = "http://192.0.2.1:2379";
@@ -107,7 +108,9 @@ fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
         becomes(lab, &HOSTS, "web1", "up");
 
         lab.ip("lan", "link set web3 down");
+        let failed = Instant::now();
         becomes(lab, &HOSTS, "web3", "down");
+        say(&format!("a server that fails, fall = 6: all three have given it up after {:.1?}", failed.elapsed()));
         drop(etcd);
         for host in HOSTS {
             eventually(&format!("{host} notices"), || status(lab, host)["group"]["connected"] == false);
