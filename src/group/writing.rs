@@ -227,16 +227,20 @@ impl Writer {
     }
 }
 
-/// Asks again what is not answered within `GROUP_TRY`, or is refused for the moment, up to `GROUP_ANSWERS`.
+/// Asks again what is not answered within `GROUP_TRY`, twice that, and so on, or is refused for the moment, up to `GROUP_ANSWERS`.
 pub async fn retried<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> Result<T, End> {
     let end = Instant::now() + GROUP_ANSWERS;
+    let mut patience = GROUP_TRY;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let why = match timeout(GROUP_TRY.min(left), ask()).await {
+        let why = match timeout(patience.min(left), ask()).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) if !passes(&error) => return Err(error.into()),
             Ok(Err(error)) => said(&error),
-            Err(_) => format!("it has not answered within {GROUP_ANSWERS:?}"),
+            Err(_) => {
+                patience *= 2;
+                format!("it has not answered within {GROUP_ANSWERS:?}")
+            }
         };
         if Instant::now() + GROUP_AGAIN >= end {
             return Err(End::Broken(why));
@@ -277,7 +281,7 @@ impl Lifeline {
             return Ok(false);
         }
         self.stream = None;
-        match timeout(GROUP_TRY, self.client.lease_keep_alive(self.lease)).await {
+        match timeout(2 * GROUP_TRY, self.client.lease_keep_alive(self.lease)).await {
             Ok(Ok(stream)) => {
                 self.stream = Some(stream);
                 Ok(true)

@@ -51,8 +51,8 @@ pub const GROUP_ALIVE: Duration = Duration::from_secs(3);
 /// How long the store may take to answer, or to be connected to.
 pub const GROUP_ANSWERS: Duration = Duration::from_secs(3);
 
-/// After that a node is asked again what it has not answered: its leader may have died.
-pub const GROUP_TRY: Duration = Duration::from_millis(600);
+/// After that a node is asked again what it has not answered, since its leader may have died; then after twice as long, for it may only be slow.
+pub const GROUP_TRY: Duration = Duration::from_millis(250);
 
 /// Wait before a node is asked again that has refused something for the moment; shortened by up to a half at random.
 pub const GROUP_AGAIN: Duration = Duration::from_millis(100);
