@@ -22,13 +22,13 @@ pub struct Arguments {
     /// Only of this service; default: of all
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
-    /// How long to look, in seconds
+    /// How long to sample, in seconds
     #[arg(long = "for", value_name = "SECONDS", default_value = "2", value_parser = super::look)]
     time: Duration,
     /// How many sources of each service to show
     #[arg(long, value_name = "N", default_value_t = TALKERS_SHOWN_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(TALKERS_SHOWN)))]
     top: u32,
-    /// Look at one frame in so many, by chance; default: so that 20,000 are looked at in a second
+    /// Sample one frame in so many, at random; default: so that 20,000 frames a second are sampled
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     one_in: Option<u32>,
     /// Count IPv4 sources by prefixes of so many bits
