@@ -15,7 +15,7 @@ pub fn line(summary: &GroupSummary) -> String {
     match (outside, connected) {
         (Some(_), _) => _ = write!(text, "{member} is OUTSIDE"),
         (None, true) => _ = write!(text, "{member} is one of {alive} members"),
-        (None, false) => _ = write!(text, "the store CANNOT BE ASKED for {}", span(*since_s)),
+        (None, false) => _ = write!(text, "the store CANNOT BE REACHED for {}", span(*since_s)),
     }
     if *queued > 0 {
         let _ = write!(text, ", {queued} orders wait for the store");
@@ -128,7 +128,7 @@ fn of_order(order: &OrderStatus) -> [String; 5] {
     let OrderStatus { server, order, by, age_s, counts } = order;
     let counts = match counts.as_str() {
         "group" => "all members",
-        "queued" => "this one, until the store can be asked",
+        "queued" => "this one, until the store can be reached",
         _ => "this one (--local)",
     };
     [server.clone(), order.clone(), by.clone(), span(*age_s), counts.to_owned()]
@@ -164,7 +164,7 @@ mod tests {
         let lost = GroupSummary { connected: false, why, queued: 3, bad, ..summary.clone() };
         let said = line(&lost);
         let lines: Vec<&str> = said.lines().collect();
-        assert_eq!(lines[0], "group edge: the store CANNOT BE ASKED for 5.0 s, 3 orders wait for the store");
+        assert_eq!(lines[0], "group edge: the store CANNOT BE REACHED for 5.0 s, 3 orders wait for the store");
         assert_eq!(lines[1], "  NOTE: etcd: connection refused; what is known counts");
         assert_eq!(lines[2], "  NOTE: orders/servers/web1 in the store is not used: unknown field `x`");
         assert_eq!(lines.last(), Some(&"  NOTE: and 2 more in the store"));

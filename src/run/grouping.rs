@@ -151,7 +151,7 @@ impl Grouping {
                 self.book.lose();
                 if self.connection.1.is_ok() {
                     self.lost += 1;
-                    tracing::warn!("group: the store cannot be asked: {why}; everything goes on by what is known");
+                    tracing::warn!("group: the store cannot be reached: {why}; everything goes on by what is known");
                     self.connection = (Instant::now(), Err(why));
                 } else {
                     // Since when stays.
@@ -287,7 +287,7 @@ impl Waiting {
     fn queued(self) {
         let Waiting { to, mut changes, .. } = self;
         changes.push(
-            "the group's store cannot be asked: it counts here, and the other members hear of it when that is back"
+            "the group's store cannot be reached: it counts here, and the other members hear of it when that is back"
                 .to_owned(),
         );
         let _ = to.send(Answer::Done { changes });
@@ -451,7 +451,7 @@ impl Grouping {
             );
         };
         if let Err(why) = &self.connection.1 {
-            return Err(format!("the group's store cannot be asked: {why}"));
+            return Err(format!("the group's store cannot be reached: {why}"));
         }
         let by = self.settings.member.clone();
         check_text(&text).map(|()| Published { generation: publishing.generation(), by, at_ms: now_ms(), force, text })

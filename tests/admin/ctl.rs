@@ -408,7 +408,7 @@ fn threads_that_have_ended_are_the_error() {
     drop(asked);
     let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
     let ended = "error: the thread that was asked has ended: this process is about to stop\n";
-    let nothing = "error: the control thread has not begun to follow the servers yet\n";
+    let nothing = "error: the control thread has not reported the state of the servers yet\n";
     for (verb, words) in [("status", nothing), ("reload", ended), ("metrics", nothing)] {
         assert_eq!(failed(&plan.socket, verb), words, "{verb}");
     }

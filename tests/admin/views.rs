@@ -127,7 +127,7 @@ fn where_nothing_is_dropped_the_rate_is_0() {
 #[test]
 fn a_filter_s_status_has_a_line_for_each_of_the_others() {
     let text = status::text(&Status { peers: sample::peers(), workers: Vec::new(), ..sample::status() });
-    let than = "than this one, so that two servers may answer a client, or none:";
+    let than = "than this one; a client may be answered by two servers or by none:";
     let expected = [
         "  the filter of web2 is heard, and agrees".to_owned(),
         "  the filter of web3 is heard".to_owned(),
@@ -135,7 +135,7 @@ fn a_filter_s_status_has_a_line_for_each_of_the_others() {
             "  NOTE: the filter of web3 has another configuration {than} give both the same services, servers and weights, and \
              reload"
         ),
-        format!("  NOTE: the filter of web3 has other orders {than} give both the same by oneip ctl"),
+        format!("  NOTE: the filter of web3 has other orders {than} give both the same orders with oneip ctl"),
         "  the filter of web4 is NOT HEARD: its last message came 1 min 15 s ago".to_owned(),
         "  the filter of web5 is NOT HEARD".to_owned(),
         format!("  NOTE: the filter of web5 has another hash_key {than} give both the same, and reload"),

@@ -137,7 +137,7 @@ fn without_the_store_everything_goes_on_and_what_it_lost_it_is_told_again() {
     net.becomes(1, "web2", "up", 7);
 
     etcd.stop();
-    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE ASKED"));
+    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE REACHED"));
     let said = net.done(1, "drain web1");
     assert!(said.ends_with("it counts here, and the other members hear of it when that is back"), "{said}");
     net.becomes(1, "web1", "draining", 1);
@@ -149,7 +149,7 @@ fn without_the_store_everything_goes_on_and_what_it_lost_it_is_told_again() {
     let _d1 = net.dispatcher(1);
     assert_eq!(net.state(1, "web1"), ("draining".to_owned(), 1));
     assert_eq!((net.state(1, "web2").1, net.state(1, "web3").1), (7, 4));
-    assert!(net.done(1, "group").contains("this one, until the store can be asked"));
+    assert!(net.done(1, "group").contains("this one, until the store can be reached"));
 
     // It comes back as it was before the last order: it is told that, and what waited.
     let _etcd = net.restored("before.db");

@@ -94,9 +94,9 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
 
     // Without the store: nothing can be published, and a start goes by what is on disk.
     etcd.stop();
-    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE ASKED"));
+    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE REACHED"));
     let error = net.ctl(1, "publish next.toml").expect_err("refused");
-    assert!(error.contains("the group's store cannot be asked"), "{error}");
+    assert!(error.contains("the group's store cannot be reached"), "{error}");
     d1.stop();
     let _d1 = net.dispatcher(1);
     assert_eq!(net.state(1, "web1"), ("up".to_owned(), weight));

@@ -123,7 +123,7 @@ const STANCES = {
 function showGroup(group) {
   byId("group-section").hidden = !group;
   if (!group) return;
-  const store = group.connected ? grade("ok", "the store can be asked") : grade("fail", `the store cannot be asked: ${group.why ?? ""}`);
+  const store = group.connected ? grade("ok", "the store can be reached") : grade("fail", `the store cannot be reached: ${group.why ?? ""}`);
   put("group-title", `Group ${group.name}`);
   put("group", [group.outside ? grade("fail", group.outside) : store, `; for ${duration(group.since_s)}`,
     group.queued ? `; ${whole.format(group.queued)} orders wait for it` : "",
