@@ -47,7 +47,7 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     // What is wrong is refused where it is given, with the line, and nothing is published.
     for (text, said) in [
         (services(5, "slots = 4\n"), "what is to be published:4:9: 4 slots are too few"),
-        ("[dispatcher]\ninterface = \"d1\"\n".to_owned() + &services(5, ""), "stands in the file of each member"),
+        ("[dispatcher]\ninterface = \"d1\"\n".to_owned() + &services(5, ""), "belongs in the file of each member"),
         ("nonsense\n".to_owned(), "what is to be published:1"),
     ] {
         write(&net, "wrong.toml", &text);
