@@ -47,7 +47,7 @@ pub fn text(diff: &Diff) -> String {
 fn moved(ServiceDiff { service, slots, moved_slots, moved, must, drain_s, .. }: &ServiceDiff) -> String {
     let slots = match moved_slots {
         Some(moved) => format!("{moved} of {slots} slots move"),
-        None => "slots are of other clients".to_owned(),
+        None => "the slots belong to other clients now".to_owned(),
     };
     let percent = |part: &f64| (100.0 * part).round();
     let (moved, must) = (percent(moved), percent(must));
@@ -56,7 +56,7 @@ fn moved(ServiceDiff { service, slots, moved_slots, moved, must, drain_s, .. }: 
         seconds => format!("connections stay where they are for {seconds} s"),
     };
     format!(
-        "service {service}: {slots}: {moved} % of its clients get another server, where its servers' coming and going asks for {must} \
-         %; {stay}"
+        "service {service}: {slots}: {moved} % of its clients get another server, although the change of servers needs \
+         only {must} %; {stay}"
     )
 }

@@ -118,9 +118,9 @@ fn a_diff_says_by_its_exit_code_whether_anything_differs() {
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), ""));
     let expected = "service web: server web4 added (192.0.2.14, weight 1)
 [dispatcher] cores: another one, which needs a restart
-service web: 16384 of 65537 slots move: 25 % of its clients get another server, where its servers' coming and going asks for 25 %; \
+service web: 16384 of 65537 slots move: 25 % of its clients get another server, although the change of servers needs only 25 %; \
                     connections stay where they are for 300 s
-service dns: slots are of other clients: 25 % of its clients get another server, where its servers' coming and going asks for 25 %; \
+service dns: the slots belong to other clients now: 25 % of its clients get another server, although the change of servers needs only 25 %; \
                     their connections break (drain_s = 0)
 by order, and no difference: server web2 of service web: drained
 a reload would be refused: [dispatcher] cores cannot change while oneip runs; restart it, or change that back

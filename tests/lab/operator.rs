@@ -201,7 +201,8 @@ fn what_was_set_by_hand_holds_after_a_restart_and_is_shown() {
     fs::write(lab.file("state.json"), "{ damaged").unwrap();
     let dispatcher = Dispatcher::start(&lab, &[]);
     assert!(
-        dispatcher.said().contains("is damaged") && dispatcher.said().contains("servers are as the configuration says")
+        dispatcher.said().contains("is damaged")
+            && dispatcher.said().contains("servers start in the state that the configuration gives")
     );
     dispatcher.stop();
 }

@@ -141,10 +141,12 @@ fn what_a_reload_is_refused_for_does_not_end_a_dispatcher() {
     fs::write(&config, without_web3(&text)).unwrap();
     assert!(lab.ctl(&["reload"]).contains("web3 removed"));
     lab.ip("dispatcher", "route del default");
-    dispatcher
-        .hear("servers whose time is over stay for 30 s more, and go then: the kernel would drop what servers answer");
+    dispatcher.hear(
+        "drained servers whose timeout has passed are removed only 30 s later: the kernel would drop the \
+               servers' answers",
+    );
     let said = lab.ctl_refused(&["weight", "web1", "3"]);
-    assert!(said.contains("the kernel would drop what servers answer"), "{said}");
+    assert!(said.contains("the kernel would drop the servers' answers"), "{said}");
     assert_eq!(lab.server("web", "web1")["weight"], 1);
     let remembered: Value = serde_json::from_slice(&fs::read(lab.file("state.json")).unwrap()).unwrap();
     assert_eq!(remembered["servers"], serde_json::json!({}), "{remembered}");
@@ -283,7 +285,7 @@ fn what_moves_nearly_everybody_is_refused_without_force() {
     assert!(told && said.contains("`oneip ctl reload --force`"), "{said}");
     assert!(check().contains("which runs by this file:\n  a reload would be refused: service web: 6"), "{}", check());
     assert_eq!(lab.fetch(0, &all), before);
-    assert!(lab.ctl(&["reload", "--force"]).contains("another one; nearly every client"));
+    assert!(lab.ctl(&["reload", "--force"]).contains("changed; nearly every client"));
     let after = lookup(&lab.config(), WEB[0], &all, &[]);
     assert_ne!(before, after);
     eventually("by the other key", || lab.fetch_within(2, 0, &all) == after);
