@@ -483,7 +483,7 @@ fn carry_out(client: &Client, order: &Order) -> Result<(), Failure> {
     match client::read(client.order(order)?)? {
         Answer::Done { changes } if changes.is_empty() => print("nothing to change"),
         Answer::Done { changes } => print(changes.join("\n")),
-        other => Err(format!("the answer is no list of changes: {other:?}").into()),
+        other => Err(format!("the answer is not a list of changes: {other:?}").into()),
     }
 }
 
@@ -506,7 +506,7 @@ fn show_rates(client: &Client, interval: Duration, count: Option<u64>) -> Result
         }
         match rates::between(&before, &status, now - then) {
             Some(rates) => print(stats::text(&rates))?,
-            None => print("the process was started again; its counters begin at 0")?,
+            None => print("the process was restarted; its counters start at 0")?,
         }
         (before, then) = (status, now);
     }

@@ -73,9 +73,9 @@ pub fn text(talkers: &Talkers) -> String {
     let Talkers { for_ms, one_in, looked_at, missed, frames: all, sources } = talkers;
     let seconds = *for_ms as f64 / 1000.0;
     let part = if *one_in == 1 { "all".to_owned() } else { format!("one in {one_in}") };
-    let mut text = format!("{looked_at} frames looked at in {seconds} s, {part}\n");
+    let mut text = format!("{looked_at} frames sampled in {seconds} s, {part}\n");
     if *missed > 0 {
-        let _ = writeln!(text, "{missed} more had no room; a larger --one-in misses none");
+        let _ = writeln!(text, "{missed} more were missed because the buffer was full; use a larger --one-in");
     }
     if sources.is_empty() {
         return text + "nobody was seen";

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error(
-        "{interface} is taken: {owner} dispatches or filters there; stop it, or give this one another `interface` \
-         (nothing was changed)"
+        "{interface} is in use: {owner} dispatches or filters there; stop it, or set another `interface` (nothing was \
+         changed)"
     )]
     Taken { interface: String, owner: String },
     #[error("{interface} cannot be locked: {error}")]

@@ -110,11 +110,11 @@ fn threads_that_put_down_nothing_hang() {
         String::from_utf8(shown.stdout).unwrap()
     };
     let said = status();
-    let note = "NOTE: this was counted 2.1 s ago: the stats thread hangs, or gets no time on its core";
+    let note = "NOTE: these counters are 2.1 s old: the stats thread hangs, or gets no CPU time";
     assert!(said.contains(note), "{said}");
     *age.lock().unwrap() = Duration::ZERO;
     assert_eq!(unix(&socket, "GET", "/healthz", "").status, 200);
-    assert!(!status().contains("NOTE: this was counted"));
+    assert!(!status().contains("NOTE: these counters are"));
     thread::sleep(OVERVIEW_MOST);
     for path in ["/healthz", "/readyz"] {
         let reply = unix(&socket, "GET", path, "");

@@ -43,7 +43,7 @@ fn an_order_to_one_member_is_one_to_all() {
     net.done(2, "deny 198.51.100.0/24 --for 10m");
     eventually("d1 denies it", || net.done(1, "denied").contains("198.51.100.0/24: denied for "));
     net.done(1, "undeny 198.51.100.0/24");
-    eventually("d2 does not deny it", || net.done(2, "denied").contains("nothing is denied by ctl"));
+    eventually("d2 does not deny it", || net.done(2, "denied").contains("no prefix is denied by ctl"));
 
     // For one only; what the group says of other things counts there too.
     let said = net.done(1, "drain web3 --local");
@@ -97,7 +97,7 @@ fn an_order_to_one_member_is_one_to_all() {
     // Two processes of one name.
     net.config(3, STORE, ("member = \"d3\"", "member = \"d2\""));
     let _twin = net.dispatcher(3);
-    eventually("it says so", || net.done(3, "status").contains("another process is called d2 in the group"));
+    eventually("it says so", || net.done(3, "status").contains("another process in the group has the name d2"));
 }
 
 /// Each host has its own routes; who has them is seen from anywhere.

@@ -269,7 +269,7 @@ fn a_client_is_traced() {
     let checked: Value =
         serde_json::from_str(&lab.ctl(&["check-client", &client, "--service", "web", "--json"])).unwrap();
     assert_eq!(checked[0]["services"][0]["server"], server.as_str(), "{checked}");
-    assert!(lab.ctl(&["diff"]).contains("is what is in use"));
+    assert!(lab.ctl(&["diff"]).contains("is the same as the configuration in use"));
     let account = dispatcher.stop();
     assert_eq!(account.server(&server, "flows"), 1, "{}", account.json);
 }
