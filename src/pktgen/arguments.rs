@@ -196,7 +196,7 @@ fn core_list(text: &str) -> Result<Arc<[usize]>, String> {
     let cores = cores::parse(text).ok_or("write cores, like 2 or 2,3,5 or 2-5")?;
     let mut named = BTreeSet::new();
     match cores.iter().find(|core| !named.insert(**core)) {
-        Some(core) => Err(format!("core {core} is named twice, and a core has one sender")),
+        Some(core) => Err(format!("core {core} is named twice; a core can have one sender only")),
         None => Ok(cores.into()),
     }
 }

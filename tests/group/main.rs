@@ -24,10 +24,10 @@ fn an_order_to_one_member_is_one_to_all() {
     (1..=2).for_each(|at| net.joined(at, 2));
 
     let said = net.done(1, "drain web1");
-    assert!(said.ends_with("\nthe group has it: 2 members"), "{said}");
+    assert!(said.ends_with("\nthe group has the order: 2 members"), "{said}");
     net.becomes(2, "web1", "draining", 1);
     let said = net.done(2, "undrain web1");
-    assert!(said.ends_with("\nthe group has it: 2 members; it replaces what d1 was told"), "{said}");
+    assert!(said.ends_with("\nthe group has the order: 2 members; it replaces the order given on d1"), "{said}");
     net.becomes(1, "web1", "up", 1);
 
     // Two operators at once: nothing of either is lost.
@@ -139,7 +139,7 @@ fn without_the_store_everything_goes_on_and_what_it_lost_it_is_told_again() {
     etcd.stop();
     eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE REACHED"));
     let said = net.done(1, "drain web1");
-    assert!(said.ends_with("it counts here, and the other members hear of it when that is back"), "{said}");
+    assert!(said.ends_with("the order counts here, and reaches the other members when the store is back"), "{said}");
     net.becomes(1, "web1", "draining", 1);
     assert_eq!(net.state(2, "web1"), ("up".to_owned(), 1));
     eventually("it says so", || net.done(1, "status").contains("1 orders wait for the store"));
@@ -182,7 +182,7 @@ fn without_a_quorum_orders_wait() {
     (1..=2).for_each(|at| net.joined(at, 2));
     // One of three changes nothing.
     nodes[0] = None;
-    eventually("an order is shared", || net.done(1, "weight web1 2").contains("the group has it"));
+    eventually("an order is shared", || net.done(1, "weight web1 2").contains("the group has the order"));
     net.becomes(2, "web1", "up", 2);
     nodes[1] = None;
     for at in 1..=2 {
@@ -265,7 +265,7 @@ fn the_store_and_its_clients_are_verified() {
     net.joined(1, 1);
     eventually("it does not trust the store", || net.done(2, "status").contains("invalid peer certificate"));
     let said = net.done(1, "drain web1");
-    assert!(said.ends_with("the group has it: 1 members"), "{said}");
+    assert!(said.ends_with("the group has the order: 1 members"), "{said}");
     assert_eq!(net.state(2, "web1").0, "up");
     d2.stop();
     fs::write(d.join("password"), "h1dden\n").expect("written");

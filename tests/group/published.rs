@@ -61,8 +61,9 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     ));
     for at in 1..=2 {
         eventually("it is named", || {
-            net.done(at, "status")
-                .contains("config in the store is not used: generation 2 cannot count here, and generation 1 does")
+            net.done(at, "status").contains(
+                "config in the store is not used: generation 2 cannot be used here, and generation 1 stays in use",
+            )
         });
         assert_eq!(net.state(at, "web1"), ("up".to_owned(), 5));
     }
@@ -85,8 +86,9 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     });
     assert!(said.iter().any(Result::is_ok), "{said:?}");
     let refused = said.iter().filter_map(|said| said.as_ref().err());
-    refused
-        .for_each(|error| assert!(error.contains("meanwhile") || error.contains("a reload is under way"), "{error}"));
+    refused.for_each(|error| {
+        assert!(error.contains("meanwhile") || error.contains("a reload has been running"), "{error}")
+    });
     let last = 3 + said.iter().filter(|said| said.is_ok()).count() as u64;
     eventually("both go by the last one", || generations(&net, 1) == [last, last]);
     let weight = net.state(1, "web1").1;
@@ -111,7 +113,7 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     (1..=2).for_each(|at| net.becomes(at, "web1", "up", 20));
     etcd.stop();
     let etcd = net.restored("then.db");
-    let older = format!("generation {last} is older than {}, which counts here: the store was restored", last + 1);
+    let older = format!("generation {last} is older than {}, which is in use here: the store was restored", last + 1);
     for at in 1..=2 {
         eventually("it is told", || net.done(at, "status").contains(&older));
         assert_eq!(net.state(at, "web1"), ("up".to_owned(), 20));

@@ -101,7 +101,7 @@ fn what_is_ready_is_announced_and_an_operator_withdraws_it_while_frames_are_disp
     is_announced(lab, &[]);
     assert!(lab.fetch(0, &clients(0)[..20]).iter().all(|(_, server)| server == "web2"), "what comes is dispatched yet");
     let said = dispatcher.ended().said;
-    assert!(said.contains("what comes is dispatched for 1000 ms more"), "{said}");
+    assert!(said.contains("frames that still arrive are dispatched for 1000 ms more"), "{said}");
 }
 
 #[test]

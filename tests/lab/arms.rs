@@ -290,7 +290,7 @@ fn a_bridge_its_port_and_a_macvlan_are_refused_with_what_to_write_instead() {
     for (name, wanted) in [
         ("br0", "br0 is a bridge, which runs no XDP in a driver: write an interface that is no port of it"),
         ("port0", "port0 is a port of the bridge br0, which has the addresses and the routes"),
-        ("mv0", "mv0 lies on lan0, and no driver runs XDP there: write lan0 instead"),
+        ("mv0", "mv0 is stacked on lan0, and no driver runs XDP on it: write lan0 instead"),
     ] {
         write_config(&lab.config(), &text.replacen("\"lan0\"", &format!("\"{name}\""), 1));
         let output = crate::dispatcher::run(&lab, &lab.config()).output().unwrap();

@@ -361,7 +361,7 @@ fn an_order_to_one_filter_of_a_group_is_one_to_all_and_two_never_answer() {
     eventually("and that it may again", || filters.iter().all(|filter| filter.state("web2") == "up"));
     weighs_web3(lab, filters, |filters, _| {
         let said = filters[2].ctl(&["weight", "web3", "5"]);
-        assert!(said.contains("the group has it: 3 members"), "{said}");
+        assert!(said.contains("the group has the order: 3 members"), "{said}");
     });
     etcd.kill().unwrap();
     etcd.wait().unwrap();

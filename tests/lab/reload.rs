@@ -283,7 +283,7 @@ fn what_moves_nearly_everybody_is_refused_without_force() {
     let said = lab.ctl_refused(&["reload"]);
     let told = said.contains("service web: 6") && said.contains("% of its clients get another server");
     assert!(told && said.contains("`oneip ctl reload --force`"), "{said}");
-    assert!(check().contains("which runs by this file:\n  a reload would be refused: service web: 6"), "{}", check());
+    assert!(check().contains("which runs with this file:\n  a reload would be refused: service web: 6"), "{}", check());
     assert_eq!(lab.fetch(0, &all), before);
     assert!(lab.ctl(&["reload", "--force"]).contains("changed; nearly every client"));
     let after = lookup(&lab.config(), WEB[0], &all, &[]);
