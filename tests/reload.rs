@@ -169,7 +169,7 @@ fn what_moves_nearly_everybody_needs_force() {
         let prepared = membership.base().prepare(modulo(5));
         let error = prepared.confirm().unwrap_err().to_string();
         assert!(error.starts_with("service web: 80 % of its clients get another server"), "{error}");
-        assert!(error.contains("asks for 20 %") && error.contains("`oneip ctl reload --force`"), "{error}");
+        assert!(error.contains("needs only 20 %") && error.contains("`oneip ctl reload --force`"), "{error}");
     });
 }
 

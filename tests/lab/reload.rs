@@ -244,7 +244,7 @@ fn a_reload_that_hangs_stops_nothing() {
     assert_eq!(lab.server("web", "web1")["state"], "draining");
     eventually("web1's as well", || lab.fetch_within(2, 0, all) == without_both);
     let said = lab.ctl_refused(&["reload"]);
-    assert!(said.starts_with("error: a reload is under way, since ") && said.contains("one at a time"), "{said}");
+    assert!(said.starts_with("error: a reload has been running for ") && said.contains("one at a time"), "{said}");
     dispatcher.signal(Signal::HUP);
     dispatcher.hear("there is one at a time; try again when it is over; the file is read once more then");
     assert!(lease.is_wanted(), "it hangs still");

@@ -7,7 +7,7 @@ const MINUTE_S = 60;
 const SHOWN_EVENTS = 8;
 const OLDER_EVENTS = 100;
 const KEPT_EVENTS = 1000;
-// A thread that has told nothing for so long hangs.
+// A thread that has reported nothing for so long hangs.
 const CONTROL_MOST_S = 5;
 const STATS_MOST_S = 2;
 
@@ -149,8 +149,8 @@ function showNotices(now) {
     if (state.restartedAt && now.at - state.restartedAt < MINUTE_S) {
       notices.push(notice("", "▲", `The process started anew at ${clock(moment(state.restartedAt))}. Counters began at 0.`));
     }
-    if (now.control_age_s > CONTROL_MOST_S) notices.push(notice("fail", "■", `The control thread has told nothing for ${duration(now.control_age_s)}: servers are not followed.`));
-    if (now.stats_age_s > STATS_MOST_S) notices.push(notice("fail", "■", `The stats thread has told nothing for ${duration(now.stats_age_s)}: figures are old.`));
+    if (now.control_age_s > CONTROL_MOST_S) notices.push(notice("fail", "■", `The control thread has reported nothing for ${duration(now.control_age_s)}: servers are not followed.`));
+    if (now.stats_age_s > STATS_MOST_S) notices.push(notice("fail", "■", `The stats thread has reported nothing for ${duration(now.stats_age_s)}: figures are old.`));
     if (state.missing !== null) notices.push(notice("", "▲", `There is no service ${state.missing}.`));
     for (const trouble of now.troubles) notices.push(notice("fail", "■", trouble));
     for (const finding of now.head.findings.filter(({ state: it }) => it === "fail")) notices.push(notice("fail", "■", remark(finding)));
