@@ -124,7 +124,10 @@ fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
         lab.ip("lan", "link set web3 up");
         becomes(lab, &[HOSTS[0], HOSTS[2]], "web3", "up");
         let said = lab.ctl_on(HOSTS[0], &["deny", "198.18.7.0/24", "--for", "10m"]);
-        assert!(said.ends_with("the order counts here, and reaches the other members when the store is back\n"), "{said}");
+        assert!(
+            said.ends_with("the order counts here, and reaches the other members when the store is back\n"),
+            "{said}"
+        );
 
         let _etcd = Etcd::serve(lab);
         lab.ip("lan", "link set dispatcher2 up");
