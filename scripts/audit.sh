@@ -34,5 +34,5 @@ cargo deny --all-features check bans licenses sources
 if cargo deny fetch db >/dev/null 2>&1; then
     cargo deny --all-features check advisories
 else
-    echo "audit: SKIPPED vulnerabilities: the advisories of RustSec cannot be had here (no way to github.com)"
+    echo "audit: SKIPPED vulnerabilities: the advisories of RustSec are not available here (github.com cannot be reached)"
 fi

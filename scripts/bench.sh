@@ -56,14 +56,14 @@ arguments=$* generator=oneip wanted_parts='' wanted_duts='' loss=0.1 seconds=0.2
 dry_run='' smoke='' full='' compare=() build=yes interface='' peer='' tester_interface='' receive_interface='' tester_oneip=oneip
 while (($# > 0)); do
     case $1 in
-        --compare) (($# == 3)) || wrong "--compare wants two reports"; compare=("$2" "$3"); break ;;
+        --compare) (($# == 3)) || wrong "--compare needs two reports"; compare=("$2" "$3"); break ;;
         --dry-run) dry_run=yes ;;
         --full) full=yes seconds=10 latency_seconds=30 rounds=5 ;;
         --smoke) smoke=yes seconds=0.1 latency_seconds=0.1 rounds=1 attempts=1 ;;
         --no-build) build='' ;;
         -h | --help) usage; exit 0 ;;
         --generator | --parts | --duts | --loss | --seconds | --out | --interface | --peer | --peer-interface | --peer-receive | --peer-oneip)
-            (($# >= 2)) || wrong "$1 wants a value"
+            (($# >= 2)) || wrong "$1 needs a value"
             case $1 in
                 --generator) generator=$2 ;;
                 --parts) wanted_parts=$2 ;;

@@ -102,7 +102,7 @@ stop_filters() { # NAME
         json=$(<"$RUN/web$server.account")
         figures=()
         for key in frames forwarded passed other_server; do
-            [[ $json =~ \"$key\":([0-9]+) ]] || die "no $key in the account of web$server: $json"
+            [[ $json =~ \"$key\":([0-9]+) ]] || die "no $key in the counters of web$server: $json"
             figures+=("${BASH_REMATCH[1]}")
         done
         accounts+=("$1 web$server ${figures[*]}")
@@ -120,10 +120,10 @@ stop_dispatcher() { # NAME
     wait "$dispatcher" || { cat "$RUN/dispatcher.log" >&2; die "the dispatcher failed"; }
     json=$(<"$RUN/account.json")
     for key in frames forwarded passed p50 p90 p99 p99.9 max; do
-        [[ $json =~ \"$key\":([0-9]+) ]] || die "no $key in the dispatcher's account: $json"
+        [[ $json =~ \"$key\":([0-9]+) ]] || die "no $key in the dispatcher's counters: $json"
         figures+=("${BASH_REMATCH[1]}")
     done
-    [[ $json =~ \"dropped\":\{([^}]*)\} ]] || die "no drops in the dispatcher's account: $json"
+    [[ $json =~ \"dropped\":\{([^}]*)\} ]] || die "no drops in the dispatcher's counters: $json"
     for reason in ${BASH_REMATCH[1]//,/ }; do dropped=$((dropped + ${reason##*:})); done
     accounts+=("$1 $dropped $(($(driver_count) - counted)) ${figures[*]}")
 }
@@ -296,11 +296,11 @@ while (($#)); do
         --broadcast) broadcast=yes; shift ;;
         --engine)
             engine=${2-}
-            [[ $engine == af_xdp || $engine == xdp ]] || die "--engine wants af_xdp or xdp"
+            [[ $engine == af_xdp || $engine == xdp ]] || die "--engine needs af_xdp or xdp"
             shift 2 ;;
         --deliver)
             deliver=${2-}
-            [[ $deliver =~ ^(ipip|gue|gre|l3dsr)$ ]] || die "--deliver wants ipip, gue, gre or l3dsr"
+            [[ $deliver =~ ^(ipip|gue|gre|l3dsr)$ ]] || die "--deliver needs ipip, gue, gre or l3dsr"
             shift 2 ;;
         --keep) keep=yes; shift ;;
         -h | --help) usage; exit 0 ;;

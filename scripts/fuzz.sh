@@ -20,7 +20,7 @@ seconds=600 wanted=()
 while (($#)); do
     case $1 in
         --minutes | --seconds)
-            [[ ${2-} =~ ^[1-9][0-9]*$ ]] || { echo "error: $1 wants a number" >&2; exit 2; }
+            [[ ${2-} =~ ^[1-9][0-9]*$ ]] || { echo "error: $1 needs a number" >&2; exit 2; }
             seconds=$2
             [[ $1 == --seconds ]] || seconds=$((60 * seconds))
             shift 2 ;;

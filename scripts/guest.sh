@@ -326,7 +326,7 @@ out='' minutes=30 nic='' dpdk='' systemd='' lab=oneip queues=2 mtu=1500 suite=''
 while (($# > 0)); do
     case $1 in
         --out | --minutes | --nic | --lab | --queues | --mtu | --kernel | --modules)
-            (($# >= 2)) || wrong "$1 wants a value"
+            (($# >= 2)) || wrong "$1 needs a value"
             case $1 in
                 --modules) IFS=, read -ra more <<<"$2" ;;
                 --out) out=$2 ;;
@@ -350,8 +350,8 @@ done
 [[ $nic =~ ^(|igb|virtio|e1000e|vmxnet3)$ ]] || wrong "--nic is igb, virtio, e1000e or vmxnet3, not $nic"
 [[ -n $own_suite ]] || die "this is no Debian: the kernel comes from its packages"
 [[ -z $nic || -z $systemd ]] || wrong "--nic or --systemd"
-[[ -z $dpdk || -n $nic ]] || wrong "--dpdk wants --nic"
-[[ -z $systemd || -n $fetch ]] || (($# > 0)) || wrong "--systemd wants a command"
+[[ -z $dpdk || -n $nic ]] || wrong "--dpdk needs --nic"
+[[ -z $systemd || -n $fetch ]] || (($# > 0)) || wrong "--systemd needs a command"
 [[ -z $systemd$nic || -n $fetch ]] || ((EUID == 0)) || die "--nic and --systemd need root"
 for tool in busybox cpio modprobe xz apt-get; do
     command -v "$tool" >/dev/null || die "no $tool: run scripts/setup.sh --guest"
@@ -399,7 +399,7 @@ make_initramfs "$@"
 [[ -z $nic ]] || plug_in
 echo "guest: kernel $release" >&2
 boot || { (($? == 124)) && die "the guest did not end within $minutes minutes" || die "qemu could not run the guest"; }
-[[ -s $out/.status ]] || die "the guest's kernel did not come to the command's end"
+[[ -s $out/.status ]] || die "the guest stopped before the command ended"
 status=$(<"$out/.status")
 newest=$(cd "$out" && find . -maxdepth 1 -name '*-guest' -newer "$work/initramfs" -printf '%f\n' | tail -1)
 if [[ -n $newest && $out == "$PWD/perf/reports" ]]; then

@@ -406,13 +406,13 @@ up() {
     while (($#)); do
         case $1 in
             --vlan) vlan=${2-}; shift 2 || true
-                [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan wants a number from 1 to 4094" ;;
+                [[ $vlan =~ ^[0-9]+$ ]] && ((vlan >= 1 && vlan <= 4094)) || die "--vlan needs a number from 1 to 4094" ;;
             --bare) bare=yes; shift ;;
-            --engine) engine=${2:?--engine wants a name}; shift 2 ;;
+            --engine) engine=${2:?--engine needs a name}; shift 2 ;;
             --deliver) deliver=${2-}; shift 2 || true
-                [[ $deliver =~ ^(ipip|gue|gre|l3dsr)$ ]] || die "--deliver wants ipip, gue, gre or l3dsr" ;;
+                [[ $deliver =~ ^(ipip|gue|gre|l3dsr)$ ]] || die "--deliver needs ipip, gue, gre or l3dsr" ;;
             --dispatchers) bgp=yes
-                [[ ${2-} == [1-3] ]] || die "--dispatchers wants a number from 1 to 3"
+                [[ ${2-} == [1-3] ]] || die "--dispatchers needs a number from 1 to 3"
                 mapfile -t dispatchers < <(seq -f dispatcher%g "$2")
                 servers+=(web4)
                 shift 2 ;;
@@ -530,7 +530,7 @@ status() {
 
 narrow() {
     local mtu=${1-} name
-    [[ $mtu =~ ^[0-9]+$ ]] && ((mtu >= 1280 && mtu <= 1500)) || die "narrow wants an MTU from 1280 (IPv6's least) to 1500"
+    [[ $mtu =~ ^[0-9]+$ ]] && ((mtu >= 1280 && mtu <= 1500)) || die "narrow needs an MTU from 1280 (IPv6's least) to 1500"
     ip -n "$LAB-isp" link set client0 mtu "$mtu"
     ip -n "$LAB-client" link set wan0 mtu "$mtu"
     for name in web{1,2,3,4}; do
@@ -549,7 +549,7 @@ enter() {
     exec ip netns exec "$LAB-$host" "$@"
 }
 
-[[ $LAB =~ ^[a-z][a-z0-9-]{0,31}$ ]] || die "ONEIP_LAB wants a short name of a-z, 0-9 and -, not \"$LAB\""
+[[ $LAB =~ ^[a-z][a-z0-9-]{0,31}$ ]] || die "ONEIP_LAB must be a short name of a-z, 0-9 and -, not \"$LAB\""
 verb=${1-}
 shift || true
 case $verb in

@@ -21,8 +21,8 @@ minutes=30 shard=() module='' tests=()
 while (($#)); do
     if [[ -n $module ]]; then tests+=("$1"); shift; continue; fi
     case $1 in
-        --minutes) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || { echo "error: $1 wants a number" >&2; exit 2; }; minutes=$2; shift 2 ;;
-        --shard) [[ ${2-} =~ ^[0-9]+/[1-9][0-9]*$ ]] || { echo "error: $1 wants K/N" >&2; exit 2; }; shard=(--shard "$2" --sharding round-robin); shift 2 ;;
+        --minutes) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || { echo "error: $1 needs a number" >&2; exit 2; }; minutes=$2; shift 2 ;;
+        --shard) [[ ${2-} =~ ^[0-9]+/[1-9][0-9]*$ ]] || { echo "error: $1 needs K/N" >&2; exit 2; }; shard=(--shard "$2" --sharding round-robin); shift 2 ;;
         -h | --help) usage; exit 0 ;;
         -*) usage >&2; exit 2 ;;
         *) module=$1; shift ;;

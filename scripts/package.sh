@@ -18,9 +18,9 @@ END
 profile=release build=yes out=target/debian
 while (($# > 0)); do
     case $1 in
-        --profile) profile=${2:?--profile wants a name}; shift 2 ;;
+        --profile) profile=${2:?--profile needs a name}; shift 2 ;;
         --no-build) build=; shift ;;
-        --out) out=${2:?--out wants a directory}; shift 2 ;;
+        --out) out=${2:?--out needs a directory}; shift 2 ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac

@@ -21,7 +21,7 @@ seed=$(date +%s) minutes=10 test=a_dispatcher_and_its_servers_in_trouble
 while (($#)); do
     case $1 in
         --seed | --minutes | --hours)
-            [[ ${2-} =~ ^[0-9]+$ ]] || { echo "error: $1 wants a number" >&2; exit 2; }
+            [[ ${2-} =~ ^[0-9]+$ ]] || { echo "error: $1 needs a number" >&2; exit 2; }
             declare "${1#--}=$2"
             [[ $1 != --hours ]] || minutes=$((60 * hours))
             shift 2 ;;

@@ -68,7 +68,7 @@ wanted() {
     if [[ -n $cores ]]; then
         others=$(comm -23 <(cores_of "$(cat "$(file /sys/devices/system/cpu/online)")" | sort) <(cores_of "$cores" | sort) | sort -n |
             paste -sd ,)
-        [[ -n $others ]] || die "--cores $cores are all that there are: leave one for interrupts"
+        [[ -n $others ]] || die "--cores $cores lists all cores: leave one for interrupts"
         for irq in $(sed -n "s/^ *\([0-9]*\):.*[ -]$interface\(-.*\)\?$/\1/p" "$(file /proc/interrupts)"); do
             printf '%s\t%s\n' "/proc/irq/$irq/smp_affinity_list" "$others"
         done
@@ -99,7 +99,7 @@ show() {
 
 ask() {
     [[ -z $yes ]] || return 0
-    [[ -t 0 ]] || die "nobody is there to be asked: $0 $verb ... --yes; nothing was changed"
+    [[ -t 0 ]] || die "standard input is not a terminal, so nobody can confirm; use $0 $verb ... --yes; nothing was changed"
     local answer
     read -r -p "$1 [y/N] " answer
     [[ $answer == [yY]* ]] || { echo "nothing was changed"; exit 1; }
@@ -116,9 +116,9 @@ while (($#)); do
     case $1 in
         --interface) interface=${2-}; shift 2 || true ;;
         --cores) cores=${2-}; shift 2 || true
-            [[ $cores =~ ^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$ ]] || die "--cores wants a list like 2,3 or 2-5, not \"$cores\"" ;;
+            [[ $cores =~ ^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$ ]] || die "--cores needs a list like 2,3 or 2-5, not \"$cores\"" ;;
         --huge-pages) huge_pages=${2-}; shift 2 || true
-            [[ $huge_pages =~ ^[0-9]+$ ]] || die "--huge-pages wants a number, not \"$huge_pages\"" ;;
+            [[ $huge_pages =~ ^[0-9]+$ ]] || die "--huge-pages needs a number, not \"$huge_pages\"" ;;
         --yes) yes=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;

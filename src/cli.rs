@@ -18,15 +18,15 @@ use std::path::PathBuf;
 
 const ABOUT: &str = "\
 Start:
-  oneip check -c cluster.toml          is the configuration right, and what does it come to?
-  oneip server add -c cluster.toml     on each server
-  oneip doctor -c cluster.toml         is this host fit for it?
-  oneip run -c cluster.toml            on the dispatcher
-  oneip ctl status                     how is it?
+  oneip check -c cluster.toml          check the configuration, and print the plan
+  oneip server add -c cluster.toml     prepare a server (run it on each)
+  oneip doctor -c cluster.toml         find what is wrong with this host
+  oneip run -c cluster.toml            dispatch (run it on the dispatcher)
+  oneip ctl status                     show the state of services and servers
 
-Exit codes: 0 done; 1 it failed, and standard error says why; 2 wrong usage.
-Environment: ONEIP_CONFIG names the configuration where -c does not; ONEIP_LOG=debug logs more (off, error, warn, info, debug, trace,
-or MODULE=LEVEL,...).";
+Exit codes: 0 done; 1 failed, and standard error says why; 2 wrong usage.
+Environment: ONEIP_CONFIG names the configuration file if -c is not given; ONEIP_LOG=debug logs more
+(off, error, warn, info, debug, trace, or MODULE=LEVEL,...).";
 
 /// Make a cluster of servers answer on one IP address
 #[derive(Parser)]
@@ -69,14 +69,14 @@ pub struct Config {
 
 #[derive(Args)]
 pub struct Log {
-    /// How to write the log; default: to the journal if standard error leads there, else as text
+    /// The format of the log; default: journal if standard error is connected to it, else text
     #[arg(long, value_name = "FORMAT")]
     pub log: Option<Format>,
 }
 
 #[derive(Args)]
 pub struct Down {
-    /// Take this server as down (repeatable)
+    /// Treat this server as down (repeatable)
     #[arg(long, value_name = "NAME")]
     pub down: Vec<String>,
 }
@@ -105,36 +105,36 @@ pub struct Run {
     /// Write the latency histograms of each second, in the format of HdrHistogram's tools
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
-    /// Take the place of the dispatcher that runs with this configuration's admin socket; with engine xdp no frame is lost
+    /// Replace the running dispatcher that uses this configuration's admin socket; with engine xdp no frame is lost
     #[arg(long)]
     pub takeover: bool,
-    /// Take the program of a dispatcher that was killed off the interface, and do nothing else
+    /// Detach the program that a killed dispatcher left on the interface, and exit
     #[arg(long, conflicts_with_all = ["down", "stats", "hlog", "takeover", "json"])]
     pub detach: bool,
-    /// At the end print the counters as JSON on standard output, and all else on standard error
+    /// At the end, print the counters as JSON on standard output; everything else goes to standard error
     #[arg(long)]
     pub json: bool,
 }
 
-/// Withdraw the routes of a dispatcher that is gone, or hangs; `run` starts it, with its beats on standard input
+/// Withdraw the routes of a dispatcher that has ended or hangs; `run` starts this and sends it heartbeats on standard input
 #[derive(Args)]
 #[command(after_help = "Example:\n  oneip guard --interface eth1 --table 111 --hold-s 30")]
 pub struct Guard {
-    /// The interface that the routes lead out of
+    /// The interface of the routes
     #[arg(long, value_name = "ETH")]
     pub interface: String,
-    /// The routing table that they are in
+    /// The routing table of the routes
     #[arg(long, value_name = "N")]
     pub table: u8,
-    /// How long they stay without a beat
+    /// How long the routes stay without a heartbeat
     #[arg(long, value_name = "S")]
     pub hold_s: u64,
 }
 
-/// Keep this server's clients and drop all others' packets, until SIGINT or SIGTERM
+/// Accept the packets of this server's clients and drop all others, until SIGINT or SIGTERM
 ///
 /// This runs on each server of a cluster without a dispatcher (broadcast-based dispatch), and needs root. When it ends, the
-/// program stays on the interface and goes on with its last table.
+/// program stays on the interface and continues with its last table.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -144,26 +144,26 @@ Examples:
 pub struct Filter {
     #[command(flatten)]
     pub config: Config,
-    /// Which server this is; default: the one whose primary address this host has
+    /// The name of this server; default: the server whose primary address this host has
     #[arg(long, value_name = "NAME")]
     pub server: Option<String>,
     #[command(flatten)]
     pub down: Down,
     #[command(flatten)]
     pub log: Log,
-    /// At the end print the counters as JSON on standard output, and all else on standard error
+    /// At the end, print the counters as JSON on standard output; everything else goes to standard error
     #[arg(long)]
     pub json: bool,
-    /// Take the program of an earlier filter off the interface, and do nothing else
+    /// Detach the program of an earlier filter from the interface, and exit
     #[arg(long, conflicts_with_all = ["down", "json"])]
     pub detach: bool,
 }
 
-/// Unwrap what dispatchers send to this server in tunnels, until SIGINT or SIGTERM
+/// Decapsulate the packets that dispatchers send to this server in tunnels, until SIGINT or SIGTERM
 ///
-/// This runs on each server of services with `deliver` other than "l2", where the kernel has no devices for them, and needs root. It
-/// takes IPIP, GUE (variant 1) and GRE off packets to a cluster address, and sets destinations back that came by L3DSR. When it ends, the
-/// program stays on the interface and goes on with its last table.
+/// This runs on each server of services with `deliver` other than "l2", if the kernel has no tunnel devices for them, and needs
+/// root. It removes the IPIP, GUE (variant 1) or GRE header of packets to a cluster address, and restores the destination of
+/// L3DSR packets. When it ends, the program stays on the interface and continues with its last table.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -173,22 +173,22 @@ Examples:
 pub struct Decap {
     #[command(flatten)]
     pub config: Config,
-    /// Which server this is; default: the one whose primary address this host has
+    /// The name of this server; default: the server whose primary address this host has
     #[arg(long, value_name = "NAME")]
     pub server: Option<String>,
     #[command(flatten)]
     pub log: Log,
-    /// At the end print the counters as JSON on standard output, and all else on standard error
+    /// At the end, print the counters as JSON on standard output; everything else goes to standard error
     #[arg(long)]
     pub json: bool,
-    /// Take the program of an earlier decap off the interface, and do nothing else
+    /// Detach the program of an earlier decap from the interface, and exit
     #[arg(long, conflicts_with = "json")]
     pub detach: bool,
 }
 
 /// Check a configuration, and print the plan: services, servers, shares, queues and cores
 ///
-/// If the file is that of a running process, it also says what a reload would change.
+/// If a running process uses this file, it also shows what a reload would change.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
@@ -198,10 +198,10 @@ pub struct Check {
     pub config: Config,
 }
 
-/// Make a configuration of one of keepalived, or of what `ipvsadm -Sn` writes
+/// Convert a configuration of keepalived, or the output of `ipvsadm -Sn`
 ///
-/// The configuration goes to standard output. Standard error says, line by line, what could not be taken over. It has a new
-/// secret key in it.
+/// The configuration of oneip goes to standard output, with a new secret key. Standard error lists, line by line, what could
+/// not be converted.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -241,14 +241,14 @@ pub struct Replay {
     /// Write one JSON line for each input frame
     #[arg(long, value_name = "FILE")]
     pub verdicts: Option<PathBuf>,
-    /// Change the cluster so many seconds after the first frame: drain, undrain, down or up a server (repeatable)
+    /// Drain, undrain, down or up a server, so many seconds after the first frame (repeatable)
     #[arg(long, value_name = "\"SECONDS WHAT NAME\"")]
     pub change: Vec<Change>,
 }
 
-/// Look for everything that makes this host fail as a dispatcher or as a server, and name the command that mends it
+/// Check this host for everything that makes a dispatcher or a server fail, and print the command that fixes it
 ///
-/// A line for each thing that was looked at: ok, warn or fail. It changes nothing. Exit code 1 if a check fails.
+/// It prints a line for each check: ok, warn or fail. It changes nothing. Exit code 1 if a check fails.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -258,10 +258,10 @@ Examples:
   oneip doctor -c cluster.toml --seconds 10
   oneip doctor -c cluster.toml --server web1")]
 pub struct Doctor {
-    /// The configuration file (TOML); default: that of the dispatcher that runs, or /etc/oneip/oneip.toml
+    /// The configuration file (TOML); default: that of the running dispatcher, or /etc/oneip/oneip.toml
     #[arg(short, long = "config", value_name = "FILE", env = "ONEIP_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// This host is a server of the cluster, this one; without NAME the one whose primary address it has
+    /// Check this host as this server of the cluster; without NAME, as the server whose primary address it has
     #[arg(long, value_name = "NAME", num_args = 0..=1, requires = "config")]
     pub server: Option<Option<String>>,
     /// Print the JSON document
@@ -270,12 +270,12 @@ pub struct Doctor {
     /// How long to listen to received frames and to count drops
     #[arg(long, value_name = "S", default_value = "1", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub seconds: u64,
-    /// Read what lies below this directory, as proc/... or sys/..., in place of the host's own /proc and /sys
+    /// Read proc/... and sys/... below this directory instead of the host's own /proc and /sys
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 }
 
-/// Tell which server each client address gets
+/// Show which server each client address gets
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -293,12 +293,12 @@ pub struct Lookup {
     /// Print a JSON array
     #[arg(long)]
     pub json: bool,
-    /// Client addresses; without any, one a line from standard input
+    /// Client addresses; default: one per line from standard input
     #[arg(value_name = "ADDRESS")]
     pub addresses: Vec<IpAddr>,
 }
 
-/// Show what selection does with your clients: shares, and what failures, drains and an added server move
+/// Show how your clients are shared out, and how many move when a server fails, drains or is added
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -315,21 +315,22 @@ pub struct Simulate {
     /// The service to simulate; default: the first
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// The server to add; default: one with the greatest weight that there is
+    /// The server to add; default: one with the greatest weight in use
     #[arg(long, value_name = "NAME[:WEIGHT]")]
     pub add_server: Option<Added>,
-    /// Say what so many dispatchers behind a router do that spreads flows over them (ECMP): when one dies, and when they disagree
+    /// Also simulate so many dispatchers behind a router that spreads flows over them (ECMP): when one fails, and when they
+    /// disagree
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=MAX_DISPATCHERS))]
     pub dispatchers: Option<u32>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Draw the shares, and what changes move
+    /// Write a plot of the shares, and of the clients that move at each change
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 }
 
-/// Prepare a server: add, remove or check the cluster address and the settings that go with it
+/// Prepare a server: add, remove or check the cluster address and the settings that it needs
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -343,7 +344,7 @@ pub struct Server {
 
 #[derive(Subcommand)]
 pub enum ServerVerb {
-    /// Put the cluster addresses on lo, and make the server silent about them
+    /// Add the cluster addresses to lo, and make sure that the server does not answer ARP or ND for them
     #[command(after_help = "\
 Examples:
   oneip server add -c cluster.toml
@@ -354,7 +355,7 @@ Examples:
 Example:
   oneip server remove -c cluster.toml")]
     Remove(ServerArguments),
-    /// Name each setting that is wrong, and the command that repairs it
+    /// Show each setting that is wrong, and the command that fixes it
     #[command(after_help = "\
 Examples:
   oneip server check -c cluster.toml
@@ -366,14 +367,14 @@ Examples:
 pub struct ServerArguments {
     #[command(flatten)]
     pub config: Config,
-    /// Which server this is; default: the one whose primary address this host has
+    /// The name of this server; default: the server whose primary address this host has
     #[arg(long, value_name = "NAME")]
     pub server: Option<String>,
     /// For broadcast-based dispatch: the server answers nobody while no filter is attached, forwards nothing, sends no
     /// redirects, and has no strict rp_filter. `remove` undoes all that was added, with this option or without it
     #[arg(long)]
     pub broadcast: bool,
-    /// The router sends to this multicast MAC address instead of the broadcast address: the interface takes its frames
+    /// The multicast MAC address that the router sends to, if not the broadcast address: the interface accepts its frames
     #[arg(long, value_name = "MAC", requires = "broadcast", value_parser = server::group)]
     pub group: Option<Mac>,
 }
@@ -398,7 +399,7 @@ pub struct Completions {
     pub shell: Shell,
 }
 
-/// Print a JSON Schema of the configuration, by which editors complete and check it
+/// Print a JSON Schema of the configuration, for completion and checks in editors
 #[derive(Args)]
 #[command(after_help = "\
 Example:

@@ -81,15 +81,15 @@ impl Reason {
             }
             Reason::RxFull => "the receive ring was full: the worker takes frames slower than they come",
             Reason::Stray => "to an address that stopped being a cluster address while the frame waited in the ring",
-            Reason::PassFull => "for the kernel, and the way there (DPDK only) was full, is down, or there is none",
+            Reason::PassFull => "for the kernel, but the path to it (DPDK only) was full, down or absent",
             Reason::OtherServer => {
                 "on a server: its filter knows that another server has the client, or its decap has sent it back to the dispatcher"
             }
             Reason::TooBig => {
-                "larger than the MTU with the tunnel's header, and not to be fragmented: the client is told by ICMP"
+                "larger than the MTU with the tunnel's header, and must not be fragmented: ICMP tells the client"
             }
-            Reason::Untrusted => "on a server, by its decap: in a tunnel from an address that is no dispatcher's",
-            Reason::Denied => "from an address that a [[deny]] or `ctl deny` has",
+            Reason::Untrusted => "on a server, by its decap: in a tunnel from an address that is not a dispatcher's",
+            Reason::Denied => "from an address that a [[deny]] or `ctl deny` covers",
             Reason::Limited => {
                 "beyond a limit of its service, of its source or of its kind: [service.limit], [limit.odd]"
             }

@@ -442,7 +442,7 @@ fn the_hash_key_may_stand_in_a_file_of_its_own() {
     );
     assert_eq!(
         said(&[b'0'; 2000], 0o600),
-        format!("{file} is longer than 1024 bytes, the most that is read; is it the right file?")
+        format!("{file} is longer than 1024 bytes, the limit; is it the right file?")
     );
     fs::remove_file(&key).unwrap();
     fs::create_dir(&key).unwrap();
@@ -495,12 +495,9 @@ fn the_files_of_a_group_are_read_and_what_is_wrong_with_them_is_told() {
         ),
         (
             "ca_file = \"crt\"\ncert_file = \"crt\"",
-            "`cert_file` needs `key_file` beside it; write key_file = \"etcd-client.key\"",
+            "`cert_file` needs `key_file` too; write key_file = \"etcd-client.key\"",
         ),
-        (
-            "ca_file = \"crt\"\npassword_file = \"password\"",
-            "`password_file` needs `user` beside it; write user = \"oneip\"",
-        ),
+        ("ca_file = \"crt\"\npassword_file = \"password\"", "`password_file` needs `user` too; write user = \"oneip\""),
         ("ca_file = \"crt\"\nuser = \"oneip\"\npassword_file = \"two\"", "does not hold one line of text"),
     ] {
         let (group, errors) = said(wrong);

@@ -134,7 +134,8 @@ fn the_rules_between_services_hold_between_files() {
     folder.write("services.d/20-api.toml", &format!("[dispatcher]\ninterface = \"eth2\"\n{}", service("api", 81)));
     assert_eq!(
         folder.said(),
-        "services.d/20-api.toml:1:2: `dispatcher` is given on line 6 of oneip.toml already; of all files, one has each section but [[service]]"
+        "services.d/20-api.toml:1:2: `dispatcher` is given on line 6 of oneip.toml already; each section except \
+         [[service]] can be in one file only"
     );
 }
 
@@ -162,7 +163,7 @@ fn a_file_is_read_once_and_does_not_lead_back() {
     symlink(folder.path("services.d/10-web.toml"), folder.path("services.d/30-link.toml")).unwrap();
     assert!(folder.said().contains("30-link.toml\" is included on line 1 of oneip.toml already"), "{}", folder.said());
     fs::remove_file(folder.path("services.d/30-link.toml")).unwrap();
-    let back = "leads back here: it includes this file, or is it; remove it from `include`";
+    let back = "is an include loop: it is this file, or it includes this file; remove it from `include`";
     for (name, text, at) in [
         ("oneip.toml", HEAD.replace("services.d", "."), "oneip.toml:1:11: \"./oneip.toml\" "),
         ("oneip.toml", HEAD.replace("services.d", "oneip.toml"), "oneip.toml:1:11: \"oneip.toml\" "),

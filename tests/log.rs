@@ -15,7 +15,7 @@ const JOURNALD: &str = "/lib/systemd/systemd-journald";
 const CONFIG: &str = "[cluster]\nhash_key = \"00000000000000000000000000000000\"\n[dispatcher]\ninterface = \"none0\"\n[[service]]\nname = \
                       \"web\"\naddress = \"203.0.113.80\"\n[[service.server]]\nname = \"web1\"\naddress = \"192.0.2.11\"\n";
 
-const WARNING: &str = "oneip.toml:2:12: this hash key is no secret";
+const WARNING: &str = "oneip.toml:2:12: this hash key is not secret";
 
 struct Folder(TempDir);
 

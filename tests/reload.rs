@@ -76,7 +76,10 @@ fn a_renamed_server_is_the_same_machine_and_what_was_ordered_of_it_holds() {
         named.services[0].servers[1].name = "web3".into();
         named.services[0].servers[2].name = "web2".into();
         let changes = reload(&mut membership, named).await;
-        assert!(changes[0].starts_with("service web: server web2 renamed to web3; slots go by name"), "{changes:?}");
+        assert!(
+            changes[0].starts_with("service web: server web2 renamed to web3; slots depend on the name"),
+            "{changes:?}"
+        );
         let now = servers(&membership, 0);
         assert_eq!((now[1].name.as_str(), now[1].state, now[1].weight), ("web3", State::Draining, 1));
         assert_eq!((now[2].name.as_str(), now[2].state, now[2].weight), ("web2", State::Up, 5));
@@ -166,7 +169,7 @@ fn what_moves_nearly_everybody_needs_force() {
         let prepared = membership.base().prepare(modulo(5));
         let error = prepared.confirm().unwrap_err().to_string();
         assert!(error.starts_with("service web: 80 % of its clients get another server"), "{error}");
-        assert!(error.contains("asks for 20 %") && error.contains("`oneip ctl reload --force`"), "{error}");
+        assert!(error.contains("needs only 20 %") && error.contains("`oneip ctl reload --force`"), "{error}");
     });
 }
 
@@ -289,7 +292,7 @@ fn the_last_server_of_a_service_is_taken_out_by_force_alone() {
             let (answer, update) = membership.set("web1", None, set, false).await;
             let Answer::Refused { error } = answer else { panic!("{answer:?}") };
             let expected =
-                "server web1 is the last that takes clients of service other; if nobody is to serve them: --force";
+                "server web1 is the last one that takes clients of service other; to do it anyway, use --force";
             assert_eq!((error.as_str(), update), (expected, None));
         }
         assert!(matches!(membership.set("web2", None, Set::Disable, false).await.0, Answer::Done { .. }));
@@ -298,7 +301,7 @@ fn the_last_server_of_a_service_is_taken_out_by_force_alone() {
         assert!(error.contains("of services web, other;"), "{error}");
         let (answer, _) = membership.set("web1", None, Set::Disable, true).await;
         let Answer::Done { changes } = answer else { panic!("{answer:?}") };
-        assert_eq!(changes[1], "warning: nobody takes clients of web, other now");
+        assert_eq!(changes[1], "warning: no server takes clients of web, other now");
         // Nobody is taken from anybody any more.
         assert!(matches!(membership.set("web1", None, Set::Drain(None), false).await.0, Answer::Done { .. }));
     });

@@ -18,7 +18,8 @@ pub fn compare(a: &Snapshot, b: &Snapshot) -> Result<String, Failure> {
         let _ = writeln!(text, "{name}: A {}, B {}", a.fact(name), b.fact(name));
     }
     if !differing.is_empty() {
-        text += "So the two were not measured on the same ground: compare ratios inside each, not the one with the other.\n\n";
+        text += "So the two were not measured under the same conditions: compare ratios within each report, not one \
+                 report with the other.\n\n";
     }
     let rows = rows(a, b);
     if rows.is_empty() {
@@ -29,7 +30,8 @@ pub fn compare(a: &Snapshot, b: &Snapshot) -> Result<String, Failure> {
         let ratio = if a > 0.0 { format!("{:.2}", b / a) } else { "-".to_owned() };
         let _ = writeln!(text, "| {name} | {} | {} | {ratio} |", short(a), short(b));
     }
-    text += "\nEach figure is one run's. What differs by less than the rounds of a run among themselves differs by nothing: see their tables.\n";
+    text += "\nEach figure is from one run. A difference that is smaller than the spread between the rounds of a run \
+             means nothing: see their tables.\n";
     Ok(text)
 }
 

@@ -76,7 +76,7 @@ fn findings(figures: &Snapshot) -> String {
         let rounds = figures.rounds(ours, 4, "64");
         let Some(rate) = median(rounds.clone()) else { continue };
         let (low, high) = range(&rounds);
-        let bound = if figures.generator_bound(ours, 4, "64") { "; the generator had no more" } else { "" };
+        let bound = if figures.generator_bound(ours, 4, "64") { "; the generator was the limit" } else { "" };
         let lost = match figures.most_lost(ours, 4, "64") {
             Some(0.0) => "without loss".to_owned(),
             Some(most) => format!("with up to {:.2} % lost", most * 100.0),
@@ -359,7 +359,8 @@ fn growth(figures: &Snapshot, plots: &[String]) -> String {
         }
         text += "\n";
         if !figures.growth.iter().any(|row| row.what == "workers") {
-            text += "By workers it was not measured: that wants a core for each worker and each sender, and so four at least.\n\n";
+            text += "Scaling by workers was not measured: it needs a core for each worker and each sender, so at least \
+                     four.\n\n";
         }
     }
     let rows: Vec<(f64, f64, f64)> =

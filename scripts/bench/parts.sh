@@ -162,7 +162,7 @@ part_growth() {
     done
     clients=$CLIENTS
     if ((${#cores[@]} < 4)) || [[ -n $interface ]]; then
-        say "growth by workers: not measured; it is in the lab alone, and wants a core for each worker and each sender"
+        say "growth by workers: not measured; it is in the lab alone, and needs a core for each worker and each sender"
     else
         for ((n = 1; 2 * n <= ${#cores[@]}; n *= 2)); do grow_workers "$n"; done
     fi

@@ -80,22 +80,22 @@ pub struct Observed {
 #[derive(Debug, thiserror::Error)]
 pub enum Unanswered {
     #[error(
-        "the control thread is busy: it has not taken the order within {ORDER_MOST:?}, and nothing was done; try again"
+        "the control thread is busy: it did not accept the order within {ORDER_MOST:?}; nothing was done, try again"
     )]
     Busy,
     #[error(
-        "the control thread has not answered within {0:?}; what was ordered may be carried out yet: see `oneip ctl status`"
+        "the control thread did not answer within {0:?}; the order may still be carried out: see `oneip ctl status`"
     )]
     Silent(Duration),
     #[error("the thread that was asked has ended: this process is about to stop")]
     Ended,
-    #[error("the stats thread has not given its figures within {FIGURES_MOST:?}")]
+    #[error("the stats thread did not deliver its counters within {FIGURES_MOST:?}")]
     NoFigures,
-    #[error("the control thread has not begun to follow the servers yet")]
+    #[error("the control thread has not reported the state of the servers yet")]
     NoOverview,
-    #[error("the control thread hangs: it has put down nothing of the servers for {0:.1?}")]
+    #[error("the control thread hangs: it has not reported the state of the servers for {0:.1?}")]
     OldOverview(Duration),
-    #[error("the stats thread hangs: it has put down no figures for {0:.1?}")]
+    #[error("the stats thread hangs: it has not reported counters for {0:.1?}")]
     OldFigures(Duration),
 }
 

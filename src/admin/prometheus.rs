@@ -73,9 +73,14 @@ impl Observation {
         let seen = seen
             .into_iter()
             .filter_map(|(thread, uptime_s)| Some(([("thread", thread)], self.moment(status.uptime_s - uptime_s?))));
-        let help = "When the thread last wrote down what this page shows, in seconds since 1970; stands still if the thread hangs";
+        let help = "When the thread last updated these metrics, in seconds since 1970; does not advance if the thread \
+                    hangs";
         page.gauges("oneip_snapshot_timestamp_seconds", help, seen)?;
-        page.gauge("oneip_table_generation", "Generation of the published table; 0: none is yet", status.generation)
+        page.gauge(
+            "oneip_table_generation",
+            "Generation of the published table; 0: none is published yet",
+            status.generation,
+        )
     }
 
     fn frames(&self, page: &mut Page) -> fmt::Result {
@@ -92,7 +97,7 @@ impl Observation {
         page.counters("oneip_frames_forwarded_total", "Frames forwarded to a server", each(|sent| sent.frames))?;
         let help = "Bytes forwarded to a server, of whole frames without FCS";
         page.counters("oneip_bytes_forwarded_total", help, each(|sent| sent.bytes))?;
-        let help = "TCP connections begun towards a server (SYN without ACK)";
+        let help = "TCP connections opened to a server (SYN without ACK)";
         page.counters("oneip_new_flows_total", help, each(|sent| sent.flows))?;
         let reasons: Vec<String> = Reason::ALL.map(|reason| format!("{reason}: {}", reason.help())).into();
         let dropped = Reason::ALL.into_iter().zip(summary.dropped);
@@ -142,7 +147,7 @@ impl Observation {
         });
         page.gauges("oneip_server_state", "1 for the state that the server is in, 0 for the others", states)?;
         let changed = self.each_server(|server| Some(self.moment(server.since_s)));
-        let help = "When the server came into its state, in seconds since 1970";
+        let help = "When the server entered its state, in seconds since 1970";
         page.gauges("oneip_server_state_change_timestamp_seconds", help, changed)?;
         page.gauges("oneip_server_weight", "The server's weight that is in use", each(|server| server.weight.into()))?;
         page.gauges("oneip_server_slots", "Slots that the server owns", each(|server| server.slots.into()))
@@ -150,10 +155,11 @@ impl Observation {
 
     fn checks(&self, page: &mut Page) -> fmt::Result {
         let unchecked = self.each_check(|check| Some(u64::from(check.unchecked.is_some())));
-        let help = "Whether the server cannot be checked, for a reason on this host's side";
+        let help = "Whether the server cannot be checked because of a fault of this host";
         page.gauges("oneip_server_check_impossible", help, unchecked)?;
         let unchecked = self.each_check(|check| Some(check.unchecked_s.unwrap_or(0.0)));
-        let help = "For how long the server could not be checked, for a reason on this host's side; 0 where it can";
+        let help = "For how long the server could not be checked because of a fault of this host; 0 if it can be \
+                    checked";
         page.gauges("oneip_server_unchecked_seconds", help, unchecked)?;
         // To the microsecond.
         let took = self.each_check(|check| check.latency_ms.map(|ms| (ms * 1000.0).round() / 1e6));
@@ -171,28 +177,32 @@ impl Observation {
             let peers = self.status.peers.iter();
             peers.map(move |peer| ([("server", peer.server.as_str())], u64::from(value(peer))))
         };
-        let help = "Whether the messages of that server's filter come to this one";
+        let help = "Whether this filter receives the messages of that server's filter";
         page.gauges("oneip_filter_peer_heard", help, each(|peer| peer.heard))?;
-        let help = "0: for a while that server's filter has had another configuration, key or orders than this one";
+        let help = "0: that server's filter has had a different configuration, key or orders from this one for a while";
         page.gauges("oneip_filter_peer_agrees", help, each(|peer| peer.differs.is_empty()))
     }
 
     fn group(&self, page: &mut Page) -> fmt::Result {
         let Some(group) = &self.status.group else { return Ok(()) };
-        page.gauge("oneip_group_connected", "Whether the group's store can be asked", u64::from(group.connected))?;
+        page.gauge("oneip_group_connected", "Whether the group's store can be reached", u64::from(group.connected))?;
         let help = "Whether this process has the group's configuration and hash key, so that it shares orders";
         page.gauge("oneip_group_joined", help, u64::from(group.outside.is_none()))?;
-        page.gauge("oneip_group_members", "Members of the group that live, this one included", group.alive as u64)?;
-        let help = "Revision of the store that was taken in last; 0: it was never read";
+        page.gauge("oneip_group_members", "Live members of the group, this one included", group.alive as u64)?;
+        let help = "Revision of the store that was read last; 0: it was never read";
         page.gauge("oneip_group_revision", help, group.revision.unwrap_or_default())?;
-        page.gauge("oneip_group_orders_queued", "Orders that wait until the store can be asked", group.queued as u64)?;
-        let help = "Values in the store that are not used, since they are wrong";
+        page.gauge(
+            "oneip_group_orders_queued",
+            "Orders that wait until the store can be reached",
+            group.queued as u64,
+        )?;
+        let help = "Values in the store that are not used because they are invalid";
         page.gauge("oneip_group_bad_values", help, group.bad.len() as u64)?;
-        page.counter("oneip_group_lost_total", "Times that the store could not be asked any more", group.lost)?;
-        let help = "Times that the store went back, and was told what it had lost";
+        page.counter("oneip_group_lost_total", "Times that the connection to the store was lost", group.lost)?;
+        let help = "Times that the store went back to an older revision, and lost orders were written again";
         page.counter("oneip_group_restored_total", help, group.restored)?;
         let Some(health) = &group.health else { return Ok(()) };
-        let help = "Whether servers are up by what most members of the group find";
+        let help = "Whether the majority of the group's members decides which servers are up";
         page.gauge("oneip_group_health_shared", help, u64::from(health.stance == "together"))?;
         page.gauge("oneip_group_views", "Members whose findings are known, this one included", health.views as u64)?;
         let help = "Servers that this member checks, each in each service";
@@ -214,9 +224,9 @@ impl Observation {
                 Some(([("service", service.name.as_str())], u64::from(value)))
             })
         };
-        let help = "Whether link, table, workers and servers are there that the service's clients need";
+        let help = "Whether the service is ready: link, table, workers and enough servers";
         page.gauges("oneip_service_ready", help, each(|of| Some(of.ready)))?;
-        let help = "Whether a route tells routing daemons to send the service's clients here";
+        let help = "Whether the route that routing daemons announce for the service is in place";
         page.gauges("oneip_announced", help, each(|of| of.announced))?;
         if self.figures.workers.is_empty() {
             // A filter's program times nothing.
@@ -236,11 +246,7 @@ impl Observation {
 
     fn workers(&self, page: &mut Page) -> fmt::Result {
         let turns = self.each_worker(|worker| worker.turns.into());
-        page.gauges(
-            "oneip_worker_turns",
-            "1: the worker turns; it has answered when it was last asked for its figures",
-            turns,
-        )?;
+        page.gauges("oneip_worker_turns", "1: the worker runs; it answered the last request for its counters", turns)?;
         let stuck = self.each_worker(|worker| worker.stuck.into());
         let help = "Whether frames wait in the worker's transmit ring and none has left for an interval";
         page.gauges("oneip_worker_stuck", help, stuck)?;
@@ -252,17 +258,16 @@ impl Observation {
         let help = "Where the frames of the worker's port are: idle, lent to the worker, or in a ring of the device";
         page.gauges("oneip_worker_port_frames", help, places)?;
         let held = self.each_worker(|worker| worker.report.pins.held);
-        page.gauges("oneip_pins_held", "Flows begun during a change that the worker remembers", held)?;
+        page.gauges("oneip_pins_held", "Flows that began during a change and that the worker remembers", held)?;
         let capacity = self.each_worker(|worker| worker.report.pins.capacity);
         page.gauges("oneip_pins_capacity", "Flows that the worker can remember", capacity)?;
         let remembered = self.each_worker(|worker| worker.report.pins.remembered);
         page.counters("oneip_pins_remembered_total", "Flows remembered since the start", remembered)?;
         let evicted = self.each_worker(|worker| worker.report.pins.evicted);
-        let help = "Flows forgotten, while they might have lived, to make room for newer ones";
+        let help = "Flows evicted to make room for newer ones although they may still have been alive";
         page.counters("oneip_pins_evicted_total", help, evicted)?;
         let displaced = self.each_worker(|worker| worker.report.pins.displaced);
-        let help =
-            "SYNs during a change forgotten, before anything came back that follows them, to make room for newer ones";
+        let help = "Half-open connections of a change (only a SYN seen) evicted to make room for newer ones";
         page.counters("oneip_pins_syns_displaced_total", help, displaced)
     }
 

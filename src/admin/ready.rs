@@ -12,7 +12,12 @@ use std::time::Instant;
 /// The workers that do not, and what else is wrong.
 pub fn healthy(figures: &Snapshot) -> Result<(), String> {
     let each = figures.workers.iter().enumerate().flat_map(|(worker, figures)| {
-        let still = (!figures.turns).then(|| format!("worker {worker} does not turn: it missed the last harvest\n"));
+        let still = (!figures.turns).then(|| {
+            format!(
+                "worker {worker} hangs: it did not answer the last request for \
+                                                      its counters\n"
+            )
+        });
         let stuck = figures.stuck.then(|| {
             format!("worker {worker} is stuck: frames wait in its transmit ring, and none has left for an interval\n")
         });
@@ -65,7 +70,7 @@ pub fn serves(status: &Status, seen: &Seen, least: usize) -> Result<(), String> 
     let unchecked = takes.into_iter().map(|server| unchecked(server, seen.at));
     let (seconds, why) = unchecked.min_by(|one, other| one.0.total_cmp(&other.0)).expect("there is one");
     match seconds > UNCHECKED_MOST.as_secs_f64() {
-        true => Err(format!("no server that could be checked for {seconds:.0} s: {why}")),
+        true => Err(format!("no server that could be checked in the last {seconds:.0} s: {why}")),
         false => Ok(()),
     }
 }

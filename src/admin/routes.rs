@@ -56,9 +56,9 @@ pub fn alone(page: Router) -> Router {
 /// Says what there is to whoever asks for something else.
 fn refusing(routes: Router, there_are: &'static str) -> Router {
     routes
-        .fallback(move || async move { (StatusCode::NOT_FOUND, format!("nothing is here; {there_are}\n")) })
+        .fallback(move || async move { (StatusCode::NOT_FOUND, format!("not found; {there_are}\n")) })
         .method_not_allowed_fallback(move || async move {
-            (StatusCode::METHOD_NOT_ALLOWED, format!("not by this method; {there_are}\n"))
+            (StatusCode::METHOD_NOT_ALLOWED, format!("this method is not allowed; {there_are}\n"))
         })
 }
 
@@ -161,7 +161,7 @@ async fn order(State(backend): State<Backend>, Extension(lease): Extension<Lease
 /// The order that a request holds, or what is wrong with it.
 async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
     let body = timeout(ADMIN_PATIENCE, axum::body::to_bytes(body, ADMIN_BODY)).await.map_err(|_| {
-        (StatusCode::REQUEST_TIMEOUT, format!("the order has not come within {ADMIN_PATIENCE:?}; nothing was done"))
+        (StatusCode::REQUEST_TIMEOUT, format!("the order did not arrive within {ADMIN_PATIENCE:?}; nothing was done"))
     })?;
     let body = body.map_err(|error| match error.source() {
         Some(source) if source.is::<LengthLimitError>() => {
@@ -171,7 +171,7 @@ async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
     })?;
     let no_order = |error: &dyn Display| {
         let example = r#"{"order":"drain","server":"web1"}"#;
-        (StatusCode::BAD_REQUEST, format!("this is no order: {error}; write one like {example}"))
+        (StatusCode::BAD_REQUEST, format!("this is not an order: {error}; write one like {example}"))
     };
     let order: Order = serde_json::from_slice(&body).map_err(|error| no_order(&error))?;
     // A list would be taken as well.
@@ -187,7 +187,7 @@ async fn read(body: Body) -> Result<Order, (StatusCode, String)> {
         }
         Order::Talkers(LookForTalkers { for_ms, .. }) if u128::from(for_ms) > TRACE_MOST.as_millis() => Err((
             StatusCode::BAD_REQUEST,
-            format!("talkers are looked for in at most {TRACE_MOST:?}, not in {for_ms} ms"),
+            format!("talkers are counted for at most {TRACE_MOST:?}, not for {for_ms} ms"),
         )),
         Order::Capture(capture) if !(1..=CAPTURE_SNAP).contains(&capture.snap) => Err((
             StatusCode::BAD_REQUEST,

@@ -28,26 +28,24 @@ const RETRY: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "the admin socket {} is answered by {owner}; stop it, or give this one a `socket` of its own in [admin]",
+        "the admin socket {} is in use by {owner}; stop it, or set another `socket` in [admin]",
         path.display()
     )]
     Taken { path: PathBuf, owner: String },
     #[error(
-        "the admin socket {} cannot be made: there is a file that is no socket; remove it, or name another path as \
+        "the admin socket {} cannot be created: a file that is not a socket has this path; remove it, or set another \
          `socket` in [admin]",
         path.display()
     )]
     NoSocket { path: PathBuf },
     #[error(
-        "the admin socket {} cannot be made: {error}; mend that, or name another path as `socket` in [admin]",
+        "the admin socket {} cannot be created: {error}; fix that, or set another `socket` in [admin]",
         path.display()
     )]
     Socket { path: PathBuf, error: io::Error },
-    #[error(
-        "metrics cannot be served on {address}: {error}; mend that, or name another address as `metrics` in [admin]"
-    )]
+    #[error("metrics cannot be served on {address}: {error}; fix that, or set another address as `metrics` in [admin]")]
     Metrics { address: SocketAddr, error: io::Error },
-    #[error("the page cannot be served on {address}: {error}; mend that, or name another address as `web` in [admin]")]
+    #[error("the page cannot be served on {address}: {error}; fix that, or set another address as `web` in [admin]")]
     Web { address: SocketAddr, error: io::Error },
 }
 

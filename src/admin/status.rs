@@ -93,12 +93,12 @@ impl PeerStatus {
                     "another configuration than this one",
                     "give both the same services, servers and weights, and reload",
                 ),
-                "orders" => ("other orders than this one", "give both the same by oneip ctl"),
+                "orders" => ("other orders than this one", "give both the same orders with oneip ctl"),
                 "key" => ("another hash_key than this one", "give both the same, and reload"),
                 _ => ("another version of oneip than this one", "update one of them"),
             };
             let server = &self.server;
-            format!("the filter of {server} has {what}, so that two servers may answer a client, or none: {then}")
+            format!("the filter of {server} has {what}; a client may be answered by two servers or by none: {then}")
         })
     }
 }

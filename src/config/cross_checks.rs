@@ -61,7 +61,8 @@ fn check_machines(services: &[ServiceDraft], report: &mut Report) {
             if let Some(other) = names.differing(service, here, text) {
                 let (name, there, line) = (text.value, other.value, report.line(other.at));
                 let message = format!(
-                    "{here} is \"{name}\" here and \"{there}\" on line {line}; one name would let `--down` take both"
+                    "{here} is \"{name}\" here and \"{there}\" on line {line}; write the same name, so that `--down` \
+                     takes both"
                 );
                 report.warn(text.at, message);
             }
@@ -111,8 +112,8 @@ fn check_cluster_addresses(services: &[ServiceDraft], by_address: &BTreeMap<Pref
         } else if let Some(of) = prefixes.iter().find(|of| of.address.contains(here)) {
             let (prefix, label, line) = (of.address.value, of.service.label(), report.line(of.address.at));
             let message = format!(
-                "{here} is in the prefix {prefix} of {label} (line {line}), so that what is sent to the server would be dispatched; \
-                 write a primary address outside of it, or other prefixes"
+                "{here} is in the prefix {prefix} of {label} (line {line}), so packets to the server would be \
+                 dispatched; write a primary address outside of it, or other prefixes"
             );
             report.error(address.at, message);
         }
@@ -176,8 +177,8 @@ fn check_fragments(sharing: &[Claim], report: &mut Report) {
             let (label, theirs, line) = (service.label(), first.label(), report.line(first.at));
             warned.push(address.at);
             report.warn(address.at, format!(
-                "{label} and {theirs} (line {line}) share {} and {} but not their servers: later fragments of a packet carry no \
-                 port, and may reach the other's",
+                "{label} and {theirs} (line {line}) share {} and {} but not their servers: later fragments of a packet \
+                 carry no port, and may reach a server of the other service",
                 address.value, transport.name(),
             ));
         }

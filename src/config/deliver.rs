@@ -82,10 +82,7 @@ pub fn check(draft: &Draft, report: &mut Report) {
     for service in &draft.services {
         check_service(service, report);
         if let Some(way) = service.deliver.way.filter(|way| way.value != Way::L2 && draft.filter.is_some()) {
-            report.warn(
-                way.at,
-                "by broadcast every server has the frame already: `oneip filter` takes no notice of `deliver`",
-            );
+            report.warn(way.at, "`oneip filter` ignores `deliver`: every server gets the frame by broadcast");
         }
     }
     check_dscps(&draft.services, report);
@@ -105,8 +102,8 @@ fn check_service(service: &ServiceDraft, report: &mut Report) {
         report.error(dscp.at, "`dscp` is for deliver = \"l3dsr\"; leave it out, or write that");
     }
     if let Some(chance) = service.second_chance.filter(|chance| chance.value && way != Way::L2) {
-        let message =
-            "`second_chance` is for deliver = \"l2\": out of a tunnel no server can send a frame back; leave it out";
+        let message = "`second_chance` is for deliver = \"l2\": a server cannot send back a frame that came in a \
+                       tunnel; leave it out";
         report.error(chance.at, message);
     }
     if way != Way::L3dsr {
@@ -116,12 +113,13 @@ fn check_service(service: &ServiceDraft, report: &mut Report) {
         let (title, form) = (SERVICE.title, SERVICE.key("dscp").form);
         report.missing(
             way.at,
-            format!("{title} lacks `dscp`, by which servers know the cluster address of l3dsr; write {form}"),
+            format!("{title} lacks `dscp`, by which servers recognize the cluster address with l3dsr; write {form}"),
         );
     }
     let is_one = |addresses: &[At<Prefix>]| matches!(addresses, [only] if only.is_host());
     if let Some(first) = service.addresses.first().filter(|_| !is_one(&service.addresses)) {
-        let message = "a server tells one cluster address by the `dscp` of l3dsr, not several; write one address, or deliver = \"ipip\"";
+        let message = "with l3dsr, one `dscp` stands for one cluster address, not several; write one address, or \
+                       deliver = \"ipip\"";
         report.error(first.at, message);
         return;
     }
@@ -129,8 +127,8 @@ fn check_service(service: &ServiceDraft, report: &mut Report) {
     for address in service.servers.iter().filter_map(|server| server.address) {
         if address.is_ipv4() != cluster.is_ipv4() {
             report.error(address.at, format!(
-                "l3dsr puts the server's address in the place of the cluster address {}, and {} is not of its family; write an {} \
-                 address, or deliver = \"ipip\"",
+                "l3dsr replaces the cluster address {} with the server's address, and {} is not of the same family; \
+                 write an {} address, or deliver = \"ipip\"",
                 cluster.value, address.value, family(cluster.value),
             ));
         }
@@ -146,10 +144,14 @@ fn check_dscps(services: &[ServiceDraft], report: &mut Report) {
         let there = other.address.map_or(address.value, |address| address.value);
         if there != address.value {
             let (label, theirs, line) = (service.label(), other.label(), report.line(other.at));
-            report.error(dscp.at, format!(
-                "{label} and {theirs} (line {line}) have dscp {}, and another cluster address each, {} and {there}; write another dscp",
-                dscp.value, address.value,
-            ));
+            report.error(
+                dscp.at,
+                format!(
+                    "{label} and {theirs} (line {line}) have the same dscp {} but different cluster addresses, {} and \
+                 {there}; write another dscp",
+                    dscp.value, address.value,
+                ),
+            );
         }
     }
 }
@@ -162,7 +164,7 @@ fn check_source(source: &[At<IpAddr>], services: &[ServiceDraft], report: &mut R
             let (label, line) = (service.label(), report.line(service.at));
             if !prefix.is_host() {
                 let message = format!(
-                    "{} is in the prefix {} of {label} (line {line}); write an address of the dispatcher itself that is not",
+                    "{} is in the prefix {} of {label} (line {line}); write an address of the dispatcher outside of it",
                     own.value, prefix.value
                 );
                 report.error(own.at, message);
@@ -195,7 +197,8 @@ fn check_source(source: &[At<IpAddr>], services: &[ServiceDraft], report: &mut R
                     false => ("IPv6", "2001:db8::2"),
                 };
                 report.error(address.at, format!(
-                    "{} is reached from an {family} address, and `source` of [dispatcher] (line {}) has none; add one, like \"{own}\"",
+                    "tunnels to {} need an {family} source address, and `source` of [dispatcher] (line {}) has none; \
+                     add one, like \"{own}\"",
                     address.value, report.line(source[0].at),
                 ));
             }

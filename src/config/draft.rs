@@ -171,7 +171,7 @@ impl DispatcherDraft {
         let dpdk = dpdk.map(|section| DpdkDraft::read(section, &interfaces, report));
         if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
             let form = schema::ROOT.key("dpdk").form;
-            report.missing(engine.at, format!("engine = \"dpdk\" needs to know its device; write {form}"));
+            report.missing(engine.at, format!("engine = \"dpdk\" needs a device; write {form}"));
         }
         if let Some(second) = interfaces.names.get(1).filter(|_| asked == Engine::Dpdk) {
             report.error(second.at, format!(
@@ -250,7 +250,7 @@ impl FilterDraft {
 
 fn read_decap(section: &Section, base: &Path, report: &mut Report) -> Decap {
     let form = "an address or a prefix, like \"192.0.2.2\" or \"2001:db8:2::/64\"";
-    let empty = "`sources` is empty; leave the key out to take tunnels from `source` of [dispatcher]";
+    let empty = "`sources` is empty; leave the key out to accept tunnels from `source` of [dispatcher]";
     let sources =
         section.list("sources", report, empty, |source, report| text_element(source, report, form, value::prefix));
     let sources: Vec<At<Prefix>> = sources.unwrap_or_default();
@@ -258,7 +258,9 @@ fn read_decap(section: &Section, base: &Path, report: &mut Report) -> Decap {
         if let Some(beyond) = sources.iter().filter(|source| source.address.is_ipv4() == is_v4).nth(TUNNEL_SOURCES) {
             report.error(
                 beyond.at,
-                format!("at most {TUNNEL_SOURCES} of `sources` of one family are possible; write wider prefixes"),
+                format!(
+                    "`sources` can have at most {TUNNEL_SOURCES} entries of one address family; write wider prefixes"
+                ),
             );
         }
     }

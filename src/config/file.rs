@@ -17,7 +17,7 @@ pub fn read(path: &Path, most: u64) -> Result<(Vec<u8>, Metadata), String> {
     let facts = file.metadata().map_err(unreadable)?;
     // What is there by now may be another.
     regular(&facts)?;
-    let too_long = || Err(format!("is longer than {most} bytes, the most that is read; is it the right file?"));
+    let too_long = || Err(format!("is longer than {most} bytes, the limit; is it the right file?"));
     if facts.len() > most {
         return too_long();
     }
@@ -52,17 +52,14 @@ mod tests {
         fs::write(&path, "1234").expect("written");
         assert_eq!(read(&path, 4).expect("read").0, b"1234");
         let said = |path: &Path| read(path, 3).map(drop).expect_err("refused");
-        assert_eq!(said(&path), "is longer than 3 bytes, the most that is read; is it the right file?");
+        assert_eq!(said(&path), "is longer than 3 bytes, the limit; is it the right file?");
         assert_eq!(said(folder.path()), "is a directory; name a regular file");
         assert_eq!(said(Path::new("/dev/zero")), "is a device; name a regular file");
         let pipe = folder.path().join("pipe");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a pipe");
         assert_eq!(said(&pipe), "is a pipe; name a regular file");
         // The kernel says that it is empty.
-        assert_eq!(
-            said(Path::new("/proc/self/maps")),
-            "is longer than 3 bytes, the most that is read; is it the right file?"
-        );
+        assert_eq!(said(Path::new("/proc/self/maps")), "is longer than 3 bytes, the limit; is it the right file?");
         assert_eq!(said(&folder.path().join("none")), "cannot be read: No such file or directory (os error 2)");
     }
 }

@@ -36,8 +36,8 @@ pub fn read(section: &Section, base: &Path, report: &mut Report) -> Option<Group
     let password = secret_file(section, "password_file", report, |path| password(&base.join(path)));
     for (one, other) in [("cert_file", "key_file"), ("user", "password_file")] {
         match (section.key_at(one), section.key_at(other)) {
-            (Some(at), None) => report.missing(at, format!("`{one}` needs `{other}` beside it; write {}", form(other))),
-            (None, Some(at)) => report.missing(at, format!("`{other}` needs `{one}` beside it; write {}", form(one))),
+            (Some(at), None) => report.missing(at, format!("`{one}` needs `{other}` too; write {}", form(other))),
+            (None, Some(at)) => report.missing(at, format!("`{other}` needs `{one}` too; write {}", form(one))),
             _ => {}
         }
     }
@@ -70,7 +70,7 @@ fn health(section: &Section, report: &mut Report) -> GroupHealth {
     match (is_shared, check_by) {
         (true, check_by) => GroupHealth::Shared { check_by: check_by.map(|check_by| check_by.value as usize) },
         (false, Some(check_by)) => {
-            report.error(check_by.at, format!("`check_by` is for shared health; write {} beside it", form("health")));
+            report.error(check_by.at, format!("`check_by` is for shared health; write {} too", form("health")));
             GroupHealth::Own
         }
         (false, None) => GroupHealth::Own,
@@ -93,10 +93,11 @@ fn endpoints(section: &Section, report: &mut Report) -> Vec<String> {
     let plain = read.iter().find(|endpoint| endpoint.starts_with("http://"));
     if let Some(plain) = plain {
         match read.iter().any(|endpoint| endpoint.starts_with("https://")) {
-            true => report.error(plain.at, "http:// and https:// are mixed; ask every one by https://"),
+            true => report.error(plain.at, "http:// and https:// are mixed; use https:// for all"),
             false => report.warn(
                 plain.at,
-                "etcd is asked without TLS: whoever is on the way can read and change the group's orders; use https://",
+                "etcd is used without TLS: anybody on the network path can read and change the group's orders; use \
+                 https://",
             ),
         }
     }
@@ -128,7 +129,7 @@ fn endpoint(text: &str) -> Result<String, String> {
 fn host_name() -> Result<String, String> {
     let text = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     value::name(text.trim())
-        .map_err(|why| format!("the host's name cannot be the member's: {why}; write {}", form("member")))
+        .map_err(|why| format!("the host name cannot be used as the member's name: {why}; write {}", form("member")))
 }
 
 /// A file whose content is a secret. Others that can read it are warned of.

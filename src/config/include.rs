@@ -140,7 +140,9 @@ impl Search<'_> {
         let (bytes, facts) = file::read(path, MAX_CONFIG).map_err(|why| format!("{path:?} {why}"))?;
         let identity = (facts.dev(), facts.ino());
         if self.above.contains(&identity) {
-            return Err(format!("{path:?} leads back here: it includes this file, or is it; remove it from `include`"));
+            return Err(format!(
+                "{path:?} is an include loop: it is this file, or it includes this file; remove it from `include`"
+            ));
         }
         if let Some((_, first)) = self.known.iter().find(|(known, _)| *known == identity) {
             let line = self.report.line(*first);
@@ -151,9 +153,7 @@ impl Search<'_> {
         }
         self.bytes += bytes.len() as u64;
         if self.bytes > MAX_CONFIG {
-            return Err(format!(
-                "with {path:?} the configuration is longer than {MAX_CONFIG} bytes, the most that is read"
-            ));
+            return Err(format!("with {path:?} the configuration is longer than {MAX_CONFIG} bytes, the limit"));
         }
         self.known.push((identity, at));
         match String::from_utf8(bytes) {
@@ -185,7 +185,7 @@ fn replace<'t>(all: &mut DeTable<'t>, published: DeTable<'t>, report: &mut Repor
         }
         let name = value::quoted(key.get_ref(), '`');
         let message = format!(
-            "{name} stands in the file of each member; what is published has [[service]], [[deny]] and [[allow]]"
+            "{name} belongs in the file of each member; a published file has only [[service]], [[deny]] and [[allow]]"
         );
         report.error(key.span().start, message);
     }
@@ -210,7 +210,8 @@ fn join<'t>(all: &mut DeTable<'t>, other: DeTable<'t>, report: &mut Report) {
                 report.error(
                     key.span().start,
                     format!(
-                        "{name} is given on line {line} already; of all files, one has each section but [[service]]"
+                        "{name} is given on line {line} already; each section except [[service]] can be in one file \
+                         only"
                     ),
                 );
             }

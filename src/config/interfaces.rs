@@ -106,8 +106,8 @@ fn check_cores(sections: &[Section], queues: &[(Option<u32>, Option<Cores>)], re
         if cores.is_none() && section.key_at("cores").is_none() {
             report.missing(
                 section.at,
-                "`cores` is missing here: another interface has it, and each worker needs a queue of every \
-                interface, to send by it; write the same cores, in any order"
+                "`cores` is missing here: another interface has it, and each worker needs a queue of every interface, \
+                 to send through it; write the same cores, in any order"
                     .to_owned(),
             );
         }
@@ -120,8 +120,8 @@ fn check_cores(sections: &[Section], queues: &[(Option<u32>, Option<Cores>)], re
             if let Some(other) = lacking {
                 let line = report.line(sections[other].key_at("cores").unwrap_or(sections[other].at));
                 report.error(core.at, format!(
-                    "core {} is not among the `cores` on line {line}: a worker needs a queue of every interface, to send by it; list the \
-                     same cores for each, in any order",
+                    "core {} is not among the `cores` on line {line}: a worker needs a queue of every interface, to \
+                     send through it; list the same cores for each, in any order",
                     core.value
                 ));
             }
@@ -137,7 +137,10 @@ fn read_cores(section: &Section, report: &mut Report) -> Option<Cores> {
     for core in &cores {
         if let Some(other) = seen.insert(core.value, core.at) {
             let line = report.line(other);
-            report.error(core.at, format!("core {} is already given on line {line}; each runs one worker", core.value));
+            report.error(
+                core.at,
+                format!("core {} is already given on line {line}; each core runs one worker", core.value),
+            );
         }
     }
     Some(cores)

@@ -28,7 +28,7 @@ pub fn read(cluster: &Section, base: &Path, report: &mut Report) -> Option<HashK
              `openssl rand -hex 16`",
         );
     }
-    let why = "this hash key is no secret, so clients can aim at one server; make one with `openssl rand -hex 16`";
+    let why = "this hash key is not secret, so clients can choose their server; make one with `openssl rand -hex 16`";
     let names = Names { inline: "hash_key", in_file: "hash_key_file", called: "hash key" };
     read_either(cluster, &names, why, base, report).map(|key| HashKey(key.value))
 }

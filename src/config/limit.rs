@@ -73,7 +73,7 @@ fn rate(
 ) -> Option<Rate> {
     let burst = section.long(burst_name, bursts, report);
     if let (Some(at), None) = (section.key_at(burst_name), section.key_at(name)) {
-        report.missing(at, format!("`{burst_name}` goes with `{name}`; write {}", section.schema.key(name).form));
+        report.missing(at, format!("`{burst_name}` needs `{name}`; write {}", section.schema.key(name).form));
     }
     Some(checked(section.long(name, rates, report)?, burst, least, report))
 }
@@ -86,7 +86,7 @@ fn checked(per_second: At<u64>, burst: Option<At<u64>>, least: u64, report: &mut
         report.error(
             burst.at,
             format!(
-                "at {} a second, a burst of {} takes longer than an hour to come again; write at most {most}",
+                "at {} a second, a burst of {} takes longer than an hour to refill; write at most {most}",
                 rate.per_second, rate.burst
             ),
         );

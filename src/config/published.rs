@@ -63,8 +63,9 @@ pub fn read(path: &Path) -> Result<Option<Published>, String> {
     if matches!(path.try_exists(), Ok(false)) {
         return Ok(None);
     }
-    let (bytes, _) = file::read(path, MOST).map_err(|why| format!("{why}; it has what the group has published"))?;
-    let damaged = |why: String| format!("is damaged: {why}; remove it, and it comes anew from the store");
+    let (bytes, _) =
+        file::read(path, MOST).map_err(|why| format!("{why}; it keeps the services that the group has published"))?;
+    let damaged = |why: String| format!("is damaged: {why}; remove it, and it is read again from the store");
     let published: Published = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     published.check().map_err(damaged)?;
     Ok(Some(published))

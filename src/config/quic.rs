@@ -30,7 +30,7 @@ impl QuicDraft {
 
     fn read(section: &Section, base: &Path, report: &mut Report) -> QuicDraft {
         let names = Names { inline: "key", in_file: "key_file", called: "key" };
-        let no_secret = "this key is no secret, so everybody can read from connection IDs whose they are; make one with \
+        let no_secret = "this key is not secret, so anybody can read the server from connection IDs; make one with \
                          `openssl rand -hex 16`";
         let key = key::read_either(section, &names, no_secret, base, report);
         QuicDraft {
@@ -84,10 +84,7 @@ fn check_configs(service: &ServiceDraft, report: &mut Report) {
     let Some(first) = service.quic.first() else { return };
     if !service.ports.iter().flatten().any(|port| port.transport == Transport::Udp) {
         let label = service.label();
-        report.missing(
-            first.at,
-            format!("{label} lists no UDP port, on which QUIC would be; write ports = [\"udp/443\"]"),
-        );
+        report.missing(first.at, format!("{label} lists no UDP port for QUIC; write ports = [\"udp/443\"]"));
     }
     distinct(service.quic.iter().filter_map(|config| config.id.as_ref()), report, |id, line| {
         let most = QUIC_CONFIGS - 1;
@@ -116,8 +113,8 @@ fn check_configs(service: &ServiceDraft, report: &mut Report) {
         report.error(
             length.at,
             format!(
-                "this config has a key, and the one of line {} has none and the same server IDs, so that they would be known; write \
-                 another `server_id_length`, and a `quic_id` of that length for each server",
+                "this config has a key, but the one on line {} has none and the same server IDs, so everybody can read \
+                 them; write another `server_id_length`, and a `quic_id` of that length for each server",
                 report.line(plain.at)
             ),
         );
@@ -131,7 +128,7 @@ fn check_ids(service: &ServiceDraft, report: &mut Report) {
             let form = schema::SERVICE.key("quic").form;
             report.missing(
                 first.at,
-                format!("`quic_id` goes with [service.quic], which {} lacks; write {form}", service.label()),
+                format!("`quic_id` needs [service.quic], which {} lacks; write {form}", service.label()),
             );
         }
         return;
@@ -162,7 +159,7 @@ fn check_ids(service: &ServiceDraft, report: &mut Report) {
         report.warn(
             *at,
             format!(
-                "server \"{}\" {have} no `quic_id` of {} bytes: connection IDs of config {config} never lead there",
+                "server \"{}\" {have} no `quic_id` of {} bytes: connection IDs of config {config} never select it",
                 name.value, length.value
             ),
         );
@@ -175,11 +172,11 @@ fn check_engine(draft: &Draft, report: &mut Report) {
     let engine = engine.filter(|engine| matches!(engine.value, Engine::Xdp | Engine::Auto));
     for QuicDraft { at, key, .. } in draft.services.iter().flat_map(|service| &service.quic) {
         if draft.filter.is_some() {
-            report.warn(*at, "`oneip filter` takes no notice of connection IDs: what they say is for dispatchers");
+            report.warn(*at, "`oneip filter` ignores connection IDs: only dispatchers use them");
         }
         let (Some(key), Some(engine)) = (key, engine) else { continue };
         let what = match engine.value {
-            Engine::Auto => "engine = \"auto\" may come to the engine xdp, which",
+            Engine::Auto => "engine = \"auto\" may choose the engine xdp, which",
             _ => "the engine xdp",
         };
         let line = report.line(engine.at);

@@ -88,7 +88,7 @@ fn check_slots(service: &ServiceDraft, report: &mut Report) {
     if *slots < least {
         let each = SLOTS_PER_SERVER;
         let message =
-            format!("{} slots are too few for {servers} servers, {each} for each are needed; write {right}", *slots);
+            format!("{} slots are too few for {servers} servers, which need {each} each; write {right}", *slots);
         report.error(slots.at, message);
     } else if right != *slots {
         report.error(slots.at, format!("`slots` must be prime, and {} is not; write {right}", *slots));

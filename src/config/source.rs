@@ -76,9 +76,9 @@ fn message(error: &Error) -> String {
         return "quotation marks are missing around a text, or a value is missing; write it like \"web\"".to_owned();
     }
     match message.split_once(", expected ") {
-        Some((wrong, "nothing")) => format!("not TOML: {wrong}; remove it"),
-        Some((wrong, right)) => format!("not TOML: {wrong}; expected {right}"),
-        None => format!("not TOML: {message}"),
+        Some((wrong, "nothing")) => format!("not valid TOML: {wrong}; remove it"),
+        Some((wrong, right)) => format!("not valid TOML: {wrong}; expected {right}"),
+        None => format!("not valid TOML: {message}"),
     }
 }
 

@@ -36,8 +36,8 @@ pub fn name(text: &str) -> Result<String, String> {
 pub fn server_name(text: &str) -> Result<String, String> {
     match text {
         DEFAULT => Err(format!(
-            "a server cannot be called \"{DEFAULT}\": the word stands for the configuration's weight in `oneip ctl weight`; give it \
-             another name"
+            "a server cannot be called \"{DEFAULT}\": that word means the configuration's weight in `oneip ctl \
+             weight`; give it another name"
         )),
         _ => name(text),
     }
@@ -87,7 +87,7 @@ pub fn prefix(text: &str) -> Result<Prefix, String> {
     let prefix = Prefix { address, length };
     match prefix.contains(address) {
         true => Ok(prefix),
-        false => Err(format!("{quote} has bits behind its prefix; write \"{}\"", prefix.first())),
+        false => Err(format!("{quote} has host bits set; write \"{}\"", prefix.first())),
     }
 }
 
@@ -132,7 +132,7 @@ pub fn cluster_prefix(text: &str) -> Result<Prefix, String> {
     }
     if prefix.length == 0 {
         return Err(format!(
-            "{quote} is every address there is; write the prefix that routers send here, like \"203.0.113.0/24\""
+            "{quote} covers every address; write the prefix that routers send here, like \"203.0.113.0/24\""
         ));
     }
     for (address, length, kind) in SPECIAL {

@@ -46,7 +46,7 @@ impl fmt::Display for Cost {
         let Cost { service, moved, must, drain, .. } = self;
         let percent = |part: f64| (100.0 * part).round();
         write!(f, "service {service}: {} % of its clients get another server", percent(*moved))?;
-        write!(f, ", where its servers' coming and going asks for {} %; ", percent(*must))?;
+        write!(f, ", although the change of servers needs only {} %; ", percent(*must))?;
         match drain.as_secs() {
             0 => write!(f, "their connections break (drain_s = 0)"),
             stay => write!(f, "connections stay where they are for {stay} s"),

@@ -48,7 +48,7 @@ impl Denials {
     pub fn add(&mut self, prefix: Prefix, service: Option<&str>, for_s: Option<u64>) -> Result<String, String> {
         if let Some(seconds) = for_s.filter(|seconds| *seconds > MAX_DENY_S) {
             return Err(format!(
-                "{seconds} s is too long; the most is {MAX_DENY_S} s (a year); leave it out for no end"
+                "{seconds} s is too long; the most is {MAX_DENY_S} s (a year); leave it out to deny until `ctl undeny`"
             ));
         }
         self.0.retain(|known| !known.is_of(prefix, service));
@@ -80,7 +80,7 @@ impl Denials {
     /// Ends those whose time is over. What to say of each.
     pub fn expire(&mut self) -> Vec<String> {
         let over = self.0.extract_if(.., |known| known.left().is_some_and(|left| left.is_zero()));
-        over.map(|known| format!("{}: its time is over", Denied::named(known.prefix, known.service.as_deref())))
+        over.map(|known| format!("{}: the deny has expired", Denied::named(known.prefix, known.service.as_deref())))
             .collect()
     }
 
@@ -141,7 +141,7 @@ mod tests {
         let said = denials.add(prefix("2001:db8::7"), Some("web"), Some(0));
         assert_eq!(said.as_deref(), Ok("2001:db8::7 of service web is denied for 0 s"));
         assert_eq!((denials.0.len(), denials.lists().len(), denials.due()), (2, 2, Some(Duration::ZERO)));
-        assert_eq!(denials.expire(), ["2001:db8::7 of service web: its time is over"]);
+        assert_eq!(denials.expire(), ["2001:db8::7 of service web: the deny has expired"]);
         assert!(denials.due().is_some_and(|due| due > Duration::from_secs(50)), "{:?}", denials.due());
         let again: Denials = serde_json::from_str(&serde_json::to_string(&denials).expect("JSON")).expect("read");
         assert_eq!(again, denials);

@@ -82,7 +82,7 @@ pub fn between(old: &Plan, new: &Plan) -> Vec<String> {
     }
     of_lists(&old.lists, &new.lists, &mut lines);
     if old.hash_key != new.hash_key {
-        lines.push("[cluster] hash_key: another one; nearly every client gets another server".to_owned());
+        lines.push("[cluster] hash_key: changed; nearly every client gets another server".to_owned());
     }
     let continued = continued_services(&old.services, &new.services);
     for (_, gone) in old.services.iter().enumerate().filter(|(at, _)| !continued.contains(&Some(*at))) {
@@ -196,7 +196,8 @@ fn of_server(service: &str, old: &Server, new: &Server, lines: &mut Vec<String>)
     let name = &new.name;
     if old.name != *name {
         lines.push(format!(
-            "service {service}: server {} renamed to {name}; slots go by name, so some of its clients get another server",
+            "service {service}: server {} renamed to {name}; slots depend on the name, so some of its clients get \
+             another server",
             old.name
         ));
     }

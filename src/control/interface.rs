@@ -14,14 +14,14 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 /// Why the data path serves nobody any more.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
-    #[error("{interface} is gone, and with it the frames; when it is back, start oneip again")]
+    #[error("{interface} was removed, so no frames arrive; restart oneip when it is back")]
     Gone { interface: String },
     #[error(
-        "{interface} has another MAC address than at the start, {is} instead of {was}: frames to that are not taken; start \
-         oneip again, and they are"
+        "{interface} has another MAC address than at the start, {is} instead of {was}: frames to the new address are \
+         not dispatched; restart oneip"
     )]
     Readdressed { interface: String, was: Mac, is: Mac },
-    #[error("{interface}: cannot ask the kernel about it: {source}")]
+    #[error("{interface}: cannot read its state from the kernel: {source}")]
     Kernel { interface: String, source: io::Error },
 }
 
@@ -123,7 +123,7 @@ impl InterfaceWatch {
             }
             Err(error) if is(&error, Errno::NODEV) => (Link { up: false, ..self.seen.clone() }, None),
             Err(error) => {
-                tracing::warn!("{interface}: cannot ask the kernel about it, and will again: {error}");
+                tracing::warn!("{interface}: cannot read its state from the kernel, will try again: {error}");
                 return Ok(false);
             }
         };
@@ -145,8 +145,9 @@ impl InterfaceWatch {
         let has_more = now > taken;
         if has_more && !self.has_more_queues {
             tracing::warn!(
-                "{interface} has {now} receive queues, and oneip has workers for {taken}: what comes to the others is dispatched by the \
-                 program in the kernel; if they were added just now, start oneip again, or take them away: ethtool -L {interface} combined {taken}"
+                "{interface} has {now} receive queues, and oneip has workers for {taken}: frames on the others are \
+                 dispatched by the program in the kernel; if they were added just now, restart oneip, or remove them: \
+                 ethtool -L {interface} combined {taken}"
             );
         }
         self.has_more_queues = has_more;

@@ -311,7 +311,7 @@ fn write_all(file: &StateFile, mut last: Remembered, inbox: &Receiver<Request>, 
             match (to, &saved) {
                 (Some(to), _) => _ = to.send(saved),
                 (None, Err(error)) if !is_told => {
-                    tracing::warn!("{error}: a restart will not go on as before");
+                    tracing::warn!("{error}: after a restart, orders and the progress of changes would be lost");
                     is_told = true;
                 }
                 (None, _) => is_told = saved.is_err(),

@@ -29,7 +29,7 @@ pub fn run(client: &Client, capture: Capture, out: &Path) -> Result<(), Failure>
         let file = match &mut file {
             Some(file) => file,
             None => {
-                eprintln!("capturing; Ctrl-C ends it");
+                eprintln!("capturing; press Ctrl-C to stop");
                 file.insert(if is_pipe { Box::new(io::stdout()) } else { Box::new(File::create(out)?) })
             }
         };
@@ -93,9 +93,9 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let s = if self.frames == 1 { "" } else { "s" };
-        write!(f, "{} frame{s} captured, {} lost for want of room", self.frames, self.lost)?;
+        write!(f, "{} frame{s} captured, {} lost because the buffer was full", self.frames, self.lost)?;
         if self.lost > 0 {
-            write!(f, "; fewer are with --client, --where or a smaller --snap")?;
+            write!(f, "; to lose fewer, use --client, --where or a smaller --snap")?;
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ fn of_service(of: &ClientService, text: &mut String) {
     let is_flow = hash_input == "flow";
     let _ = writeln!(text, "\nservice {} ({address}): hash {}, slot {}", place.service, place.hash, place.slot);
     match listed.as_ref().map(|listed| (listed.verdict, format!("{} {}", listed.by, listed.prefix))) {
-        None => _ = writeln!(text, "  no list has it"),
+        None => _ = writeln!(text, "  not in any list"),
         Some((ListVerdict::Denied, by)) => _ = writeln!(text, "  DENIED by {by}: its frames are dropped"),
         Some((ListVerdict::Counted, by)) => _ = writeln!(text, "  counted by {by}, and not dropped"),
         Some((ListVerdict::Allowed, by)) => _ = writeln!(text, "  allowed by {by}"),
@@ -64,7 +64,7 @@ fn of_service(of: &ClientService, text: &mut String) {
     let what = if is_flow { "packets without ports, such as fragments," } else { "new connections" };
     let _ = match &place.server {
         Some(server) => writeln!(text, "  {what} go to {server}: {why}"),
-        None => writeln!(text, "  {what} go to nobody: {why}"),
+        None => writeln!(text, "  {what} go to no server: {why}"),
     };
     if let Some(keeps) = &place.keeps {
         let _ = writeln!(text, "  connections begun before the change stay on {keeps}");
@@ -73,8 +73,8 @@ fn of_service(of: &ClientService, text: &mut String) {
     if is_flow && flows.is_empty() {
         let _ = writeln!(
             text,
-            "  hash = \"flow\": the ports of client and service and the protocol decide, too; --port N shows where connections from \
-             port N go, with --to tcp/443 if the service does not list its ports"
+            "  hash = \"flow\": the server also depends on the protocol and the ports; --port N shows where \
+             connections from port N go, with --to tcp/443 if the service does not list its ports"
         );
     }
     flows.iter().for_each(|flow| of_flow(flow, text));

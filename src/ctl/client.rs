@@ -24,8 +24,8 @@ const PATIENCE: Duration =
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "there is no socket {}; is a dispatcher running? Where its configuration names another, as `socket` in [admin], \
-         say so by --socket PATH",
+        "there is no socket {}; is a dispatcher running? If its configuration sets another `socket` in [admin], use \
+         --socket PATH",
         .0.display()
     )]
     Absent(PathBuf),
@@ -36,7 +36,7 @@ pub enum Error {
         .0.display()
     )]
     Dead(PathBuf),
-    #[error("the process on {} has more clients than it serves at once, and others wait already; try again", .0.display())]
+    #[error("the process on {} has too many admin clients at the moment; try again", .0.display())]
     Crowded(PathBuf),
     #[error("the socket {} cannot be used: {error}", path.display())]
     Connection { path: PathBuf, error: io::Error },
@@ -47,7 +47,7 @@ pub enum Error {
     /// In the words of whom was asked.
     #[error("{0}")]
     Refused(String),
-    #[error("{asked} is nothing that the process on {} knows; it answers: {status} {text}", path.display())]
+    #[error("the process on {} does not know {asked}; it answers: {status} {text}", path.display())]
     Unknown { path: PathBuf, asked: String, status: StatusCode, text: String },
     #[error("{0}")]
     Unreadable(String),
@@ -233,7 +233,8 @@ fn of_connecting(socket: &Path, error: io::Error) -> Error {
 }
 
 fn parsed(body: &[u8]) -> Result<Value, Error> {
-    serde_json::from_slice(body).map_err(|error| Error::Unreadable(format!("the answer is no JSON document: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Error::Unreadable(format!("the answer is not a JSON document: {error}")))
 }
 
 /// What a document says, to this version's knowledge. Keys that it does not know do not matter.

@@ -24,7 +24,7 @@ pub fn text(Denied { denied, lists }: &Denied) -> String {
         let _ = writeln!(text, "{prefix}{service}: denied {time}");
     }
     if denied.is_empty() {
-        let _ = writeln!(text, "nothing is denied by ctl");
+        let _ = writeln!(text, "no prefix is denied by ctl");
     }
     for ListStatus { kind, services, prefixes, files, wrong } in lists {
         let title = match kind.as_str() {

@@ -30,13 +30,13 @@ pub fn text(diff: &Diff) -> String {
     let Diff { config, same, changes, needs_restart, services, refused, warnings, orders } = diff;
     let mut text = String::new();
     if *same {
-        let _ = writeln!(text, "{} is what is in use", config.display());
+        let _ = writeln!(text, "{} is the same as the configuration in use", config.display());
     }
     changes.iter().for_each(|change| _ = writeln!(text, "{change}"));
-    needs_restart.iter().for_each(|key| _ = writeln!(text, "{key}: another one, which needs a restart"));
+    needs_restart.iter().for_each(|key| _ = writeln!(text, "{key}: changed, needs a restart"));
     services.iter().for_each(|service| _ = writeln!(text, "{}", moved(service)));
     warnings.iter().for_each(|warning| _ = writeln!(text, "warning: {warning}"));
-    orders.iter().for_each(|order| _ = writeln!(text, "by order, and no difference: {order}"));
+    orders.iter().for_each(|order| _ = writeln!(text, "by order, not a difference: {order}"));
     if let Some(why) = refused {
         let _ = writeln!(text, "a reload would be refused: {why}");
     }
@@ -47,7 +47,7 @@ pub fn text(diff: &Diff) -> String {
 fn moved(ServiceDiff { service, slots, moved_slots, moved, must, drain_s, .. }: &ServiceDiff) -> String {
     let slots = match moved_slots {
         Some(moved) => format!("{moved} of {slots} slots move"),
-        None => "slots are of other clients".to_owned(),
+        None => "the slots belong to other clients now".to_owned(),
     };
     let percent = |part: &f64| (100.0 * part).round();
     let (moved, must) = (percent(moved), percent(must));
@@ -56,7 +56,7 @@ fn moved(ServiceDiff { service, slots, moved_slots, moved, must, drain_s, .. }: 
         seconds => format!("connections stay where they are for {seconds} s"),
     };
     format!(
-        "service {service}: {slots}: {moved} % of its clients get another server, where its servers' coming and going asks for {must} \
-         %; {stay}"
+        "service {service}: {slots}: {moved} % of its clients get another server, although the change of servers needs \
+         only {must} %; {stay}"
     )
 }

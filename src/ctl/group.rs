@@ -15,7 +15,7 @@ pub fn line(summary: &GroupSummary) -> String {
     match (outside, connected) {
         (Some(_), _) => _ = write!(text, "{member} is OUTSIDE"),
         (None, true) => _ = write!(text, "{member} is one of {alive} members"),
-        (None, false) => _ = write!(text, "the store CANNOT BE ASKED for {}", span(*since_s)),
+        (None, false) => _ = write!(text, "the store CANNOT BE REACHED for {}", span(*since_s)),
     }
     if *queued > 0 {
         let _ = write!(text, ", {queued} orders wait for the store");
@@ -28,7 +28,7 @@ pub fn line(summary: &GroupSummary) -> String {
         let _ = writeln!(text, "  NOTE: {outside}");
     }
     if let Some(why) = why {
-        let _ = writeln!(text, "  NOTE: etcd: {why}; what is known counts");
+        let _ = writeln!(text, "  NOTE: etcd: {why}; the last known state is used");
     }
     summary.health.iter().for_each(|health| text += &of_health(health));
     for bad in bad.iter().take(SHOWN) {
@@ -44,15 +44,16 @@ fn of_health(HealthStatus { stance, since_s, views, checks, of, differs }: &Heal
     let since = span(*since_s);
     let mut text = match stance.as_str() {
         "together" => {
-            format!("  health is what most of {views} members find; this one checks {checks} of {of} servers")
+            format!("  health: the majority of {views} members decides; this one checks {checks} of {of} servers")
         }
         "waiting" => format!(
-            "  NOTE: health: what members find is not known for {since}: servers stay, unless a check here changes"
+            "  NOTE: health: the findings of the other members are not known for {since}: servers keep their state, \
+             unless a check of this member changes"
         ),
-        _ => format!("  NOTE: health: for {since} by this member's own checks"),
+        _ => format!("  NOTE: health: for {since} only this member's own checks decide"),
     };
     if *differs > 0 {
-        let _ = write!(text, "; it finds {differs} OTHERWISE");
+        let _ = write!(text, "; its own checks DIFFER for {differs}");
     }
     text + "\n"
 }
@@ -128,7 +129,7 @@ fn of_order(order: &OrderStatus) -> [String; 5] {
     let OrderStatus { server, order, by, age_s, counts } = order;
     let counts = match counts.as_str() {
         "group" => "all members",
-        "queued" => "this one, until the store can be asked",
+        "queued" => "this one, until the store can be reached",
         _ => "this one (--local)",
     };
     [server.clone(), order.clone(), by.clone(), span(*age_s), counts.to_owned()]
@@ -164,8 +165,8 @@ mod tests {
         let lost = GroupSummary { connected: false, why, queued: 3, bad, ..summary.clone() };
         let said = line(&lost);
         let lines: Vec<&str> = said.lines().collect();
-        assert_eq!(lines[0], "group edge: the store CANNOT BE ASKED for 5.0 s, 3 orders wait for the store");
-        assert_eq!(lines[1], "  NOTE: etcd: connection refused; what is known counts");
+        assert_eq!(lines[0], "group edge: the store CANNOT BE REACHED for 5.0 s, 3 orders wait for the store");
+        assert_eq!(lines[1], "  NOTE: etcd: connection refused; the last known state is used");
         assert_eq!(lines[2], "  NOTE: orders/servers/web1 in the store is not used: unknown field `x`");
         assert_eq!(lines.last(), Some(&"  NOTE: and 2 more in the store"));
         let health = |stance: &str, differs| HealthStatus {
@@ -177,16 +178,18 @@ mod tests {
             differs,
         };
         for (health, said) in [
-            (health("together", 0), "  health is what most of 3 members find; this one checks 20 of 60 servers\n"),
+            (health("together", 0), "  health: the majority of 3 members decides; this one checks 20 of 60 servers\n"),
             (
                 health("together", 2),
-                "  health is what most of 3 members find; this one checks 20 of 60 servers; it finds 2 OTHERWISE\n",
+                "  health: the majority of 3 members decides; this one checks 20 of 60 servers; its own checks DIFFER \
+                 for 2\n",
             ),
             (
                 health("waiting", 0),
-                "  NOTE: health: what members find is not known for 5.0 s: servers stay, unless a check here changes\n",
+                "  NOTE: health: the findings of the other members are not known for 5.0 s: servers keep their state, \
+                 unless a check of this member changes\n",
             ),
-            (health("alone", 0), "  NOTE: health: for 5.0 s by this member's own checks\n"),
+            (health("alone", 0), "  NOTE: health: for 5.0 s only this member's own checks decide\n"),
         ] {
             let line = line(&GroupSummary { health: Some(health), ..summary.clone() });
             assert_eq!(line.split_once('\n').map(|(_, rest)| rest), Some(said));

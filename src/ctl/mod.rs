@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Ask a running dispatcher or filter, and give it orders
+/// Query and control a running dispatcher, filter or decap
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  oneip ctl status\n  oneip ctl drain web1\n  oneip ctl reload --dry-run\n  oneip ctl top"
@@ -57,20 +57,20 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Print tables of rates, until it is interrupted
+    /// Print tables of rates, until interrupted
     #[command(after_help = "Examples:\n  oneip ctl stats\n  oneip ctl stats --interval 10 --count 6")]
     Stats {
         /// Seconds between two tables
         #[arg(long, value_name = "S", default_value = "1", value_parser = interval)]
         interval: Duration,
-        /// How many tables; default: no end
+        /// How many tables; default: no limit
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
     /// Show services, servers and rates live; q quits, ? shows the keys
     #[command(after_help = "Example:\n  oneip ctl top --interval 2")]
     Top {
-        /// Seconds between two looks
+        /// Seconds between two updates
         #[arg(long, value_name = "S", default_value = "1", value_parser = interval)]
         interval: Duration,
     },
@@ -79,14 +79,14 @@ enum Verb {
     Lookup {
         /// The client's address
         address: IpAddr,
-        /// In this service; default: in each service of the address's family
+        /// Only in this service; default: in each service of the address's family
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
         /// Print a JSON array, as `oneip lookup` does
         #[arg(long)]
         json: bool,
     },
-    /// Show service, slot, owner and failover order of a client, and where its frames go for a while
+    /// Show service, slot, server and failover order of a client, and watch where its frames go
     #[command(after_help = "Example:\n  oneip ctl trace 198.51.100.7 --for 10")]
     Trace {
         /// The client's address
@@ -98,7 +98,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Show what clients meet in every service: lists, slot, server and why, and who keeps their connections
+    /// Show what each service does with a client: lists, slot, server and why, and which server keeps its connections
     #[command(
         after_help = "Examples:\n  oneip ctl check-client 198.51.100.7\n  oneip ctl check-client 198.51.100.7 2001:db8::7 --service web --json\n  oneip ctl check-client 198.51.100.7 --port 40000"
     )]
@@ -109,7 +109,7 @@ enum Verb {
         /// Only in this service; default: in each service of the address's family
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
-        /// A port of the client: where `hash = "flow"`, it decides
+        /// A port of the client: with `hash = "flow"`, the server depends on it
         #[arg(long, value_name = "N")]
         port: Option<u16>,
         /// The port of a service that does not list its ports, such as tcp/443
@@ -119,16 +119,16 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Write the frames that are dispatched into a capture file, with what became of each
+    /// Write frames into a capture file, with the verdict on each
     ///
     /// The file is a pcapng: Wireshark and tshark show verdict, service, server and reason as comments of the packets. Each
     /// forwarded frame is in it twice: as it came in, and as it went out to its server.
     #[command(after_help = CAPTURE_EXAMPLES)]
     Capture(Capture),
-    /// Show who sends most, by service, learned of some of the frames
+    /// Show the clients that send most, by service, from a sample of the frames
     #[command(after_help = talkers::EXAMPLES)]
     Talkers(talkers::Arguments),
-    /// Drain a server: no new clients, and its connections stay until they end or the time is over
+    /// Drain a server: no new clients, and its connections stay until they end or the timeout passes
     #[command(after_help = "Examples:\n  oneip ctl drain web1\n  oneip ctl drain web1 --service web --timeout 60")]
     Drain {
         #[command(flatten)]
@@ -169,7 +169,7 @@ enum Verb {
         #[arg(long)]
         local: bool,
     },
-    /// Take a server out at once, with all its connections
+    /// Take a server out of service at once; its connections break
     #[command(after_help = "Examples:\n  oneip ctl disable web1\n  oneip ctl disable web1 --service web")]
     Disable {
         #[command(flatten)]
@@ -181,7 +181,7 @@ enum Verb {
         #[arg(long)]
         local: bool,
     },
-    /// Let a disabled server in again
+    /// Put a disabled server back into service
     #[command(after_help = "Examples:\n  oneip ctl enable web1\n  oneip ctl enable web1 --service web")]
     Enable {
         #[command(flatten)]
@@ -207,7 +207,7 @@ enum Verb {
         #[arg(long)]
         local: bool,
     },
-    /// Take a `deny` back
+    /// Remove a `deny`
     #[command(after_help = "Example:\n  oneip ctl undeny 198.51.100.0/24")]
     Undeny {
         /// The address or prefix, as it was denied
@@ -226,14 +226,14 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Show the members of the group, how far each is, and what was ordered for all of them
+    /// Show the members of the group, the state of each, and the orders for all of them
     #[command(after_help = "Example:\n  oneip ctl group")]
     Group {
         /// Print the JSON document
         #[arg(long)]
         json: bool,
     },
-    /// Tell routers to send no more clients here; frames that come are dispatched still
+    /// Tell routers to send no more clients here; frames that still arrive are dispatched
     #[command(after_help = "Examples:\n  oneip ctl withdraw\n  oneip ctl withdraw --service web")]
     Withdraw {
         /// Only this service's cluster address; default: all
@@ -247,24 +247,24 @@ enum Verb {
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
     },
-    /// Tell by the exit code whether clients should be sent here: 0 yes, 1 no
+    /// Report whether clients should be sent here, by the exit code: 0 yes, 1 no
     #[command(after_help = "Examples:\n  oneip ctl ready\n  oneip ctl ready --service web")]
     Ready {
         /// Only this service; default: all services must be ready
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
     },
-    /// Read the configuration again, and use it if it is right
+    /// Read the configuration again, and use it if it is valid
     #[command(after_help = "Examples:\n  oneip ctl reload --dry-run\n  oneip ctl reload")]
     Reload {
-        /// Do it even if most clients of a service get another server for nothing
+        /// Do it even if most clients of a service get another server without need
         #[arg(long)]
         force: bool,
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
     },
-    /// Have all members of the group take the services of a file, if they are right here
+    /// Publish the services of a file to all members of the group, if they are valid here
     ///
     /// For members with `config = "etcd"` in `[group]`. The file has `[[service]]`, and may have `[[deny]]` and `[[allow]]`.
     #[command(after_help = "Example:\n  oneip ctl publish services.toml")]
@@ -272,11 +272,11 @@ enum Verb {
         /// The file
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Do it even if most clients of a service get another server for nothing
+        /// Do it even if most clients of a service get another server without need
         #[arg(long)]
         force: bool,
     },
-    /// Compare a configuration file with what is in use: exit code 0 if they are the same, 1 if they differ, 2 on trouble
+    /// Compare a configuration file with what is in use: exit code 0 if they are the same, 1 if they differ, 2 on an error
     #[command(after_help = "Examples:\n  oneip ctl diff\n  oneip ctl diff -c /etc/oneip/next.toml --json")]
     Diff {
         /// The file; default: the one that the process was started with
@@ -286,7 +286,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// End the process, and leave its program in the kernel dispatching: the next start takes over, with engine xdp without losing a frame
+    /// Stop the process, but leave its program in the kernel dispatching: the next start takes over. With engine xdp no frame is
+    /// lost
     #[command(after_help = "Example:\n  oneip ctl hand-over")]
     HandOver,
     /// Print the metrics, as Prometheus gets them
@@ -482,7 +483,7 @@ fn carry_out(client: &Client, order: &Order) -> Result<(), Failure> {
     match client::read(client.order(order)?)? {
         Answer::Done { changes } if changes.is_empty() => print("nothing to change"),
         Answer::Done { changes } => print(changes.join("\n")),
-        other => Err(format!("the answer is no list of changes: {other:?}").into()),
+        other => Err(format!("the answer is not a list of changes: {other:?}").into()),
     }
 }
 
@@ -505,7 +506,7 @@ fn show_rates(client: &Client, interval: Duration, count: Option<u64>) -> Result
         }
         match rates::between(&before, &status, now - then) {
             Some(rates) => print(stats::text(&rates))?,
-            None => print("the process was started again; its counters begin at 0")?,
+            None => print("the process was restarted; its counters start at 0")?,
         }
         (before, then) = (status, now);
     }

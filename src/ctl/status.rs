@@ -58,9 +58,9 @@ fn process(status: &Status) -> String {
 fn of_worker(worker: &WorkerStatus) -> String {
     let WorkerStatus { worker, core, received, turns, stuck, pins, pins_most } = worker;
     let state = match (turns, stuck) {
-        (false, _) => "DOES NOT TURN",
-        (true, true) => "turns, but its transmit ring is STUCK",
-        (true, false) => "turns",
+        (false, _) => "HANGS",
+        (true, true) => "runs, but its transmit ring is STUCK",
+        (true, false) => "runs",
     };
     let pins = match pins {
         0 => String::new(),
@@ -112,7 +112,7 @@ fn frames(status: &Status) -> String {
     if age > FIGURES_MOST.as_secs_f64() {
         let _ = writeln!(
             text,
-            "    NOTE: this was counted {} ago: the stats thread hangs, or gets no time on its core",
+            "    NOTE: these counters are {} old: the stats thread hangs, or gets no CPU time",
             span(age)
         );
     }
@@ -129,7 +129,7 @@ fn frames(status: &Status) -> String {
 /// Why not, a line a service.
 pub fn ready(status: &Status, service: Option<&str>) -> Result<(), String> {
     if status.mode != "dispatcher" {
-        return Err(format!("a {} is not announced; ask a dispatcher", status.mode));
+        return Err(format!("a {} is not announced; give the order to a dispatcher", status.mode));
     }
     let asked: Vec<&ServiceStatus> =
         status.services.iter().filter(|known| service.is_none_or(|name| known.name == name)).collect();

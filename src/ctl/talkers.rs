@@ -22,13 +22,13 @@ pub struct Arguments {
     /// Only of this service; default: of all
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
-    /// How long to look, in seconds
+    /// How long to sample, in seconds
     #[arg(long = "for", value_name = "SECONDS", default_value = "2", value_parser = super::look)]
     time: Duration,
     /// How many sources of each service to show
     #[arg(long, value_name = "N", default_value_t = TALKERS_SHOWN_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(TALKERS_SHOWN)))]
     top: u32,
-    /// Look at one frame in so many, by chance; default: so that 20,000 are looked at in a second
+    /// Sample one frame in so many, at random; default: so that 20,000 frames a second are sampled
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     one_in: Option<u32>,
     /// Count IPv4 sources by prefixes of so many bits
@@ -73,9 +73,9 @@ pub fn text(talkers: &Talkers) -> String {
     let Talkers { for_ms, one_in, looked_at, missed, frames: all, sources } = talkers;
     let seconds = *for_ms as f64 / 1000.0;
     let part = if *one_in == 1 { "all".to_owned() } else { format!("one in {one_in}") };
-    let mut text = format!("{looked_at} frames looked at in {seconds} s, {part}\n");
+    let mut text = format!("{looked_at} frames sampled in {seconds} s, {part}\n");
     if *missed > 0 {
-        let _ = writeln!(text, "{missed} more had no room; a larger --one-in misses none");
+        let _ = writeln!(text, "{missed} more were missed because the buffer was full; use a larger --one-in");
     }
     if sources.is_empty() {
         return text + "nobody was seen";

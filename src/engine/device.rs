@@ -238,7 +238,7 @@ impl Attachment {
                 for place in places {
                     if let Err(error) = forget(place) {
                         tracing::warn!(
-                            "not all that {} keeps for {} is gone: {error}",
+                            "not everything in {} for {} could be removed: {error}",
                             place.pins.display(),
                             place.interface
                         );

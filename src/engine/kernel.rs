@@ -180,7 +180,7 @@ impl Program {
     fn renew(&mut self, table: Table) -> Result<(), Failure> {
         let Program { setup, ref places, xdp, .. } = *self;
         if !self.attachment.stays {
-            return Err("there is no room for so large a table; start oneip again".into());
+            return Err("the maps of the running program are too small for this table; restart oneip".into());
         }
         let new = Program::begin(setup, places.clone(), xdp, table)?;
         std::mem::replace(self, new).dispatch.close()?;
@@ -296,7 +296,10 @@ pub fn detach(dispatcher: &Dispatcher) -> Result<(), Failure> {
     }
     places.iter().try_for_each(forget)?;
     collect::say(
-        &format!("the dispatcher's program is off {name}; where an `oneip run` runs, as soon as that ends"),
+        &format!(
+            "the dispatcher's program is detached from {name}; if `oneip run` is running, this takes effect when it \
+             ends"
+        ),
         false,
     );
     Ok(())
@@ -344,7 +347,8 @@ impl Engine for Kernel {
             let found = interface.program().map(|found| format!(", and XDP program {found} is there"));
             let name = interface.name();
             format!(
-                "somebody has taken the dispatcher's program off {name}{}: nothing is dispatched; start `oneip run` again",
+                "somebody has detached the dispatcher's program from {name}{}: nothing is dispatched; restart `oneip \
+                 run`",
                 found.unwrap_or_default()
             )
         });
@@ -353,7 +357,7 @@ impl Engine for Kernel {
         if known != now {
             match now.first() {
                 Some(trouble) => tracing::error!("{trouble}"),
-                None => tracing::info!("the dispatcher's program is on {} again", interface.name()),
+                None => tracing::info!("the dispatcher's program is attached to {} again", interface.name()),
             }
             self.troubles.put(now);
         }
@@ -402,7 +406,7 @@ impl Kernel {
     }
 
     fn try_again(&mut self, error: &dyn fmt::Display) {
-        tracing::error!("the program goes on by the table that it has: {error}");
+        tracing::error!("the program continues with its current table: {error}");
         self.retry = Some(Instant::now() + KERNEL_RETRY);
     }
 }

@@ -50,13 +50,13 @@ impl<P> Counting<P> {
     pub fn see(&self, interface: &InterfaceWatch, number: u32, kept: Kept) -> bool {
         let (found, name) = (interface.program(), interface.name());
         let trouble = (found != Some(number)).then(|| {
-            let what =
-                found.map_or("nothing is in its place".to_owned(), |found| format!("XDP program {found} is there"));
+            let what = found
+                .map_or("no program is attached instead".to_owned(), |found| format!("XDP program {found} is there"));
             let comes_of_it = match kept {
                 Kept::Decap => "packets stay in their tunnels, and none is sent back",
                 _ => "this server has no clients",
             };
-            format!("somebody has taken the {kept} off {name}, and {what}: {comes_of_it}; start `oneip {kept}` again")
+            format!("somebody has detached the {kept} from {name}, and {what}: {comes_of_it}; restart `oneip {kept}`")
         });
         let known = &mut lock(&self.book).trouble;
         if *known == trouble {
@@ -64,7 +64,7 @@ impl<P> Counting<P> {
         }
         match &trouble {
             Some(trouble) => tracing::error!("{trouble}"),
-            None => tracing::info!("the {kept} is on {name} again"),
+            None => tracing::info!("the {kept} is attached to {name} again"),
         }
         *known = trouble;
         true
@@ -132,9 +132,7 @@ fn lock(book: &Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
 pub fn host_check() -> HostCheck {
     |new| {
         for prefix in server::lacking(new)? {
-            tracing::warn!(
-                "this host does not take packets to the cluster address {prefix}; `oneip server add` makes it"
-            );
+            tracing::warn!("this host does not accept packets to the cluster address {prefix}; run `oneip server add`");
         }
         Ok(())
     }

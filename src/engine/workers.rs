@@ -83,7 +83,7 @@ fn net_source(attachment: &mut Attachment, table: &Table) -> Option<Box<dyn Sour
     Some(Box::new(match attachment.net()?.open_books(table) {
         Ok(books) => NetMetrics::new(&books),
         Err(error) => {
-            tracing::warn!("what is dispatched without workers is not counted: {error}");
+            tracing::warn!("frames that are dispatched without workers are not counted: {error}");
             NetMetrics::none(table.services(), table.destinations())
         }
     }))
@@ -127,8 +127,8 @@ impl Engine for Workers {
         // came after its heartbeat.
         if let Some(Err(error)) = self.attachment.net().map(|net| net.publish(&table)) {
             tracing::warn!(
-                "without a worker its frames are dispatched by an older table: {error}; if that does not end with the changes that are \
-                 under way, start oneip again"
+                "if a worker stops, its frames are dispatched with an older table: {error}; if this continues after \
+                 the current changes end, restart oneip"
             );
         }
         if let Some(watched) = &mut self.watched {

@@ -235,7 +235,8 @@ impl Book {
             }
             self.restored += 1;
             tracing::warn!(
-                "group: the store went back from revision {} to {revision}: it is told {} orders that it has lost",
+                "group: the store went back from revision {} to {revision}: the {} orders that it lost are written \
+                 again",
                 last.revision,
                 edits.len()
             );

@@ -207,7 +207,7 @@ impl Thread {
                 ask = self.inbox.recv() => match ask {
                     None => return false,
                     Some(Ask::Tell { id, .. }) => {
-                        let made = Err("the store cannot be asked".to_owned());
+                        let made = Err("the store cannot be reached".to_owned());
                         let _ = self.outbox.send(Event::Told { id, made }).await;
                     }
                     Some(other) => self.note(other),
@@ -223,7 +223,7 @@ impl Thread {
             Ask::Progress(progress) => self.progress = Some(progress),
             Ask::View(view) => self.view = Some(view),
             Ask::Members(to) => drop(to.send(None)),
-            Ask::Publish { to, .. } => drop(to.send(Err("the store cannot be asked".to_owned()))),
+            Ask::Publish { to, .. } => drop(to.send(Err("the store cannot be reached".to_owned()))),
             Ask::Keep(published, file) => {
                 if let Err(error) = document::write(&file, &published) {
                     let file = file.display();
@@ -305,7 +305,7 @@ impl Thread {
         let untold = session.writing.take().and_then(|(id, _)| id);
         let waiting = session.queue.drain(..).filter_map(|write| write.id());
         for id in untold.into_iter().chain(waiting) {
-            let made = Err("the store cannot be asked".to_owned());
+            let made = Err("the store cannot be reached".to_owned());
             let _ = self.outbox.send(Event::Told { id, made }).await;
         }
         if matches!(end, End::Closed) {

@@ -157,7 +157,7 @@ impl Writer {
                 && other.place != member.place
             {
                 return Err(End::Broken(format!(
-                    "another process is called {name} in the group: give each a `member` of its own"
+                    "another process in the group has the name {name}: give each process its own `member`"
                 )));
             }
             let put = TxnOp::put(key.clone(), value.clone(), Some(PutOptions::new().with_lease(self.lease)));
@@ -166,7 +166,7 @@ impl Writer {
                 return Ok(());
             }
         }
-        Err(End::Broken(format!("another process was called {} at the same time", self.member)))
+        Err(End::Broken(format!("another process had the name {} at the same time", self.member)))
     }
 
     /// Makes a change, if nobody makes another one at the same time; else what it has become is changed.
@@ -205,7 +205,7 @@ impl Writer {
         Ok(match read(&self.get(&key).await?) {
             Some(there) if there == next => Ok(next.generation),
             Some(there) => Err(format!(
-                "{} was told to publish generation {} meanwhile: see what that is, and publish again",
+                "{} published generation {} meanwhile: look at that, and publish again",
                 there.by, there.generation
             )),
             None => Err("somebody has changed what is published meanwhile: publish again".to_owned()),

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error(
-        "{interface} is taken: {owner} dispatches or filters there; stop it, or give this one another `interface` \
-         (nothing was changed)"
+        "{interface} is in use: {owner} dispatches or filters there; stop it, or set another `interface` (nothing was \
+         changed)"
     )]
     Taken { interface: String, owner: String },
     #[error("{interface} cannot be locked: {error}")]
@@ -90,7 +90,7 @@ mod tests {
         for _ in 0..4 {
             // The queue of those who ask is full after the second.
             let error = InterfaceLock::take(&name).expect_err("it is taken").to_string();
-            assert!(error.starts_with(&format!("{name} is taken: ")), "{error}");
+            assert!(error.starts_with(&format!("{name} is in use: ")), "{error}");
             assert!(error.ends_with("(nothing was changed)"), "{error}");
             let owner = owner(&name);
             let pid = format!("oneip, process {},", std::process::id());

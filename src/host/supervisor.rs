@@ -113,7 +113,7 @@ impl Watchdog {
         let Some(Progress { rounds, stuck }) = progress else { return true };
         if self.rounds != Some(rounds) {
             if !self.stuck.is_empty() {
-                tracing::info!("all workers turn again");
+                tracing::info!("all workers run again");
             }
             (self.rounds, self.stuck) = (Some(rounds), Vec::new());
             return true;

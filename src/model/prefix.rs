@@ -74,7 +74,7 @@ impl FromStr for Prefix {
         let prefix = Prefix { length, ..whole };
         match prefix.first() == prefix {
             true => Ok(prefix),
-            false => Err(format!("{text} has bits behind its prefix; write {}", prefix.first())),
+            false => Err(format!("{text} has host bits set; write {}", prefix.first())),
         }
     }
 }

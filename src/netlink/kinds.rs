@@ -95,7 +95,8 @@ pub fn check(all: &[Interface], name: &str, by: Use) -> Result<(), String> {
             named(interface.below)
         )),
         Some(InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan) if !is_generic => Err(format!(
-            "{name} lies on {0}, and no driver runs XDP there: write {0} instead, or xdp = \"generic\", which is slow",
+            "{name} is stacked on {0}, and no driver runs XDP on it: write {0} instead, or xdp = \"generic\", which is \
+             slow",
             named(interface.below)
         )),
         Some(InfoKind::Bridge) if !is_generic => Err(format!(
@@ -147,7 +148,7 @@ mod tests {
             ("eth0.100", af_xdp, Some("sees its frames on eth0, with their tag. Write eth0 instead")),
             ("eth0.100", xdp, Some("Write eth0 instead")),
             ("eth0.100", generic, None),
-            ("mv0", xdp, Some("mv0 lies on eth0")),
+            ("mv0", xdp, Some("mv0 is stacked on eth0")),
             ("bond0", af_xdp, Some("write engine = \"xdp\"")),
             ("bond0", xdp, None),
             ("bond0", several, Some("cannot be one of several interfaces")),

@@ -45,14 +45,14 @@ that of --receive, or --receive is promiscuous (ip link set dev ETH promisc on).
 Clients are 198.18.0.0 and on, of RFC 2544; a million of them reach beyond that block, to 198.33.66.63. Generate on \
 isolated networks.";
 
-/// Send frames of many clients to a cluster address, and see what comes back
+/// Send frames of many clients to a cluster address, and measure what comes back
 #[derive(Args)]
 #[command(after_help = EXAMPLES, after_long_help = ABOUT)]
 pub struct Arguments {
     /// Frames leave here; their source MAC address is that of the interface
     #[arg(long, value_name = "ETH")]
     pub interface: String,
-    /// The destination MAC address: the dispatcher's; with filters ff:ff:ff:ff:ff:ff or the multicast address
+    /// The destination MAC address: that of the dispatcher; with filters, ff:ff:ff:ff:ff:ff or the multicast address
     #[arg(long, value_name = "MAC", value_parser = destination)]
     pub to: Mac,
     /// The cluster address, IPv4 or IPv6; several take turns
@@ -61,24 +61,24 @@ pub struct Arguments {
     /// The destination port, udp/80 or tcp/80 (a segment with ACK, of no connection); several take turns
     #[arg(long, value_name = "PORT", default_value = "udp/80", value_parser = config::port)]
     pub port: Vec<Port>,
-    /// TCP segments are SYNs: a flood, to see what limits do
+    /// Send TCP segments as SYNs: a flood, to test limits
     #[arg(long)]
     pub syn: bool,
-    /// How many client addresses, one after the other
+    /// How many consecutive client addresses
     #[arg(long, value_name = "N", default_value = "1000000", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     pub clients: u64,
     /// The first client address; once for each family; default: 198.18.0.0 and 2001:2::
     #[arg(long, value_name = "ADDR")]
     pub first_client: Vec<IpAddr>,
-    /// Which client is next: any, with the same probability; or the next address, and after the last the first
+    /// The order of clients: at random, each with the same probability; or by address, and after the last the first again
     #[arg(long, value_name = "ORDER", default_value = "random")]
     pub order: Clients,
-    /// What the random order begins with
+    /// The seed of the random order
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: u64,
     /// The frame size in bytes, with the 4 bytes of the FCS (RFC 2544), or imix: 64, 594 and 1518 as 7 : 4 : 1 (the smallest
-    /// possible size where 64 is too small). Several take turns. Default: the smallest: 64 for udp and 76 for tcp over IPv4,
-    /// 84 and 96 over IPv6
+    /// possible size where 64 is too small). Several take turns. Default: the smallest: 64 for udp and 76 for tcp over IPv4, 84
+    /// and 96 over IPv6
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub size: Vec<SizeArgument>,
     /// Frames a second, on a fixed schedule; default: as fast as possible
@@ -93,12 +93,12 @@ pub struct Arguments {
     /// Frames come back here; default: the same interface
     #[arg(long, value_name = "ETH")]
     pub receive: Option<String>,
-    /// How to send: xdp is a program in the kernel, af_xdp a socket. auto takes af_xdp if the device has zero copy, else
-    /// xdp if the interface can send for XDP programs (which costs less than copies), else af_xdp
+    /// How to send: xdp is a program in the kernel, af_xdp a socket. auto takes af_xdp if the device has zero copy, else xdp if
+    /// the interface can send for XDP programs (which costs less than copies), else af_xdp
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub method: Method,
-    /// The cores to send from, like 2 or 2,3,5 or 2-5. Each has a sender, and they take turns at the frames: rate, count
-    /// and duration are of all together. With af_xdp each needs a queue of the interface. Default: one sender, on any core
+    /// The cores to send from, like 2 or 2,3,5 or 2-5. Each core has a sender, and the frames are shared among them: rate, count
+    /// and duration are totals. With af_xdp each sender needs a queue of the interface. Default: one sender, on any core
     #[arg(long, value_name = "CORES", value_parser = core_list)]
     pub core: Option<Arc<[usize]>>,
     /// Print the results as JSON
@@ -196,7 +196,7 @@ fn core_list(text: &str) -> Result<Arc<[usize]>, String> {
     let cores = cores::parse(text).ok_or("write cores, like 2 or 2,3,5 or 2-5")?;
     let mut named = BTreeSet::new();
     match cores.iter().find(|core| !named.insert(**core)) {
-        Some(core) => Err(format!("core {core} is named twice, and a core has one sender")),
+        Some(core) => Err(format!("core {core} is named twice; a core can have one sender only")),
         None => Ok(cores.into()),
     }
 }

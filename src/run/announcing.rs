@@ -52,9 +52,9 @@ impl Announcing {
         }
         match (self.figures)() {
             None if head.uptime_s < FIGURES_MOST.as_secs_f64() => None,
-            None => Some(Err("nothing is known of the workers".to_owned())),
+            None => Some(Err("the state of the workers is not known".to_owned())),
             Some((_, age)) if age > FIGURES_MOST => {
-                Some(Err(format!("the stats thread hangs: nothing is known of the workers for {age:.0?}")))
+                Some(Err(format!("the stats thread hangs: the state of the workers is not known for {age:.0?}")))
             }
             Some((figures, _)) => Some(admin::healthy(&figures).map_err(|why| why.trim_end().replace('\n', "; "))),
         }
@@ -80,7 +80,7 @@ impl Controller<'_> {
         had.then(|| {
             self.supervisor.stopping();
             tracing::info!(
-                "nothing is announced any more; what comes is dispatched for {} ms more",
+                "all routes are withdrawn; frames that still arrive are dispatched for {} ms more",
                 linger.as_millis()
             );
             Instant::now() + linger

@@ -361,7 +361,7 @@ impl Controller<'_> {
     ) {
         let answer = match &self.announcing {
             Some(_) => membership.set_withdrawn(service, withdrawn),
-            None => Answer::Refused { error: "a filter announces nothing; ask a dispatcher".to_owned() },
+            None => Answer::Refused { error: "a filter announces nothing; give the order to a dispatcher".to_owned() },
         };
         self.show(membership);
         self.announce(membership).await;

@@ -38,8 +38,9 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         warn_of_settings(plan, &server, Dispatch::Decap);
         if is_tunnelled && plan.tunnel_sources().is_empty() {
             tracing::warn!(
-                "tunnels are taken from any address: whoever reaches this server can send to the cluster address past your firewall; \
-                 name the dispatchers: [decap] sources = [\"192.0.2.2\"], or `source` in [dispatcher]"
+                "tunnels are accepted from any address: anybody who reaches this server can send to the cluster \
+                 address past your firewall; list the dispatchers: [decap] sources = [\"192.0.2.2\"], or `source` in \
+                 [dispatcher]"
             );
         }
         Ok(())
@@ -49,7 +50,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         let (unwrapping, attachment) = Unwrapping::begin(plan, &server, &interface, (xdp, &pins))?;
         let mut text = heading(&interface, attachment);
         if is_tunnelled {
-            let _ = writeln!(text, "  decap      unwraps what dispatchers send to server {server}");
+            let _ = writeln!(text, "  decap      decapsulates what dispatchers send to server {server}");
             let sources: Vec<String> = plan.tunnel_sources().iter().map(ToString::to_string).collect();
             let from = if sources.is_empty() { "any address".to_owned() } else { sources.join(", ") };
             let _ = writeln!(text, "  sources    {from}");
@@ -66,7 +67,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         text += &super::services(plan);
         Ok(Begun { counting: unwrapping.counting.clone(), engine: unwrapping, greeting: text })
     };
-    let stays = |stays: &str| format!("{stays} and goes on by its last table");
+    let stays = |stays: &str| format!("{stays} and continues with its last table");
     let (interface, place) = (interface.clone(), place.clone());
     follow(Start { plan, side: Side::Decap, interface, place, options, started }, open, begin, stays)
 }

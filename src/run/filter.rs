@@ -44,12 +44,13 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         let _ = writeln!(text, "  filters    speak to each other on UDP port {port} of the servers' primary addresses");
         text += &super::services(membership.plan());
         let hold = takeover::hold(membership.plan()).as_millis();
-        let _ = writeln!(text, "  table      generation 1; takes over what others give up {hold} ms later");
+        let _ =
+            writeln!(text, "  table      generation 1; takes over clients {hold} ms after other servers give them up");
         Ok(Begun { counting: keeping.counting.clone(), engine: keeping, greeting: text })
     };
     let stays = |stays: &str| {
         let lease = FILTER_LEASE.as_secs();
-        format!("{stays} and goes on by its last table; what it has for other servers it lets go after {lease} s")
+        format!("{stays} and continues with its last table; it stops serving clients of other servers after {lease} s")
     };
     let (interface, place, started) = (interface.clone(), place.clone(), started.into_std());
     follow(Start { plan, side: Side::Server, interface, place, options, started }, open, begin, stays)

@@ -82,7 +82,7 @@ impl Grouping {
         let file = remembers.then(|| memory::path(&plan.admin.state));
         let remembered =
             file.as_ref().map_or(Ok(None), |file| memory::load(file, &settings.name)).unwrap_or_else(|why| {
-                tracing::warn!("group: {why}; what was ordered here counts here only");
+                tracing::warn!("group: {why}; orders given here count here only");
                 None
             });
         let digest = group::digest(plan);
@@ -144,14 +144,14 @@ impl Grouping {
                     self.store.ask(Ask::Tell { id, edit, is_new });
                 }
                 let members = self.book.shared.members.len();
-                tracing::info!("group: {} members share orders by way of etcd, revision {revision}", members);
+                tracing::info!("group: {} members share orders through etcd, revision {revision}", members);
             }
             Happened::Store(Event::Changed { revision, entries }) => self.book.change(revision, &entries),
             Happened::Store(Event::Lost(why)) => {
                 self.book.lose();
                 if self.connection.1.is_ok() {
                     self.lost += 1;
-                    tracing::warn!("group: the store cannot be asked: {why}; everything goes on by what is known");
+                    tracing::warn!("group: the store cannot be reached: {why}; the last known state is used");
                     self.connection = (Instant::now(), Err(why));
                 } else {
                     // Since when stays.
@@ -287,7 +287,8 @@ impl Waiting {
     fn queued(self) {
         let Waiting { to, mut changes, .. } = self;
         changes.push(
-            "the group's store cannot be asked: it counts here, and the other members hear of it when that is back"
+            "the group's store cannot be reached: the order counts here, and reaches the other members when the store \
+             is back"
                 .to_owned(),
         );
         let _ = to.send(Answer::Done { changes });
@@ -296,9 +297,13 @@ impl Waiting {
     fn told(self, counts: bool, other: Option<String>, members: usize) {
         let Waiting { to, mut changes, .. } = self;
         changes.push(match (counts, other) {
-            (true, None) => format!("the group has it: {members} members"),
-            (true, Some(other)) => format!("the group has it: {members} members; it replaces what {other} was told"),
-            (false, other) => format!("{} was told otherwise meanwhile, and that counts", other.unwrap_or_default()),
+            (true, None) => format!("the group has the order: {members} members"),
+            (true, Some(other)) => {
+                format!("the group has the order: {members} members; it replaces the order given on {other}")
+            }
+            (false, other) => {
+                format!("{} was given a different order meanwhile, and that one counts", other.unwrap_or_default())
+            }
         });
         let _ = to.send(Answer::Done { changes });
     }
@@ -370,11 +375,12 @@ impl Controller<'_> {
             return if is_local { Err(NO_GROUP.to_owned()) } else { Ok(()) };
         };
         match (order, is_local) {
-            (_, false) => {
-                group.book.stranger().map_or(Ok(()), |why| Err(format!("{why}; or give it for this one: --local")))
-            }
+            (_, false) => group
+                .book
+                .stranger()
+                .map_or(Ok(()), |why| Err(format!("{why}; or give the order to this member only: --local"))),
             (Order::Undeny { prefix, service }, true) if !group.book.is_denied_here(*prefix, service.as_deref()) => {
-                Err(format!("{prefix} is not denied by --local; what the group denies is taken back without it"))
+                Err(format!("{prefix} is not denied by --local; to undo what the group denies, leave --local out"))
             }
             _ => Ok(()),
         }
@@ -446,12 +452,12 @@ impl Grouping {
     pub(super) fn draft(&self, text: String, force: bool) -> Result<Published, String> {
         let Some(publishing) = &self.publishing else {
             return Err(
-                "this process takes its services from its file: for this, write config = \"etcd\" in its [group]"
+                "this process takes its services from its file: to publish, write config = \"etcd\" in its [group]"
                     .to_owned(),
             );
         };
         if let Err(why) = &self.connection.1 {
-            return Err(format!("the group's store cannot be asked: {why}"));
+            return Err(format!("the group's store cannot be reached: {why}"));
         }
         let by = self.settings.member.clone();
         check_text(&text).map(|()| Published { generation: publishing.generation(), by, at_ms: now_ms(), force, text })
@@ -470,8 +476,9 @@ impl Grouping {
             });
             let _ = to.send(match told {
                 Ok(generation) => {
-                    changes
-                        .push(format!("published as generation {generation}: `oneip ctl group` shows who goes by it"));
+                    changes.push(format!(
+                        "published as generation {generation}: `oneip ctl group` shows which members use it"
+                    ));
                     Answer::Done { changes }
                 }
                 Err(error) => Answer::Refused { error },

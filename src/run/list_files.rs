@@ -168,10 +168,7 @@ mod tests {
         fs::write(&file, "198.51.100.0/24\n198.51.100.7/24\n").expect("written");
         let wrong = next().expect_err("a broken file");
         let path = file.display();
-        assert_eq!(
-            wrong,
-            format!("{path}:2:1: \"198.51.100.7/24\" has bits behind its prefix; write \"198.51.100.0/24\"")
-        );
+        assert_eq!(wrong, format!("{path}:2:1: \"198.51.100.7/24\" has host bits set; write \"198.51.100.0/24\""));
         let other = folder.path().join("other");
         fs::write(&other, "203.0.113.9\n").expect("written");
         fs::rename(&other, &file).expect("renamed");

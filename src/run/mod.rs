@@ -220,8 +220,8 @@ async fn tunnel_end(plan: &Plan, dispatcher: &Dispatcher, facts: &Facts) -> Resu
     for (server, (family, is_known, example)) in families(&plan.services).into_iter().zip(known) {
         if let Some(server) = server.filter(|_| !is_known) {
             return Err(format!(
-                "the tunnel to server {server} comes from an {family} address, and {interface} has none; give it one, or write one in \
-                 [dispatcher], as in source = [\"{example}\"]"
+                "the tunnel to server {server} needs an {family} source address, and {interface} has none; add one to \
+                 it, or write one in [dispatcher], as in source = [\"{example}\"]"
             )
             .into());
         }
@@ -233,10 +233,7 @@ async fn tunnel_end(plan: &Plan, dispatcher: &Dispatcher, facts: &Facts) -> Resu
 fn ask_to_hand_over(plan: &Plan) -> Result<(), Failure> {
     let socket = &plan.admin.socket;
     let nobody = |error: &dyn std::fmt::Display| {
-        format!(
-            "--takeover: no oneip hands over at {}: {error}; without --takeover it starts by itself",
-            socket.display()
-        )
+        format!("--takeover: no oneip to take over from at {}: {error}; start it without --takeover", socket.display())
     };
     let client = Client::new(socket.clone()).map_err(|error| nobody(&error))?;
     let answer = client.order(&Order::HandOver).and_then(client::read::<Answer>).map_err(|error| nobody(&error))?;

@@ -118,7 +118,7 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     if ended.is_ok() && link::is_pinned(&place)? {
         let (kept, name, file) = (place.kept, &interface.name, config.display());
         let stays = stays(&format!("the {kept} stays on {name}"));
-        say(&format!("{stays}; `oneip {kept} -c {file} --detach` takes it off"), json);
+        say(&format!("{stays}; `oneip {kept} -c {file} --detach` detaches it"), json);
     }
     tell(&counting.figures().summary, json)?;
     ended.map(|_| ())
@@ -133,7 +133,12 @@ pub(super) fn detach(place: &Place) -> Result<(), Failure> {
     if !link::forget(place)? {
         return Err(format!("there is no {kept} on {interface}; nothing was changed").into());
     }
-    say(&format!("the {kept} is off {interface}; where an `oneip {kept}` runs, as soon as that ends"), false);
+    say(
+        &format!(
+            "the {kept} is detached from {interface}; if `oneip {kept}` is running, this takes effect when it ends"
+        ),
+        false,
+    );
     Ok(())
 }
 
@@ -142,7 +147,7 @@ pub(super) fn detach(place: &Place) -> Result<(), Failure> {
 pub(super) fn warn_of_settings(plan: &Plan, server: &str, dispatch: Dispatch) {
     match server::check(plan, Some(server), dispatch) {
         Ok(report) => report.lines.iter().filter(|line| line.grade == Grade::Wrong).for_each(|line| match &line.mend {
-            Some(mend) => tracing::warn!("{}; mend it: {mend}", line.text),
+            Some(mend) => tracing::warn!("{}; fix: {mend}", line.text),
             None => tracing::warn!("{}", line.text),
         }),
         Err(error) => tracing::warn!("the settings of this host cannot be checked: {error}"),
@@ -158,7 +163,8 @@ fn without_effect(plan: &Plan, kept: Kept) -> Option<String> {
     let all: Vec<String> = lists.into_iter().chain(limited).chain(odd).collect();
     (!all.is_empty()).then(|| {
         format!(
-            "oneip {kept} applies no limits and no lists: without effect are {}; drop such frames on the router, or on each server by nftables",
+            "oneip {kept} applies no limits and no lists, so these have no effect: {}; drop such frames on the router, \
+             or on each server with nftables",
             all.join(", ")
         )
     })
@@ -190,7 +196,8 @@ mod tests {
         assert_eq!(without_effect(&parse(service), Kept::Filter), None);
         let text = format!("[[deny]]\nprefixes = ['198.51.100.7']\n{service}\n[service.limit]\nsyn = 5");
         let said = without_effect(&parse(&text), Kept::Decap).unwrap();
-        let expected = "oneip decap applies no limits and no lists: without effect are [[deny]] and [[allow]], [service.limit] of web";
+        let expected = "oneip decap applies no limits and no lists, so these have no effect: [[deny]] and [[allow]], \
+                        [service.limit] of web";
         assert!(said.starts_with(expected), "{said}");
     }
 }

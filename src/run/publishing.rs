@@ -53,10 +53,10 @@ impl Publishing {
         let bad = |why: String| Some(BadValue { key: "config".to_owned(), why });
         match &self.refused {
             Some((generation, why)) if *generation == there => {
-                bad(format!("generation {there} cannot count here, and {} does: {why}", self.shown()))
+                bad(format!("generation {there} cannot be used here, and {} stays in use: {why}", self.shown()))
             }
             _ if there < self.generation => bad(format!(
-                "generation {there} is older than {}, which counts here: the store was restored; publish again",
+                "generation {there} is older than {}, which is in use here: the store was restored; publish again",
                 self.generation
             )),
             _ => None,
@@ -99,10 +99,13 @@ mod tests {
         assert_eq!(publishing.adopt(3), Some(folder.path().join("oneip.published.json")));
         assert!(publishing.newer(&of(3)).is_none() && publishing.bad(Some(&of(3))).is_none());
         let said = |publishing: &Publishing, generation| publishing.bad(Some(&of(generation))).expect("it is bad").why;
-        assert!(said(&publishing, 2).starts_with("generation 2 is older than 3, which counts here"));
+        assert!(said(&publishing, 2).starts_with("generation 2 is older than 3, which is in use here"));
         publishing.refuse(&of(4), "t.toml:1:1: no");
         assert!(publishing.has_refused(&of(4)) && !publishing.has_refused(&of(5)));
-        assert_eq!(said(&publishing, 4), "generation 4 cannot count here, and generation 3 does: t.toml:1:1: no");
+        assert_eq!(
+            said(&publishing, 4),
+            "generation 4 cannot be used here, and generation 3 stays in use: t.toml:1:1: no"
+        );
         assert!(publishing.bad(Some(&of(5))).is_none() && publishing.bad(None).is_none());
     }
 }

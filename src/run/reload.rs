@@ -107,7 +107,7 @@ impl Reloading {
     /// What to tell who wants another one meanwhile.
     pub fn busy(&self) -> String {
         let seconds = self.began.elapsed().as_secs_f64();
-        format!("a reload is under way, since {seconds:.1} s, and there is one at a time; try again when it is over")
+        format!("a reload has been running for {seconds:.1} s, and there is one at a time; try again when it is over")
     }
 }
 
@@ -159,8 +159,8 @@ fn make(source: Source, base: &Base, (before, check): (&BTreeSet<Prefix>, HostCh
             let Loaded { plan, warnings } = config::load(&path).map_err(|_| {
                 let path = path.display();
                 format!(
-                    "the process that dispatches cannot read {path}, or it is no configuration: `oneip check -c {path}` says why; \
-                     the process may see other files than you: put it beside its own"
+                    "the running process cannot read {path}, or it is not a valid configuration: `oneip check -c \
+                     {path}` says why; the process may not see the same files as you: put the file next to its own"
                 )
             })?;
             (plan, warnings.iter().map(ToString::to_string).collect())

@@ -107,14 +107,19 @@ fn name(stance: Stance) -> &'static str {
 
 fn tell(stance: Stance) {
     match stance {
-        Stance::Together => tracing::info!("group: from now on servers are up by what most members find"),
+        Stance::Together => {
+            tracing::info!("group: from now on the majority of the members decides which servers are up")
+        }
         Stance::Waiting => {
             tracing::warn!(
-                "group: what members find is not known now: servers stay as they are, unless this member's own checks change"
+                "group: the findings of the other members are not known now: servers keep their state, unless this \
+                 member's own checks change"
             );
         }
         Stance::Alone => {
-            tracing::warn!("group: from now on servers are up by this member's own checks, of all of them")
+            tracing::warn!(
+                "group: from now on only this member's own checks decide which servers are up; it checks all of them"
+            )
         }
     }
 }

@@ -88,10 +88,10 @@ impl Controller<'_> {
 fn check(asked: &LookForTalkers, plan: &Plan) -> Result<(), String> {
     let LookForTalkers { for_ms, one_in, prefix_v4, prefix_v6, most, service, .. } = asked;
     if *for_ms == 0 || Duration::from_millis(*for_ms) > TRACE_MOST {
-        return Err(format!("talkers are looked for in 1 ms to {} s, not in {for_ms} ms", TRACE_MOST.as_secs()));
+        return Err(format!("talkers are counted for 1 ms to {} s, not for {for_ms} ms", TRACE_MOST.as_secs()));
     }
     if *one_in == 0 {
-        return Err("`one_in` is at least 1: chance takes one frame in so many".to_owned());
+        return Err("`one_in` is at least 1: one frame in so many is sampled".to_owned());
     }
     if *prefix_v4 > 32 || *prefix_v6 > 128 {
         return Err(format!("`prefix_v4` is at most 32 and `prefix_v6` at most 128, not {prefix_v4} and {prefix_v6}"));

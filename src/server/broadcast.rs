@@ -123,7 +123,7 @@ fn ipv4_rules(interface: &str) -> Vec<Rule<'_>> {
             "rp_filter",
             2,
             |own, all| own.max(all) != 1,
-            "clients whose way back is another interface are dropped",
+            "packets of clients whose return route is another interface are dropped",
         ),
     ]
 }
@@ -138,7 +138,7 @@ fn ipv6_rules(interface: &str) -> Vec<Rule<'_>> {
 
 const DROP: &str = "drop_unicast_in_l2_multicast";
 const ANSWERS: &str = "while it has no filter the server answers the clients of the others too";
-const CIRCLE: &str = "without its alias the server sends clients' packets in a circle";
+const CIRCLE: &str = "without its alias the server sends clients' packets in a loop";
 const REDIRECTS: &str = "a server that forwards tells the router to send clients' packets elsewhere";
 
 /// None where this kernel does not have the setting.

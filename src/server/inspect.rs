@@ -160,7 +160,7 @@ fn inspect_alias(cluster: IpAddr, host: &Host, report: &mut Report) {
     let options = if cluster.is_ipv4() { "scope host" } else { "nodad preferred_lft 0" };
     let add = format!("ip address add {} dev lo {options}", alias_text(cluster));
     if host.holders(cluster).next().is_none() {
-        let text = format!("the cluster address {cluster} is missing on lo: the server does not take its packets");
+        let text = format!("the cluster address {cluster} is missing on lo: the server does not accept its packets");
         return report.push_mend(Grade::Wrong, text, add);
     }
     let present = host.holders(cluster).any(Held::is_alias);
@@ -170,7 +170,7 @@ fn inspect_alias(cluster: IpAddr, host: &Host, report: &mut Report) {
             continue;
         }
         let fault = match held.on_lo() {
-            true => "so wide a prefix takes its neighbours' packets too".to_owned(),
+            true => "with so wide a prefix the server accepts its neighbours' packets too".to_owned(),
             false => format!("the server answers {} for it there", held.protocol()),
         };
         let mend = if present { held.delete_command() } else { format!("{} && {add}", held.delete_command()) };
@@ -184,7 +184,7 @@ fn inspect_prefix(cluster: Prefix, host: &Host, report: &mut Report) {
         Some(local) => report.push(Grade::Ok, format!("the cluster prefix {cluster} is local, as a part of {local}")),
         None => report.push_mend(
             Grade::Wrong,
-            format!("the cluster prefix {cluster} is not local: the server does not take its packets"),
+            format!("the cluster prefix {cluster} is not local: the server does not accept its packets"),
             format!("ip route add local {cluster} dev lo"),
         ),
     }
@@ -216,7 +216,7 @@ fn inspect_forwarding(role: &Role, report: &mut Report) {
         if concerned && super::host::read_setting(path.as_ref()).is_ok_and(|value| value != 0) {
             report.push_mend(
                 Grade::Warning,
-                format!("{family} forwarding is on: without its alias the server sends clients' packets in a circle"),
+                format!("{family} forwarding is on: without its alias the server sends clients' packets in a loop"),
                 format!("sysctl -w {path}=0"),
             );
         }
@@ -234,6 +234,6 @@ fn inspect_broadcast(role: &Role, host: &Host, dispatch: Dispatch, report: &mut 
             continue;
         }
         let mend = format!("ip maddress add {} dev {}", membership.group, membership.interface);
-        report.push_mend(Grade::Wrong, format!("{membership} is not joined: its frames may stop at the NIC"), mend);
+        report.push_mend(Grade::Wrong, format!("{membership} is not joined: the NIC may drop its frames"), mend);
     }
 }

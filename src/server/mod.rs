@@ -68,17 +68,17 @@ pub enum Error {
     )]
     SeveralServers { names: Vec<String> },
     #[error(
-        "{server} has no primary address on an interface of this host: so where the router's frames come in is not known; \
-        add it first"
+        "{server} has no primary address on an interface of this host, so the interface of the router's frames is not \
+         known; add the address first"
     )]
     NoInterface { server: String },
     #[error("changing addresses and ARP settings needs root (CAP_NET_ADMIN): run it with sudo")]
     NotPermitted,
     #[error("the interface lo is down; run `ip link set lo up`")]
     LoDown,
-    #[error("{held}: a server answers {} for it there; take it away with `{}`", held.protocol(), held.delete_command())]
+    #[error("{held}: a server answers {} for it there; remove it with `{}`", held.protocol(), held.delete_command())]
     OnInterface { held: Held },
-    #[error("{held} is too wide, the server would take its neighbours' packets; take it away with `{}`", held.delete_command())]
+    #[error("{held} is too wide, the server would accept its neighbours' packets; remove it with `{}`", held.delete_command())]
     TooWide { held: Held },
     #[error("cannot {doing} over rtnetlink: {source}")]
     Netlink { doing: String, source: rtnetlink::Error },
@@ -90,7 +90,7 @@ pub enum Error {
     File { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{} is not what `oneip server add` writes ({reason}); undo its work by hand, then remove the file", path.display())]
     Journal { path: PathBuf, reason: String },
-    #[error("{cause}; and taking back what was done before failed too: {}", left.join("; "))]
+    #[error("{cause}; undoing the earlier steps failed too: {}", left.join("; "))]
     HalfDone { cause: Box<Error>, left: Vec<String> },
     #[error("{count} of the settings of server \"{server}\" are wrong")]
     Unsound { server: String, count: usize },

@@ -76,7 +76,7 @@ impl fmt::Display for Report {
         for Line { grade, text, mend, .. } in &self.lines {
             write!(f, "\n  {:<8} {text}", grade.name())?;
             if let Some(command) = mend {
-                write!(f, "\n  {:<8} mend: {command}", "")?;
+                write!(f, "\n  {:<8} fix: {command}", "")?;
             }
         }
         Ok(())

@@ -253,7 +253,7 @@ pub fn inspect(role: &Role, host: &Host, missing: Grade, report: &mut Report) {
         report.push_mend(
             missing,
             format!(
-                "{deliver}: nothing takes clients' packets apart: no XDP program is on {}{device}",
+                "{deliver}: nothing decapsulates clients' packets: no XDP program is on {}{device}",
                 interfaces.join(", ")
             ),
             format!("oneip decap -c FILE --server {}", role.name),

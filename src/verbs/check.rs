@@ -53,7 +53,8 @@ pub fn plan(plan: &Plan, cluster: &Cluster) -> String {
         let (hold, first) = (takeover::hold(plan).as_millis(), takeover::first_hold(plan).as_millis());
         let _ = writeln!(
             text,
-            "filter on interface {}: takes over what others give up after {hold} ms, and when it comes up after {first} ms",
+            "filter on interface {}: takes over clients {hold} ms after other servers give them up, and {first} ms \
+             after it starts",
             filter.interface
         );
     }
@@ -89,7 +90,7 @@ pub fn against_running(plan: &Plan, config: &Path) -> Option<String> {
     let lines = client.rehearse_reload()?;
     let lines = lines.unwrap_or_else(|error| vec![format!("a reload would be refused: {error}")]);
     let lines: String = lines.iter().flat_map(|text| text.lines()).map(|line| format!("  {line}\n")).collect();
-    Some(format!("compared with process {}, which runs by this file:\n{lines}", status.pid))
+    Some(format!("compared with process {}, which runs with this file:\n{lines}", status.pid))
 }
 
 fn admin(Admin { socket, metrics, web, state, .. }: &Admin) -> String {
@@ -115,7 +116,8 @@ fn group(Group { name, member, etcd, user, identity, health, .. }: &Group) -> St
 
 fn announce(Announce { table, min_up, hold_down, linger, hold }: &Announce) -> String {
     format!(
-        "announce: routes in table {table}; needs {min_up} up, again after {} ms; gone {} ms before a stop, {} s after a crash\n",
+        "announce: routes in table {table}; needs {min_up} up; announced again after {} ms; withdrawn {} ms before a \
+         stop, and {} s after a crash\n",
         hold_down.as_millis(),
         linger.as_millis(),
         hold.as_secs()
@@ -139,7 +141,7 @@ fn queues(dispatcher: &Dispatcher) -> String {
     }
     let (share, cores) = match assigned(dispatcher) {
         Ok(assigned) => assigned,
-        Err(reason) => return format!("queues and cores: not on this machine as it is: {reason}\n"),
+        Err(reason) => return format!("queues and cores: not possible on this machine: {reason}\n"),
     };
     let mut text = match is_one {
         true => format!("interface {interface}, AF_XDP; a worker remembers {flows} flows through a change\n"),
@@ -185,7 +187,7 @@ fn dpdk(dispatcher: &Dispatcher) -> String {
         Ok(cores) => cores.iter().enumerate().for_each(|(queue, core)| {
             let _ = writeln!(text, "  queue {queue} -> core {core}");
         }),
-        Err(reason) => _ = writeln!(text, "queues and cores: not on this machine as it is: {reason}"),
+        Err(reason) => _ = writeln!(text, "queues and cores: not possible on this machine: {reason}"),
     }
     text
 }

@@ -149,8 +149,8 @@ fn require_source(plan: &Plan) -> Result<(), Failure> {
     for (server, (family, is_known, example)) in table::families(&plan.services).into_iter().zip(sources) {
         if let Some(server) = server.filter(|_| !is_known) {
             return Err(format!(
-                "replay cannot ask for this host's addresses: the tunnel to server {server} comes from an {family} address, and `source` \
-                 of [dispatcher] has none; add one, as in source = [\"{example}\"]"
+                "replay cannot ask for this host's addresses: the tunnel to server {server} needs an {family} source \
+                 address, and `source` of [dispatcher] has none; add one, as in source = [\"{example}\"]"
             )
             .into());
         }

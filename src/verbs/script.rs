@@ -35,15 +35,15 @@ impl FromStr for Change {
                 "write seconds after the first frame, what happens, and the server: \"2.5 drain web1\"".to_owned()
             );
         };
-        let seconds: f64 = after.parse().map_err(|_| format!("`{after}` is no number of seconds"))?;
+        let seconds: f64 = after.parse().map_err(|_| format!("`{after}` is not a number of seconds"))?;
         let after =
-            Duration::try_from_secs_f64(seconds).map_err(|_| format!("{after} s is no time after the start"))?;
+            Duration::try_from_secs_f64(seconds).map_err(|_| format!("{after} s is not a time after the start"))?;
         let what = match what {
             "drain" => What::Drain,
             "undrain" => What::Undrain,
             "down" => What::Down,
             "up" => What::Up,
-            other => return Err(format!("`{other}` is none of drain, undrain, down, up")),
+            other => return Err(format!("`{other}` is not one of drain, undrain, down, up")),
         };
         Ok(Change { after, what, server: server.to_owned() })
     }
@@ -118,9 +118,9 @@ mod tests {
         assert_eq!("2.5 drain web1".parse(), Ok(change));
         for (text, says) in [
             ("drain web1", "write seconds"),
-            ("x drain web1", "`x` is no number"),
-            ("-1 drain web1", "-1 s is no time"),
-            ("1 drian web1", "`drian` is none of drain, undrain, down, up"),
+            ("x drain web1", "`x` is not a number"),
+            ("-1 drain web1", "-1 s is not a time"),
+            ("1 drian web1", "`drian` is not one of drain, undrain, down, up"),
         ] {
             let error = text.parse::<Change>().expect_err(text);
             assert!(error.contains(says), "{error}");

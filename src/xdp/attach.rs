@@ -66,7 +66,7 @@ pub fn load(object: &mut Ebpf, name: &str) -> Result<(), String> {
         ProgramError::LoadError { io_error, verifier_log } => {
             tracing::debug!(program = name, %verifier_log, "the program was refused");
             let wants_more = io_error.kind() == io::ErrorKind::PermissionDenied && !privileges::is_unguarded();
-            format!("{io_error}{}", if wants_more { "; older kernels, as 6.1, want CAP_PERFMON for it" } else { "" })
+            format!("{io_error}{}", if wants_more { "; older kernels such as 6.1 need CAP_PERFMON for it" } else { "" })
         }
         error => with_causes(&error),
     })

@@ -70,9 +70,9 @@ pub enum XdpError {
     TooManyAddresses { count: usize },
 
     #[error(
-        "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or take it off: \
-         oneip filter -c FILE --detach, where it is a filter of oneip; ip link set dev {interface} xdp off, where no program \
-         holds it"
+        "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or detach \
+         it: oneip filter -c FILE --detach, if it is a filter of oneip; ip link set dev {interface} xdp off, if no \
+         program holds it"
     )]
     ProgramAttached { interface: String },
 

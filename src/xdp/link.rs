@@ -103,9 +103,9 @@ pub enum LinkError {
     Pin { kept: Kept, path: PathBuf, reason: String },
 
     #[error(
-        "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or take it off: \
-         oneip filter, decap or run -c FILE --detach, where it is oneip's, kept by other `pins`; \
-         ip link set dev {interface} xdp off, where no program holds it"
+        "another XDP program is attached to {interface} (ip link show {interface} shows it): stop its owner, or detach \
+         it: oneip filter, decap or run -c FILE --detach, if it is oneip's with other `pins`; ip link set dev \
+         {interface} xdp off, if no program holds it"
     )]
     ProgramAttached { interface: String },
 
@@ -117,7 +117,7 @@ pub enum LinkError {
     )]
     NoNative { kept: Kept, interface: String, reason: String },
 
-    #[error("cannot take the {kept} on {interface} over: {reason} (rm {} ends it)", path.display())]
+    #[error("cannot take over the {kept} on {interface}: {reason} (to remove it: rm {})", path.display())]
     TakeOver { kept: Kept, interface: String, path: PathBuf, reason: String },
 }
 
@@ -140,8 +140,8 @@ pub fn attach(
         {
             if xdp.is_some_and(|xdp| (xdp == model::Xdp::Native) != (mode == Mode::Native)) {
                 tracing::warn!(
-                    "the {kept} on {interface} goes on as {mode}, as which it was left, whatever `xdp` in [{kept}] says: for that, \
-                     end it, take it off (oneip {} --detach), and start it again",
+                    "the {kept} on {interface} stays in the mode in which it was left, {mode}; to apply `xdp` of \
+                     [{kept}], stop it, detach it (oneip {} --detach), and start it again",
                     kept.verb()
                 );
             }

@@ -89,7 +89,7 @@ fn orders_are_what_was_typed() {
     assert_eq!(fake.orders().last(), Some(&order));
     done(&fake, "undeny 198.51.100.0/24");
     assert_eq!(fake.orders().last(), Some(&Order::Undeny { prefix, service: None }));
-    assert_eq!(done(&fake, "denied"), "nothing is denied by ctl\n");
+    assert_eq!(done(&fake, "denied"), "no prefix is denied by ctl\n");
     assert_eq!(done(&fake, "denied --json"), "{\"denied\":[],\"lists\":[]}\n");
     assert_eq!(done(&fake, "ready --service web"), "ready\n");
     let refused = "error: service dns is not ready: withdrawn by oneip ctl withdraw\n";
@@ -109,20 +109,23 @@ fn orders_are_what_was_typed() {
 #[test]
 fn a_diff_says_by_its_exit_code_whether_anything_differs() {
     let fake = Fake::start();
-    let order = "by order, and no difference: server web2 of service web: drained\n";
-    assert_eq!(done(&fake, "diff"), format!("/etc/oneip/cluster.toml is what is in use\n{order}"));
+    let order = "by order, not a difference: server web2 of service web: drained\n";
+    assert_eq!(
+        done(&fake, "diff"),
+        format!("/etc/oneip/cluster.toml is the same as the configuration in use\n{order}")
+    );
     assert_eq!(fake.orders(), [Order::Diff { config: None }]);
     let output = ctl(&fake.socket, "diff -c other.toml");
     let own = std::env::current_dir().unwrap().join("other.toml");
     assert_eq!(fake.orders()[1], Order::Diff { config: Some(own) }, "the process has another directory");
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), ""));
     let expected = "service web: server web4 added (192.0.2.14, weight 1)
-[dispatcher] cores: another one, which needs a restart
-service web: 16384 of 65537 slots move: 25 % of its clients get another server, where its servers' coming and going asks for 25 %; \
+[dispatcher] cores: changed, needs a restart
+service web: 16384 of 65537 slots move: 25 % of its clients get another server, although the change of servers needs only 25 %; \
                     connections stay where they are for 300 s
-service dns: slots are of other clients: 25 % of its clients get another server, where its servers' coming and going asks for 25 %; \
+service dns: the slots belong to other clients now: 25 % of its clients get another server, although the change of servers needs only 25 %; \
                     their connections break (drain_s = 0)
-by order, and no difference: server web2 of service web: drained
+by order, not a difference: server web2 of service web: drained
 a reload would be refused: [dispatcher] cores cannot change while oneip runs; restart it, or change that back
 ";
     assert_eq!(text(&output.stdout), expected);
@@ -143,14 +146,14 @@ fn what_a_client_meets_is_told_for_each_of_them() {
   failover order: web2, web3, web1
 ";
     let dns = "service dns (203.0.113.80): hash 0x0123456789abcdef, slot 291
-  no list has it
+  not in any list
   limits of the service: 100 SYN a second
   packets without ports, such as fragments, go to ns1: failover, since ns2 is draining (by ctl drain)
   connections begun before the change stay on ns2
   failover order: ns2, ns1
 ";
-    let asks = "  hash = \"flow\": the ports of client and service and the protocol decide, too; --port N shows where connections from \
-                port N go, with --to tcp/443 if the service does not list its ports\n";
+    let asks = "  hash = \"flow\": the server also depends on the protocol and the ports; --port N shows where \
+                connections from port N go, with --to tcp/443 if the service does not list its ports\n";
     let of = |client: &str, end: &str| format!("client {client}\n\n{web}\n{dns}{end}");
     let both = done(&fake, "check-client 198.51.100.7 198.51.100.8");
     assert_eq!(both, format!("{}\n{}", of("198.51.100.7", asks), of("198.51.100.8", asks)));
@@ -199,8 +202,9 @@ fn a_capture_is_written_as_it_comes_and_what_was_lost_is_told() {
     let file = folder.path().join("out.pcapng");
     let output = ctl(&fake.socket, &format!("capture --out {} --where drop --count 9", file.display()));
     let said = String::from_utf8(output.stderr).unwrap();
-    let told = "2 frames captured, 3 lost for want of room; fewer are with --client, --where or a smaller --snap\n";
-    assert_eq!((output.status.code(), said), (Some(0), format!("capturing; Ctrl-C ends it\n{told}")));
+    let told = "2 frames captured, 3 lost because the buffer was full; to lose fewer, use --client, --where or a \
+                smaller --snap\n";
+    assert_eq!((output.status.code(), said), (Some(0), format!("capturing; press Ctrl-C to stop\n{told}")));
     assert_eq!(fs::read(&file).unwrap(), sample::pcapng());
     assert_eq!(ctl(&fake.socket, "capture --out -").stdout, sample::pcapng());
     let lost = ctl(&fake.socket, "capture --out /nonexistent/out.pcapng");
@@ -280,7 +284,7 @@ fn a_process_that_was_started_again_begins_at_0() {
         (status.pid, status.uptime_s) = (4000, 1.0);
     });
     let said = done(&fake, "stats --interval 0.8 --count 4");
-    assert_eq!(said.matches("the process was started again; its counters begin at 0\n").count(), 1, "{said}");
+    assert_eq!(said.matches("the process was restarted; its counters start at 0\n").count(), 1, "{said}");
     again.join().unwrap();
 }
 
@@ -330,8 +334,8 @@ fn every_way_to_have_no_answer_says_what_to_do() {
         assert_eq!(failed(&path, "status"), expected.replace("--socket WHERE", "--socket PATH"));
     };
     said(
-        "there is no socket PATH; is a dispatcher running? Where its configuration names another, as `socket` in [admin], \
-         say so by --socket WHERE",
+        "there is no socket PATH; is a dispatcher running? If its configuration sets another `socket` in [admin], use \
+         --socket WHERE",
     );
     let listener = UnixListener::bind(&path).unwrap();
     // Somebody else's service.
@@ -355,7 +359,7 @@ fn every_way_to_have_no_answer_says_what_to_do() {
         ended.starts_with(&format!("error: the process on {} ended before it answered: ", path.display())),
         "{ended}"
     );
-    said("GET /status is nothing that the process on PATH knows; it answers: 404 Not Found what?");
+    said("the process on PATH does not know GET /status; it answers: 404 Not Found what?");
     said("the answer cannot be read: missing field `version`");
     server.join().unwrap();
     // A child of another test may have the listener for a moment more.
@@ -373,7 +377,7 @@ fn a_process_whose_queue_is_full_is_said_to_be_crowded() {
     socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
     socket.listen(0).unwrap();
     let _waiting = UnixStream::connect(&path).unwrap();
-    let words = "has more clients than it serves at once, and others wait already; try again";
+    let words = "has too many admin clients at the moment; try again";
     assert_eq!(failed(&path, "status"), format!("error: the process on {} {words}\n", path.display()));
 }
 
@@ -408,7 +412,7 @@ fn threads_that_have_ended_are_the_error() {
     drop(asked);
     let _server = admin::bind(&plan).unwrap().start(backend).unwrap();
     let ended = "error: the thread that was asked has ended: this process is about to stop\n";
-    let nothing = "error: the control thread has not begun to follow the servers yet\n";
+    let nothing = "error: the control thread has not reported the state of the servers yet\n";
     for (verb, words) in [("status", nothing), ("reload", ended), ("metrics", nothing)] {
         assert_eq!(failed(&plan.socket, verb), words, "{verb}");
     }
@@ -418,8 +422,7 @@ fn threads_that_have_ended_are_the_error() {
 fn top_wants_a_terminal() {
     let fake = Fake::start();
     let said = failed(&fake.socket, "top");
-    let expected =
-        "error: `top` draws on a terminal, and standard output is none; see `oneip ctl status` and `stats`\n";
+    let expected = "error: `top` needs a terminal, and standard output is not one; use `oneip ctl status` or `stats`\n";
     assert_eq!(said, expected);
 }
 

@@ -27,7 +27,7 @@ fn workers_that_turn_are_healthy_and_others_are_named() {
         figures.workers[1].turns = false;
     });
     let expected = "worker 0 is stuck: frames wait in its transmit ring, and none has left for an interval\n\
-                    worker 1 does not turn: it missed the last harvest\n";
+                    worker 1 hangs: it did not answer the last request for its counters\n";
     assert_eq!((status, body.as_str()), (503, expected));
     let trouble = healthz(|figures| figures.troubles.push("the filter is off lan0".to_owned()));
     assert_eq!(trouble, (503, "the filter is off lan0\n".into()));
@@ -38,12 +38,13 @@ fn filters_that_decide_by_something_else_are_not_ready() {
     let (status, body) = asked("/readyz", |status| status.peers = sample::peers(), |_| {});
     let said = |server: &str, what: &str, then: &str| {
         format!(
-            "the filter of {server} has {what} than this one, so that two servers may answer a client, or none: {then}\n"
+            "the filter of {server} has {what} than this one; a client may be answered by two servers or by none: \
+             {then}\n"
         )
     };
     let expected = [
         said("web3", "another configuration", "give both the same services, servers and weights, and reload"),
-        said("web3", "other orders", "give both the same by oneip ctl"),
+        said("web3", "other orders", "give both the same orders with oneip ctl"),
         said("web5", "another hash_key", "give both the same, and reload"),
     ];
     assert_eq!((status, body), (503, expected.concat()));

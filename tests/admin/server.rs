@@ -98,7 +98,7 @@ fn threads_that_put_down_nothing_hang() {
     let reply = unix(&socket, "GET", "/healthz", "");
     assert_eq!(
         (reply.status, reply.body.as_str()),
-        (503, "the stats thread hangs: it has put down no figures for 2.1s\n")
+        (503, "the stats thread hangs: it has not reported counters for 2.1s\n")
     );
     // What is known of the servers is not kept back for that.
     let status = || {
@@ -110,11 +110,11 @@ fn threads_that_put_down_nothing_hang() {
         String::from_utf8(shown.stdout).unwrap()
     };
     let said = status();
-    let note = "NOTE: this was counted 2.1 s ago: the stats thread hangs, or gets no time on its core";
+    let note = "NOTE: these counters are 2.1 s old: the stats thread hangs, or gets no CPU time";
     assert!(said.contains(note), "{said}");
     *age.lock().unwrap() = Duration::ZERO;
     assert_eq!(unix(&socket, "GET", "/healthz", "").status, 200);
-    assert!(!status().contains("NOTE: this was counted"));
+    assert!(!status().contains("NOTE: these counters are"));
     thread::sleep(OVERVIEW_MOST);
     for path in ["/healthz", "/readyz"] {
         let reply = unix(&socket, "GET", path, "");
@@ -166,46 +166,51 @@ fn what_is_no_order_is_refused_in_words_and_reaches_nobody() {
         (
             "",
             400,
-            r#"this is no order: EOF while parsing a value at line 1 column 0; write one like {"order":"drain","server":"web1"}"#,
+            r#"this is not an order: EOF while parsing a value at line 1 column 0; write one like {"order":"drain","server":"web1"}"#,
         ),
-        ("{", 400, "this is no order: EOF while parsing an object"),
+        ("{", 400, "this is not an order: EOF while parsing an object"),
         (
             r#"{"order":"fly"}"#,
             400,
-            "this is no order: unknown variant `fly`, expected one of `status`, `reload`, `publish`, `diff`",
+            "this is not an order: unknown variant `fly`, expected one of `status`, `reload`, `publish`, `diff`",
         ),
-        (r#"{"order":"drain"}"#, 400, "this is no order: missing field `server`"),
-        (r#"{"order":"trace","client":"x","watch_ms":0}"#, 400, "this is no order: invalid IP address syntax"),
+        (r#"{"order":"drain"}"#, 400, "this is not an order: missing field `server`"),
+        (r#"{"order":"trace","client":"x","watch_ms":0}"#, 400, "this is not an order: invalid IP address syntax"),
         (
             r#"{"order":"trace","client":"192.0.2.1","watch_ms":60001}"#,
             400,
             "a trace watches for at most 60s, not for 60001 ms",
         ),
-        (r#"{"order":"talkers","for_ms":60001}"#, 400, "talkers are looked for in at most 60s, not in 60001 ms"),
+        (r#"{"order":"talkers","for_ms":60001}"#, 400, "talkers are counted for at most 60s, not for 60001 ms"),
         (r#"{"order":"capture","snap":9217}"#, 400, "a capture keeps 1 to 9216 bytes of a frame, not 9217"),
         (r#"{"order":"capture","seconds":86401}"#, 400, "a capture takes at most 86400 seconds"),
         (
             r#"{"order":"capture","host":"x"}"#,
             400,
-            "this is no order: unknown field `host`, expected one of `client`, `service`",
+            "this is not an order: unknown field `host`, expected one of `client`, `service`",
         ),
         (
             r#"{"order":"drain","server":"web1","timeout":5}"#,
             400,
-            "this is no order: unknown field `timeout`, expected one of `server`, `service`, `timeout_s`, `force`; write one like",
+            "this is not an order: unknown field `timeout`, expected one of `server`, `service`, `timeout_s`, `force`; \
+             write one like",
         ),
         (
             r#"{"order":"undrain","server":"web1","force":false}"#,
             400,
-            "this is no order: unknown field `force`, expected ",
+            "this is not an order: unknown field `force`, expected ",
         ),
-        (r#"{"order":"reload","forced":true}"#, 400, "this is no order: unknown field `forced`, expected `force` or "),
+        (
+            r#"{"order":"reload","forced":true}"#,
+            400,
+            "this is not an order: unknown field `forced`, expected `force` or ",
+        ),
         (
             r#"{"order":"status","verbose":true}"#,
             400,
-            "this is no order: unknown field `verbose`, there are no fields but `order`; ",
+            "this is not an order: unknown field `verbose`, there are no fields but `order`; ",
         ),
-        (r#"["reload"]"#, 400, "this is no order: "),
+        (r#"["reload"]"#, 400, "this is not an order: "),
         (&too_long, 413, "an order has at most 2097152 bytes; nothing was done"),
     ] {
         let reply = unix(&fake.socket, "POST", "/order", body);
@@ -223,7 +228,11 @@ fn over_tcp_there_is_nothing_but_reading() {
         assert_eq!(unix(&fake.socket, "GET", path, "").status, 200, "{path}");
         let reply = tcp(&fake, "POST", path);
         assert_eq!(reply.status, 405, "{path}");
-        assert_eq!(reply.body, "not by this method; there are GET /metrics, /healthz, /readyz and /openapi.json\n");
+        assert_eq!(
+            reply.body,
+            "this method is not allowed; there are GET /metrics, /healthz, /readyz and \
+                                /openapi.json\n"
+        );
         assert!(reply.head.contains("allow: get,head"), "{}", reply.head);
     }
     for (method, path) in
@@ -232,15 +241,15 @@ fn over_tcp_there_is_nothing_but_reading() {
         let reply = tcp(&fake, method, path);
         assert_eq!(
             (reply.status, reply.body.as_str()),
-            (404, "nothing is here; there are GET /metrics, /healthz, /readyz and /openapi.json\n")
+            (404, "not found; there are GET /metrics, /healthz, /readyz and /openapi.json\n")
         );
     }
     let there_are =
         "there are POST /order, GET /status, /lookup, /talkers, /metrics, /healthz, /readyz and /openapi.json\n";
     for (method, path, status, words) in [
-        ("GET", "/order", 405, "not by this method; "),
-        ("DELETE", "/status", 405, "not by this method; "),
-        ("GET", "/orders", 404, "nothing is here; "),
+        ("GET", "/order", 405, "this method is not allowed; "),
+        ("DELETE", "/status", 405, "this method is not allowed; "),
+        ("GET", "/orders", 404, "not found; "),
     ] {
         let reply = unix(&fake.socket, method, path, "");
         assert_eq!((reply.status, reply.body), (status, format!("{words}{there_are}")));
@@ -289,7 +298,7 @@ fn slow_clients_are_gone_in_bounded_time_and_keep_nobody_out_on_the_other_side()
         stream.read_to_string(&mut text).unwrap();
         let reply = http::reply(&text).expect("an answer");
         assert_eq!(reply.status, 408);
-        assert_eq!(reply.refused(), "the order has not come within 5s; nothing was done");
+        assert_eq!(reply.refused(), "the order did not arrive within 5s; nothing was done");
     }
     for mut stream in held.drain(..ADMIN_CONNECTIONS) {
         assert!(stream.read_to_end(&mut Vec::new()).is_ok(), "it was closed");
@@ -335,7 +344,8 @@ fn a_control_thread_that_does_not_answer_is_said_to_hang() {
     let start = Instant::now();
     let reply = unix(&fake.socket, "POST", "/order", r#"{"order":"reload"}"#);
     assert_eq!(reply.status, 503);
-    let words = "the control thread has not answered within 10s; what was ordered may be carried out yet: see `oneip ctl status`";
+    let words = "the control thread did not answer within 10s; the order may still be carried out: see `oneip ctl \
+                 status`";
     assert_eq!(reply.refused(), words);
     assert!(start.elapsed() >= ORDER_MOST, "{:?}", start.elapsed());
 }
@@ -358,8 +368,8 @@ fn a_control_thread_that_is_busy_leaves_the_orders_of_those_who_gave_up() {
         clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(replies.iter().all(|reply| reply.status == 503), "{replies:?}");
-    assert!(replies[0].refused().contains("may be carried out yet"), "{replies:?}");
-    assert!(replies[1].refused().contains("may be carried out yet"), "{replies:?}");
+    assert!(replies[0].refused().contains("may still be carried out"), "{replies:?}");
+    assert!(replies[1].refused().contains("may still be carried out"), "{replies:?}");
     assert!(replies[2].refused().contains("busy") && replies[2].refused().contains("nothing was done"), "{replies:?}");
     thread::sleep(Duration::from_secs(2));
     assert_eq!(
@@ -378,11 +388,18 @@ fn a_stats_thread_that_does_not_answer_is_no_zero() {
         let reply = tcp(&fake, "GET", path);
         assert_eq!(
             (reply.status, reply.body.as_str()),
-            (503, "the stats thread has not given its figures within 2s\n")
+            (503, "the stats thread did not deliver its counters within 2s\n")
         );
     }
     let reply = unix(&fake.socket, "GET", "/status", "");
-    assert_eq!((reply.status, reply.refused().as_str()), (503, "the stats thread has not given its figures within 2s"));
+    assert_eq!(
+        (reply.status, reply.refused().as_str()),
+        (
+            503,
+            "the stats thread did not deliver its counters within \
+                                                                2s"
+        )
+    );
 }
 
 #[test]
@@ -396,7 +413,7 @@ fn threads_that_have_ended_are_said_to_have() {
     let words = "the thread that was asked has ended: this process is about to stop";
     let reply = unix(&socket, "POST", "/order", r#"{"order":"reload"}"#);
     assert_eq!((reply.status, reply.refused().as_str()), (503, words));
-    let words = "the control thread has not begun to follow the servers yet\n";
+    let words = "the control thread has not reported the state of the servers yet\n";
     assert_eq!(unix(&socket, "GET", "/healthz", "").body, words);
 }
 

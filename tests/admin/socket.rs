@@ -73,7 +73,7 @@ fn a_dead_processs_socket_is_replaced_and_a_living_ones_is_not() {
 
     let said = refused(admin::bind(&plan(&path, true)));
     let expected = format!(
-        "the admin socket {} is answered by process {}; stop it, or give this one a `socket` of its own in [admin]",
+        "the admin socket {} is in use by process {}; stop it, or set another `socket` in [admin]",
         path.display(),
         std::process::id()
     );
@@ -104,7 +104,7 @@ fn a_process_that_is_about_to_end_is_waited_for() {
 fn a_living_process_is_told_by_its_answer() {
     let fake = Fake::start();
     let said = refused(admin::bind(&plan(&fake.socket, true)));
-    assert!(said.contains(&format!("is answered by process {}; stop it", std::process::id())), "{said}");
+    assert!(said.contains(&format!("is in use by process {}; stop it", std::process::id())), "{said}");
     assert_eq!(http::unix(&fake.socket, "GET", "/healthz", "").status, 200);
 }
 
@@ -117,7 +117,7 @@ fn a_process_that_hangs_with_a_full_queue_is_alive() {
     socket.listen(0).unwrap();
     let waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
     let said = refused(admin::bind(&plan(&path, true)));
-    assert!(said.contains("is answered by a process that hangs; stop it"), "{said}");
+    assert!(said.contains("is in use by a process that hangs; stop it"), "{said}");
     drop(waiting);
 }
 
@@ -131,8 +131,8 @@ fn what_is_no_socket_is_left_alone() {
     for path in [&file, &link, &path] {
         let said = refused(admin::bind(&plan(path, true)));
         let expected = format!(
-            "the admin socket {} cannot be made: there is a file that is no socket; remove it, or name another path as \
-             `socket` in [admin]",
+            "the admin socket {} cannot be created: a file that is not a socket has this path; remove it, or set \
+             another `socket` in [admin]",
             path.display()
         );
         assert_eq!(said, expected);
@@ -147,8 +147,8 @@ fn a_directory_that_cannot_be_made_refuses_only_a_socket_that_is_named() {
     fs::write(folder.path().join("file"), "").unwrap();
     let path = folder.path().join("file/oneip.sock");
     let said = refused(admin::bind(&plan(&path, true)));
-    assert!(said.starts_with(&format!("the admin socket {} cannot be made: ", path.display())), "{said}");
-    assert!(said.ends_with("; mend that, or name another path as `socket` in [admin]"), "{said}");
+    assert!(said.starts_with(&format!("the admin socket {} cannot be created: ", path.display())), "{said}");
+    assert!(said.ends_with("; fix that, or set another `socket` in [admin]"), "{said}");
     assert_eq!(admin::bind(&plan(&path, false)).unwrap().socket(), None);
 }
 
@@ -182,15 +182,15 @@ fn an_address_that_is_taken_refuses_the_start_and_leaves_no_socket() {
     let path = folder.path().join("s.sock");
     let said = refused(admin::bind(&Admin { metrics: Some(address), ..plan(&path, true) }));
     let expected = format!(
-        "metrics cannot be served on {address}: Address already in use (os error 98); mend that, or name another address \
+        "metrics cannot be served on {address}: Address already in use (os error 98); fix that, or set another address \
          as `metrics` in [admin]"
     );
     assert_eq!(said, expected);
     assert!(!path.exists());
     let said = refused(admin::bind(&Admin { web: Some(address), ..plan(&path, true) }));
     let expected = format!(
-        "the page cannot be served on {address}: Address already in use (os error 98); mend that, or name another address as `web` in \
-         [admin]"
+        "the page cannot be served on {address}: Address already in use (os error 98); fix that, or set another \
+         address as `web` in [admin]"
     );
     assert_eq!(said, expected);
     assert!(!path.exists());

@@ -57,7 +57,7 @@ fn busy() -> View {
 fn a_terminal_of_80_by_24_has_everything() {
     let screen = drawn(&mut busy(), 80, 24);
     let expected = format!(
-        " oneip {}  dispatcher eth1  up 3 d 4 h  table 17  2 workers turn
+        " oneip {}  dispatcher eth1  up 3 d 4 h  table 17  2 workers run
  in 300 k/s  forwarded 300 k/s  dropped 30/s  passed 0/s  300 Mbit/s
  dropped no_service 30/s
  300 k/s                                                               ▁▂▃▄▄▅▆▇█
@@ -208,7 +208,7 @@ fn who_sends_most_takes_the_place_of_the_servers() {
  2001:db8:0:7::/64         (none)   12.50 %   4.00 k 100.00 %  3.20 Mbit      0
  198.51.100.8              dns       0.10 %       32   0.00 %  25.6 kbit     32
 
- 1000 frames looked at in 2.0 s (one in 64), 3 s ago"
+ 1000 frames sampled in 2.0 s (one in 64), 3 s ago"
     );
     assert_eq!(rows(&mut view, 80), expected);
     assert!(drawn(&mut view, 80, 24)[23].contains("t servers"));
@@ -250,7 +250,7 @@ fn what_is_wrong_stands_out() {
     status.services[0].servers[0].why = "no answer within 500 ms".to_owned();
     let mut view = View::new(status, Instant::now());
     let screen = drawn(&mut view, 120, 24);
-    assert!(screen[0].ends_with("worker 0 is stuck, 1 does not turn"), "{}", screen[0]);
+    assert!(screen[0].ends_with("worker 0 is stuck, 1 hangs"), "{}", screen[0]);
     assert!(screen.iter().any(|line| line == "     down for 1 h 10 min: no answer within 500 ms"), "{screen:?}");
     view.look(Err("nobody answers on the socket /run/oneip/oneip.sock".to_owned()), Instant::now());
     let screen = drawn(&mut view, 80, 24);

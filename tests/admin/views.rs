@@ -61,8 +61,8 @@ fn a_status_is_grouped_by_service() {
         "\
 oneip {}, dispatcher on eth1, up 3 d 4 h (process 812), table generation 17
   configuration /etc/oneip/cluster.toml, engine af_xdp
-  worker 0 on core 2 turns, received 12.0 M, remembers 1500 of 1.05 M flows
-  worker 1 on core 3 turns, but its transmit ring is STUCK, received 0
+  worker 0 on core 2 runs, received 12.0 M, remembers 1500 of 1.05 M flows
+  worker 1 on core 3 runs, but its transmit ring is STUCK, received 0
   frames in 12.3 M = forwarded 12.3 M + dropped 78 + passed 600
     dropped no_service       70  to a cluster address, but no service has that protocol and port
     dropped tx_full           8  the transmit ring was full: the link is down, or it or the kernel takes frames slower than they come
@@ -104,7 +104,10 @@ fn whether_clients_should_come_is_told_by_service() {
     status.services[0].announce = None;
     assert_eq!(status::ready(&status, Some("web")), Err("service web was not judged yet".to_owned()));
     status.mode = "filter".to_owned();
-    assert_eq!(status::ready(&status, None), Err("a filter is not announced; ask a dispatcher".to_owned()));
+    assert_eq!(
+        status::ready(&status, None),
+        Err("a filter is not announced; give the order to a dispatcher".to_owned())
+    );
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn where_nothing_is_dropped_the_rate_is_0() {
 #[test]
 fn a_filter_s_status_has_a_line_for_each_of_the_others() {
     let text = status::text(&Status { peers: sample::peers(), workers: Vec::new(), ..sample::status() });
-    let than = "than this one, so that two servers may answer a client, or none:";
+    let than = "than this one; a client may be answered by two servers or by none:";
     let expected = [
         "  the filter of web2 is heard, and agrees".to_owned(),
         "  the filter of web3 is heard".to_owned(),
@@ -135,7 +138,7 @@ fn a_filter_s_status_has_a_line_for_each_of_the_others() {
             "  NOTE: the filter of web3 has another configuration {than} give both the same services, servers and weights, and \
              reload"
         ),
-        format!("  NOTE: the filter of web3 has other orders {than} give both the same by oneip ctl"),
+        format!("  NOTE: the filter of web3 has other orders {than} give both the same orders with oneip ctl"),
         "  the filter of web4 is NOT HEARD: its last message came 1 min 15 s ago".to_owned(),
         "  the filter of web5 is NOT HEARD".to_owned(),
         format!("  NOTE: the filter of web5 has another hash_key {than} give both the same, and reload"),
@@ -164,7 +167,7 @@ fn a_status_says_what_is_missing() {
     let text = status::text(&status);
     for part in [
         "(process 812), no table yet\n",
-        "worker 0 on core 2 DOES NOT TURN, received 0\n",
+        "worker 0 on core 2 HANGS, received 0\n",
         "its MAC address is not known",
         "unchecked since 12 s: fwmark routes cannot be made",
         "not yet",
@@ -259,7 +262,7 @@ client        service  server  slot
 #[test]
 fn talkers_are_a_row_a_source() {
     let expected = "\
-1000 frames looked at in 2 s, one in 64
+1000 frames sampled in 2 s, one in 64
 
 source             service    share  frames/s   dropped      bit/s  SYN/s
 198.51.100.7       web      75.00 %    24.0 k   50.00 %  19.2 Mbit    320
@@ -268,10 +271,9 @@ source             service    share  frames/s   dropped      bit/s  SYN/s
     let mut talkers = sample::talkers();
     assert_eq!(talkers::text(&talkers), expected);
     (talkers.missed, talkers.one_in) = (70, 1);
-    assert!(
-        talkers::text(&talkers)
-            .starts_with("1000 frames looked at in 2 s, all\n70 more had no room; a larger --one-in misses none\n")
-    );
+    assert!(talkers::text(&talkers).starts_with(
+        "1000 frames sampled in 2 s, all\n70 more were missed because the buffer was full; use a larger --one-in\n"
+    ));
     talkers.sources.clear();
     assert!(talkers::text(&talkers).ends_with("nobody was seen"));
 }

@@ -77,14 +77,17 @@ fn the_page_is_of_this_process_alone_and_a_browser_is_told_so() {
 #[test]
 fn the_page_can_only_be_read() {
     let fake = Fake::start();
-    let said = "nothing is here; there is GET /, the page\n";
+    let said = "not found; there is GET /, the page\n";
     for path in ["/status", "/order", "/metrics", "/web", "/web/page.html"] {
         let reply = get(&fake, path);
         assert_eq!((reply.status, reply.body.as_str()), (404, said), "{path}");
     }
     for path in ["/", "/web/now", "/web/service?name=web"] {
         let reply = at(fake.web, "POST", path);
-        assert_eq!((reply.status, reply.body.as_str()), (405, "not by this method; there is GET /, the page\n"));
+        assert_eq!(
+            (reply.status, reply.body.as_str()),
+            (405, "this method is not allowed; there is GET /, the page\n")
+        );
     }
     assert_eq!(at(fake.metrics, "GET", "/").status, 404, "the metrics have a listener of their own");
     assert_eq!(unix(&fake.socket, "GET", "/web/now", "").status, 404);
@@ -330,5 +333,5 @@ fn before_anything_is_known_it_says_that() {
     assert_eq!(at(address, "GET", "/").status, 200, "the page itself is there");
     let reply = at(address, "GET", "/web/now");
     assert_eq!(reply.status, 503);
-    assert_eq!(reply.refused(), "the control thread has not begun to follow the servers yet");
+    assert_eq!(reply.refused(), "the control thread has not reported the state of the servers yet");
 }

@@ -53,7 +53,7 @@ fn texts(output: &Output) -> (Option<i32>, String, String) {
 fn wrong_usage_exits_2_and_says_what_is_wrong() {
     for (arguments, word) in [
         ("--fly", "no such option: --fly"),
-        ("--seconds", "--seconds wants a value"),
+        ("--seconds", "--seconds needs a value"),
         ("--seconds soon", "want numbers"),
         ("--generator hping", "oneip, pktgen or dpdk"),
         ("--parts throughput,beauty", "no such part: beauty"),

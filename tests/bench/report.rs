@@ -140,7 +140,7 @@ fn two_runs_stand_side_by_side() {
     let text = compare(&read(&a), &read(&b)).unwrap();
     for line in [
         "kernel: A 6.1, B 6.18",
-        "not measured on the same ground",
+        "not measured under the same conditions",
         "| oneip, IPv4, 64 bytes: kpps | 480.0 | 528.0 | 1.10 |",
         "| oneip to reflector, throughput | 0.80 | 0.88 | 1.10 |",
         "| oneip, load 50: p50, us | 2.00 | 2.00 | 1.00 |",
@@ -148,7 +148,7 @@ fn two_runs_stand_side_by_side() {
     ] {
         assert!(text.contains(line), "{line}\nis not in\n{text}");
     }
-    assert!(!compare(&read(&a), &read(&a)).unwrap().contains("same ground"));
+    assert!(!compare(&read(&a), &read(&a)).unwrap().contains("same conditions"));
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn the_plan_ends_with_queues_and_cores_as_far_as_this_machine_tells() {
         "\nno [dispatcher] and no [filter]: enough for lookup and replay; `oneip run` or `oneip filter` needs one\n"
     ));
     let absent = plan(&format!("{CONFIG}\n[dispatcher]\ninterface = \"nonesuch0\"\n"));
-    assert!(absent.contains("\nqueues and cores: not on this machine as it is: interface nonesuch0 does not exist"));
+    assert!(absent.contains("\nqueues and cores: not possible on this machine: interface nonesuch0 does not exist"));
 }
 
 #[test]
@@ -44,7 +44,8 @@ fn the_plan_says_what_a_change_keeps_and_where_the_dispatcher_is_asked() {
     let admin = "\nadmin: socket /run/oneip/oneip.sock, no metrics over TCP, state in /var/lib/oneip/oneip.json\n";
     assert!(plan.contains(admin) && !plan.contains("announce"), "{plan}");
     let plan = said(&format!("[announce]\nhold_s = 0\n{CONFIG}"));
-    let announce = "\nannounce: routes in table 111; needs 1 up, again after 5000 ms; gone 2000 ms before a stop, 0 s after a crash\n";
+    let announce = "\nannounce: routes in table 111; needs 1 up; announced again after 5000 ms; withdrawn 2000 ms \
+                    before a stop, and 0 s after a crash\n";
     assert!(plan.contains(announce), "{plan}");
     let plan =
         said(&format!("[admin]\nsocket = \"east.sock\"\nmetrics = \"[::1]:9180\"\nweb = \"[::1]:9181\"\n{CONFIG}"));

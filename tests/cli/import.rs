@@ -195,7 +195,7 @@ fn what_has_no_counterpart_is_said_with_its_line() {
         ),
         (
             with("").replace("real_server 192.0.2.11 80", "real_server 192.0.2.11 8080"),
-            "5: port 8080 of server 192.0.2.11 is not taken over: no port is changed".into(),
+            "5: port 8080 of server 192.0.2.11 is not converted: oneip does not change ports".into(),
         ),
         (
             with("real_server 2001:db8::1 80"),
@@ -245,7 +245,7 @@ fn what_cannot_be_is_left_out_and_the_rest_stays() {
         ("virtual_server www 80 {\n}\n", vec!["8: left out: \"www\" is not an address".into()]),
         (
             "virtual_server 203.0.113.81 80 { protocol TCP\nlvs_sched sh\nlvs_method DR\n}\n",
-            vec!["8: left out: it has no server that could be taken over".into()],
+            vec!["8: left out: it has no server that could be converted".into()],
         ),
     ] {
         let (out, said) = imported(&format!("{stays}{more}"));
@@ -280,7 +280,7 @@ fn what_is_no_configuration_is_refused_with_its_line() {
         refused("$X= \\\n1\n"),
         "standard input:1: $X is defined in several lines, which is not understood: write it in one\n"
     );
-    assert_eq!(refused(""), "standard input: there is no virtual server in it that could be taken over\n");
+    assert_eq!(refused(""), "standard input: there is no virtual server in it that could be converted\n");
     let nothing = refused("virtual_server fwmark 1 {\n}\n");
     assert!(
         nothing.starts_with("standard input: there is no virtual server") && nothing.contains(":1: left out: fwmark 1"),

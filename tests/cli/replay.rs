@@ -339,7 +339,8 @@ fn tunnels_come_out_encapsulated() {
         ),
         (
             "gateway_mac = \"02:00:00:00:00:fe\"",
-            "replay cannot ask for this host's addresses: the tunnel to server web1 comes from an IPv4 address, and `source`",
+            "replay cannot ask for this host's addresses: the tunnel to server web1 needs an IPv4 source address, and \
+             `source`",
         ),
     ] {
         fs::write(folder.path("oneip.toml"), dispatcher(keys)).unwrap();

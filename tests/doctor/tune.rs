@@ -68,8 +68,8 @@ fn wrong_arguments_are_refused() {
         ("", 2, "usage: "),
         ("set", 1, "which interface?"),
         ("show --interface eth9", 1, "there is no interface eth9"),
-        ("show --interface lan0 --cores x", 1, "--cores wants a list"),
-        ("show --interface lan0 --huge-pages many", 1, "--huge-pages wants a number"),
+        ("show --interface lan0 --cores x", 1, "--cores needs a list"),
+        ("show --interface lan0 --huge-pages many", 1, "--huge-pages needs a number"),
         ("show --fast", 2, "usage: "),
     ] {
         let output = tune(&net, arguments);

@@ -20,10 +20,10 @@ fn a_cut_between_members_moves_nobody_and_afterwards_both_halves_have_the_later_
 
     net.cut();
     // The half with the quorum goes on as a group. In the other one orders count where they are given, and wait.
-    eventually("the left half shares an order", || net.done(1, "weight web2 2").contains("the group has it"));
+    eventually("the left half shares an order", || net.done(1, "weight web2 2").contains("the group has the order"));
     RIGHT.iter().for_each(|at| net.stands(*at, "waiting", 5));
     let said = net.done(4, "weight web2 7");
-    assert!(said.ends_with("it counts here, and the other members hear of it when that is back"), "{said}");
+    assert!(said.ends_with("the order counts here, and reaches the other members when the store is back"), "{said}");
     net.done(5, "drain web3");
     net.done(2, "weight web2 3");
     LEFT.iter().for_each(|at| net.becomes(*at, "web2", "up", 3));

@@ -117,7 +117,7 @@ fn what_most_find_counts_and_one_alone_or_a_store_that_is_gone_takes_no_server_d
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
     }
     let group = net.done(2, "group");
-    assert!(group.contains("health is what most of 3 members find; this one checks 3 of 3 servers"), "{group}");
+    assert!(group.contains("health: the majority of 3 members decides; this one checks 3 of 3 servers"), "{group}");
     // It starts again, and moves nobody.
     members[0] = None;
     members[0] = Some(net.dispatcher(1));

@@ -24,10 +24,10 @@ fn an_order_to_one_member_is_one_to_all() {
     (1..=2).for_each(|at| net.joined(at, 2));
 
     let said = net.done(1, "drain web1");
-    assert!(said.ends_with("\nthe group has it: 2 members"), "{said}");
+    assert!(said.ends_with("\nthe group has the order: 2 members"), "{said}");
     net.becomes(2, "web1", "draining", 1);
     let said = net.done(2, "undrain web1");
-    assert!(said.ends_with("\nthe group has it: 2 members; it replaces what d1 was told"), "{said}");
+    assert!(said.ends_with("\nthe group has the order: 2 members; it replaces the order given on d1"), "{said}");
     net.becomes(1, "web1", "up", 1);
 
     // Two operators at once: nothing of either is lost.
@@ -43,7 +43,7 @@ fn an_order_to_one_member_is_one_to_all() {
     net.done(2, "deny 198.51.100.0/24 --for 10m");
     eventually("d1 denies it", || net.done(1, "denied").contains("198.51.100.0/24: denied for "));
     net.done(1, "undeny 198.51.100.0/24");
-    eventually("d2 does not deny it", || net.done(2, "denied").contains("nothing is denied by ctl"));
+    eventually("d2 does not deny it", || net.done(2, "denied").contains("no prefix is denied by ctl"));
 
     // For one only; what the group says of other things counts there too.
     let said = net.done(1, "drain web3 --local");
@@ -97,7 +97,7 @@ fn an_order_to_one_member_is_one_to_all() {
     // Two processes of one name.
     net.config(3, STORE, ("member = \"d3\"", "member = \"d2\""));
     let _twin = net.dispatcher(3);
-    eventually("it says so", || net.done(3, "status").contains("another process is called d2 in the group"));
+    eventually("it says so", || net.done(3, "status").contains("another process in the group has the name d2"));
 }
 
 /// A cluster may have both, as when it goes over from one to the other.
@@ -163,9 +163,9 @@ fn without_the_store_everything_goes_on_and_what_it_lost_it_is_told_again() {
     net.becomes(1, "web2", "up", 7);
 
     etcd.stop();
-    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE ASKED"));
+    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE REACHED"));
     let said = net.done(1, "drain web1");
-    assert!(said.ends_with("it counts here, and the other members hear of it when that is back"), "{said}");
+    assert!(said.ends_with("the order counts here, and reaches the other members when the store is back"), "{said}");
     net.becomes(1, "web1", "draining", 1);
     assert_eq!(net.state(2, "web1"), ("up".to_owned(), 1));
     eventually("it says so", || net.done(1, "status").contains("1 orders wait for the store"));
@@ -175,7 +175,7 @@ fn without_the_store_everything_goes_on_and_what_it_lost_it_is_told_again() {
     let _d1 = net.dispatcher(1);
     assert_eq!(net.state(1, "web1"), ("draining".to_owned(), 1));
     assert_eq!((net.state(1, "web2").1, net.state(1, "web3").1), (7, 4));
-    assert!(net.done(1, "group").contains("this one, until the store can be asked"));
+    assert!(net.done(1, "group").contains("this one, until the store can be reached"));
 
     // It comes back as it was before the last order: it is told that, and what waited.
     let _etcd = net.restored("before.db");
@@ -208,7 +208,7 @@ fn without_a_quorum_orders_wait() {
     (1..=2).for_each(|at| net.joined(at, 2));
     // One of three changes nothing.
     nodes[0] = None;
-    eventually("an order is shared", || net.done(1, "weight web1 2").contains("the group has it"));
+    eventually("an order is shared", || net.done(1, "weight web1 2").contains("the group has the order"));
     net.becomes(2, "web1", "up", 2);
     nodes[1] = None;
     for at in 1..=2 {
@@ -291,7 +291,7 @@ fn the_store_and_its_clients_are_verified() {
     net.joined(1, 1);
     eventually("it does not trust the store", || net.done(2, "status").contains("invalid peer certificate"));
     let said = net.done(1, "drain web1");
-    assert!(said.ends_with("the group has it: 1 members"), "{said}");
+    assert!(said.ends_with("the group has the order: 1 members"), "{said}");
     assert_eq!(net.state(2, "web1").0, "up");
     d2.stop();
     fs::write(d.join("password"), "h1dden\n").expect("written");

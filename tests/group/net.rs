@@ -230,7 +230,7 @@ impl Net {
         let start = Instant::now();
         loop {
             let said = self.ask(at, arguments);
-            let hangs = said.as_ref().is_err_and(|error| error.contains("thread hangs: it has put down"));
+            let hangs = said.as_ref().is_err_and(|error| error.contains("thread hangs: it has not reported"));
             if !hangs || start.elapsed() > PATIENCE {
                 return said;
             }

@@ -47,7 +47,7 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     // What is wrong is refused where it is given, with the line, and nothing is published.
     for (text, said) in [
         (services(5, "slots = 4\n"), "what is to be published:4:9: 4 slots are too few"),
-        ("[dispatcher]\ninterface = \"d1\"\n".to_owned() + &services(5, ""), "stands in the file of each member"),
+        ("[dispatcher]\ninterface = \"d1\"\n".to_owned() + &services(5, ""), "belongs in the file of each member"),
         ("nonsense\n".to_owned(), "what is to be published:1"),
     ] {
         write(&net, "wrong.toml", &text);
@@ -61,8 +61,9 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     ));
     for at in 1..=2 {
         eventually("it is named", || {
-            net.done(at, "status")
-                .contains("config in the store is not used: generation 2 cannot count here, and generation 1 does")
+            net.done(at, "status").contains(
+                "config in the store is not used: generation 2 cannot be used here, and generation 1 stays in use",
+            )
         });
         assert_eq!(net.state(at, "web1"), ("up".to_owned(), 5));
     }
@@ -85,8 +86,9 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     });
     assert!(said.iter().any(Result::is_ok), "{said:?}");
     let refused = said.iter().filter_map(|said| said.as_ref().err());
-    refused
-        .for_each(|error| assert!(error.contains("meanwhile") || error.contains("a reload is under way"), "{error}"));
+    refused.for_each(|error| {
+        assert!(error.contains("meanwhile") || error.contains("a reload has been running"), "{error}")
+    });
     let last = 3 + said.iter().filter(|said| said.is_ok()).count() as u64;
     eventually("both go by the last one", || generations(&net, 1) == [last, last]);
     let weight = net.state(1, "web1").1;
@@ -94,9 +96,9 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
 
     // Without the store: nothing can be published, and a start goes by what is on disk.
     etcd.stop();
-    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE ASKED"));
+    eventually("it is noticed", || net.done(1, "status").contains("the store CANNOT BE REACHED"));
     let error = net.ctl(1, "publish next.toml").expect_err("refused");
-    assert!(error.contains("the group's store cannot be asked"), "{error}");
+    assert!(error.contains("the group's store cannot be reached"), "{error}");
     d1.stop();
     let _d1 = net.dispatcher(1);
     assert_eq!(net.state(1, "web1"), ("up".to_owned(), weight));
@@ -111,7 +113,7 @@ fn what_is_published_counts_on_all_and_what_is_wrong_on_none() {
     (1..=2).for_each(|at| net.becomes(at, "web1", "up", 20));
     etcd.stop();
     let etcd = net.restored("then.db");
-    let older = format!("generation {last} is older than {}, which counts here: the store was restored", last + 1);
+    let older = format!("generation {last} is older than {}, which is in use here: the store was restored", last + 1);
     for at in 1..=2 {
         eventually("it is told", || net.done(at, "status").contains(&older));
         assert_eq!(net.state(at, "web1"), ("up".to_owned(), 20));

@@ -58,7 +58,7 @@ try() { # DELIVER CROSSED WANTED-DEVICES
     [[ $(grep -o '"state": *"up"' "$RUN/status" | wc -l) == 6 ]] || { cat "$RUN/status" "$RUN/log" >&2; fail "not every server is up"; }
     for device in $3; do on web1 ip link set "$device" down; done
     if log=$(on web1 "$ONEIP" server check -c "$RUN/oneip.toml" --server web1); then fail "a device is down and check finds nothing: $log"; fi
-    [[ $log == *"is down"*"mend: ip link set oneip-"* ]] || fail "check says something else: $log"
+    [[ $log == *"is down"*"fix: ip link set oneip-"* ]] || fail "check says something else: $log"
     for ((tries = 0; tries < 600; tries++)); do if grep -q 'server web1 of service web is down: no answer' "$RUN/log"; then break; fi; sleep 0.1; done
     grep -q 'server web1 of service web is down: no answer' "$RUN/log" || { cat "$RUN/log" >&2; fail "web1 is not found to be down"; }
     kill -TERM "$pid"

@@ -62,7 +62,8 @@ fn a_server_without_the_alias_fails_on_the_data_path_and_not_at_its_primary_addr
     for (cluster, port) in [(V4, 80), (V6, 8080)] {
         net.inside(async || {
             let data_path = net.service("data-path", cluster, &quick(&format!("type = 'tcp'\nport = {port}")));
-            let primary = net.service("primary", cluster, &quick(&format!("type = 'tcp'\nport = {port}\nvia = 'primary'")));
+            let primary =
+                net.service("primary", cluster, &quick(&format!("type = 'tcp'\nport = {port}\nvia = 'primary'")));
             let mut health = Health::open(&plan(&(data_path + &primary)), "lan0", END).await.unwrap();
             known(&mut health).await;
             assert_eq!([0, 1].map(|service| health.status(service, 0).unwrap().verdict), [Verdict::Up; 2]);
@@ -72,8 +73,8 @@ fn a_server_without_the_alias_fails_on_the_data_path_and_not_at_its_primary_addr
             assert_eq!(
                 reason,
                 format!(
-                    "no answer from {cluster} within 80 ms; is the server at its last known MAC, and does it have the cluster \
-                     address? `oneip server check` there tells"
+                    "no answer from {cluster} within 80 ms; is the server at its last known MAC, and does it have the \
+                     cluster address? Run `oneip server check` there"
                 )
             );
             let changes = during(&mut health, Duration::from_millis(500)).await;

@@ -119,7 +119,10 @@ fn a_server_is_reached_at_the_mac_of_the_data_path() {
         let mut health = Health::open(&plan(&text), "lan0", END).await.unwrap();
         let why =
             until(&mut health, |change| matches!(change.what, What::Isolated(_))).await.pop().unwrap().to_string();
-        assert!(why.starts_with("no server answers over IPv4: this host may be cut off: no server is judged"), "{why}");
+        assert!(
+            why.starts_with("no server answers over IPv4: this host may be cut off: all servers keep their state"),
+            "{why}"
+        );
         let status = health.status(0, 0).unwrap();
         let failure = status.failure.unwrap().1;
         assert_eq!(failure, "its MAC is not known: it does not answer ARP or neighbour discovery");
@@ -178,7 +181,7 @@ fn without_a_link_nobody_is_judged_and_probe_routes_are_put_back() {
             net.here("link set lan0 down");
             let changes = until(&mut health, |change| matches!(change.what, What::Isolated(_))).await;
             let said = changes.last().unwrap().to_string();
-            assert_eq!(said, "lan0 is down: no server is judged, and all stay as they are, until one answers");
+            assert_eq!(said, "lan0 is down: all servers keep their state until one answers");
             assert_eq!(during(&mut health, Duration::from_millis(400)).await, [], "told once");
             assert_eq!(health.status(0, 0).unwrap().verdict, Verdict::Up);
             // Not before a probe was due, which may be late on a machine that is busy.
@@ -288,7 +291,10 @@ fn an_operators_rules_are_skipped_by_no_packet_but_probes() {
         let changes = until(&mut health, |change| matches!(change.what, What::Unchecked { .. })).await;
         let said = changes.last().unwrap().to_string();
         assert!(
-            said.contains("a rule of this host takes packets with its mark elsewhere before ours at preference 1"),
+            said.contains(
+                "another rule of this host matches packets with the mark of the check before the rule of \
+                           oneip at preference 1"
+            ),
             "{said}"
         );
         assert!(said.contains("`ip route get 203.0.113.80 mark 0x6f6e000"), "{said}");
@@ -411,7 +417,8 @@ fn answers_that_the_kernel_would_drop_are_foreseen() {
             }
             Err(error) => error.to_string(),
         };
-        let start = "the kernel would drop what servers answer to checks of 203.0.113.80: the answers come in on lan0, where rp_filter is";
+        let start = "the kernel would drop the servers' answers to checks of 203.0.113.80: they arrive on lan0, where \
+                     rp_filter is";
         let end = "give it a route, `ip route add 203.0.113.80/32 via ROUTER dev lan0`, or write via = \"primary\" in [service.health]";
         for (rp_filter, route, said) in [
             (0, "", "works".to_owned()),

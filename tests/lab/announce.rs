@@ -55,7 +55,7 @@ fn what_is_ready_is_announced_and_an_operator_withdraws_it_while_frames_are_disp
     // Nothing of the kernel's own goes by these routes.
     assert!(lab.ip("dispatcher", "route get 203.0.113.80").contains("via 192.0.2.1"));
 
-    assert!(lab.ctl(&["withdraw", "--service", "web"]).contains("dispatched still"));
+    assert!(lab.ctl(&["withdraw", "--service", "web"]).contains("still arrive are dispatched"));
     // The services "web" and "echo" share the address, and one of them is to be announced.
     assert!(lab.ctl(&["withdraw", "--service", "web"]).contains("203.0.113.80 stays announced while service echo"));
     assert_eq!(announced(lab, "dispatcher"), BOTH);
@@ -101,7 +101,7 @@ fn what_is_ready_is_announced_and_an_operator_withdraws_it_while_frames_are_disp
     is_announced(lab, &[]);
     assert!(lab.fetch(0, &clients(0)[..20]).iter().all(|(_, server)| server == "web2"), "what comes is dispatched yet");
     let said = dispatcher.ended().said;
-    assert!(said.contains("what comes is dispatched for 1000 ms more"), "{said}");
+    assert!(said.contains("frames that still arrive are dispatched for 1000 ms more"), "{said}");
 }
 
 #[test]

@@ -256,7 +256,7 @@ fn an_interface_that_goes_down_is_told_and_one_that_is_gone_ends_it() {
         eventually("frames leave by it again", || lab.fetch_within(2, 0, clients) == expected);
         lab.ip("dispatcher", "link del lan1");
         let (said, _) = dispatcher.fail();
-        assert!(said.contains("error: lan1 is gone, and with it the frames"), "{said}");
+        assert!(said.contains("error: lan1 was removed, so no frames arrive"), "{said}");
         assert!(!lab.ip("dispatcher", "-d link show lan0").contains("prog/xdp"), "nothing is left on the other one");
     }
 }
@@ -290,7 +290,7 @@ fn a_bridge_its_port_and_a_macvlan_are_refused_with_what_to_write_instead() {
     for (name, wanted) in [
         ("br0", "br0 is a bridge, which runs no XDP in a driver: write an interface that is no port of it"),
         ("port0", "port0 is a port of the bridge br0, which has the addresses and the routes"),
-        ("mv0", "mv0 lies on lan0, and no driver runs XDP there: write lan0 instead"),
+        ("mv0", "mv0 is stacked on lan0, and no driver runs XDP on it: write lan0 instead"),
     ] {
         write_config(&lab.config(), &text.replacen("\"lan0\"", &format!("\"{name}\""), 1));
         let output = crate::dispatcher::run(&lab, &lab.config()).output().unwrap();

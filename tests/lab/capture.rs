@@ -38,7 +38,7 @@ impl Capture {
         let mut said = BufReader::new(ctl.stderr.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
-        assert_eq!(line, "capturing; Ctrl-C ends it\n");
+        assert_eq!(line, "capturing; press Ctrl-C to stop\n");
         Capture(ctl, said)
     }
 
@@ -68,7 +68,7 @@ fn captures(engine: &str) {
     kill_process(Pid::from_child(&capture.0), Signal::INT).unwrap();
     let said = capture.end();
     let packets = read(&file);
-    assert_eq!(said, format!("{} frames captured, 0 lost for want of room\n", packets.len()));
+    assert_eq!(said, format!("{} frames captured, 0 lost because the buffer was full\n", packets.len()));
     check(&packets, client, server);
     by_tshark(&file, &packets);
 
@@ -87,7 +87,7 @@ fn captures(engine: &str) {
     let mut counted = counted;
     let mut piped = Vec::new();
     counted.0.stdout.take().unwrap().read_to_end(&mut piped).unwrap();
-    assert_eq!(counted.end(), "2 frames captured, 0 lost for want of room\n");
+    assert_eq!(counted.end(), "2 frames captured, 0 lost because the buffer was full\n");
     let piped = packets_of(&piped[..]);
     assert!(piped.len() == 2 && piped.iter().all(|packet| packet.is_sent && packet.bytes.len() == 40));
     let refused = lab.ctl_refused(&["capture", "--out", out, "--service", "mail"]);

@@ -104,7 +104,7 @@ fn judged_by_clients_way(deliver: [&str; 2], families: [usize; 2], health: &str)
     eventually("web1 is down", || are("web1", "down"));
     let reason = lab.server("web", "web1")["check"]["failure"].to_string();
     assert!(
-        reason.contains("no answer from 203.0.113.80 within 500 ms; does the server take what comes by"),
+        reason.contains("no answer from 203.0.113.80 within 500 ms; does the server accept packets by"),
         "{reason}"
     );
     for family in families {

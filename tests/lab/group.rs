@@ -100,7 +100,7 @@ fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
             .collect();
 
         let said = lab.ctl_on(HOSTS[0], &["drain", "web1"]);
-        assert!(said.ends_with("the group has it: 3 members\n"), "{said}");
+        assert!(said.ends_with("the group has the order: 3 members\n"), "{said}");
         becomes(lab, &HOSTS, "web1", "draining");
         let group = lab.ctl_on(HOSTS[2], &["group"]);
         assert!(group.contains("group edge: dispatcher3 is one of 3 members"), "{group}");
@@ -124,7 +124,10 @@ fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
         lab.ip("lan", "link set web3 up");
         becomes(lab, &[HOSTS[0], HOSTS[2]], "web3", "up");
         let said = lab.ctl_on(HOSTS[0], &["deny", "198.18.7.0/24", "--for", "10m"]);
-        assert!(said.ends_with("it counts here, and the other members hear of it when that is back\n"), "{said}");
+        assert!(
+            said.ends_with("the order counts here, and reaches the other members when the store is back\n"),
+            "{said}"
+        );
 
         let _etcd = Etcd::serve(lab);
         lab.ip("lan", "link set dispatcher2 up");

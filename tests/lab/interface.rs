@@ -57,7 +57,7 @@ fn an_interface_that_goes_ends_it() {
     lab.fetch(0, &clients(0)[..24]);
     lab.ip("dispatcher", "link del lan0");
     let (said, account) = dispatcher.fail();
-    assert!(said.contains("error: lan0 is gone, and with it the frames; when it is back, start oneip again"), "{said}");
+    assert!(said.contains("error: lan0 was removed, so no frames arrive; restart oneip when it is back"), "{said}");
     assert!(account["forwarded"].as_u64().unwrap() > 0, "the figures are told all the same: {account}");
 }
 

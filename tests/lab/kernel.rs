@@ -140,7 +140,7 @@ fn no_frame_is_lost_when_another_process_takes_over() {
     });
     let said = run(lab, &lab.config()).arg("--takeover").output().unwrap();
     let said = String::from_utf8(said.stderr).unwrap();
-    assert!(said.contains("error: --takeover: no oneip hands over at "), "{said}");
+    assert!(said.contains("error: --takeover: no oneip to take over from at "), "{said}");
 }
 
 /// As the package's scripts do it at an upgrade, over a service manager that knows nothing of takeovers.

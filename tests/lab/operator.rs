@@ -201,7 +201,8 @@ fn what_was_set_by_hand_holds_after_a_restart_and_is_shown() {
     fs::write(lab.file("state.json"), "{ damaged").unwrap();
     let dispatcher = Dispatcher::start(&lab, &[]);
     assert!(
-        dispatcher.said().contains("is damaged") && dispatcher.said().contains("servers are as the configuration says")
+        dispatcher.said().contains("is damaged")
+            && dispatcher.said().contains("servers start in the state that the configuration gives")
     );
     dispatcher.stop();
 }
@@ -268,7 +269,7 @@ fn a_client_is_traced() {
     let checked: Value =
         serde_json::from_str(&lab.ctl(&["check-client", &client, "--service", "web", "--json"])).unwrap();
     assert_eq!(checked[0]["services"][0]["server"], server.as_str(), "{checked}");
-    assert!(lab.ctl(&["diff"]).contains("is what is in use"));
+    assert!(lab.ctl(&["diff"]).contains("is the same as the configuration in use"));
     let account = dispatcher.stop();
     assert_eq!(account.server(&server, "flows"), 1, "{}", account.json);
 }

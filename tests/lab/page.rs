@@ -98,7 +98,7 @@ fn a_browser_shows_the_page_on_a_phone_and_in_the_dark_and_through_a_restart() {
         lab.fetch(0, &clients(0)[..4]);
         browser.text("talkers").contains(&clients(0)[0])
     });
-    browser.wait_for("talkers-caption", "frames looked at in 1.0 s (all)");
+    browser.wait_for("talkers-caption", "frames sampled in 1.0 s (all)");
 
     // What somebody has under the cursor, or selected, stays while figures change.
     browser.value("document.getElementById('find').focus(); window.row = document.querySelector('#services tr')");

@@ -231,7 +231,7 @@ fn of_two_of_which_one_does_not_hear_the_other_one_answers() {
         make_deaf(lab);
         eventually("one has all", || lab.fetch_within(2, 0, &clients(0)) == alone);
         eventually("the other one says why", || {
-            filters[1].ctl(&["status"]).contains("web1 does not hear this filter (UDP), takes this server for down")
+            filters[1].ctl(&["status"]).contains("web1 does not hear this filter (UDP), treats this server as down")
         });
         make_hear(lab);
         eventually("both have theirs", || lab.fetch_within(2, 0, &clients(0)) == before);
@@ -352,7 +352,7 @@ fn an_order_to_one_filter_of_a_group_is_one_to_all_and_two_never_answer() {
     eventually("and that it may again", || filters.iter().all(|filter| filter.state("web2") == "up"));
     weighs_web3(lab, filters, |filters, _| {
         let said = filters[2].ctl(&["weight", "web3", "5"]);
-        assert!(said.contains("the group has it: 3 members"), "{said}");
+        assert!(said.contains("the group has the order: 3 members"), "{said}");
     });
 }
 
@@ -410,10 +410,10 @@ fn a_filter_that_is_not_on_its_interface_any_more_says_so_and_others_take_its_cl
     replace_program(lab, "web1");
     eventually("it is noticed", || filters[0].get("/healthz") != "ok\n");
     let said = filters[0].get("/healthz");
-    assert!(said.starts_with("somebody has taken the filter off lan0, and XDP program "), "{said}");
-    assert!(said.contains("is there: this server has no clients; start `oneip filter` again"), "{said}");
+    assert!(said.starts_with("somebody has detached the filter from lan0, and XDP program "), "{said}");
+    assert!(said.contains("is there: this server has no clients; restart `oneip filter`"), "{said}");
     eventually("others have its clients", || lab.fetch_within(2, 0, &clients(0)) == without);
-    let logged = filters[0].said().matches("somebody has taken the filter off lan0").count();
+    let logged = filters[0].said().matches("somebody has detached the filter from lan0").count();
     assert_eq!(logged, 1, "{}", filters[0].said());
 
     filters.remove(0).stop();

@@ -107,7 +107,7 @@ fn a_second_one_on_the_interface_is_refused_and_touches_nothing_of_the_first() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     let pid = dispatcher.child().id();
-    assert!(said.starts_with(&format!("error: lan0 is taken: oneip, process {pid}, dispatches")), "{said}");
+    assert!(said.starts_with(&format!("error: lan0 is in use: oneip, process {pid}, dispatches")), "{said}");
     assert!(is_attached(&lab));
     assert_eq!(lab.ping(0, &clients(0)[..10], 56), 10);
 

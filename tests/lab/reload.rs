@@ -141,10 +141,12 @@ fn what_a_reload_is_refused_for_does_not_end_a_dispatcher() {
     fs::write(&config, without_web3(&text)).unwrap();
     assert!(lab.ctl(&["reload"]).contains("web3 removed"));
     lab.ip("dispatcher", "route del default");
-    dispatcher
-        .hear("servers whose time is over stay for 30 s more, and go then: the kernel would drop what servers answer");
+    dispatcher.hear(
+        "drained servers whose timeout has passed are removed only 30 s later: the kernel would drop the \
+               servers' answers",
+    );
     let said = lab.ctl_refused(&["weight", "web1", "3"]);
-    assert!(said.contains("the kernel would drop what servers answer"), "{said}");
+    assert!(said.contains("the kernel would drop the servers' answers"), "{said}");
     assert_eq!(lab.server("web", "web1")["weight"], 1);
     let remembered: Value = serde_json::from_slice(&fs::read(lab.file("state.json")).unwrap()).unwrap();
     assert_eq!(remembered["servers"], serde_json::json!({}), "{remembered}");
@@ -242,7 +244,7 @@ fn a_reload_that_hangs_stops_nothing() {
     assert_eq!(lab.server("web", "web1")["state"], "draining");
     eventually("web1's as well", || lab.fetch_within(2, 0, all) == without_both);
     let said = lab.ctl_refused(&["reload"]);
-    assert!(said.starts_with("error: a reload is under way, since ") && said.contains("one at a time"), "{said}");
+    assert!(said.starts_with("error: a reload has been running for ") && said.contains("one at a time"), "{said}");
     dispatcher.signal(Signal::HUP);
     dispatcher.hear("there is one at a time; try again when it is over; the file is read once more then");
     assert!(lease.is_wanted(), "it hangs still");
@@ -281,9 +283,9 @@ fn what_moves_nearly_everybody_is_refused_without_force() {
     let said = lab.ctl_refused(&["reload"]);
     let told = said.contains("service web: 6") && said.contains("% of its clients get another server");
     assert!(told && said.contains("`oneip ctl reload --force`"), "{said}");
-    assert!(check().contains("which runs by this file:\n  a reload would be refused: service web: 6"), "{}", check());
+    assert!(check().contains("which runs with this file:\n  a reload would be refused: service web: 6"), "{}", check());
     assert_eq!(lab.fetch(0, &all), before);
-    assert!(lab.ctl(&["reload", "--force"]).contains("another one; nearly every client"));
+    assert!(lab.ctl(&["reload", "--force"]).contains("changed; nearly every client"));
     let after = lookup(&lab.config(), WEB[0], &all, &[]);
     assert_ne!(before, after);
     eventually("by the other key", || lab.fetch_within(2, 0, &all) == after);

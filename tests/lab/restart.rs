@@ -130,7 +130,7 @@ fn a_restart_in_the_middle_of_a_drain_and_of_a_removal_breaks_no_connection() {
         dispatcher.kill();
         let dispatcher = Dispatcher::start_with(lab, &config, &[]);
         dispatcher.hear("service web: ");
-        assert!(dispatcher.said().contains("slots are moving still, as before the restart"), "{}", dispatcher.said());
+        assert!(dispatcher.said().contains("slots are still moving, as before the restart"), "{}", dispatcher.said());
         assert_eq!(lab.server("web", "web1")["state"], "draining");
         thread::sleep(Duration::from_millis(500));
 

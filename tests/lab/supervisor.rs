@@ -140,7 +140,7 @@ fn a_worker_that_stands_still_starves_the_watchdog() {
     assert_eq!(statuses, 5, "it was fed meanwhile: {:?}", manager.heard);
     ptrace::detach(worker, None).unwrap();
     manager.hear_line("WATCHDOG=1");
-    dispatcher.hear("all workers turn again");
+    dispatcher.hear("all workers run again");
     dispatcher.stop();
 }
 

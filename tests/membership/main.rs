@@ -117,7 +117,7 @@ fn what_an_operator_denies_is_denied_until_it_is_over_and_over_a_restart() {
     runtime.block_on(async {
         let mut filter = Membership::open(plan.clone(), (Side::Server, "eth1", None), &[], None).await.unwrap();
         let refused = filter.deny(net, None, None).0;
-        assert!(matches!(refused, Answer::Refused { error } if error.contains("ask a dispatcher")));
+        assert!(matches!(refused, Answer::Refused { error } if error.contains("give the order to a dispatcher")));
     });
 }
 
@@ -202,10 +202,7 @@ fn a_drain_until_closed_is_over_when_the_last_connection_is() {
             (0..1024).for_each(|_| _ = turn(&mut worker, Duration::ZERO));
         }
         let why = membership.services().remove(0).servers.remove(1).why;
-        assert!(
-            why.ends_with("keeps those of its connections that have shown themselves until they are closed"),
-            "{why}"
-        );
+        assert!(why.ends_with("keeps its active connections until they are closed"), "{why}");
 
         worker.port_mut().burst = 1;
         let went = turn(&mut worker, Duration::ZERO);

@@ -37,8 +37,8 @@ fn an_order_is_for_one_service_or_for_all_that_have_the_server_and_says_which() 
         let (up, out) = ((State::Up, 1), (State::Disabled, 1));
         assert_eq!(
             said(first.set("web2", None, Set::Disable, false).await),
-            "server web2 of 14 services (s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12 and 2 more) is disabled: it gets nothing, \
-             and its connections are cut"
+            "server web2 of 14 services (s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12 and 2 more) is disabled: it \
+             gets no frames, and its connections break"
         );
         assert_eq!(of_web2(&first), [out; 14]);
         let one = "server web2 of service s3 takes clients again";
@@ -48,8 +48,8 @@ fn an_order_is_for_one_service_or_for_all_that_have_the_server_and_says_which() 
         (expected[2], expected[4]) = (up, (State::Disabled, 4));
         assert_eq!(of_web2(&first), expected);
         // What leaves that one service without servers, and no other.
-        let refused = "server web1 is the last that takes clients of services s1, s2, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13 and 1 \
-                       more; if nobody is to serve them: --force";
+        let refused = "server web1 is the last one that takes clients of services s1, s2, s4, s5, s6, s7, s8, s9, s10, \
+                       s11, s12, s13 and 1 more; to do it anyway, use --force";
         assert_eq!(said(first.set("web1", None, Set::Drain(None), false).await), refused);
         let _ = first.set("web1", Some("s3"), Set::Drain(Some(60)), false).await;
         let states = |membership: &Membership| -> Vec<State> {

@@ -237,7 +237,11 @@ fn what_is_in_the_way_is_said_with_what_to_do() {
                 (format!("--interface d0 --size 1519 {to}"), 1, "d0's MTU of 1500: --size 1518 is the largest"),
                 (format!("--interface d0 --core 4095 {to}"), 1, "may not use that core; it may use 0"),
                 (format!("--interface d0 --core 0,4095 {to}"), 1, "--core 4095: this process may not use that core"),
-                (format!("--interface d0 --core 0,1,0 {to}"), 2, "core 0 is named twice, and a core has one sender"),
+                (
+                    format!("--interface d0 --core 0,1,0 {to}"),
+                    2,
+                    "core 0 is named twice; a core can have one sender only",
+                ),
                 (format!("--interface d0 --core= {to}"), 2, "write cores, like 2 or 2,3,5 or 2-5"),
                 (format!("--interface d0 --core 5-2 {to}"), 2, "write cores, like 2 or 2,3,5 or 2-5"),
                 (format!("--interface d0 --first-client ::1 {to}"), 1, "no --address is of that family"),

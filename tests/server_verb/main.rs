@@ -261,8 +261,8 @@ fn add_sets_up_the_ends_of_tunnels_where_the_kernel_has_them() {
         } else {
             let note = format!("{deliver}: this kernel has no devices of type {kind}");
             assert!(text.contains(&note) || matches!(deliver, Deliver::L3dsr { .. }), "{text}");
-            assert!(text.contains(&format!("warning  {deliver}: nothing takes clients' packets apart")), "{text}");
-            assert!(text.contains("mend: oneip decap -c FILE --server web1"), "{text}");
+            assert!(text.contains(&format!("warning  {deliver}: nothing decapsulates clients' packets")), "{text}");
+            assert!(text.contains("fix: oneip decap -c FILE --server web1"), "{text}");
             let checked = lan.check();
             assert!(checked.verdict().is_err(), "nothing takes tunnels apart: {checked}");
         }

@@ -416,10 +416,11 @@ fn a_route_that_leads_elsewhere_is_refused() {
         assert!(!output.status.success() && said.contains(why), "{said}");
     };
     refused(
-        "server one 10.9.0.11 is not reached by d0: there is no route to it; add a route, as in ip route add 10.9.0.11 via",
+        "server one 10.9.0.11 is not reached through d0: there is no route to it; add a route, as in ip route add \
+         10.9.0.11 via",
     );
     lab.sh("d", "ip route add 10.9.0.0/24 dev o0");
-    refused("server one 10.9.0.11 is not reached by d0: the route goes out of o0");
+    refused("server one 10.9.0.11 is not reached through d0: the route goes out of o0");
     lab.sh(
         "d",
         "ip route del 10.9.0.0/24; ip route add 203.0.113.80 dev d0; ip route add 10.9.0.0/24 via 203.0.113.80 dev d0",

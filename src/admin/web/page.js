@@ -7,7 +7,7 @@ const MINUTE_S = 60;
 const SHOWN_EVENTS = 8;
 const OLDER_EVENTS = 100;
 const KEPT_EVENTS = 1000;
-// A thread that has told nothing for so long hangs.
+// A thread that has reported nothing for so long hangs.
 const CONTROL_MOST_S = 5;
 const STATS_MOST_S = 2;
 
@@ -105,7 +105,7 @@ function showHead(now) {
   put("process", `oneip ${head.version}, process ${head.pid}, started ${dayOf(moment(now.started))} ${clock(moment(now.started))} `
     + `(${duration(now.at - now.started)} ago), table generation ${whole.format(head.generation)}, configuration ${head.config}`);
   put("workers", now.workers.map((worker) => el("li", {},
-    worker.stuck ? grade("fail", "stuck ") : worker.turns ? grade("ok", "turns ") : grade("fail", "stands still "),
+    worker.stuck ? grade("fail", "stuck ") : worker.turns ? grade("ok", "runs ") : grade("fail", "hangs "),
     ` worker ${worker.worker} on core ${worker.core}: ${whole.format(worker.received)} frames, ${whole.format(worker.pins)} of ${whole.format(worker.pins_most)} flows remembered`)));
   byId("peers-section").hidden = head.peers.length === 0;
   put("peers", head.peers.map((peer) => el("li", {},
@@ -116,19 +116,19 @@ function showHead(now) {
 
 const STANCES = {
   together: "what most members find counts",
-  waiting: "what members find is not known now, and servers stay as they are",
+  waiting: "the findings of the other members are not known now, and servers keep their state",
   alone: "this member's own checks count",
 };
 
 function showGroup(group) {
   byId("group-section").hidden = !group;
   if (!group) return;
-  const store = group.connected ? grade("ok", "the store can be asked") : grade("fail", `the store cannot be asked: ${group.why ?? ""}`);
+  const store = group.connected ? grade("ok", "the store can be reached") : grade("fail", `the store cannot be reached: ${group.why ?? ""}`);
   put("group-title", `Group ${group.name}`);
   put("group", [group.outside ? grade("fail", group.outside) : store, `; for ${duration(group.since_s)}`,
     group.queued ? `; ${whole.format(group.queued)} orders wait for it` : "",
     group.health ? `; health: ${STANCES[group.health.stance]}` : "",
-    group.health?.differs ? `; this member finds ${whole.format(group.health.differs)} servers otherwise` : ""]);
+    group.health?.differs ? `; this member finds ${whole.format(group.health.differs)} servers in a different state from the group` : ""]);
   put("members", (group.living ?? []).map((one) => el("li", {},
     grade(one.belongs ? "ok" : "fail", one.belongs ? "lives" : "has another configuration or hash key"),
     ` ${one.member}${one.member === group.member ? " (this one)" : ""}: ${one.mode}, oneip ${one.version}`)));
@@ -136,7 +136,7 @@ function showGroup(group) {
 
 const notice = (kind, sign, ...text) => el("p", { class: `notice ${kind}` }, el("strong", {}, sign), text);
 
-const remark = (finding) => [`${finding.name}: ${finding.why}`, finding.fix ? [". Mend it: ", el("code", {}, finding.fix)] : ""];
+const remark = (finding) => [`${finding.name}: ${finding.why}`, finding.fix ? [". Fix: ", el("code", {}, finding.fix)] : ""];
 
 function showNotices(now) {
   const notices = [];
@@ -149,8 +149,8 @@ function showNotices(now) {
     if (state.restartedAt && now.at - state.restartedAt < MINUTE_S) {
       notices.push(notice("", "▲", `The process started anew at ${clock(moment(state.restartedAt))}. Counters began at 0.`));
     }
-    if (now.control_age_s > CONTROL_MOST_S) notices.push(notice("fail", "■", `The control thread has told nothing for ${duration(now.control_age_s)}: servers are not followed.`));
-    if (now.stats_age_s > STATS_MOST_S) notices.push(notice("fail", "■", `The stats thread has told nothing for ${duration(now.stats_age_s)}: figures are old.`));
+    if (now.control_age_s > CONTROL_MOST_S) notices.push(notice("fail", "■", `The control thread has reported nothing for ${duration(now.control_age_s)}: servers are not followed.`));
+    if (now.stats_age_s > STATS_MOST_S) notices.push(notice("fail", "■", `The stats thread has reported nothing for ${duration(now.stats_age_s)}: figures are old.`));
     if (state.missing !== null) notices.push(notice("", "▲", `There is no service ${state.missing}.`));
     for (const trouble of now.troubles) notices.push(notice("fail", "■", trouble));
     for (const finding of now.head.findings.filter(({ state: it }) => it === "fail")) notices.push(notice("fail", "■", remark(finding)));
@@ -335,7 +335,7 @@ function showTalkers(heaviest) {
   const part = !talkers ? "" : talkers.one_in === 1 ? "all" : `one in ${whole.format(talkers.one_in)}`;
   const missed = talkers?.missed ? `, ${whole.format(talkers.missed)} missed` : "";
   put("talkers-caption", error ? [grade("warn", error), ". "] : "", talkers
-    ? `Of ${plural(talkers.looked_at, "frame")} looked at in ${(talkers.for_ms / 1000).toFixed(1)} s (${part}${missed}), ${duration(age)} ago. Sources may be forged.`
+    ? `Of ${plural(talkers.looked_at, "frame")} sampled in ${(talkers.for_ms / 1000).toFixed(1)} s (${part}${missed}), ${duration(age)} ago. Sources may be forged.`
     : error ? "" : "Looking …");
   const seconds = (talkers?.for_ms ?? 1000) / 1000;
   const rows = (talkers?.sources ?? []).map((source) => el("tr", { "data-key": `${source.source} ${source.service}` },

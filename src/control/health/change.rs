@@ -53,10 +53,13 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
             What::Isolated(why) => {
-                return write!(f, "{why}: no server is judged, and all stay as they are, until one answers");
+                return write!(f, "{why}: all servers keep their state until one answers");
             }
             What::NotIsolated => {
-                return write!(f, "a server answers again: servers are judged from now on, not by what was");
+                return write!(
+                    f,
+                    "a server answers again: checks count again from now on; earlier results are discarded"
+                );
             }
             _ => {}
         }
@@ -81,11 +84,11 @@ impl fmt::Display for Change {
             }
             What::Unchecked { reason, .. } => write!(f, "cannot be checked and stays as it is: {reason}"),
             What::AllDown(AllDown::Drop) => {
-                write!(f, "has no server that is up: its frames are dropped. Is it this host that cannot reach them?")
+                write!(f, "has no server that is up: its frames are dropped. Check whether this host can reach them")
             }
             What::AllDown(AllDown::Serve) => write!(
                 f,
-                "has no server that is up: all of them serve (all_down). Is it this host that cannot reach them?"
+                "has no server that is up: all of them serve (all_down). Check whether this host can reach them"
             ),
             What::Isolated(_) | What::NotIsolated => Ok(()),
             What::NotAllDown => write!(f, "has a server that is up again"),
@@ -131,8 +134,8 @@ pub enum Error {
     #[error("there is no interface {interface}: `ip link` lists those that exist")]
     NoInterface { interface: String },
     #[error(
-        "{count} servers are to be checked through the cluster address, {most} are possible; \
-         write via = \"primary\" in the [service.health] of some services"
+        "{count} servers are to be checked through the cluster address, but at most {most} are possible; write via = \
+         \"primary\" in the [service.health] of some services"
     )]
     TooMany { count: usize, most: usize },
     #[error("{}", reverse_path(*cluster, device, *strictness, routed.as_deref()))]
@@ -146,18 +149,19 @@ pub enum Error {
         routed: Option<String>,
     },
     #[error(
-        "checks cannot go through tunnels as clients' packets do: {reason}; run as root or with the capabilities CAP_NET_ADMIN and CAP_BPF, \
-         start oneip again where a reload brings the first such check, or write via = \"primary\" in [service.health]"
+        "checks cannot use the services' tunnels: {reason}; run as root or with the capabilities CAP_NET_ADMIN and \
+         CAP_BPF, restart oneip if a reload added the first such check, or write via = \"primary\" in [service.health]"
     )]
     NoTunnel { reason: String },
     #[error(
-        "checks of server {server} come from an {} address, and there is none; write one in `source` of [dispatcher], and start oneip again",
+        "checks of server {server} need an {} source address, and there is none; write one in `source` of \
+         [dispatcher], and restart oneip",
         if server.is_ipv4() { "IPv4" } else { "IPv6" }
     )]
     NoSource { server: IpAddr },
     #[error(
-        "type = \"icmp\" needs a raw socket, and none can be opened: {source}; run as root or with the capability CAP_NET_RAW, \
-         and start oneip again where a reload brings the first check: it has given that up by then"
+        "type = \"icmp\" needs a raw socket, and none can be opened: {source}; run as root or with the capability \
+         CAP_NET_RAW, and restart oneip if a reload added the first such check: by then it has dropped the capability"
     )]
     RawSocket { source: io::Error },
     #[error("rtnetlink failed while trying to {task} for health checks on {interface}: {source}")]
@@ -175,8 +179,8 @@ fn reverse_path(cluster: IpAddr, device: &str, strictness: u32, routed: Option<&
         _ => String::new(),
     };
     format!(
-        "the kernel would drop what servers answer to checks of {cluster}: the answers come in on {device}, where rp_filter \
-         is {strictness} ({mode}), but {why}; {mend}give it a route, `ip route add {cluster}/32 via ROUTER dev {device}`, or \
-         write via = \"primary\" in [service.health]"
+        "the kernel would drop the servers' answers to checks of {cluster}: they arrive on {device}, where rp_filter \
+         is {strictness} ({mode}), but {why}; {mend}give it a route, `ip route add {cluster}/32 via ROUTER dev \
+         {device}`, or write via = \"primary\" in [service.health]"
     )
 }

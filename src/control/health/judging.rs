@@ -17,7 +17,8 @@ use crate::model::Via;
 /// Why a server that is silent stays as it is while nobody answers.
 const NOBODY_ANSWERS: [&str; 2] =
     ["no server answers over IPv6: this host may be cut off", "no server answers over IPv4: this host may be cut off"];
-const NONE_OF_ITS_SERVICE: &str = "no server of its service answers in time: what they wait for may be elsewhere";
+const NONE_OF_ITS_SERVICE: &str =
+    "no server of its service answers in time: the cause may be something that they all depend on";
 
 /// What the kernel tells.
 impl Health {
@@ -35,7 +36,8 @@ impl Health {
         }
         if told.contains(&Told::Lost) {
             tracing::warn!(
-                "{}: somebody has changed rules, routes or neighbours that health checks go by; they are put back",
+                "{}: rules, routes or neighbours that health checks use were changed by another program; they are \
+                 restored",
                 self.routes.interface()
             );
             let deliver = |service: u32| {

@@ -80,10 +80,13 @@ impl Failure {
 fn hint(via: Via, deliver: Deliver) -> String {
     match via {
         Via::Service if deliver.is_routed() => format!(
-            "; does the server take what comes by {deliver}, and does it have the cluster address? `oneip server check` there tells"
+            "; does the server accept packets by {deliver}, and does it have the cluster address? Run `oneip server \
+             check` there"
         ),
         Via::Service => {
-            "; is the server at its last known MAC, and does it have the cluster address? `oneip server check` there tells".to_owned()
+            "; is the server at its last known MAC, and does it have the cluster address? Run `oneip server check` \
+             there"
+                .to_owned()
         }
         Via::Primary => String::new(),
     }
@@ -153,7 +156,7 @@ pub(super) async fn echo(target: &Target, echo: &Echo) -> Result<Duration, Troub
     let silent = Failure::Silent { address: target.address, limit, via: target.health.via, deliver: target.deliver };
     match by(begin + limit, silent, answer).await? {
         Ok(()) => Ok(begin.elapsed()),
-        Err(_) => Err(Trouble::Here("the echo request was given up for later ones".to_owned())),
+        Err(_) => Err(Trouble::Here("the echo request was abandoned for later ones".to_owned())),
     }
 }
 
@@ -216,8 +219,8 @@ fn here(error: &io::Error, address: IpAddr) -> Trouble {
         Some(Errno::NOBUFS) => {
             " (is the neighbour table full? raise the sysctl net/ipv4/neigh/default/gc_thresh3, or ipv6)"
         }
-        Some(Errno::ADDRNOTAVAIL) => " (has this host an address of that family, and free ports?)",
-        Some(Errno::PERM | Errno::ACCESS) => " (does a firewall of this host forbid it, or lack we CAP_NET_ADMIN?)",
+        Some(Errno::ADDRNOTAVAIL) => " (does this host have an address of that family, and free ports?)",
+        Some(Errno::PERM | Errno::ACCESS) => " (does a firewall of this host forbid it, or is CAP_NET_ADMIN missing?)",
         _ => "",
     };
     Trouble::Here(format!("this host cannot reach {address}: {error}{what}"))

@@ -153,8 +153,9 @@ pub(super) async fn install(handle: &Handle, route: &ProbeRoute) -> io::Result<(
         let hop = route.number.hop(cluster.is_ipv4());
         if taken.is_none_or(|path| path.gateway != Some(hop) || path.device != route.device) {
             return Err(io::Error::other(format!(
-                "a rule of this host takes packets with its mark elsewhere before ours at preference {LEAVE} does \
-                 (`ip rule` lists them, `ip route get {cluster} mark {:#x}` shows where): give that rule another preference",
+                "another rule of this host matches packets with the mark of the check before the rule of oneip at \
+                 preference {LEAVE} (`ip rule` lists them, `ip route get {cluster} mark {:#x}` shows where): give that \
+                 rule another preference",
                 route.number.mark()
             )));
         }

@@ -244,7 +244,7 @@ impl ProbeRoutes {
         if !self.deaf {
             let interface = &self.interface;
             tracing::error!(
-                "{interface}: changes of the kernel's tables are not heard of any more: {error}; restart oneip"
+                "{interface}: notifications from the kernel (rtnetlink) have failed: {error}; restart oneip"
             );
         }
         self.deaf = true;
@@ -432,12 +432,12 @@ impl ProbeRoutes {
             return None;
         }
         let done = match probes.attach_again(&name) {
-            Ok(()) => "it is put back there".to_owned(),
+            Ok(()) => "it is attached there again".to_owned(),
             Err(error) => error.to_string(),
         };
         Some(format!(
-            "its probe left {name} outside of the tunnel: somebody has taken off the program that puts probes into it ({done}), or a firewall \
-             rule on the way out changes the mark of packets"
+            "its probe left {name} outside of the tunnel: somebody has detached the program that puts probes into it \
+             ({done}), or a firewall rule changes the mark of outgoing packets"
         ))
     }
 

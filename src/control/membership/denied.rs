@@ -27,7 +27,8 @@ impl Membership {
         let (before, now) = (self.denials.0.len(), denials.0.len());
         if self.cluster.set_lists(&self.configured.lists, denials.lists().into()).is_err() {
             tracing::warn!(
-                "group: services would have too many different combinations of lists: what was denied here stays"
+                "group: services would have too many different combinations of lists: the prefixes denied here stay as \
+                 they were"
             );
             return None;
         }
@@ -63,7 +64,7 @@ impl Membership {
         change: impl FnOnce(&mut Denials) -> Result<String, String>,
     ) -> Result<String, String> {
         if self.side != Side::Dispatcher {
-            return Err("a filter or decap denies nobody; ask a dispatcher".to_owned());
+            return Err("a filter or decap cannot deny addresses; give the order to a dispatcher".to_owned());
         }
         let known: Vec<&str> = self.configured.services.iter().map(|known| known.name.as_str()).collect();
         if let Some(service) = service.filter(|service| !known.contains(service)) {
@@ -72,7 +73,7 @@ impl Membership {
         let mut denials = self.denials.clone();
         let said = change(&mut denials)?;
         if self.cluster.set_lists(&self.configured.lists, denials.lists().into()).is_err() {
-            return Err("services would have too many different combinations of lists; deny it for all of them".into());
+            return Err("services would have too many different combinations of lists; deny it for all services".into());
         }
         self.denials = denials;
         self.confirm();

@@ -286,7 +286,8 @@ impl Membership {
         while let Some(health) = self.health.as_mut().filter(|health| health.pending() > 0) {
             let Ok(changes) = timeout_at(give_up, health.next()).await else {
                 tracing::warn!(
-                    "{} servers have no verdict after {START_MOST:?}: they take clients until they are found to be down",
+                    "{} servers have no check result after {START_MOST:?}: they take clients until a check finds them \
+                     down",
                     health.pending()
                 );
                 return;
@@ -428,7 +429,7 @@ impl Membership {
         let plan = reload::effective(&self.configured, &self.overrides, &self.still_leaving());
         if let Err(error) = self.follow(plan).await {
             let more = LEAVE_AGAIN.as_secs();
-            tracing::warn!("servers whose time is over stay for {more} s more, and go then: {error}");
+            tracing::warn!("drained servers whose timeout has passed are removed only {more} s later: {error}");
             self.leaving.extend(gone.into_iter().map(|name| (name, now + LEAVE_AGAIN.as_nanos() as u64)));
             return false;
         }

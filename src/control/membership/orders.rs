@@ -49,7 +49,7 @@ impl Membership {
             false => {
                 let services = if closed.len() == 1 { "service" } else { "services" };
                 Err(format!(
-                    "server {server} is the last that takes clients of {services} {}; if nobody is to serve them: --force",
+                    "server {server} is the last one that takes clients of {services} {}; to do it anyway, use --force",
                     names::first(closed.iter().map(String::as_str))
                 ))
             }
@@ -60,7 +60,7 @@ impl Membership {
                 let mut changes = vec![said];
                 if !closed.is_empty() {
                     let closed = names::first(closed.iter().map(String::as_str));
-                    changes.push(format!("warning: nobody takes clients of {closed} now"));
+                    changes.push(format!("warning: no server takes clients of {closed} now"));
                 }
                 self.tell_operator(&changes);
                 (Answer::Done { changes }, update)
@@ -93,7 +93,7 @@ impl Membership {
                 let before = self.remembered(self.overrides.clone());
                 let undone = self.file.as_mut().map_or(Ok(()), |file| file.confirm(before));
                 return Err(undone.map_or_else(
-                    |why| format!("{error}\n{why}: the next start takes the weight"),
+                    |why| format!("{error}\n{why}: the next start will use the new weight"),
                     |()| error.to_string(),
                 ));
             }
@@ -214,7 +214,7 @@ impl Membership {
         let Some(mut file) = self.file.take_if(|_| *overrides != self.overrides) else { return Ok(()) };
         let confirmed = file.confirm(self.remembered(overrides.clone()));
         self.file = Some(file);
-        confirmed.map_err(|error| format!("{error}; nothing was changed, since a restart would forget it"))
+        confirmed.map_err(|error| format!("{error}; nothing was changed, because a restart would lose the order"))
     }
 
     pub fn interface(&self) -> &str {
@@ -291,15 +291,15 @@ fn said(subject: Subject, of: &[&Service], set: Set, before: &[Override], time: 
         Set::Drain(_) => {
             let seconds = time.as_secs();
             let then = match of.iter().any(|service| service.until_closed) {
-                true => format!("; those that show themselves in the first {seconds} s stay until they end"),
+                true => format!("; those that send packets in the first {seconds} s stay until they end"),
                 false => format!(" until they end, or for {seconds} s"),
             };
             format!("drains: no new clients; the connections it has stay{then}")
         }
         Set::Undrain if before.iter().all(|one| one.drained_until.is_none()) => "is not drained".to_owned(),
-        Set::Weight(Some(weight)) => format!("has weight {weight} now, and not that of the configuration"),
+        Set::Weight(Some(weight)) => format!("has weight {weight} now, instead of the configuration's weight"),
         Set::Weight(None) => "has the weight of the configuration".to_owned(),
-        Set::Disable => "is disabled: it gets nothing, and its connections are cut".to_owned(),
+        Set::Disable => "is disabled: it gets no frames, and its connections break".to_owned(),
         Set::Enable if before.iter().all(|one| !one.disabled) => "is not disabled".to_owned(),
         Set::Undrain | Set::Enable => "takes clients again".to_owned(),
     };

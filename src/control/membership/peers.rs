@@ -121,7 +121,7 @@ impl Judged {
             Some(Hearsay::Serves(_)) if self.state == State::Up => return self,
             Some(Hearsay::Serves(why)) => {
                 let here = if self.why.is_empty() { String::new() } else { format!(" ({})", self.why) };
-                let why = format!("{} by what is known here{here}, but {why}", self.state.name());
+                let why = format!("{} by this host's own checks{here}, but {why}", self.state.name());
                 return Judged { may: true, ..Judged::new(State::Up, why) };
             }
             Some(Hearsay::Joins(why)) => (State::Joining, why, true),

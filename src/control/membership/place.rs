@@ -109,7 +109,7 @@ impl Membership {
     pub(super) async fn reroute(&mut self) -> bool {
         let plan = Arc::clone(&self.plan);
         let wrong = self.routes.iter().flat_map(Routes::wrong);
-        wrong.for_each(|wrong| tracing::warn!("{wrong}; its packets go where they went"));
+        wrong.for_each(|wrong| tracing::warn!("{wrong}; its packets still go to the previous next hop"));
         let wanted = self.wanted(&plan);
         let followed = match &mut self.neighbours {
             Some(neighbours) => neighbours.watch(&wanted).await,
@@ -119,7 +119,7 @@ impl Membership {
             }
         };
         if let Err(error) = followed {
-            tracing::warn!("the neighbours that routes lead to cannot be followed: {error}");
+            tracing::warn!("changes of next hops cannot be tracked: {error}");
             return false;
         }
         wanted.iter().for_each(|(_, address)| self.tell_mac(*address));

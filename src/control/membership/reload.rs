@@ -26,7 +26,8 @@ pub enum Refusal {
     #[error("{} cannot change while oneip runs; restart it, or change that back", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
     #[error(
-        "{}\nthat is most of the clients, for nothing; if it is meant: `oneip ctl reload --force` (a signal cannot force it)",
+        "{}\nthat moves most of the clients without need; to do it anyway: `oneip ctl reload --force` (a signal cannot \
+         force it)",
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     )]
     NeedsForce(Vec<Cost>),

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub fn load(file: Option<StateFile>) -> (Option<StateWriter>, Remembered, Duration) {
     let Some(file) = file else { return Default::default() };
     let (remembered, age) = file.load().unwrap_or_else(|why| {
-        tracing::warn!("{why}; servers are as the configuration says");
+        tracing::warn!("{why}; servers start in the state that the configuration gives");
         Default::default()
     });
     match StateWriter::start(file, remembered.clone()) {
@@ -56,7 +56,9 @@ impl Membership {
         if let Some(mut file) = self.file.take() {
             let confirmed = file.confirm(self.remembered(self.overrides.clone()));
             self.file = Some(file);
-            confirmed.unwrap_or_else(|error| tracing::warn!("{error}: a restart will not go on as before"));
+            confirmed.unwrap_or_else(|error| {
+                tracing::warn!("{error}: after a restart, orders and the progress of changes would be lost")
+            });
         }
     }
 
@@ -122,9 +124,7 @@ impl Membership {
             return;
         }
         if remembered.key != fingerprint(self.plan.hash_key) {
-            tracing::warn!(
-                "the hash key is another one than before the restart: connections that were to stay may break"
-            );
+            tracing::warn!("the hash key has changed since the last run: connections that should stay may break");
             return;
         }
         let (now, plan) = (clock::now_ns(), self.plan_of());
@@ -138,7 +138,7 @@ impl Membership {
             let moving = self.cluster.moving(at);
             if moving > 0 {
                 let service = &plan.services[at as usize].name;
-                tracing::info!("service {service}: {moving} slots are moving still, as before the restart");
+                tracing::info!("service {service}: {moving} slots are still moving, as before the restart");
             }
         }
     }
@@ -147,6 +147,6 @@ impl Membership {
 fn tell_override(server: &str, set: &str, known: bool) {
     match known {
         true => tracing::info!("{server}: {set} by the operator, as before the restart"),
-        false => tracing::warn!("{server}, {set} by the operator, is not configured any more"),
+        false => tracing::warn!("{server}, {set} by the operator, is no longer configured"),
     }
 }

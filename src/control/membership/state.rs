@@ -66,7 +66,7 @@ impl Membership {
         let agreed = self.agreement.as_ref().map(|_| self.agreed_why(service, server));
         let why = || agreed.clone().unwrap_or_else(|| status.map_or_else(String::new, |status| status.why()));
         let keeps = |until: u64| match until.saturating_sub(now).div_ceil(1_000_000_000) {
-            0 => "keeps those of its connections that have shown themselves until they are closed".to_owned(),
+            0 => "keeps its active connections until they are closed".to_owned(),
             seconds => format!("keeps its connections for {seconds} s more"),
         };
         let by_check = match verdict {
@@ -80,7 +80,7 @@ impl Membership {
         }
         if let Some(until) = self.draining.get(&name) {
             let Some(until) = *until else {
-                return Judged::new(State::Drained, "by ctl drain; its time is over");
+                return Judged::new(State::Drained, "by ctl drain; its timeout has passed");
             };
             let left = format!("by ctl drain; {}", keeps(until));
             return by_check.map_or(Judged::new(State::Draining, left), |judged| Judged { may: false, ..judged });
@@ -101,7 +101,7 @@ impl Membership {
         if self.side == Side::Dispatcher && self.cluster.mac(service as ServiceId, server).is_none() {
             return Some("its MAC address is not known yet");
         }
-        self.is_unknown(service, server).then_some("no check has come to a verdict yet")
+        self.is_unknown(service, server).then_some("no check result yet")
     }
 
     /// Lets the servers of a new service join, when it is known of each whether it serves, or after a while.

@@ -38,7 +38,8 @@ impl Membership {
 
     /// A removed server has gone.
     pub(super) fn tell_removed(&self, service: &str, server: &str) {
-        let text = format!("server {server} of service {service} is removed: the time for its connections is over");
+        let text =
+            format!("server {server} of service {service} is removed: the timeout of its connections has passed");
         tracing::info!("{text}");
         self.timeline.tell(Told { kind: Kind::Server, grade: Grade::Ok, text: &text, mark: Some((server, "removed")) });
     }

@@ -32,12 +32,13 @@ impl Membership {
             }
             (Some(name), false) if wanted.all => {
                 return Err(format!(
-                    "every service is withdrawn, and not service {name} alone; `oneip ctl announce` announces all that are ready"
+                    "service {name} cannot be announced alone, because every service is withdrawn; `oneip ctl \
+                     announce` announces all that are ready"
                 ));
             }
             (Some(name), true) => {
                 wanted.services.insert(name.to_owned());
-                format!("service {name} is withdrawn: frames that come to it are dispatched still")
+                format!("service {name} is withdrawn: frames that still arrive are dispatched")
             }
             (Some(name), false) => match wanted.services.remove(name) {
                 true => format!("service {name} is announced when it is ready"),
@@ -45,7 +46,7 @@ impl Membership {
             },
             (None, true) => {
                 wanted.all = true;
-                "every service is withdrawn: frames that come are dispatched still".to_owned()
+                "every service is withdrawn: frames that still arrive are dispatched".to_owned()
             }
             (None, false) if wanted == Withdrawn::default() => "no service is withdrawn by ctl".to_owned(),
             (None, false) => {
@@ -56,7 +57,7 @@ impl Membership {
         let mut changes = vec![said];
         if self.configured.announce.is_none() && wanted != self.withdrawn {
             changes.push(
-                "there is no [announce], so no route changes; `oneip ctl ready` tells it to keepalived".to_owned(),
+                "there is no [announce], so no route changes; keepalived learns it from `oneip ctl ready`".to_owned(),
             );
         }
         if let (Some(of), true) = (service.and_then(known), withdrawn) {
@@ -74,7 +75,7 @@ impl Membership {
                 self.file = Some(file);
                 if let Err(error) = confirmed {
                     self.withdrawn = before;
-                    return Err(format!("{error}; nothing was changed, since a restart would forget it"));
+                    return Err(format!("{error}; nothing was changed, because a restart would lose the order"));
                 }
             }
         }

@@ -152,6 +152,6 @@ pub enum Error {
     NotEthernet { interface: String },
     #[error("not permitted to resolve {address} on {interface}: run as root or with the capability CAP_NET_ADMIN")]
     NotPermitted { interface: String, address: IpAddr },
-    #[error("rtnetlink failed while trying to {task} on {interface}: {source}; restart to begin afresh")]
+    #[error("rtnetlink failed while trying to {task} on {interface}: {source}; restart oneip")]
     Netlink { interface: String, task: &'static str, source: io::Error },
 }

@@ -55,7 +55,7 @@ pub struct WrongRoute {
 impl fmt::Display for WrongRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let WrongRoute { name, address, interface, wrong } = self;
-        write!(f, "server {name} {address} is not reached by {interface}: ")?;
+        write!(f, "server {name} {address} is not reached through {interface}: ")?;
         match wrong {
             Wrong::ClusterAddress(cluster) => {
                 write!(

@@ -42,7 +42,7 @@ enum Told {
 /// There is no terminal, or nobody to look at.
 pub fn run(client: Client, interval: Duration) -> Result<(), Failure> {
     if !io::stdout().is_terminal() {
-        return Err("`top` draws on a terminal, and standard output is none; see `oneip ctl status` and `stats`".into());
+        return Err("`top` needs a terminal, and standard output is not one; use `oneip ctl status` or `stats`".into());
     }
     let first = look(&client)?;
     let view = View::new(*first, Instant::now());

@@ -30,7 +30,7 @@ const PORTS: usize = 4;
 const HELP: &str = "
  Keys
    q, Esc, Ctrl-C        quit
-   p, Space              pause, and go on
+   p, Space              pause, and resume
    t                     show who sends most, and the servers again
    up, down, k, j        scroll by a line
    PgUp, PgDn            scroll by a page
@@ -39,11 +39,11 @@ const HELP: &str = "
 
  Columns
    slots                 part of the service's slots that the server owns: the part of all clients that it gets
-   of frames             part of the service's frames that went to it since the last look
+   of frames             part of the service's frames that went to it since the last update
    frame/s, bit/s, new/s what went to it by the second; new: TCP connections begun
    check                 how long its last successful health check took
 
- Who sends most: by a look of a second in every five, at frames that chance chooses
+ Who sends most: from a random sample of frames, one second in every five
    share                 part of all frames to cluster addresses
    dropped               part of the source's frames that are dropped";
 
@@ -91,15 +91,15 @@ fn title_line(status: &Status) -> Line<'static> {
     let wrong: Vec<String> = workers
         .iter()
         .filter(|worker| !worker.turns || worker.stuck)
-        .map(|worker| format!("{} {}", worker.worker, if worker.turns { "is stuck" } else { "does not turn" }))
+        .map(|worker| format!("{} {}", worker.worker, if worker.turns { "is stuck" } else { "hangs" }))
         .collect();
     if *interface_up == Some(false) {
         line.push_span(format!("  {interface} is down").red().bold());
     }
     line.push_span(match (&wrong[..], workers.len()) {
         ([], 0) => Span::raw(""),
-        ([], 1) => Span::raw("  1 worker turns"),
-        ([], count) => Span::raw(format!("  {count} workers turn")),
+        ([], 1) => Span::raw("  1 worker runs"),
+        ([], count) => Span::raw(format!("  {count} workers run")),
         (wrong, _) => format!("  worker {}", wrong.join(", ")).red().bold(),
     });
     line

@@ -33,7 +33,7 @@ pub fn lines(heaviest: Option<&Heaviest>, width: usize) -> Vec<Line<'static>> {
             let ago = age_s.unwrap_or_default();
             lines.push(Line::default());
             lines.push(
-                Line::from(format!(" {looked_at} frames looked at in {seconds:.1} s ({part}{missed}), {ago:.0} s ago"))
+                Line::from(format!(" {looked_at} frames sampled in {seconds:.1} s ({part}{missed}), {ago:.0} s ago"))
                     .dim(),
             );
         }

@@ -55,7 +55,7 @@ impl Engine for Unwrapping {
         let accounts = self.counting.accounts();
         let table = Table::compile(membership.plan(), &self.server, &|service| accounts.of(service));
         self.retry = self.counting.program.publish(table.cells()).err().map(|error| {
-            tracing::error!("decap goes on by the table that it has: {error}");
+            tracing::error!("decap continues with its current table: {error}");
             Instant::now() + FILTER_RETRY
         });
     }
@@ -83,14 +83,15 @@ impl Engine for Unwrapping {
     }
 
     fn can_watch(&self) -> Result<(), String> {
-        Err("decap takes headers off in the kernel, and cannot note a client's frames; `oneip ctl trace` at the dispatcher can".to_owned())
+        Err("decap works in the kernel and cannot record a client's frames; use `oneip ctl trace` on the dispatcher"
+            .to_owned())
     }
 
     fn can_hand_over(&self) -> Result<(), String> {
-        Err("decap goes on without its process: end that, and start the next".to_owned())
+        Err("decap continues without its process: stop this process, and start the next".to_owned())
     }
 
     fn remark(&self) -> Option<String> {
-        Some("decap unwraps whatever dispatchers send here: give them the order".to_owned())
+        Some("decap accepts everything that dispatchers send here: give the order to the dispatchers".to_owned())
     }
 }

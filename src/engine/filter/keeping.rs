@@ -64,7 +64,7 @@ impl Keeping {
     fn renew(&mut self) {
         let until = self.speaker.renew() - Instant::now();
         if let Err(error) = self.counting.program.lease(clock::now_ns() + until.as_nanos() as u64) {
-            tracing::error!("clients that this server has for others are let go in a moment: {error}");
+            tracing::error!("this server is about to stop serving the clients of other servers: {error}");
         }
     }
 }
@@ -79,7 +79,7 @@ impl Engine for Keeping {
         let others = speaker.others(membership);
         let generation = takeover.next((&plan, membership.state()), now, takeover::hold(&plan), others, &account);
         *retry = counting.program.publish(&generation).err().map(|error| {
-            tracing::error!("the filter goes on by the table that it has: {error}");
+            tracing::error!("the filter continues with its current table: {error}");
             now + FILTER_RETRY
         });
         // The others are told.
@@ -136,17 +136,19 @@ impl Engine for Keeping {
     }
 
     fn can_watch(&self) -> Result<(), String> {
-        Err("a filter decides in the kernel, and cannot note a client's frames; `oneip ctl trace ADDRESS --for 0` says where \
-             the client belongs"
+        Err("a filter works in the kernel and cannot record a client's frames; use `oneip ctl trace ADDRESS --for 0`, \
+             which shows the client's server"
             .to_owned())
     }
 
     fn can_hand_over(&self) -> Result<(), String> {
-        Err("a filter goes on without its process: end that, and start the next".to_owned())
+        Err("a filter continues without its process: stop this process, and start the next".to_owned())
     }
 
     fn remark(&self) -> Option<String> {
         let server = self.takeover.server();
-        Some(format!("this is known to the filter of {server} alone; the other servers' must be told the same"))
+        Some(format!(
+            "this is known to the filter of {server} alone; give the same order to the filters of the other servers"
+        ))
     }
 }

@@ -285,8 +285,9 @@ impl Peers {
         };
         let since = *self.counted_out.entry(service.to_owned()).or_insert(now);
         let is_long = now >= since + 2 * times.beacon;
-        is_long
-            .then(|| format!("{name} does not hear this filter (UDP), takes this server for down and has its clients"))
+        is_long.then(|| {
+            format!("{name} does not hear this filter (UDP), treats this server as down and serves its clients")
+        })
     }
 
     /// The same: most others find by their checks that it has failed.

@@ -69,8 +69,8 @@ impl Speaker {
         let port = plan.filter.as_ref().map_or(crate::model::Filter::PORT, |filter| filter.port);
         let socket = bind(port).map_err(|error| {
             format!(
-                "UDP port {port}, on which the filters of the servers speak to each other, cannot be had: {error}; give \
-                 [filter] another `port`, the same on every server"
+                "UDP port {port}, on which the filters of the servers speak to each other, cannot be opened: {error}; \
+                 set another `port` in [filter], the same on every server"
             )
         })?;
         let times = times(plan);

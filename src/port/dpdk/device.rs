@@ -159,7 +159,7 @@ impl Running {
         }
         if queues > 1 && facts.spread == 0 {
             tracing::warn!(
-                "{port} says nothing of how it spreads frames over its queues: see whether all of them get some"
+                "{port} does not report how it spreads frames over its queues: check that all of them receive frames"
             );
         }
         Ok(())

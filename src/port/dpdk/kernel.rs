@@ -224,7 +224,7 @@ impl Between {
                 if let Err(error) = written {
                     // It is down (EIO), for one.
                     self.refused.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(%error, "the kernel takes a frame not");
+                    tracing::debug!(%error, "the kernel does not accept a frame");
                 }
             }
         }

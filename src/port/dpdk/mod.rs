@@ -139,7 +139,7 @@ pub fn outlook(settings: &model::Dpdk, interface: &str) -> String {
     let model::Dpdk { port, queues, descriptors, mbufs, mtu, exception, .. } = settings;
     let driver = match device::check_pci(port) {
         Some(Ok(kernel)) => format!("PCI, left to it by {kernel}; its driver is chosen by the device at the start"),
-        Some(Err(error)) => format!("not on this machine as it is: {error}"),
+        Some(Err(error)) => format!("not possible on this machine: {error}"),
         None => {
             format!("driver {}", port.split(',').next().unwrap_or(port).trim_end_matches(|c: char| c.is_ascii_digit()))
         }

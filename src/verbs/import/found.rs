@@ -171,12 +171,14 @@ impl Service {
             out.is_none()
         });
         for server in self.servers.iter().filter(|server| server.port != self.port && server.port != 0) {
-            let text =
-                format!("port {} of server {} is not taken over: no port is changed", server.port, server.address);
+            let text = format!(
+                "port {} of server {} is not converted: oneip does not change ports",
+                server.port, server.address
+            );
             remarks.say_at(server.at, text);
         }
         if self.servers.is_empty() {
-            remarks.say_at(self.at, "left out: it has no server that could be taken over");
+            remarks.say_at(self.at, "left out: it has no server that could be converted");
             return false;
         }
         if self.port == 0 {
@@ -195,8 +197,10 @@ impl Service {
             remarks.say_at(*at, "this check differs from that of the service's first server, which counts for all");
         }
         for server in self.servers.iter().filter(|server| server.check.is_none()) {
-            let text =
-                format!("server {} is not checked here, and is now, as the others of the service", server.address);
+            let text = format!(
+                "server {} has no check in this file; in oneip it is checked like the others of the service",
+                server.address
+            );
             remarks.say_at(server.at, text);
         }
         self.check = Some(first);

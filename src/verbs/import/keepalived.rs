@@ -384,7 +384,7 @@ fn method(inner: &Statement) -> Result<Deliver, String> {
         "DR" => Ok(Deliver::L2),
         "NAT" => Ok(Deliver::Nat),
         "TUN" => tunnel(behind("type").unwrap_or("ipip"), behind("port").and_then(|port| port.parse().ok())),
-        other => Err(format!("{other:?} is none of DR, TUN and NAT")),
+        other => Err(format!("{other:?} is not one of DR, TUN and NAT")),
     }
 }
 

@@ -79,18 +79,20 @@ fn import(inputs: &[Input], interface: Option<&str>, key: &str) -> Result<Import
     let lines = remarks.lines(|at| &inputs[at].name);
     if found.services.is_empty() {
         let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
-        let nothing = format!("{}: there is no virtual server in it that could be taken over", names.join(", "));
+        let nothing = format!("{}: there is no virtual server in it that could be converted", names.join(", "));
         return Err([vec![nothing], lines].concat().join("\n"));
     }
     let mut all = lines;
     let guessed = found.interface.take().unwrap_or_else(|| "eth1".to_owned());
     if interface.is_none() {
-        all.push(format!("no interface is named: {guessed} stands in [dispatcher]; write where clients' frames arrive, or use --interface"));
+        all.push(format!(
+            "no interface is named: [dispatcher] has {guessed}; write where clients' frames arrive, or use --interface"
+        ));
     }
     let configuration = output::text(&found, interface.unwrap_or(&guessed), key);
     let loaded = config::parse(&configuration, "standard output");
     let refused = |errors: &dyn std::fmt::Display| {
-        let head = "what was read comes to a configuration that is refused";
+        let head = "the converted configuration is not valid";
         format!("{head}:\n{errors}\n{}", all.join("\n")).trim_end().to_owned()
     };
     match loaded {

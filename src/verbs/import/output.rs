@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 pub fn text(found: &Found, interface: &str, key: &str) -> String {
     let mut text = format!(
-        "# Made by `oneip import`. Look through what it could not take over, then: oneip check -c FILE\n\n\
+        "# Made by `oneip import`. Review what it could not convert, then: oneip check -c FILE\n\n\
          [cluster]\n# A new secret. It must be the same on every dispatcher.\nhash_key = \"{key}\"\n\n\
          [dispatcher]\ninterface = {}\n",
         quoted(interface)

@@ -62,7 +62,7 @@ impl FromStr for Added {
         };
         let weight = weight.map(|weight| match weight.parse() {
             Ok(weight @ 1..=MAX_WEIGHT) => Ok(weight),
-            _ => Err(format!("`{weight}` is no weight; use 1 to {MAX_WEIGHT}")),
+            _ => Err(format!("`{weight}` is not a weight; use 1 to {MAX_WEIGHT}")),
         });
         Ok(Added { name: config::name(name)?, weight: weight.transpose()? })
     }
