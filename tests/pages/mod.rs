@@ -9,7 +9,15 @@ use std::path::{Path, PathBuf};
 /// |---|---|
 /// | `sh run` | commands that need neither root nor a network |
 /// | `sh netns` | commands for the network of the quickstart, one block after the other |
-/// | `sh box` | commands for a real box |
+/// | `sh box ROLE` | commands for a host of the network that the page presumes, which has one of the [`ROLES`]: run in a namespace of its own by
+/// `tests/quickstart/boxes.rs`. `sh box ROLE web1` is for one server only. |
+/// | `sh build` | builds, tests, measures or shows the program from its source. `scripts/test.sh` is what CI runs, its tests run the lab and the
+/// package script, and CI's image is made by `scripts/setup.sh`; demonstration and benchmarks are run by hand. Here the commands are read only. |
+/// | `sh systemd` | needs a Debian that systemd boots. `cargo test --test guest -- --ignored the_package` takes the package through the same
+/// life (`tests/guest/life.sh`), with `dpkg` in place of `apt`. Here the commands are read only. |
+/// | `sh hardware` | changes the NIC or the whole machine, or needs a second one. `tests/guest` does the same on NICs that qemu emulates,
+/// `tests/doctor/tune.rs` in a copy of `/proc` and `/sys`; ssh and `bench.sh --peer` are run by hand. Here the commands are read only. |
+/// | `bird`, `frr` | lines of a routing daemon's configuration: read by `bird -p` or `vtysh -C` |
 /// | `toml` | a whole configuration |
 /// | `toml part` | sections of one |
 /// | `toml error` | a configuration that is refused; the next block is what `oneip check` says |
@@ -24,6 +32,9 @@ pub struct Fence {
     /// `docs/quickstart.md:31`
     pub place: String,
 }
+
+/// The hosts of a network that pages presume. A filter is a server without a dispatcher, a generator the box that sends load.
+pub const ROLES: [&str; 6] = ["client", "router", "dispatcher", "server", "filter", "generator"];
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

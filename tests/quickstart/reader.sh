@@ -1,0 +1,104 @@
+# What a reader of a page does beside typing, in a host of boxes.sh: read before each block.
+#
+# `oneip run`, `filter` and `decap` do not end: they are started, are to say `ready`, and go on. The next one on this host ends its
+# predecessor first. Other commands that do not end are interrupted.
+
+readonly OWN=$WALK/own/$HOST
+readonly RUNNING=$OWN/running
+readonly PATIENCE=30
+
+fail() { echo "FAILED: $*"; exit 1; }
+
+eventually() { # SECONDS COMMAND...
+    local end=$((SECONDS + $1))
+    until "${@:2}"; do
+        ((SECONDS < end)) || return 1
+        sleep 0.1
+    done
+}
+
+oneip() {
+    case "$1 ${2-}" in
+        "run "* | "filter "* | "decap "*)
+            case " $* " in
+                *" --detach "*) leave "$1"; command oneip "$@"; no_program ;;
+                *" --takeover "*) start "$@" ;;
+                *) finish; start "$@" ;;
+            esac
+            ;;
+        "pktgen "*) interrupted oneip "$@" ;;
+        "ctl capture") unit; interrupted oneip "$@" ;;
+        "ctl top") unit; { sleep 2; printf q; } | script -qec "oneip $*" /dev/null ;;
+        "ctl hand-over") unit; command oneip "$@"; ended "$(<"$RUNNING")" ;;
+        "ctl "*) unit; command oneip "$@" ;;
+        *) command oneip "$@" ;;
+    esac
+}
+
+# Until it answers: checks of servers take a moment. A page of the dispatcher's needs the dispatcher.
+curl() {
+    [[ $* != *127.0.0.1* ]] || unit
+    eventually $PATIENCE command curl -sSf --max-time 2 "$@"
+}
+
+tcpdump() { interrupted tcpdump "$@"; }
+
+# The kernel's IPVS is another program: this is what it had to say once.
+ipvsadm() { cat "$WALK/ipvsadm.rules"; }
+
+interrupted() { timeout --preserve-status --signal INT --kill-after 60 2 "$@" || (($? == 130)); }
+
+# As the package's unit has it, for pages that presume a dispatcher at work.
+unit() {
+    if [[ -e $RUNNING ]]; then
+        [[ ! -e $(<"$RUNNING").exit ]] || fail "it has ended: $(<"$(<"$RUNNING")")"
+        return
+    fi
+    start run -c /etc/oneip/oneip.toml
+    eventually 10 all_up || echo "not all servers are up"
+}
+
+all_up() { ! command oneip ctl status | grep '^ *web[12] ' | grep -qv ' up '; }
+
+start() { # run|filter|decap OPTION...
+    local log before=
+    [[ ! -e $RUNNING ]] || before=$(<"$RUNNING")
+    log=$(mktemp "$OWN/oneip.XXXXXX")
+    {
+        command oneip "$@" &
+        echo $! >"$log.pid"
+        wait $! && echo 0 >"$log.exit" || echo $? >"$log.exit"
+    } >"$log" 2>&1 &
+    eventually $PATIENCE is_ready "$log" && [[ ! -e $log.exit ]] || fail "oneip $* is not ready: $(<"$log")"
+    cat "$log"
+    [[ -z $before ]] || ended "$before"
+    echo "$log" >"$RUNNING"
+}
+
+is_ready() { grep -q '^ready' "$1" || [[ -e $1.exit ]]; } # LOG
+
+# What ends does so in time, and without an error.
+ended() { # LOG
+    eventually $PATIENCE test -s "$1.exit" || fail "it does not end: $(<"$1")"
+    [[ $(<"$1.exit") == 0 ]] || fail "it ends with $(<"$1.exit"): $(<"$1")"
+    rm -f "$RUNNING"
+}
+
+finish() {
+    [[ -e $RUNNING ]] || return 0
+    local log
+    log=$(<"$RUNNING")
+    [[ ! -e $log.exit ]] || fail "it has ended: $(<"$log")"
+    kill -TERM "$(<"$log.pid")"
+    ended "$log"
+}
+
+# A dispatcher takes its program along, unless it is killed; a filter's and a decap's stay.
+leave() { # run|filter|decap
+    [[ $1 == run && -e $RUNNING ]] || { finish; return; }
+    kill -KILL "$(<"$(<"$RUNNING").pid")"
+    rm "$RUNNING"
+    ip -d link show dev eth1 | grep -q "prog/xdp" || fail "a killed dispatcher leaves its program"
+}
+
+no_program() { ! ip -d link show dev eth1 | grep "prog/xdp" || fail "the program is still there"; }
