@@ -5,6 +5,7 @@ use crate::pages::{Fence, ROLES, fences, root};
 use crate::{PREPARED, pages_with, run, said};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 const SERVERS: [&str; 2] = ["web1", "web2"];
@@ -108,7 +109,7 @@ walks! {
 impl Walk {
     fn run(&self) {
         if !rustix::process::geteuid().is_root() {
-            return eprintln!("SKIPPED: network namespaces need root");
+            return say("SKIPPED: network namespaces need root");
         }
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
@@ -122,7 +123,9 @@ impl Walk {
 
         let output = run(&self.script(folder.path()), folder.path());
         let printed = String::from_utf8_lossy(&output.stdout);
-        printed.lines().filter(|line| line.starts_with("SKIPPED")).for_each(|line| eprintln!("{}: {line}", self.page));
+        for line in printed.lines().filter(|line| line.starts_with("SKIPPED")) {
+            say(&format!("{line}: a block of {}", self.page));
+        }
         assert!(output.status.success(), "{}: {}", output.status, said(&output));
     }
 
@@ -181,6 +184,11 @@ impl Configuration {
             service("web6", "2001:db8:80::80", "2001:db8:2::"),
         )
     }
+}
+
+/// Not `eprintln`, which is not shown of a test that passes.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The blocks for a host of a network.
