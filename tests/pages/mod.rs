@@ -33,8 +33,9 @@ pub struct Fence {
     pub place: String,
 }
 
-/// The hosts of a network that pages presume. A filter is a server without a dispatcher, a generator the box that sends load.
-pub const ROLES: [&str; 6] = ["client", "router", "dispatcher", "server", "filter", "generator"];
+/// The hosts of a network that pages presume. A filter is a server without a dispatcher, a generator the box that sends load. The machine
+/// is the one on which scripts make a network.
+pub const ROLES: [&str; 7] = ["client", "router", "dispatcher", "server", "filter", "generator", "machine"];
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -62,7 +62,7 @@ walks! {
     commands: Walk { page: "docs/commands.md", configuration: Configuration::With("", "second_chance = true"), given: "servers; route", looks: &[] };
     decap: Walk {
         page: "docs/decap.md",
-        configuration: Configuration::With("[decap]\nsources = [\"192.0.2.2\"]", "deliver = \"ipip\""),
+        configuration: Configuration::With("[decap]\nsources = [\"192.0.2.2\", \"2001:db8:2::2\"]", "deliver = \"ipip\""),
         given: "route",
         looks: &[("server", "oneip decap -c cluster.toml", "dispatching; answers; unprepared web1")],
     };
@@ -85,21 +85,29 @@ walks! {
     metrics: Walk { page: "docs/metrics.md", configuration: USUAL, given: DISPATCHES, looks: &[] };
     operations: Walk { page: "docs/operations.md", configuration: USUAL, given: DISPATCHES, looks: &[] };
     page: Walk { page: "docs/page.md", configuration: USUAL, given: DISPATCHES, looks: &[] };
-    pktgen: Walk { page: "docs/pktgen.md", configuration: USUAL, given: DISPATCHES, looks: &[] };
+    pktgen: Walk {
+        page: "docs/pktgen.md",
+        configuration: USUAL,
+        given: "sent_back; dispatching",
+        looks: &[("generator", "oneip pktgen --interface eth1 --to 02:00:00:00:00:02 --address 203.0.113.80", "printed '^received +[1-9]' 2; printed '\"received\":[1-9]'")],
+    };
     prefixes: Walk { page: "docs/prefixes.md", configuration: USUAL, given: "route", looks: &[("server", "ip route add local 203.0.113.0/24 dev lo", "dispatching; answers")] };
     quickstart: Walk { page: "docs/quickstart.md", configuration: Configuration::Shown, given: "", looks: &[] };
     routers: Walk {
         page: "docs/routers.md",
         configuration: USUAL,
         given: "servers; dispatching",
-        looks: &[("router", "ip route add 203.0.113.80/32 via 192.0.2.2", "answers")],
+        looks: &[
+            ("router", "ip route add 203.0.113.80/32 via 192.0.2.2", "answers; answers '[2001:db8:80::80]'"),
+            ("router", "ip route get 203.0.113.80", "printed '^203.0.113.80 dev eth1 src'; printed 'lladdr ff:ff:ff:ff:ff:ff PERMANENT'"),
+        ],
     };
     several_dispatchers: Walk {
         page: "docs/several-dispatchers.md",
         configuration: Configuration::With("[announce]", "second_chance = true"),
-        given: "servers; on dispatcher ip address add 192.0.2.254/24 dev eth1; dispatching",
+        given: "own_run; servers; addresses dispatcher eth1 192.0.2.254/24 2001:db8:2::254/64; dispatching; announced",
         looks: &[
-            ("router", "ip route add 203.0.113.80/32 via 192.0.2.254", "answers"),
+            ("router", "ip route add 203.0.113.80/32 via 192.0.2.254", "answers; answers '[2001:db8:80::80]'"),
             ("server", "oneip decap -c cluster.toml", "answers"),
         ],
     };
@@ -133,9 +141,9 @@ impl Walk {
         let blocks = boxes(self.page);
         let mounted = if blocks.iter().any(|block| block.body.contains("mount -t bpf")) { "" } else { "yes" };
         let mut script = format!(
-            "{PREPARED}\nexport WALK={} DATA={} MOUNTED={mounted}\n{}\nnetwork\necho '== before {}' >&2\n{}\n",
+            "{PREPARED}\nexport WALK={} SOURCE={} MOUNTED={mounted}\n{}\nnetwork\necho '== before {}' >&2\n{}\n",
             folder.display(),
-            root().join("tests/data").display(),
+            root().display(),
             include_str!("boxes.sh"),
             self.page,
             self.given,
@@ -148,7 +156,7 @@ impl Walk {
             for host in hosts {
                 script += &format!("echo '== {place} on {host}' >&2\nat {role} {host} {}\n", file.display());
                 if let Some(output) = &output {
-                    script += &format!("diff -u - \"$WALK/printed\" >&2 <<'SHOWN'\n{output}SHOWN\n");
+                    script += &format!("diff -uZ - \"$WALK/printed\" >&2 <<'SHOWN'\n{output}SHOWN\n");
                 }
             }
             for (_, _, look) in
@@ -172,7 +180,7 @@ impl Configuration {
             let servers = [(1, 11), (2, 12)]
                 .map(|(n, last)| format!("[[service.server]]\nname = \"web{n}\"\naddress = \"{lan}{last}\"\n"));
             format!(
-                "[[service]]\nname = \"{name}\"\naddress = \"{address}\"\nports = [\"tcp/80\"]\n{keys}\n\
+                "[[service]]\nname = \"{name}\"\naddress = \"{address}\"\n{keys}\n\
                  [service.health]\ntype = \"http\"\nport = 80\n{}",
                 servers.concat()
             )

@@ -49,6 +49,8 @@ without_offloads() { # INTERFACE [HOST]
 network() {
     local host
     mount -t tmpfs tmpfs "$WALK/own"
+    mkdir "$WALK/own/machine"
+    box[machine]=$$
     ip link add lan type bridge forward_delay 0 mcast_snooping 0
     ip link set lan up
     for host in client router dispatcher web1 web2 generator; do new_box "$host"; done
@@ -120,7 +122,9 @@ at() { # ROLE HOST SCRIPT
             return
         fi
     done
-    ROLE=$1 HOST=$2 on "$2" bash -euo pipefail -c 'source "$WALK/reader.sh"; cd "$WALK/$ROLE/$HOST"; source "$0"' "$3" \
+    local folder=$WALK/$1/$2
+    [[ $1 != machine ]] || folder=$SOURCE
+    ROLE=$1 HOST=$2 FOLDER=$folder on "$2" bash -euo pipefail -c 'source "$WALK/reader.sh"; cd "$FOLDER"; source "$0"' "$3" \
         >"$WALK/printed" 2>&1 </dev/null || { cat "$WALK/printed" >&2; exit 1; }
     cat "$WALK/printed"
 }
@@ -150,16 +154,18 @@ route() {
 
 dispatching() { do_at dispatcher dispatcher unit; }
 
+announced() { do_at dispatcher dispatcher "eventually 10 oneip ctl ready"; }
+
 # As the package does.
 installed() {
     local example=/usr/share/doc/oneip/examples/oneip.toml
     on dispatcher install -D "$(type -P oneip)" /usr/bin/oneip
-    on dispatcher install -D -m 644 "$DATA/../../packaging/oneip.toml" $example
+    on dispatcher install -D -m 644 "$SOURCE/packaging/oneip.toml" $example
 }
 
 keepalived() {
-    on dispatcher install -D -m 600 "$DATA/import/keepalived.conf" /etc/keepalived/keepalived.conf
-    cp "$DATA/import/ipvsadm.rules" "$WALK"
+    on dispatcher install -D -m 600 "$SOURCE/tests/data/import/keepalived.conf" /etc/keepalived/keepalived.conf
+    cp "$SOURCE/tests/data/import/ipvsadm.rules" "$WALK"
 }
 
 # The group's etcd, on the generator's box.
@@ -175,14 +181,36 @@ services_to_publish() { sed -n '/^\[\[service\]\]/,$p' "$WALK/cluster.toml" >"$W
 
 unprepared() { do_at server "$1" "oneip server remove -c cluster.toml"; } # SERVER
 
-answers() {
-    echo "-- a client is to be answered" >&2
-    do_at client client "curl http://203.0.113.80/"
+answers() { # [ADDRESS]
+    local address=${1-203.0.113.80}
+    echo "-- a client is to be answered at $address" >&2
+    do_at client client "curl http://$address/"
+}
+
+# The servers have MAC addresses that nobody has, and who sends takes in their frames.
+sent_back() {
+    on dispatcher sed -i -e 's/^address = "\(192.0.2.\|2001:db8:2::\)1\([12]\)"/&\nmac = "02:00:00:00:01:1\2"/' \
+        -e '/^\[service.health\]/,/^port/d' /etc/oneip/oneip.toml
+    on generator ip link set dev eth1 promisc on
+}
+
+printed() { # WHAT [HOW-OFTEN]
+    local count
+    count=$(grep -Ec "$1" "$WALK/printed" || true)
+    ((count == ${2-1})) || { echo "\"$1\" is to be there ${2-1} times, and is $count times:"; cat "$WALK/printed"; exit 1; } >&2
+}
+
+# A folder of the machine's that scripts use.
+own_run() {
+    mount -t tmpfs tmpfs /run
+    mkdir /run/netns
+    export ONEIP
+    ONEIP=$(type -P oneip)
 }
 
 # What runs still ends as it should.
 end() {
     local host
     for host in web1 web2; do do_at server $host finish; done
-    do_at dispatcher dispatcher finish
+    for host in dispatcher machine; do do_at $host $host finish; done
 }

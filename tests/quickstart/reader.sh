@@ -5,6 +5,8 @@
 
 readonly OWN=$WALK/own/$HOST
 readonly RUNNING=$OWN/running
+readonly LAB=$SOURCE/scripts/lab.sh
+PROGRAM=$(type -P oneip)
 readonly PATIENCE=30
 
 fail() { echo "FAILED: $*"; exit 1; }
@@ -22,8 +24,8 @@ oneip() {
         "run "* | "filter "* | "decap "*)
             case " $* " in
                 *" --detach "*) leave "$1"; command oneip "$@"; no_program ;;
-                *" --takeover "*) start "$@" ;;
-                *) finish; start "$@" ;;
+                *" --takeover "*) start "$PROGRAM" "$@" ;;
+                *) finish; start "$PROGRAM" "$@" ;;
             esac
             ;;
         "pktgen "*) interrupted oneip "$@" ;;
@@ -36,6 +38,18 @@ oneip() {
 
 # Until it answers: checks of servers take a moment.
 curl() { eventually $PATIENCE command curl -sSf --max-time 2 "$@"; }
+
+# A dispatcher in the lab is one more that does not end. The routes that it announces come when BIRD's session is there.
+scripts/lab.sh() {
+    case "$*" in
+        *" oneip run "*) start "$LAB" "$@" ;;
+        *" ip route show "*) eventually $PATIENCE shows "$LAB" "$@" ;;
+        down) finish; "$LAB" down ;;
+        *) "$LAB" "$@" ;;
+    esac
+}
+
+shows() { "$@" | grep .; }
 
 tcpdump() { interrupted tcpdump "$@"; }
 
@@ -50,22 +64,22 @@ unit() {
         [[ ! -e $(<"$RUNNING").exit ]] || fail "it has ended: $(<"$(<"$RUNNING")")"
         return
     fi
-    start run -c /etc/oneip/oneip.toml
+    start "$PROGRAM" run -c /etc/oneip/oneip.toml
     eventually 10 all_up || echo "not all servers are up"
 }
 
 all_up() { ! command oneip ctl status | grep '^ *web[12] ' | grep -qv ' up '; }
 
-start() { # run|filter|decap OPTION...
+start() { # COMMAND...
     local log before=
     [[ ! -e $RUNNING ]] || before=$(<"$RUNNING")
     log=$(mktemp "$OWN/oneip.XXXXXX")
     {
-        command oneip "$@" &
+        "$@" &
         echo $! >"$log.pid"
         wait $! && echo 0 >"$log.exit" || echo $? >"$log.exit"
     } >"$log" 2>&1 &
-    eventually $PATIENCE is_ready "$log" && [[ ! -e $log.exit ]] || fail "oneip $* is not ready: $(<"$log")"
+    eventually $PATIENCE is_ready "$log" && [[ ! -e $log.exit ]] || fail "$* is not ready: $(<"$log")"
     cat "$log"
     [[ -z $before ]] || ended "$before"
     echo "$log" >"$RUNNING"
