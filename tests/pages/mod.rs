@@ -9,21 +9,28 @@ use std::path::{Path, PathBuf};
 /// |---|---|
 /// | `sh run` | commands that need neither root nor a network |
 /// | `sh netns` | commands for the network of the quickstart, one block after the other |
-/// | `sh box ROLE` | commands for a host of the network that the page presumes, which has one of the [`ROLES`]: run in a namespace of its own by
-/// `tests/quickstart/boxes.rs`. `sh box ROLE web1` is for one server only. |
-/// | `sh build` | builds, tests, measures or shows the program from its source. `scripts/test.sh` is what CI runs, its tests run the lab and the
-/// package script, and CI's image is made by `scripts/setup.sh`; demonstration and benchmarks are run by hand. Here the commands are read only. |
-/// | `sh systemd` | needs a Debian that systemd boots. `cargo test --test guest -- --ignored the_package` takes the package through the same
-/// life (`tests/guest/life.sh`), with `dpkg` in place of `apt`. Here the commands are read only. |
-/// | `sh hardware` | changes the NIC or the whole machine, or needs a second one. `tests/guest` does the same on NICs that qemu emulates,
-/// `tests/doctor/tune.rs` in a copy of `/proc` and `/sys`; ssh and `bench.sh --peer` are run by hand. Here the commands are read only. |
-/// | `bird`, `frr` | lines of a routing daemon's configuration: read by `bird -p` or `vtysh -C` |
+/// | `sh box ROLE` | commands for a host of the network that the page presumes; `sh box ROLE web1`: for one of its servers |
+/// | `sh build` | commands that build, test, measure or show the program |
+/// | `sh systemd` | commands for a Debian that systemd boots |
+/// | `sh hardware` | commands that change a NIC or the whole machine, or need a second one |
+/// | `bird`, `frr` | lines for a routing daemon |
 /// | `toml` | a whole configuration |
 /// | `toml part` | sections of one |
 /// | `toml error` | a configuration that is refused; the next block is what `oneip check` says |
 /// | `json` | a document a line |
 /// | `text output` | what the block before it prints, to the letter |
 /// | `text`, `text excerpt`, nothing | for people |
+///
+/// `tests/docs` runs what needs no network, and has BIRD and FRR read their lines. `tests/quickstart` runs `sh netns` and, each host in a
+/// namespace of its own, `sh box`. The other commands are only held against the program and the scripts that there are. What they do is run
+/// elsewhere:
+///
+/// - `sh build`: CI's script is `scripts/test.sh`, which calls `scripts/setup.sh`. `tests/package` and `tests/bench` run `package.sh` and
+///   `bench.sh`; `cargo test` lines are a part of CI's. `demo.sh`, and `cargo bench` at its full size, are run by hand.
+/// - `sh systemd`: `cargo test --test guest -- --ignored the_package` builds the package and takes it through the same life
+///   (`tests/guest/life.sh`), with `dpkg` in place of `apt`.
+/// - `sh hardware`: `tests/guest` has NICs that qemu emulates, with several queues and with vfio-pci; `tests/doctor/tune.rs` runs
+///   `tune.sh` where it changes no machine. `bench.sh --peer` and ssh are run by hand.
 pub struct Fence {
     pub info: String,
     pub body: String,

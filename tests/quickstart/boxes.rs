@@ -92,7 +92,12 @@ walks! {
         looks: &[("generator", "oneip pktgen --interface eth1 --to 02:00:00:00:00:02 --address 203.0.113.80", "printed '^received +[1-9]' 2; printed '\"received\":[1-9]'")],
     };
     prefixes: Walk { page: "docs/prefixes.md", configuration: USUAL, given: "route", looks: &[("server", "ip route add local 203.0.113.0/24 dev lo", "dispatching; answers")] };
-    quickstart: Walk { page: "docs/quickstart.md", configuration: Configuration::Shown, given: "", looks: &[] };
+    quickstart: Walk {
+        page: "docs/quickstart.md",
+        configuration: Configuration::Shown,
+        given: "",
+        looks: &[("client", "curl http://203.0.113.80/", "answers")],
+    };
     routers: Walk {
         page: "docs/routers.md",
         configuration: USUAL,

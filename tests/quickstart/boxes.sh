@@ -181,10 +181,16 @@ services_to_publish() { sed -n '/^\[\[service\]\]/,$p' "$WALK/cluster.toml" >"$W
 
 unprepared() { do_at server "$1" "oneip server remove -c cluster.toml"; } # SERVER
 
+# By way of the dispatcher, if there is one: a server that gets its packets straight from the router answers too.
 answers() { # [ADDRESS]
-    local address=${1-203.0.113.80}
+    local address=${1-203.0.113.80} before=
     echo "-- a client is to be answered at $address" >&2
+    if [[ -e $WALK/own/dispatcher/running ]]; then
+        do_at dispatcher dispatcher "forwarded" >/dev/null
+        before=$(tail -n 1 "$WALK/printed")
+    fi
     do_at client client "curl http://$address/"
+    [[ -z $before ]] || do_at dispatcher dispatcher "eventually 10 more_forwarded_than $before || fail 'the dispatcher forwards nothing'"
 }
 
 # The servers have MAC addresses that nobody has, and who sends takes in their frames.

@@ -2,7 +2,7 @@
 //! there. The network is that of docs/quickstart.md; other pages go on in it before it is cleaned up.
 //!
 //! It has a /run/netns, processes and an admin socket of its own, so that the names on the pages are nobody else's here, and nothing
-//! stays behind, however it ends.
+//! stays behind, however it ends. `boxes` walks through what the pages say of real hosts.
 
 mod boxes;
 #[path = "../pages/mod.rs"]

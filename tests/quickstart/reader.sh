@@ -28,8 +28,8 @@ oneip() {
                 *) finish; start "$PROGRAM" "$@" ;;
             esac
             ;;
-        "pktgen "*) interrupted oneip "$@" ;;
-        "ctl capture") interrupted oneip "$@" ;;
+        "pktgen "*) sends "$@" ;;
+        "ctl capture") interrupted 2 oneip "$@" ;;
         "ctl top") { sleep 2; printf q; } | script -qec "oneip $*" /dev/null ;;
         "ctl hand-over") command oneip "$@"; ended "$(<"$RUNNING")" ;;
         *) command oneip "$@" ;;
@@ -51,12 +51,22 @@ scripts/lab.sh() {
 
 shows() { "$@" | grep .; }
 
-tcpdump() { interrupted tcpdump "$@"; }
+tcpdump() { interrupted 2 tcpdump "$@"; }
 
 # The kernel's IPVS is another program: this is what it had to say once.
 ipvsadm() { cat "$WALK/ipvsadm.rules"; }
 
-interrupted() { timeout --preserve-status --signal INT --kill-after 60 2 "$@" || (($? == 130)); }
+interrupted() { timeout --preserve-status --signal INT --kill-after 60 "$@" || (($? == 130)); } # SECONDS COMMAND...
+
+# On a machine that is busy it takes a while to begin.
+sends() {
+    local seconds
+    for seconds in 2 10 30; do
+        interrupted $seconds oneip "$@" >"$OWN/sent"
+        ! grep -Eq '^(sent|\{"sent":) *[1-9]' "$OWN/sent" || break
+    done
+    cat "$OWN/sent"
+}
 
 # As the package's unit has it, for pages that presume a dispatcher at work.
 unit() {
@@ -69,6 +79,10 @@ unit() {
 }
 
 all_up() { ! command oneip ctl status | grep '^ *web[12] ' | grep -qv ' up '; }
+
+forwarded() { command oneip ctl metrics | awk '/^oneip_frames_forwarded_total/ { n += $NF } END { print n + 0 }'; }
+
+more_forwarded_than() { (($(forwarded) > $1)); } # COUNT
 
 start() { # COMMAND...
     local log before=
