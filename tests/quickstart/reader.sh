@@ -6,8 +6,8 @@
 readonly OWN=$WALK/own/$HOST
 readonly RUNNING=$OWN/running
 readonly LAB=$SOURCE/scripts/lab.sh
-PROGRAM=$(type -P oneip)
 readonly PATIENCE=30
+PROGRAM=$(type -P oneip)
 
 fail() { echo "FAILED: $*"; exit 1; }
 
@@ -29,8 +29,8 @@ oneip() {
             esac
             ;;
         "pktgen "*) sends "$@" ;;
-        "ctl capture") interrupted 2 oneip "$@" ;;
-        "ctl top") { sleep 2; printf q; } | script -qec "oneip $*" /dev/null ;;
+        "ctl capture") interrupted 1 oneip "$@" ;;
+        "ctl top") { sleep 1; printf q; } | script -qec "oneip $*" /dev/null ;;
         "ctl hand-over") command oneip "$@"; ended "$(<"$RUNNING")" ;;
         *) command oneip "$@" ;;
     esac
@@ -51,7 +51,7 @@ scripts/lab.sh() {
 
 shows() { "$@" | grep .; }
 
-tcpdump() { interrupted 2 tcpdump "$@"; }
+tcpdump() { interrupted 1 tcpdump "$@"; }
 
 # The kernel's IPVS is another program: this is what it had to say once.
 ipvsadm() { cat "$WALK/ipvsadm.rules"; }
@@ -61,7 +61,7 @@ interrupted() { timeout --preserve-status --signal INT --kill-after 60 "$@" || (
 # On a machine that is busy it takes a while to begin.
 sends() {
     local seconds
-    for seconds in 2 10 30; do
+    for seconds in 1 10 30; do
         interrupted $seconds oneip "$@" >"$OWN/sent"
         ! grep -Eq '^(sent|\{"sent":) *[1-9]' "$OWN/sent" || break
     done
@@ -78,7 +78,7 @@ unit() {
     eventually 10 all_up || echo "not all servers are up"
 }
 
-all_up() { ! command oneip ctl status | grep '^ *web[12] ' | grep -qv ' up '; }
+all_up() { [[ -z $(command oneip ctl status | grep '^ *web[12] ' | grep -v ' up ') ]]; }
 
 forwarded() { command oneip ctl metrics | awk '/^oneip_frames_forwarded_total/ { n += $NF } END { print n + 0 }'; }
 
@@ -121,11 +121,14 @@ finish() {
 leave() { # run|filter|decap
     [[ $1 == run && -e $RUNNING ]] || { finish; return; }
     kill -KILL "$(<"$(<"$RUNNING").pid")"
+    eventually $PATIENCE test -s "$(<"$RUNNING").exit"
     rm "$RUNNING"
-    ip -d link show dev eth1 | grep -q "prog/xdp" || fail "a killed dispatcher leaves its program"
+    has_program || fail "a killed dispatcher leaves its program"
 }
 
-no_program() { ! ip -d link show dev eth1 | grep "prog/xdp" || fail "the program is still there"; }
+has_program() { [[ $(ip -d link show dev eth1) == *prog/xdp* ]]; }
+
+no_program() { ! has_program || fail "the program is still there"; }
 
 # The block talks to a dispatcher.
 if [[ $ROLE == dispatcher ]] && grep -Eq 'oneip ctl|http://127\.0\.0\.1' "$0"; then unit; fi
