@@ -3,7 +3,7 @@
 //! the one that leads.
 //!
 //! `cargo bench --bench group` takes a minute, and needs etcd and root. Prints messages and bytes a second at etcd, and how long a change takes from
-//! where it is made until the last member goes by it. What a member does then is a table: `cargo bench --bench table` has that.
+//! where it is made until the last member goes by it. One of the members builds the table of each change, as all do where each has a machine.
 
 #[path = "common/plans.rs"]
 mod plans;
@@ -19,8 +19,10 @@ use oneip::group::record::{Member, MemberView, ServerOrders, Stamped, now_ms};
 use oneip::group::stance::StanceClock;
 use oneip::group::store::{Ask, Event, Store};
 use oneip::model::{AllDown, Group, GroupHealth, Health, Plan, Probe, Via};
+use oneip::table::build::{Cluster, State};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -39,6 +41,8 @@ const EVERY: Duration = Duration::from_millis(100);
 const MEASURED: Duration = Duration::from_secs(10);
 /// Longer than it takes a member to be together with the others.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server's connections are kept when others get its slots, in nanoseconds.
+const DRAIN: u64 = 600_000_000_000;
 /// Of the nodes, for clients; peers have the next hundred.
 const PORT: usize = 23_790;
 
@@ -53,7 +57,7 @@ impl Drop for Node {
 }
 
 /// For nodes that are near each other; docs/group.md has the figures.
-const TIMES: &str = "--heartbeat-interval=50 --election-timeout=500";
+const TIMES: &str = "--heartbeat-interval=25 --election-timeout=250";
 
 fn node(at: usize, folder: &TempDir) -> Node {
     let peer = |at: usize| format!("http://127.0.0.1:{}", PORT + 100 + at);
@@ -133,6 +137,8 @@ struct Open {
     changes: RefCell<HashMap<Change, (Instant, HashSet<usize>)>>,
     lags: RefCell<Vec<Duration>>,
     together: Cell<usize>,
+    /// How long the first member has built tables, and how many.
+    built: Cell<(Duration, u32)>,
 }
 
 impl Open {
@@ -155,6 +161,64 @@ impl Open {
     }
 }
 
+/// The tables of a member.
+struct Tables {
+    plan: Plan,
+    cluster: Cluster,
+    down: Vec<Vec<State>>,
+    began: Instant,
+    built: Duration,
+    count: u32,
+}
+
+impl Tables {
+    fn new(plan: &Plan) -> Tables {
+        let states = plan.services.iter().map(|service| vec![State::Active; service.servers.len()]).collect();
+        Tables {
+            plan: plan.clone(),
+            cluster: Cluster::new(plan),
+            down: states,
+            began: Instant::now(),
+            built: Duration::ZERO,
+            count: 0,
+        }
+    }
+
+    /// Builds the table, if anything counts that did not.
+    fn follow(&mut self, agreement: &Agreement, book: &Book) {
+        let start = Instant::now();
+        let now = start.duration_since(self.began).as_nanos() as u64;
+        let mut weighed = false;
+        for (subject, orders) in &book.shared.servers {
+            let set = orders.weight.as_ref().and_then(|weight| weight.set);
+            let mut servers = self.plan.services.iter_mut().flat_map(|service| &mut service.servers);
+            if let (Some(set), Some(server)) = (set, servers.find(|server| *subject == server.name))
+                && server.weight != set
+            {
+                (server.weight, weighed) = (set, true);
+            }
+        }
+        if weighed {
+            self.cluster.renew(&self.plan, now);
+        }
+        let mut changed = weighed;
+        for (service, states) in self.down.iter_mut().enumerate() {
+            let is_down = |at: usize| agreement.counts(service, at) == Some(Verdict::Down);
+            let new: Vec<State> =
+                (0..states.len()).map(|at| if is_down(at) { State::Down } else { State::Active }).collect();
+            if *states != new {
+                *states = new;
+                changed |= self.cluster.set_states(service as u16, states, now, now + DRAIN);
+            }
+        }
+        if changed {
+            black_box(self.cluster.compile());
+            self.built += start.elapsed();
+            self.count += 1;
+        }
+    }
+}
+
 enum Do {
     Fail(usize, usize),
     Order(usize, usize, u32),
@@ -172,6 +236,8 @@ struct Dispatcher {
     heard: BTreeMap<String, i64>,
     told: Option<View>,
     found: Vec<Vec<Finding>>,
+    /// Of the first member.
+    tables: Option<Tables>,
 }
 
 fn server(service: usize, server: usize) -> String {
@@ -199,7 +265,8 @@ impl Dispatcher {
         let agreement = Agreement::new(plan, &name, Some(CHECK_BY));
         let found = vec![vec![Finding::Up; SERVERS]; SERVICES];
         let (clock, heard) = (StanceClock::new(Instant::now()), BTreeMap::new());
-        Dispatcher { number, name, book, agreement, clock, store, connected: false, heard, told: None, found }
+        let tables = (number == 0).then(|| Tables::new(plan));
+        Dispatcher { number, name, book, agreement, clock, store, connected: false, heard, told: None, found, tables }
     }
 
     fn take(&mut self, event: Event) {
@@ -286,6 +353,10 @@ impl Dispatcher {
         loop {
             let before = self.clock.stance();
             self.share();
+            if let Some(tables) = &mut self.tables {
+                tables.follow(&self.agreement, &self.book);
+                open.built.set((tables.built, tables.count));
+            }
             match (before, self.clock.stance()) {
                 (Stance::Together, after) if after != Stance::Together => open.together.set(open.together.get() - 1),
                 (before, Stance::Together) if before != Stance::Together => open.together.set(open.together.get() + 1),
@@ -403,5 +474,7 @@ fn main() {
         let lags = change(&open, &members, &mut servers, MEASURED).await;
         say("the node that leads is killed", &lags);
         wait("all are together again", || open.together.get() == MEMBERS).await;
+        let (built, count) = open.built.get();
+        println!("the first member has built {count} tables, of {:.1} ms each", (built / count).as_secs_f64() * 1e3);
     });
 }

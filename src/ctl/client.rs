@@ -76,6 +76,18 @@ impl Client {
         parsed(&self.ask(Method::GET, "/status", Bytes::new(), PATIENCE)?)
     }
 
+    /// What `GET /healthz` finds wrong; `None`: nothing.
+    ///
+    /// # Errors
+    /// There is no answer, or none of use.
+    pub fn trouble(&self) -> Result<Option<String>, Error> {
+        match self.ask(Method::GET, "/healthz", Bytes::new(), PATIENCE) {
+            Ok(_) => Ok(None),
+            Err(Error::Refused(trouble)) => Ok(Some(trouble)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The document of `GET /talkers`.
     ///
     /// # Errors

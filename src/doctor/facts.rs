@@ -14,13 +14,11 @@ pub struct Facts {
     pub plan: Option<Plan>,
     pub host: Host,
     pub cores: Cores,
-    /// `None`: no dispatcher is configured, or the interface does not exist.
-    pub interface: Option<Interface>,
-    /// Why there is none.
-    pub no_interface: Option<String>,
+    /// Those of the dispatcher that is configured, the first one first.
+    pub interfaces: Vec<Interface>,
+    /// Why there are not all of them.
+    pub no_interface: Vec<String>,
     pub network: Network,
-    /// `None`: nobody listened.
-    pub heard: Option<Heard>,
     /// `None`: no process answers.
     pub running: Option<Running>,
     /// Why one that has a socket does not answer.
@@ -91,6 +89,18 @@ pub struct Interface {
     pub flow_rules: Option<u32>,
     /// Of each interrupt: the cores that serve it.
     pub interrupts: BTreeMap<u32, Vec<usize>>,
+    pub ipv6_disabled: Option<i64>,
+    pub settings: Settings,
+    /// `None`: nobody listened.
+    pub heard: Option<Heard>,
+}
+
+/// Of an interface, or of `all` (`net.ipv4.conf`): the kernel goes by the stricter of the two, each in its way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    pub send_redirects: Option<i64>,
+    pub rp_filter: Option<i64>,
+    pub proxy_arp: Option<i64>,
 }
 
 /// Settings are `None` where the kernel has none.
@@ -98,11 +108,8 @@ pub struct Interface {
 pub struct Network {
     pub ip_forward: Option<i64>,
     pub ipv6_forwarding: Option<i64>,
-    pub ipv6_disabled: Option<i64>,
-    /// Of `all` and of the interface.
-    pub send_redirects: [Option<i64>; 2],
-    pub rp_filter: [Option<i64>; 2],
-    pub proxy_arp: [Option<i64>; 2],
+    /// Of `all`.
+    pub settings: Settings,
     pub port_range: Option<(u16, u16)>,
     /// Cluster addresses that this host has: address, prefix, interface.
     pub held: Vec<(IpAddr, u8, String)>,
@@ -111,14 +118,24 @@ pub struct Network {
     pub off_link: Vec<OffLink>,
     /// The device by which the kernel reaches a server that has a `vlan`, and the tags that frames get there, the outermost one last.
     pub vlans: Vec<(String, Tags, String, Vec<u16>)>,
-    /// Of each server on the link: its name, address, and MAC if it answers.
-    pub neighbours: Vec<(String, IpAddr, Option<Mac>)>,
+    /// The servers on the links.
+    pub neighbours: Vec<Neighbour>,
     /// The MACs of default gateways.
     pub gateways: Vec<(IpAddr, Mac)>,
     /// Rules of others that come before those of the checks, each as `ip rule del` takes it.
     pub rules_before: Vec<String>,
     /// Rules of the checks: of IPv4 and IPv6.
     pub probe_rules: [usize; 2],
+}
+
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    pub server: String,
+    pub address: IpAddr,
+    /// The device that leads to it.
+    pub device: String,
+    /// `None`: it does not answer.
+    pub mac: Option<Mac>,
 }
 
 /// Of frames that the kernel received while we listened.
@@ -141,17 +158,16 @@ pub struct Running {
     pub seconds: f64,
     /// What a reload would change, or why it would be refused; `None`: it runs by another file.
     pub reload: Option<Result<Vec<String>, String>>,
+    /// What it finds wrong with itself (`/healthz`).
+    pub trouble: Option<String>,
 }
 
 impl Facts {
-    /// Whether a process dispatches on the interface.
+    /// Whether a process dispatches on the interfaces, of which its status has the first.
     pub fn dispatches(&self) -> bool {
+        let first = self.interfaces.first().map(|interface| &interface.device.interface);
         let ours = |running: &Running| {
-            running.status.mode == "dispatcher"
-                && self
-                    .interface
-                    .as_ref()
-                    .is_none_or(|interface| interface.device.interface == running.status.interface)
+            running.status.mode == "dispatcher" && first.is_none_or(|first| *first == running.status.interface)
         };
         self.running.as_ref().is_some_and(ours)
     }

@@ -162,33 +162,30 @@ fn gather(plan: Option<Plan>, config: Option<&Path>, options: &Options, full: bo
             let held = network::held(plan);
             runtime.block_on(async {
                 let Ok(handle) = netlink::requests() else { return };
-                let up = match interface::interface(&root, &handle, settings).await {
-                    Ok(found) => {
-                        let up = found.up && found.carrier != Some(false) && found.master.is_none();
-                        facts.interface = Some(found);
-                        up
+                for name in settings.interfaces() {
+                    match interface::interface(&root, &handle, settings, name).await {
+                        Ok(found) => facts.interfaces.push(found),
+                        Err(error) => facts.no_interface.push(error.to_string()),
                     }
-                    Err(error) => {
-                        facts.no_interface = Some(error.to_string());
-                        false
-                    }
-                };
-                let name = settings.interface.as_str();
-                facts.network = network::network(&root, &handle, plan, (name, up), full).await;
+                }
+                let is_up =
+                    |found: &facts::Interface| found.up && found.carrier != Some(false) && found.master.is_none();
+                let all_up = facts.no_interface.is_empty() && facts.interfaces.iter().all(is_up);
+                facts.network = network::network(&root, &handle, plan, (&facts.interfaces, all_up), full).await;
             });
             facts.network.held = held;
         }
         if full {
-            let (heard, running) = thread::scope(|scope| {
-                let listening = facts.interface.as_ref().map(|interface| {
-                    let (index, mtu) = (interface.device.index, interface.device.mtu);
-                    let merges = interface.gro != Some(false);
-                    scope.spawn(move || frames::listen(index, mtu, merges, options.seconds))
-                });
-                let running = running::running(&plan.admin.socket, config, options.seconds);
-                (listening.and_then(|listening| listening.join().ok()?.ok()), running)
+            let running = thread::scope(|scope| {
+                for interface in &mut facts.interfaces {
+                    scope.spawn(|| {
+                        let (index, mtu) = (interface.device.index, interface.device.mtu);
+                        let heard = frames::listen(index, mtu, interface.gro != Some(false), options.seconds);
+                        interface.heard = heard.ok().filter(|heard| heard.seconds > 0.0);
+                    });
+                }
+                running::running(&plan.admin.socket, config, options.seconds)
             });
-            facts.heard = heard.filter(|heard| heard.seconds > 0.0);
             match running {
                 Ok(running) => facts.running = running,
                 Err(why) => facts.no_answer = Some(why),
@@ -198,7 +195,7 @@ fn gather(plan: Option<Plan>, config: Option<&Path>, options: &Options, full: bo
     facts.plan = plan;
     if !full {
         // Who looks is the dispatcher: the program is its own, or is about to be.
-        facts.interface.iter_mut().for_each(|interface| interface.program = None);
+        facts.interfaces.iter_mut().for_each(|interface| interface.program = None);
         facts.is_itself = true;
     }
     facts

@@ -2,7 +2,8 @@
 
 use super::read::files::Root;
 use super::read::network::setting;
-use super::{Options, Report};
+use super::read::running::running;
+use super::{Options, Report, check};
 use crate::admin::finding::Finding;
 use crate::error::Failure;
 use crate::model::{Plan, Port, Transport};
@@ -42,10 +43,24 @@ pub fn examine(plan: &Plan, name: Option<&str>, options: &Options) -> Result<Rep
     let lo_is_down = report.lines.iter().any(|line| line.topic == "lo");
     let told = report.lines.iter().filter(|line| !(lo_is_down && line.topic == "alias"));
     let mut checks: Vec<Finding> = told.map(finding).collect();
-    let facts = gather(plan, &report.server, options)?;
+    let (facts, running) = thread::scope(|scope| {
+        let asking = scope.spawn(|| running(&plan.admin.socket, options.config.as_deref(), options.seconds));
+        (gather(plan, &report.server, options), asking.join().expect("it does not panic"))
+    });
+    let facts = facts?;
     for check in [listening, way_out, rp_filter, checksums] {
         checks.extend(check(&facts));
     }
+    let (running, no_answer) = match running {
+        Ok(running) => (running, None),
+        Err(why) => (None, Some(why)),
+    };
+    checks.extend(check::on_server(&super::Facts {
+        plan: Some(plan.clone()),
+        running,
+        no_answer,
+        ..Default::default()
+    }));
     Ok(Report { checks })
 }
 

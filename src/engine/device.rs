@@ -96,14 +96,8 @@ pub fn place(device: &xdp::Device, settings: &Dispatcher) -> Place {
 pub fn folder(place: &Place) -> Result<Option<PathBuf>, LinkError> {
     match link::folder(place) {
         Ok(folder) => Ok(Some(folder)),
-        Err(LinkError::NoBpfFileSystem { path }) => {
-            tracing::warn!(
-                "there is no BPF file system at {}, so if this process is killed, nothing is dispatched any more: mount -t bpf bpf \
-                 /sys/fs/bpf",
-                path.display()
-            );
-            Ok(None)
-        }
+        // What that means is said by doctor, at the start too.
+        Err(LinkError::NoBpfFileSystem { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -268,7 +268,10 @@ impl Controller<'_> {
         let Some(to) = to else { return };
         let _ = to.send(match outcome {
             Outcome::Done(mut changes) => {
-                changes.extend(self.engine.remark());
+                // Of a rehearsal there is nothing to know.
+                if matches!(purpose, Purpose::Reload { .. }) {
+                    changes.extend(self.engine.remark());
+                }
                 Answer::Done { changes }
             }
             Outcome::Partly(_, error) | Outcome::Refused(error) => Answer::Refused { error },

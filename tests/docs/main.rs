@@ -3,11 +3,12 @@
 //! metrics are held by `admin`.)
 //!
 //! - `page`: tables, headings, text of a page
-//! - `configuration`, `commands`, `reasons`: nothing is missing there, and nothing is too much
+//! - `configuration`, `commands`, `reasons`, `alerts`: nothing is missing there, and nothing is too much
 //! - `schema`: the JSON Schema for editors says the same
 //! - `links`: where links lead
 //! - `blocks`: what stands between fences
 
+mod alerts;
 mod blocks;
 mod commands;
 mod configuration;

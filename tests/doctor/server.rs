@@ -1,7 +1,9 @@
 //! Faults of a server.
 
-use crate::net::Net;
+use crate::net::{Net, ONEIP, eventually};
 use crate::{Fault, fault, only, try_all};
+use std::collections::BTreeSet;
+use std::fs;
 
 #[test]
 fn each_fault_of_a_server_is_named_alone_and_mended_by_its_command() {
@@ -51,4 +53,42 @@ fn a_host_that_is_no_server_is_refused_with_those_that_there_are() {
     let output = net.try_sh("r", &format!("{} doctor -c {}/cluster.toml --server", crate::net::ONEIP, net.dir()));
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("s1, s2"));
+}
+
+/// A server's filter, in a cluster of the two servers without a dispatcher.
+#[test]
+fn a_filter_that_runs_or_does_not_is_looked_at_too() {
+    let Some(mut net) = Net::up() else { return };
+    let text = net.config("", crate::net::HEALTH).replace("[dispatcher]", "[filter]").replace("engine = \"xdp\"\n", "");
+    let doctor = |net: &Net| net.doctor("s1", "", &format!("-c {}/filter.toml --server s1 --seconds 0", net.dir()));
+    net.write("filter.toml", &text);
+    for server in ["s1", "s2"] {
+        net.sh(server, &format!("{ONEIP} server add -c {}/filter.toml --broadcast", net.dir()));
+    }
+    let found = doctor(&net);
+    assert!(found.bad().contains("filter") && found.text().contains("no `oneip filter` runs here"), "{}", found.text());
+
+    let run = |net: &mut Net, server: &str, file: &str| {
+        net.start(
+            server,
+            &format!("exec {ONEIP} filter --json -c {0}/{file} >{0}/{server}.out 2>{0}/{server}.log", net.dir()),
+        );
+        let log = net.path(&format!("{server}.log"));
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        eventually("it is ready", || said().contains("\nready"));
+    };
+    run(&mut net, "s1", "filter.toml");
+    eventually("nobody else is heard", || doctor(&net).text().contains("the filter of s2 is not heard"));
+    assert!(!doctor(&net).bad().contains("filter"), "{}", doctor(&net).text());
+    // The other one has a folder of its own, and first another weight.
+    let other = text.replace("oneip.sock", "s2.sock").replace("state/state.json", "state/s2.json");
+    net.write("s2.toml", &other.replacen("address = \"192.0.2.12\"\n", "address = \"192.0.2.12\"\nweight = 2\n", 1));
+    run(&mut net, "s2", "s2.toml");
+    eventually("they differ", || {
+        doctor(&net).text().contains("the filter of s2 has another configuration than this one")
+    });
+    net.write("s2.toml", &other);
+    net.sh("s2", &format!("{ONEIP} ctl --socket {}/s2.sock reload --force", net.dir()));
+    eventually("they agree", || !doctor(&net).bad().contains("peers"));
+    assert_eq!(doctor(&net).bad(), BTreeSet::new());
 }

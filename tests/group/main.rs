@@ -100,6 +100,32 @@ fn an_order_to_one_member_is_one_to_all() {
     eventually("it says so", || net.done(3, "status").contains("another process is called d2 in the group"));
 }
 
+/// A cluster may have both, as when it goes over from one to the other.
+#[test]
+fn a_filter_is_a_member_as_a_dispatcher_is() {
+    let Some(net) = Net::up(2) else { return };
+    let _etcd = net.etcd(0, 1, "");
+    net.config(1, STORE, SAME);
+    net.config(2, STORE, ("[dispatcher]\ninterface = \"d2\"\nengine = \"xdp\"\n", "[filter]\ninterface = \"d2\"\n"));
+    net.ip_of(2, "addr add 192.0.2.12/24 dev d2");
+    let (_dispatcher, filter) = (net.dispatcher(1), net.filter(2, "web2"));
+    (1..=2).for_each(|at| net.joined(at, 2));
+    let shown = net.done(1, "group");
+    assert!(shown.contains("filter") && shown.contains("dispatcher"), "{shown}");
+
+    net.done(1, "weight web1 4");
+    net.becomes(2, "web1", "up", 4);
+    net.done(2, "disable web3");
+    net.becomes(1, "web3", "disabled", 1);
+    // It knows them from its disk.
+    filter.stop();
+    net.joined(1, 1);
+    net.done(1, "enable web3");
+    let _filter = net.filter(2, "web2");
+    net.becomes(2, "web3", "up", 1);
+    net.becomes(2, "web1", "up", 4);
+}
+
 /// Each host has its own routes; who has them is seen from anywhere.
 #[test]
 fn who_is_announced_is_shown_on_every_member() {

@@ -200,13 +200,27 @@ impl Net {
 
     /// As `dispatcher`, with something more for its process.
     pub fn dispatcher_by(&self, at: usize, more: impl FnOnce(&mut Command)) -> Process {
-        let log = self.path(&format!("d{at}.log"));
-        let out = File::create(&log).expect("a log");
         let mut command = self.command_in(self.part(at), env!("CARGO_BIN_EXE_oneip"));
         more(&mut command);
-        command.args(["run", "-c", &format!("d{at}.toml")]).stdout(out.try_clone().expect("a log")).stderr(out);
+        command.arg("run");
+        self.start(at, command)
+    }
+
+    /// The filter of a server in the place of a dispatcher. It wants a BPF file system, which `ip netns exec` hides.
+    pub fn filter(&self, at: usize, server: &str) -> Process {
+        let script = format!("mount -t bpf bpf /sys/fs/bpf && exec {} \"$@\"", env!("CARGO_BIN_EXE_oneip"));
+        let mut command = self.command_in(self.part(at), "sh");
+        command.args(["-c", &script, "sh", "filter", "--server", server]);
+        self.start(at, command)
+    }
+
+    /// `command` lacks the configuration.
+    fn start(&self, at: usize, mut command: Command) -> Process {
+        let log = self.path(&format!("d{at}.log"));
+        let out = File::create(&log).expect("a log");
+        command.args(["-c", &format!("d{at}.toml")]).stdout(out.try_clone().expect("a log")).stderr(out);
         let process = Process { child: command.spawn().expect("it starts"), log };
-        eventually("the dispatcher is ready", || process.said().lines().any(|line| line == "ready"));
+        eventually("it is ready", || process.said().lines().any(|line| line == "ready"));
         process
     }
 

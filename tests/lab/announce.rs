@@ -107,7 +107,7 @@ fn what_is_ready_is_announced_and_an_operator_withdraws_it_while_frames_are_disp
 #[test]
 fn a_link_that_is_down_and_a_dispatcher_that_hangs_or_is_killed_are_not_announced_for_long() {
     let Some(lab) = &Lab::up(&XDP) else { return };
-    let config = announcing(lab, "hold_down_ms = 500\nlinger_ms = 0\nhold_s = 2");
+    let config = announcing(lab, "hold_down_ms = 500\nlinger_ms = 0\nhold_s = 5");
     let dispatcher = Dispatcher::start_with(lab, &config, &[]);
     is_announced(lab, &BOTH);
     // The far end of the cable.
@@ -127,11 +127,11 @@ fn a_link_that_is_down_and_a_dispatcher_that_hangs_or_is_killed_are_not_announce
     kill_process(process, Signal::CONT).unwrap();
     is_announced(lab, &BOTH);
 
-    // A start within the time is seen by no router.
+    // A start within the time, which is long for a busy machine, is seen by no router.
     kill_process(process, Signal::KILL).unwrap();
     assert_eq!(announced(lab, "dispatcher"), BOTH);
     let next = Dispatcher::start_with(lab, &config, &[]);
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(6));
     assert_eq!(announced(lab, "dispatcher"), BOTH, "the routes are the next one's");
     assert!(!next.said().contains("withdrawn") && !next.said().contains("is announced"), "{}", next.said());
     drop(dispatcher);
@@ -139,8 +139,8 @@ fn a_link_that_is_down_and_a_dispatcher_that_hangs_or_is_killed_are_not_announce
     let killed = Instant::now();
     kill_process(Pid::from_child(next.child()), Signal::KILL).unwrap();
     is_announced(lab, &[]);
-    say(&format!("killed, hold_s = 2: withdrawn after {:.1?}", killed.elapsed()));
-    assert!(killed.elapsed() >= Duration::from_secs(2));
+    say(&format!("killed, hold_s = 5: withdrawn after {:.1?}", killed.elapsed()));
+    assert!(killed.elapsed() >= Duration::from_secs(5));
 }
 
 /// Its clients are served meanwhile: the program in front of its rings dispatches.

@@ -2,7 +2,8 @@
 //! that hangs, another key. Two never answer one client.
 
 use crate::filters::{self, Filter, QUICK, configure, publish};
-use crate::network::{CLUSTER, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, write_config};
+use crate::group::{Etcd, join};
+use crate::network::{CLUSTER, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup};
 use crate::reload::without_web3;
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -334,20 +335,10 @@ fn a_weight_is_given_to_one_filter_after_the_other_and_two_never_answer() {
 #[test]
 fn an_order_to_one_filter_of_a_group_is_one_to_all_and_two_never_answer() {
     let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
-    let address = "http://192.0.2.1:2379";
-    let mut etcd = lab.command("router", "etcd");
-    etcd.args(["--listen-client-urls", address, "--advertise-client-urls", address, "--data-dir"])
-        .arg(lab.file("etcd"));
-    let log = File::create(lab.file("etcd.log")).unwrap();
-    let mut etcd = etcd.stderr(log).spawn().expect("etcd: scripts/setup.sh");
+    let _etcd = Etcd::serve(lab);
     configure(lab, QUICK, HEALTH);
     for server in SERVERS {
-        let file = filters::config(lab, server);
-        let text = fs::read_to_string(&file).unwrap();
-        write_config(
-            &file,
-            &format!("{text}[group]\nname = \"edge\"\nmember = \"{server}\"\netcd = [\"{address}\"]\n"),
-        );
+        join(&filters::config(lab, server), server, "");
     }
     let filters = filters::start(lab);
     for filter in &filters {
@@ -363,8 +354,6 @@ fn an_order_to_one_filter_of_a_group_is_one_to_all_and_two_never_answer() {
         let said = filters[2].ctl(&["weight", "web3", "5"]);
         assert!(said.contains("the group has it: 3 members"), "{said}");
     });
-    etcd.kill().unwrap();
-    etcd.wait().unwrap();
 }
 
 /// web3 gets a greater weight by `order`, while clients connect again and again: those who move do, and none is answered by two.

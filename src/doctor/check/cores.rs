@@ -1,8 +1,9 @@
 //! Which cores the work is on, and how they run.
 
 use super::host::{dispatcher, engine};
+use super::interface::of;
 use crate::admin::finding::Finding;
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Facts, Interface};
 use crate::host::cores::{self, CoresError};
 use crate::model::Engine;
 use std::collections::BTreeSet;
@@ -10,12 +11,23 @@ use std::collections::BTreeSet;
 /// A core that wakes up for a longer time than this delays the frames that wake it.
 const WAKE_UP_US: u64 = 10;
 
-/// A core for each queue, as `oneip run` would take them; `None`: the engine has no workers, or the NIC is not known.
-pub fn assigned(facts: &Facts) -> Option<Result<Vec<usize>, CoresError>> {
+/// A core for each queue, as `oneip run` would take them, for the interface with most of them; `None`: the engine has no workers, or no NIC
+/// is known.
+fn assigned(facts: &Facts) -> Option<Result<Vec<usize>, CoresError>> {
+    let all: Option<Result<Vec<_>, _>> =
+        facts.interfaces.iter().map(|interface| assigned_to(facts, interface)).collect();
+    match all? {
+        Ok(all) => all.into_iter().max_by_key(Vec::len).map(Ok),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// As `assigned`, for that interface.
+pub fn assigned_to(facts: &Facts, interface: &Interface) -> Option<Result<Vec<usize>, CoresError>> {
     if let Some(running) = facts.running.as_ref().filter(|running| running.status.engine.as_deref() != Some("xdp")) {
         return Some(Ok(running.status.workers.iter().map(|worker| worker.core).collect()));
     }
-    let (dispatcher, interface) = (dispatcher(facts)?, facts.interface.as_ref()?);
+    let dispatcher = dispatcher(facts)?;
     let device = &interface.device;
     let has_workers = match dispatcher.engine {
         Engine::AfXdp => true,
@@ -23,7 +35,8 @@ pub fn assigned(facts: &Facts) -> Option<Result<Vec<usize>, CoresError>> {
         Engine::Xdp | Engine::Dpdk => false,
     };
     let available = &facts.cores.available;
-    let settings = dispatcher.queues.first().cloned().unwrap_or_default();
+    let place = dispatcher.interfaces().position(|name| name == device.interface)?;
+    let settings = dispatcher.queues.get(place).cloned().unwrap_or_default();
     let listed = settings.cores.as_deref().or(dispatcher.cores.as_deref());
     let queues = settings.count.map_or(device.queues, |count| count.min(device.queues));
     let assign = || cores::assign(&device.interface, queues as usize, listed, &device.near_cores, available);
@@ -36,7 +49,7 @@ fn at_work(facts: &Facts) -> Vec<usize> {
         Some(Ok(cores)) => cores,
         Some(Err(_)) => Vec::new(),
         None => {
-            let interrupts = facts.interface.iter().flat_map(|interface| interface.interrupts.values());
+            let interrupts = facts.interfaces.iter().flat_map(|interface| interface.interrupts.values());
             let cores: BTreeSet<usize> = interrupts.flatten().copied().collect();
             cores.into_iter().collect()
         }
@@ -117,63 +130,75 @@ pub fn isolated(facts: &Facts) -> Vec<Finding> {
 }
 
 pub fn numa(facts: &Facts) -> Vec<Finding> {
-    let (Some(Ok(workers)), Some(interface)) = (assigned(facts), &facts.interface) else { return Vec::new() };
-    let (node, near) = (interface.device.numa_node, &interface.device.near_cores);
-    let Some(node) = node.filter(|_| !near.is_empty()) else {
-        return vec![Finding::ok("numa", "the NIC is equally near to all cores")];
-    };
-    let far: Vec<usize> = workers.iter().copied().filter(|core| !near.contains(core)).collect();
-    if far.is_empty() {
-        return vec![Finding::ok("numa", format!("the workers are on the NIC's node {node}"))];
-    }
-    let why = format!(
-        "workers are on cores {}, and the NIC is at node {node}, whose cores are {}: every frame crosses over; write cores = [...] \
-         of these in [dispatcher]",
-        cores::list(&far),
-        cores::list(near)
-    );
-    vec![Finding::warn("numa", why)]
+    let Some(Ok(workers)) = assigned(facts) else { return Vec::new() };
+    of(facts, |interface, _| {
+        let (node, near) = (interface.device.numa_node, &interface.device.near_cores);
+        let Some(node) = node.filter(|_| !near.is_empty()) else {
+            return Finding::ok("numa", "the NIC is equally near to all cores");
+        };
+        let far: Vec<usize> = workers.iter().copied().filter(|core| !near.contains(core)).collect();
+        if far.is_empty() {
+            return Finding::ok("numa", format!("the workers are on the NIC's node {node}"));
+        }
+        let why = format!(
+            "workers are on cores {}, and the NIC is at node {node}, whose cores are {}: every frame crosses over; write cores = \
+             [...] of these in [dispatcher]",
+            cores::list(&far),
+            cores::list(near)
+        );
+        Finding::warn("numa", why)
+    })
 }
 
 pub fn interrupts(facts: &Facts) -> Vec<Finding> {
-    let Some(interface) = &facts.interface else { return Vec::new() };
-    let interrupts = &interface.interrupts;
-    if interrupts.is_empty() || engine(facts) == Some(Engine::Dpdk) {
-        return vec![Finding::ok("irq_affinity", "the NIC has no interrupts of its own")];
+    let workers = match assigned(facts) {
+        Some(Ok(workers)) => Some(workers),
+        _ => None,
+    };
+    of(facts, |interface, name| {
+        if interface.interrupts.is_empty() || engine(facts) == Some(Engine::Dpdk) {
+            return Finding::ok("irq_affinity", "the NIC has no interrupts of its own");
+        }
+        match &workers {
+            Some(workers) => beside_workers(facts, interface, name, workers),
+            None => spread(facts, interface, name),
+        }
+    })
+}
+
+/// Of a NIC that workers poll.
+fn beside_workers(facts: &Facts, interface: &Interface, name: &str, workers: &[usize]) -> Finding {
+    let near = |core: &&usize| interface.device.near_cores.is_empty() || interface.device.near_cores.contains(core);
+    let others: Vec<usize> =
+        facts.cores.available.iter().filter(near).copied().filter(|core| !workers.contains(core)).collect();
+    let is_workers = |on: &[usize]| on.iter().any(|core| workers.contains(core));
+    let on_workers = interface.interrupts.iter().filter(|(_, on)| is_workers(on));
+    let numbers: Vec<String> = on_workers.map(|(number, _)| number.to_string()).collect();
+    let Some(first) = others.first().filter(|_| !numbers.is_empty()) else {
+        return Finding::ok("irq_affinity", "no worker's core serves the NIC's interrupts, if there are others");
+    };
+    let why = format!(
+        "workers' cores serve the interrupts {} of {name}: there frames are taken in and dispatched in turns",
+        numbers.join(", ")
+    );
+    let fix = format!("for irq in {}; do echo {first} >/proc/irq/$irq/smp_affinity_list; done", numbers.join(" "));
+    Finding::warn("irq_affinity", why).mend(fix)
+}
+
+/// Of a NIC whose frames are handled where its interrupts are.
+fn spread(facts: &Facts, interface: &Interface, name: &str) -> Finding {
+    let on: BTreeSet<usize> = interface.interrupts.values().flatten().copied().collect();
+    let (queues, cores) = (interface.interrupts.len(), facts.cores.available.len());
+    if on.len() != 1 || queues == 1 || cores == 1 {
+        return Finding::ok("irq_affinity", "the NIC's interrupts are spread over the cores");
     }
-    let name = &interface.device.interface;
-    if let Some(Ok(workers)) = assigned(facts) {
-        let near = |core: &&usize| interface.device.near_cores.is_empty() || interface.device.near_cores.contains(core);
-        let others: Vec<usize> =
-            facts.cores.available.iter().filter(near).copied().filter(|core| !workers.contains(core)).collect();
-        let on_workers: Vec<u32> =
-            interrupts.iter().filter(|(_, on)| on.iter().any(|core| workers.contains(core))).map(|(n, _)| *n).collect();
-        let Some(first) = others.first().filter(|_| !on_workers.is_empty()) else {
-            return vec![Finding::ok(
-                "irq_affinity",
-                "no worker's core serves the NIC's interrupts, if there are others",
-            )];
-        };
-        let numbers: Vec<String> = on_workers.iter().map(ToString::to_string).collect();
-        let why = format!(
-            "workers' cores serve the interrupts {} of {name}: there frames are taken in and dispatched in turns",
-            numbers.join(", ")
-        );
-        let fix = format!("for irq in {}; do echo {first} >/proc/irq/$irq/smp_affinity_list; done", numbers.join(" "));
-        return vec![Finding::warn("irq_affinity", why).mend(fix)];
-    }
-    let on: BTreeSet<usize> = interrupts.values().flatten().copied().collect();
-    let (queues, cores) = (interrupts.len(), facts.cores.available.len());
-    if on.len() == 1 && queues > 1 && cores > 1 {
-        let why = format!(
-            "one core serves all {queues} interrupts of {name}, and the program in the kernel runs there alone"
-        );
-        let spread: Vec<String> = interrupts
-            .keys()
-            .zip(facts.cores.available.iter().cycle())
-            .map(|(irq, core)| format!("echo {core} >/proc/irq/{irq}/smp_affinity_list"))
-            .collect();
-        return vec![Finding::warn("irq_affinity", why).mend(spread.join("; "))];
-    }
-    vec![Finding::ok("irq_affinity", "the NIC's interrupts are spread over the cores")]
+    let why =
+        format!("one core serves all {queues} interrupts of {name}, and the program in the kernel runs there alone");
+    let spread: Vec<String> = interface
+        .interrupts
+        .keys()
+        .zip(facts.cores.available.iter().cycle())
+        .map(|(irq, core)| format!("echo {core} >/proc/irq/{irq}/smp_affinity_list"))
+        .collect();
+    Finding::warn("irq_affinity", why).mend(spread.join("; "))
 }

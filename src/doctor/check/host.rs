@@ -4,6 +4,7 @@ use crate::admin::finding::Finding;
 use crate::doctor::facts::Facts;
 use crate::limits::QUEUE_FRAMES;
 use crate::model::{Dispatcher, Engine};
+use crate::xdp::Device;
 
 /// The oldest kernel, and the oldest that oneip was tried on (docs/engines.md).
 const OLDEST: (u32, u32) = (5, 9);
@@ -77,9 +78,9 @@ pub fn capabilities(facts: &Facts) -> Vec<Finding> {
 
 pub fn memory_lock(facts: &Facts) -> Vec<Finding> {
     let Some((most, exempt)) = facts.host.memory_lock else { return Vec::new() };
-    let interface = facts.interface.as_ref();
-    let queues = interface.map_or(1, |interface| u64::from(interface.device.queues));
-    let chunk = interface.and_then(|interface| interface.device.chunk()).unwrap_or(2048);
+    let devices = facts.interfaces.iter().map(|interface| &interface.device);
+    let queues = devices.clone().map(|device| u64::from(device.queues)).sum::<u64>().max(1);
+    let chunk = devices.filter_map(Device::chunk).max().unwrap_or(2048);
     let needed = queues * QUEUE_FRAMES as u64 * u64::from(chunk);
     if exempt || most >= needed || !matches!(engine(facts), Some(Engine::AfXdp | Engine::Auto)) {
         return vec![Finding::ok("memlock", "frames can be locked in memory")];

@@ -1,6 +1,6 @@
 //! The NIC.
 
-use super::cores::assigned;
+use super::cores::assigned_to;
 use super::host::{dispatcher, engine};
 use crate::admin::finding::Finding;
 use crate::doctor::facts::{Facts, Interface};
@@ -13,19 +13,27 @@ const LAN_MTU: u32 = 1500;
 /// A ring that holds a burst of this many.
 const RING_GOOD: u32 = 1024;
 
-/// Of the interface, where it is there.
-fn of(facts: &Facts, check: impl Fn(&Interface, &str) -> Finding) -> Vec<Finding> {
-    facts.interface.iter().map(|interface| check(interface, &interface.device.interface)).collect()
+/// Of each interface that is there. Where there are several, a finding says of which it is.
+pub fn of(facts: &Facts, check: impl Fn(&Interface, &str) -> Finding) -> Vec<Finding> {
+    let several = facts.interfaces.len() > 1;
+    let named = |interface: &Interface| {
+        let name = &interface.device.interface;
+        let mut finding = check(interface, name);
+        if several && !finding.why.contains(name) {
+            finding.why = format!("{name}: {}", finding.why);
+        }
+        finding
+    };
+    facts.interfaces.iter().map(named).collect()
 }
 
 pub fn exists(facts: &Facts) -> Vec<Finding> {
-    vec![match (&facts.no_interface, &facts.interface) {
-        (Some(why), _) => Finding::fail("interface", why.clone()),
-        (None, Some(Interface { device, .. })) => {
-            Finding::ok("interface", format!("{} ({}), {}", device.interface, device.driver, device.mac))
-        }
-        (None, None) => Finding::ok("interface", "not looked at"),
-    }]
+    let missing = facts.no_interface.iter().map(|why| Finding::fail("interface", why.clone()));
+    let there = of(facts, |Interface { device, .. }, name| {
+        Finding::ok("interface", format!("{name} ({}), {}", device.driver, device.mac))
+    });
+    let all: Vec<Finding> = missing.chain(there).collect();
+    if all.is_empty() { vec![Finding::ok("interface", "not looked at")] } else { all }
 }
 
 pub fn link(facts: &Facts) -> Vec<Finding> {
@@ -52,17 +60,19 @@ pub fn master(facts: &Facts) -> Vec<Finding> {
 
 pub fn mtu(facts: &Facts) -> Vec<Finding> {
     let is_af_xdp = engine(facts) == Some(Engine::AfXdp);
-    let most = facts.interface.as_ref().filter(|_| is_af_xdp).map_or(u32::MAX, |it| it.device.largest_mtu());
-    of(facts, |interface, name| match interface.device.mtu {
-        mtu if mtu > most => {
-            Finding::fail("mtu", format!("a frame at {name}'s MTU of {mtu} does not fit in AF_XDP's memory"))
-                .mend(format!("ip link set {name} mtu {most}"))
+    of(facts, |interface, name| {
+        let most = if is_af_xdp { interface.device.largest_mtu() } else { u32::MAX };
+        match interface.device.mtu {
+            mtu if mtu > most => {
+                Finding::fail("mtu", format!("a frame at {name}'s MTU of {mtu} does not fit in AF_XDP's memory"))
+                    .mend(format!("ip link set {name} mtu {most}"))
+            }
+            mtu if mtu < LAN_MTU => {
+                let why = format!("{name} has an MTU of {mtu}, less than the LAN: full packets of clients are lost");
+                Finding::warn("mtu", why).mend(format!("ip link set {name} mtu {LAN_MTU}"))
+            }
+            mtu => Finding::ok("mtu", mtu.to_string()),
         }
-        mtu if mtu < LAN_MTU => {
-            let why = format!("{name} has an MTU of {mtu}, less than the LAN: full packets of clients are lost");
-            Finding::warn("mtu", why).mend(format!("ip link set {name} mtu {LAN_MTU}"))
-        }
-        mtu => Finding::ok("mtu", mtu.to_string()),
     })
 }
 
@@ -87,7 +97,8 @@ pub fn queues(facts: &Facts) -> Vec<Finding> {
         // Of several interfaces a worker serves more than one queue, and `queues` leaves some to the program on purpose.
         let is_plain =
             dispatcher(facts).is_none_or(|it| it.others.is_empty() && it.queues.iter().all(|of| of.count.is_none()));
-        if let (Some(workers), Some(Ok(_))) = (workers.filter(|_| is_plain), assigned(facts))
+        let assigned = assigned_to(facts, interface);
+        if let (Some(workers), Some(Ok(_))) = (workers.filter(|_| is_plain), &assigned)
             && (queues as usize) > workers
         {
             let why = format!(
@@ -95,7 +106,7 @@ pub fn queues(facts: &Facts) -> Vec<Finding> {
             );
             return Finding::fail("queues", why).mend(set_queues(interface, workers));
         }
-        match assigned(facts) {
+        match assigned {
             Some(_) if transmit < queues => {
                 let why = format!(
                     "{name} has {queues} receive queues and {transmit} to transmit: a worker needs one of each"

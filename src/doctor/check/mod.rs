@@ -82,6 +82,15 @@ const RUNNING: [Check; 8] = [
     running::unwatched,
 ];
 
+/// Of a filter, or of what unwraps tunnels.
+const ON_SERVER: [Check; 6] =
+    [running::process, running::filter, running::peers, running::reload, running::drops, running::servers];
+
+/// What runs on a server.
+pub fn on_server(facts: &Facts) -> Vec<Finding> {
+    ON_SERVER.into_iter().flat_map(|check| check(facts)).collect()
+}
+
 /// Everything, in the order in which it is read.
 pub fn all(facts: &Facts) -> Vec<Finding> {
     let has_dispatcher = facts.plan.as_ref().is_some_and(|plan| plan.dispatcher.is_some());

@@ -1,9 +1,9 @@
 //! Addresses, routes, rules, neighbours, and what was heard.
 
-use super::host::dispatcher;
+use super::interface::of;
 use crate::admin::finding::Finding;
 use crate::control::neighbours::{Detour, OffLink};
-use crate::doctor::facts::{Facts, Heard};
+use crate::doctor::facts::{Facts, Heard, Interface, Neighbour, Settings};
 use crate::doctor::read::network::setting;
 use crate::limits::HEALTH_PORTS;
 use crate::model::{Health, Mac, Plan, Tags, Via};
@@ -12,10 +12,6 @@ use std::net::IpAddr;
 
 /// By chance a finished checksum looks like an unfinished one: so many do not.
 const UNFINISHED_LEAST: u64 = 2;
-
-fn name(facts: &Facts) -> &str {
-    dispatcher(facts).map_or("", |dispatcher| dispatcher.interface.as_str())
-}
 
 fn serves(facts: &Facts, ipv4: bool) -> bool {
     facts.plan.iter().flat_map(|plan| &plan.services).any(|service| service.address.is_ipv4() == ipv4)
@@ -30,32 +26,41 @@ fn most(by: &BTreeMap<Mac, u64>) -> Option<(Mac, u64)> {
     by.iter().max_by_key(|(_, count)| **count).map(|(mac, count)| (*mac, *count))
 }
 
+/// Of each interface at which somebody listened.
+fn heard(facts: &Facts, check: impl Fn(&Heard) -> Finding) -> Vec<Finding> {
+    if facts.interfaces.iter().any(|interface| interface.heard.is_none()) {
+        return Vec::new();
+    }
+    of(facts, |interface, _| check(interface.heard.as_ref().expect("somebody listened")))
+}
+
 pub fn heard_unfinished(facts: &Facts) -> Vec<Finding> {
-    let Some(Heard { seconds, frames, unfinished, long, .. }) = &facts.heard else { return Vec::new() };
-    let unfinished = most(unfinished).filter(|(_, count)| *count >= UNFINISHED_LEAST);
-    let Some((from, _)) = unfinished.or(most(long)) else {
-        return vec![Finding::ok("checksums", format!("finished, in {frames} frames within {seconds:.1} s"))];
-    };
-    let what = if unfinished.is_some() { "with unfinished checksums" } else { "longer than the MTU" };
-    let why = format!(
-        "{from} sends frames {what}, as veth and virtio do for a card to finish: sent on from here, servers drop them; on that machine"
-    );
-    let fix = format!(
-        "grep -l {from} /sys/class/net/*/address | cut -d/ -f5 | xargs -I{{}} ethtool -K {{}} tx off tso off gso off gro off"
-    );
-    vec![Finding::fail("checksums", why).mend(fix)]
+    heard(facts, |Heard { seconds, frames, unfinished, long, .. }| {
+        let unfinished = most(unfinished).filter(|(_, count)| *count >= UNFINISHED_LEAST);
+        let Some((from, _)) = unfinished.or(most(long)) else {
+            return Finding::ok("checksums", format!("finished, in {frames} frames within {seconds:.1} s"));
+        };
+        let what = if unfinished.is_some() { "with unfinished checksums" } else { "longer than the MTU" };
+        let why = format!(
+            "{from} sends frames {what}, as veth and virtio do for a card to finish: sent on from here, servers drop them; on that \
+             machine"
+        );
+        let fix = format!(
+            "grep -l {from} /sys/class/net/*/address | cut -d/ -f5 | xargs -I{{}} ethtool -K {{}} tx off tso off gso off gro off"
+        );
+        Finding::fail("checksums", why).mend(fix)
+    })
 }
 
 pub fn heard_redirects(facts: &Facts) -> Vec<Finding> {
-    let Some(heard) = &facts.heard else { return Vec::new() };
-    let Some((from, count)) = most(&heard.redirects) else {
-        return vec![Finding::ok("redirects_seen", "none")];
-    };
-    let why = format!(
-        "{from} has sent {count} ICMP redirects: a router that tells hosts a shorter way leads clients on the LAN past the \
-         dispatcher; on that machine, for its interface too"
-    );
-    vec![Finding::warn("redirects_seen", why).mend("sysctl -w net.ipv4.conf.all.send_redirects=0")]
+    heard(facts, |heard| {
+        let Some((from, count)) = most(&heard.redirects) else { return Finding::ok("redirects_seen", "none") };
+        let why = format!(
+            "{from} has sent {count} ICMP redirects: a router that tells hosts a shorter way leads clients on the LAN past the \
+             dispatcher; on that machine, for its interface too"
+        );
+        Finding::warn("redirects_seen", why).mend("sysctl -w net.ipv4.conf.all.send_redirects=0")
+    })
 }
 
 pub fn cluster_address(facts: &Facts) -> Vec<Finding> {
@@ -92,22 +97,28 @@ pub fn ipv6_disabled(facts: &Facts) -> Vec<Finding> {
     if !serves(facts, false) {
         return Vec::new();
     }
-    let name = name(facts);
-    vec![match facts.network.ipv6_disabled {
+    let found = |address: IpAddr| facts.network.neighbours.iter().any(|neighbour| neighbour.address == address);
+    let servers = facts.plan.iter().flat_map(|plan| &plan.services).flat_map(|service| &service.servers);
+    let all_found = servers.map(|server| server.address).filter(IpAddr::is_ipv6).all(found);
+    of(facts, |interface, name| match interface.ipv6_disabled {
+        Some(1) if all_found => Finding::ok("ipv6_disabled", format!("IPv6 is off on {name}, and no server is there")),
         Some(1) => Finding::fail("ipv6_disabled", format!("IPv6 is off on {name}, and there are IPv6 servers"))
             .mend(format!("sysctl -w net/ipv6/conf/{name}/disable_ipv6=0")),
         _ => Finding::ok("ipv6_disabled", format!("IPv6 is on at {name}")),
-    }]
+    })
+}
+
+/// Where a setting is on: `all`, interfaces.
+fn on(facts: &Facts, value: impl Fn(&Settings) -> Option<i64>) -> Vec<&str> {
+    let interfaces =
+        facts.interfaces.iter().map(|interface| (interface.device.interface.as_str(), &interface.settings));
+    let all = std::iter::once(("all", &facts.network.settings)).chain(interfaces);
+    all.filter(|(_, settings)| value(settings).is_some_and(|value| value != 0)).map(|(of, _)| of).collect()
 }
 
 /// The kernel sends them if either of the two says so (`IN_DEV_TX_REDIRECTS`, include/linux/inetdevice.h).
 pub fn send_redirects(facts: &Facts) -> Vec<Finding> {
-    let on: Vec<&str> = ["all", name(facts)]
-        .into_iter()
-        .zip(facts.network.send_redirects)
-        .filter(|(_, value)| value.is_some_and(|value| value != 0))
-        .map(|(of, _)| of)
-        .collect();
+    let on = on(facts, |settings| settings.send_redirects);
     if on.is_empty() {
         return vec![Finding::ok("send_redirects", "off, for all and for the interface")];
     }
@@ -119,40 +130,55 @@ pub fn send_redirects(facts: &Facts) -> Vec<Finding> {
     vec![Finding::warn("send_redirects", why).mend(fixes.join(" && "))]
 }
 
-/// `fib_validate_source`, net/ipv4/fib_frontend.c: the answers of servers to checks come from the cluster address.
+/// `fib_validate_source`, net/ipv4/fib_frontend.c: the answers of servers to checks come from the cluster address, and by the interface that leads
+/// to the servers.
 pub fn rp_filter(facts: &Facts) -> Vec<Finding> {
-    let strictness = facts.network.rp_filter.into_iter().flatten().max().unwrap_or(0);
-    let name = name(facts);
-    if strictness == 0 || !facts.plan.as_ref().is_some_and(probes) {
-        return vec![Finding::ok("rp_filter", format!("it is {strictness}, and in nobody's way"))];
-    }
-    // An address of this host's own has no route; that is told by itself.
-    let held = |cluster: &IpAddr| facts.network.held.iter().any(|(held, ..)| held == cluster);
-    let others = facts.network.cluster_routes.iter().filter(|(cluster, _)| !held(cluster));
-    let drops = others.into_iter().find(|(_, device)| match device {
-        None => true,
-        Some(device) => strictness == 1 && device != name && !device.starts_with(&format!("{name}.")),
-    });
-    let Some((cluster, device)) = drops else {
-        return vec![Finding::ok("rp_filter", format!("it is {strictness}, and takes what servers answer"))];
-    };
-    let (where_to, value) = match device {
-        Some(device) => (format!("the route to it leads out of {device}"), 2),
-        None => ("there is no route to it".to_owned(), 0),
-    };
-    let why = format!(
-        "rp_filter is {strictness} on {name}: it drops what servers answer to checks of {cluster}, for {where_to}"
-    );
-    let fix = match value {
-        2 => setting(name, "rp_filter", 2),
-        _ => format!("{} && {}", setting("all", "rp_filter", 0), setting(name, "rp_filter", 0)),
-    };
-    vec![Finding::fail("rp_filter", why).mend(fix)]
+    let all = facts.network.settings.rp_filter.unwrap_or(0);
+    of(facts, |interface, name| {
+        let strictness = all.max(interface.settings.rp_filter.unwrap_or(0));
+        if strictness == 0 || !facts.plan.as_ref().is_some_and(probes) || !may_answer(facts, interface) {
+            return Finding::ok("rp_filter", format!("it is {strictness}, and in nobody's way"));
+        }
+        // An address of this host's own has no route; that is told by itself.
+        let held = |cluster: &IpAddr| facts.network.held.iter().any(|(held, ..)| held == cluster);
+        let mut others = facts.network.cluster_routes.iter().filter(|(cluster, _)| !held(cluster));
+        let drops = others.find(|(_, device)| match device {
+            None => true,
+            Some(device) => strictness == 1 && !is_of(device, name),
+        });
+        let Some((cluster, device)) = drops else {
+            return Finding::ok("rp_filter", format!("it is {strictness}, and takes what servers answer"));
+        };
+        let (where_to, fix) = match device {
+            Some(device) => (format!("the route to it leads out of {device}"), setting(name, "rp_filter", 2)),
+            None => (
+                "there is no route to it".to_owned(),
+                format!("{} && {}", setting("all", "rp_filter", 0), setting(name, "rp_filter", 0)),
+            ),
+        };
+        let why = format!(
+            "rp_filter is {strictness} on {name}: it drops what servers answer to checks of {cluster}, for {where_to}"
+        );
+        Finding::fail("rp_filter", why).mend(fix)
+    })
+}
+
+/// A device is that interface, or a VLAN of it.
+fn is_of(device: &str, interface: &str) -> bool {
+    device == interface || device.starts_with(&format!("{interface}."))
+}
+
+/// Whether servers may be where that interface leads. Which way the answers of those behind routers come is not known.
+fn may_answer(facts: &Facts, interface: &Interface) -> bool {
+    let mut services = facts.plan.iter().flat_map(|plan| &plan.services);
+    let neighbours = &facts.network.neighbours;
+    services.any(|service| service.deliver.is_routed())
+        || neighbours.is_empty()
+        || neighbours.iter().any(|neighbour| is_of(&neighbour.device, &interface.device.interface))
 }
 
 pub fn proxy_arp(facts: &Facts) -> Vec<Finding> {
-    let on = ["all", name(facts)].into_iter().zip(facts.network.proxy_arp);
-    let on: Vec<&str> = on.filter(|(_, value)| value.is_some_and(|value| value != 0)).map(|(of, _)| of).collect();
+    let on = on(facts, |settings| settings.proxy_arp);
     if on.is_empty() {
         return vec![Finding::ok("proxy_arp", "off")];
     }
@@ -188,7 +214,6 @@ pub fn routes(facts: &Facts) -> Vec<Finding> {
 
 /// What is dispatched leaves in the VLAN that ARP and checks use.
 pub fn vlans(facts: &Facts) -> Vec<Finding> {
-    let interface = name(facts);
     let bad = facts.network.vlans.iter().filter_map(|(server, wanted, device, tags)| {
         let is_right = match wanted {
             Tags::AsReceived => true,
@@ -208,7 +233,7 @@ pub fn vlans(facts: &Facts) -> Vec<Finding> {
              checks need not be what clients reach"
         );
         let finding = Finding::warn("vlans", why);
-        let mend = |id: &u16| format!("ip link add link {interface} name {interface}.{id} type vlan id {id}");
+        let mend = |id: &u16| format!("ip link add link {device} name {device}.{id} type vlan id {id}");
         (!is_right).then(|| match wanted {
             Tags::Vlan(id) if tags.is_empty() => finding.mend(mend(id)),
             _ => finding,
@@ -223,7 +248,7 @@ pub fn neighbours(facts: &Facts) -> Vec<Finding> {
         let servers = facts.plan.iter().flat_map(|plan| &plan.services).flat_map(|service| &service.servers);
         servers.into_iter().find(|server| server.address == *address).and_then(|server| server.mac)
     };
-    let bad = facts.network.neighbours.iter().filter_map(|(server, address, mac)| match (configured(address), mac) {
+    let judge = |Neighbour { server, address, mac, .. }: &Neighbour| match (configured(address), mac) {
         (Some(said), Some(real)) if said != *real => Some(Finding::fail(
             "neighbours",
             format!("server {server} {address} is at {real}, and the configuration sends to {said}: correct its `mac`"),
@@ -235,34 +260,32 @@ pub fn neighbours(facts: &Facts) -> Vec<Finding> {
                 "server {server} {address} does not answer ARP or neighbour discovery: it is off, or on another link"
             ),
         )),
-    });
-    let bad: Vec<Finding> = bad.collect();
+    };
+    let bad: Vec<Finding> = facts.network.neighbours.iter().filter_map(judge).collect();
     if bad.is_empty() { vec![Finding::ok("neighbours", "the MAC of each server is known")] } else { bad }
 }
 
 /// A router with proxy ARP answers for servers, and frames go in a circle; an entry by hand may be another machine's.
 pub fn shared_macs(facts: &Facts) -> Vec<Finding> {
     let network = &facts.network;
-    let own = facts.interface.as_ref().map(|interface| interface.device.mac);
     let whose = |server: &str, address: &IpAddr, mac: Mac| -> Option<String> {
-        if own == Some(mac) {
+        if facts.interfaces.iter().any(|interface| interface.device.mac == mac) {
             return Some("this host's own".to_owned());
         }
         if let Some((gateway, _)) = network.gateways.iter().find(|(gateway, at)| *at == mac && gateway != address) {
             return Some(format!("the router's, {gateway}"));
         }
         // The same server has addresses of both families, under one name or two.
-        let other = network
-            .neighbours
-            .iter()
-            .find(|(name, other, at)| *at == Some(mac) && name != server && other.is_ipv4() == address.is_ipv4());
-        other.map(|(name, ..)| format!("that of server {name} too"))
+        let is_other = |other: &&Neighbour| {
+            other.mac == Some(mac) && other.server != server && other.address.is_ipv4() == address.is_ipv4()
+        };
+        network.neighbours.iter().find(is_other).map(|other| format!("that of server {} too", other.server))
     };
-    let bad = network.neighbours.iter().filter_map(|(server, address, mac)| {
+    let bad = network.neighbours.iter().filter_map(|Neighbour { server, address, device, mac }| {
         let mac = (*mac)?;
         let whose = whose(server, address, mac)?;
         let why = format!("server {server} {address} is at {mac}, which is {whose}: proxy ARP, or an entry by hand");
-        Some(Finding::fail("server_macs", why).mend(format!("ip neigh del {address} dev {}", name(facts))))
+        Some(Finding::fail("server_macs", why).mend(format!("ip neigh del {address} dev {device}")))
     });
     // Of two that share one, who is wrong is not known: both are told.
     let bad: Vec<Finding> = bad.collect();

@@ -50,6 +50,46 @@ pub fn process(facts: &Facts) -> Vec<Finding> {
     })
 }
 
+/// The filter of a server where there is no dispatcher.
+pub fn filter(facts: &Facts) -> Vec<Finding> {
+    let is_needed = facts.plan.as_ref().is_some_and(|plan| plan.filter.is_some() && plan.dispatcher.is_none());
+    match (&facts.running, &facts.no_answer) {
+        (None, None) if is_needed => {
+            let why = "no `oneip filter` runs here: nobody follows the other servers, and after a boot this one has no clients";
+            vec![Finding::fail("filter", why).mend("systemctl start oneip-filter")]
+        }
+        (Some(Running { status, trouble: Some(trouble), .. }), _) => {
+            let why = trouble.replace('\n', "; ");
+            vec![Finding::fail("filter", why).mend(format!("systemctl restart oneip-{}", status.mode))]
+        }
+        (Some(Running { status, .. }), _) => {
+            vec![Finding::ok("filter", format!("the {}'s program is attached", status.mode))]
+        }
+        (None, _) => Vec::new(),
+    }
+}
+
+/// The filters of the other servers.
+pub fn peers(facts: &Facts) -> Vec<Finding> {
+    of(facts, |running| {
+        let silent = running.status.peers.iter().filter(|peer| !peer.heard).map(|peer| {
+            let why = format!(
+                "the filter of {} is not heard: it is down, or UDP port 7480 does not pass between the servers",
+                peer.server
+            );
+            Finding::warn("peers", why)
+        });
+        let differing =
+            running.status.peers.iter().flat_map(|peer| peer.troubles()).map(|why| Finding::fail("peers", why));
+        let bad: Vec<Finding> = silent.chain(differing).collect();
+        match running.status.peers.len() {
+            _ if !bad.is_empty() => bad,
+            0 => Vec::new(),
+            peers => vec![Finding::ok("peers", format!("all {peers} are heard, and agree"))],
+        }
+    })
+}
+
 pub fn reload(facts: &Facts) -> Vec<Finding> {
     of(facts, |running| match &running.reload {
         None => Vec::new(),

@@ -5,7 +5,7 @@ use crate::admin::finding::Grade;
 use crate::admin::status::{CheckStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
 use crate::config;
 use crate::control::neighbours::{Detour, OffLink};
-use crate::doctor::facts::{Facts, Heard, Interface, Running};
+use crate::doctor::facts::{Facts, Heard, Interface, Neighbour, Running, Settings};
 use crate::model::{Engine, Mac, Tags, Xdp};
 use crate::xdp::{Device, Features};
 use std::collections::BTreeMap;
@@ -65,7 +65,7 @@ fn healthy() -> Facts {
         receive_queues: 2,
         zero_copies: true,
     };
-    facts.interface = Some(Interface {
+    facts.interfaces = vec![Interface {
         device,
         up: true,
         carrier: Some(true),
@@ -80,23 +80,31 @@ fn healthy() -> Facts {
         spread_over: Some(vec![0, 1]),
         flow_rules: Some(0),
         interrupts: BTreeMap::from([(40, vec![0]), (41, vec![1])]),
-    });
+        ipv6_disabled: Some(0),
+        settings: Settings { send_redirects: Some(0), rp_filter: Some(1), proxy_arp: Some(0) },
+        heard: Some(Heard { seconds: 1.0, frames: 100, ..Heard::default() }),
+    }];
     let network = &mut facts.network;
-    (network.ip_forward, network.ipv6_forwarding, network.ipv6_disabled) = (Some(0), Some(0), Some(0));
-    (network.send_redirects, network.proxy_arp, network.rp_filter) = ([Some(0); 2], [Some(0); 2], [Some(0), Some(1)]);
+    (network.ip_forward, network.ipv6_forwarding) = (Some(0), Some(0));
+    network.settings = Settings { send_redirects: Some(0), rp_filter: Some(0), proxy_arp: Some(0) };
     network.port_range = Some((32_768, 60_999));
     network.cluster_routes = vec![(address("203.0.113.80"), Some("eth1".into()))];
     for (name, last) in [("web1", 11), ("web2", 12)] {
-        network.neighbours.push((name.into(), IpAddr::from([192, 0, 2, last]), Some(Mac([2, 0, 0, 0, 0, last]))));
+        network.neighbours.push(Neighbour {
+            server: name.into(),
+            address: IpAddr::from([192, 0, 2, last]),
+            device: "eth1".into(),
+            mac: Some(Mac([2, 0, 0, 0, 0, last])),
+        });
     }
     network.gateways = vec![(address("192.0.2.1"), Mac([2, 0, 0, 0, 0, 1]))];
     network.probe_rules = [8, 0];
-    facts.heard = Some(Heard { seconds: 1.0, frames: 100, ..Heard::default() });
     facts.running = Some(Running {
         status: status(),
         drops: BTreeMap::new(),
         seconds: 1.0,
         reload: Some(Ok(vec!["dry run: nothing was changed".into()])),
+        trouble: None,
     });
     facts
 }
@@ -174,7 +182,11 @@ fn bad(facts: &Facts) -> Vec<(String, Grade)> {
 }
 
 fn nic(facts: &mut Facts) -> &mut Interface {
-    facts.interface.as_mut().expect("it is there")
+    facts.interfaces.first_mut().expect("it is there")
+}
+
+fn heard(facts: &mut Facts) -> &mut Heard {
+    nic(facts).heard.as_mut().expect("somebody listened")
 }
 
 fn run(facts: &mut Facts) -> &mut Running {
@@ -215,7 +227,7 @@ fn one_thing_that_is_wrong_is_named_and_nothing_else() {
         ("isolated_cores", warn, |f| f.cores.isolated.clear()),
         ("numa", warn, |f| nic(f).device.near_cores = vec![0, 1]),
         ("irq_affinity", warn, |f| _ = nic(f).interrupts.insert(41, vec![3])),
-        ("interface", fail, |f| (f.interface, f.no_interface) = (None, Some("it does not exist".into()))),
+        ("interface", fail, |f| (f.interfaces, f.no_interface) = (Vec::new(), vec!["it does not exist".into()])),
         ("link", fail, |f| nic(f).up = false),
         ("link", fail, |f| nic(f).carrier = Some(false)),
         ("master", fail, |f| nic(f).master = Some("br0".into())),
@@ -234,22 +246,22 @@ fn one_thing_that_is_wrong_is_named_and_nothing_else() {
         ("flow_rules", warn, |f| nic(f).flow_rules = Some(2)),
         ("lro", fail, |f| nic(f).lro = Some(true)),
         ("vlan_stripping", warn, |f| nic(f).device.strips_vlan_tags = Some(true)),
-        ("checksums", fail, |f| _ = f.heard.as_mut().map(|heard| heard.unfinished.insert(Mac([2; 6]), 5))),
-        ("checksums", fail, |f| _ = f.heard.as_mut().map(|heard| heard.long.insert(Mac([2; 6]), 1))),
-        ("redirects_seen", warn, |f| _ = f.heard.as_mut().map(|heard| heard.redirects.insert(Mac([2; 6]), 1))),
+        ("checksums", fail, |f| _ = heard(f).unfinished.insert(Mac([2; 6]), 5)),
+        ("checksums", fail, |f| _ = heard(f).long.insert(Mac([2; 6]), 1)),
+        ("redirects_seen", warn, |f| _ = heard(f).redirects.insert(Mac([2; 6]), 1)),
         ("cluster_address", fail, |f| f.network.held.push((address("203.0.113.80"), 32, "lo".into()))),
         ("ip_forward", warn, |f| f.network.ip_forward = Some(1)),
-        ("send_redirects", warn, |f| f.network.send_redirects[0] = Some(1)),
-        ("send_redirects", warn, |f| f.network.send_redirects[1] = Some(1)),
+        ("send_redirects", warn, |f| f.network.settings.send_redirects = Some(1)),
+        ("send_redirects", warn, |f| nic(f).settings.send_redirects = Some(1)),
         ("rp_filter", fail, |f| f.network.cluster_routes[0].1 = Some("eth0".into())),
         ("rp_filter", fail, |f| f.network.cluster_routes[0].1 = None),
-        ("proxy_arp", warn, |f| f.network.proxy_arp[1] = Some(1)),
+        ("proxy_arp", warn, |f| nic(f).settings.proxy_arp = Some(1)),
         ("routes", fail, |f| off_link(f, Detour::NoRoute)),
         ("same_link", fail, |f| off_link(f, Detour::Device { device: "eth0".into() })),
         ("vlans", warn, |f| f.network.vlans.push(("web1".into(), Tags::Vlan(100), "eth1".into(), Vec::new()))),
         ("vlans", warn, |f| f.network.vlans.push(("web1".into(), Tags::Untagged, "eth1.7".into(), vec![7]))),
-        ("neighbours", fail, |f| f.network.neighbours[1].2 = None),
-        ("server_macs", fail, |f| f.network.neighbours[1].2 = Some(Mac([2, 0, 0, 0, 0, 1]))),
+        ("neighbours", fail, |f| f.network.neighbours[1].mac = None),
+        ("server_macs", fail, |f| f.network.neighbours[1].mac = Some(Mac([2, 0, 0, 0, 0, 1]))),
         ("neighbour_table", warn, |f| f.host.neighbours_most[0] = Some(3)),
         ("port_range", warn, |f| f.network.port_range = Some((1024, 65_535))),
         ("probe_rules", fail, |f| f.network.rules_before.push("ip rule del pref 0".into())),
@@ -305,6 +317,58 @@ fn the_other_engines_have_checks_of_their_own() {
     assert_eq!(of(Engine::Xdp, veth), ["xdp_transmit"]);
     assert_eq!(of(Engine::Xdp, |f| nic(f).features = Features::new(Some(0))), ["xdp", "gro"]);
     assert_eq!(of(Engine::Dpdk, |f| f.host.huge_pages = Some(0)), ["huge_pages"]);
+}
+
+type PlantAt = fn(&mut Interface);
+
+/// With a second interface, to which everything that can be wrong with one is done in turn.
+#[test]
+fn of_several_interfaces_the_one_that_is_wrong_is_named() {
+    let two = || {
+        let mut facts = healthy();
+        settings(&mut facts).others = vec!["eth2".into()];
+        let mut second = nic(&mut facts).clone();
+        (second.device.interface, second.device.index, second.device.mac) = ("eth2".into(), 4, Mac([2, 0, 0, 0, 0, 3]));
+        facts.interfaces.push(second);
+        facts.network.neighbours[1].device = "eth2".into();
+        facts.network.settings.rp_filter = Some(2);
+        facts
+    };
+    assert_eq!(bad(&two()), []);
+    let faults: [(&str, PlantAt); 13] = [
+        ("link", |i| i.up = false),
+        ("master", |i| i.master = Some("br0".into())),
+        ("mtu", |i| i.device.mtu = 1400),
+        ("queues", |i| i.device.queues = 1),
+        ("zero_copy", |i| i.features = Features::new(Some(0b0111))),
+        ("xdp_program", |i| i.program = None),
+        ("ring", |i| i.ring = Some((512, 8160))),
+        ("lro", |i| i.lro = Some(true)),
+        ("vlan_stripping", |i| i.device.strips_vlan_tags = Some(true)),
+        ("numa", |i| i.device.near_cores = vec![0, 1]),
+        ("irq_affinity", |i| _ = i.interrupts.insert(41, vec![3])),
+        ("send_redirects", |i| i.settings.send_redirects = Some(1)),
+        ("checksums", |i| _ = i.heard.as_mut().expect("heard").long.insert(Mac([2; 6]), 1)),
+    ];
+    for (name, plant) in faults {
+        let mut facts = two();
+        plant(&mut facts.interfaces[1]);
+        let found: Vec<_> = all(&facts).into_iter().filter(|finding| finding.state > Grade::Ok).collect();
+        let [found] = &found[..] else { panic!("{name}: {found:?}") };
+        assert!(found.name == name && found.why.contains("eth2") && !found.why.contains("eth1"), "{found:?}");
+    }
+    // Answers of the servers behind the second one come in there, and clients by the first one.
+    let mut facts = two();
+    facts.network.settings.rp_filter = Some(1);
+    assert_eq!(bad(&facts), [("rp_filter".to_owned(), Grade::Fail)]);
+    let mut facts = two();
+    facts.network.neighbours[1].mac = Some(Mac([2, 0, 0, 0, 0, 3]));
+    let found = all(&facts).into_iter().find(|finding| finding.name == "server_macs").expect("it is checked");
+    assert_eq!(found.fix.as_deref(), Some("ip neigh del 192.0.2.12 dev eth2"));
+    let mut facts = two();
+    _ = facts.interfaces.pop();
+    facts.no_interface.push("eth2 does not exist".into());
+    assert_eq!(bad(&facts), [("interface".to_owned(), Grade::Fail)]);
 }
 
 #[test]

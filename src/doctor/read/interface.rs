@@ -1,7 +1,7 @@
 //! The NIC, as its driver and the kernel describe it.
 
 use super::files::Root;
-use crate::doctor::facts::Interface;
+use crate::doctor::facts::{Interface, Settings};
 use crate::model::Dispatcher;
 use crate::netlink::links;
 use crate::xdp::link::{self, Kept, Place};
@@ -12,16 +12,24 @@ use std::fs;
 
 /// # Errors
 /// There is none, or it is not Ethernet.
-pub async fn interface(root: &Root, handle: &Handle, settings: &Dispatcher) -> Result<Interface, XdpError> {
-    let name = settings.interface.as_str();
+pub async fn interface(
+    root: &Root,
+    handle: &Handle,
+    dispatcher: &Dispatcher,
+    name: &str,
+) -> Result<Interface, XdpError> {
     let (mut device, up) = Device::look(name)?;
     let sys = format!("/sys/class/net/{name}");
     device.numa_node = root.number(&format!("{sys}/device/numa_node")).or(device.numa_node);
     let near = root.text(&format!("{sys}/device/local_cpulist"));
     device.near_cores = near.map_or(device.near_cores, |list| core_list(&list));
     let program = links::one(handle, device.index).await.ok().and_then(|(_, program)| program);
-    let place =
-        Place { kept: Kept::Dispatcher, interface: name.to_owned(), index: device.index, pins: settings.pins.clone() };
+    let place = Place {
+        kept: Kept::Dispatcher,
+        interface: name.to_owned(),
+        index: device.index,
+        pins: dispatcher.pins.clone(),
+    };
     Ok(Interface {
         up,
         carrier: root.number::<u8>(&format!("{sys}/carrier")).map(|carrier| carrier != 0),
@@ -38,8 +46,21 @@ pub async fn interface(root: &Root, handle: &Handle, settings: &Dispatcher) -> R
         spread_over: ethtool::spread_over(name),
         flow_rules: ethtool::flow_rules(name),
         interrupts: interrupts(root, name),
+        ipv6_disabled: root.number(&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")),
+        settings: settings(root, name),
+        heard: None,
         device,
     })
+}
+
+/// Of an interface, or of `all`.
+pub fn settings(root: &Root, of: &str) -> Settings {
+    let number = |key: &str| root.number(&format!("/proc/sys/net/ipv4/conf/{of}/{key}"));
+    Settings {
+        send_redirects: number("send_redirects"),
+        rp_filter: number("rp_filter"),
+        proxy_arp: number("proxy_arp"),
+    }
 }
 
 /// Those that are called for the interface, or for the device that it is of.

@@ -1,9 +1,10 @@
 //! Addresses, routes, rules and neighbours of the dispatcher.
 
 use super::files::Root;
+use super::interface::settings;
 use crate::control::health::route;
 use crate::control::neighbours::{self, Detour, OffLink, Reachability, Route};
-use crate::doctor::facts::Network;
+use crate::doctor::facts::{Interface, Neighbour, Network};
 use crate::limits::DOCTOR_RESOLVES;
 use crate::model::{Mac, Plan, Server};
 use crate::netlink::links::Links;
@@ -27,23 +28,24 @@ pub fn held(plan: &Plan) -> Vec<(IpAddr, u8, String)> {
 }
 
 /// With `ask`, servers that the kernel does not know are asked for: a packet to their discard port makes it.
-pub async fn network(root: &Root, handle: &Handle, plan: &Plan, (interface, up): (&str, bool), ask: bool) -> Network {
-    let conf = |family: &str, of: &str, key: &str| root.number(&format!("/proc/sys/net/{family}/conf/{of}/{key}"));
-    let both = |key: &str| [conf("ipv4", "all", key), conf("ipv4", interface, key)];
+pub async fn network(
+    root: &Root,
+    handle: &Handle,
+    plan: &Plan,
+    (interfaces, all_up): (&[Interface], bool),
+    ask: bool,
+) -> Network {
     let mut network = Network {
         ip_forward: root.number("/proc/sys/net/ipv4/ip_forward"),
-        ipv6_forwarding: conf("ipv6", "all", "forwarding"),
-        ipv6_disabled: conf("ipv6", interface, "disable_ipv6"),
-        send_redirects: both("send_redirects"),
-        rp_filter: both("rp_filter"),
-        proxy_arp: both("proxy_arp"),
+        ipv6_forwarding: root.number("/proc/sys/net/ipv6/conf/all/forwarding"),
+        settings: settings(root, "all"),
         port_range: root.text("/proc/sys/net/ipv4/ip_local_port_range").and_then(|text| range(&text)),
         ..Network::default()
     };
     let _ = rules(handle, &mut network).await;
-    // What follows is lost with the link.
-    if up {
-        let _ = servers(handle, plan, interface, ask, &mut network).await;
+    // What follows is lost with a link.
+    if all_up {
+        let _ = servers(handle, plan, interfaces, ask, &mut network).await;
     }
     network
 }
@@ -53,13 +55,17 @@ fn range(text: &str) -> Option<(u16, u16)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, network: &mut Network) -> io::Result<()> {
+async fn servers(
+    handle: &Handle,
+    plan: &Plan,
+    interfaces: &[Interface],
+    ask: bool,
+    network: &mut Network,
+) -> io::Result<()> {
     let table = neighbours::table(handle.clone()).await?;
     let links = Links::new(table.links);
-    let Some(index) = links.find(interface) else { return Ok(()) };
-    let others =
-        plan.dispatcher.iter().filter(|dispatcher| dispatcher.interface == interface).flat_map(|it| &it.others);
-    let indices: Vec<u32> = std::iter::once(index).chain(others.filter_map(|name| links.find(name))).collect();
+    let Some(Interface { device: first, .. }) = interfaces.first() else { return Ok(()) };
+    let indices: Vec<u32> = interfaces.iter().map(|interface| interface.device.index).collect();
     for service in plan.services.iter().filter(|service| service.address.is_ipv4()) {
         let path = netlink::path(handle, service.address, None).await?;
         network.cluster_routes.push((service.address, path.map(|path| links.name(path.device))));
@@ -68,10 +74,10 @@ async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, netwo
     let on_link = plan.services.iter().filter(|service| !service.deliver.is_routed());
     let all = on_link.flat_map(|service| &service.servers);
     let wanted: BTreeMap<IpAddr, &Server> = all.map(|server| (server.address, server)).collect();
-    let ipv6_is_off = network.ipv6_disabled == Some(1);
+    let ipv6_is_off = interfaces.iter().all(|interface| interface.ipv6_disabled == Some(1));
     let mut devices = BTreeMap::new();
     for (address, server) in wanted.iter().filter(|(address, _)| address.is_ipv4() || !ipv6_is_off) {
-        let detour = match neighbours::route(handle, *address, index).await? {
+        let detour = match neighbours::route(handle, *address, first.index).await? {
             Route::Straight { device } if links.leads_to_one(device, &indices).is_some() => {
                 devices.insert(*address, (device, server.name.clone()));
                 if !server.tags.are_as_received() {
@@ -84,7 +90,7 @@ async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, netwo
             Route::Via { gateway, device } => Detour::Gateway { via: gateway, device: links.name(device) },
             Route::Nowhere(detour) => detour,
         };
-        let interface = interface.to_owned();
+        let interface = first.interface.clone();
         network.off_link.push(OffLink { name: server.name.clone(), address: *address, interface, detour });
     }
     let mut known = usable(table.neighbours);
@@ -104,7 +110,7 @@ async fn servers(handle: &Handle, plan: &Plan, interface: &str, ask: bool, netwo
         let mac = known.get(&(device, address)).copied();
         // Of one that nobody has asked for nothing is known.
         if ask || mac.is_some() {
-            network.neighbours.push((name, address, mac));
+            network.neighbours.push(Neighbour { server: name, address, device: links.name(device), mac });
         }
     }
     // Addresses that no network has (RFC 2544 and RFC 3849). The unspecified ones lead to this host.

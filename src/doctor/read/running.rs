@@ -26,5 +26,6 @@ pub fn running(socket: &Path, config: Option<&Path>, wait: Duration) -> Result<O
         status.dropped.iter().map(|(reason, now)| (reason.clone(), now.saturating_sub(count(reason)))).collect();
     let same = |config: &&Path| path::absolute(config).is_ok_and(|config| config == Path::new(&status.config));
     let reload = config.filter(same).and_then(|_| client.rehearse_reload());
-    Ok(Some(Running { status, drops, seconds: then.elapsed().as_secs_f64(), reload }))
+    let trouble = client.trouble().map_err(|error| error.to_string())?;
+    Ok(Some(Running { status, drops, seconds: then.elapsed().as_secs_f64(), reload, trouble }))
 }
