@@ -440,6 +440,9 @@ pub const FIGURES_MOST: Duration = Duration::from_secs(2);
 /// Longest watch of a client's frames.
 pub const TRACE_MOST: Duration = Duration::from_secs(60);
 
+/// How long a process that ends waits for the admin thread to send the answers that it owes, such as that to `hand-over`.
+pub const ADMIN_FAREWELL: Duration = Duration::from_secs(1);
+
 /// Longest life of a connection to the admin socket: one request and its answer.
 pub const ADMIN_EXCHANGE: Duration = Duration::from_secs(90);
 

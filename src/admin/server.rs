@@ -6,7 +6,7 @@ use super::routes;
 use super::socket::{Listeners, SocketFile, Web};
 use super::web::{self, Minute};
 use crate::host::privileges;
-use crate::limits::{ADMIN_CONNECTIONS, ADMIN_EXCHANGE, ADMIN_HEAD, ADMIN_PATIENCE, METRICS_EXCHANGE};
+use crate::limits::{ADMIN_CONNECTIONS, ADMIN_EXCHANGE, ADMIN_FAREWELL, ADMIN_HEAD, ADMIN_PATIENCE, METRICS_EXCHANGE};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// The running server. It ends when this is dropped: nobody is served any more, then the socket's file is removed.
 #[derive(Debug)]
@@ -89,14 +89,17 @@ fn serve(
         public = public.merge(page);
     }
     let alone = page.map(routes::alone);
+    let places = || Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let exchanges = places();
     runtime.block_on(async {
         let operators = async {
             let Some(socket) = socket else { return pending().await };
-            accept(async || socket.accept().await.map(|(stream, _)| stream), &all, ADMIN_EXCHANGE).await
+            accept(async || socket.accept().await.map(|(stream, _)| stream), &all, ADMIN_EXCHANGE, &exchanges).await
         };
         let readers = async |listener: Option<TcpListener>, routes: Option<&Router>| {
             let (Some(listener), Some(routes)) = (listener, routes) else { return pending().await };
-            accept(async || listener.accept().await.map(|(stream, _)| stream), routes, METRICS_EXCHANGE).await
+            accept(async || listener.accept().await.map(|(stream, _)| stream), routes, METRICS_EXCHANGE, &places())
+                .await
         };
         let counts = async {
             let Some(minute) = minute else { return pending().await };
@@ -109,6 +112,8 @@ fn serve(
             () = counts => {}
             _ = stopped => {}
         }
+        // Whoever has had this process end is to hear that it does.
+        let _ = timeout(ADMIN_FAREWELL, exchanges.acquire_many(ADMIN_CONNECTIONS as u32)).await;
     });
 }
 
@@ -117,10 +122,10 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut next: impl AsyncFnMut() -> io::Result<S>,
     routes: &Router,
     most: Duration,
+    places: &Arc<Semaphore>,
 ) {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
+        let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
         match next().await {
             Ok(stream) => {
                 let routes = routes.clone();

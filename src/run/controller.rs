@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::error::Failure;
 use crate::host::clock;
 use crate::host::supervisor::Supervisor;
-use crate::limits::{CAPTURE_EVERY, DRAIN, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
+use crate::limits::{CAPTURE_EVERY, OVERVIEW_EVERY, TRACE_MOST, TRACED_FRAMES};
 use crate::metrics::latest::Latest;
 use crate::model::Plan;
 use crate::table::trace::{self, Fate, Watch, protocol_name};
@@ -225,8 +225,6 @@ impl ControlPlane {
                             match controller.engine.can_hand_over() {
                                 Ok(()) => {
                                     let _ = to.send(Answer::Done { changes: vec!["it ends, and leaves what dispatches".to_owned()] });
-                                    // Until the answer is on its way.
-                                    tokio::time::sleep(DRAIN).await;
                                     return Ok(Ended::HandedOver);
                                 }
                                 Err(error) => drop(to.send(Answer::Refused { error })),

@@ -2,10 +2,11 @@
 //! for a box, are such as there are.
 
 use crate::page::all;
-use crate::pages::{Fence, fences, root};
+use crate::pages::{Fence, ROLES, fences, root};
 use clap::Parser;
 use oneip::cli::Cli;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -14,7 +15,7 @@ use toml::{Table, Value};
 
 const ONEIP: &str = env!("CARGO_BIN_EXE_oneip");
 
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 15] = [
     "",
     "text",
     "text output",
@@ -22,7 +23,11 @@ const KINDS: [&str; 11] = [
     "json",
     "sh run",
     "sh netns",
-    "sh box",
+    "sh build",
+    "sh systemd",
+    "sh hardware",
+    "bird",
+    "frr",
     "toml",
     "toml part",
     "toml error",
@@ -80,7 +85,9 @@ fn check(text: &str) -> (Output, String) {
 #[test]
 fn every_block_says_what_is_to_be_done_with_it() {
     for fence in all().into_keys().flat_map(fences) {
-        assert!(KINDS.contains(&fence.info.as_str()), "{}: what is ```{}?", fence.place, fence.info);
+        let of_box = fence.info.strip_prefix("sh box ").and_then(|host| host.split(' ').next());
+        let known = KINDS.contains(&fence.info.as_str()) || of_box.is_some_and(|role| ROLES.contains(&role));
+        assert!(known, "{}: what is ```{}?", fence.place, fence.info);
     }
 }
 
@@ -176,11 +183,17 @@ fn capture() -> Vec<u8> {
     words.chain(frame).collect()
 }
 
-/// Commands for a box cannot be run here: they are shell, the scripts are there, and our own verbs take those options.
+/// Not run here, nor, without root, anywhere.
+fn is_read_only(info: &str) -> bool {
+    info.starts_with("sh box ") || ["sh build", "sh systemd", "sh hardware"].contains(&info)
+}
+
+/// They are shell, the scripts are there, and our own verbs take those options.
 #[test]
-fn commands_for_a_box_are_such_as_there_are() {
+fn commands_that_are_not_run_are_such_as_there_are() {
     let mut parsed = 0;
-    for Fence { body, place, .. } in blocks("sh box") {
+    let all = all().into_keys().flat_map(fences);
+    for Fence { body, place, .. } in all.filter(|fence| is_read_only(&fence.info)) {
         let read = Command::new("bash").args(["-n", "-c", &body]).output().expect("bash");
         assert!(read.status.success(), "{place}: {}", String::from_utf8_lossy(&read.stderr));
         for line in body.lines() {
@@ -191,11 +204,33 @@ fn commands_for_a_box_are_such_as_there_are() {
             if words.first() == Some(&"oneip") {
                 parsed += 1;
                 // What is written to a file or a pipe is the shell's.
-                let ours = words.iter().take_while(|word| !word.starts_with(['>', '|']));
+                let ours = words.iter().take_while(|word| !word.starts_with(['>', '|', '#']));
                 let cli = Cli::try_parse_from(ours);
                 assert!(cli.is_ok(), "{place}: {line}: {}", cli.err().map_or(String::new(), |e| e.to_string()));
             }
         }
     }
     assert!(parsed > 20, "{parsed} commands of ours are few: are they found?");
+}
+
+/// Lines for BIRD stand in a configuration that has nothing else; FRR's are read as they are.
+#[test]
+fn lines_for_routing_daemons_are_taken_by_them() {
+    let daemons: [(&str, &str, &[&str], &str); 2] =
+        [("bird", "bird", &["-p", "-c"], "router id 192.0.2.1;\n"), ("frr", "vtysh", &["-C", "-f"], "")];
+    for (kind, program, options, before) in daemons {
+        for Fence { body, place, .. } in blocks(kind) {
+            let folder = tempfile::tempdir().expect("a folder");
+            write(&folder, "lines", &format!("{before}{body}"));
+            let mut command = Command::new(program);
+            command.args(options).arg("lines").current_dir(folder.path()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            let Ok(output) = command.output() else {
+                assert!(std::env::var_os("CI").is_none(), "{place}: {program} is missing: run scripts/setup.sh");
+                let _ = writeln!(std::io::stderr(), "SKIPPED: {place}: {program} is missing: run scripts/setup.sh");
+                continue;
+            };
+            let said = [output.stdout, output.stderr].concat();
+            assert!(output.status.success(), "{place}: {}", String::from_utf8_lossy(&said));
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! The documentation says what the program does: held against the schema of the configuration, the command line and the reasons;
-//! links lead somewhere; each configuration and each command in it is right. (What needs a network is run by `quickstart`; the
+//! links lead somewhere; each configuration and each command in it is right. (What needs a network or a host is run by `quickstart`; the
 //! metrics are held by `admin`.)
 //!
 //! - `page`: tables, headings, text of a page

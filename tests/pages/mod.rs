@@ -9,13 +9,28 @@ use std::path::{Path, PathBuf};
 /// |---|---|
 /// | `sh run` | commands that need neither root nor a network |
 /// | `sh netns` | commands for the network of the quickstart, one block after the other |
-/// | `sh box` | commands for a real box |
+/// | `sh box ROLE` | commands for a host of the network that the page presumes; `sh box ROLE web1`: for one of its servers |
+/// | `sh build` | commands that build, test, measure or show the program |
+/// | `sh systemd` | commands for a Debian that systemd boots |
+/// | `sh hardware` | commands that change a NIC or the whole machine, or need a second one |
+/// | `bird`, `frr` | lines for a routing daemon |
 /// | `toml` | a whole configuration |
 /// | `toml part` | sections of one |
 /// | `toml error` | a configuration that is refused; the next block is what `oneip check` says |
 /// | `json` | a document a line |
 /// | `text output` | what the block before it prints, to the letter |
 /// | `text`, `text excerpt`, nothing | for people |
+///
+/// `tests/docs` runs what needs no network, and has BIRD and FRR read their lines. `tests/quickstart` runs `sh netns` and, each host in a
+/// namespace of its own, `sh box`. The other commands are only held against the program and the scripts that there are. What they do is run
+/// elsewhere:
+///
+/// - `sh build`: CI's script is `scripts/test.sh`, which calls `scripts/setup.sh`. `tests/package` and `tests/bench` run `package.sh` and
+///   `bench.sh`; `cargo test` lines are a part of CI's. `demo.sh`, and `cargo bench` at its full size, are run by hand.
+/// - `sh systemd`: `cargo test --test guest -- --ignored the_package` builds the package and takes it through the same life
+///   (`tests/guest/life.sh`), with `dpkg` in place of `apt`.
+/// - `sh hardware`: `tests/guest` has NICs that qemu emulates, with several queues and with vfio-pci; `tests/doctor/tune.rs` runs
+///   `tune.sh` where it changes no machine. `bench.sh --peer` and ssh are run by hand.
 pub struct Fence {
     pub info: String,
     pub body: String,
@@ -24,6 +39,10 @@ pub struct Fence {
     /// `docs/quickstart.md:31`
     pub place: String,
 }
+
+/// The hosts of a network that pages presume. A filter is a server without a dispatcher, a generator the box that sends load. The machine
+/// is the one on which scripts make a network.
+pub const ROLES: [&str; 7] = ["client", "router", "dispatcher", "server", "filter", "generator", "machine"];
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
