@@ -197,7 +197,7 @@ fn tcp_ports(service: &ServiceDraft) -> Vec<u16> {
 
 /// One status, or a range of them in a string.
 fn read_status(element: &Spanned<DeValue>, report: &mut Report) -> Option<At<RangeInclusive<u16>>> {
-    let wanted = "an HTTP status, 200, or a range of them, \"200-299\"";
+    let wanted = "an HTTP status, 100 to 599, or a range like \"200-299\"";
     if element.get_ref().as_integer().is_none() {
         return text_element(element, report, wanted, value::statuses);
     }

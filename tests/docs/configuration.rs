@@ -294,6 +294,10 @@ fn each_bound_and_choice_is_the_one_that_is_enforced() {
             let bounds = bounds.lines().next().expect("a line");
             let rest = values.strip_prefix(bounds).unwrap_or_else(|| panic!("{section} {name} is {bounds}"));
             assert!(!rest.starts_with(|c: char| c.is_ascii_digit()), "{section} {name} is {bounds}");
+        } else if kind.starts_with("integer") {
+            compared += 1;
+            let said = bench.refused(section, name, Some(i64::MAX.into()));
+            assert!(said.contains(values.as_str()), "{section} {name} is {values}: {said}");
         } else if !quoted.is_empty() {
             compared += 1;
             let said = bench.refused(section, name, Some("zzzz".into()));

@@ -355,7 +355,7 @@ fn checks_begin_with_a_reload_and_those_by_icmp_with_a_start() {
     let web1 = Filter::start(lab, "web1");
     checked(icmp);
     let said = web1.ctl_refused(&["reload"]);
-    assert!(said.contains("restart oneip if a reload added the first check"), "{said}");
+    assert!(said.contains("restart oneip if a reload added the first such check"), "{said}");
     checked(HEALTH);
     web1.ctl(&["reload"]);
     lab.ip("web2", "link set lan0 down");
