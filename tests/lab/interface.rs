@@ -123,5 +123,5 @@ fn a_filter_ends_with_its_interface_and_with_the_address_that_it_was_made_for() 
     let web2 = Filter::start(&lab, "web2");
     lab.ip("web2", "link del lan0");
     let said = web2.fail();
-    assert!(said.contains("error: lan0 is gone"), "{said}");
+    assert!(said.contains("error: lan0 was removed"), "{said}");
 }
