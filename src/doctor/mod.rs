@@ -74,7 +74,7 @@ impl fmt::Display for Report {
             }
         }
         let [ok, warn, fail] = [Grade::Ok, Grade::Warn, Grade::Fail].map(|grade| self.count(grade));
-        write!(f, "{ok} ok, {warn} to be warned of, {fail} wrong")
+        write!(f, "{ok} ok, {warn} warn, {fail} fail")
     }
 }
 

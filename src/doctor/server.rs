@@ -181,11 +181,11 @@ fn listening(facts: &Facts) -> Vec<Finding> {
         // Of SCTP no table is read.
         let silent = ports.iter().filter(|port| port.transport != Transport::Sctp && !somebody(port, *address));
         missing.extend(silent.map(|port| {
-            let why = format!("nobody listens on {port} for {address} (service {service}): clients are refused; start the program, and have it listen on any address");
+            let why = format!("no program listens on {port} for {address} (service {service}): clients are refused; start the program, and let it listen on any address");
             Finding::fail("listening", why)
         }));
     }
-    if missing.is_empty() { vec![Finding::ok("listening", "somebody does, for each service")] } else { missing }
+    if missing.is_empty() { vec![Finding::ok("listening", "a program listens, for each service")] } else { missing }
 }
 
 /// Answers leave by the server's own gateway.
@@ -197,12 +197,12 @@ fn way_out(facts: &Facts) -> Vec<Finding> {
         .map(|((_, family, option), _)| {
             Finding::fail(
                 "default_route",
-                format!("there is no {family} route to clients: answers stay here; ROUTER is the gateway"),
+                format!("there is no {family} route to clients: answers cannot be sent; ROUTER is the gateway"),
             )
             .mend(format!("ip {option}route add default via ROUTER"))
         })
         .collect();
-    if lost.is_empty() { vec![Finding::ok("default_route", "answers have a way to clients")] } else { lost }
+    if lost.is_empty() { vec![Finding::ok("default_route", "there is a route for answers to clients")] } else { lost }
 }
 
 /// Frames of clients come in where the primary address is, and answers may leave elsewhere.
@@ -214,11 +214,11 @@ fn rp_filter(facts: &Facts) -> Vec<Finding> {
     }
     let strict = facts.interfaces.iter().zip(own).find(|(interface, own)| (**own).max(*all) == 1 && *interface != way);
     match strict {
-        None => vec![Finding::ok("rp_filter", "it takes what clients send")],
+        None => vec![Finding::ok("rp_filter", "it accepts packets from clients")],
         Some((interface, _)) => vec![
             Finding::fail(
                 "rp_filter",
-                format!("rp_filter is strict on {interface}, and the way to clients leads out of {way}: their packets are dropped"),
+                format!("rp_filter is strict on {interface}, but the route to clients leads through {way}: clients' packets are dropped"),
             )
             .mend(setting(interface, "rp_filter", 2)),
         ],
@@ -228,12 +228,12 @@ fn rp_filter(facts: &Facts) -> Vec<Finding> {
 fn checksums(facts: &Facts) -> Vec<Finding> {
     match facts.wrong_checksums {
         None => Vec::new(),
-        Some(0) => vec![Finding::ok("checksums", "none wrong just now")],
+        Some(0) => vec![Finding::ok("checksums", "no wrong checksums now")],
         Some(count) => vec![Finding::fail(
             "checksums",
             format!(
-                "{count} segments and datagrams with wrong checksums came just now: a veth or virtio NIC that sends towards the \
-                 dispatcher leaves them unfinished; run `oneip doctor` on the dispatcher"
+                "{count} segments and datagrams with wrong checksums arrived just now: a veth or virtio NIC that sends towards the \
+                 dispatcher does not finish them; run `oneip doctor` on the dispatcher"
             ),
         )],
     }

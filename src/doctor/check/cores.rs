@@ -78,7 +78,7 @@ pub fn governor(facts: &Facts) -> Vec<Finding> {
             if facts.cores.governor.is_empty() { "this host does not change clock frequencies" } else { "performance" };
         return vec![Finding::ok("governor", known)];
     }
-    let why = format!("the clock frequency of cores {} follows their load: latency varies", cores::list(&slow));
+    let why = format!("the clock frequency of cores {} varies with their load: latency varies", cores::list(&slow));
     let fix = format!("echo performance | tee /sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", braces(&slow));
     vec![Finding::warn("governor", why).mend(fix)]
 }
@@ -88,9 +88,10 @@ pub fn idle(facts: &Facts) -> Vec<Finding> {
     // Interrupts come to any core.
     let deep: Vec<usize> = deep.copied().collect();
     let Some(most) = deep.iter().filter_map(|core| facts.cores.idle_us.get(core)).max() else {
-        return vec![Finding::ok("c_states", "no core sleeps deeply")];
+        return vec![Finding::ok("c_states", "no core enters deep idle states")];
     };
-    let why = format!("cores {} sleep so deeply that they take {most} us to wake up for a frame", cores::list(&deep));
+    let why =
+        format!("cores {} enter idle states from which they need {most} us to wake up for a frame", cores::list(&deep));
     let fix = format!(
         "for state in /sys/devices/system/cpu/cpu*/cpuidle/state*; do [ \"$(cat $state/latency)\" -le {WAKE_UP_US} ] || \
          echo 1 >$state/disable; done"
@@ -105,11 +106,12 @@ pub fn siblings(facts: &Facts) -> Vec<Finding> {
         siblings.into_iter().any(|sibling| sibling != *worker && workers.contains(sibling))
     };
     match workers.iter().find(shares) {
-        None => vec![Finding::ok("smt", "no two workers share a core's units")],
+        None => vec![Finding::ok("smt", "no two workers share a physical core")],
         Some(core) => {
             let siblings = cores::list(&facts.cores.siblings[core]);
-            let why =
-                format!("{siblings} are two threads of one core, and a worker is on each: list others in `cores`");
+            let why = format!(
+                "{siblings} are two threads of one physical core, and each has a worker: list other cores in `cores`"
+            );
             vec![Finding::warn("smt", why)]
         }
     }
@@ -119,10 +121,11 @@ pub fn isolated(facts: &Facts) -> Vec<Finding> {
     let Some(Ok(workers)) = assigned(facts) else { return Vec::new() };
     let shared: Vec<usize> = workers.iter().copied().filter(|core| !facts.cores.isolated.contains(core)).collect();
     if shared.is_empty() {
-        return vec![Finding::ok("isolated_cores", "the workers' cores are theirs")];
+        return vec![Finding::ok("isolated_cores", "the kernel runs no other programs on the workers' cores")];
     }
     let list = cores::list_distinct(&shared);
-    let why = format!("the kernel may run other programs on the workers' cores {list}; in effect after the next start");
+    let why =
+        format!("the kernel may run other programs on the workers' cores {list}; the fix takes effect after a reboot");
     let fix = format!(
         "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&isolcpus={list} nohz_full={list} rcu_nocbs={list} /' /etc/default/grub && update-grub"
     );
@@ -141,8 +144,8 @@ pub fn numa(facts: &Facts) -> Vec<Finding> {
             return Finding::ok("numa", format!("the workers are on the NIC's node {node}"));
         }
         let why = format!(
-            "workers are on cores {}, and the NIC is at node {node}, whose cores are {}: every frame crosses over; write cores = \
-             [...] of these in [dispatcher]",
+            "workers are on cores {}, but the NIC is on node {node}, whose cores are {}: every frame crosses nodes; write cores = \
+             [...] with cores of that node in [dispatcher]",
             cores::list(&far),
             cores::list(near)
         );
@@ -157,7 +160,7 @@ pub fn interrupts(facts: &Facts) -> Vec<Finding> {
     };
     of(facts, |interface, name| {
         if interface.interrupts.is_empty() || engine(facts) == Some(Engine::Dpdk) {
-            return Finding::ok("irq_affinity", "the NIC has no interrupts of its own");
+            return Finding::ok("irq_affinity", "the NIC has no own interrupts");
         }
         match &workers {
             Some(workers) => beside_workers(facts, interface, name, workers),
@@ -175,10 +178,13 @@ fn beside_workers(facts: &Facts, interface: &Interface, name: &str, workers: &[u
     let on_workers = interface.interrupts.iter().filter(|(_, on)| is_workers(on));
     let numbers: Vec<String> = on_workers.map(|(number, _)| number.to_string()).collect();
     let Some(first) = others.first().filter(|_| !numbers.is_empty()) else {
-        return Finding::ok("irq_affinity", "no worker's core serves the NIC's interrupts, if there are others");
+        return Finding::ok(
+            "irq_affinity",
+            "no worker's core handles the NIC's interrupts, unless there are no other cores",
+        );
     };
     let why = format!(
-        "workers' cores serve the interrupts {} of {name}: there frames are taken in and dispatched in turns",
+        "workers' cores handle the interrupts {} of {name}: these cores receive and dispatch frames alternately",
         numbers.join(", ")
     );
     let fix = format!("for irq in {}; do echo {first} >/proc/irq/$irq/smp_affinity_list; done", numbers.join(" "));
@@ -192,8 +198,9 @@ fn spread(facts: &Facts, interface: &Interface, name: &str) -> Finding {
     if on.len() != 1 || queues == 1 || cores == 1 {
         return Finding::ok("irq_affinity", "the NIC's interrupts are spread over the cores");
     }
-    let why =
-        format!("one core serves all {queues} interrupts of {name}, and the program in the kernel runs there alone");
+    let why = format!(
+        "one core handles all {queues} interrupts of {name}, so the program in the kernel runs only on this core"
+    );
     let spread: Vec<String> = interface
         .interrupts
         .keys()

@@ -30,7 +30,7 @@ pub fn kernel(facts: &Facts) -> Vec<Finding> {
         )
         .mend(update),
         _ if found < TESTED => {
-            Finding::warn("kernel", format!("Linux {version}: oneip was tried on 6.1 and newer only; then reboot"))
+            Finding::warn("kernel", format!("Linux {version}: oneip was tested on 6.1 and newer only; then reboot"))
                 .mend(update)
         }
         _ => Finding::ok("kernel", format!("Linux {version}")),
@@ -41,7 +41,7 @@ pub fn af_xdp(facts: &Facts) -> Vec<Finding> {
     match (facts.host.has_af_xdp, engine(facts)) {
         (Some(false), Some(Engine::AfXdp | Engine::Auto) | None) => vec![Finding::fail(
             "af_xdp",
-            "this kernel has no AF_XDP sockets (CONFIG_XDP_SOCKETS): take another kernel, or engine = \"xdp\"",
+            "this kernel has no AF_XDP sockets (CONFIG_XDP_SOCKETS): use another kernel, or engine = \"xdp\"",
         )],
         (Some(true), _) => vec![Finding::ok("af_xdp", "the kernel has AF_XDP sockets")],
         _ => Vec::new(),
@@ -62,16 +62,18 @@ pub fn jit(facts: &Facts) -> Vec<Finding> {
 pub fn capabilities(facts: &Facts) -> Vec<Finding> {
     let Some(missing) = &facts.host.missing else { return Vec::new() };
     if missing.is_empty() {
-        return vec![Finding::ok("capabilities", "this process has those that a dispatcher needs")];
+        return vec![Finding::ok("capabilities", "this process has all capabilities that a dispatcher needs")];
     }
     let set = format!("setcap cap_net_admin,cap_net_raw,cap_bpf,cap_perfmon=ep {}", facts.host.program.display());
     let lacks = format!("this process lacks {}", missing.join(", "));
     let finding = match missing.iter().all(|missing| missing == "CAP_PERFMON") {
         true => Finding::warn(
             "capabilities",
-            format!("{lacks}: the kernel puts barriers into its programs, and a frame costs three times as much"),
+            format!(
+                "{lacks}: the kernel adds speculation barriers to its programs, and each frame takes three times as long"
+            ),
         ),
-        false => Finding::fail("capabilities", format!("{lacks}: run as root, or set them")),
+        false => Finding::fail("capabilities", format!("{lacks}: run it as root, or set them")),
     };
     vec![finding.mend(set)]
 }
@@ -83,10 +85,10 @@ pub fn memory_lock(facts: &Facts) -> Vec<Finding> {
     let chunk = devices.filter_map(Device::chunk).max().unwrap_or(2048);
     let needed = queues * QUEUE_FRAMES as u64 * u64::from(chunk);
     if exempt || most >= needed || !matches!(engine(facts), Some(Engine::AfXdp | Engine::Auto)) {
-        return vec![Finding::ok("memlock", "frames can be locked in memory")];
+        return vec![Finding::ok("memlock", "enough memory can be locked for frames")];
     }
     let why = format!(
-        "{} KiB may be locked in memory, and AF_XDP needs {} KiB for {queues} queues (in a unit: LimitMEMLOCK=infinity)",
+        "{} KiB may be locked in memory, but AF_XDP needs {} KiB for {queues} queues (in a unit: LimitMEMLOCK=infinity)",
         most >> 10,
         needed >> 10
     );
@@ -103,7 +105,7 @@ pub fn bpf_fs(facts: &Facts) -> Vec<Finding> {
         true => "mount -t bpf bpf /sys/fs/bpf".to_owned(),
         false => format!("mkdir -p {pins} && mount -t bpf bpf {pins}"),
     };
-    let why = format!("{pins} is on no BPF file system: when the process is killed, nothing is dispatched any more");
+    let why = format!("{pins} is not on a BPF file system: if the process is killed, nothing is dispatched any more");
     vec![Finding::warn("bpf_fs", why).mend(mount)]
 }
 
@@ -113,7 +115,7 @@ pub fn huge_pages(facts: &Facts) -> Vec<Finding> {
     let does_without = dpdk.is_some_and(|dpdk| dpdk.eal.iter().any(|argument| argument == "--no-huge"));
     match (engine(facts), pages) {
         (Some(Engine::Dpdk), 0) if !does_without => vec![
-            Finding::fail("huge_pages", "DPDK needs huge pages, and none are reserved")
+            Finding::fail("huge_pages", "DPDK needs huge pages, but none are reserved")
                 .mend("sysctl -w vm.nr_hugepages=512"),
         ],
         (_, 0) => vec![Finding::ok("huge_pages", "none reserved; AF_XDP and XDP do without")],
@@ -130,7 +132,9 @@ pub fn clock_source(facts: &Facts) -> Vec<Finding> {
     }
     let others = facts.host.clock_sources.iter().flat_map(|list| list.split_whitespace());
     let better = others.into_iter().find(|other| FAST.contains(other));
-    let why = format!("the kernel's clock is {source}: each look at it costs a worker a system call or more");
+    let why = format!(
+        "the kernel's clock source is {source}: each time that a worker reads the clock costs a system call or more"
+    );
     let finding = Finding::warn("clock_source", why);
     vec![match better {
         Some(better) => {
@@ -145,11 +149,11 @@ pub fn wall_clock(facts: &Facts) -> Vec<Finding> {
         Some(seconds) => vec![
             Finding::warn(
                 "clock",
-                format!("the clock is {seconds} s behind the last write of the state file: if this host has booted since, times in it are wrong"),
+                format!("the clock is {seconds} s behind the last write of the state file: if this host has rebooted since then, times in the file are wrong"),
             )
             .mend("timedatectl set-ntp true"),
         ],
-        None => vec![Finding::ok("clock", "not before the state file")],
+        None => vec![Finding::ok("clock", "the clock is not behind the state file")],
     }
 }
 
@@ -170,7 +174,7 @@ pub fn state_dir(facts: &Facts) -> Vec<Finding> {
         None => vec![Finding::ok("state_file", format!("{state} can be written"))],
         Some(why) => {
             let folder = plan.admin.state.parent().unwrap_or(&plan.admin.state).display();
-            let why = format!("{state} cannot be written: {why}; a restart forgets orders and verdicts");
+            let why = format!("{state} cannot be written: {why}; a restart forgets orders and check results");
             vec![Finding::fail("state_file", why).mend(format!("rm -f {folder}; mkdir -p {folder}"))]
         }
     }
@@ -179,9 +183,9 @@ pub fn state_dir(facts: &Facts) -> Vec<Finding> {
 pub fn irqbalance(facts: &Facts) -> Vec<Finding> {
     match facts.host.irqbalance {
         Some(true) => vec![
-            Finding::warn("irqbalance", "irqbalance moves the NIC's interrupts, onto the workers' cores too")
+            Finding::warn("irqbalance", "irqbalance moves the NIC's interrupts, also to the workers' cores")
                 .mend("systemctl disable --now irqbalance"),
         ],
-        _ => vec![Finding::ok("irqbalance", "nobody moves interrupts")],
+        _ => vec![Finding::ok("irqbalance", "no program moves interrupts")],
     }
 }

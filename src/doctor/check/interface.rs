@@ -33,14 +33,14 @@ pub fn exists(facts: &Facts) -> Vec<Finding> {
         Finding::ok("interface", format!("{name} ({}), {}", device.driver, device.mac))
     });
     let all: Vec<Finding> = missing.chain(there).collect();
-    if all.is_empty() { vec![Finding::ok("interface", "not looked at")] } else { all }
+    if all.is_empty() { vec![Finding::ok("interface", "not checked")] } else { all }
 }
 
 pub fn link(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| match (interface.up, interface.carrier) {
         (false, _) => Finding::fail("link", format!("{name} is down")).mend(format!("ip link set {name} up")),
         (true, Some(false)) => {
-            Finding::fail("link", format!("{name} has no carrier: is the cable in, is the other end up?"))
+            Finding::fail("link", format!("{name} has no carrier: check the cable, and whether the other end is up"))
         }
         (true, _) => Finding::ok("link", format!("{name} is up")),
     })
@@ -48,10 +48,10 @@ pub fn link(facts: &Facts) -> Vec<Finding> {
 
 pub fn master(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| match &interface.master {
-        None => Finding::ok("master", format!("{name} belongs to no bridge or bond")),
+        None => Finding::ok("master", format!("{name} is not a port of a bridge or bond")),
         Some(master) => {
             let why = format!(
-                "{name} is a port of {master}: the addresses and routes of this host are not where frames come in"
+                "{name} is a port of {master}: the addresses and routes of this host are not on the interface where frames arrive"
             );
             Finding::fail("master", why).mend(format!("ip link set {name} nomaster"))
         }
@@ -68,7 +68,9 @@ pub fn mtu(facts: &Facts) -> Vec<Finding> {
                     .mend(format!("ip link set {name} mtu {most}"))
             }
             mtu if mtu < LAN_MTU => {
-                let why = format!("{name} has an MTU of {mtu}, less than the LAN: full packets of clients are lost");
+                let why = format!(
+                    "{name} has an MTU of {mtu}, less than that of the LAN: clients' packets of full size are lost"
+                );
                 Finding::warn("mtu", why).mend(format!("ip link set {name} mtu {LAN_MTU}"))
             }
             mtu => Finding::ok("mtu", mtu.to_string()),
@@ -102,14 +104,14 @@ pub fn queues(facts: &Facts) -> Vec<Finding> {
             && (queues as usize) > workers
         {
             let why = format!(
-                "{name} has {queues} receive queues, and {workers} have a worker: what comes to the others is lost"
+                "{name} has {queues} receive queues, but only {workers} have a worker: packets of the others are lost"
             );
             return Finding::fail("queues", why).mend(set_queues(interface, workers));
         }
         match assigned {
             Some(_) if transmit < queues => {
                 let why = format!(
-                    "{name} has {queues} receive queues and {transmit} to transmit: a worker needs one of each"
+                    "{name} has {queues} receive queues and {transmit} transmit queues: a worker needs one of each"
                 );
                 Finding::fail("queues", why).mend(set_queues(interface, transmit as usize))
             }
@@ -118,7 +120,7 @@ pub fn queues(facts: &Facts) -> Vec<Finding> {
                 let fits = listed.map_or(available.len(), Vec::len);
                 let why = why.split_once("; ").map_or(why.as_str(), |(why, _)| why).to_owned();
                 match listed.is_some_and(|listed| listed.iter().any(|core| !available.contains(core))) {
-                    true => Finding::fail("queues", format!("{why}: list others in `cores`")),
+                    true => Finding::fail("queues", format!("{why}: list other cores in `cores`")),
                     false => Finding::fail("queues", why).mend(set_queues(interface, fits)),
                 }
             }
@@ -141,18 +143,24 @@ pub fn native(facts: &Facts) -> Vec<Finding> {
         match (interface.features.is_known(), interface.features.is_native(), xdp) {
             (_, true, Some(Xdp::Generic)) => Finding::warn(
                 "xdp",
-                format!("xdp = \"generic\" in [dispatcher], and {driver} runs XDP itself, much faster: leave it out"),
+                format!(
+                    "[dispatcher] has xdp = \"generic\", but {driver} supports native XDP, which is much faster: remove the key"
+                ),
             ),
             (true, false, Some(Xdp::Native)) => Finding::fail(
                 "xdp",
-                format!("xdp = \"native\" in [dispatcher], and {driver} runs no XDP as {name} is now"),
+                format!(
+                    "[dispatcher] has xdp = \"native\", but {driver} does not support XDP with the current settings of {name}"
+                ),
             ),
             (true, false, _) => Finding::warn(
                 "xdp",
-                format!("{driver} runs no XDP as {name} is now: the kernel does it in its place, which is slow"),
+                format!(
+                    "{driver} does not support XDP with the current settings of {name}: the kernel uses generic XDP, which is slow"
+                ),
             ),
             (true, true, _) => Finding::ok("xdp", format!("{driver} runs XDP programs")),
-            (false, ..) => Finding::ok("xdp", "this kernel does not say (before 6.3)"),
+            (false, ..) => Finding::ok("xdp", "this kernel does not report it (it is older than 6.3)"),
         }
     })
 }
@@ -171,7 +179,7 @@ pub fn zero_copy(facts: &Facts) -> Vec<Finding> {
                 ),
             ),
             (true, true) => Finding::ok("zero_copy", format!("{driver} has it")),
-            (false, _) => Finding::ok("zero_copy", "this kernel does not say (before 6.3)"),
+            (false, _) => Finding::ok("zero_copy", "this kernel does not report it (it is older than 6.3)"),
         }
     })
 }
@@ -191,7 +199,7 @@ pub fn transmits(facts: &Facts) -> Vec<Finding> {
             ),
         )
         .mend(MEND_VETH),
-        false => Finding::ok("xdp_transmit", "what the program forwards is sent"),
+        false => Finding::ok("xdp_transmit", "frames that the program forwards are sent"),
     }
     })
 }
@@ -201,17 +209,19 @@ pub fn program(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| match interface.program {
         None if dispatches && engine(facts) != Some(Engine::Dpdk) => {
             let why =
-                format!("a dispatcher runs, and its program is not on {name}: nothing is dispatched; start it again");
+                format!("a dispatcher runs, but its program is not on {name}: nothing is dispatched; restart oneip");
             Finding::fail("xdp_program", why)
         }
         None => Finding::ok("xdp_program", format!("no XDP program is on {name}")),
         Some(_) if dispatches => Finding::ok("xdp_program", "the dispatcher's"),
         Some(number) if interface.program_is_ours => Finding::ok(
             "xdp_program",
-            format!("program {number}, which a dispatcher has left; the next one takes it over"),
+            format!("program {number}, which an earlier dispatcher left; the next one takes it over"),
         ),
         Some(number) => {
-            let why = format!("XDP program {number} is on {name}, and not the dispatcher's: `oneip run` is refused");
+            let why = format!(
+                "XDP program {number} is on {name}, but does not belong to a dispatcher: `oneip run` refuses to start"
+            );
             Finding::fail("xdp_program", why).mend(format!("ip link set dev {name} xdp off"))
         }
     })
@@ -221,11 +231,11 @@ pub fn ring(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| match interface.ring {
         Some((now, most)) if now < RING_GOOD && now < most => {
             let why =
-                format!("a receive ring of {name} holds {now} frames, and could hold {most}: short bursts are lost");
+                format!("a receive ring of {name} holds {now} frames, but could hold {most}: short bursts are lost");
             Finding::warn("ring", why).mend(format!("ethtool -G {name} rx {}", most.min(4096)))
         }
         Some((now, _)) => Finding::ok("ring", format!("{now} frames")),
-        None => Finding::ok("ring", "the driver has none to set"),
+        None => Finding::ok("ring", "the driver has no ring size to set"),
     })
 }
 
@@ -233,11 +243,11 @@ pub fn rss(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| match &interface.spread_over {
         Some(used) if used.len() < interface.device.queues as usize && interface.device.queues > 1 => {
             let why =
-                format!("RSS spreads packets over {} of {} queues of {name}", used.len(), interface.device.queues);
+                format!("RSS spreads packets over only {} of {} queues of {name}", used.len(), interface.device.queues);
             Finding::warn("rss", why).mend(format!("ethtool -X {name} equal {}", interface.device.queues))
         }
         Some(used) => Finding::ok("rss", format!("over {} queues", used.len())),
-        None => Finding::ok("rss", "the driver has none"),
+        None => Finding::ok("rss", "the driver has no RSS"),
     })
 }
 
@@ -246,7 +256,7 @@ pub fn flow_rules(facts: &Facts) -> Vec<Finding> {
         Some(0) | None => Finding::ok("flow_rules", "none"),
         Some(count) => {
             let why = format!(
-                "{count} rules of {name} steer flows past RSS (ethtool -n {name}): clients may pile up on a queue"
+                "{count} rules of {name} override RSS for some flows (ethtool -n {name}): one queue may get too many clients"
             );
             Finding::warn("flow_rules", why).mend(format!("ethtool -K {name} ntuple off"))
         }
@@ -259,7 +269,7 @@ pub fn gro(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| match interface.gro {
         Some(true) if generic || !interface.features.is_native() => {
             let why = format!(
-                "the kernel merges packets on {name} before generic XDP sees them: what is longer than the MTU is lost"
+                "the kernel merges packets on {name} before generic XDP sees them (GRO): packets longer than the MTU are lost"
             );
             Finding::warn("gro", why).mend(format!("ethtool -K {name} gro off"))
         }
@@ -270,8 +280,9 @@ pub fn gro(facts: &Facts) -> Vec<Finding> {
 pub fn lro(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| match interface.lro {
         Some(true) => {
-            let why =
-                format!("{name} merges packets itself: what is longer than the MTU is lost, and XDP may be refused");
+            let why = format!(
+                "{name} merges packets itself (LRO): packets longer than the MTU are lost, and XDP may be refused"
+            );
             Finding::fail("lro", why).mend(format!("ethtool -K {name} lro off"))
         }
         _ => Finding::ok("lro", "off"),
@@ -282,11 +293,11 @@ pub fn vlan_stripping(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| match interface.device.strips_vlan_tags {
         Some(true) => {
             let why = format!(
-                "{name} takes VLAN tags out of received frames: what comes from a VLAN is sent on without its tag"
+                "{name} removes VLAN tags from received frames: frames of a VLAN are forwarded without their tag"
             );
             Finding::warn("vlan_stripping", why).mend(format!("ethtool -K {name} rxvlan off"))
         }
         Some(false) => Finding::ok("vlan_stripping", "off"),
-        None => Finding::ok("vlan_stripping", "the driver does not say"),
+        None => Finding::ok("vlan_stripping", "the driver does not report it"),
     })
 }

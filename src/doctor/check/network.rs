@@ -42,8 +42,8 @@ pub fn heard_unfinished(facts: &Facts) -> Vec<Finding> {
         };
         let what = if unfinished.is_some() { "with unfinished checksums" } else { "longer than the MTU" };
         let why = format!(
-            "{from} sends frames {what}, as veth and virtio do for a card to finish: sent on from here, servers drop them; on that \
-             machine"
+            "{from} sends frames {what}, as veth and virtio NICs with offloads do: servers drop them after they are forwarded; run this \
+             on that machine"
         );
         let fix = format!(
             "grep -l {from} /sys/class/net/*/address | cut -d/ -f5 | xargs -I{{}} ethtool -K {{}} tx off tso off gso off gro off"
@@ -56,8 +56,8 @@ pub fn heard_redirects(facts: &Facts) -> Vec<Finding> {
     heard(facts, |heard| {
         let Some((from, count)) = most(&heard.redirects) else { return Finding::ok("redirects_seen", "none") };
         let why = format!(
-            "{from} has sent {count} ICMP redirects: a router that tells hosts a shorter way leads clients on the LAN past the \
-             dispatcher; on that machine, for its interface too"
+            "{from} has sent {count} ICMP redirects: with these a router makes clients on the LAN bypass the dispatcher; run this on \
+             that machine, and for its interface too"
         );
         Finding::warn("redirects_seen", why).mend("sysctl -w net.ipv4.conf.all.send_redirects=0")
     })
@@ -66,7 +66,7 @@ pub fn heard_redirects(facts: &Facts) -> Vec<Finding> {
 pub fn cluster_address(facts: &Facts) -> Vec<Finding> {
     let held = facts.network.held.iter().map(|(address, prefix, interface)| {
         let why =
-            format!("this host has the cluster address {address} itself, on {interface}: its kernel answers clients");
+            format!("this host itself has the cluster address {address}, on {interface}: its kernel answers clients");
         Finding::fail("cluster_address", why).mend(format!("ip address del {address}/{prefix} dev {interface}"))
     });
     let held: Vec<Finding> = held.collect();
@@ -83,8 +83,8 @@ pub fn forwarding(facts: &Facts) -> Vec<Finding> {
     let judge = |(name, family, value, sysctl, _): (&str, &str, Option<i64>, &str, bool)| match value {
         Some(value) if value != 0 => {
             let why = format!(
-                "this host forwards {family}: while oneip is not running it sends clients' packets back to the router; unless it \
-                 must be a router"
+                "this host forwards {family}: while oneip does not run, it sends clients' packets back to the router; turn it off unless \
+                 the host must be a router"
             );
             Finding::warn(name, why).mend(format!("sysctl -w {sysctl}=0"))
         }
@@ -101,10 +101,12 @@ pub fn ipv6_disabled(facts: &Facts) -> Vec<Finding> {
     let servers = facts.plan.iter().flat_map(|plan| &plan.services).flat_map(|service| &service.servers);
     let all_found = servers.map(|server| server.address).filter(IpAddr::is_ipv6).all(found);
     of(facts, |interface, name| match interface.ipv6_disabled {
-        Some(1) if all_found => Finding::ok("ipv6_disabled", format!("IPv6 is off on {name}, and no server is there")),
+        Some(1) if all_found => {
+            Finding::ok("ipv6_disabled", format!("IPv6 is off on {name}, and no IPv6 server is on its link"))
+        }
         Some(1) => Finding::fail("ipv6_disabled", format!("IPv6 is off on {name}, and there are IPv6 servers"))
             .mend(format!("sysctl -w net/ipv6/conf/{name}/disable_ipv6=0")),
-        _ => Finding::ok("ipv6_disabled", format!("IPv6 is on at {name}")),
+        _ => Finding::ok("ipv6_disabled", format!("IPv6 is on for {name}")),
     })
 }
 
@@ -124,7 +126,7 @@ pub fn send_redirects(facts: &Facts) -> Vec<Finding> {
     }
     let fixes: Vec<String> = on.iter().map(|of| setting(of, "send_redirects", 0)).collect();
     let why = format!(
-        "send_redirects of {} is on: should this host forward, it tells the router to send clients' packets elsewhere",
+        "send_redirects of {} is on: if this host forwards, it tells the router to send clients' packets to another next hop",
         on.join(" and ")
     );
     vec![Finding::warn("send_redirects", why).mend(fixes.join(" && "))]
@@ -137,7 +139,7 @@ pub fn rp_filter(facts: &Facts) -> Vec<Finding> {
     of(facts, |interface, name| {
         let strictness = all.max(interface.settings.rp_filter.unwrap_or(0));
         if strictness == 0 || !facts.plan.as_ref().is_some_and(probes) || !may_answer(facts, interface) {
-            return Finding::ok("rp_filter", format!("it is {strictness}, and in nobody's way"));
+            return Finding::ok("rp_filter", format!("it is {strictness}, and drops nothing that is needed"));
         }
         // An address of this host's own has no route; that is told by itself.
         let held = |cluster: &IpAddr| facts.network.held.iter().any(|(held, ..)| held == cluster);
@@ -147,17 +149,17 @@ pub fn rp_filter(facts: &Facts) -> Vec<Finding> {
             Some(device) => strictness == 1 && !is_of(device, name),
         });
         let Some((cluster, device)) = drops else {
-            return Finding::ok("rp_filter", format!("it is {strictness}, and takes what servers answer"));
+            return Finding::ok("rp_filter", format!("it is {strictness}, and accepts the servers' answers"));
         };
         let (where_to, fix) = match device {
-            Some(device) => (format!("the route to it leads out of {device}"), setting(name, "rp_filter", 2)),
+            Some(device) => (format!("the route to it leads through {device}"), setting(name, "rp_filter", 2)),
             None => (
                 "there is no route to it".to_owned(),
                 format!("{} && {}", setting("all", "rp_filter", 0), setting(name, "rp_filter", 0)),
             ),
         };
         let why = format!(
-            "rp_filter is {strictness} on {name}: it drops what servers answer to checks of {cluster}, for {where_to}"
+            "rp_filter is {strictness} on {name}: it drops the servers' answers to checks of {cluster}, because {where_to}"
         );
         Finding::fail("rp_filter", why).mend(fix)
     })
@@ -229,8 +231,8 @@ pub fn vlans(facts: &Facts) -> Vec<Finding> {
             _ => "without a tag".to_owned(),
         };
         let why = format!(
-            "the route to server {server} goes out of {device}, {by}, and its `vlan` has clients' frames leave {frames}: what answers ARP and \
-             checks need not be what clients reach"
+            "the route to server {server} leads through {device}, {by}, but with its `vlan` clients' frames leave {frames}: clients may reach \
+             another machine than ARP and checks"
         );
         let finding = Finding::warn("vlans", why);
         let mend = |id: &u16| format!("ip link add link {device} name {device}.{id} type vlan id {id}");
@@ -240,7 +242,7 @@ pub fn vlans(facts: &Facts) -> Vec<Finding> {
         })
     });
     let bad: Vec<Finding> = bad.collect();
-    if bad.is_empty() { vec![Finding::ok("vlans", "routes lead into the VLANs that servers have")] } else { bad }
+    if bad.is_empty() { vec![Finding::ok("vlans", "routes lead into the VLANs of the servers")] } else { bad }
 }
 
 pub fn neighbours(facts: &Facts) -> Vec<Finding> {
@@ -251,7 +253,9 @@ pub fn neighbours(facts: &Facts) -> Vec<Finding> {
     let judge = |Neighbour { server, address, mac, .. }: &Neighbour| match (configured(address), mac) {
         (Some(said), Some(real)) if said != *real => Some(Finding::fail(
             "neighbours",
-            format!("server {server} {address} is at {real}, and the configuration sends to {said}: correct its `mac`"),
+            format!(
+                "server {server} {address} has MAC address {real}, but the configuration has {said}: correct its `mac`"
+            ),
         )),
         (Some(_), _) | (None, Some(_)) => None,
         (None, None) => Some(Finding::fail(
@@ -262,7 +266,7 @@ pub fn neighbours(facts: &Facts) -> Vec<Finding> {
         )),
     };
     let bad: Vec<Finding> = facts.network.neighbours.iter().filter_map(judge).collect();
-    if bad.is_empty() { vec![Finding::ok("neighbours", "the MAC of each server is known")] } else { bad }
+    if bad.is_empty() { vec![Finding::ok("neighbours", "the MAC address of each server is known")] } else { bad }
 }
 
 /// A router with proxy ARP answers for servers, and frames go in a circle; an entry by hand may be another machine's.
@@ -279,17 +283,17 @@ pub fn shared_macs(facts: &Facts) -> Vec<Finding> {
         let is_other = |other: &&Neighbour| {
             other.mac == Some(mac) && other.server != server && other.address.is_ipv4() == address.is_ipv4()
         };
-        network.neighbours.iter().find(is_other).map(|other| format!("that of server {} too", other.server))
+        network.neighbours.iter().find(is_other).map(|other| format!("also that of server {}", other.server))
     };
     let bad = network.neighbours.iter().filter_map(|Neighbour { server, address, device, mac }| {
         let mac = (*mac)?;
         let whose = whose(server, address, mac)?;
-        let why = format!("server {server} {address} is at {mac}, which is {whose}: proxy ARP, or an entry by hand");
+        let why = format!("server {server} {address} has MAC address {mac}, which is {whose}: proxy ARP, or an entry that somebody added by hand");
         Some(Finding::fail("server_macs", why).mend(format!("ip neigh del {address} dev {device}")))
     });
     // Of two that share one, who is wrong is not known: both are told.
     let bad: Vec<Finding> = bad.collect();
-    if bad.is_empty() { vec![Finding::ok("server_macs", "each server has its own")] } else { bad }
+    if bad.is_empty() { vec![Finding::ok("server_macs", "each server has its own MAC address")] } else { bad }
 }
 
 pub fn neighbour_table(facts: &Facts) -> Vec<Finding> {
@@ -302,8 +306,9 @@ pub fn neighbour_table(facts: &Facts) -> Vec<Finding> {
     let small: Vec<Finding> = small
         .map(|((family, servers), most)| {
             let (most, better) = (most.unwrap_or(0), (4 * servers).max(1024));
-            let why =
-                format!("the kernel's {family} neighbour table has room for {most}, and there are {servers} servers");
+            let why = format!(
+                "the kernel's {family} neighbour table has room for {most} entries, but there are {servers} servers"
+            );
             let key = format!("net.{family}.neigh.default.gc_thresh");
             Finding::warn("neighbour_table", why).mend(format!("sysctl -w {key}3={better} {key}2={better}"))
         })
@@ -315,23 +320,24 @@ pub fn port_range(facts: &Facts) -> Vec<Finding> {
     let (Some((_, last)), Some(plan)) = (facts.network.port_range, &facts.plan) else { return Vec::new() };
     let (first, end) = HEALTH_PORTS;
     if last < first || !probes(plan) {
-        return vec![Finding::ok("port_range", "the kernel gives others no ports of the checks")];
+        return vec![Finding::ok("port_range", "the kernel gives no ports of the checks to other connections")];
     }
     let why =
-        format!("the kernel gives this host's other connections ports up to {last}, and checks use {first} to {end}");
+        format!("the kernel gives other connections of this host ports up to {last}, but checks use {first} to {end}");
     vec![Finding::warn("port_range", why).mend("sysctl -w net.ipv4.ip_local_port_range='32768 60999'")]
 }
 
 pub fn probe_rules(facts: &Facts) -> Vec<Finding> {
     let (network, Some(plan)) = (&facts.network, &facts.plan) else { return Vec::new() };
     if let Some(first) = network.rules_before.first().filter(|_| probes(plan)) {
-        let why = "a rule of this host takes packets before the checks' own rule does: servers are not checked";
+        let why =
+            "a rule of this host matches the checks' packets before the checks' own rule: servers are not checked";
         return vec![Finding::fail("probe_rules", why).mend(first.clone())];
     }
     let there = network.probe_rules.iter().sum::<usize>();
     if facts.running.is_none() && facts.no_answer.is_none() && !facts.is_itself && there > 0 {
         let why = format!(
-            "{there} rules of the checks are there, and no dispatcher runs: one was killed; the next start takes them away too"
+            "there are {there} rules of the checks, but no dispatcher runs: a dispatcher was killed; the next start removes the rules too"
         );
         let fix = "ip rule flush protocol 111; ip -6 rule flush protocol 111; ip route flush table all proto 111; \
                    ip -6 route flush table all proto 111";
@@ -344,8 +350,9 @@ pub fn probe_rules(facts: &Facts) -> Vec<Finding> {
         probed && rules == 0
     });
     if facts.dispatches() && missing && probes(plan) {
-        let why = "the rules of the checks are missing: servers are unchecked until the dispatcher has put them back";
+        let why =
+            "the rules of the checks are missing: servers are unchecked until the dispatcher has added them again";
         return vec![Finding::fail("probe_rules", why)];
     }
-    vec![Finding::ok("probe_rules", if there > 0 { "in place" } else { "none, and none needed now" })]
+    vec![Finding::ok("probe_rules", if there > 0 { "in place" } else { "there are none, and none are needed now" })]
 }

@@ -43,7 +43,7 @@ pub fn process(facts: &Facts) -> Vec<Finding> {
     of(facts, |running| {
         let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &running.status.version);
         if theirs != ours {
-            let why = format!("oneip {theirs} runs, and this is {ours}: after an update, start it again");
+            let why = format!("oneip {theirs} runs, but this program is {ours}: after an update, restart oneip");
             return vec![Finding::warn("process", why).mend("systemctl restart oneip")];
         }
         vec![Finding::ok("process", format!("process {} answers", running.status.pid))]
@@ -55,7 +55,7 @@ pub fn filter(facts: &Facts) -> Vec<Finding> {
     let is_needed = facts.plan.as_ref().is_some_and(|plan| plan.filter.is_some() && plan.dispatcher.is_none());
     match (&facts.running, &facts.no_answer) {
         (None, None) if is_needed => {
-            let why = "no `oneip filter` runs here: nobody follows the other servers, and after a boot this one has no clients";
+            let why = "no `oneip filter` runs here: failures of the other servers are not detected, and after a reboot this server has no clients";
             vec![Finding::fail("filter", why).mend("systemctl start oneip-filter")]
         }
         (Some(Running { status, trouble: Some(trouble), .. }), _) => {
@@ -74,7 +74,7 @@ pub fn peers(facts: &Facts) -> Vec<Finding> {
     of(facts, |running| {
         let silent = running.status.peers.iter().filter(|peer| !peer.heard).map(|peer| {
             let why = format!(
-                "the filter of {} is not heard: it is down, or UDP port 7480 does not pass between the servers",
+                "the filter of {} is not heard: it is down, or UDP port 7480 is blocked between the servers",
                 peer.server
             );
             Finding::warn("peers", why)
@@ -85,7 +85,7 @@ pub fn peers(facts: &Facts) -> Vec<Finding> {
         match running.status.peers.len() {
             _ if !bad.is_empty() => bad,
             0 => Vec::new(),
-            peers => vec![Finding::ok("peers", format!("all {peers} are heard, and agree"))],
+            peers => vec![Finding::ok("peers", format!("all {peers} filters are heard, and agree"))],
         }
     })
 }
@@ -99,9 +99,10 @@ pub fn reload(facts: &Facts) -> Vec<Finding> {
             let is_change = |line: &&String| !line.starts_with("dry run: ") && !line.starts_with("warning: ");
             let changes: Vec<String> = lines.iter().filter(is_change).cloned().collect();
             if changes.is_empty() {
-                return vec![Finding::ok("reload", "it runs by the file as it is")];
+                return vec![Finding::ok("reload", "the running configuration is that of the file")];
             }
-            let why = format!("the file says otherwise than what runs: {}", changes.join("; ").replace('\n', " "));
+            let why =
+                format!("the file differs from the running configuration: {}", changes.join("; ").replace('\n', " "));
             vec![Finding::warn("reload", why).mend(format!("oneip ctl{} reload", socket(facts)))]
         }
     })
@@ -115,9 +116,7 @@ pub fn workers(facts: &Facts) -> Vec<Finding> {
         let bad = running.status.workers.iter().filter_map(|worker| {
             let at = format!("worker {} on core {}", worker.worker, worker.core);
             match (worker.turns, worker.stuck) {
-                (false, _) => {
-                    Some(Finding::fail("workers", format!("{at} does not turn: something else has its core")))
-                }
+                (false, _) => Some(Finding::fail("workers", format!("{at} hangs: another program uses its core"))),
                 (true, true) => {
                     Some(Finding::fail("workers", format!("{at} cannot send: the link is down, or the NIC hangs")))
                 }
@@ -132,28 +131,31 @@ pub fn workers(facts: &Facts) -> Vec<Finding> {
 /// What an operator does about a reason: in words, and by a command.
 fn advice(reason: Reason) -> (&'static str, Option<&'static str>) {
     match reason {
-        Reason::NoService => ("add the port to `ports`, or have the router send only what is served", None),
-        Reason::Malformed => ("capture on the router: a broken sender, or frames that something cut", None),
-        Reason::Loop => ("on the server that sends them back", Some("oneip server add -c FILE")),
-        Reason::Ttl => ("a routing loop in front of the dispatcher, or a traceroute", None),
+        Reason::NoService => ("add the port to `ports`, or let the router forward only served ports", None),
+        Reason::Malformed => ("capture on the router: a sender is broken, or frames are truncated on the way", None),
+        Reason::Loop => ("run this on the server that sends them back", Some("oneip server add -c FILE")),
+        Reason::Ttl => ("there is a routing loop before the dispatcher, or somebody runs traceroute", None),
         Reason::NoServer => ("every server is down, drained, or has weight 0", Some("oneip ctl status")),
         Reason::Unresolved => ("the servers do not answer ARP or neighbour discovery", Some("ip neigh show")),
-        Reason::TxFull => ("the link is full or down; more queues, or zero copy", None),
-        Reason::RxFull => ("a worker is too slow: more queues and cores, or engine = \"xdp\" without zero copy", None),
-        Reason::Stray => ("just after a service was removed; the router's route is not needed any more", None),
+        Reason::TxFull => ("the link is full or down; use more queues, or zero copy", None),
+        Reason::RxFull => {
+            ("a worker is too slow: use more queues and cores, or engine = \"xdp\" if there is no zero copy", None)
+        }
+        Reason::Stray => ("a service was removed just before; the router's route is not needed any more", None),
         Reason::PassFull => ("DPDK: the way to the kernel is full or down", None),
-        Reason::TooBig => {
-            ("clients whose way loses the ICMP message go on sending such packets: look for a firewall", None)
-        }
-        Reason::Untrusted => {
-            ("if it is a dispatcher, add it to `sources` in [decap]; if not, somebody tries to get in", None)
-        }
-        Reason::Denied => ("see which lists have them: oneip ctl denied", None),
-        Reason::Limited => (
-            "if that was no flood, the limit is too low; oneip_frames_limited_total says which, and mode = \"count\" drops nothing",
+        Reason::TooBig => (
+            "clients that do not get the ICMP message keep sending such packets: look for a firewall that drops it",
             None,
         ),
-        Reason::OtherServer => ("as it should be", None),
+        Reason::Untrusted => {
+            ("if the sender is a dispatcher, add it to `sources` in [decap]; otherwise it may be an attack", None)
+        }
+        Reason::Denied => ("`oneip ctl denied` shows which lists contain the senders", None),
+        Reason::Limited => (
+            "if this was not a flood, the limit is too low; oneip_frames_limited_total shows which limit, and with mode = \"count\" nothing is dropped",
+            None,
+        ),
+        Reason::OtherServer => ("this is normal", None),
     }
 }
 
@@ -183,13 +185,13 @@ pub fn drops(facts: &Facts) -> Vec<Finding> {
 }
 
 pub fn servers(facts: &Facts) -> Vec<Finding> {
-    servers_of(facts, "servers", "all that should take clients do", |service, server| {
+    servers_of(facts, "servers", "all servers that should take clients do", |service, server| {
         let other_is_up =
             service.servers.iter().any(|other| other.state == State::Up && other.weight > 0 && other.mac.is_some());
         let why = match server.state {
             State::Down | State::Held => format!("{}: {}", server.state.name(), server.why),
             State::Up if server.mac.is_none() && facts.running.as_ref().is_some_and(|r| r.status.server.is_none()) => {
-                format!("its MAC is not known: {}", server.why)
+                format!("its MAC address is not known: {}", server.why)
             }
             State::Disabled | State::Drained => format!("{} by an operator", server.state.name()),
             _ => return None,
@@ -213,23 +215,23 @@ pub fn unchecked(facts: &Facts) -> Vec<Finding> {
     if facts.plan.is_some() && !facts.network.rules_before.is_empty() {
         return Vec::new();
     }
-    servers_of(facts, "unchecked", "every server that is to be checked is", |service, server| {
+    servers_of(facts, "unchecked", "every server can be checked", |service, server| {
         let check = server.check.as_ref()?;
         let (why, seconds) = (check.unchecked.as_ref()?, check.unchecked_s.unwrap_or(0.0));
-        let text = format!("server {} of {} is unchecked since {seconds:.0} s: {why}", server.name, service.name);
+        let text = format!("server {} of {} is unchecked for {seconds:.0} s: {why}", server.name, service.name);
         Some(Finding::warn("unchecked", text))
     })
 }
 
 /// A client goes on after the first packet of its connection when it has got an answer. Where none does, no answer comes there.
 pub fn silent(facts: &Facts) -> Vec<Finding> {
-    servers_of(facts, "silent_servers", "connections go on behind their first packet", |service, server| {
+    servers_of(facts, "silent_servers", "connections continue after their first packet", |service, server| {
         if server.new_flows < ATTEMPTS || server.frames > server.new_flows {
             return None;
         }
         let why = format!(
-            "server {} of {} got {} first packets of connections, and not one second packet: its answers do not reach clients (alias, \
-             firewall, gateway, listening?); on that server",
+            "server {} of {} got {} first packets of connections, but no second packet: its answers do not reach clients (alias, \
+             firewall, gateway, listening?); run this on that server",
             server.name, service.name, server.new_flows
         );
         Some(Finding::fail("silent_servers", why).mend(format!("oneip doctor -c FILE --server {}", server.name)))
@@ -244,7 +246,7 @@ pub fn unwatched(facts: &Facts) -> Vec<Finding> {
         return vec![Finding::ok("health", "the servers of each service are checked")];
     }
     let why = format!(
-        "nobody checks the servers of {}: one that fails goes on getting clients; add [service.health]",
+        "there are no checks of the servers of {}: a server that fails still gets clients; add [service.health]",
         names::first(names)
     );
     vec![Finding::warn("health", why)]

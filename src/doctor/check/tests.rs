@@ -403,5 +403,5 @@ fn of_thousands_of_services_that_nobody_checks_a_few_are_named() {
     let facts = Facts { plan: Some(config::parse(&text, "cluster.toml").expect("it is right").plan), ..healthy() };
     let findings = all(&facts);
     let health = findings.iter().find(|finding| finding.name == "health").expect("nobody checks them");
-    assert!(health.why.contains("s10, s11 and 1988 more: one that fails"), "{}", health.why);
+    assert!(health.why.contains("s10, s11 and 1988 more: a server that fails"), "{}", health.why);
 }
