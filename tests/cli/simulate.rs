@@ -220,7 +220,7 @@ fn one_client_may_be_most_of_it() {
     );
     let said = folder.run_on("simulate", "--clients -", &list(&requests)).done();
     let finding = format!(
-        "- 198.51.100.7 alone makes 90.00 % of the requests, more than any server's share of them (33.33 % at most): its server, {server}, gets them all"
+        "- 198.51.100.7 alone makes 90.00 % of the requests, more than any server's share (33.33 % at most): its server, {server}, gets them all"
     );
     assert!(said.contains(&finding), "{said}");
 }
@@ -295,7 +295,7 @@ fn lines_without_a_client_are_counted_and_the_first_is_shown() {
         said.contains("access log of 6 lines; 3 without a client's address, first line 3: `host.example.org"),
         "{said}"
     );
-    assert!(said.contains("left out: 1 requests of 1 clients of the other address family"), "{said}");
+    assert!(said.contains("ignored: 1 requests of 1 clients of the other address family"), "{said}");
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn what_cannot_be_simulated_is_said() {
         &CONFIG.replace("name = \"web1\"", "weight = 0\nname = \"web1\"").replace("weight = 3", "weight = 0"),
     );
     let said = none.run("simulate", "--clients - --service web6");
-    let error = "\nerror: no server of service web6 has a weight above 0: nobody takes clients\n";
+    let error = "\nerror: no server of service web6 has a weight above 0: no server takes clients\n";
     assert!(said.code == Some(1) && said.out.is_empty() && said.err.ends_with(error), "{}", said.err);
 }
 
@@ -350,10 +350,10 @@ fn a_server_without_weight_and_the_last_one_are_told() {
     );
     assert_eq!(
         report["findings"],
-        json!(["web1 is the only server that takes clients: when it fails, nobody answers."])
+        json!(["web1 is the only server that takes clients: when it fails, no server answers."])
     );
     let said = folder.run_on("simulate", "--service web6 --clients -", "2001:db8::1\n").done();
-    assert!(said.contains("nobody") && !said.contains("When two servers fail"), "{said}");
+    assert!(said.contains("no server answers") && !said.contains("When two servers fail"), "{said}");
 }
 
 #[test]
@@ -395,9 +395,10 @@ fn people_read_the_findings_first() {
         ),
         "{said}"
     );
-    assert!(lines[2].starts_with("- When a server fails, its own clients move, 33.33 % of all on average, and none of the others'; modulo would move up to "), "{said}");
+    assert!(lines[2].starts_with("- When a server fails, its own clients move (33.33 % of all clients on average), and none of the other servers' clients. With modulo up to "), "{said}");
     assert!(lines[3].starts_with("- By clients, web") && lines[4].starts_with("- By requests, web"), "{said}");
-    for heading in ["Who has what", "The heaviest clients", "When a server fails", "When a server is added", "Compared"]
+    for heading in
+        ["Clients per server", "The heaviest clients", "When a server fails", "When a server is added", "Comparison"]
     {
         assert!(lines.contains(&heading), "{heading}: {said}");
     }
@@ -503,7 +504,7 @@ fn several_dispatchers_choose_alike_unless_they_disagree() {
     }
     let text = folder.run_on("simulate", "--clients - --service web --dispatchers 3", &list(&requests)).done();
     assert!(
-        text.contains("When one of 3 dispatchers dies") && text.contains("another hash_key at one of them: "),
+        text.contains("When one of 3 dispatchers fails") && text.contains("one dispatcher has another hash_key: "),
         "{text}"
     );
     for wrong in ["1", "65", "x"] {

@@ -9,8 +9,8 @@ const BEYOND_CHANCE: f64 = 4.0;
 
 pub fn of(report: &Report, service: &Service) -> Vec<String> {
     let by_flow = || {
-        "The service hashes flows, which spreads a client's connections over all servers; what follows is what it would do \
-         by the source alone."
+        "The service hashes flows, which spreads a client's connections over all servers. The results below are for a hash of the source \
+         address alone."
             .to_owned()
     };
     let flow = (service.hash == HashInput::Flow).then(by_flow);
@@ -25,13 +25,13 @@ fn failure(report: &Report) -> String {
         });
         let others = if ours.1 == 0.0 { "none".to_owned() } else { percent(ours.1) };
         return format!(
-            "When a server fails, its own clients move, {} of all on average, and {others} of the others'; modulo would move up \
-             to {} of the others'.",
+            "When a server fails, its own clients move ({} of all clients on average), and {others} of the other servers' clients. With modulo up \
+             to {} of the other servers' clients would move.",
             percent(ours.0),
             percent(modulo.1)
         );
     };
-    format!("{} is the only server that takes clients: when it fails, nobody answers.", only.servers.join(""))
+    format!("{} is the only server that takes clients: when it fails, no server answers.", only.servers.join(""))
 }
 
 /// The most for its weight, by that measure, and how much of its ideal that is.
@@ -50,11 +50,11 @@ fn clients(report: &Report) -> Option<String> {
     let ideal = server.ideal_share;
     let chance = ((1.0 - ideal) / (report.total.clients as f64 * ideal)).sqrt();
     let verdict = match ratio - 1.0 > BEYOND_CHANCE * chance {
-        true => "more than chance makes",
-        false => "as chance has it",
+        true => "more than can be chance",
+        false => "within chance",
     };
     Some(format!(
-        "By clients, {} has the most for its weight, {} above its share, {verdict}: a standard deviation is {} with so many \
+        "By clients, {} has the most for its weight: {} above its share, {verdict}. A standard deviation is {} with this number of \
          clients.",
         server.server,
         percent(ratio - 1.0),
@@ -72,8 +72,8 @@ fn requests(report: &Report) -> Option<String> {
     if first.share > largest {
         let (client, share) = (first.client, percent(first.share));
         return Some(format!(
-            "{client} alone makes {share} of the requests, more than any server's share of them ({} at most): its server, {}, \
-             gets them all, by whatever hash of the client. If it is a NAT or a proxy, `hash = \"flow\"` spreads its \
+            "{client} alone makes {share} of the requests, more than any server's share ({} at most): its server, {}, \
+             gets them all, with any hash of the client's address. If it is a NAT or a proxy, `hash = \"flow\"` spreads its \
              connections.",
             percent(largest),
             first.server

@@ -80,7 +80,9 @@ pub fn run(
     dispatchers: Option<u32>,
 ) -> Result<Report, Failure> {
     if service.servers.iter().all(|server| server.weight == 0) {
-        return Err(format!("no server of service {} has a weight above 0: nobody takes clients", service.name).into());
+        return Err(
+            format!("no server of service {} has a weight above 0: no server takes clients", service.name).into()
+        );
     }
     let added = self::added(service, added)?;
     let key = Key::from(plan.hash_key);

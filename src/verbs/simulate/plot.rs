@@ -125,7 +125,7 @@ fn moves(report: &Report, area: &Area) -> Result<(), Failure> {
     let kinds: [Kind; 3] = [
         ("one server fails", |scheme| scheme.failure.as_ref()),
         ("two fail", |scheme| scheme.pair.as_ref()),
-        ("one is added", |scheme| scheme.added.as_ref()),
+        ("one server is added", |scheme| scheme.added.as_ref()),
     ];
     let schemes = report.schemes.len();
     // A place is left free between kinds.
@@ -134,11 +134,8 @@ fn moves(report: &Report, area: &Area) -> Result<(), Failure> {
     legend(
         area,
         &[
-            ("all that move, of all clients", MOVED),
-            (
-                "those that leave a server which stays, for another which was there, of the clients of such servers",
-                OTHERS,
-            ),
+            ("clients that move, of all clients", MOVED),
+            ("clients that move between two servers that stay, of the clients of servers that stay", OTHERS),
         ],
     )?;
     for (at, (kind, of)) in kinds.into_iter().enumerate() {

@@ -11,14 +11,17 @@ use std::fmt::{self, Display, Formatter};
 
 /// What the last table means.
 const NOTES: &str = "
-moved: on average, of all clients; others': at worst, of the clients of servers that stay, those that move to another of them;
-peak: at worst, of requests to the mean by weight, afterwards. oneip: this configuration; modulo: address modulo the number of
-servers, without weights; maglev: populated anew for each change; rendezvous: the highest of all servers' hashes of the client.";
+moved: the share of all clients that move, on average. others': of the clients of servers that stay, the share that moves to another of
+these servers, at worst. peak: the highest ratio of a server's requests to the mean by weight after the change, at worst.
+oneip: this configuration; modulo: address modulo the number of servers, without weights; maglev: a new Maglev table for each change;
+rendezvous: the server with the highest hash of the client.";
 
 /// What the table of dispatchers means.
 const DISAGREED: &str = "
-one takes it for down: flows that get another server there, of all; a connection that moves between dispatchers meanwhile breaks.
-it drains: new flows, of all, that the dispatcher they began at remembers until the drain ends; one that reaches another breaks.";
+down for one: one dispatcher finds the server down; the share of all flows that get another server there. A connection that moves to
+another dispatcher meanwhile breaks.
+draining: the share of all flows that are new, and that only their own dispatcher remembers until the drain ends. A connection that
+moves to another dispatcher meanwhile breaks.";
 
 /// Rows of a table; of more servers only so many are shown.
 const ROWS: usize = 24;
@@ -31,11 +34,11 @@ impl Display for Report {
         writeln!(f, "service {}: {}", self.service, origin(&self.source, self.total))?;
         if self.foreign.clients > 0 {
             let Load { clients, requests } = self.foreign;
-            writeln!(f, "left out: {requests} requests of {clients} clients of the other address family")?;
+            writeln!(f, "ignored: {requests} requests of {clients} clients of the other address family")?;
         }
         writeln!(f)?;
         self.findings.iter().try_for_each(|finding| writeln!(f, "- {finding}"))?;
-        section(f, "Who has what", &servers(self), self.servers.len())?;
+        section(f, "Clients per server", &servers(self), self.servers.len())?;
         let Peak { clients, requests } = self.peak_to_mean;
         writeln!(f, "\npeak to mean, by weight: {clients:.3} of clients, {requests:.3} of requests")?;
         // Where each makes one request, no client is heavy.
@@ -54,7 +57,7 @@ impl Display for Report {
         if let Some(dispatchers) = &self.dispatchers {
             several(f, dispatchers)?;
         }
-        section(f, "Compared", &compared(&self.schemes), 0)?;
+        section(f, "Comparison", &compared(&self.schemes), 0)?;
         write!(f, "{NOTES}")
     }
 }
@@ -62,7 +65,7 @@ impl Display for Report {
 fn section(f: &mut Formatter<'_>, title: &str, table: &Table, of: usize) -> fmt::Result {
     write!(f, "\n{title}\n\n{}", table.trim_fmt())?;
     if of > ROWS {
-        write!(f, "\n... {ROWS} of {of}, those with most clients; --json has all")?;
+        write!(f, "\n... {ROWS} of {of}, those with most clients; --json shows all")?;
     }
     writeln!(f)
 }
@@ -147,7 +150,7 @@ fn effects(effects: &[Effect]) -> Table {
 /// Who got the clients.
 fn receivers(effect: &Effect) -> String {
     if effect.nobody.clients > 0 {
-        return "nobody".to_owned();
+        return "no server".to_owned();
     }
     let named = effect.to.iter().take(RECEIVERS).map(|to| format!("{} {}", to.server, to.load.clients));
     let named: Vec<String> = named.collect();
@@ -165,7 +168,7 @@ fn drains(report: &Report) -> String {
         .all(|(failure, drain)| (failure.moved, failure.healthy_moved) == (drain.moved, drain.healthy_moved));
     match same {
         true => "the same clients as a failure, but only their new connections".to_owned(),
-        false => "other clients than a failure, see --json".to_owned(),
+        false => "different clients from a failure, see --json".to_owned(),
     }
 }
 
@@ -186,10 +189,10 @@ fn summarised(summary: &Summary) -> String {
             peak.worst,
             peak.worst_servers.join(" and ")
         ),
-        None => "; no server is left".to_owned(),
+        None => "; then no server is left".to_owned(),
     };
     format!(
-        "{} of the clients move, at worst {} ({}), and {} of the others'{peak}",
+        "{} of the clients move, at worst {} ({}), and {} of the other servers' clients{peak}",
         percent(*mean),
         percent(*worst),
         worst_servers.join(" and "),
@@ -232,23 +235,23 @@ fn cells(summary: Option<&Summary>, with_peak: bool) -> Vec<String> {
 
 fn several(f: &mut Formatter<'_>, dispatchers: &Dispatchers) -> fmt::Result {
     let Dispatchers { count, shares, deaths, another_key, servers } = dispatchers;
-    let mut died = table::new(["router", "reach another", "needlessly", "get another server"], 1..4);
+    let mut died = table::new(["router", "reach another dispatcher", "without need", "get another server"], 1..4);
     for death in deaths {
         let row = [death.moved, death.needlessly, death.another_server].map(percent);
         died.add_row([vec![death.ecmp.to_owned()], row.to_vec()].concat());
     }
-    section(f, &format!("When one of {count} dispatchers dies"), &died, 0)?;
+    section(f, &format!("When one of {count} dispatchers fails"), &died, 0)?;
     let (least, most) = (shares.iter().copied().fold(1.0, f64::min), shares.iter().copied().fold(0.0, f64::max));
-    writeln!(f, "\nof all flows; each dispatcher has {} to {} of them", percent(least), percent(most))?;
-    let mut disagreed = table::new(["server", "one takes it for down", "it drains: to remember"], 1..3);
+    writeln!(f, "\nShares are of all flows. Each dispatcher gets {} to {} of them.", percent(least), percent(most))?;
+    let mut disagreed = table::new(["server", "down for one", "draining: to remember"], 1..3);
     for server in self::most(servers, |server: &Disagreement| (server.one_sees_it_down * 1e9) as u64) {
         let row = [server.one_sees_it_down, server.remembered_while_it_drains].map(percent);
         disagreed.add_row([vec![server.server.clone()], row.to_vec()].concat());
     }
-    section(f, "When they disagree", &disagreed, servers.len())?;
+    section(f, "When dispatchers disagree", &disagreed, servers.len())?;
     writeln!(
         f,
-        "{DISAGREED}\nanother hash_key at one of them: {} of the flows get another server",
+        "{DISAGREED}\none dispatcher has another hash_key: {} of the flows get another server",
         percent(*another_key)
     )
 }
