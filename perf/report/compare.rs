@@ -18,20 +18,20 @@ pub fn compare(a: &Snapshot, b: &Snapshot) -> Result<String, Failure> {
         let _ = writeln!(text, "{name}: A {}, B {}", a.fact(name), b.fact(name));
     }
     if !differing.is_empty() {
-        text += "So the two were not measured under the same conditions: compare ratios within each report, not one \
+        text += "So the two reports were not measured under the same conditions: compare ratios within each report, not one \
                  report with the other.\n\n";
     }
     let rows = rows(a, b);
     if rows.is_empty() {
-        return Err(format!("{} and {} have no figure in common", a.name, b.name).into());
+        return Err(format!("{} and {} have no measurement in common", a.name, b.name).into());
     }
     text += "| | A | B | B to A |\n|---|--:|--:|--:|\n";
     for (name, a, b) in rows {
         let ratio = if a > 0.0 { format!("{:.2}", b / a) } else { "-".to_owned() };
         let _ = writeln!(text, "| {name} | {} | {} | {ratio} |", short(a), short(b));
     }
-    text += "\nEach figure is from one run. A difference that is smaller than the spread between the rounds of a run \
-             means nothing: see their tables.\n";
+    text += "\nEach value is from one run. A difference that is smaller than the spread between the rounds of a run \
+             means nothing: see the tables of the reports.\n";
     Ok(text)
 }
 
@@ -71,7 +71,7 @@ fn rows(a: &Snapshot, b: &Snapshot) -> Vec<(String, f64, f64)> {
                 .find(|other| other.scenario == row.scenario && other.stage == row.stage)
                 .map(|row| row.value)
         };
-        both(format!("{}, {}: ns or instructions a frame", row.scenario, row.stage), [of(a), of(b)], 1.0);
+        both(format!("{}, {}: ns or instructions per frame", row.scenario, row.stage), [of(a), of(b)], 1.0);
     }
     for row in &a.memory {
         let of = |figures: &Snapshot| {

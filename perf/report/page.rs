@@ -101,8 +101,8 @@ fn findings(figures: &Snapshot) -> String {
     for row in &figures.change {
         let what = match row.what.as_str() {
             "none" => "nothing changed, for comparison,",
-            "disable" => "a server taken out",
-            "enable" => "taken in again",
+            "disable" => "a server disabled",
+            "enable" => "the server enabled again",
             "reload" => "a reload that adds a server",
             "takeover" => "a new process took over (`run --takeover`)",
             _ => "killed (`kill -9`) and started again",
@@ -131,21 +131,21 @@ fn beside(figures: &Snapshot, ours: &str, dut: &str) -> String {
     let aim = AIMS.iter().find(|(known, other, _)| (*known, *other) == (ours, dut));
     let verdict = aim.map_or(String::new(), |(_, _, aim)| {
         format!(
-            "; the aim of {aim:.2} is {}",
+            "; the target of {aim:.2} is {}",
             if percent(ratio) >= percent(*aim) { "reached" } else { "**not reached**" }
         )
     });
     let wins = if percent(ratio) < 100 { format!(" **{dut} is faster here.**") } else { String::new() };
-    let bound = [(ours, format!("{ours}'s")), (dut, "its".to_owned())];
+    let bound = [(ours, format!("{ours}'s")), (dut, format!("{dut}'s"))];
     let bound: Vec<String> =
         bound.into_iter().filter(|(dut, _)| figures.generator_bound(dut, 4, "64")).map(|(_, whose)| whose).collect();
     let bound = if bound.is_empty() {
         String::new()
     } else {
-        format!(" (the generator was {} limit in some round)", bound.join(" and "))
+        format!(" (the generator was {} limit in at least one round)", bound.join(" and "))
     };
     format!(
-        "- {ours} to {dut}: **{ratio:.2}** x its throughput of 64-byte frames, the median of {count} rounds ({low:.2} to {high:.2}){verdict}.{wins}{bound}\n"
+        "- {ours} to {dut}: **{ratio:.2}** x the throughput of {dut} with 64-byte frames, the median of {count} rounds ({low:.2} to {high:.2}){verdict}.{wins}{bound}\n"
     )
 }
 
@@ -160,21 +160,21 @@ fn tail(figures: &Snapshot) -> String {
     let verdict =
         if good == by_load.len() { "reached".to_owned() } else { format!("reached at {good} of {}", by_load.len()) };
     format!(
-        "- p99 of oneip to that of the bare reflector, the least of short trials of each, by load: {}; the aim of no worse (up to {NO_WORSE:.2}) is **{verdict}**.\n",
+        "- Ratio of oneip's p99 to that of the bare reflector, the lowest of short trials of each, by load: {}; the target of no worse (up to {NO_WORSE:.2}) is **{verdict}**.\n",
         listed.join(", ")
     )
 }
 
 fn ground(figures: &Snapshot) -> String {
-    let mut text = String::from("## What these figures are\n\n");
+    let mut text = String::from("## How to read these results\n\n");
     let real = figures.fact("interface").contains("veth");
     if real {
-        text += "The cable is a veth pair, and AF_XDP copies every frame in and out: there is no NIC here, and no zero copy. Absolute rates say little about a NIC; \
-            ratios between devices of one run say something, because all had the same frames, on the same cores, by turns. ";
+        text += "The link is a veth pair, and AF_XDP copies every frame in and out: there is no NIC here, and no zero copy. Absolute rates do not apply to a NIC. \
+            Ratios between devices of one run are meaningful, because all devices had the same frames, on the same cores, alternately. ";
     }
     let _ = writeln!(
         text,
-        "{}; {} cores in all. Sending, a frame's way through the DUT's driver, and counting share a core, so that the DUT's rate depends on the generator's too. \
+        "{}; {} cores in all. Sending, the DUT's driver, and counting share a core, so the DUT's rate also depends on the generator's rate. \
          Other load at the start: {}.\n",
         upper(figures.fact("cores used")),
         figures.fact("cores"),
@@ -182,15 +182,15 @@ fn ground(figures: &Snapshot) -> String {
     );
     let _ = writeln!(
         text,
-        "Terms are RFC 2544's. Throughput: the highest rate at which no more than {} are lost, by binary search to within 3 %, trials of {} (the RFC asks for 60 s and no loss; \
-         on a shared machine that is a measure of its neighbours). Sizes are with FCS. Load: {}.\n",
+        "Terms are those of RFC 2544. Throughput: the highest rate at which no more than {} are lost, found by binary search to within 3 %, with trials of {} (the RFC requires 60 s and no loss; \
+         on a shared machine that would measure the other load). Sizes include FCS. Load: {}.\n",
         figures.fact("tolerance"),
         figures.fact("trial"),
         figures.fact("frames")
     );
     let _ = writeln!(
         text,
-        "Generator: {}. Frames that came back are counted, not those that were said to be sent.\n",
+        "Generator: {}. Frames that came back are counted, not frames that were reported as sent.\n",
         figures.fact("generator")
     );
     text
@@ -205,8 +205,8 @@ fn upper(text: &str) -> String {
 
 fn throughput(figures: &Snapshot, plots: &[String]) -> String {
     let mut text = format!("## Throughput\n\n{}", plot(plots, "throughput"));
-    text += "64-byte frames over IPv4, kpps, round by round; every device has its turn in each, as a new process. `+`: all that the generator had; `-`: no rate held.\n\n";
-    text += "| | median | rounds | oneip to it |\n|---|--:|---|--:|\n";
+    text += "64-byte frames over IPv4, in kpps, for each round. In each round every device is measured once, as a new process. `+`: the generator was the limit; `-`: no rate was without excess loss.\n\n";
+    text += "| | median | rounds | oneip to this device |\n|---|--:|---|--:|\n";
     for dut in figures.duts() {
         let rounds = figures.searches(dut, 4, "64");
         let rounds: Vec<String> =
@@ -218,7 +218,7 @@ fn throughput(figures: &Snapshot, plots: &[String]) -> String {
         };
         let _ = writeln!(text, "| {dut} | {middle} | {} | {ratio} |", rounds.join(", "));
     }
-    text += "\nBy frame size, kpps and in brackets Mbit/s of frames with FCS (IMIX: 7 x 64, 4 x 594, 1 x 1518 bytes or near it):\n\n";
+    text += "\nBy frame size, in kpps, and in brackets Mbit/s of frames with FCS (IMIX: 7 x 64, 4 x 594, 1 x 1518 bytes, or close to it):\n\n";
     let duts: Vec<&str> = figures
         .duts()
         .into_iter()
@@ -251,12 +251,12 @@ fn throughput(figures: &Snapshot, plots: &[String]) -> String {
 
 fn latency(figures: &Snapshot, plots: &[String]) -> String {
     if figures.latency.iter().all(|row| row.p50.is_none()) {
-        return "## Latency\n\nNot measured in this run: its generator sees none.\n\n".to_owned();
+        return "## Latency\n\nNot measured in this run: its generator does not measure latency.\n\n".to_owned();
     }
     let mut text = String::from(
-        "## Latency\n\nFrom the time at which a frame was due to be sent to its return, in us: a frame that leaves late is late \
-        (no coordinated omission). The same load for all, in percent of oneip's throughput; idle is 1,000 frames a second. A device that cannot carry a load has lost frames there. \
-        A percentile is said where ten frames or more are beyond it.\n\n",
+        "## Latency\n\nLatency is the time from when a frame was due to be sent until its return, in us: if a frame is sent late, the delay counts \
+        (no coordinated omission). The load is the same for all devices, in percent of oneip's throughput; idle is 1,000 frames a second. A device that cannot carry a load loses frames at it. \
+        A percentile is shown only if at least ten frames are beyond it.\n\n",
     );
     text += "| load | device | p50 | p90 | p99 | p99.9 | p99.99 | max | lost of sent |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n";
     for load in LOADS {
@@ -273,9 +273,9 @@ fn latency(figures: &Snapshot, plots: &[String]) -> String {
     if !figures.tail.is_empty() {
         let _ = writeln!(
             text,
-            "Now and then the kernel's own threads, or a host beneath it, take a core, the generator's too, and then that is the p99 of whoever it meets. So oneip and the \
-             reflector took turns in many short trials besides. What meets a trial only adds to it: the least of each are compared. p99 in us:\n\n\
-             | load | oneip | reflector | the least |\n|---|---|---|--:|"
+            "Sometimes the kernel's own threads, or the host of a virtual machine, take a core, also that of the generator. This determines the p99 of the device that runs at that moment. So oneip and the \
+             reflector were also measured alternately in many short trials. Such disturbances can only increase the latency of a trial: the lowest p99 of each are compared. p99 in us:\n\n\
+             | load | oneip | reflector | ratio of the lowest |\n|---|---|---|--:|"
         );
         for load in LOADS {
             let Some(ratio) = figures.tail(load) else { continue };
@@ -290,7 +290,7 @@ fn latency(figures: &Snapshot, plots: &[String]) -> String {
     for load in LOADS {
         text += &plot(plots, &format!("latency-{load}"));
     }
-    text + "The histograms are in `hlog/`, in the format that HdrHistogram's tools read.\n\n"
+    text + "The histograms are in `hlog/`, in HdrHistogram's log format.\n\n"
 }
 
 fn overload(figures: &Snapshot, plots: &[String]) -> String {
@@ -313,10 +313,10 @@ fn change(figures: &Snapshot) -> String {
         return String::new();
     }
     let mut text = String::from(
-        "## Changes under load\n\nThree seconds at half the throughput, the change in the second. The time is that of `oneip ctl`, process start included; after \
-        a takeover and a kill, until the new process is ready. What a changed server's clients lose is not in it: no server answers here. `none` is the same three seconds without a change: what the host takes.\n\n",
+        "## Changes under load\n\nEach trial takes three seconds at half the throughput, with the change in the second one. The time is that of `oneip ctl`, including the start of its process; after \
+        a takeover and a kill, it is the time until the new process is ready. Losses of a changed server's clients are not included: no server answers here. `none` is a trial without a change: it shows the losses caused by the host.\n\n",
     );
-    text += "| device | change | ms | lost | of sent | the loss in ms of the load | frames to the server after the answer |\n|---|---|--:|--:|--:|--:|--:|\n";
+    text += "| device | change | ms | lost | of sent | loss in ms of the load | frames to the server after the answer |\n|---|---|--:|--:|--:|--:|--:|\n";
     for row in &figures.change {
         let late = row.late.map_or(String::new(), |late| format!("{late:.0}"));
         let gap = row.lost / row.rate.max(1.0) * 1e3;
@@ -331,10 +331,10 @@ fn flood(figures: &Snapshot) -> String {
         return String::new();
     }
     let mut text = String::from(
-        "## Beside a flood\n\nA client fetches a page again and again, a connection each, and downloads a file, in the lab of scripts/lab.sh, while its router sends: SYNs of a million \
-        sources, of one /24, datagrams to a port that no service has, the frames that are dearest to read, segments of one client. Generator, dispatcher, servers and client share \
-        the cores. Answered are those within the flood's time. With limits, each /16 has 20,000 packets and 1,000 SYNs a second, and what is dear to read 200 of each kind. The million \
-        sources are in sixteen /16, which can be told from the client's; SYNs from everywhere cannot, and are for the servers' SYN cookies.\n\n",
+        "## During a flood\n\nIn the lab of scripts/lab.sh, a client fetches a page repeatedly, with a new connection each time, and downloads a file. Meanwhile its router sends a flood: SYNs from a million \
+        sources, SYNs from one /24, datagrams to a port without a service, the frames that take longest to parse, or segments of one client. Generator, dispatcher, servers and client share \
+        the cores. Only answers within the time of the flood are counted. With limits, each /16 may send 20,000 packets and 1,000 SYNs a second, and there is a limit of 200 a second for each kind of frames that take long to parse. The million \
+        sources are in sixteen /16, which differ from the client's /16. A per-source limit cannot separate SYNs from all addresses from the client's: these are for the servers' SYN cookies.\n\n",
     );
     text += "| engine | limits | flood | kpps | answered | p50, ms | p99, ms | download |\n|---|---|---|--:|--:|--:|--:|---|\n";
     for row in &figures.flood {
@@ -353,7 +353,7 @@ fn growth(figures: &Snapshot, plots: &[String]) -> String {
     let mut text = String::new();
     if !figures.growth.is_empty() {
         let _ = write!(text, "## Growth\n\n{}", plot(plots, "growth"));
-        text += "One search each, so read steps, not digits. Services differ by port, and up to 1,024 of them get frames.\n\n| | | kpps | resident, MiB |\n|---|--:|--:|--:|\n";
+        text += "There was one search for each row, so look at large differences only. Services differ by port, and up to 1,024 of them get frames.\n\n| | | kpps | resident, MiB |\n|---|--:|--:|--:|\n";
         for row in &figures.growth {
             let _ = writeln!(text, "| {} | {} | {} | {:.1} |", row.what, row.n, held(row.pps), row.rss_kib / 1024.0);
         }
@@ -366,7 +366,7 @@ fn growth(figures: &Snapshot, plots: &[String]) -> String {
     let rows: Vec<(f64, f64, f64)> =
         figures.memory.iter().map(|row| (row.services, row.servers, row.rss_kib)).collect();
     if !rows.is_empty() {
-        text += "## Memory\n\nResident after the start, one worker, tables of 65,537 slots; one service has a twin over IPv6:\n\n| services | servers of each | MiB |\n|--:|--:|--:|\n";
+        text += "## Memory\n\nResident memory after the start, with one worker and tables of 65,537 slots; one service also exists over IPv6:\n\n| services | servers in each | MiB |\n|--:|--:|--:|\n";
         for (services, servers, kib) in &rows {
             let _ = writeln!(text, "| {services} | {servers} | {:.1} |", kib / 1024.0);
         }
@@ -390,20 +390,20 @@ fn cost(figures: &Snapshot) -> String {
         return String::new();
     }
     let mut text = String::from(
-        "## Cost per frame\n\nIn memory, without any device (`cargo bench --bench turn`), ns a frame. The stages are timed one by one, the turn as a whole, with its counters and what \
-        is done once a burst; the floor touches the same bytes and decides nothing.\n\n",
+        "## Cost per frame\n\nMeasured in memory, without any device (`cargo bench --bench turn`), in ns per frame. The stages are timed one by one. The turn is timed as a whole, with its counters and the work \
+        that is done once per burst. The floor touches the same bytes but does not dispatch.\n\n",
     );
     let stages = ["receive", "parse and match", "hash and look up", "rewrite", "transmit", "turn", "floor"];
     text += &by_stage(&inside, &stages, 1);
     if !figures.instructions.is_empty() {
-        text += "Instructions a frame, counted by valgrind, which has AVX2 but no AVX-512:\n\n";
+        text += "Instructions per frame, counted by valgrind, which supports AVX2 but not AVX-512:\n\n";
         text += &by_stage(&figures.instructions.iter().collect::<Vec<_>>(), &stages[..6], 0);
     }
     if figures.instructions.is_empty() && run.is_empty() {
-        text += "Instructions were not counted: neither valgrind nor a counter of the processor was there.\n\n";
+        text += "Instructions were not counted: neither valgrind nor a processor counter was available.\n\n";
     }
     for row in run {
-        let _ = writeln!(text, "`oneip run` at 99 % of its throughput: {:.0} {} a frame.\n", row.value, row.stage);
+        let _ = writeln!(text, "`oneip run` at 99 % of its throughput: {:.0} {} per frame.\n", row.value, row.stage);
     }
     text
 }
@@ -427,7 +427,7 @@ fn by_stage(rows: &[&Cost], stages: &[&str], digits: usize) -> String {
 // ---- what to think of it ----
 
 fn unfair(figures: &Snapshot) -> String {
-    let mut text = String::from("## What is unfair in the comparison\n\n");
+    let mut text = String::from("## Limits of the comparison\n\n");
     for (name, value) in &figures.facts {
         if let Some(dut) = name.strip_prefix("dut ")
             && value != "left out: not asked for"
@@ -443,5 +443,5 @@ fn facts(figures: &Snapshot) -> String {
     for (name, value) in figures.facts.iter().filter(|(name, _)| !name.starts_with("dut ")) {
         let _ = writeln!(text, "| {name} | {} |", value.replace('|', "\\|").replace('\n', "<br>"));
     }
-    text + "\nEvery command: `commands.txt`. Every trial: `trials.csv`. How to read this: `perf/README.md`.\n"
+    text + "\nEvery command: `commands.txt`. Every trial: `trials.csv`. How to read this report: `perf/README.md`.\n"
 }
