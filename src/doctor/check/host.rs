@@ -118,7 +118,7 @@ pub fn huge_pages(facts: &Facts) -> Vec<Finding> {
             Finding::fail("huge_pages", "DPDK needs huge pages, but none are reserved")
                 .mend("sysctl -w vm.nr_hugepages=512"),
         ],
-        (_, 0) => vec![Finding::ok("huge_pages", "none reserved; AF_XDP and XDP do without")],
+        (_, 0) => vec![Finding::ok("huge_pages", "none reserved; AF_XDP and XDP do not need them")],
         (_, pages) => vec![Finding::ok("huge_pages", format!("{pages} reserved"))],
     }
 }

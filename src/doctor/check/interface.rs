@@ -273,7 +273,7 @@ pub fn gro(facts: &Facts) -> Vec<Finding> {
             );
             Finding::warn("gro", why).mend(format!("ethtool -K {name} gro off"))
         }
-        _ => Finding::ok("gro", "in nobody's way"),
+        _ => Finding::ok("gro", "it causes no loss here"),
     })
 }
 

@@ -38,7 +38,7 @@ pub fn heard_unfinished(facts: &Facts) -> Vec<Finding> {
     heard(facts, |Heard { seconds, frames, unfinished, long, .. }| {
         let unfinished = most(unfinished).filter(|(_, count)| *count >= UNFINISHED_LEAST);
         let Some((from, _)) = unfinished.or(most(long)) else {
-            return Finding::ok("checksums", format!("finished, in {frames} frames within {seconds:.1} s"));
+            return Finding::ok("checksums", format!("complete, in {frames} frames within {seconds:.1} s"));
         };
         let what = if unfinished.is_some() { "with unfinished checksums" } else { "longer than the MTU" };
         let why = format!(
