@@ -333,7 +333,7 @@ fn a_server_that_the_configuration_has_no_more_is_waited_for_while_it_is_heard()
     let say = |peers: &mut Peers, server: &str, of: u64, count: u64| {
         let report = Report { server: server.into(), digests: digests(of), gave_up: digests(of), ..Report::default() };
         assert!(peers.take(report, Number { run: 1, count }, now));
-        let others = peers.others(&times, now);
+        let others = peers.others(|_| true, &times, now);
         (others.know, others.gave_up)
     };
     assert_eq!(say(&mut peers, "s1", 1, 1), (true, true));
@@ -341,11 +341,27 @@ fn a_server_that_the_configuration_has_no_more_is_waited_for_while_it_is_heard()
     peers.follow(cipher, digests(2), ["s0", "s1"]);
     assert_eq!(say(&mut peers, "s1", 2, 2), (false, false), "s2 goes by the old one");
     assert!(!peers.names().any(|name| name == "s2"));
-    let later = peers.others(&times, now + times.silence);
+    let later = peers.others(|_| true, &times, now + times.silence);
     assert!(later.know && later.gave_up, "it is not heard any more");
     assert_ne!(peers.report(&[], false, &times, now).gave_up, digests(2), "it has not said so yet");
     peers.give_up();
     assert_eq!(peers.report(&[], false, &times, now).gave_up, digests(2));
+}
+
+/// Its process stands still, and its program goes on by what was before.
+#[test]
+fn a_server_that_is_not_heard_is_waited_for_while_it_may_serve() {
+    let (now, cipher, times) = (Instant::now(), Cipher::new(HashKey([7; 16])), Times::new(HOLD, HOLD, 3));
+    let digests = |configuration| Digests { configuration, orders: 0 };
+    let mut peers = Peers::new("s0", cipher, false);
+    peers.follow(cipher, digests(1), ["s0", "s1"]);
+    let report = Report { server: "s1".into(), digests: digests(1), gave_up: digests(1), ..Report::default() };
+    assert!(peers.take(report, Number { run: 1, count: 1 }, now));
+    peers.follow(cipher, digests(2), ["s0", "s1"]);
+    let know = |takes: bool, after: Duration| peers.others(|_| takes, &times, now + after).know;
+    assert_eq!([true, false].map(|takes| know(takes, Duration::ZERO)), [false, false]);
+    assert_eq!([true, false].map(|takes| know(takes, times.silence)), [false, true]);
+    assert_eq!([true, false].map(|takes| know(takes, PEER_LEASE)), [true, true]);
 }
 
 /// The law that the rules rest on.

@@ -47,7 +47,7 @@ impl<'l> Dispatcher<'l> {
         let mut child =
             command.arg("--json").args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Heard::default();
-        let (listener, ready) = listen(child.stderr.take().unwrap(), Arc::clone(&said.0));
+        let (listener, ready) = said.listen(child.stderr.take().unwrap());
         let started = ready.recv_timeout(PATIENCE);
         let dispatcher = Dispatcher { lab, host: host.to_owned(), child, said, listener, counted };
         assert!(started.is_ok(), "it does not become ready: {}", dispatcher.said());
@@ -159,10 +159,27 @@ fn driver_count(lab: &Lab, host: &str) -> u64 {
 pub struct Heard(Arc<Mutex<Vec<(SystemTime, String)>>>);
 
 impl Heard {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.0.lock().unwrap().iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
     }
+
+    /// Until it says nothing any more. Something comes back when it is ready.
+    pub fn listen(&self, stderr: ChildStderr) -> (JoinHandle<()>, Receiver<()>) {
+        let (tell, ready) = mpsc::channel();
+        let said = Arc::clone(&self.0);
+        let listener = thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let is_ready = line == "ready";
+                said.lock().unwrap().push((SystemTime::now(), line));
+                if is_ready {
+                    let _ = tell.send(());
+                }
+            }
+        });
+        (listener, ready)
+    }
 }
+
 impl Drop for Heard {
     fn drop(&mut self) {
         if thread::panicking() {
@@ -171,20 +188,6 @@ impl Drop for Heard {
             }
         }
     }
-}
-
-fn listen(stderr: ChildStderr, said: Arc<Mutex<Vec<(SystemTime, String)>>>) -> (JoinHandle<()>, Receiver<()>) {
-    let (tell, ready) = mpsc::channel();
-    let listener = thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            let is_ready = line == "ready";
-            said.lock().unwrap().push((SystemTime::now(), line));
-            if is_ready {
-                let _ = tell.send(());
-            }
-        }
-    });
-    (listener, ready)
 }
 
 /// What it said and counted.

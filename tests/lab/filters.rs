@@ -1,16 +1,15 @@
 //! `oneip filter` on every server of a lab without a dispatcher, and what they say.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::dispatcher::Heard;
 use crate::network::{Lab, PATIENCE, SERVERS, eventually, succeed, with_health};
 
 /// What stands in the section of the filter besides the interface.
@@ -48,7 +47,7 @@ pub struct Filter<'l> {
     lab: &'l Lab,
     pub server: &'static str,
     child: Child,
-    said: Arc<Mutex<Vec<String>>>,
+    said: Heard,
     listener: JoinHandle<()>,
 }
 
@@ -79,16 +78,8 @@ impl<'l> Filter<'l> {
     fn begin(lab: &'l Lab, server: &'static str, mut command: Command, verb: &str) -> (Filter<'l>, Receiver<()>) {
         command.args([verb, "--json", "-c"]).arg(config(lab, server));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let (stderr, heard, (tell, ready)) = (child.stderr.take().unwrap(), Arc::clone(&said), mpsc::channel());
-        let listener = thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if line == "ready" {
-                    let _ = tell.send(());
-                }
-                heard.lock().unwrap().push(line);
-            }
-        });
+        let said = Heard::default();
+        let (listener, ready) = said.listen(child.stderr.take().unwrap());
         (Filter { lab, server, child, said, listener }, ready)
     }
 
@@ -99,7 +90,7 @@ impl<'l> Filter<'l> {
 
     /// Its standard error up to now.
     pub fn said(&self) -> String {
-        self.said.lock().unwrap().join("\n")
+        self.said.text()
     }
 
     /// `oneip ctl ARGUMENTS`
@@ -151,7 +142,7 @@ impl<'l> Filter<'l> {
         eventually("it ends", || self.has_ended());
         let code = self.child.wait().unwrap().code();
         self.listener.join().unwrap();
-        let said = self.said.lock().unwrap().join("\n");
+        let said = self.said.text();
         assert_eq!(code, Some(1), "{said}");
         said
     }
@@ -161,7 +152,7 @@ impl<'l> Filter<'l> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let output = self.child.wait_with_output().unwrap();
         self.listener.join().unwrap();
-        let said = self.said.lock().unwrap().join("\n");
+        let said = self.said.text();
         assert_eq!(output.status.code(), Some(0), "{said}");
         assert!(!said.contains("stay behind"), "{said}");
         let account: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -163,6 +163,20 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        let control = self.file("router.birdctl");
+        if thread::panicking() && control.exists() {
+            let looks = [
+                "ip route show",
+                "ip -6 route show",
+                "birdc -s CONTROL show protocols",
+                "birdc -s CONTROL show bfd sessions",
+            ];
+            for look in looks {
+                let look = look.replace("CONTROL", &control.display().to_string());
+                let output = self.command("router", "sh").args(["-c", &look]).output().unwrap();
+                eprintln!("router: {look}\n{}", String::from_utf8_lossy(&output.stdout));
+            }
+        }
         drop(self.remover.stdin.take());
         let _ = self.remover.wait();
     }

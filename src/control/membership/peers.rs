@@ -67,6 +67,11 @@ impl Membership {
         moved.then_some(Update::Table)
     }
 
+    /// Whether a server takes clients of any service by the present table.
+    pub fn takes_clients(&self, server: &str) -> bool {
+        (0..self.cluster.services() as ServiceId).any(|of| self.cluster.active(of).any(|name| name == server))
+    }
+
     /// All servers but those that are leaving, as they are seen from `me`.
     pub fn seen(&self, me: &str) -> Vec<Seen> {
         let mut all = Vec::new();

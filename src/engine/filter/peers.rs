@@ -137,15 +137,22 @@ impl Peers {
         &self.cipher
     }
 
-    /// What this server is to decide by, and whether all that are heard are, those too that the configuration has no more.
-    pub fn others(&self, times: &Times, now: Instant) -> Others {
+    /// What this server is to decide by, and whether all others are that it waits for: those that are heard, of those too that the
+    /// configuration has no more, and for `PEER_LEASE` those that are not, if they take clients by what is known here (`takes`). A process that
+    /// stands still does not know of the change, and its program goes on.
+    pub fn others(&self, takes: impl Fn(&str) -> bool, times: &Times, now: Instant) -> Others {
         let decides = self.own;
-        let others = self.others.values().chain(self.leaving.values());
-        let heard = others.filter_map(|peer| peer.last.as_ref()).filter(|last| now < last.at + times.silence);
-        heard.fold(Others { decides, know: true, gave_up: true }, |others, Heard { report, .. }| Others {
-            know: others.know && report.digests == decides,
-            gave_up: others.gave_up && report.gave_up == decides,
-            ..others
+        let is_heard = |last: &Heard| now < last.at + times.silence;
+        let is_waited_for = |name: &str, last: &Heard| is_heard(last) || now < last.at + PEER_LEASE && takes(name);
+        let staying = self.others.iter().filter_map(|(name, peer)| Some((name, peer.last.as_ref()?)));
+        let staying = staying.filter(|(name, last)| is_waited_for(name, last)).map(|(_, last)| last);
+        let leaving = self.leaving.values().filter_map(|peer| peer.last.as_ref()).filter(|last| is_heard(last));
+        staying.chain(leaving).fold(Others { decides, know: true, gave_up: true }, |others, Heard { report, .. }| {
+            Others {
+                know: others.know && report.digests == decides,
+                gave_up: others.gave_up && report.gave_up == decides,
+                ..others
+            }
         })
     }
 
@@ -209,7 +216,8 @@ impl Peers {
             said.extend(hearsay.map(|hearsay| ((one.service.clone(), one.server.clone()), hearsay)));
         }
         self.leaving.retain(|_, peer| peer.last.as_ref().is_some_and(|last| now < last.at + PEER_LEASE));
-        self.mine.retain(|service, _| seen.iter().any(|one| one.service == *service));
+        // Whoever is taken out of a service and put back comes as one that has just started: others may have its clients.
+        self.mine.retain(|service, _| seen.iter().any(|one| one.service == *service && one.server == me));
         self.takes_at_once = false;
         said
     }
@@ -257,14 +265,15 @@ impl Peers {
         }
     }
 
-    /// Whether every server that may have this one's clients was heard, since then, to count it in.
+    /// Whether every server that may have this one's clients was heard, since then, to count it in, and to keep nothing of what was before.
     fn is_counted_in(&self, service: &str, seen: &[Seen], since: Instant, times: &Times, now: Instant) -> bool {
         let me = self.cipher.of_service(service, &self.me);
         seen.iter().filter(|one| one.service == service && one.server != self.me && one.may).all(|one| {
             let Some(report) = self.agreeing(&one.server, times, now) else { return !one.serves };
             let id = self.cipher.of_service(service, &one.server);
             let heard_since = self.others[&one.server].last.as_ref().is_some_and(|last| last.at > since);
-            heard_since && (report.remark(id).has(Remark::RESTS) || !report.remark(me).has(Remark::OUT))
+            let gave_up = report.gave_up == report.digests;
+            heard_since && gave_up && (report.remark(id).has(Remark::RESTS) || !report.remark(me).has(Remark::OUT))
         })
     }
 

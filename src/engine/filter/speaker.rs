@@ -143,7 +143,8 @@ impl Speaker {
     /// What there is to know of the others before a table of the membership as it is now is published.
     pub fn others(&mut self, membership: &Membership) -> Others {
         self.follow(membership);
-        self.peers.others(&self.times, Instant::now())
+        let takes = |server: &str| membership.takes_clients(server);
+        self.peers.others(takes, &self.times, Instant::now())
     }
 
     /// The program decides by the membership as it was followed last, and keeps nothing of what was before.
