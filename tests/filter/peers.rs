@@ -323,13 +323,19 @@ fn who_fails_by_the_checks_of_most_rests_and_one_of_two_remains() {
     assert!(fixture.has_of(0, 1));
 }
 
-/// One whose filter goes on by the old configuration has its clients as long as it is heard.
+/// As one of these itself sees it.
+fn own(server: &str) -> [Seen; 1] {
+    [Seen { service: "web".into(), server: server.into(), may: true, serves: true, failed: false, takes: true }]
+}
+
+/// One whose filter goes on by the old configuration has its clients as long as it is heard, or may only stand still.
 #[test]
-fn a_server_that_the_configuration_has_no_more_is_waited_for_while_it_is_heard() {
+fn a_server_that_the_configuration_has_no_more_is_waited_for() {
     let (now, cipher, times) = (Instant::now(), Cipher::new(HashKey([7; 16])), Times::new(HOLD, HOLD, 3));
     let digests = |configuration| Digests { configuration, orders: 0 };
     let mut peers = Peers::new("s0", cipher, false);
     peers.follow(cipher, digests(1), ["s0", "s1", "s2"]);
+    peers.judge(&own("s0"), &times, now);
     let say = |peers: &mut Peers, server: &str, of: u64, count: u64| {
         let report = Report { server: server.into(), digests: digests(of), gave_up: digests(of), ..Report::default() };
         assert!(peers.take(report, Number { run: 1, count }, now));
@@ -341,8 +347,9 @@ fn a_server_that_the_configuration_has_no_more_is_waited_for_while_it_is_heard()
     peers.follow(cipher, digests(2), ["s0", "s1"]);
     assert_eq!(say(&mut peers, "s1", 2, 2), (false, false), "s2 goes by the old one");
     assert!(!peers.names().any(|name| name == "s2"));
-    let later = peers.others(|_| true, &times, now + times.silence);
-    assert!(later.know && later.gave_up, "it is not heard any more");
+    let later = |after: Duration| peers.others(|_| false, &times, now + after);
+    assert!(!later(times.silence).know, "its process may stand still");
+    assert!(later(PEER_LEASE).know && later(PEER_LEASE).gave_up, "it has ended");
     assert_ne!(peers.report(&[], false, &times, now).gave_up, digests(2), "it has not said so yet");
     peers.give_up();
     assert_eq!(peers.report(&[], false, &times, now).gave_up, digests(2));
@@ -355,6 +362,7 @@ fn a_server_that_is_not_heard_is_waited_for_while_it_may_serve() {
     let digests = |configuration| Digests { configuration, orders: 0 };
     let mut peers = Peers::new("s0", cipher, false);
     peers.follow(cipher, digests(1), ["s0", "s1"]);
+    peers.judge(&own("s0"), &times, now);
     let report = Report { server: "s1".into(), digests: digests(1), gave_up: digests(1), ..Report::default() };
     assert!(peers.take(report, Number { run: 1, count: 1 }, now));
     peers.follow(cipher, digests(2), ["s0", "s1"]);
@@ -362,6 +370,26 @@ fn a_server_that_is_not_heard_is_waited_for_while_it_may_serve() {
     assert_eq!([true, false].map(|takes| know(takes, Duration::ZERO)), [false, false]);
     assert_eq!([true, false].map(|takes| know(takes, times.silence)), [false, true]);
     assert_eq!([true, false].map(|takes| know(takes, PEER_LEASE)), [true, true]);
+    // Taken out itself, it hears nobody any more.
+    peers.follow(cipher, digests(2), ["s1"]);
+    peers.judge(&own("s1"), &times, now);
+    assert!(peers.others(|_| true, &times, now + times.silence).know);
+}
+
+/// While it was out, others have got its clients.
+#[test]
+fn a_server_that_is_put_back_into_a_service_comes_as_one_that_starts() {
+    let (now, cipher, times) = (Instant::now(), Cipher::new(HashKey([7; 16])), Times::new(HOLD, HOLD, 3));
+    let mut peers = Peers::new("s0", cipher, true);
+    let both = [own("s0"), own("s1")].concat();
+    peers.follow(cipher, Digests::default(), ["s0", "s1"]);
+    let is_held_back = |peers: &mut Peers, seen: &[Seen]| {
+        let said = peers.judge(seen, &times, now);
+        matches!(said.get(&("web".to_owned(), "s0".to_owned())), Some(Hearsay::Joins(_)))
+    };
+    assert!(!is_held_back(&mut peers, &both), "its program has been there all the time");
+    assert!(!is_held_back(&mut peers, &both[1..]), "it is out");
+    assert!(is_held_back(&mut peers, &both));
 }
 
 /// The law that the rules rest on.

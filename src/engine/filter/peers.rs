@@ -65,7 +65,7 @@ pub struct Peers {
     cipher: Cipher,
     /// The others, by name.
     others: BTreeMap<String, Peer>,
-    /// Those that the configuration does not have any more, as long as they are heard: they may not know it.
+    /// Those that the configuration does not have any more, until they have been silent for `PEER_LEASE`: they may not know it.
     leaving: BTreeMap<String, Peer>,
     own: Digests,
     /// What this server has given up all for that it loses by it.
@@ -137,16 +137,18 @@ impl Peers {
         &self.cipher
     }
 
-    /// What this server is to decide by, and whether all others are that it waits for: those that are heard, of those too that the
-    /// configuration has no more, and for `PEER_LEASE` those that are not, if they take clients by what is known here (`takes`). A process that
-    /// stands still does not know of the change, and its program goes on.
+    /// What this server is to decide by, and whether all others are that it waits for: those that are heard, and for `PEER_LEASE` those that
+    /// are not, if they take clients by what is known here (`takes`), or if the configuration has them no more. A process that stands still does
+    /// not know of the change, and its program goes on. To a server that is in no service itself nobody speaks: it waits for those that it hears.
     pub fn others(&self, takes: impl Fn(&str) -> bool, times: &Times, now: Instant) -> Others {
         let decides = self.own;
         let is_heard = |last: &Heard| now < last.at + times.silence;
-        let is_waited_for = |name: &str, last: &Heard| is_heard(last) || now < last.at + PEER_LEASE && takes(name);
+        let may_speak = |last: &Heard| now < last.at + PEER_LEASE && !self.mine.is_empty();
         let staying = self.others.iter().filter_map(|(name, peer)| Some((name, peer.last.as_ref()?)));
-        let staying = staying.filter(|(name, last)| is_waited_for(name, last)).map(|(_, last)| last);
-        let leaving = self.leaving.values().filter_map(|peer| peer.last.as_ref()).filter(|last| is_heard(last));
+        let staying =
+            staying.filter(|(name, last)| is_heard(last) || may_speak(last) && takes(name)).map(|(_, last)| last);
+        let leaving = self.leaving.values().filter_map(|peer| peer.last.as_ref());
+        let leaving = leaving.filter(|last| is_heard(last) || may_speak(last));
         staying.chain(leaving).fold(Others { decides, know: true, gave_up: true }, |others, Heard { report, .. }| {
             Others {
                 know: others.know && report.digests == decides,
