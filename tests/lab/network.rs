@@ -173,8 +173,9 @@ impl Drop for Lab {
             ];
             for look in looks {
                 let look = look.replace("CONTROL", &control.display().to_string());
-                let output = self.command("router", "sh").args(["-c", &look]).output().unwrap();
-                eprintln!("router: {look}\n{}", String::from_utf8_lossy(&output.stdout));
+                let output = self.command("router", "sh").args(["-c", &look]).output();
+                let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+                eprintln!("router: {look}\n{}", said.unwrap_or_default());
             }
         }
         drop(self.remover.stdin.take());

@@ -14,6 +14,9 @@ const WAKE_UP_US: u64 = 10;
 /// A core for each queue, as `oneip run` would take them, for the interface with most of them; `None`: the engine has no workers, or no NIC
 /// is known.
 fn assigned(facts: &Facts) -> Option<Result<Vec<usize>, CoresError>> {
+    if let Some(workers) = working(facts) {
+        return Some(Ok(workers));
+    }
     let all: Option<Result<Vec<_>, _>> =
         facts.interfaces.iter().map(|interface| assigned_to(facts, interface)).collect();
     match all? {
@@ -22,10 +25,16 @@ fn assigned(facts: &Facts) -> Option<Result<Vec<usize>, CoresError>> {
     }
 }
 
+/// The cores of workers that run, whatever the port.
+fn working(facts: &Facts) -> Option<Vec<usize>> {
+    let running = facts.running.as_ref().filter(|running| running.status.engine.as_deref() != Some("xdp"))?;
+    Some(running.status.workers.iter().map(|worker| worker.core).collect())
+}
+
 /// As `assigned`, for that interface.
 pub fn assigned_to(facts: &Facts, interface: &Interface) -> Option<Result<Vec<usize>, CoresError>> {
-    if let Some(running) = facts.running.as_ref().filter(|running| running.status.engine.as_deref() != Some("xdp")) {
-        return Some(Ok(running.status.workers.iter().map(|worker| worker.core).collect()));
+    if let Some(workers) = working(facts) {
+        return Some(Ok(workers));
     }
     let dispatcher = dispatcher(facts)?;
     let device = &interface.device;

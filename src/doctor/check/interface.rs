@@ -14,17 +14,17 @@ const LAN_MTU: u32 = 1500;
 const RING_GOOD: u32 = 1024;
 
 /// Of each interface that is there. Where there are several, a finding says of which it is.
-pub fn of(facts: &Facts, check: impl Fn(&Interface, &str) -> Finding) -> Vec<Finding> {
+pub fn of<F: Into<Option<Finding>>>(facts: &Facts, check: impl Fn(&Interface, &str) -> F) -> Vec<Finding> {
     let several = facts.interfaces.len() > 1;
     let named = |interface: &Interface| {
         let name = &interface.device.interface;
-        let mut finding = check(interface, name);
+        let mut finding = check(interface, name).into()?;
         if several && !finding.why.contains(name) {
             finding.why = format!("{name}: {}", finding.why);
         }
-        finding
+        Some(finding)
     };
-    facts.interfaces.iter().map(named).collect()
+    facts.interfaces.iter().filter_map(named).collect()
 }
 
 pub fn exists(facts: &Facts) -> Vec<Finding> {

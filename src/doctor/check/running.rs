@@ -3,7 +3,7 @@
 use crate::admin::finding::Finding;
 use crate::admin::status::{ServerStatus, ServiceStatus, State};
 use crate::doctor::facts::{Facts, Running};
-use crate::model::names;
+use crate::model::{Filter, names};
 use crate::verdict::Reason;
 
 /// Connection attempts after which an answer should have shown.
@@ -44,13 +44,22 @@ pub fn process(facts: &Facts) -> Vec<Finding> {
         let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &running.status.version);
         if theirs != ours {
             let why = format!("oneip {theirs} runs, but this program is {ours}: after an update, restart oneip");
-            return vec![Finding::warn("process", why).mend("systemctl restart oneip")];
+            return vec![restarted(Finding::warn("process", why), &running.status.mode)];
         }
         vec![Finding::ok("process", format!("process {} answers", running.status.pid))]
     })
 }
 
-/// The filter of a server where there is no dispatcher.
+/// With the command that restarts it, where it has a unit (`packaging/`).
+fn restarted(finding: Finding, mode: &str) -> Finding {
+    match mode {
+        "dispatcher" => finding.mend("systemctl restart oneip"),
+        "filter" => finding.mend("systemctl restart oneip-filter"),
+        _ => finding,
+    }
+}
+
+/// The filter of a server where there is no dispatcher, or its decap.
 pub fn filter(facts: &Facts) -> Vec<Finding> {
     let is_needed = facts.plan.as_ref().is_some_and(|plan| plan.filter.is_some() && plan.dispatcher.is_none());
     match (&facts.running, &facts.no_answer) {
@@ -58,9 +67,10 @@ pub fn filter(facts: &Facts) -> Vec<Finding> {
             let why = "no `oneip filter` runs here: failures of the other servers are not detected, and after a reboot this server has no clients";
             vec![Finding::fail("filter", why).mend("systemctl start oneip-filter")]
         }
+        // A dispatcher on the same host is not this server's.
+        (Some(Running { status, .. }), _) if status.mode == "dispatcher" => Vec::new(),
         (Some(Running { status, trouble: Some(trouble), .. }), _) => {
-            let why = trouble.replace('\n', "; ");
-            vec![Finding::fail("filter", why).mend(format!("systemctl restart oneip-{}", status.mode))]
+            vec![restarted(Finding::fail("filter", trouble.replace('\n', "; ")), &status.mode)]
         }
         (Some(Running { status, .. }), _) => {
             vec![Finding::ok("filter", format!("the {}'s program is attached", status.mode))]
@@ -71,10 +81,11 @@ pub fn filter(facts: &Facts) -> Vec<Finding> {
 
 /// The filters of the other servers.
 pub fn peers(facts: &Facts) -> Vec<Finding> {
+    let port = facts.plan.as_ref().and_then(|plan| Some(plan.filter.as_ref()?.port)).unwrap_or(Filter::PORT);
     of(facts, |running| {
         let silent = running.status.peers.iter().filter(|peer| !peer.heard).map(|peer| {
             let why = format!(
-                "the filter of {} is not heard: it is down, or UDP port 7480 is blocked between the servers",
+                "the filter of {} is not heard: it is down, or UDP port {port} is blocked between the servers",
                 peer.server
             );
             Finding::warn("peers", why)

@@ -1,6 +1,6 @@
 //! Each check with facts in which one thing is wrong.
 
-use super::all;
+use super::{all, on_server};
 use crate::admin::finding::Grade;
 use crate::admin::status::{CheckStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
 use crate::config;
@@ -369,6 +369,30 @@ fn of_several_interfaces_the_one_that_is_wrong_is_named() {
     _ = facts.interfaces.pop();
     facts.no_interface.push("eth2 does not exist".into());
     assert_eq!(bad(&facts), [("interface".to_owned(), Grade::Fail)]);
+}
+
+/// A DPDK port need not be an interface of the kernel's.
+#[test]
+fn workers_that_run_are_looked_at_without_an_interface() {
+    let mut facts = healthy();
+    settings(&mut facts).engine = Engine::Dpdk;
+    run(&mut facts).status.engine = Some("dpdk".into());
+    facts.interfaces.clear();
+    assert_eq!(bad(&facts), []);
+    facts.cores.isolated.clear();
+    assert_eq!(bad(&facts), [("isolated_cores".to_owned(), Grade::Warn)]);
+}
+
+#[test]
+fn the_command_for_a_process_on_a_server_names_its_unit() {
+    let fix = |mode: &str| {
+        let mut facts = healthy();
+        (run(&mut facts).status.mode, run(&mut facts).trouble) = (mode.into(), Some("it is off".into()));
+        let found = on_server(&facts).into_iter().find(|finding| finding.name == "filter");
+        found.map(|finding| finding.fix)
+    };
+    assert_eq!(fix("filter"), Some(Some("systemctl restart oneip-filter".into())));
+    assert_eq!((fix("decap"), fix("dispatcher")), (Some(None), None));
 }
 
 #[test]

@@ -144,17 +144,15 @@ impl Peers {
         let decides = self.own;
         let is_heard = |last: &Heard| now < last.at + times.silence;
         let may_speak = |last: &Heard| now < last.at + PEER_LEASE && !self.mine.is_empty();
-        let staying = self.others.iter().filter_map(|(name, peer)| Some((name, peer.last.as_ref()?)));
-        let staying =
-            staying.filter(|(name, last)| is_heard(last) || may_speak(last) && takes(name)).map(|(_, last)| last);
-        let leaving = self.leaving.values().filter_map(|peer| peer.last.as_ref());
-        let leaving = leaving.filter(|last| is_heard(last) || may_speak(last));
-        staying.chain(leaving).fold(Others { decides, know: true, gave_up: true }, |others, Heard { report, .. }| {
-            Others {
-                know: others.know && report.digests == decides,
-                gave_up: others.gave_up && report.gave_up == decides,
-                ..others
-            }
+        let waited_for = self.others.iter().chain(&self.leaving).filter_map(|(name, peer)| {
+            let last = peer.last.as_ref()?;
+            let may_not_know = || may_speak(last) && (self.leaving.contains_key(name) || takes(name));
+            (is_heard(last) || may_not_know()).then_some(last)
+        });
+        waited_for.fold(Others { decides, know: true, gave_up: true }, |others, Heard { report, .. }| Others {
+            know: others.know && report.digests == decides,
+            gave_up: others.gave_up && report.gave_up == decides,
+            ..others
         })
     }
 

@@ -2,7 +2,7 @@
 //! checks, and another one a little sooner or later; so what is lost is lost at once, and what is gained is held for a while.
 //!
 //! Orders and configurations may come to the servers any time apart. Such a change takes two steps. A server keeps what it loses by
-//! it until all servers that are heard have the change; then it gives that up, and says so. When all have said so, each takes what it gains.
+//! it until all servers that it waits for have the change; then it gives that up, and says so. When all have said so, each takes what it gains.
 //! It keeps only what is its own whoever else is up. The rest, clients of servers that are down, it has only until one of these comes up: that may
 //! go by what was before.
 
