@@ -356,8 +356,11 @@ start_bird() {
 start_routing() {
     local host
     in_host router bash -c 'echo 1 | tee /proc/sys/net/ipv{4,6}/fib_multipath_hash_policy >/dev/null'
-    cat >"$RUN/router.bird.conf" <<'END'
-log stderr all;
+    cat >"$RUN/router.bird.conf" <<END
+log "$RUN/router.bird.log" all;
+END
+    cat >>"$RUN/router.bird.conf" <<'END'
+debug protocols { states, events };
 router id 192.0.2.1;
 protocol device {}
 # A route to all dispatchers that announce an address.

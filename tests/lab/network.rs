@@ -150,6 +150,28 @@ impl Lab {
         succeed(self.command(host, "sh").args(["-ec", commands]))
     }
 
+    /// What the router knows of the dispatchers: for a message that says why it does not send clients where it should.
+    pub fn routing(&self) -> String {
+        let control = self.file("router.birdctl");
+        let looks = [
+            "ip route show",
+            "ip -6 route show",
+            "birdc -s CONTROL show protocols",
+            "birdc -s CONTROL show bfd sessions",
+            "tail -n 50 LOG",
+        ];
+        let log = self.file("router.bird.log");
+        let paths = |look: &str| {
+            look.replace("CONTROL", &control.display().to_string()).replace("LOG", &log.display().to_string())
+        };
+        let said = |look: String| {
+            let output = self.command("router", "sh").args(["-c", &look]).output();
+            let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            format!("router: {look}\n{}", said.unwrap_or_default())
+        };
+        looks.map(paths).map(said).concat()
+    }
+
     /// Runs `work` on a thread in a host's network. Sockets that it makes stay there.
     pub fn inside<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(Path::new("/run/netns").join(self.namespace(host))).unwrap();
@@ -163,21 +185,6 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let control = self.file("router.birdctl");
-        if thread::panicking() && control.exists() {
-            let looks = [
-                "ip route show",
-                "ip -6 route show",
-                "birdc -s CONTROL show protocols",
-                "birdc -s CONTROL show bfd sessions",
-            ];
-            for look in looks {
-                let look = look.replace("CONTROL", &control.display().to_string());
-                let output = self.command("router", "sh").args(["-c", &look]).output();
-                let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-                eprintln!("router: {look}\n{}", said.unwrap_or_default());
-            }
-        }
         drop(self.remover.stdin.take());
         let _ = self.remover.wait();
     }

@@ -1,7 +1,9 @@
 //! Several dispatchers behind one router: by BGP, which the operator's BIRD speaks with what `packaging/` says, and as a pair by VRRP.
 
 use crate::dispatcher::Dispatcher;
-use crate::network::{HEALTH, Lab, WEB, clients, eventually, lookup, say, succeed, url, with_health, write_config};
+use crate::network::{
+    HEALTH, Lab, PATIENCE, WEB, clients, eventually, lookup, say, succeed, url, with_health, write_config,
+};
 use crate::operator::surf;
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -48,7 +50,28 @@ impl Lab {
 
     /// Waits until the router sends clients to these dispatchers.
     pub fn sends_to(&self, hops: &[&str]) -> Duration {
-        eventually(&format!("the router sends clients to {hops:?}"), || self.next_hops() == [hops, hops])
+        self.sends_families_to(2, hops)
+    }
+
+    /// As `sends_to`, for clients of IPv4 (1) or of both families (2).
+    fn sends_families_to(&self, families: usize, hops: &[&str]) -> Duration {
+        let start = Instant::now();
+        while self.next_hops()[..families].iter().any(|now| now != hops) {
+            let now = start.elapsed();
+            assert!(now < PATIENCE, "the router does not send clients to {hops:?} after {now:.0?}\n{}", self.routing());
+            thread::sleep(Duration::from_millis(10));
+        }
+        start.elapsed()
+    }
+
+    /// The dispatchers whose IPv4 addresses BFD watches, as `next_hops` names them.
+    fn watched_by_bfd(&self) -> Vec<String> {
+        let text = self.sh("router", &format!("birdc -s {} show bfd sessions", self.file("router.birdctl").display()));
+        let up = text.lines().filter(|line| line.contains(" Up "));
+        let mut watched: Vec<String> =
+            up.filter_map(|line| Some(line.split_whitespace().next()?.strip_prefix("192.0.2.")?.to_owned())).collect();
+        watched.sort();
+        watched
     }
 
     /// FRR in the place of BIRD on a dispatcher, with what `packaging/` says, as it stands.
@@ -204,9 +227,7 @@ fn what_frr_announces_is_as_good_as_what_bird_does() {
     let hosts = ["dispatcher1", "dispatcher2"];
     let configs = hosts.map(|host| lab.several(host));
     lab.route_by_frr(hosts[1]);
-    let sends_to = |hops: &[&str]| {
-        eventually(&format!("the router sends IPv4 clients to {hops:?}"), || lab.next_hops()[0] == hops);
-    };
+    let sends_to = |hops: &[&str]| lab.sends_families_to(1, hops);
     let _both: Vec<Dispatcher> = (0..2).map(|at| Dispatcher::start_on(lab, hosts[at], &configs[at], &[])).collect();
     sends_to(&["2", "3"]);
     let clients = clients(0);
@@ -216,13 +237,20 @@ fn what_frr_announces_is_as_good_as_what_bird_does() {
     sends_to(&["2"]);
     lab.ctl_on(hosts[1], &["announce"]);
     sends_to(&["2", "3"]);
-    // A dead box, which BFD finds out: without it BGP takes 9 s.
+    // A dead box, which BFD finds out.
+    eventually("BFD watches both", || lab.watched_by_bfd() == ["2", "3"]);
     lab.ip("lan", "link set dispatcher2 down");
-    let start = Instant::now();
-    sends_to(&["2"]);
-    say(&format!("FRR, a dead box: the router sends clients elsewhere after {:.1?}", start.elapsed()));
+    say(&format!("FRR, a dead box: the router sends clients elsewhere after {:.1?}", sends_to(&["2"])));
     lab.ip("lan", "link set dispatcher2 up");
     sends_to(&["2", "3"]);
+    // And one without BFD: as a box that dies before BFD has begun, or behind a router that has none. Then the hold time of 9 s counts.
+    eventually("BFD watches both", || lab.watched_by_bfd() == ["2", "3"]);
+    lab.sh(hosts[1], &format!("kill -9 $(cat {})", lab.file("frr/bfdd.pid").display()));
+    sends_to(&["2"]);
+    sends_to(&["2", "3"]);
+    assert_eq!(lab.watched_by_bfd(), ["2"]);
+    lab.ip("lan", "link set dispatcher2 down");
+    say(&format!("FRR without BFD, a dead box: the router sends clients elsewhere after {:.1?}", sends_to(&["2"])));
 }
 
 /// Whether a connection has its answer to one more request, from the server that it had.
