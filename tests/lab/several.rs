@@ -346,8 +346,8 @@ fn holders<'h>(lab: &Lab, hosts: &[&'h str]) -> Vec<&'h str> {
 fn of_a_pair_one_has_the_virtual_addresses_and_the_other_takes_them_and_no_connection_breaks() {
     let Some(lab) = &Lab::up(&["--dispatchers", "2", "--engine", "xdp"]) else { return };
     let hosts = ["dispatcher1", "dispatcher2"];
-    lab.ip("router", "route add 203.0.113.80/32 via 192.0.2.254 metric 1");
-    lab.ip("router", "-6 route add 2001:db8:80::80/128 via 2001:db8:2::254 metric 1");
+    lab.ip("router", "route add 203.0.113.80/32 via 192.0.2.254 metric 2");
+    lab.ip("router", "-6 route add 2001:db8:80::80/128 via 2001:db8:2::254 metric 2");
     let dispatchers = hosts.map(|host| Dispatcher::start_on(lab, host, &lab.several(host), &[]));
     let mut daemons = hosts.map(|host| keepalived(lab, host));
     eventually("one has the addresses", || holders(lab, &hosts).len() == 1);
@@ -355,12 +355,15 @@ fn of_a_pair_one_has_the_virtual_addresses_and_the_other_takes_them_and_no_conne
     let other = |host: &str| if host == hosts[0] { hosts[1] } else { hosts[0] };
 
     // A ghost: who asks the LAN for the cluster address hears nothing from anybody.
-    lab.ip("router", "route add 203.0.113.80/32 dev lan0 metric 0");
-    let asked = lab.command("router", "ping").args(["-c1", "-W4", "203.0.113.80"]).output().unwrap();
-    assert!(!asked.status.success());
-    let neighbour = lab.ip("router", "neighbour show 203.0.113.80");
-    assert!(!neighbour.contains("lladdr"), "{neighbour}");
-    lab.ip("router", "route del 203.0.113.80/32 dev lan0 metric 0");
+    for (family, address) in [("-4", "203.0.113.80"), ("-6", "2001:db8:80::80")] {
+        let on_link = format!("{address} dev lan0 metric 1");
+        lab.ip("router", &format!("{family} route add {on_link}"));
+        let asked = lab.command("router", "ping").args(["-c1", "-W4", address]).output().unwrap();
+        assert!(!asked.status.success(), "{address}");
+        let neighbour = lab.ip("router", &format!("neighbour show {address}"));
+        assert!(!neighbour.is_empty() && !neighbour.contains("lladdr"), "it was asked for: {neighbour}");
+        lab.ip("router", &format!("{family} route del {on_link}"));
+    }
 
     let stop = &AtomicBool::new(false);
     thread::scope(|scope| {
