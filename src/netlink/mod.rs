@@ -29,6 +29,9 @@ const SOCKET_BUFFER: i32 = 4 * 1024 * 1024;
 /// Free in iproute2's `rt_protos`.
 pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(111);
 
+/// The upper half of the numbers of our routing tables, but for the one of announced addresses.
+pub const TABLES: u32 = 0x6f6e_0000;
+
 /// Requests that may be under way on one socket: an answer that finds its buffer full is lost, and nobody would wake who
 /// waits for it. An acknowledgement takes about 1 KiB of the 208 that a socket has (`net.core.rmem_default`).
 pub const REQUESTS: usize = 64;
@@ -150,7 +153,7 @@ pub struct Overrun;
 type Notified = Result<Vec<RouteNetlinkMessage>, Overrun>;
 
 impl Notifications {
-    /// Of these groups. Of routes only those that we have made: a routing daemon changes thousands at once.
+    /// Of these groups. Of routes only those that we have made, or that are in tables of ours: a routing daemon changes thousands at once.
     pub fn open(groups: &[MulticastGroup]) -> io::Result<Notifications> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         socket.socket_ref().set_rx_buf_sz(SOCKET_BUFFER)?;
@@ -207,19 +210,23 @@ pub fn messages(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
 }
 
 /// Classic BPF, which the kernel runs on netlink messages too (`sk_filter` in net/netlink/af_netlink.c): passes everything but
-/// routes (`RTM_NEWROUTE`, `RTM_DELROUTE`) whose `rtm_protocol` is not ours.
-fn without_others_routes() -> [SockFilter; 7] {
+/// routes (`RTM_NEWROUTE`, `RTM_DELROUTE`) whose `rtm_protocol` is not ours and which are not in tables of ours either.
+fn without_others_routes() -> [SockFilter; 9] {
     const TYPE: u32 = 4; // of struct nlmsghdr
     const BY: u32 = 16 + 5; // rtm_protocol, behind struct nlmsghdr
+    // RTA_TABLE is the first attribute behind struct rtmsg (`fib_dump_info`, `rt6_fill_node`); the upper half of its number.
+    const TABLE: u32 = 16 + 12 + 4 + if cfg!(target_endian = "little") { 2 } else { 0 };
     // BPF_LD|BPF_H|BPF_ABS reads in network byte order, and the kernel writes in that of the host.
-    let type_ = |number: u16| u32::from(number.to_ne_bytes()[0]) << 8 | u32::from(number.to_ne_bytes()[1]);
+    let read = |number: u16| u32::from(u16::from_be_bytes(number.to_ne_bytes()));
     let (half, byte, equal, end) = (0x28, 0x30, 0x15, 0x06);
     [
         SockFilter::new(half, 0, 0, TYPE),
-        SockFilter::new(equal, 1, 0, type_(libc::RTM_NEWROUTE)),
-        SockFilter::new(equal, 0, 2, type_(libc::RTM_DELROUTE)),
+        SockFilter::new(equal, 1, 0, read(libc::RTM_NEWROUTE)),
+        SockFilter::new(equal, 0, 4, read(libc::RTM_DELROUTE)),
         SockFilter::new(byte, 0, 0, BY),
-        SockFilter::new(equal, 0, 1, u8::from(PROTOCOL).into()),
+        SockFilter::new(equal, 2, 0, u8::from(PROTOCOL).into()),
+        SockFilter::new(half, 0, 0, TABLE),
+        SockFilter::new(equal, 0, 1, read((TABLES >> 16) as u16)),
         SockFilter::new(end, 0, 0, u32::MAX),
         SockFilter::new(end, 0, 0, 0),
     ]

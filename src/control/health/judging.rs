@@ -100,8 +100,9 @@ impl Health {
 
 /// What is made of the results.
 impl Health {
-    pub(super) fn finish(&mut self, Done { id, began, installed, passage, mut result }: Done) {
+    pub(super) fn finish(&mut self, Done { id, began, installed, trip, passage, mut result }: Done) {
         let now = Instant::now();
+        self.hear(now);
         if let Some(installation) = installed {
             self.routes.set_installed(&installation);
         }
@@ -115,6 +116,9 @@ impl Health {
         };
         if let Some(off) = self.check_mut(id).filter(|check| !check.is_on) {
             return off.is_running = false;
+        }
+        if trip.is_some_and(|trip| self.routes.is_astray(&trip)) {
+            return self.send_again(id, now);
         }
         let evidence = match &result {
             Ok(_) => Some(Evidence::Serves),
@@ -136,6 +140,14 @@ impl Health {
         if answered {
             self.settle_doubts(now);
         }
+    }
+
+    /// Instead of a probe whose route was lost while it was under way: whoever has answered, or not, may be another.
+    fn send_again(&mut self, id: Id, now: Instant) {
+        let Some(check) = self.check_mut(id) else { return };
+        (check.is_running, check.due) = (false, now + HEALTH_REPAIR.mul_f64(fastrand::f64()));
+        let due = check.due;
+        self.agenda.push(Reverse((due, id)));
     }
 
     fn take(&mut self, id: Id, began: Instant, result: Result<Duration, Trouble>, now: Instant) {

@@ -51,7 +51,7 @@ use self::check::{Check, Service, since_1970};
 use self::echo::Echo;
 use self::observer::Observer;
 use self::probe::{Target, Trouble};
-use self::routes::{Access, Installation, Passage, ProbeRoutes};
+use self::routes::{Access, Installation, Passage, ProbeRoutes, Trip};
 use self::silence::Silence;
 use self::state::State;
 use crate::limits::{FLAP_HOLD_LAST, HEALTH_BEAT, HEALTH_GATHER, HEALTH_PARALLEL, HEALTH_TICKS};
@@ -98,6 +98,7 @@ struct Done {
     began: Instant,
     /// The probe route that was installed for it.
     installed: Option<Installation>,
+    trip: Option<Trip>,
     /// What it had to pass on its way out.
     passage: Option<Passage>,
     result: Result<Duration, Trouble>,
@@ -422,10 +423,17 @@ impl Health {
             Via::Service => self.routes.access(primary, deliver, cluster.is_ipv4()),
             Via::Primary => Ok(Access::default()),
         };
-        let Access { mark, installation, passage } = match access {
+        let Access { mark, installation, passage, trip } = match access {
             Ok(access) => access,
             Err(trouble) => {
-                return self.finish(Done { id, began, installed: None, passage: None, result: Err(trouble) });
+                return self.finish(Done {
+                    id,
+                    began,
+                    installed: None,
+                    passage: None,
+                    trip: None,
+                    result: Err(trouble),
+                });
             }
         };
         let address = if health.via == Via::Service { cluster } else { primary };
@@ -435,14 +443,14 @@ impl Health {
             async move {
                 if let Some(Err(error)) = async { Some(installation.as_ref()?.run().await) }.await {
                     let result = Err(Trouble::Here(format!("the probe route to {primary} is not in place: {error}")));
-                    return Done { id, began, installed: None, passage: None, result };
+                    return Done { id, began, installed: None, passage: None, trip: None, result };
                 }
                 let result = match &target.health.probe {
                     Probe::Tcp { port } => probe::connection(&target, *port, None).await,
                     Probe::Http(http) => probe::connection(&target, http.port, Some(http)).await,
                     Probe::Icmp => probe::echo(&target, &echo).await,
                 };
-                Done { id, began, installed: installation, passage, result }
+                Done { id, began, installed: installation, passage, trip, result }
             }
             .boxed(),
         );

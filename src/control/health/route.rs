@@ -43,10 +43,10 @@ use rustix::io::Errno;
 use super::strays;
 use crate::limits::HEALTH_PATHS;
 use crate::model::{Deliver, Mac};
-use crate::netlink::{PROTOCOL, exchange, family, is, path, to_io};
+use crate::netlink::{PROTOCOL, TABLES, exchange, family, is, path, to_io};
 
 /// The first mark, and table, less one.
-pub(super) const MARKS: u32 = 0x6f6e_0000;
+pub(super) const MARKS: u32 = TABLES;
 const MARKS_MASK: u32 = 0xffff_0000;
 
 /// Before every rule that an operator or another program is likely to have.
@@ -130,6 +130,9 @@ pub(super) struct ProbeRoute {
 /// # Errors
 /// The kernel refuses, or sends them elsewhere: nothing must be sent then.
 pub(super) async fn install(handle: &Handle, route: &ProbeRoute) -> io::Result<()> {
+    for cluster in &route.clusters {
+        strays::block(handle, *cluster).await?;
+    }
     for ipv4 in families(&route.clusters) {
         let [landing, nowhere, strays, leave] = guards(ipv4);
         let [group, server] = [find_group(route.number.group(), ipv4), rule(route.number, ipv4)];
@@ -152,11 +155,11 @@ pub(super) async fn install(handle: &Handle, route: &ProbeRoute) -> io::Result<(
         let taken = path(handle, *cluster, Some(route.number.mark())).await?;
         let hop = route.number.hop(cluster.is_ipv4());
         if taken.is_none_or(|path| path.gateway != Some(hop) || path.device != route.device) {
+            let mark = route.number.mark();
             return Err(io::Error::other(format!(
-                "another rule of this host matches packets with the mark of the check before the rule of oneip at \
-                 preference {LEAVE} (`ip rule` lists them, `ip route get {cluster} mark {:#x}` shows where): give that \
-                 rule another preference",
-                route.number.mark()
+                "another rule or route of this host takes packets with the mark of the check (`ip route get {cluster} \
+                 mark {mark:#x}` shows where to): give a rule that comes before preference {LEAVE} another preference \
+                 (`ip rule`), and remove other routes from table {mark} (`ip route show table {mark}`)"
             )));
         }
     }
@@ -390,6 +393,8 @@ pub(super) enum Loss {
     Hop(Number, Option<Mac>),
     /// Those of a group of servers.
     Group(u32),
+    /// Those to this cluster address: what strays may have a route there.
+    Cluster(IpAddr),
     All,
 }
 
@@ -410,7 +415,9 @@ impl Loss {
                 });
                 (preference.unwrap_or(0) <= LEAVE).then_some(Loss::All)
             }
-            RouteNetlinkMessage::DelRoute(route) => ours(route).map(|(number, _)| Loss::One(number)),
+            RouteNetlinkMessage::DelRoute(route) => Loss::of_table(route),
+            // Somebody's in a table of ours may have taken the place of ours, or come before it.
+            RouteNetlinkMessage::NewRoute(route) if !is_as_made(route) => Loss::of_table(route),
             RouteNetlinkMessage::DelNeighbour(neighbour) => hop_of(neighbour).map(Loss::One),
             RouteNetlinkMessage::NewNeighbour(neighbour) => {
                 Some(Loss::Hop(hop_of(neighbour)?, permanent_mac(neighbour)))
@@ -419,9 +426,16 @@ impl Loss {
         }
     }
 
-    /// Whether it is a loss for the route of that number to that MAC.
-    pub fn concerns(self, number: Number, mac: Option<Mac>) -> bool {
+    /// Of a route that is not there any more, or that is there and should not be.
+    fn of_table(route: &RouteMessage) -> Option<Loss> {
+        let table = table_of(route)?;
+        Number::of(table).map(Loss::One).or_else(|| strays::cluster_of(route).map(Loss::Cluster))
+    }
+
+    /// Whether it is a loss for the route of that number to that MAC, which these cluster addresses have.
+    pub fn concerns(self, number: Number, mac: Option<Mac>, clusters: &BTreeSet<IpAddr>) -> bool {
         match self {
+            Loss::Cluster(cluster) => clusters.contains(&cluster),
             Loss::One(lost) => lost == number,
             Loss::Hop(changed, is) => changed == number && is != mac,
             Loss::Group(group) => number.group() == group,
@@ -432,15 +446,25 @@ impl Loss {
 
 /// Whose a route is, and on which device, if it is one of these.
 fn ours(route: &RouteMessage) -> Option<(Number, u32)> {
-    let (mut table, mut device) = (None, None);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Table(value) => table = Some(*value),
-            RouteAttribute::Oif(index) => device = Some(*index),
-            _ => {}
-        }
-    }
-    (route.header.protocol == PROTOCOL).then_some((table.and_then(Number::of)?, device?))
+    let device = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    (route.header.protocol == PROTOCOL).then_some((Number::of(table_of(route)?)?, device?))
+}
+
+pub(super) fn table_of(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    })
+}
+
+/// Whether a route in a table of ours may be one that was just installed.
+fn is_as_made(route: &RouteMessage) -> bool {
+    let Some((number, _)) = ours(route) else { return strays::is_ours(route) };
+    let hop = number.hop(route.header.address_family == AddressFamily::Inet);
+    route.attributes.contains(&RouteAttribute::Gateway(hop.into()))
 }
 
 /// Whether it is the next hop of a probe route, as we make it.

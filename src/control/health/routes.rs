@@ -73,14 +73,21 @@ struct Entry {
     /// `None`: not resolved.
     mac: Option<Mac>,
     installed: bool,
-    /// How often it was lost: what was begun before the last time counts for nothing.
+    /// How often it was lost: what was begun to be installed before the last time is not in place.
     losses: u64,
+    /// How often the kernel has told so: a probe that was under way may have gone elsewhere.
+    strayed: u64,
 }
 
 impl Entry {
     fn lose(&mut self) {
         self.installed = false;
         self.losses += 1;
+    }
+
+    fn stray(&mut self) {
+        self.lose();
+        self.strayed += 1;
     }
 }
 
@@ -92,6 +99,13 @@ pub(super) struct Access {
     /// What must be done first.
     pub installation: Option<Installation>,
     pub passage: Option<Passage>,
+    pub trip: Option<Trip>,
+}
+
+/// A probe that is under way by its probe route.
+pub(super) struct Trip {
+    peer: Peer,
+    strayed: u64,
 }
 
 /// What a probe has to pass on its way out: the program that puts it into the tunnel.
@@ -253,16 +267,16 @@ impl ProbeRoutes {
 
     /// A device that goes down takes its routes along, which IPv4 tells nobody (`fib_sync_down_dev`, net/ipv4/fib_semantics.c).
     fn link_changed(&mut self, device: u32) -> Option<Told> {
-        self.entries.values_mut().filter(|entry| entry.device == device).for_each(Entry::lose);
+        self.entries.values_mut().filter(|entry| entry.device == device).for_each(Entry::stray);
         self.indices.contains(&device).then_some(Told::Link)
     }
 
     fn lose(&mut self, loss: Loss) -> Option<Told> {
         let mut any = false;
-        for entry in self.entries.values_mut().filter(|entry| entry.installed && loss.concerns(entry.number, entry.mac))
-        {
-            entry.lose();
-            any = true;
+        let lost = |entry: &&mut Entry| loss.concerns(entry.number, entry.mac, &entry.clusters);
+        for entry in self.entries.values_mut().filter(lost) {
+            any |= entry.installed;
+            entry.stray();
         }
         any.then_some(Told::Lost)
     }
@@ -307,8 +321,8 @@ impl ProbeRoutes {
                 let route = self.probe_route(peer, number, device, mac, clusters.clone());
                 self.present.insert(number, route);
             }
-            let losses = old.map_or(0, |old| old.losses);
-            self.entries.insert(peer, Entry { number, device, clusters, mac, installed: same, losses });
+            let (losses, strayed) = old.map_or((0, 0), |old| (old.losses, old.strayed));
+            self.entries.insert(peer, Entry { number, device, clusters, mac, installed: same, losses, strayed });
         }
         for gone in before.into_values() {
             stale.extend(self.present.remove(&gone.number));
@@ -389,7 +403,7 @@ impl ProbeRoutes {
         let unresolved = || Trouble::Server(Failure::Unresolved);
         let entry = self.entries.get(&(server, deliver)).ok_or_else(unresolved)?;
         let (number, device, mac) = (entry.number, entry.device, entry.mac.ok_or_else(unresolved)?);
-        let (mark, losses) = (Some(number.mark()), entry.losses);
+        let (mark, losses, strayed) = (Some(number.mark()), entry.losses, entry.strayed);
         let (clusters, installed) = (entry.clusters.clone(), entry.installed);
         let mut installation = None;
         if !installed {
@@ -406,7 +420,8 @@ impl ProbeRoutes {
             }
             _ => None,
         };
-        Ok(Access { mark, installation, passage })
+        let trip = Some(Trip { peer: (server, deliver), strayed });
+        Ok(Access { mark, installation, passage, trip })
     }
 
     fn probe_route(
@@ -439,6 +454,11 @@ impl ProbeRoutes {
             "its probe left {name} outside of the tunnel: somebody has detached the program that puts probes into it \
              ({done}), or a firewall rule changes the mark of outgoing packets"
         ))
+    }
+
+    /// Whether a probe may have gone elsewhere, as far as the kernel has told.
+    pub fn is_astray(&self, trip: &Trip) -> bool {
+        self.entries.get(&trip.peer).is_some_and(|entry| entry.strayed != trip.strayed)
     }
 
     /// It is in the tables now, unless it was lost meanwhile.

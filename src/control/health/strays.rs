@@ -16,11 +16,11 @@ use std::net::IpAddr;
 
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use rtnetlink::packet_route::{IpProtocol, RouteNetlinkMessage};
 
-use super::route::{MARKS, blank_rule, delete, full_length};
+use super::route::{MARKS, blank_rule, delete, full_length, table_of};
 use crate::limits::HEALTH_PORTS;
 use crate::netlink::{PROTOCOL, exchange, family};
 
@@ -51,7 +51,17 @@ pub(super) async fn unblock(handle: &Handle, cluster: IpAddr) -> io::Result<()> 
 
 /// Whether a route is one of these.
 pub(super) fn is_ours(route: &RouteMessage) -> bool {
-    route.header.protocol == PROTOCOL && route.attributes.contains(&RouteAttribute::Table(MARKS))
+    route.header.protocol == PROTOCOL && route.header.kind == RouteType::Unreachable && table_of(route) == Some(MARKS)
+}
+
+/// The address that a route in the table of these leads to.
+pub(super) fn cluster_of(route: &RouteMessage) -> Option<IpAddr> {
+    let to = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    });
+    to.filter(|_| table_of(route) == Some(MARKS))
 }
 
 fn message(cluster: IpAddr) -> RouteMessage {
