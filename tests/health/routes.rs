@@ -276,6 +276,27 @@ fn no_probe_is_sent_by_the_ordinary_routes_whoever_changes_rules_and_routes() {
     assert_eq!(net.left(), "");
 }
 
+/// A server is silent, and while it is waited for its route leads elsewhere: what is sent once more is answered there.
+#[test]
+fn an_answer_by_a_route_that_was_lost_meanwhile_counts_for_nothing() {
+    let Some(net) = Net::new(3) else { return };
+    net.at(2, "addr add 10.9.255.254/16 dev lan0");
+    let _daemons = [1, 2].map(|server| net.listen(server, "0.0.0.0:80", accept));
+    net.at(0, "link set lan0 down");
+    net.inside(async || {
+        let slow = format!("{TCP}\ninterval_ms = 3000\ntimeout_ms = 2500\nrise = 1\nfall = 1");
+        let mut health = Health::open(&plan(&net.service("web", V4, &slow)), "lan0", END).await.unwrap();
+        let known = |health: &Health| [1, 2].iter().all(|at| health.status(0, *at).unwrap().verdict == Verdict::Up);
+        gather(&mut health, |health, _| known(health)).await;
+        net.here(&format!("route replace {V4} via 10.9.255.254 table 1869479937"));
+        let is_up = |change: &Change| matches!(change.what, What::Up { server: 0, .. });
+        let changes = gather(&mut health, |health, _| health.status(0, 0).unwrap().verdict == Verdict::Down).await;
+        assert!(!changes.iter().any(is_up), "{changes:#?}");
+        health.close().await.unwrap();
+    });
+    assert_eq!(net.left(), "");
+}
+
 #[test]
 fn an_operators_rules_are_skipped_by_no_packet_but_probes() {
     let Some(net) = Net::new(2) else { return };
