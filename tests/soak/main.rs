@@ -5,11 +5,13 @@
 //! - `model`: which of them may break
 //! - `growth`: what the processes and the kernel hold, which may not grow
 //! - `clock`: a wall clock that jumps
+//! - `deck`: which trouble comes next
 //! - `trouble`: what is done to the network, in the order that the seed gives
 //!
 //! A short one runs with the other tests. `scripts/soak.sh` runs a long one: `SOAK_SECONDS` and `SOAK_SEED` in the environment.
 
 mod clock;
+mod deck;
 // What the lab's tests have and these do not need.
 #[allow(dead_code)]
 #[path = "../lab/dispatcher.rs"]
@@ -86,6 +88,10 @@ fn soak(lab: &Lab, mut trouble: impl Trouble) {
         failures
     });
     say(&format!("soak: {}", model.account()));
+    assert!(
+        seconds < GROWN || trouble.is_complete() || !failures.is_empty(),
+        "seed {seed}: not every trouble has been"
+    );
     assert!(failures.is_empty(), "seed {seed}:\n{}\n\n{}", failures.join("\n"), trouble.said());
     assert!(model.fetched() > 0, "nobody fetched anything");
 }

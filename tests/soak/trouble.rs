@@ -1,6 +1,7 @@
 //! What is done to the network, one thing after the other, as the seed draws it.
 
 use crate::clock::Clock;
+use crate::deck::Deck;
 use crate::dispatcher::{Dispatcher, run};
 use crate::filters::{Filter, publish};
 use crate::growth::Held;
@@ -21,12 +22,18 @@ use std::time::{Duration, Instant};
 /// A server that flaps is held down for up to 160 s.
 const LONG: Duration = Duration::from_secs(240);
 
+/// The router's addresses in the LAN.
+const ROUTER: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
+
 /// The folder of the state file, in the lab's: a disk of its own.
 pub const DISK: &str = "disk";
 
 pub trait Trouble {
     /// One event, from its beginning to when all is as before.
     fn strike(&mut self, draw: &mut Rng, model: &Model);
+
+    /// Whether each kind of event has been.
+    fn is_complete(&self) -> bool;
 
     /// What the processes hold, and the kernel for them.
     fn held(&self) -> Held;
@@ -222,12 +229,14 @@ pub struct Dispatched<'l> {
     dispatcher: Option<Dispatcher<'l>>,
     config: String,
     clock: Clock,
+    deck: Deck,
 }
 
 impl<'l> Dispatched<'l> {
     pub fn start(lab: &'l Lab) -> Dispatched<'l> {
         let config = fs::read_to_string(lab.config()).unwrap();
-        let mut dispatched = Dispatched { lab, dispatcher: None, config, clock: Clock::make(&lab.file("")) };
+        let mut dispatched =
+            Dispatched { lab, dispatcher: None, config, clock: Clock::make(&lab.file("")), deck: Deck::of(17) };
         dispatched.run();
         dispatched
     }
@@ -246,7 +255,8 @@ impl<'l> Dispatched<'l> {
             if kill { "killed" } else { "stopped" }
         ));
         let nobody_begins = model.hold();
-        for live in model.all() {
+        // Who is killed leaves the kernel's flow tables, which the next one takes over.
+        for live in model.all().into_iter().filter(|_| !kill) {
             let traces = self.lab.ask_all(&["trace", &live.client, "--for", "0", "--json"]);
             let service = &traces[0]["services"][0];
             let kept = service["keeps"].as_str().or(service["server"].as_str());
@@ -285,16 +295,21 @@ impl<'l> Dispatched<'l> {
 
     /// Another program changes what the probes go by.
     fn meddle(&self, draw: &mut Rng, model: &Model) {
-        let family = if draw.bool() { "-4" } else { "-6" };
+        let (family, at) = if draw.bool() { ("-4", 0) } else { ("-6", 1) };
         let all = [
             "rule del pref 1",
+            "rule del pref 2",
             "rule del pref 40000",
             "rule del pref 40001",
+            "rule del pref 40100",
+            "rule del pref 40999",
             "rule flush; rule add pref 32766 lookup main; rule add pref 32767 lookup default",
+            "route flush table 1869479936",
             "route flush table 1869479937",
+            "route replace CLUSTER via ROUTER table 1869479937",
             "neigh flush dev lan0 nud permanent",
         ];
-        let commands = all[draw.usize(..all.len())];
+        let commands = all[draw.usize(..all.len())].replace("CLUSTER", CLUSTER[at]).replace("ROUTER", ROUTER[at]);
         model.note(&format!("somebody does `ip {family} {commands}`"));
         for command in commands.split("; ") {
             let (namespace, arguments) = (self.lab.namespace("dispatcher"), command.split_whitespace());
@@ -347,7 +362,7 @@ impl<'l> Dispatched<'l> {
 impl Trouble for Dispatched<'_> {
     fn strike(&mut self, draw: &mut Rng, model: &Model) {
         let lab = self.lab;
-        match draw.u8(..17) {
+        match self.deck.deal(draw) {
             0 | 1 => {
                 let (by, time) = (cut(draw), while_(draw));
                 model.note(&format!("the dispatcher loses its {by:?} for {time:?}"));
@@ -394,6 +409,10 @@ impl Trouble for Dispatched<'_> {
         lab.settle();
     }
 
+    fn is_complete(&self) -> bool {
+        self.deck.is_through()
+    }
+
     fn held(&self) -> Held {
         let pid = self.dispatcher.as_ref().expect("it runs").child().id();
         Held::by(pid) + self.lab.held("dispatcher")
@@ -408,12 +427,13 @@ pub struct Broadcast<'l> {
     lab: &'l Lab,
     filters: Vec<Filter<'l>>,
     config: String,
+    deck: Deck,
 }
 
 impl<'l> Broadcast<'l> {
     pub fn new(lab: &'l Lab, filters: Vec<Filter<'l>>) -> Broadcast<'l> {
         let config = fs::read_to_string(lab.config()).unwrap();
-        Broadcast { lab, filters, config }
+        Broadcast { lab, filters, config, deck: Deck::of(12) }
     }
 
     /// The filter of a server ends with the address that it was made for, and is started again. Nobody else has its clients
@@ -439,7 +459,7 @@ impl<'l> Broadcast<'l> {
 impl Trouble for Broadcast<'_> {
     fn strike(&mut self, draw: &mut Rng, model: &Model) {
         let lab = self.lab;
-        match draw.u8(..12) {
+        match self.deck.deal(draw) {
             0..=2 => lab.cut_server(server(draw), cut_of_server(draw), while_(draw), model),
             3 => lab.kill_nginx(server(draw), while_(draw), model),
             4 | 5 => {
@@ -481,6 +501,10 @@ impl Trouble for Broadcast<'_> {
             _ => lab.spoof(&model.all(), draw.fork(), model),
         }
         lab.settle();
+    }
+
+    fn is_complete(&self) -> bool {
+        self.deck.is_through()
     }
 
     fn held(&self) -> Held {
