@@ -75,6 +75,22 @@ fn it_is_ready_when_every_service_that_shall_take_clients_has_a_server_up() {
     };
     let expected = "service web has no server that takes clients\n";
     assert_eq!(asked("/readyz", unresolved, |_| {}), (503, expected.into()), "their clients' frames are dropped");
+    // One check that came to something is enough.
+    let unchecked = |status: &mut Status, servers: &[usize]| {
+        for (at, server) in status.services[0].servers.iter_mut().enumerate() {
+            let check = server.check.as_mut().expect("web is checked");
+            check.unchecked_s = servers.contains(&at).then_some(3.5);
+            check.unchecked = servers.contains(&at).then(|| "eth1 hears nobody".to_owned());
+        }
+    };
+    let takers = |status: &Status| -> Vec<usize> {
+        let servers = status.services[0].servers.iter().enumerate();
+        servers.filter(|(_, server)| status.takes_clients(server)).map(|(at, _)| at).collect()
+    };
+    let (code, body) = asked("/readyz", |status| unchecked(status, &takers(status)), |_| {});
+    let expected = "service web has no server that could be checked in the last 4 s: eth1 hears nobody\n";
+    assert_eq!((code, body.as_str()), (503, expected));
+    assert_eq!(asked("/readyz", |status| unchecked(status, &takers(status)[1..]), |_| {}), (200, "ok\n".into()));
     let at_home = readyz(|status| {
         status.server = Some("web1".to_owned());
         status.services[0].servers.iter_mut().for_each(|server| server.mac = None);

@@ -94,6 +94,7 @@ impl<'l> Dispatcher<'l> {
         listener.join().unwrap();
         let said = said.text();
         assert_eq!(status.code(), Some(0), "{said}");
+        assert!(!said.contains("netlink_proto"), "what a library says is no news: {said}");
         let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}: {stdout}"));
         let account = Account { json, said };
         let out = account.number("forwarded") + account.dropped_total() + account.number("passed");

@@ -20,6 +20,8 @@
 //! whatever the kernel thinks of the server's primary address, and its family may be the other one. The class E address
 //! never leaves this host; for IPv6 it is `fe80::6f6e:1`.
 //!
+//! A raw socket bound to the interface (SO_BINDTODEVICE) would need none of this, but it would need a TCP and a TLS of our own for the checks.
+//!
 //! The kernel goes through its rules one by one, three times for a connection. Everybody else's packets meet one rule of
 //! ours, and behind `default` only those that no route takes meet the others. Without groups, a thousand servers make each
 //! probe over TCP a sixth dearer (by `tests/health/load.rs`: 5.4 instead of 4.6 % of a core).
