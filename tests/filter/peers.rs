@@ -11,7 +11,7 @@ use oneip::engine::filter::beacon::{Cipher, Number, Report, Stranger};
 use oneip::engine::filter::digest::Digests;
 use oneip::engine::filter::peers::{Peers, Times};
 use oneip::limits::{FILTER_LEASE, PEER_LEASE};
-use oneip::model::{HashKey, Plan, Selection};
+use oneip::model::{HashInput, HashKey, Plan, Selection};
 use oneip::table::build::Cluster;
 use oneip::xdp::program::Action;
 use std::net::IpAddr;
@@ -461,12 +461,15 @@ fn digests_tell_what_decides_and_nothing_else() {
     let before = digests(&by_place);
     by_place.services[0].servers.reverse();
     assert_ne!(digests(&by_place), before, "but by remainder it does");
-    let others: [fn(&mut Plan); 5] = [
+    let others: [fn(&mut Plan); 8] = [
         |plan| plan.services[0].slots = 211,
         |plan| plan.services[0].servers[0].weight = 3,
         |plan| plan.services[0].servers[1].name = "s9".to_owned(),
         |plan| drop(plan.services[0].servers.pop()),
         |plan| plan.services[0].ports.clear(),
+        |plan| plan.services[0].address = "203.0.113.81".parse().unwrap(),
+        |plan| plan.services[0].hash = HashInput::Flow,
+        |plan| plan.services[0].selection = Selection::Modulo,
     ];
     for change in others {
         let mut other = plan.clone();

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod operator;
+mod starts;
 
 use oneip::admin::order::Answer;
 use oneip::admin::status::{ServiceStatus, State};
@@ -379,50 +380,6 @@ fn a_restart_in_the_middle_of_changes_keeps_connections_where_they_are() {
         let mut fifth = opened(&other, &file).await;
         assert!(places(&fifth).iter().all(|(_, keeps)| keeps.is_none()));
         fifth.close().await;
-    });
-}
-
-/// It accepts connections and answers nobody: that takes its time to be found out.
-#[test]
-fn a_start_waits_for_first_verdicts_and_a_restart_knows_them() {
-    with_state_file(|file| async move {
-        let [good, hangs] = ["127.0.0.1", "127.0.0.2"].map(|address| TcpListener::bind((address, 0)).unwrap());
-        let port = good.local_addr().unwrap().port();
-        let hangs = TcpListener::bind(("127.0.0.2", port)).map(|same| (same, hangs)).unwrap();
-        let answer = thread::spawn(move || {
-            use std::io::{Read, Write};
-            for mut stream in good.incoming().map_while(Result::ok) {
-                let mut request = [0; 512];
-                let Ok(length) = stream.read(&mut request) else { continue };
-                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
-                if request[..length].starts_with(b"END") {
-                    return;
-                }
-            }
-        });
-        let health = format!(
-            "[service.health]\ntype = \"http\"\nport = {port}\nvia = \"primary\"\ninterval_ms = 400\ntimeout_ms = 300\nfall = 3\n"
-        );
-        let text = CONFIG.replacen("[[service.server]]", &format!("{health}[[service.server]]"), 1);
-        let mut plan = config::parse(&text, "t.toml").unwrap().plan;
-        for (server, address) in plan.services[0].servers.iter_mut().zip(["127.0.0.1", "127.0.0.2"]) {
-            server.address = address.parse().unwrap();
-        }
-        let open = || Membership::open(plan.clone(), (Side::Dispatcher, "lo", None), &[], Some(file.clone()));
-        let mut first = open().await.unwrap();
-        assert_eq!(states(&first), [(State::Up, 65_537), (State::Down, 0)], "nobody is sent to it");
-        first.close().await;
-
-        // The one that answered does not any more: it is not asked first.
-        let mut stop = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        std::io::Write::write_all(&mut stop, b"END").unwrap();
-        answer.join().unwrap();
-        let mut second = open().await.unwrap();
-        assert_eq!(states(&second), [(State::Up, 65_537), (State::Down, 0)], "as before, without a probe");
-        let age = second.services()[0].servers[1].check.as_ref().unwrap().age_s;
-        assert_eq!(age, None, "no probe has come to anything yet");
-        second.close().await;
-        drop(hangs);
     });
 }
 
