@@ -3,6 +3,7 @@
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
 use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, one_each};
+use serde_json::Value;
 
 /// Whether each server answers an echo request of its client.
 fn answer(lab: &Lab, family: usize, pairs: &Pairs) -> Vec<bool> {
@@ -27,6 +28,19 @@ fn a_server_that_is_not_resolved_is_told_apart_is_found_when_it_comes_and_follow
         println!("found after {time:?}");
     }
     dispatcher.hear("web3 192.0.2.13 is at 02:00:00:00:00:13");
+
+    // Nothing checks it: where the kernel knows it no more, its clients are sent where it was, and why is shown.
+    lab.ip("lan", "link set web2 nomaster");
+    lab.ip("dispatcher", "neigh flush dev lan0 to 192.0.2.12");
+    let status = || serde_json::from_str::<Value>(&lab.ctl(&["status", "--json"])).unwrap();
+    let why = || status()["services"][0]["servers"][1]["why"].as_str().unwrap_or_default().to_owned();
+    let forwarded = || status()["forwarded"].as_u64().unwrap();
+    eventually("web2 is not confirmed", || why().ends_with("; the last known MAC is used"));
+    let before = forwarded();
+    assert_eq!(answer(&lab, 0, &pairs[0]), [true, false, true]);
+    eventually("web2's client is sent there", || forwarded() >= before + 3);
+    lab.ip("lan", "link set web2 master br0");
+    eventually("web2 is confirmed", || why().is_empty());
 
     // As a replaced network card does, it announces itself.
     lab.sh("web3", "sysctl -qw net.ipv4.conf.lan0.arp_notify=1 net.ipv6.conf.lan0.ndisc_notify=1");
