@@ -230,14 +230,17 @@ pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Tries until it comes true.
+/// Tries until it comes true. What takes long is tried half of the time.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
-    while !holds() {
+    loop {
+        let tried = Instant::now();
+        if holds() {
+            return start.elapsed();
+        }
         assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(tried.elapsed().max(Duration::from_millis(10)));
     }
-    start.elapsed()
 }
 
 /// The client host's addresses: of IPv4 (family 0) or IPv6 (family 1).

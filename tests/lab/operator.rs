@@ -53,6 +53,8 @@ pub fn surf_within(seconds: u32, lab: &Lab, family: usize, client: &str, stop: &
         let pairs = lab.fetch_within(seconds, family, &[client.to_owned()]);
         assert!(!pairs[0].1.is_empty(), "{client}: request {requests} failed");
         requests += 1;
+        // A program is started for each: without a pause these take a core.
+        thread::sleep(Duration::from_millis(100));
     }
     requests
 }

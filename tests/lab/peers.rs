@@ -74,6 +74,7 @@ fn call(lab: &Lab, clients: &[String], stop: &AtomicBool) -> usize {
     let mut served = 0;
     while !stop.load(Ordering::Relaxed) {
         served += lab.fetch_within(2, 0, clients).iter().filter(|(_, server)| !server.is_empty()).count();
+        thread::sleep(Duration::from_millis(100));
     }
     served
 }
