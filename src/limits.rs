@@ -273,6 +273,9 @@ pub const ANNOUNCE_LOOK: Duration = Duration::from_secs(1);
 /// How often the process that withdraws them looks whether another dispatcher has come in the place of the one that was killed.
 pub const GUARD_LOOK: Duration = Duration::from_millis(100);
 
+/// It may be silent for so long and not hang, however short `hold_s` is.
+pub const GUARD_SILENCE: Duration = Duration::from_secs(3);
+
 /// How long routes stay at least for the dispatcher that takes over: it may wait `START_MOST` for verdicts.
 pub const GUARD_HAND_OVER: Duration = Duration::from_secs(20);
 

@@ -7,7 +7,7 @@
 use crate::error::Failure;
 use crate::host::lock::InterfaceLock;
 use crate::host::privileges;
-use crate::limits::{GUARD_HAND_OVER, GUARD_LOOK};
+use crate::limits::{GUARD_HAND_OVER, GUARD_LOOK, GUARD_SILENCE};
 use crate::model::Announce;
 use crate::netlink::address_routes::AddressRoutes;
 use std::env;
@@ -112,7 +112,7 @@ async fn watch(interface: &str, table: u8, hold: Duration) -> Result<(), Failure
     let (mut has_begun, mut is_withdrawn, mut is_handed_over) = (false, false, false);
     let mut buffer = [0; 64];
     loop {
-        match timeout(hold.max(GUARD_LOOK), beats.read(&mut buffer)).await {
+        match timeout(hold.max(GUARD_SILENCE), beats.read(&mut buffer)).await {
             Ok(Ok(count @ 1..)) => {
                 if buffer[..count].contains(&LEAVE) {
                     return Ok(());
@@ -121,7 +121,7 @@ async fn watch(interface: &str, table: u8, hold: Duration) -> Result<(), Failure
                 (has_begun, is_withdrawn) = (true, false);
             }
             Ok(_) => break,
-            Err(_) if has_begun && !is_withdrawn && !hold.is_zero() => {
+            Err(_) if has_begun && !is_withdrawn => {
                 withdraw(interface, table, "the dispatcher hangs").await?;
                 is_withdrawn = true;
             }

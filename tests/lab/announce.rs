@@ -141,6 +141,19 @@ fn a_link_that_is_down_and_a_dispatcher_that_hangs_or_is_killed_are_not_announce
     is_announced(lab, &[]);
     say(&format!("killed, hold_s = 5: withdrawn after {:.1?}", killed.elapsed()));
     assert!(killed.elapsed() >= Duration::from_secs(5));
+
+    // Without a time: one that hangs has to be silent for long enough to hang.
+    let text = fs::read_to_string(&config).unwrap();
+    write_config(&config, &text.replace("hold_s = 5", "hold_s = 0"));
+    let last = Dispatcher::start_with(lab, &config, &[]);
+    is_announced(lab, &BOTH);
+    let process = Pid::from_child(last.child());
+    kill_process(process, Signal::STOP).unwrap();
+    say(&format!("stopped, hold_s = 0: withdrawn after {:.1?}", is_announced(lab, &[])));
+    kill_process(process, Signal::CONT).unwrap();
+    is_announced(lab, &BOTH);
+    kill_process(process, Signal::KILL).unwrap();
+    say(&format!("killed, hold_s = 0: withdrawn after {:.1?}", is_announced(lab, &[])));
 }
 
 /// Its clients are served meanwhile: the program in front of its rings dispatches.
