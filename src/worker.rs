@@ -6,7 +6,7 @@
 use crate::limits::{BURST, MAX_INTERFACES};
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
-use crate::path::encapsulate::{self, Answers, Fate, Whole};
+use crate::path::encapsulate::{self, Answers, Fate, Packet, Whole};
 use crate::path::rewrite;
 use crate::path::select::{AnyLimit, Outcome, Selection};
 use crate::path::trace::{Notes, Noting};
@@ -46,6 +46,8 @@ struct Beyond<F> {
     /// By link.
     answer: Vec<Burst<F>>,
     whole: Whole,
+    /// By position in the burst, where `decide` has read it.
+    packets: [Packet; BURST],
 }
 
 /// How many frames each link takes yet.
@@ -80,6 +82,7 @@ impl<P: Port> Worker<P> {
                 answers: Answers::default(),
                 answer,
                 whole: Whole::default(),
+                packets: [Packet::default(); BURST],
             },
             notes: Notes::default(),
         }
@@ -311,7 +314,9 @@ impl<F> Beyond<F> {
         (rooms, now): (&mut Rooms, u64),
     ) {
         let destination = outcome.destination;
-        match encapsulate::fate(port.bytes(frame), table, destination) {
+        let packet = Packet::read(port.bytes(frame));
+        self.packets[at] = packet;
+        match encapsulate::fate(&packet, table, destination) {
             Fate::Fits => {}
             Fate::TooBig => {
                 *outcome = Verdict::Drop(Reason::TooBig).into();
@@ -350,7 +355,7 @@ impl<F> Beyond<F> {
         outcomes: &[Outcome],
         table: &Table,
     ) {
-        let Beyond { fragments, answered, answers, whole, .. } = self;
+        let Beyond { fragments, answered, answers, whole, packets, .. } = self;
         for (at, destination, len) in answered.iter() {
             let frame = &mut received[*at];
             answers.compose(port.bytes(frame), table, *destination);
@@ -362,19 +367,25 @@ impl<F> Beyond<F> {
             if !outcome.next_hop.has_way() {
                 continue;
             }
-            let (destination, next_hop) = (outcome.destination, outcome.next_hop);
+            let (destination, next_hop, packet) = (outcome.destination, outcome.next_hop, &packets[at]);
             if fragments.peek().is_none_or(|(of, _)| *of != at) {
-                let room = encapsulate::room(port.bytes(frame), table, destination);
+                if let Some(template) = encapsulate::plain_tunnel(packet, table, destination) {
+                    port.resize(frame, packet.end());
+                    port.prepend(frame, template.header_len());
+                    encapsulate::write_plain(port.bytes_mut(frame), template, packet, table, next_hop);
+                    continue;
+                }
+                let room = encapsulate::room(port.bytes(frame), packet, table, destination);
                 port.resize(frame, room.keep);
                 if room.more > 0 {
                     port.prepend(frame, room.more);
                 } else if room.less > 0 {
                     port.strip(frame, room.less);
                 }
-                encapsulate::write(port.bytes_mut(frame), &room, table, destination, next_hop);
+                encapsulate::write(port.bytes_mut(frame), &room, packet, table, (destination, next_hop));
                 continue;
             }
-            whole.fill(port.bytes(frame), table, destination, next_hop);
+            whole.fill(port.bytes(frame), packet, table, (destination, next_hop));
             port.resize(frame, whole.len(0));
             whole.write(0, port.bytes_mut(frame));
             let mut piece = 1;

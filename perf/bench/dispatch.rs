@@ -14,7 +14,7 @@ mod odd;
 mod plans;
 
 use frames::{OURS, Random, client_v6, frame};
-use oneip::model::{Mac, OddKind, OddLimit, Plan, Rate};
+use oneip::model::{Limit, List, ListKind, Mac, OddKind, OddLimit, PerSource, Plan, Prefix, Rate};
 use oneip::table::build::Cluster;
 use oneip::xdp::dispatch::{Dispatch, Measured, Setup};
 use plans::{PREFIXED, cluster_address, clustered, plan, prefixed};
@@ -132,9 +132,57 @@ fn odd_frames() {
     }
 }
 
+/// Frames that are dropped, for each reason that a flood meets.
+fn dropped_frames() {
+    const NONE: Rate = Rate { per_second: 1, burst: 1 };
+    let limit = Limit { packets: None, bits: None, syn: None, per_source: None, only_counts: false };
+    // All clients are one source.
+    let one_source = PerSource { prefix_v4: 8, prefix_v6: 64, packets: Some(NONE), syn: None };
+    let denied = |v6: bool| List {
+        kind: ListKind::Deny,
+        services: Vec::new(),
+        prefixes: vec![match v6 {
+            true => Prefix { address: IpAddr::from(client_v6(0)), length: 64 },
+            false => Prefix { address: [10, 0, 0, 0].into(), length: 8 },
+        }],
+        files: Vec::new(),
+    };
+    type Change<'c> = &'c dyn Fn(&mut Plan, bool);
+    let rows: [(&str, Change); 4] = [
+        ("from a denied prefix", &|plan, v6| plan.lists = vec![denied(v6)]),
+        ("to a port that no service has", &|plan, _| {
+            plan.services.iter_mut().for_each(|service| service.ports[0].number = 54)
+        }),
+        ("beyond the packets of a service", &|plan, _| {
+            plan.services
+                .iter_mut()
+                .for_each(|service| service.limit = Some(Limit { packets: Some(NONE), ..limit.clone() }))
+        }),
+        ("beyond the packets of a source", &|plan, _| {
+            plan.services.iter_mut().for_each(|service| {
+                service.limit = Some(Limit { per_source: Some(one_source.clone()), ..limit.clone() })
+            })
+        }),
+    ];
+    let mut rows: Vec<Row> = [false, true]
+        .into_iter()
+        .flat_map(|v6| {
+            rows.map(|(name, change)| {
+                let mut plan = clustered(8, 64, v6);
+                change(&mut plan, v6);
+                row_of(&plan, name, v6, TIMED_OF)
+            })
+        })
+        .collect();
+    measure(&mut rows, XDP_DROP);
+}
+
 fn main() {
     if std::env::args().any(|argument| argument == "odd-only") {
         return odd_frames();
+    }
+    if std::env::args().any(|argument| argument == "drop-only") {
+        return dropped_frames();
     }
     change(8, 64);
     change(512, 64);
@@ -146,21 +194,27 @@ fn main() {
         rows.push(row_of(&prefixed(64, v6), &format!("{PREFIXED} prefixes, services of 64"), v6, TIMED_OF));
     }
     odd_frames();
+    dropped_frames();
     rows.push(row(8, 64, false, u32::MAX));
     rows.push(row(8, 64, false, 1));
+    measure(&mut rows, XDP_TX);
+}
+
+/// Runs the rows by turns, and prints them. Each does this with the last frame.
+fn measure(rows: &mut [Row], action: u32) {
     for _ in 0..ROUNDS {
-        for row in &mut rows {
-            let mut run = |what| {
+        for row in &mut *rows {
+            let mut run = |what, expected| {
                 let (action, each) = row.dispatch.measure(what, &row.frame, REPEAT).expect("it runs");
-                assert_eq!(action, XDP_TX, "{}", row.name);
+                assert_eq!(action, expected, "{}", row.name);
                 each.as_nanos()
             };
-            let (floor, all) = (run(Measured::Floor), run(Measured::Dispatch));
+            let (floor, all) = (run(Measured::Floor, XDP_TX), run(Measured::Dispatch, action));
             row.floor.push(floor);
             row.net.push(all.saturating_sub(floor));
         }
     }
-    for Row { name, net, floor, .. } in &mut rows {
+    for Row { name, net, floor, .. } in rows {
         net.sort_unstable();
         floor.sort_unstable();
         let (median, least) = (net[ROUNDS / 2], net[0]);

@@ -5,8 +5,9 @@
 
 use crate::hash;
 use crate::limits::{MAX_FRAME, TOO_BIG_ANSWERS, TOO_BIG_WINDOW};
+use crate::model::Tags;
 use crate::table::{PackedNextHop, Table, Way};
-use crate::wire::ethernet::{Ethernet, Link};
+use crate::wire::ethernet::{Ethernet, HEADER_LEN, Link, MAC_LEN};
 use crate::wire::too_big::{self, IPV6_MIN_MTU};
 use crate::wire::tunnel::{Inner, Pieces, Template};
 use crate::wire::{array, ipv4, ipv6};
@@ -21,18 +22,59 @@ pub enum Fate {
     TooBig,
 }
 
-/// Where the packet begins in a frame that is forwarded, and what it says of itself.
-#[inline]
-fn inner(frame: &[u8]) -> (usize, Inner) {
-    let (_, packet) = Ethernet::new(frame).expect("a frame that is forwarded has a header").payload();
-    (frame.len() - packet.len(), Inner::read(packet))
+/// Where the packet begins in a frame that is forwarded, and what it says of itself: read once.
+#[derive(Clone, Copy, Default)]
+pub struct Packet {
+    l2: usize,
+    inner: Inner,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub fn read(frame: &[u8]) -> Packet {
+        let (_, packet) = Ethernet::new(frame).expect("a frame that is forwarded has a header").payload();
+        Packet { l2: frame.len() - packet.len(), inner: Inner::read(packet) }
+    }
+
+    /// Bytes of its frame without the padding.
+    #[inline(always)]
+    pub fn end(&self) -> usize {
+        self.l2 + self.inner.len
+    }
+}
+
+/// The tunnel of what is most common: an untagged frame, whose header stays but for the addresses and what it says of its payload.
+#[inline(always)]
+pub fn plain_tunnel<'t>(packet: &Packet, table: &'t Table, destination: u32) -> Option<&'t Template> {
+    match table.way(destination) {
+        Way::Tunnel(template) if packet.l2 == HEADER_LEN && table.tags(destination) == Tags::AsReceived => {
+            Some(template)
+        }
+        _ => None,
+    }
+}
+
+/// Sends a frame into its `plain_tunnel`: without its padding, and with the template's length in front.
+#[inline(always)]
+pub fn write_plain(frame: &mut [u8], template: &Template, packet: &Packet, table: &Table, next_hop: PackedNextHop) {
+    // Its own address, for which it came, is where the frame began.
+    frame.copy_within(template.header_len()..template.header_len() + MAC_LEN, 0);
+    frame[HEADER_LEN - 2..HEADER_LEN].copy_from_slice(&template.ethertype());
+    write_headers(&mut frame[HEADER_LEN..], template, &packet.inner, table);
+    super::rewrite::leave(frame, next_hop, table);
+}
+
+#[inline(always)]
+fn write_headers(packet: &mut [u8], template: &Template, inner: &Inner, table: &Table) {
+    let port = if template.has_port() { port(table, &packet[template.header_len()..]) } else { 0 };
+    template.write(packet, inner, identification(template, inner, table), port);
 }
 
 /// Of a frame that is forwarded to that destination.
-#[inline]
-pub fn fate(frame: &[u8], table: &Table, destination: u32) -> Fate {
+#[inline(always)]
+pub fn fate(packet: &Packet, table: &Table, destination: u32) -> Fate {
     let Way::Tunnel(template) = table.way(destination) else { return Fate::Fits };
-    let (_, inner) = inner(frame);
+    let inner = &packet.inner;
     let mtu = table.tunnel_mtu();
     let total = template.header_len() + inner.len;
     if total <= mtu {
@@ -60,8 +102,9 @@ pub struct Room {
 
 /// Of a frame that fits. Without the padding: a buffer has room for the longest frame, and no more.
 #[inline]
-pub fn room(frame: &[u8], table: &Table, destination: u32) -> Room {
-    let (l2, inner) = inner(frame);
+pub fn room(frame: &[u8], packet: &Packet, table: &Table, destination: u32) -> Room {
+    let Packet { l2, inner } = packet;
+    let l2 = *l2;
     let mut link = Link::new(frame, l2, table.tags(destination));
     let (keep, added) = match table.way(destination) {
         Way::Tunnel(template) => {
@@ -92,17 +135,19 @@ fn identification(template: &Template, inner: &Inner, table: &Table) -> Option<u
 
 /// Sends a frame on that has been made so.
 #[inline]
-pub fn write(frame: &mut [u8], room: &Room, table: &Table, destination: u32, next_hop: PackedNextHop) {
+pub fn write(
+    frame: &mut [u8],
+    room: &Room,
+    packet: &Packet,
+    table: &Table,
+    (destination, next_hop): (u32, PackedNextHop),
+) {
     let link = room.link.bytes();
     frame[..link.len()].copy_from_slice(link);
-    let packet = &mut frame[link.len()..];
+    let rest = &mut frame[link.len()..];
     match table.way(destination) {
-        Way::Tunnel(template) => {
-            let inner = Inner::read(&packet[template.header_len()..]);
-            let port = if template.has_port() { port(table, &packet[template.header_len()..]) } else { 0 };
-            template.write(packet, inner, identification(template, &inner, table), port);
-        }
-        Way::Readdressed(readdress) => readdress.apply(packet),
+        Way::Tunnel(template) => write_headers(rest, template, &packet.inner, table),
+        Way::Readdressed(readdress) => readdress.apply(rest),
         Way::Direct | Way::Closed => {}
     }
     super::rewrite::leave(frame, next_hop, table);
@@ -128,9 +173,15 @@ impl Default for Whole {
 
 impl Whole {
     /// Of a frame whose fate that is.
-    pub fn fill(&mut self, frame: &[u8], table: &Table, destination: u32, next_hop: PackedNextHop) {
+    pub fn fill(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        table: &Table,
+        (destination, next_hop): (u32, PackedNextHop),
+    ) {
         let Way::Tunnel(template) = table.way(destination) else { unreachable!("only tunnels are fragmented") };
-        let (l2, inner) = inner(frame);
+        let Packet { l2, inner } = *packet;
         let mut link = Link::new(frame, l2, table.tags(destination));
         link.set_ethertype(template.ethertype());
         let link = link.bytes();
@@ -142,7 +193,7 @@ impl Whole {
         let packet = &mut self.frame[self.l2..self.len];
         packet[template.header_len()..].copy_from_slice(&frame[l2..l2 + inner.len]);
         let port = if template.has_port() { port(table, &frame[l2..]) } else { 0 };
-        template.write(packet, inner, Some(self.identification as u16), port);
+        template.write(packet, &inner, Some(self.identification as u16), port);
         super::rewrite::leave(&mut self.frame, next_hop, table);
         self.pieces = pieces(template, total, table.tunnel_mtu());
     }
@@ -192,7 +243,7 @@ impl Answers {
     /// Has the answer lie ready for `write`. How long its frame is.
     pub fn compose(&mut self, frame: &[u8], table: &Table, destination: u32) -> Option<usize> {
         let Way::Tunnel(template) = table.way(destination) else { return None };
-        let (l2, inner) = inner(frame);
+        let Packet { l2, inner } = Packet::read(frame);
         let fits = template.inner_mtu(table.tunnel_mtu());
         let fits = if inner.is_v4 { fits } else { fits.max(IPV6_MIN_MTU) };
         Some(l2 + too_big::write(&frame[l2..], fits, &mut self.packet)?)

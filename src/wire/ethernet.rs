@@ -12,8 +12,9 @@ pub const VLAN_TAG_LEN: usize = 4;
 /// With as many tags as are read.
 pub const MAX_HEADER_LEN: usize = HEADER_LEN + MAX_VLAN_TAGS * VLAN_TAG_LEN;
 
+pub const MAC_LEN: usize = 6;
 /// Both addresses.
-const MACS: usize = 12;
+const MACS: usize = 2 * MAC_LEN;
 /// Of a tag: priority and drop eligibility (802.1Q-2018, 9.6).
 const PRIORITY: u16 = 0xf000;
 

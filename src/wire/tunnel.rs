@@ -28,7 +28,7 @@ const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 
 /// What of the packet inside stands in the headers in front of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inner {
     /// By its own length field, in bytes.
     pub len: usize,
@@ -156,14 +156,28 @@ impl Template {
         mtu.saturating_sub(self.header_len())
     }
 
+    /// By each length that there is, which the compiler knows: a few moves, instead of a call for any length.
+    #[inline(always)]
+    fn copy_to(&self, header: &mut [u8]) {
+        macro_rules! copy {
+            ($($len:literal)*) => {
+                match header.len() {
+                    $($len => header.copy_from_slice(&self.bytes[..$len]),)*
+                    len => header.copy_from_slice(&self.bytes[..len]),
+                }
+            };
+        }
+        copy!(20 24 28 40 44 48)
+    }
+
     /// Writes the headers of the packet `inner`, which lies behind them in `packet`. `identification`: of IPv4, and then routers on the
     /// way may fragment the packet (RFC 6864, section 4.1); `None`: nobody may.
     #[inline]
-    pub fn write(&self, packet: &mut [u8], inner: Inner, identification: Option<u16>, port: u16) {
+    pub fn write(&self, packet: &mut [u8], inner: &Inner, identification: Option<u16>, port: u16) {
         let len = self.header_len();
         let total = len + inner.len;
         let (header, payload) = packet.split_at_mut(len);
-        header.copy_from_slice(&self.bytes[..len]);
+        self.copy_to(header);
         let ip_len = if self.is_v4 {
             let id = identification.unwrap_or(0);
             let flags = if identification.is_some() { 0 } else { DONT_FRAGMENT };
