@@ -7,12 +7,15 @@
 mod boxes;
 #[path = "../pages/mod.rs"]
 mod pages;
+#[path = "../tools/mod.rs"]
+mod tools;
 
 use pages::{Fence, fences, root};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use tools::skip;
 
 const ONEIP: &str = env!("CARGO_BIN_EXE_oneip");
 
@@ -92,7 +95,7 @@ fn said(output: &Output) -> String {
 
 fn walk(next: &[&str]) {
     if !rustix::process::geteuid().is_root() {
-        return eprintln!("SKIPPED: network namespaces need root");
+        return skip("network namespaces need root");
     }
     let mut first = netns(FIRST);
     let clean_up = first.pop().expect("the last block cleans up");
