@@ -2,9 +2,10 @@
 //! there. The network is that of docs/quickstart.md; other pages go on in it before it is cleaned up.
 //!
 //! It has a /run/netns, processes and an admin socket of its own, so that the names on the pages are nobody else's here, and nothing
-//! stays behind, however it ends. `boxes` walks through what the pages say of real hosts.
+//! stays behind, however it ends. `boxes` walks through what the pages say of real hosts; `demo` runs the script that README.md begins with.
 
 mod boxes;
+mod demo;
 #[path = "../pages/mod.rs"]
 mod pages;
 #[path = "../tools/mod.rs"]
