@@ -335,6 +335,30 @@ fn files_are_about_one_thing() {
     }
 }
 
+/// Tests that lack such a tool fail in CI, which has what scripts/setup.sh installs for it.
+#[test]
+fn what_tests_may_not_lack_in_ci_is_installed_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).expect("UTF-8");
+    assert!(read(".ci/run").lines().any(|line| line == "export CI=yes"));
+    let setup = read("scripts/setup.sh");
+    // Lines of a package and a program in it, which have the same name or not.
+    let installs = |tool: &str| {
+        let mut lines = setup.lines().map(|line| line.trim_end_matches('"').split(' '));
+        lines.any(|mut words| words.next_back() == Some(tool) || words.next() == Some(tool))
+    };
+    let of = |text: &str| -> Vec<String> {
+        let calls = text.split("installed(\"").skip(1);
+        calls.filter_map(|call| Some(call.split_once("\")")?.0.to_owned())).collect()
+    };
+    let tests = sources(&root.join("tests"));
+    let tools: BTreeSet<String> = tests.values().flat_map(|text| of(text)).collect();
+    assert!(tools.len() >= 5, "{tools:?}");
+    for tool in tools {
+        assert!(installs(&tool), "scripts/setup.sh does not install {tool}");
+    }
+}
+
 #[test]
 fn every_reason_has_a_name_and_a_help_line() {
     let names: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();

@@ -56,11 +56,16 @@ pub struct Latency {
 /// A percentile is said if so many frames are beyond it.
 const BEYOND: f64 = 10.0;
 
+/// Whether a percentile of `count` is said, if this part of them is beyond it.
+pub fn suffices(count: f64, beyond: f64) -> bool {
+    count * beyond >= BEYOND - 1e-6
+}
+
 impl Latency {
     /// The percentiles 50, 90, 99, 99.9 and 99.99; `None` where too few frames were timed for one.
     pub fn percentiles(&self) -> [Option<f64>; 5] {
-        let enough = |beyond: f64| self.count.unwrap_or(0.0) * beyond >= BEYOND - 1e-6;
-        let said = |percentile: Option<f64>, beyond: f64| percentile.filter(|_| enough(beyond));
+        let count = self.count.unwrap_or(0.0);
+        let said = |percentile: Option<f64>, beyond: f64| percentile.filter(|_| suffices(count, beyond));
         let Latency { p50, p90, p99, p999, p9999, .. } = *self;
         [said(p50, 0.5), said(p90, 0.1), said(p99, 0.01), said(p999, 1e-3), said(p9999, 1e-4)]
     }

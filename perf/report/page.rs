@@ -1,6 +1,6 @@
 //! The page of a run: the findings first, then what they rest on.
 
-use crate::figures::{Change, Cost, Flood, Latency, Snapshot, Tail, median};
+use crate::figures::{Change, Cost, Flood, Latency, Snapshot, Tail, median, suffices};
 use std::fmt::Write as _;
 
 /// Which device is compared with which, and what it is to reach of it: workers with what the I/O itself allows and with DPDK's
@@ -333,16 +333,20 @@ fn flood(figures: &Snapshot) -> String {
     let mut text = String::from(
         "## During a flood\n\nIn the lab of scripts/lab.sh, a client fetches a page repeatedly, with a new connection each time, and downloads a file. Meanwhile its router sends a flood: SYNs from a million \
         sources, SYNs from one /24, datagrams to a port without a service, the frames that take longest to parse, or segments of one client. Generator, dispatcher, servers and client share \
-        the cores. Only answers within the time of the flood are counted. With limits, each /16 may send 20,000 packets and 1,000 SYNs a second, and there is a limit of 200 a second for each kind of frames that take long to parse. The million \
+        the cores. Only answers within the time of the flood are counted; a percentile is shown only if at least ten are beyond it. With limits, each /16 may send 20,000 packets and 1,000 SYNs a second, and there is a limit of 200 a second for each kind of frames that take long to parse. The million \
         sources are in sixteen /16, which differ from the client's /16. A per-source limit cannot separate SYNs from all addresses from the client's: these are for the servers' SYN cookies.\n\n",
     );
     text += "| engine | limits | flood | kpps | answered | p50, ms | p99, ms | download |\n|---|---|---|--:|--:|--:|--:|---|\n";
     for row in &figures.flood {
         let Flood { engine, limits, flood, pps, gets, answered, p50_us, p99_us, download } = row;
-        let (p50, p99) = (p50_us / 1e3, p99_us / 1e3);
+        let of_answers = |percentile: f64, beyond: f64| match suffices(*answered, beyond) {
+            true => format!("{:.1}", percentile / 1e3),
+            false => "-".to_owned(),
+        };
+        let (p50, p99) = (of_answers(*p50_us, 0.5), of_answers(*p99_us, 0.01));
         let _ = writeln!(
             text,
-            "| {engine} | {limits} | {flood} | {} | {answered:.0} of {gets:.0} | {p50:.1} | {p99:.1} | {download} |",
+            "| {engine} | {limits} | {flood} | {} | {answered:.0} of {gets:.0} | {p50} | {p99} | {download} |",
             kpps(*pps)
         );
     }

@@ -1,6 +1,6 @@
 //! The plots, as SVG.
 
-use crate::figures::{Failure, Snapshot, median};
+use crate::figures::{Failure, Snapshot, median, suffices};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::path::Path;
@@ -267,7 +267,7 @@ fn sizes(figures: &Snapshot, path: &Path) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Percentiles on HdrHistogram's scale: each step to the right is a tenth of the frames.
+/// Percentiles on HdrHistogram's scale: each step to the right is a tenth of the frames. A line ends where too few are beyond it.
 fn latency(figures: &Snapshot, load: &str, path: &Path) -> Result<bool, Failure> {
     let mut lines = Vec::new();
     for (dut, _, histogram) in
@@ -275,11 +275,13 @@ fn latency(figures: &Snapshot, load: &str, path: &Path) -> Result<bool, Failure>
     {
         let points: Points = histogram
             .iter_quantiles(5)
-            .map(|step| {
-                (1.0 / (1.0 - step.quantile()).max(0.5 / histogram.len() as f64), step.value_iterated_to() as f64 / 1e3)
-            })
-            .map(|(x, y)| (x.clamp(1.0, 1e6), y.max(0.1)))
+            .map(|step| (1.0 - step.quantile(), step.value_iterated_to() as f64 / 1e3))
+            .take_while(|(beyond, _)| suffices(histogram.len() as f64, *beyond))
+            .map(|(beyond, y)| ((1.0 / beyond).clamp(1.0, 1e6), y.max(0.1)))
             .collect();
+        if points.is_empty() {
+            continue;
+        }
         lines.push(Line { name: dut.clone(), colour: colour(figures, dut), points, thin: false, marked: true });
     }
     if lines.is_empty() {

@@ -126,6 +126,10 @@ pub struct Network {
     pub rules_before: Vec<String>,
     /// Rules of the checks: of IPv4 and IPv6.
     pub probe_rules: [usize; 2],
+    /// Routes of the checks.
+    pub probe_routes: usize,
+    /// Rules of servers that lead to a table without a route.
+    pub routeless: usize,
 }
 
 #[derive(Clone, Debug)]

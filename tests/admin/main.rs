@@ -15,6 +15,8 @@ mod ready;
 mod sample;
 mod server;
 mod socket;
+#[path = "../tools/mod.rs"]
+mod tools;
 mod top;
 mod views;
 mod web;

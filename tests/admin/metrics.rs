@@ -2,8 +2,9 @@
 
 use crate::fake::{Fake, Script};
 use crate::http::tcp;
-use crate::promtool::{check_metrics, installed};
+use crate::promtool::check_metrics;
 use crate::sample;
+use crate::tools::installed;
 use oneip::admin::LATENCY_BOUNDS_NS;
 use oneip::admin::status::{CheckStatus, State};
 use oneip::metrics::snapshot::Snapshot;

@@ -1,6 +1,7 @@
 //! The views for people, from documents alone.
 
 use crate::sample;
+use oneip::admin::finding::Finding;
 use oneip::admin::order::Trace;
 use oneip::admin::status::{CheckStatus, LatencyStatus, ProgramStatus, State, Status};
 use oneip::ctl::{rates, stats, status, talkers, trace};
@@ -53,6 +54,40 @@ fn the_engine_in_the_kernel_has_cores_and_a_run_time() {
     ] {
         assert!(text.contains(line), "{line:?} is not in:\n{text}");
     }
+}
+
+/// Five at most: those that fail first, and otherwise in the order in which doctor looks.
+#[test]
+fn the_worst_of_the_host_come_first_in_a_status() {
+    let found = |name: &str, fails: bool| match fails {
+        true => Finding::fail(name, "it fails").mend("mend it"),
+        false => Finding::warn(name, "it is slow"),
+    };
+    let mut status = busy();
+    let of = |status: &Status| -> Vec<String> {
+        let text = status::text(status);
+        let is_of_host = |line: &&str| ["  fail ", "  warn ", "  and "].iter().any(|start| line.starts_with(start));
+        text.lines().filter(is_of_host).map(str::to_owned).collect()
+    };
+    assert_eq!(of(&status), [""; 0]);
+    status.findings = [("mtu", false), ("gro", false), ("link", true), ("numa", false), ("routes", true)]
+        .map(|(name, fails)| found(name, fails))
+        .into();
+    let five = [
+        "  fail link: it fails; mend it",
+        "  fail routes: it fails; mend it",
+        "  warn mtu: it is slow",
+        "  warn gro: it is slow",
+        "  warn numa: it is slow",
+    ];
+    assert_eq!(of(&status), five);
+    status.findings.extend([found("clock", false), found("bpf_jit", false)]);
+    let more = "  and 2 more: oneip doctor -c /etc/oneip/cluster.toml";
+    assert_eq!(of(&status), [&five[..], &[more]].concat());
+    status.findings.push(found("memlock", true));
+    let said = of(&status);
+    assert_eq!(said[2], "  fail memlock: it fails; mend it");
+    assert_eq!((said.len(), said[5].as_str()), (6, more.replace('2', "3").as_str()));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn run(oneip: u32, kernel: &str) -> TempDir {
     write(
         "flood.csv",
         "engine,limits,flood,pps,gets,answered,p50_us,p99_us,download\nxdp,off,none,0,1000,1000,1200,3400,whole\n\
-         xdp,on,syn_random,140250,1000,998,1500,10200,broken\n",
+         xdp,on,syn_random,140250,1000,998,1500,10200,broken\nxdp,on,dear,150000,1000,19,1500,10200,broken\n",
     );
     fs::create_dir(folder.path().join("hlog")).unwrap();
     write_log(&folder.path().join("hlog/oneip-50.hlog"));
@@ -105,16 +105,78 @@ fn the_page_says_what_was_measured_and_who_won() {
         "A service: 1024 KiB. A server: 1.0 KiB.",
         "| ipv4 | 1.0 | - | - | - | - | 13.2 | 3.5 |",
         "| xdp | off | none | 0.0 | 1000 of 1000 | 1.2 | 3.4 | whole |",
-        "| xdp | on | syn_random | 140 | 998 of 1000 | 1.5 | 10.2 | broken |",
+        "| xdp | on | syn_random | 140 | 998 of 1000 | 1.5 | - | broken |",
+        "| xdp | on | dear | 150 | 19 of 1000 | - | - | broken |",
         "- **oneip**: it polls",
         "![latency-50](latency-50.svg)",
     ] {
         assert!(page.contains(line), "{line}\nis not in\n{page}");
     }
     for plot in plots {
-        let svg = fs::read_to_string(folder.path().join(format!("{plot}.svg"))).unwrap();
+        let svg = svg(&folder, &plot);
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && !svg.contains("NaN"), "{plot}");
     }
+}
+
+fn svg(folder: &TempDir, plot: &str) -> String {
+    fs::read_to_string(folder.path().join(format!("{plot}.svg"))).unwrap()
+}
+
+/// The elements of that name, each with its attributes and up to the next element.
+fn elements<'s>(svg: &'s str, name: &str) -> Vec<&'s str> {
+    svg.split('<').filter(|element| element.split([' ', '>']).next() == Some(name)).collect()
+}
+
+fn attribute<'s>(element: &'s str, name: &str) -> Option<&'s str> {
+    element.split_once(&format!(" {name}=\"")).and_then(|(_, rest)| rest.split('"').next())
+}
+
+/// The texts of a plot.
+fn texts(svg: &str) -> Vec<&str> {
+    elements(svg, "text").into_iter().filter_map(|element| Some(element.split_once('>')?.1.trim())).collect()
+}
+
+#[test]
+fn plots_can_be_read_in_the_dark_with_axes_and_with_few_points() {
+    let folder = run(480_000, "6.1");
+    let plots = plots::all(&Snapshot::read(folder.path()).unwrap(), folder.path()).unwrap();
+    for plot in &plots {
+        let svg = svg(&folder, plot);
+        let whole = ["width", "height"].map(|side| attribute(elements(&svg, "svg")[0], side));
+        let first = elements(&svg, "rect")[0];
+        let background = ["x", "y", "width", "height", "fill"].map(|name| attribute(first, name));
+        assert_eq!(background, [Some("0"), Some("0"), whole[0], whole[1], Some("#FFFFFF")], "{plot}");
+        assert!(svg.find("<rect") < svg.find("<text"), "{plot}: behind all");
+        assert!(texts(&svg).iter().any(|text| text.contains("kpps") || text.starts_with("us, ")), "{plot}");
+    }
+    // Bars have a scale: from 0, and what it counts.
+    let bars = svg(&folder, "throughput");
+    for text in ["0", "200", "400", "600", "kpps"] {
+        assert!(texts(&bars).contains(&text), "{text}: {:?}", texts(&bars));
+    }
+    // A line of two points, or of one, is seen by its points.
+    for (plot, points) in [("sizes", 4), ("loss", 1), ("growth", 2)] {
+        assert_eq!(elements(&svg(&folder, plot), "circle").len(), points, "{plot}");
+    }
+}
+
+/// Of 2000 frames ten are beyond 99.5 %, at which a line ends, though the scale goes on to 99.99 %.
+#[test]
+fn a_line_of_percentiles_ends_where_few_frames_are_beyond_it() {
+    let folder = run(480_000, "6.1");
+    plots::all(&Snapshot::read(folder.path()).unwrap(), folder.path()).unwrap();
+    let svg = svg(&folder, "latency-50");
+    let of = |label: &str| -> f64 {
+        let text = elements(&svg, "text").into_iter().find(|text| text.split_once('>').unwrap().1.trim() == label);
+        attribute(text.unwrap(), "x").unwrap().parse().unwrap()
+    };
+    let (known, most) = (of("99 %"), of("99.99 %"));
+    let lines = elements(&svg, "polyline");
+    let line = lines.iter().max_by_key(|line| attribute(line, "points").unwrap().len()).unwrap();
+    let points = attribute(line, "points").unwrap().split_whitespace();
+    let end = points.map(|point| point.split(',').next().unwrap().parse::<f64>().unwrap()).fold(0.0, f64::max);
+    let expected = known + (most - known) * 2f64.log10() / 2.0;
+    assert!((end - expected).abs() < (most - known) / 20.0, "it ends at {end}, between {known} and {most}");
 }
 
 #[test]

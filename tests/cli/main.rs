@@ -7,4 +7,6 @@ mod lookup;
 mod program;
 mod replay;
 mod simulate;
+#[path = "../tools/mod.rs"]
+mod tools;
 mod usage;

@@ -68,6 +68,28 @@ fn the_page_has_each_verb_and_option_and_no_other() {
     }
 }
 
+/// What the help of a verb says of its exit codes, its section says in the same words; those that mean something else in one verb are in
+/// the table of all, too.
+#[test]
+fn exit_codes_are_documented_as_help_has_them() {
+    let sections: BTreeMap<String, String> = sections(&read("docs/commands.md")).into_iter().collect();
+    let mut found = BTreeSet::new();
+    for (typed, command) in verbs().into_iter().filter(|(typed, _)| typed != "oneip") {
+        let help = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+        let Some((_, codes)) = help.split_once("xit code") else { continue };
+        let codes = codes.trim_start_matches([':', ' ']).split(". ").next().unwrap_or_default();
+        let codes = codes.trim_end_matches('.');
+        let section = sections[&typed].split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(section.contains(codes), "{typed}: its section does not say \"{codes}\"");
+        found.insert(typed);
+    }
+    assert_eq!(found, ["oneip ctl diff", "oneip ctl ready", "oneip doctor"].map(String::from).into());
+
+    let rows = rows(&sections["Exit codes"]);
+    let of_diff: Vec<bool> = rows.iter().map(|row| row[1].contains("`oneip ctl diff`")).collect();
+    assert_eq!(of_diff, [false, true, true], "its 1 and 2 are not those of the others");
+}
+
 /// What is wrong with a command as it stands in a sentence, which may leave out what does not matter there.
 fn wrong(verbs: &BTreeMap<String, Command>, span: &str) -> Option<String> {
     let mut typed = "oneip".to_owned();

@@ -84,3 +84,16 @@ fn every_page_is_in_the_index_and_in_readme() {
         }
     }
 }
+
+/// What a reader comes with is a symptom.
+#[test]
+fn the_four_symptoms_have_a_heading_and_what_to_do() {
+    let sections = sections(&read("docs/troubleshooting.md"));
+    for symptom in
+        ["Up, and nothing arrives", "One server gets nobody", "Half of the connections hang", "Bulk transfers hang"]
+    {
+        let section = sections.iter().find(|(heading, _)| heading == symptom);
+        let (_, text) = section.unwrap_or_else(|| panic!("no heading \"{symptom}\""));
+        assert!(text.lines().filter(|line| line.starts_with("- ")).count() >= 3, "{symptom}: few causes: {text}");
+    }
+}

@@ -18,3 +18,5 @@ mod page;
 mod pages;
 mod reasons;
 mod schema;
+#[path = "../tools/mod.rs"]
+mod tools;

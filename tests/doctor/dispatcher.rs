@@ -1,6 +1,6 @@
 //! Faults of a dispatcher that does not run.
 
-use crate::net::{CLUSTER4, CLUSTER6, HEALTH, Net, ONEIP, eventually};
+use crate::net::{CLUSTER4, CLUSTER6, HEALTH, Net, ONEIP, eventually, shell};
 use crate::{Fault, fault, only, try_all};
 use std::fs;
 use std::process::Command;
@@ -67,6 +67,33 @@ fn each_fault_of_the_host_is_named_alone_and_mended_by_its_command() {
         fault("state_file", "rmdir DIR/state; touch DIR/state"),
     ];
     try_all(&net, "d", "--seconds 0", &faults);
+}
+
+/// A host of the network has mounts of its own, that of the whole machine here comes there.
+#[test]
+fn a_bpf_file_system_that_is_not_mounted_is_named_and_mounted() {
+    let Some(net) = Net::up() else { return };
+    let healthy = net.doctor("d", "", "--seconds 0");
+    shell(&format!("umount {}/bpf", net.dir()));
+    let found = net.doctor("d", "", "--seconds 0");
+    only(&healthy, &found, "bpf_fs", "umount");
+    shell(&found.fixes("bpf_fs")[0]);
+    assert_eq!(net.doctor("d", "", "--seconds 0").bad(), healthy.bad());
+}
+
+#[test]
+fn a_clock_that_was_set_back_is_named() {
+    let Some(net) = Net::up() else { return };
+    let healthy = net.doctor("d", "", "--seconds 0");
+    let state = net.path("state/state.json");
+    net.sh("d", &format!("touch -d '1 hour' {}", state.display()));
+    let found = net.doctor("d", "", "--seconds 0");
+    only(&healthy, &found, "clock", "a state file that is newer than now");
+    assert!(found.text().contains("s behind the last write of the state file"), "{}", found.text());
+    // Its command sets the machine's clock: here the file becomes as old as that would make it.
+    assert_eq!(found.fixes("clock"), ["timedatectl set-ntp true"]);
+    net.sh("d", &format!("touch {}", state.display()));
+    assert_eq!(net.doctor("d", "", "--seconds 0").bad(), healthy.bad());
 }
 
 #[test]
@@ -212,6 +239,14 @@ fn without_a_configuration_it_looks_at_the_host_alone_and_text_says_the_same() {
     let output = net.try_sh("d", &format!("{ONEIP} doctor -c {}/cluster.toml --seconds 0", net.dir()));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && said.contains("ok    link"), "{said}");
+    net.sh("d", "sysctl -qw net.ipv4.ip_forward=1");
+    let output = net.try_sh("d", &format!("{ONEIP} doctor -c {}/cluster.toml --seconds 0", net.dir()));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "a warning is no failure");
+    let lines: Vec<&str> = said.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with("warn  ip_forward ")).expect(&said);
+    assert_eq!(lines[at + 1].trim_start(), "fix: sysctl -w net.ipv4.ip_forward=0", "{said}");
+    net.sh("d", "sysctl -qw net.ipv4.ip_forward=0");
     let missing = Command::new(ONEIP).args(["doctor", "-c", "/nowhere.toml"]).output().expect("it runs");
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).starts_with("error: 1 check fails"));

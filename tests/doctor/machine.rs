@@ -100,6 +100,26 @@ fn faults_of_the_machine_are_named_alone() {
     only(&before, &net.doctor("d", "", &options), "smt", "siblings");
 }
 
+/// DPDK's are read where the configuration asks for it, with or without the feature.
+#[test]
+fn huge_pages_that_dpdk_lacks_are_named() {
+    let Some(net) = Net::up() else { return };
+    net.write("cluster.toml", &net.config("engine = \"dpdk\"\n[dpdk]\nport = \"0000:03:00.0\"\n", HEALTH));
+    let root = net.path("root");
+    healthy(&root);
+    let options = format!("--seconds 0 --root {}", root.display());
+    let reserved = "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    plant(&root, &[(reserved, "512\n")]);
+    let before = net.doctor("d", "", &options);
+    plant(&root, &[(reserved, "0\n")]);
+    let found = net.doctor("d", "", &options);
+    only(&before, &found, "huge_pages", "none");
+    // The kernel reserves them when the setting is written.
+    assert_eq!(found.fixes("huge_pages"), ["sysctl -w vm.nr_hugepages=512"]);
+    plant(&root, &[(reserved, "512\n")]);
+    assert_eq!(net.doctor("d", "", &options).bad(), before.bad());
+}
+
 /// The command, on the planted files: sysctl(8) has no other root.
 fn on_files(fix: &str, root: &Path) -> String {
     let root = root.display();

@@ -137,6 +137,10 @@ impl Net {
         let _ = self.children[number].wait();
     }
 
+    pub fn signal(&self, number: usize, signal: &str) {
+        shell(&format!("kill -{signal} {}", self.children[number].id()));
+    }
+
     pub fn command(&self, host: &str, script: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace(host), "bash", "-ec", script]).stdin(Stdio::null());

@@ -51,6 +51,36 @@ fn faults_of_a_running_dispatcher_are_named_alone() {
     only(&healthy, &found, "servers", "nobody listens");
 }
 
+/// A dispatcher puts its routes back within a second: this one is stopped first.
+#[test]
+fn routes_of_the_checks_that_are_lost_or_left_are_named() {
+    let Some(mut net) = Net::up() else { return };
+    let process = net.run();
+    eventually("all servers are up", || net.doctor("d", "", "--seconds 0").bad().is_empty());
+    let flush = "ip route flush table all proto 111";
+    net.signal(process, "STOP");
+    let stopped = net.doctor("d", "", "--seconds 0");
+    net.sh("d", flush);
+    let found = net.doctor("d", "", "--seconds 0");
+    only(&stopped, &found, "probe_rules", flush);
+    assert!(found.text().contains("4 routes of the checks are missing"), "{}", found.text());
+    net.signal(process, "CONT");
+    eventually("they are back", || net.doctor("d", "", "--seconds 0").bad().is_empty());
+
+    // Of one that was killed, rules and routes are left; either is named, and both are removed.
+    net.signal(process, "KILL");
+    net.end(process);
+    let found = net.doctor("d", "", "--seconds 0");
+    let said = found.text();
+    assert!(said.contains(" rules and 4 routes of the checks, but no dispatcher runs"), "{said}");
+    net.sh("d", "ip rule flush protocol 111; ip -6 rule flush protocol 111");
+    let found = net.doctor("d", "", "--seconds 0");
+    assert!(found.text().contains("there are 0 rules and 4 routes of the checks"), "{}", found.text());
+    net.sh("d", &found.fixes("probe_rules")[0]);
+    assert!(!net.doctor("d", "", "--seconds 0").bad().contains("probe_rules"));
+    assert_eq!(net.sh("d", &flush.replace("flush", "show")), "");
+}
+
 #[test]
 fn a_server_whose_answers_never_show_is_named() {
     let Some(mut net) = Net::up() else { return };

@@ -48,6 +48,11 @@ fn it_shows_sets_and_undoes_and_asks_before() {
     assert_eq!(after.4, "rx-vlan-offload: off\n0\n");
     assert_eq!(String::from_utf8_lossy(&tune(&net, &format!("show {options}")).stdout), "all is set\n");
 
+    let unasked = tune(&net, "undo --interface lan0");
+    assert_eq!(unasked.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unasked.stderr).contains("nothing was changed"));
+    assert_eq!(state(), after, "nothing is put back without an answer");
+
     // What somebody has changed since stays.
     plant(&root, &[(irq, "1\n")]);
     let undone = tune(&net, "undo --interface lan0 --yes");

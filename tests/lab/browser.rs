@@ -1,7 +1,8 @@
 //! A headless Chromium in a host of the lab, driven over a pipe by the DevTools protocol
 //! (<https://chromedevtools.github.io/devtools-protocol/>).
 
-use crate::network::{Lab, eventually, say};
+use crate::network::{Lab, eventually};
+use crate::tools::installed;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -23,11 +24,9 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// `None`: there is none, and it says so. It is too large for scripts/setup.sh.
+    /// `None`: there is none, and it says so. `scripts/setup.sh --browser` installs it.
     pub fn start(lab: &Lab, host: &str) -> Option<Browser> {
-        let there = Command::new("chromium").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if !there.is_ok_and(|status| status.success()) {
-            say("SKIPPED: no browser looks at the page: there is no chromium; apt-get install chromium");
+        if !installed("chromium") {
             return None;
         }
         let folder = lab.file("browser");

@@ -55,3 +55,5 @@ mod several;
 #[path = "../stop/mod.rs"]
 mod stop;
 mod supervisor;
+#[path = "../tools/mod.rs"]
+mod tools;

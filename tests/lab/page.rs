@@ -91,6 +91,16 @@ fn a_browser_shows_the_page_on_a_phone_and_in_the_dark_and_through_a_restart() {
     browser.wait_for("servers", "■ down");
     browser.wait_for("latency", "Since the start");
 
+    // What was dropped, and the curves of the last minute: 92 is where nothing is.
+    let _ = lab.curl(&clients(0)[0], &["--max-time", "2", "http://203.0.113.80:81/"]).output().unwrap();
+    browser.wait_for("drops", "no_service");
+    let highest = "[...document.querySelectorAll('#charts figure')].map(figure => Math.min(\
+         ...[...figure.querySelectorAll('polyline')].flatMap(line => line.getAttribute('points').split(' ').map(point => +point.split(',')[1]))))";
+    eventually("what is forwarded and dropped has a curve", || {
+        let highest: Vec<f64> = serde_json::from_value(browser.value(highest)).unwrap_or_default();
+        matches!(highest[..], [forwarded, dropped, _] if forwarded < 92.0 && dropped < 92.0)
+    });
+
     // Nobody looks at frames before somebody wants to see who sends most.
     assert_eq!(browser.text("talkers"), "");
     browser.value("document.getElementById('talkers-title').click()");

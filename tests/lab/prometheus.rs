@@ -14,8 +14,9 @@ use crate::dispatcher::Dispatcher;
 use crate::echo::Echo;
 use crate::failover::checked;
 use crate::network::{ECHO, Lab, XDP, clients, eventually, lookup, succeed};
-use crate::promtool::{check_metrics, installed};
+use crate::promtool::check_metrics;
 use crate::stop::Stop;
+use crate::tools::installed;
 
 /// Datagrams a second of all clients together.
 const RATE: f64 = 1000.0;

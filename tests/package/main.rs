@@ -2,11 +2,16 @@
 //!
 //! systemd cannot run there. What the scripts would ask of it is written down by two stand-ins, `systemctl` and `deb-systemd-invoke`.
 
+#[path = "../tools/mod.rs"]
+mod tools;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+
+use tools::installed;
 
 const UNITS: [&str; 2] = ["oneip.service", "oneip-filter.service"];
 
@@ -126,7 +131,7 @@ fn the_package_is_whole_and_lintian_has_no_complaint() {
 /// Each alert has a case in which it is silent and one in which it is not.
 #[test]
 fn the_alerts_pass_their_unit_tests() {
-    if !has("promtool") {
+    if !installed("promtool") {
         return;
     }
     let folder = root().join("packaging/prometheus");

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 /// elsewhere:
 ///
 /// - `sh build`: CI's script is `scripts/test.sh`, which calls `scripts/setup.sh`. `tests/package` and `tests/bench` run `package.sh` and
-///   `bench.sh`; `cargo test` lines are a part of CI's. `demo.sh`, and `cargo bench` at its full size, are run by hand.
+///   `bench.sh`, `tests/quickstart` runs `demo.sh`; `cargo test` lines are a part of CI's. `cargo bench` at its full size is run by hand.
 /// - `sh systemd`: `cargo test --test guest -- --ignored the_package` builds the package and takes it through the same life
 ///   (`tests/guest/life.sh`), with `dpkg` in place of `apt`.
 /// - `sh hardware`: `tests/guest` has NICs that qemu emulates, with several queues and with vfio-pci; `tests/doctor/tune.rs` runs

@@ -3,16 +3,6 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// The tools are in scripts/setup.sh; where CI runs, a missing one is a failure.
-pub fn installed(tool: &str) -> bool {
-    let found = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "{tool} is missing: run scripts/setup.sh");
-        let _ = writeln!(std::io::stderr(), "SKIPPED {}: {tool} is missing: run scripts/setup.sh", file!());
-    }
-    found
-}
-
 /// `promtool check metrics` has no complaint.
 pub fn check_metrics(page: &str) {
     let mut command = Command::new("promtool");

@@ -122,7 +122,7 @@ walks! {
 impl Walk {
     fn run(&self) {
         if !rustix::process::geteuid().is_root() {
-            return say("SKIPPED: network namespaces need root");
+            return crate::skip("network namespaces need root");
         }
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);

@@ -2,17 +2,21 @@
 //! there. The network is that of docs/quickstart.md; other pages go on in it before it is cleaned up.
 //!
 //! It has a /run/netns, processes and an admin socket of its own, so that the names on the pages are nobody else's here, and nothing
-//! stays behind, however it ends. `boxes` walks through what the pages say of real hosts.
+//! stays behind, however it ends. `boxes` walks through what the pages say of real hosts; `demo` runs the script that README.md begins with.
 
 mod boxes;
+mod demo;
 #[path = "../pages/mod.rs"]
 mod pages;
+#[path = "../tools/mod.rs"]
+mod tools;
 
 use pages::{Fence, fences, root};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use tools::skip;
 
 const ONEIP: &str = env!("CARGO_BIN_EXE_oneip");
 
@@ -92,7 +96,7 @@ fn said(output: &Output) -> String {
 
 fn walk(next: &[&str]) {
     if !rustix::process::geteuid().is_root() {
-        return eprintln!("SKIPPED: network namespaces need root");
+        return skip("network namespaces need root");
     }
     let mut first = netns(FIRST);
     let clean_up = first.pop().expect("the last block cleans up");

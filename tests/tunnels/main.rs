@@ -9,6 +9,8 @@ mod lab;
 #[path = "../model/mod.rs"]
 mod model;
 mod probes;
+#[path = "../tools/mod.rs"]
+mod tools;
 mod tshark;
 mod twins;
 

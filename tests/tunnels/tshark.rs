@@ -6,16 +6,13 @@ use crate::decoded::{clients, sent};
 use crate::frames::Packet;
 use crate::model::records::Golden;
 use crate::model::turn::Bench;
+use crate::tools::installed;
 use oneip::model::Deliver;
 use std::process::Command;
 
 /// `None`, said aloud, where it is not installed.
 fn tshark() -> Option<Command> {
-    if Command::new("tshark").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: there is no tshark: scripts/setup.sh installs it");
-        return None;
-    }
-    Some(Command::new("tshark"))
+    installed("tshark").then(|| Command::new("tshark"))
 }
 
 /// A capture in the classic format.

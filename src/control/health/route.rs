@@ -74,6 +74,11 @@ pub fn is_probe_mark(mark: u32, mask: u32) -> bool {
     (mark ^ MARKS) & mask & MARKS_MASK == 0
 }
 
+/// Whether a routing table is that of a probe route.
+pub fn is_probe_table(table: u32) -> bool {
+    Number::of(table).is_some()
+}
+
 /// Tells a server's mark, routing table and next hops from those of the others: 1 to `HEALTH_PATHS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Number(u16);

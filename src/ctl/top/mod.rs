@@ -169,3 +169,24 @@ fn command(KeyEvent { code, modifiers, kind, .. }: KeyEvent) -> Option<Command> 
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, command};
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+    #[test]
+    fn a_question_mark_shows_help_and_escape_leaves_it() {
+        let of = |code| command(KeyEvent::new(code, KeyModifiers::NONE));
+        assert!(matches!(of(KeyCode::Char('?')), Some(Command::Help)));
+        // Keyboards on which it takes Shift say so.
+        assert!(matches!(command(KeyEvent::new(KeyCode::Char('?'), KeyModifiers::SHIFT)), Some(Command::Help)));
+        assert!(matches!(of(KeyCode::Esc), Some(Command::Back)));
+        assert!(matches!(of(KeyCode::Char('q')), Some(Command::Quit)));
+        assert!(of(KeyCode::Char('x')).is_none());
+        let released = KeyEvent::new_with_kind(KeyCode::Char('?'), KeyModifiers::NONE, KeyEventKind::Release);
+        assert!(command(released).is_none(), "where a terminal tells, it would be pressed twice");
+        let control = KeyEvent::new(KeyCode::Char('?'), KeyModifiers::CONTROL);
+        assert!(command(control).is_none());
+    }
+}

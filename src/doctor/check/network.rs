@@ -331,10 +331,10 @@ pub fn probe_rules(facts: &Facts) -> Vec<Finding> {
             "a rule of this host matches the checks' packets before the checks' own rule: servers are not checked";
         return vec![Finding::fail("probe_rules", why).mend(first.clone())];
     }
-    let there = network.probe_rules.iter().sum::<usize>();
-    if facts.running.is_none() && facts.no_answer.is_none() && !facts.is_itself && there > 0 {
+    let (rules, routes) = (network.probe_rules.iter().sum::<usize>(), network.probe_routes);
+    if facts.running.is_none() && facts.no_answer.is_none() && !facts.is_itself && rules + routes > 0 {
         let why = format!(
-            "there are {there} rules of the checks, but no dispatcher runs: a dispatcher was killed; the next start removes the rules too"
+            "there are {rules} rules and {routes} routes of the checks, but no dispatcher runs: a dispatcher was killed; the next start removes them"
         );
         let fix = "ip rule flush protocol 111; ip -6 rule flush protocol 111; ip route flush table all proto 111; \
                    ip -6 route flush table all proto 111";
@@ -351,5 +351,14 @@ pub fn probe_rules(facts: &Facts) -> Vec<Finding> {
             "the rules of the checks are missing: servers are unchecked until the dispatcher has added them again";
         return vec![Finding::fail("probe_rules", why)];
     }
-    vec![Finding::ok("probe_rules", if there > 0 { "in place" } else { "there are none, and none are needed now" })]
+    // Of one that does not answer too: it may have stopped before it could put them back.
+    let has_process = facts.dispatches() || facts.no_answer.is_some();
+    if has_process && network.routeless > 0 && probes(plan) {
+        let why = format!(
+            "{} routes of the checks are missing: their servers are unchecked until the dispatcher has added them again",
+            network.routeless
+        );
+        return vec![Finding::fail("probe_rules", why)];
+    }
+    vec![Finding::ok("probe_rules", if rules > 0 { "in place" } else { "there are none, and none are needed now" })]
 }

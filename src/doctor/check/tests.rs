@@ -1,14 +1,15 @@
 //! Each check with facts in which one thing is wrong.
 
 use super::{all, on_server};
-use crate::admin::finding::Grade;
+use crate::admin::finding::{Finding, Grade};
 use crate::admin::status::{CheckStatus, ServerStatus, ServiceStatus, State, Status, WorkerStatus};
 use crate::config;
 use crate::control::neighbours::{Detour, OffLink};
 use crate::doctor::facts::{Facts, Heard, Interface, Neighbour, Running, Settings};
 use crate::model::{Engine, Mac, Tags, Xdp};
+use crate::verdict::Reason;
 use crate::xdp::{Device, Features};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 const CONFIG: &str = r#"
@@ -98,7 +99,7 @@ fn healthy() -> Facts {
         });
     }
     network.gateways = vec![(address("192.0.2.1"), Mac([2, 0, 0, 0, 0, 1]))];
-    network.probe_rules = [8, 0];
+    (network.probe_rules, network.probe_routes) = ([8, 0], 2);
     facts.running = Some(Running {
         status: status(),
         drops: BTreeMap::new(),
@@ -207,7 +208,7 @@ type Plant = fn(&mut Facts);
 fn one_thing_that_is_wrong_is_named_and_nothing_else() {
     assert_eq!(bad(&healthy()), []);
     let (warn, fail) = (Grade::Warn, Grade::Fail);
-    let faults: [(&str, Grade, Plant); 65] = [
+    let faults: [(&str, Grade, Plant); 66] = [
         ("kernel", fail, |f| f.host.kernel = Some("5.4.0".into())),
         ("kernel", warn, |f| f.host.kernel = Some("5.15.0-91-generic".into())),
         ("af_xdp", fail, |f| f.host.has_af_xdp = Some(false)),
@@ -266,6 +267,7 @@ fn one_thing_that_is_wrong_is_named_and_nothing_else() {
         ("port_range", warn, |f| f.network.port_range = Some((1024, 65_535))),
         ("probe_rules", fail, |f| f.network.rules_before.push("ip rule del pref 0".into())),
         ("probe_rules", fail, |f| f.network.probe_rules = [0, 0]),
+        ("probe_rules", fail, |f| f.network.routeless = 1),
         ("process", fail, |f| (f.running, f.no_answer) = (None, Some("it hangs".into()))),
         ("process", warn, |f| run(f).status.version = "0.0.1".into()),
         ("reload", warn, |f| run(f).reload = Some(Ok(vec!["service web: server web3 is new".into()]))),
@@ -286,6 +288,26 @@ fn one_thing_that_is_wrong_is_named_and_nothing_else() {
         let mut found = bad(&facts);
         found.dedup();
         assert_eq!(found, [(name.to_owned(), state)]);
+    }
+}
+
+#[test]
+fn for_each_reason_to_drop_frames_there_is_advice_of_its_own() {
+    let mut told = BTreeSet::new();
+    for reason in Reason::ALL {
+        let mut facts = healthy();
+        run(&mut facts).drops.insert(reason.name().to_owned(), 3);
+        let found: Vec<Finding> = all(&facts).into_iter().filter(|f| f.name.starts_with("drops")).collect();
+        let [finding] = &found[..] else { panic!("{reason}: {found:?}") };
+        // Each server but one drops each frame of a broadcast.
+        if reason == Reason::OtherServer {
+            assert_eq!((&*finding.name, finding.state), ("drops", Grade::Ok));
+            continue;
+        }
+        assert_eq!((&*finding.name, finding.state > Grade::Ok), (&*format!("drops_{reason}"), true));
+        let what = format!("3 frames dropped within 1.0 s: {}; ", reason.help());
+        let advice = finding.why.strip_prefix(&what).unwrap_or_else(|| panic!("{finding:?}"));
+        assert!(advice.len() > 20 && told.insert(advice.to_owned()), "{reason}: {advice}");
     }
 }
 
@@ -408,6 +430,8 @@ fn of_a_dispatcher_that_was_killed_rules_are_left_and_a_foreign_program_is_in_th
     facts.running = None;
     assert_eq!(bad(&facts), [("probe_rules".to_owned(), Grade::Warn)]);
     facts.network.probe_rules = [0, 0];
+    assert_eq!(bad(&facts), [("probe_rules".to_owned(), Grade::Warn)], "somebody removed the rules alone");
+    facts.network.probe_routes = 0;
     assert_eq!(bad(&facts), []);
     nic(&mut facts).program_is_ours = false;
     assert_eq!(bad(&facts), [("xdp_program".to_owned(), Grade::Fail)]);

@@ -11,6 +11,8 @@ use crate::netlink::links::Links;
 use crate::netlink::{self, lookup};
 use crate::server;
 use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion};
 use std::collections::BTreeMap;
@@ -42,7 +44,7 @@ pub async fn network(
         port_range: root.text("/proc/sys/net/ipv4/ip_local_port_range").and_then(|text| range(&text)),
         ..Network::default()
     };
-    let _ = rules(handle, &mut network).await;
+    let _ = probe_routes(handle, &mut network).await;
     // What follows is lost with a link.
     if all_up {
         let _ = servers(handle, plan, interfaces, ask, &mut network).await;
@@ -139,19 +141,43 @@ fn poke(address: IpAddr) {
     let _ = UdpSocket::bind((any, 0)).and_then(|socket| socket.send_to(b"", (address, 9)));
 }
 
-/// Counts those of the checks, and finds those of others that come first.
-async fn rules(handle: &Handle, network: &mut Network) -> io::Result<()> {
-    for (at, version) in [IpVersion::V4, IpVersion::V6].into_iter().enumerate() {
+/// Counts rules and routes of the checks, and finds rules of others that come first.
+async fn probe_routes(handle: &Handle, network: &mut Network) -> io::Result<()> {
+    let families = [(IpVersion::V4, AddressFamily::Inet), (IpVersion::V6, AddressFamily::Inet6)];
+    for (at, (version, family)) in families.into_iter().enumerate() {
         let all: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await.map_err(netlink::to_io)?;
+        let tables = probe_tables(handle, family).await?;
+        network.probe_routes += tables.len();
         for rule in &all {
             if rule.attributes.contains(&RuleAttribute::Protocol(netlink::PROTOCOL)) {
                 network.probe_rules[at] += 1;
+                let table = rule.attributes.iter().find_map(|attribute| match attribute {
+                    RuleAttribute::Table(table) => Some(*table),
+                    _ => None,
+                });
+                let is_empty = |table: u32| route::is_probe_table(table) && !tables.contains(&table);
+                network.routeless += usize::from(table.is_some_and(is_empty));
             } else if let Some(before) = before(rule, at == 1) {
                 network.rules_before.push(before);
             }
         }
     }
     Ok(())
+}
+
+/// The table of each route of the checks.
+async fn probe_tables(handle: &Handle, family: AddressFamily) -> io::Result<Vec<u32>> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family;
+    let ours = |route: RouteMessage| {
+        let of = route.attributes.into_iter().find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(table),
+            _ => None,
+        });
+        let table = of.filter(|table| route.header.protocol == netlink::PROTOCOL && route::is_probe_table(*table));
+        std::future::ready(Ok(table))
+    };
+    handle.route().get(query).execute().map_err(netlink::to_io).try_filter_map(ours).try_collect().await
 }
 
 /// A rule that may take a probe's packets before the rule of the checks does, as `ip rule del` takes it. The kernel's own for local
