@@ -288,6 +288,25 @@ fn what_is_not_ordered_any_more_is_not_remembered_as_heard() {
     );
 }
 
+#[test]
+fn a_member_that_is_alone_changes_its_key_and_stays_the_group() {
+    let digest = |key: &str| Digest { configuration: "c".into(), key: key.into() };
+    let mut book = book();
+    book.set_digest(digest("k"));
+    let value = r#"{"version":"0.1.0","mode":"dispatcher","place":"p","digest":{"configuration":"c","key":"k"}}"#;
+    let member = |name: &str, created| Entry {
+        key: Place::Member(name.into()).key().into_bytes(),
+        value: Some(value.into()),
+        created,
+        revision: created,
+    };
+    book.load(1, 3, &[member("d1", 3)]);
+    book.set_digest(digest("other"));
+    assert_eq!((book.stranger(), book.has_other_key()), (None, false));
+    book.change(4, &[member("d2", 4), member("d3", 4)]);
+    assert!(book.has_other_key());
+}
+
 /// What anybody may have written there: nonsense, and what is like a record in all but its bounds.
 fn any_entry() -> impl Strategy<Value = Entry> {
     let time = || prop_oneof![0u64..3, any::<u64>(), (0u64..1 << 40).prop_map(|ms| now_ms() - 20_000 + ms % 40_000)];
