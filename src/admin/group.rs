@@ -18,6 +18,9 @@ pub struct GroupSummary {
     /// Why this process shares nothing with the others, in words; `None`: it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<String>,
+    /// It has another hash key than the others: a client would get another server here, so that it is not announced.
+    #[serde(default)]
+    pub other_key: bool,
     /// Members that live, this one included, as far as is known.
     pub alive: usize,
     /// Who they are, by name.
@@ -41,6 +44,13 @@ pub struct GroupSummary {
     /// The generation of what was published that counts here; 0: none yet. `None`: the services are those of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<u64>,
+}
+
+impl GroupSummary {
+    /// Why no clients may be sent here, whatever else is well: they would get other servers than at the other members.
+    pub fn keeps_out(&self) -> Option<&str> {
+        self.outside.as_deref().filter(|_| self.other_key)
+    }
 }
 
 /// A member that lives, as far as is known without asking the store.

@@ -1,5 +1,6 @@
 //! The verdicts of `/healthz` and `/readyz`: fine, or why not, a line a reason.
 
+use super::group::GroupSummary;
 use super::overview::{Overview, Seen};
 use super::status::{CheckStatus, PeerStatus, ServerStatus, Status};
 use crate::limits::UNCHECKED_MOST;
@@ -28,11 +29,14 @@ pub fn healthy(figures: &Snapshot) -> Result<(), String> {
 }
 
 /// Whether clients of every service find a server: the interface has its link, a table is published, and each service that is
-/// meant to take clients has a server that does; and all filters decide by the same.
+/// meant to take clients has a server that does; and all filters decide by the same, as do the members of a group.
 ///
 /// # Errors
 /// What is missing, or the services that have none.
 pub fn ready(Overview { head: status, services, .. }: &Overview) -> Result<(), String> {
+    if let Some(why) = status.group.as_ref().and_then(GroupSummary::keeps_out) {
+        return Err(format!("{why}\n"));
+    }
     if status.interface_up == Some(false) {
         return Err(format!("{} is down\n", status.interface));
     }

@@ -150,6 +150,7 @@ mod tests {
             since_s: 5.0,
             why: None,
             outside: None,
+            other_key: false,
             living: Vec::new(),
             alive: 2,
             revision: Some(17),

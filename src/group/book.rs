@@ -147,6 +147,7 @@ fn after(orders: &ServerOrders, there: &ServerOrders) -> ServerOrders {
 
 pub struct Book {
     name: String,
+    member: String,
     own: Digest,
     pub shared: Shared,
     synced: Option<Synced>,
@@ -182,6 +183,7 @@ impl Book {
         let shared = Shared { servers, denied: by_place(denied), ..Shared::default() };
         let mut book = Book {
             name: name.to_owned(),
+            member: member.to_owned(),
             own,
             shared,
             synced,
@@ -212,13 +214,22 @@ impl Book {
         book
     }
 
+    /// It is so at once, before the store says it too: who is alone never stands against what it was.
     pub fn set_digest(&mut self, own: Digest) {
+        if let Some((member, _)) = self.shared.members.get_mut(&self.member) {
+            member.digest = own.clone();
+        }
         self.own = own;
     }
 
     /// Why this process is not in the group.
     pub fn stranger(&self) -> Option<String> {
         self.shared.stranger(&self.own)
+    }
+
+    /// Whether clients would get other servers here than in the group.
+    pub fn has_other_key(&self) -> bool {
+        self.shared.has_other_key(&self.own)
     }
 
     /// Takes in all that the store has. One that went back, since it was restored or is another one, is told what it has lost.

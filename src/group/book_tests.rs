@@ -1,6 +1,8 @@
 //! Orders of the group, those that wait, and those for one member: what counts.
 
 use super::*;
+use crate::group::memory;
+use crate::limits::{GROUP_AHEAD, MAX_DENY_S, MAX_DRAIN_S, MAX_WEIGHT};
 use proptest::prelude::*;
 
 fn weight(set: u32, by: &str, at_ms: u64) -> ServerOrders {
@@ -44,6 +46,66 @@ fn an_order_counts_at_once_and_until_the_store_says_otherwise() {
     book.told(late, true);
     assert!(book.queue().is_empty());
     assert_eq!(weight_of(&book, "web1"), Some(4), "before it is heard of the change");
+}
+
+/// What another member does with what one has written.
+fn carry(book: &mut Book, value: Option<Vec<u8>>, revision: i64) {
+    book.change(revision, &[Entry { key: b"orders/servers/web1".to_vec(), value, created: 3, revision }]);
+}
+
+/// The replacing order of one member as another one, a restart, and a member that was away take it.
+#[test]
+fn a_time_from_the_far_future_neither_wins_nor_keeps_later_orders_out() {
+    let years = |count: u64| count * 365 * 24 * 3_600_000;
+    for (at_ms, counts) in
+        [((1 << 42) - 1, false), (now_ms() + years(11), false), (now_ms() + years(10) - 60_000, true)]
+    {
+        let there = entry("web1", &weight(9, "x1", at_ms), 3);
+        let (mut teller, mut other) = (book(), book());
+        for book in [&mut teller, &mut other] {
+            book.load(1, 3, std::slice::from_ref(&there));
+            assert_eq!(weight_of(book, "web1"), counts.then_some(9), "{at_ms}");
+            assert_eq!(book.shared.bad.is_empty(), counts, "{:?}", book.shared.bad);
+        }
+        let mut value = there.value;
+        for (revision, set) in [(4, 4), (5, 5), (6, 6)] {
+            let id = teller.enqueue(edit("web1", weight(set, "d1", now_ms())), true);
+            let (merged, _) = teller.queue()[0].edit.merge(value.as_deref(), true);
+            let Merged::Put(written) = merged else { panic!("{merged:?}") };
+            teller.told(id, true);
+            value = Some(written);
+            for book in [&mut teller, &mut other] {
+                carry(book, value.clone(), revision);
+                assert!(book.shared.bad.is_empty(), "{:?}", book.shared.bad);
+                assert_eq!(weight_of(book, "web1"), Some(set));
+            }
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("oneip.group.json");
+        memory::save(&file, &teller.remembered()).expect("saved");
+        let read = memory::load(&file, "edge").expect("it is not damaged");
+        assert_eq!(read, Some(teller.remembered()));
+    }
+}
+
+#[test]
+fn a_wrong_order_on_disk_takes_no_other_one_with_it() {
+    let mut book = book();
+    book.load(1, 5, &[entry("web1", &weight(3, "d1", 10), 4), entry("web2", &weight(5, "d2", 30), 5)]);
+    book.set_local("web3", &disabled(true, "d1", 11));
+    let mut remembered = book.remembered();
+    let right = remembered.clone();
+    remembered.servers.insert("web9".into(), weight(1, "d1", 1 << 42));
+    remembered.local.insert("web9".into(), weight(1 << 20, "d1", 1));
+    let wrong = DenyOrder { until: Some(u64::MAX), by: "d1".into(), at_ms: 1 };
+    let prefix = "198.51.100.0/24".parse().expect("a prefix");
+    remembered.denied.push(DeniedHere { prefix, service: None, order: wrong.clone() });
+    remembered.local_denied.push(DeniedHere { prefix, service: None, order: wrong });
+    remembered.queue.push(Queued { edit: edit("web9", weight(1, "d1", 1 << 42)), is_new: false, id: 0 });
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("oneip.group.json");
+    memory::save(&file, &remembered).expect("saved");
+    assert_eq!(memory::load(&file, "edge"), Ok(Some(right)));
 }
 
 #[test]
@@ -226,6 +288,71 @@ fn what_is_not_ordered_any_more_is_not_remembered_as_heard() {
     );
 }
 
+#[test]
+fn a_member_that_is_alone_changes_its_key_and_stays_the_group() {
+    let digest = |key: &str| Digest { configuration: "c".into(), key: key.into() };
+    let mut book = book();
+    book.set_digest(digest("k"));
+    let value = r#"{"version":"0.1.0","mode":"dispatcher","place":"p","digest":{"configuration":"c","key":"k"}}"#;
+    let member = |name: &str, created| Entry {
+        key: Place::Member(name.into()).key().into_bytes(),
+        value: Some(value.into()),
+        created,
+        revision: created,
+    };
+    book.load(1, 3, &[member("d1", 3)]);
+    book.set_digest(digest("other"));
+    assert_eq!((book.stranger(), book.has_other_key()), (None, false));
+    book.change(4, &[member("d2", 4), member("d3", 4)]);
+    assert!(book.has_other_key());
+}
+
+/// What anybody may have written there: nonsense, and what is like a record in all but its bounds.
+fn any_entry() -> impl Strategy<Value = Entry> {
+    let time = || prop_oneof![0u64..3, any::<u64>(), (0u64..1 << 40).prop_map(|ms| now_ms() - 20_000 + ms % 40_000)];
+    let until = || prop_oneof![any::<u64>(), time().prop_map(|ms| ms / 1000)];
+    let by = || prop_oneof!["[a-c]", "\\PC{0,70}"];
+    let drained = (until(), by(), time())
+        .prop_map(|(set, by, at_ms)| format!(r#"{{"drained_until":{{"set":{set},"by":{by:?},"at_ms":{at_ms}}}}}"#));
+    let weight = (any::<u32>(), by(), time())
+        .prop_map(|(set, by, at_ms)| format!(r#"{{"weight":{{"set":{set},"by":{by:?},"at_ms":{at_ms}}}}}"#));
+    let denied = (until(), by(), time())
+        .prop_map(|(until, by, at_ms)| format!(r#"{{"until":{until},"by":{by:?},"at_ms":{at_ms}}}"#));
+    let member = ("[a-c]", "[a-c]").prop_map(|(one, other)| {
+        format!(
+            r#"{{"version":"1","mode":"dispatcher","place":"p","digest":{{"configuration":"{one}","key":"{other}"}}}}"#
+        )
+    });
+    let text = prop_oneof![drained, weight, denied, member, "\\PC*"].prop_map(String::into_bytes);
+    let value = prop_oneof![4 => text, 1 => proptest::collection::vec(any::<u8>(), 0..64)];
+    let key = prop_oneof![
+        "orders/servers/web[1-3](@(web|mail))?",
+        "orders/denied/198\\.51\\.100\\.[0-3](@web)?",
+        "orders/denied/2001:db8::/(32|48|129)",
+        "members/d[1-3]",
+        "views/d[1-3]",
+        "config",
+        "\\PC{0,100}",
+    ]
+    .prop_map(String::into_bytes);
+    let key = prop_oneof![9 => key, 1 => proptest::collection::vec(any::<u8>(), 0..100)];
+    (key, proptest::option::weighted(0.9, value), any::<i64>(), any::<i64>())
+        .prop_map(|(key, value, created, revision)| Entry { key, value, created, revision })
+}
+
+fn is_within_bounds(book: &Book) -> Result<(), TestCaseError> {
+    let latest_s = (now_ms() + GROUP_AHEAD.as_millis() as u64) / 1000 + 2;
+    let wanted = book.wanted();
+    for set in wanted.all() {
+        prop_assert!(set.weight.is_none_or(|weight| weight <= MAX_WEIGHT), "{set:?}");
+        prop_assert!(set.drained_until.is_none_or(|until| until <= latest_s + u64::from(MAX_DRAIN_S)), "{set:?}");
+    }
+    let denied = book.wanted_denied().0;
+    prop_assert!(denied.len() <= MAX_DENIED);
+    prop_assert!(denied.iter().all(|it| it.until.is_none_or(|until| until <= latest_s + MAX_DENY_S)), "{denied:?}");
+    Ok(())
+}
+
 fn orders() -> impl Strategy<Value = ServerOrders> {
     let stamp = || (0u64..6, "[a-c]");
     let drained = proptest::option::of((proptest::option::of(0u64..4), stamp()));
@@ -252,6 +379,37 @@ fn comparable(all: &[ServerOrders]) -> bool {
 }
 
 proptest! {
+    /// Whoever can write to the store neither ends this process nor makes it use what no operator could order; nor does that over a restart.
+    #[test]
+    fn whatever_the_store_has_nothing_is_beyond_its_bounds(
+        loaded in proptest::collection::vec(any_entry(), 0..12),
+        changes in proptest::collection::vec((any::<i64>(), proptest::collection::vec(any_entry(), 0..4)), 0..6),
+        (cluster, revision) in any::<(u64, i64)>(),
+        again in proptest::collection::vec(any_entry(), 0..12),
+    ) {
+        let mut book = book();
+        book.load(cluster, revision, &loaded);
+        is_within_bounds(&book)?;
+        for (at, (revision, entries)) in changes.iter().enumerate() {
+            book.change(*revision, entries);
+            book.enqueue(edit("web1", weight(at as u32, "d1", now_ms())), true);
+            book.over().into_iter().for_each(|edit| _ = book.enqueue(edit, false));
+            let _ = (book.stranger(), book.views().count());
+            is_within_bounds(&book)?;
+            prop_assert_eq!(weight_of(&book, "web1"), Some(at as u32), "who orders now is followed");
+        }
+        book.lose();
+        book.load(cluster, revision.wrapping_add(1), &again);
+        is_within_bounds(&book)?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("oneip.group.json");
+        memory::save(&file, &book.remembered()).expect("saved");
+        let read = memory::load(&file, "edge").expect("it is not damaged").expect("it is of this group");
+        prop_assert_eq!(read.servers, book.remembered().servers);
+        let orders = (&Overrides::default(), &Denials::default());
+        is_within_bounds(&Book::open(("edge", "d1"), Digest::default(), Some(book.remembered()), orders))?;
+    }
+
     /// In whichever order members tell the store what waited, it has the same in the end.
     #[test]
     fn what_waited_is_told_in_any_order(all in proptest::collection::vec(orders(), 1..5), rotate in 0usize..5) {

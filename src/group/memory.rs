@@ -64,16 +64,23 @@ pub fn load(path: &Path, name: &str) -> Result<Option<Remembered>, String> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("{shown} cannot be read: {error}")),
     };
-    let remembered: Remembered =
+    let mut remembered: Remembered =
         serde_json::from_slice(&text).map_err(|error| format!("{shown} is damaged: {error}"))?;
-    let servers = remembered.servers.values().chain(remembered.local.values()).map(ServerOrders::check);
-    let denied = remembered.denied.iter().chain(&remembered.local_denied).map(|denied| denied.order.check());
-    let queued = remembered.queue.iter().map(|queued| queued.edit.check());
-    servers
-        .chain(denied)
-        .chain(queued)
-        .collect::<Result<(), String>>()
-        .map_err(|error| format!("{shown} is damaged: {error}"))?;
+    // One that is wrong takes none of the others with it.
+    let is_right = |what: &str, checked: Result<(), String>| match checked {
+        Ok(()) => true,
+        Err(why) => {
+            tracing::warn!("group: {shown}: an order for {what} is not used: {why}");
+            false
+        }
+    };
+    for orders in [&mut remembered.servers, &mut remembered.local] {
+        orders.retain(|server, orders| is_right(server, orders.check()));
+    }
+    for denied in [&mut remembered.denied, &mut remembered.local_denied] {
+        denied.retain(|denied| is_right(&denied.prefix.to_string(), denied.order.check()));
+    }
+    remembered.queue.retain(|queued| is_right(&queued.edit.place().key(), queued.edit.check()));
     // Another group's says nothing of this one.
     Ok(Some(remembered).filter(|remembered| remembered.name == name))
 }

@@ -5,11 +5,16 @@ use super::heard::Order;
 use crate::config;
 use crate::config::published::Published;
 use crate::control::agreement::View;
-use crate::limits::{GROUP_CONFIG, GROUP_VALUE, GROUP_VIEW, MAX_DENY_S, MAX_DRAIN_S, MAX_WEIGHT};
+use crate::limits::{GROUP_AHEAD, GROUP_CONFIG, GROUP_VALUE, GROUP_VIEW, MAX_DENY_S, MAX_DRAIN_S, MAX_WEIGHT};
 use crate::model::Prefix;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+const YEAR_S: u64 = 365 * 24 * 60 * 60;
+
+/// In milliseconds since 1970: the year in which this was written.
+const CLOCK_AT_LEAST_MS: u64 = 56 * YEAR_S * 1000;
 
 /// One thing that was ordered, by whom and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -303,10 +308,21 @@ pub fn progress(value: &[u8]) -> Option<Progress> {
     json(value).ok()
 }
 
-/// Times are added to one another: none is beyond 2116.
+/// An order that replaces another one gets a later time. So no time can be the last one that is accepted: the bound moves on with the clock,
+/// and a moment later what follows is accepted too. Otherwise a time from the far future could never be replaced.
 fn stamp((by, at_ms): (&String, u64)) -> Result<(), String> {
     config::name(by)?;
-    if at_ms < 1 << 42 { Ok(()) } else { Err("it has a time that is later than 2109".to_owned()) }
+    match at_ms <= latest_ms() {
+        true => Ok(()),
+        false => {
+            Err(format!("it has a time that is more than {} years ahead of this clock", GROUP_AHEAD.as_secs() / YEAR_S))
+        }
+    }
+}
+
+/// A clock that has not been set yet says 1970: what members order whose clocks are right is accepted there too.
+fn latest_ms() -> u64 {
+    now_ms().max(CLOCK_AT_LEAST_MS) + GROUP_AHEAD.as_millis() as u64
 }
 
 /// A drain or a denial is no longer than an operator can order it.
@@ -335,7 +351,10 @@ mod tests {
             (drained(at / 1000 + 700_000), "`drained_until` is more than 604800 s after it was ordered"),
             (r#"{"weight":{"set":65536,"by":"d1","at_ms":1}}"#.to_owned(), "`weight` 65536 is more than 65535"),
             (r#"{"weight":{"set":1,"by":"d 1","at_ms":1}}"#.to_owned(), "is not a name"),
-            (r#"{"weight":{"set":1,"by":"d1","at_ms":9999999999999999}}"#.to_owned(), "later than 2109"),
+            (
+                r#"{"weight":{"set":1,"by":"d1","at_ms":9999999999999999}}"#.to_owned(),
+                "more than 10 years ahead of this clock",
+            ),
             (r#"{"wait":1}"#.to_owned(), "unknown field `wait`"),
             ("[]x".to_owned(), "trailing characters"),
             (" ".repeat(GROUP_VALUE + 1), "and may have"),

@@ -119,13 +119,19 @@ impl Shared {
         })
     }
 
+    /// Whether nearly every client has another server in the group. Routers that send clients to both would break their connections with
+    /// every change of a path. Where only the configuration differs, as while a change goes from member to member, most have the same.
+    pub fn has_other_key(&self, own: &Digest) -> bool {
+        self.digest().is_some_and(|group| group.key != own.key)
+    }
+
     /// What keeps a process with that digest out of the group, in words. `None`: it belongs there.
     pub fn stranger(&self, own: &Digest) -> Option<String> {
         let group = self.digest()?;
-        let what = match (group.key == own.key, group.configuration == own.configuration) {
+        let (what, then) = match (group.key == own.key, group.configuration == own.configuration) {
             (true, true) => return None,
-            (true, false) => "another configuration",
-            (false, _) => "another hash_key",
+            (true, false) => ("another configuration", "shares nothing with it"),
+            (false, _) => ("another hash_key", "shares nothing with it, and is not announced"),
         };
         let others: Vec<&str> = self
             .members
@@ -135,8 +141,8 @@ impl Shared {
             .take(4)
             .collect();
         Some(format!(
-            "this process has {what} than the group ({}), so it shares nothing with it; give all the same services, servers, weights \
-             and hash_key, and reload",
+            "this process has {what} than the group ({}), so it {then}; give all the same services, servers, weights and hash_key, and \
+             reload",
             others.join(", ")
         ))
     }
@@ -252,6 +258,7 @@ mod tests {
         shared.take(&member("d3", "a", "k", 20));
         assert_eq!(shared.stranger(&own("a", "k")), None);
         assert!(shared.stranger(&own("b", "k")).is_some());
+        assert!(!shared.has_other_key(&own("b", "k")) && shared.has_other_key(&own("a", "other")));
         let said = shared.stranger(&own("a", "other")).expect("out");
         assert!(said.starts_with("this process has another hash_key than the group (d1, d3)"), "{said}");
     }

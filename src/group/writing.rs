@@ -9,7 +9,7 @@ use super::record::{self, Member, MemberView, Progress};
 use super::shared::Entry;
 use super::store::Told;
 use crate::config::published::Published;
-use crate::limits::{GROUP_AGAIN, GROUP_ANSWERS, GROUP_CONFLICTS, GROUP_TRY};
+use crate::limits::{GROUP_AGAIN, GROUP_ANSWER, GROUP_ANSWERS, GROUP_CONFLICTS, GROUP_TRY};
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp,
 };
@@ -215,8 +215,9 @@ impl Writer {
     async fn members(&self) -> Result<BTreeMap<String, Progress>, End> {
         let root = format!("{}progress/", self.root);
         let answer = retried(|| {
-            let (mut client, root) = (self.client.clone(), root.clone());
-            async move { client.get(root, Some(GetOptions::new().with_prefix())).await }
+            let mut kv = self.client.kv_client().max_decoding_message_size(GROUP_ANSWER);
+            let root = root.clone();
+            async move { kv.get(root, Some(GetOptions::new().with_prefix())).await }
         })
         .await?;
         let read = |kv: &KeyValue| {

@@ -33,6 +33,9 @@ pub const GROUP_SETTLE: Duration = Duration::from_secs(GROUP_LEASE_S as u64 + 2)
 /// How much longer a denial stands in the store if it was read there and not heard of as it was given: by this clock it is over, which may be wrong.
 pub const GROUP_CLOCKS: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How far ahead of this clock the time of an order may be. Clocks may be wrong by much, but nothing that is ordered counts for ever.
+pub const GROUP_AHEAD: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// Members of a group, and wrong values of its store that are named.
 pub const GROUP_MEMBERS: usize = 1024;
 

@@ -2,7 +2,9 @@
 //! follow.
 
 use super::controller::Controller;
+use super::grouping::Grouping;
 use super::guard::Guard;
+use crate::admin::group::GroupSummary;
 use crate::admin::status::{AnnounceStatus, Status};
 use crate::admin::{self, Seen};
 use crate::control::announce::{Announcer, Readiness};
@@ -29,7 +31,11 @@ pub struct Announcing {
 
 impl Announcing {
     /// Judges every service as of now.
-    pub fn judge(&mut self, membership: &Membership, head: &Status, services: &[Arc<Seen>]) {
+    pub fn judge(&mut self, membership: &Membership, head: &Status, services: &[Arc<Seen>], group: Option<&Grouping>) {
+        // It may have another key than its group. What a process before this one has announced stays as it is.
+        if group.is_some_and(|group| !group.has_asked()) {
+            return;
+        }
         let Some(ready) = self.host(head) else { return };
         let plan = membership.plan();
         let least = plan.announce.as_ref().map_or(Announce::MIN_UP, |settings| settings.min_up) as usize;
@@ -41,9 +47,12 @@ impl Announcing {
         self.statuses = self.announcer.judge(plan, &readiness, membership.withdrawn());
     }
 
-    /// Whether all is there that is not of one service: the link, a table, and workers that turn. `None`: nothing has been counted
+    /// Whether all is there that is not of one service: the key of the group, the link, a table, and workers that turn. `None`: nothing has been counted
     /// yet, and what a process before this one has announced stays as it is.
     fn host(&self, head: &Status) -> Option<Readiness> {
+        if let Some(why) = head.group.as_ref().and_then(GroupSummary::keeps_out) {
+            return Some(Err(why.to_owned()));
+        }
         if head.interface_up == Some(false) {
             return Some(Err(format!("{} is down", head.interface)));
         }

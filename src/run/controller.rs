@@ -371,7 +371,7 @@ impl Controller<'_> {
         let (services, head) = (membership.look(), self.head(membership));
         self.supervisor.status(in_a_line(&services));
         let announcements = self.announcing.as_mut().map(|announcing| {
-            announcing.judge(membership, &head, &services);
+            announcing.judge(membership, &head, &services, self.group.as_ref());
             announcing.statuses.clone()
         });
         self.tell_progress(membership);

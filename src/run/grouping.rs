@@ -34,6 +34,7 @@ pub struct Grouping {
     book: Book,
     /// Since when the store can be asked, or cannot, and why.
     connection: (Instant, Result<(), String>),
+    has_asked: bool,
     lost: u64,
     /// Operators who wait for the store.
     waiting: Vec<Waiting>,
@@ -106,6 +107,7 @@ impl Grouping {
             store,
             book,
             connection,
+            has_asked: false,
             lost: 0,
             waiting: Vec::new(),
             asking: None,
@@ -114,6 +116,11 @@ impl Grouping {
             sharing,
             publishing,
         }))
+    }
+
+    /// Whether the store has answered, or could not be asked. Until then nobody knows whether this process belongs to the group.
+    pub fn has_asked(&self) -> bool {
+        self.has_asked
     }
 
     /// Waits for what happens. Cancel-safe.
@@ -135,6 +142,7 @@ impl Grouping {
     }
 
     fn take(&mut self, happened: Happened, membership: &Membership) {
+        self.has_asked |= matches!(&happened, Happened::Store(Event::Loaded { .. } | Event::Lost(_)));
         match happened {
             Happened::Store(Event::Loaded { cluster, revision, entries }) => {
                 self.book.load(cluster, revision, &entries);
@@ -223,6 +231,7 @@ impl Grouping {
             since_s: since.elapsed().as_secs_f64(),
             why: connected.as_ref().err().cloned(),
             outside: self.book.stranger(),
+            other_key: self.book.has_other_key(),
             alive: self.book.shared.members.len(),
             living: living.collect(),
             revision: self.book.revision(),
@@ -347,6 +356,8 @@ impl Controller<'_> {
         }));
         group.settle(membership, self.engine).await;
         group.share_health(membership, self.engine);
+        // With another key routers shall not send clients here any more.
+        self.show(membership);
     }
 
     /// Says how far this member is.

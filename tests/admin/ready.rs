@@ -3,6 +3,7 @@
 use crate::fake::{Fake, Script};
 use crate::http::{Reply, tcp};
 use crate::sample;
+use oneip::admin::group::GroupSummary;
 use oneip::admin::status::{State, Status};
 use oneip::metrics::snapshot::Snapshot;
 use std::sync::{Arc, Mutex};
@@ -49,6 +50,16 @@ fn filters_that_decide_by_something_else_are_not_ready() {
     ];
     assert_eq!((status, body), (503, expected.concat()));
     assert_eq!(asked("/healthz", |status| status.peers = sample::peers(), |_| {}).0, 200, "a start anew mends nothing");
+}
+
+#[test]
+fn a_member_of_a_group_with_another_key_is_not_ready_and_one_with_another_configuration_is() {
+    let readyz = |other_key: bool| {
+        let outside = Some("this process has another one than the group (d1)".to_owned());
+        asked("/readyz", |status| status.group = Some(GroupSummary { outside, other_key, ..sample::group() }), |_| {})
+    };
+    assert_eq!(readyz(true), (503, "this process has another one than the group (d1)\n".into()));
+    assert_eq!(readyz(false), (200, "ok\n".into()));
 }
 
 #[test]

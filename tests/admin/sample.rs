@@ -335,6 +335,7 @@ pub fn group() -> GroupSummary {
         since_s: 5.0,
         why: Some("connection refused".into()),
         outside: None,
+        other_key: false,
         alive: 3,
         living: [("d1", true), ("d2", true), ("d3", false)]
             .map(|(member, belongs)| Living {

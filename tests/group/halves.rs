@@ -60,3 +60,37 @@ fn a_cut_between_members_moves_nobody_and_afterwards_both_halves_have_the_later_
     ALL.iter().for_each(|at| servers.serve(*at, 2));
     ALL.iter().for_each(|at| net.becomes(*at, "web2", "up", 3));
 }
+
+/// Its link is down, and no server is there for it; then the store is not either, and it is alone.
+#[test]
+fn a_member_that_is_cut_off_alone_takes_no_server_down() {
+    let Some(net) = Net::halves([2, 1]) else { return };
+    let mut servers = Servers::new(&net, 3);
+    let _etcd = net.etcd(0, 1, "");
+    let all = [1, 2, 3];
+    all.iter().for_each(|at| net.sharing(*at, 1, ""));
+    let _members: Vec<Process> = all.iter().map(|at| net.dispatcher(*at)).collect();
+    all.iter().for_each(|at| net.stands(*at, "together", 3));
+    let all_are_up = || {
+        for server in ["web1", "web2", "web3"] {
+            all.iter().for_each(|at| net.becomes(*at, server, "up", 1));
+            net.stays(server, "up", &all, CHECKED);
+        }
+    };
+    all_are_up();
+
+    net.ip_of(3, "link set d3 down");
+    (1..=3).for_each(|server| servers.refuse(3, server));
+    eventually("d3 is cut off from the servers", || net.done(1, "group").contains("CUT OFF"));
+    all_are_up();
+    net.cut();
+    net.stands(3, "waiting", 3);
+    all_are_up();
+    net.stands(3, "alone", 3);
+    (1..=2).for_each(|at| net.stands(at, "together", 2));
+    all_are_up();
+    // The others go on by what they find.
+    (1..=2).for_each(|at| servers.refuse(at, 2));
+    (1..=2).for_each(|at| net.becomes(at, "web2", "down", 1));
+    net.stays("web2", "up", &[3], CHECKED);
+}

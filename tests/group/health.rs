@@ -138,6 +138,7 @@ fn what_most_find_counts_and_one_alone_or_a_store_that_is_gone_takes_no_server_d
     // A member that is cut off judges nobody, and follows the others.
     net.ip_of(3, "link set d3 down");
     eventually("d3 is cut off", || net.done(1, "group").contains("CUT OFF"));
+    ["web1", "web2", "web3"].iter().for_each(|server| net.stays(server, "up", &all, CHECKED));
     servers.refuse(2, 1);
     net.is("web1", "down", &all);
     servers.serve(2, 1);

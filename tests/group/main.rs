@@ -7,9 +7,10 @@ mod halves;
 mod health;
 mod net;
 mod published;
+mod tls;
+mod watched;
 
-use net::{Net, eventually, run};
-use std::fs;
+use net::{Net, Process, eventually};
 use std::thread;
 
 const STORE: &str = "etcd = [\"http://127.0.0.1:2379\"]";
@@ -78,8 +79,9 @@ fn an_order_to_one_member_is_one_to_all() {
     assert!(shown.contains("d1 (this one)") && shown.contains("weight 2") && shown.contains("all members"), "{shown}");
 
     // A stranger shares nothing.
+    let announcing = format!("{STORE}\n[announce]\nhold_s = 0\nhold_down_ms = 0");
     for (change, what) in [(("weight = 1", "weight = 2"), "configuration"), (("8f3a1c5e", "00001c5e"), "hash_key")] {
-        net.config(3, STORE, change);
+        net.config(3, &announcing, change);
         let stranger = net.dispatcher(3);
         let told = format!("this process has another {what} than the group (d1, d2)");
         eventually("it says so", || net.done(3, "status").contains(&told));
@@ -89,6 +91,14 @@ fn an_order_to_one_member_is_one_to_all() {
         net.done(3, "disable web1 --local");
         assert!(net.done(3, "metrics").contains("\noneip_group_joined 0\n"));
         net.done(3, "enable web1 --local");
+        match what {
+            // As while a change goes from member to member.
+            "configuration" => {
+                eventually("it is announced", || is_announced(&net, 3));
+                assert_eq!(net.done(3, "ready"), "ready");
+            }
+            _ => a_member_with_another_key_is_not_announced(&net, &stranger, (&announcing, change), &told),
+        }
         stranger.stop();
         net.joined(1, 2);
     }
@@ -98,6 +108,40 @@ fn an_order_to_one_member_is_one_to_all() {
     net.config(3, STORE, ("member = \"d3\"", "member = \"d2\""));
     let _twin = net.dispatcher(3);
     eventually("it says so", || net.done(3, "status").contains("another process in the group has the name d2"));
+}
+
+fn is_announced(net: &Net, at: usize) -> bool {
+    net.document(at, "status")["services"][0]["announce"]["announced"] == true
+}
+
+/// Its clients would get other servers than at the others, to which routers send clients as well.
+fn a_member_with_another_key_is_not_announced(
+    net: &Net,
+    stranger: &Process,
+    (group, other): (&str, (&str, &str)),
+    told: &str,
+) {
+    let is_kept_out = || {
+        eventually("it is not announced", || !is_announced(net, 3));
+        let status = net.done(3, "status");
+        assert!(status.contains(&format!("NOT ANNOUNCED: {told}")), "{status}");
+        let error = net.ctl(3, "ready").expect_err("it is not ready");
+        assert!(error.contains(&format!("service web is not ready: {told}")), "{error}");
+        let page = net.get_unix("d3.sock", "/readyz");
+        assert!(page.contains("503") && page.contains(told), "{page}");
+        assert!(net.ip_said(3, "route show table 111 proto 111").is_empty());
+    };
+    is_kept_out();
+    assert!(!stranger.said().contains("203.0.113.80 is announced"), "not for a moment: {}", stranger.said());
+    net.config(3, group, SAME);
+    net.done(3, "reload --force");
+    net.joined(3, 3);
+    eventually("it is announced", || is_announced(net, 3));
+    assert!(net.ip_said(3, "route show table 111 proto 111").contains("203.0.113.80"));
+    net.config(3, group, other);
+    net.done(3, "reload --force");
+    is_kept_out();
+    assert!(stranger.said().contains(&format!("203.0.113.80 is withdrawn: {told}")), "{}", stranger.said());
 }
 
 /// A cluster may have both, as when it goes over from one to the other.
@@ -232,7 +276,7 @@ fn a_member_whose_watch_is_ended_for_compaction_reads_everything_anew() {
     (1..=2).for_each(|at| net.joined(at, 2));
     d1.pause();
     // More than waits for one that does not read, in its connection and in etcd.
-    net.flood("/oneip/edge/shared/nonsense", 1500, 10_000);
+    net.flood(1500, 10_000, |_| "/oneip/edge/shared/nonsense".to_owned());
     net.done(2, "weight web2 5");
     let header: serde_json::Value = serde_json::from_str(&net.etcdctl("get /none --write-out=json")).expect("JSON");
     net.etcdctl(&format!("compact {}", header["header"]["revision"]));
@@ -246,60 +290,42 @@ fn a_member_whose_watch_is_ended_for_compaction_reads_everything_anew() {
     net.becomes(1, "web2", "up", 1);
 }
 
+/// What is there is more than a member reads at once.
 #[test]
-fn the_store_and_its_clients_are_verified() {
+fn a_store_that_is_too_full_to_be_read_changes_nothing() {
     let Some(net) = Net::up(2) else { return };
-    let d = net.folder.path();
-    let ec = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    run("openssl", &format!("req -x509 {ec} -days 1 -subj /CN=authority -keyout ca.key -out ca.pem"), d);
-    run("openssl", &format!("req -x509 {ec} -days 1 -subj /CN=other -keyout other.key -out other.pem"), d);
-    fs::write(d.join("names"), "subjectAltName=IP:127.0.0.1\n").expect("written");
-    for name in ["server", "client"] {
-        run("openssl", &format!("req {ec} -subj /CN={name} -keyout {name}.key -out {name}.csr"), d);
-        run(
-            "openssl",
-            &format!(
-                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 1 -extfile names -out {name}.pem"
-            ),
-            d,
-        );
-    }
-    let _etcd =
-        net.etcd(0, 1, "--cert-file=server.pem --key-file=server.key --client-cert-auth --trusted-ca-file=ca.pem");
-    let as_client = "--endpoints=https://127.0.0.1:2379 --cacert=ca.pem --cert=client.pem --key=client.key";
-    for order in [
-        "user add root:top",
-        "user grant-role root root",
-        "user add oneip:s3cret",
-        "role add edge",
-        "role grant-permission edge --prefix=true readwrite /oneip/edge/",
-        "user grant-role oneip edge",
-        "auth enable",
-    ] {
-        net.etcdctl(&format!("{as_client} {order}"));
-    }
-    fs::write(d.join("password"), "s3cret\n").expect("written");
-    let group = |ca: &str, user: &str| {
-        format!(
-            "etcd = [\"https://127.0.0.1:2379\"]\nca_file = \"{ca}\"\ncert_file = \"client.pem\"\nkey_file = \"client.key\"\n{user}"
-        )
-    };
-    let user = "user = \"oneip\"\npassword_file = \"password\"";
-    net.config(1, &group("ca.pem", user), SAME);
-    net.config(2, &group("other.pem", user), SAME);
-    let (_d1, d2) = (net.dispatcher(1), net.dispatcher(2));
-    net.joined(1, 1);
-    eventually("it does not trust the store", || net.done(2, "status").contains("invalid peer certificate"));
-    let said = net.done(1, "drain web1");
-    assert!(said.ends_with("the group has the order: 1 members"), "{said}");
-    assert_eq!(net.state(2, "web1").0, "up");
-    d2.stop();
-    fs::write(d.join("password"), "h1dden\n").expect("written");
-    net.config(2, &group("ca.pem", user), SAME);
-    let _d2 = net.dispatcher(2);
-    eventually("it is not trusted", || net.done(2, "status").contains("authentication failed"));
+    let etcd = net.etcd(0, 1, "");
+    (1..=2).for_each(|at| _ = net.config(at, STORE, SAME));
+    let _members = [net.dispatcher(1), net.dispatcher(2)];
+    (1..=2).for_each(|at| net.joined(at, 2));
+    net.done(1, "weight web1 5");
+    net.becomes(2, "web1", "up", 5);
+    // More than a message has by default, where each member says how far it is.
+    net.flood(8, 1 << 20, |at| format!("/oneip/edge/progress/x{at}"));
+    eventually("it is known how far both are", || {
+        let group = net.document(1, "group");
+        let members = group["members"].as_array().expect("members").clone();
+        members.len() == 2 && members.iter().all(|member| member["behind"].is_u64())
+    });
+    assert_eq!(net.document(1, "status")["group"]["lost"], 0);
+
+    net.flood(40, 1 << 20, |at| format!("/oneip/edge/shared/nonsense{at}"));
+    etcd.stop();
+    let _etcd = net.etcd(0, 1, "");
     for at in 1..=2 {
-        let shown = net.done(at, "status --json") + &net.done(at, "group --json") + &net.done(at, "metrics");
-        assert!(!shown.contains("s3cret") && !shown.contains("h1dden"), "{shown}");
+        eventually("it says why", || {
+            let group = &net.document(at, "status")["group"];
+            group["connected"] == false
+                && group["why"].as_str().is_some_and(|why| why.contains("message length too large"))
+        });
+        assert_eq!(net.state(at, "web1"), ("up".to_owned(), 5));
+        net.done(at, &format!("weight web{} {}", at + 1, at + 6));
+    }
+    net.etcdctl("del --prefix /oneip/edge/shared/nonsense");
+    for at in 1..=2 {
+        net.joined(at, 2);
+        net.becomes(at, "web1", "up", 5);
+        net.becomes(at, "web2", "up", 7);
+        net.becomes(at, "web3", "up", 8);
     }
 }

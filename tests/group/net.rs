@@ -1,10 +1,11 @@
 //! A network of its own with real etcd nodes on its loopback, and dispatchers that share them.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::net::TcpListener;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use tempfile::TempDir;
 
 /// What the two halves of a network have.
 const HALVES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+
+/// The hash key of all dispatchers.
+pub const KEY: &str = "8f3a1c5e7b9d2046a1b3c5d7e9f00112";
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -117,14 +121,14 @@ impl Net {
         self.ip_in(self.part(at), arguments);
     }
 
-    /// Writes a key there so many times, with so many bytes.
-    pub fn flood(&self, key: &str, times: usize, bytes: usize) {
+    /// Writes there so many times, with so many bytes each.
+    pub fn flood(&self, times: usize, bytes: usize, key: impl Fn(usize) -> String + Sync) {
         let work = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let client = etcd_client::Client::connect(["http://127.0.0.1:2379"], None).await.expect("etcd");
-                let put = |_| {
-                    let mut client = client.clone();
+                let put = |at| {
+                    let (mut client, key) = (client.clone(), key(at));
                     async move { client.put(key, vec![b'x'; bytes], None).await.map(drop) }
                 };
                 let done: Vec<_> = futures::stream::iter(0..times).map(put).buffer_unordered(64).collect().await;
@@ -141,6 +145,25 @@ impl Net {
             work();
         };
         thread::scope(|scope| scope.spawn(work).join().expect("it does not panic"));
+    }
+
+    /// What `ip` shows where that dispatcher is.
+    pub fn ip_said(&self, at: usize, arguments: &str) -> String {
+        let mut ip = self.command_in(self.part(at), "ip");
+        let done = ip.args(arguments.split_whitespace()).output().expect("it runs");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// What a web server in the first part says.
+    pub fn get(&self, address: &str, path: &str) -> String {
+        let mut said = None;
+        self.inside(0, || said = Some(ask(&mut TcpStream::connect(address).expect("it listens"), path)));
+        said.expect("it was asked")
+    }
+
+    /// The same by a socket of a dispatcher.
+    pub fn get_unix(&self, socket: &str, path: &str) -> String {
+        ask(&mut UnixStream::connect(self.path(socket)).expect("it listens"), path)
     }
 
     /// Listens where that dispatcher is, and takes every connection, until that is dropped.
@@ -182,7 +205,7 @@ impl Net {
             })
             .collect();
         let text = format!(
-            "[cluster]\nhash_key = \"8f3a1c5e7b9d2046a1b3c5d7e9f00112\"\n[dispatcher]\ninterface = \"d{at}\"\nengine = \"xdp\"\n\
+            "[cluster]\nhash_key = \"{KEY}\"\n[dispatcher]\ninterface = \"d{at}\"\nengine = \"xdp\"\n\
              pins = \"/sys/fs/bpf/{name}-{at}\"\n[admin]\nsocket = \"d{at}.sock\"\nstate = \"state{at}/d{at}.json\"\n[group]\nname = \"edge\"\n\
              member = \"d{at}\"\n{group}\n[[service]]\nname = \"web\"\naddress = \"203.0.113.80\"\n{servers}",
             name = self.parts[0]
@@ -342,6 +365,15 @@ impl Net {
         });
         said
     }
+}
+
+fn ask(stream: &mut (impl Read + Write), path: &str) -> String {
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: there\r\nConnection: close\r\n\r\n").as_bytes())
+        .expect("written");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("text");
+    said
 }
 
 /// Dropped, it refuses.

@@ -1,7 +1,7 @@
 //! Cluster addresses are announced, by routes in a table for routing daemons, exactly while clients are served.
 
 use crate::dispatcher::Dispatcher;
-use crate::network::{Lab, WEB, XDP, clients, eventually, lookup, say, write_config};
+use crate::network::{HEALTH, Lab, WEB, XDP, clients, eventually, lookup, say, with_health, write_config};
 use crate::supervisor::stop_worker;
 use nix::sys::ptrace;
 use rustix::process::{Pid, Signal, kill_process};
@@ -156,6 +156,35 @@ fn a_link_that_is_down_and_a_dispatcher_that_hangs_or_is_killed_are_not_announce
     say(&format!("killed, hold_s = 0: withdrawn after {:.1?}", is_announced(lab, &[])));
 }
 
+/// Its link is up, and nothing behind it is there.
+#[test]
+fn a_dispatcher_that_no_server_answers_is_not_announced() {
+    let Some(lab) = &Lab::up(&XDP) else { return };
+    let config = announcing(lab, "hold_down_ms = 500\nlinger_ms = 0");
+    write_config(&config, &with_health(&fs::read_to_string(&config).unwrap(), HEALTH));
+    let expected = lookup(&lab.config(), WEB[0], &clients(0), &[]);
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    is_announced(lab, &BOTH);
+    lab.ip("lan", "link set dispatcher nomaster");
+    say(&format!("no server answers: withdrawn after {:.1?}", is_announced(lab, &[])));
+    for service in WEB {
+        let why = why(lab, service);
+        assert!(why.starts_with("no server that could be checked in the last "), "{service}: {why}");
+    }
+    for address in BOTH {
+        let told = dispatcher.said();
+        let line = told.lines().find(|line| line.contains(&format!("{address} is withdrawn: "))).unwrap();
+        assert!(line.contains("no server that could be checked"), "{line}");
+    }
+    let refused = lab.ctl_refused(&["ready"]);
+    assert!(refused.contains("service web is not ready: no server that could be checked"), "{refused}");
+    lab.ip("lan", "link set dispatcher master br0");
+    is_announced(lab, &BOTH);
+    assert_eq!(lab.ctl(&["ready"]), "ready\n");
+    assert_eq!(lab.fetch(0, &clients(0)), expected, "everybody is where they were");
+    dispatcher.stop();
+}
+
 /// Its clients are served meanwhile: the program in front of its rings dispatches.
 #[test]
 fn a_worker_that_stands_still_is_not_announced() {
@@ -186,6 +215,10 @@ fn a_reload_changes_what_is_announced_and_a_takeover_nothing() {
     assert!(lab.ctl(&["reload"]).contains("service web6: announce ready -> drain"));
     is_announced(lab, &BOTH[..1]);
     assert_eq!(why(lab, "web6"), "withdrawn by announce = \"drain\"");
+    let some = &clients(1)[..20];
+    let expected = lookup(&lab.config(), WEB[1], some, &[]);
+    eventually("what still comes is dispatched", || lab.fetch_within(2, 1, some) == expected);
+    assert_eq!(announced(lab, "dispatcher"), BOTH[..1]);
     write_config(&config, &text.replace("[announce]", "[announce]\nmin_up = 3"));
     lab.ctl(&["reload"]);
     is_announced(lab, &BOTH);

@@ -2,7 +2,7 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::network::{
-    HEALTH, Lab, PATIENCE, WEB, clients, eventually, lookup, say, succeed, url, with_health, write_config,
+    CLUSTER, HEALTH, Lab, PATIENCE, WEB, clients, eventually, lookup, say, succeed, url, with_health, write_config,
 };
 use crate::operator::surf;
 use crate::restart::browse;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -276,40 +276,50 @@ fn a_dispatcher_that_dies_during_a_drain_breaks_only_what_began_since_on_the_dra
     let _dispatchers: Vec<_> =
         hosts.iter().zip(&configs).map(|(host, config)| Dispatcher::start_on(lab, host, config, &[])).collect();
     lab.sends_to(&["2", "3", "4"]);
-    let all = clients(0);
-    let own = lookup(&configs[0], WEB[0], &all, &[]);
-    let begin = || -> Vec<(TcpStream, Option<String>)> {
-        let begin = |client: &String| {
-            let (connection, mut server) = (lab.connect(client, "203.0.113.80:80".parse().unwrap()), None);
-            assert!(goes_on(&connection, &mut server), "{client}");
-            (connection, server)
-        };
-        all.iter().map(begin).collect()
+    let families = [0, 1].map(|family| {
+        let target = SocketAddr::new(CLUSTER[family].parse().unwrap(), 80);
+        (clients(family), lookup(&configs[0], WEB[family], &clients(family), &[]), target)
+    });
+    let begin = || {
+        families.each_ref().map(|(all, _, target)| -> Vec<(TcpStream, Option<String>)> {
+            let begin = |client: &String| {
+                let (connection, mut server) = (lab.connect(client, *target), None);
+                assert!(goes_on(&connection, &mut server), "{client}");
+                (connection, server)
+            };
+            all.iter().map(begin).collect()
+        })
     };
     let mut before = begin();
     hosts.iter().for_each(|host| drop(lab.ctl_on(host, &["drain", "web1"])));
     let mut since = begin();
-    assert!(since.iter().all(|(_, server)| server.as_deref() != Some("web1\n")), "the drained server gets no new ones");
+    assert!(
+        since.iter().flatten().all(|(_, server)| server.as_deref() != Some("web1\n")),
+        "the drained server gets no new ones"
+    );
     lab.ip("lan", "link set dispatcher2 down");
     lab.sends_to(&["2", "4"]);
     let broken = |connections: &mut [(TcpStream, Option<String>)]| -> Vec<bool> {
         connections.iter_mut().map(|(connection, server)| !goes_on(connection, server)).collect()
     };
-    assert!(!broken(&mut before).contains(&true), "what was there before the drain goes on");
-    let broken = broken(&mut since);
-    let moving = |at: &usize| own[*at].1 == "web1";
-    let count = |broken: bool, moves: bool, all: &[bool]| {
-        (0..all.len()).filter(|at| all[*at] == broken && moving(at) == moves).count()
-    };
-    assert_eq!(count(true, false, &broken), 0, "what is on other slots goes on");
-    let (lost, kept) = (count(true, true, &broken), count(false, true, &broken));
-    say(&format!(
-        "a drain, then a dead box: of {} connections from before none broke; of {} begun since, {lost} did, all of them among the {} on \
-         the drained server's slots",
-        before.len(),
-        since.len(),
-        lost + kept
-    ));
+    for (family, ((_, own, _), (before, since))) in families.iter().zip(before.iter_mut().zip(&mut since)).enumerate() {
+        assert!(!broken(before).contains(&true), "{}: what was there before the drain goes on", WEB[family]);
+        let broken = broken(since);
+        let count = |is_broken: bool, moves: bool| {
+            (0..broken.len()).filter(|at| broken[*at] == is_broken && (own[*at].1 == "web1") == moves).count()
+        };
+        assert_eq!(count(true, false), 0, "{}: what is on other slots goes on", WEB[family]);
+        let (lost, kept) = (count(true, true), count(false, true));
+        assert!(lost + kept > 0, "{}: some began on the drained server's slots", WEB[family]);
+        say(&format!(
+            "{}: a drain, then a dead box: of {} connections from before none broke; of {} begun since, {lost} did, all of them among \
+             the {} on the drained server's slots",
+            WEB[family],
+            before.len(),
+            since.len(),
+            lost + kept
+        ));
+    }
 }
 
 /// keepalived in a dispatcher, with what `packaging/` says but for the interface and the path of `oneip`.
@@ -391,9 +401,17 @@ fn of_a_pair_one_has_the_virtual_addresses_and_the_other_takes_them_and_no_conne
         let _again = Dispatcher::start_on(lab, other(has), &config, &[]);
         eventually("it is back", || backups_of(lab, other(has)) > before);
 
+        // The process alone, which stands still: it does not say that it is ready, and what comes is dispatched all the same.
+        let (at, before) = (hosts.iter().position(|host| *host == has).unwrap(), backups_of(lab, has));
+        kill_process(Pid::from_child(dispatchers[at].child()), Signal::STOP).unwrap();
+        say(&format!("stopped: the other has the virtual addresses after {:.1?}", moves_to(other(has))));
+        kill_process(Pid::from_child(dispatchers[at].child()), Signal::CONT).unwrap();
+        eventually("it is back", || backups_of(lab, has) > before);
+        assert_eq!(holders(lab, &hosts), [other(has)], "and nothing moves for that");
+
         // The whole box.
-        lab.ip("lan", &format!("link set {has} down"));
-        let took = eventually("the other has the addresses", || holders(lab, &[other(has)]).len() == 1);
+        lab.ip("lan", &format!("link set {} down", other(has)));
+        let took = eventually("the first has the addresses", || holders(lab, &[has]).len() == 1);
         say(&format!("a dead box: the other has the virtual addresses after {took:.1?}"));
         thread::sleep(Duration::from_secs(2));
         drop(when_done);
