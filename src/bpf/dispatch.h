@@ -378,19 +378,26 @@ INLINE enum verdict select(struct xdp_md *ctx, struct head *head, struct choice 
 	return *hop && !((*hop)->egress & NOT_RESOLVED) ? FORWARDED : UNRESOLVED;
 }
 
-/* table::Ports::plain_v4, plain_v6: of a frame to no port of a cluster address. */
-ONCE int prefix_service(const struct head *head, const struct choice *choice)
+/*
+ * table::Ports::plain_v4, plain_v6: of a frame to no port of a cluster address. The service of its port in the longest prefix that it is to, or
+ * the one that has every port; whether it is to a cluster address at all stands in `is_found`. A flood to a closed port ends here.
+ */
+ONCE int other_service(const struct head *head, struct choice *choice)
 {
 	if (!head || !choice)
 		return NO_SERVICE_ID;
 	const struct flow *flow = &choice->flow;
-	if (find(&arena, &head->addresses, flow->cluster, port_key(flow->is_v6, 0, 0)))
-		return NO_SERVICE_ID;
+	struct entry *address = find(&arena, &head->addresses, flow->cluster, port_key(flow->is_v6, 0, 0));
+	if (address) {
+		choice->is_found = 1;
+		return address->services.service;
+	}
 	struct entry *prefix = find_prefix(&arena, &head->prefixes, flow->cluster, flow->is_v6);
-	if (!prefix)
+	if (!head->prefixes.entries || !prefix)
 		return NO_SERVICE_ID;
+	choice->is_found = 1;
 	struct entry *port = find(&arena, &head->ports, prefix->address, port_of(prefix, flow->transport, flow->destination));
-	return port ? port->services.service : NO_SERVICE_ID;
+	return port ? port->services.service : prefix->services.service;
 }
 
 /* The service of a frame, or what becomes of it without. */
@@ -420,12 +427,9 @@ INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct c
 		return long_way(ctx, head, choice);
 	struct entry *port = find(&arena, &head->ports, choice->flow.cluster,
 				  port_key(choice->flow.is_v6, choice->flow.transport, choice->flow.destination));
-	if (port)
-		choice->service = port->services.service;
-	else if (head->prefixes.entries)
-		choice->service = prefix_service(head, choice);
+	choice->service = port ? port->services.service : other_service(head, choice);
 	if (choice->service == NO_SERVICE_ID)
-		return long_way(ctx, head, choice);
+		return choice->is_found ? NO_SERVICE : PASSED;
 	if (head->flags & (LISTED | LIMITS)) {
 		choice->source[0] = choice->flow.client[0];
 		choice->source[1] = choice->flow.client[1];
