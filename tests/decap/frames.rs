@@ -119,7 +119,7 @@ fn what_the_dispatcher_writes_comes_out_as_it_went_in() {
                 let template = Template::new(deliver, from, to, inner == 0).expect("a tunnel");
                 let mut whole = vec![0; template.header_len()];
                 whole.extend(&packet);
-                template.write(&mut whole, Inner::read(&packet), None, 50_001);
+                template.write(&mut whole, &Inner::read(&packet), None, 50_001);
                 let fate = judge.judge(&frame(1, &whole));
                 assert_eq!(fate, Fate::Kept(frame(1, &packet), name(number(form), inner)), "{form:?}");
             }
