@@ -6,6 +6,7 @@ use crate::limits::GROUP_CONFIG;
 use serde::{Deserialize, Serialize};
 use std::ops::Not;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What can be published.
 pub const KEYS: [&str; 3] = ["service", "deny", "allow"];
@@ -34,11 +35,18 @@ impl Published {
     /// What is wrong with it, but for its text, in words.
     pub fn check(&self) -> Result<(), String> {
         value::name(&self.by)?;
-        if !(1..1 << 53).contains(&self.generation) || self.at_ms >= 1 << 42 {
+        if !(1..=latest()).contains(&self.generation) || self.at_ms >= 1 << 42 {
             return Err("its generation or its time is out of range".to_owned());
         }
         check_text(&self.text)
     }
+}
+
+/// The last generation that is accepted: that of a group which publishes once a millisecond since 1970. The bound moves on with the clock, so
+/// that whatever stands in the store can be followed by another one a moment later. The clock may not be set yet.
+fn latest() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    now.max(1 << 40)
 }
 
 /// # Errors
@@ -69,4 +77,21 @@ pub fn read(path: &Path) -> Result<Option<Published>, String> {
     let published: Published = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     published.check().map_err(damaged)?;
     Ok(Some(published))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_accepted_can_be_followed() {
+        let of = |generation| Published { generation, by: "d1".into(), at_ms: 1, force: false, text: String::new() };
+        let last = latest();
+        assert_eq!([1, last].map(|generation| of(generation).check()), [Ok(()), Ok(())]);
+        sleep(Duration::from_millis(2));
+        assert_eq!(of(last + 1).check(), Ok(()));
+        assert!([0, latest() + 1000, (1 << 53) - 1].iter().all(|generation| of(*generation).check().is_err()));
+    }
 }
