@@ -114,15 +114,16 @@ fn the_configuration_may_be_named_by_the_environment() {
     assert!(said.contains("none.toml: cannot be read"), "{said}");
 }
 
-/// journald in a mount namespace of its own; what is connected to it as systemd would, and what it then has.
+/// journald in a mount namespace of its own; what is connected to it as systemd would, and what it then has. It cannot look up the name of a
+/// process that has ended already, so entries are found by what they say of themselves.
 fn journal(folder: &Folder, options: &str) -> Vec<Value> {
     let script = format!(
         "mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/log; mkdir -p /run/systemd/journal /run/log/journal
          {JOURNALD} & journald=$!; trap 'kill $journald; wait $journald' EXIT
          until [ -S /run/systemd/journal/stdout ] && [ -S /run/systemd/journal/socket ]; do sleep 0.05; done
-         systemd-cat sh -c 'JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec {} run -c oneip.toml {options}' || true
+         systemd-cat -t oneip sh -c 'JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec {} run -c oneip.toml {options}' || true
          journalctl --sync
-         journalctl --no-pager -o json --file '/run/log/journal/*/*.journal' _COMM=oneip",
+         journalctl --no-pager -o json --file '/run/log/journal/*/*.journal' SYSLOG_IDENTIFIER=oneip",
         env!("CARGO_BIN_EXE_oneip")
     );
     let mut command = Command::new("unshare");
