@@ -357,6 +357,9 @@ for tool in busybox cpio modprobe xz apt-get; do
     command -v "$tool" >/dev/null || die "no $tool: run scripts/setup.sh --guest"
 done
 mkdir -p "$CACHE"
+# One at a time fetches.
+exec {fetching}>"$CACHE/lock"
+flock "$fetching"
 if [[ -n $nic ]]; then
     modules=(igb virtio_net e1000e vmxnet3 veth nf_tables "${more[@]}")
     if [[ -n $dpdk ]]; then modules+=(vfio_pci tun); fi
@@ -376,6 +379,7 @@ else
     find_qemu virtio-net-pci
 fi
 fetch_kernel "$suite"
+exec {fetching}>&-
 if [[ -n $fetch ]]; then exit; fi
 if (($# == 0)); then
     [[ -n ${ONEIP_BUILT-} ]] || cargo build --quiet --release --bin oneip --example reflector --example report
