@@ -392,8 +392,10 @@ ONCE int other_service(const struct head *head, struct choice *choice)
 		choice->is_found = 1;
 		return address->services.service;
 	}
+	if (!head->prefixes.entries)
+		return NO_SERVICE_ID;
 	struct entry *prefix = find_prefix(&arena, &head->prefixes, flow->cluster, flow->is_v6);
-	if (!head->prefixes.entries || !prefix)
+	if (!prefix)
 		return NO_SERVICE_ID;
 	choice->is_found = 1;
 	struct entry *port = find(&arena, &head->ports, prefix->address, port_of(prefix, flow->transport, flow->destination));

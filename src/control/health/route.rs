@@ -460,7 +460,8 @@ fn ours(route: &RouteMessage) -> Option<(Number, u32)> {
     (route.header.protocol == PROTOCOL).then_some((Number::of(table_of(route)?)?, device?))
 }
 
-pub(super) fn table_of(route: &RouteMessage) -> Option<u32> {
+/// The routing table that a route is in.
+pub fn table_of(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,

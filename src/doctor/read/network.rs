@@ -12,7 +12,7 @@ use crate::netlink::{self, lookup};
 use crate::server;
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion};
 use std::collections::BTreeMap;
@@ -170,11 +170,8 @@ async fn probe_tables(handle: &Handle, family: AddressFamily) -> io::Result<Vec<
     let mut query = RouteMessage::default();
     query.header.address_family = family;
     let ours = |route: RouteMessage| {
-        let of = route.attributes.into_iter().find_map(|attribute| match attribute {
-            RouteAttribute::Table(table) => Some(table),
-            _ => None,
-        });
-        let table = of.filter(|table| route.header.protocol == netlink::PROTOCOL && route::is_probe_table(*table));
+        let table = route::table_of(&route)
+            .filter(|table| route.header.protocol == netlink::PROTOCOL && route::is_probe_table(*table));
         std::future::ready(Ok(table))
     };
     handle.route().get(query).execute().map_err(netlink::to_io).try_filter_map(ours).try_collect().await
