@@ -181,16 +181,6 @@ ONCE int find_flow(__u32 queue, __u64 hash, __u64 since, __u32 part)
 	return place;
 }
 
-/* The same in both parts: places of SYNs are behind those of flows. */
-ONCE int find_known(__u32 queue, __u64 hash, __u64 since)
-{
-	int place = find_flow(queue, hash, since, FLOWS);
-	if (place >= 0)
-		return place;
-	place = find_flow(queue, hash, since, SYNS);
-	return place < 0 ? -1 : place + 2 * BUCKET;
-}
-
 INLINE void forget(__u32 queue, struct remembering *entry, __u32 part)
 {
 	struct flow_report *report = report_of(queue);

@@ -310,6 +310,23 @@ ONCE int settle(__u32 queue, __u64 hash, const struct memory *flow, __u64 horizo
 	return 0;
 }
 
+/* Where a flow is remembered that its server keeps; the places of SYNs are behind those of flows. -1: it is not. */
+ONCE int find_kept(const struct head *head, const struct service *service, __u32 queue, __u64 hash, __u64 kept_by)
+{
+	if (!head || !service)
+		return -1;
+	for (__u32 part = FLOWS; part <= SYNS; part++) {
+		struct memory flow = {};
+		int at = find_flow(queue, hash, kept_by >> SINCE, part), place = at + part * 2 * BUCKET;
+		__u64 keeper = at < 0 || recall(queue, hash, place, &flow) ? 0 : keeper_of(head, flow.server);
+		__u32 of = (keeper >> 32) - service->base;
+		int lasts = !(kept_by & SETTLED) || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now_ns() >> TICK);
+		if (keeper && of < service->count && lasts)
+			return place;
+	}
+	return -1;
+}
+
 /* path::flow_table::look_up: a frame whose slot is marked. Its server, or NOBODY. */
 ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choice *choice)
 {
@@ -327,11 +344,11 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 	__u32 queue = queue_of(ctx);
 	__u32 present = present_of(head, service, choice);
 	__u64 kept_by = previous_owner_of(moves, choice, present), name = name_of(&head->flow_key, choice);
-	int remembers = !(kept_by & SETTLED), place = find_known(queue, name, kept_by >> SINCE);
+	int remembers = !(kept_by & SETTLED), place = find_kept(head, service, queue, name, kept_by);
 	struct memory flow = {};
-	__u64 known = place < 0 || recall(queue, name, place, &flow) ? 0 : keeper_of(head, flow.server);
-	__u32 of = (known >> 32) - service->base;
-	if (known && of < service->count && (remembers || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now))) {
+	__u64 keeper = place < 0 || recall(queue, name, place, &flow) ? 0 : keeper_of(head, flow.server);
+	__u32 of = (keeper >> 32) - service->base;
+	if (keeper && of < service->count) {
 		int seen = seen_of(&flow, &whole, now);
 		/* Without `remembers` it would go there if it were forgotten. */
 		int goes_there = !remembers && present == of;

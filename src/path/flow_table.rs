@@ -64,9 +64,8 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
     let previous = previous_owner.server();
     let name = packet.name(flows.key());
     let lasts = |flow: &Flow| !previous_owner.is_settled() || !flow.is_silent(FLOW_ESTABLISHED_IDLE, now);
-    let known = flows
-        .find(name, previous_owner.since())
-        .filter(|(flow, _)| table.previous_owner_in(service, flow.server).is_some() && lasts(flow));
+    let is_kept = |flow: &Flow| table.previous_owner_in(service, flow.server).is_some() && lasts(flow);
+    let known = flows.find(name, previous_owner.since(), is_kept);
     let mut remembers = !previous_owner.is_settled();
     if let Some((flow, at)) = known {
         match seen(&packet, flow, now) {

@@ -364,13 +364,13 @@ impl FlowTable {
         self.memory.buckets()[bucket as usize].set(at as usize, entry);
     }
 
-    /// What is remembered of a flow since a tick, and where.
+    /// What is remembered of a flow since a tick, if it `counts`, and where. A SYN is noted beside a flow that does not.
     #[inline]
-    pub fn find(&self, hash: u64, since: u64) -> Option<(Flow, At)> {
+    pub fn find(&self, hash: u64, since: u64, counts: impl Fn(&Flow) -> bool) -> Option<(Flow, At)> {
         [Part::Flows, Part::Syns].into_iter().flat_map(|part| self.buckets_of(hash, part)).find_map(|bucket| {
             let (at, entry) =
                 self.memory.buckets().get(bucket as usize)?.entries().enumerate().find(|(_, entry)| entry.is(hash))?;
-            let flow = entry.flow().filter(|flow| flow.seen >= since)?;
+            let flow = entry.flow().filter(|flow| flow.seen >= since && counts(flow))?;
             Some((flow, At(bucket, at as u8)))
         })
     }

@@ -143,6 +143,28 @@ fn a_server_that_died_keeps_nothing() {
     goes(&mut fixture, Packet::Ack, client, 3, "s0");
 }
 
+/// What is remembered of the connection that had the port before is of a server that is away, and may come back.
+#[test]
+fn a_port_that_is_used_again_while_its_server_is_away_stays_with_its_new_server() {
+    let mut fixture = Fixture::plain(3);
+    let client = Ipv4Addr::new(198, 51, 100, 7);
+    let position = |fixture: &Fixture| fixture.position(&fixture.owner(client, 1).unwrap()).unwrap();
+    let first = position(&fixture);
+    fixture.set(first, State::Draining, HOUR);
+    let second = position(&fixture);
+    for packet in [Packet::Syn, Packet::Ack, Packet::Fin] {
+        let server = fixture.name(second);
+        goes(&mut fixture, packet, client, 2, &server);
+    }
+    fixture.set(second, State::Down, HOUR);
+    let third = fixture.owner(client, 1).unwrap();
+    goes(&mut fixture, Packet::Syn, client, 2, &third);
+    goes(&mut fixture, Packet::Ack, client, 2, &third);
+    fixture.set(second, State::Active, HOUR);
+    goes(&mut fixture, Packet::Ack, client, 2, &third);
+    goes(&mut fixture, Packet::Ack, client, 2, &third);
+}
+
 #[test]
 fn a_failure_opens_no_change() {
     let (mut fixture, client, _) = two();

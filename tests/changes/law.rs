@@ -30,7 +30,7 @@ pub enum Event {
     Begin(u8),
     /// A stranger forges a segment of this sequence number, in the name of a client who has a connection, or of one who has none.
     Forge(Kind, u16, u32, u16),
-    /// The client ends a connection, and uses its port again.
+    /// The client ends a connection, or has lost it with its server, and uses its port again.
     Again(u16, bool, u32),
 }
 
@@ -38,6 +38,8 @@ struct Connection {
     client: Ipv4Addr,
     port: u16,
     server: String,
+    /// With which server it broke.
+    lost: Option<String>,
     /// Another owns its slot; it may stay until then.
     until: Option<u64>,
     /// Of the client's next byte.
@@ -156,8 +158,16 @@ fn open(
     forged: Option<(Kind, u32)>,
 ) -> Result<Connection, TestCaseError> {
     let owner = fixture.owner(client, port);
-    let mut new =
-        Connection { client, port, server: String::new(), until: None, sequence, forged: false, shown: false };
+    let mut new = Connection {
+        client,
+        port,
+        server: String::new(),
+        lost: None,
+        until: None,
+        sequence,
+        forged: false,
+        shown: false,
+    };
     let server = new.send(fixture, Kind::Syn, 0);
     prop_assert_eq!(&server, &owner, "a new connection goes to the owner");
     let taking = owner.as_ref().map(|owner| fixture.state(owner));
@@ -198,16 +208,21 @@ fn forge(fixture: &mut Fixture, connections: &mut [Connection], (kind, whose, nu
     }
 }
 
-/// The client ends a connection and, a while later, uses the port again.
+/// The client ends a connection and, a while later, uses the port again; or at once, while the server is away with which it broke.
 fn again(
     fixture: &mut Fixture,
     connections: &mut [Connection],
     (which, reset, number): (u16, bool, u32),
 ) -> Result<(), TestCaseError> {
     let of = connections.len().max(1);
-    let Some(old) = connections.get_mut(usize::from(which) % of).filter(|old| !old.server.is_empty()) else {
+    let Some(old) = connections.get_mut(usize::from(which) % of) else { return Ok(()) };
+    if old.server.is_empty() {
+        let is_away = old.lost.as_ref().is_some_and(|server| fixture.state(server) == Some(State::Down));
+        if is_away && !old.forged && !old.is_near(number) {
+            *old = open(fixture, (old.client, old.port, number), None)?;
+        }
         return Ok(());
-    };
+    }
     let to = old.send(fixture, if reset { Kind::Rst } else { Kind::Fin }, 0);
     prop_assert_eq!(to.as_ref(), Some(&old.server));
     fixture.wait(FLOW_REOPEN + Duration::from_secs(1));
@@ -245,7 +260,7 @@ fn check(
 ) -> Result<(), TestCaseError> {
     let until_closed = fixture.plan.services[0].until_closed;
     for connection in connections.iter_mut().filter(|connection| !connection.server.is_empty()) {
-        let Connection { client, port, server, until, .. } = connection;
+        let Connection { client, port, server, lost, until, .. } = connection;
         let at_home = fixture.owner(*client, *port).as_ref() == Some(server);
         if at_home {
             (*until, connection.shown) = (None, false);
@@ -256,6 +271,7 @@ fn check(
         // Of one whose ports a forged SYN has, what shows itself is not remembered while that is.
         let stays = until_closed && connection.shown && !connection.forged;
         if gone || (!stays && until.is_some_and(|until| until <= fixture.now)) {
+            *lost = gone.then(|| std::mem::take(server));
             server.clear();
             continue;
         }

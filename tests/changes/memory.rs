@@ -21,7 +21,7 @@ fn flow(server: u32, stage: Stage, seen: u64) -> Flow {
 }
 
 fn is_there(flows: &FlowTable, number: u64) -> bool {
-    flows.find(name(number), 0).is_some()
+    flows.find(name(number), 0, |_| true).is_some()
 }
 
 const DAY: u64 = 86_400_000_000_000;
@@ -46,7 +46,7 @@ proptest! {
             }
             let (hash, now) = (name(number), ticks(ns));
             let expected = naive.get(&number).filter(|(_, at)| ticks(*at) >= ticks(since)).map(|(flow, _)| *flow);
-            let found = flows.find(hash, ticks(since));
+            let found = flows.find(hash, ticks(since), |_| true);
             prop_assert_eq!(found.map(|(flow, _)| flow), expected);
             let position = Position::of(sequence);
             match (what, found) {
@@ -112,10 +112,10 @@ fn noted_syns_displace_syns_alone() {
     assert_eq!(after.displaced, 21_000 - 1024);
     let newest = (219_500..220_000).filter(|number| is_there(&flows, *number)).count();
     assert!(newest > 490, "{newest} of 500");
-    let (syn, at) = flows.find(name(219_999), 0).unwrap();
+    let (syn, at) = flows.find(name(219_999), 0, |_| true).unwrap();
     assert!(flows.is_noted(at));
     flows.confirm(at, name(219_999), &Flow { stage: Stage::Established, ..syn }, 0);
-    let (known, at) = flows.find(name(219_999), 0).unwrap();
+    let (known, at) = flows.find(name(219_999), 0, |_| true).unwrap();
     assert!(known.stage == Stage::Established && !flows.is_noted(at));
     assert_eq!(flows.report().remembered, before.remembered + 1);
 }
@@ -160,7 +160,7 @@ fn what_is_over_gives_way() {
         let mut flows = table(4);
         (0..4).for_each(|number| flows.remember(name(number), &flow(1, stage, seen), 0));
         flows.remember(name(9), &flow(1, Stage::Established, now), horizon);
-        assert!(flows.report().held == 4 && flows.find(name(9), horizon).is_some());
+        assert!(flows.report().held == 4 && flows.find(name(9), horizon, |_| true).is_some());
         flows.report().evicted == 0
     };
     let after = |time: std::time::Duration| ticks(time.as_nanos() as u64) + 2;
@@ -174,5 +174,5 @@ fn what_is_over_gives_way() {
 fn without_room_nothing_is_remembered() {
     let mut flows = table(0);
     flows.remember(name(1), &flow(1, Stage::Begun, 1), 0);
-    assert_eq!((flows.find(name(1), 0), flows.report().capacity), (None, 0));
+    assert_eq!((flows.find(name(1), 0, |_| true), flows.report().capacity), (None, 0));
 }

@@ -61,12 +61,12 @@ fn flows_last_from_one_instance_to_the_next() {
     let next = Dispatch::load_kept(setup, &other, pins.0.path()).unwrap();
     let flows = next.flows().of_queue(2);
     assert_eq!((flows.key().state(), flows.report()), (key, report));
-    assert_eq!(flows.find(name, 0).map(|(flow, _)| flow), Some(flow));
+    assert_eq!(flows.find(name, 0, |_| true).map(|(flow, _)| flow), Some(flow));
     assert_eq!(next.flows().of_queue(1).report().held, 0);
     // With room for more, nothing of it is found.
     let larger = Dispatch::load_kept(Setup { flows: 2000, ..setup }, &table, pins.0.path()).unwrap();
     let flows = larger.flows().of_queue(2);
-    assert!(flows.find(name, 0).is_none() && flows.report().held == 0 && flows.report().capacity == 2000);
+    assert!(flows.find(name, 0, |_| true).is_none() && flows.report().held == 0 && flows.report().capacity == 2000);
 }
 
 /// In a thread of its own, whose capabilities go with it.
