@@ -360,7 +360,7 @@ mod tests {
             "steps": [
                 { "configuration": 0, "states": ["t"], "at": 1_000_000_000u64, "until": 9_000_000_000u64 },
                 {
-                    "configuration": 0, "states": ["k"], "at": 2_000_000_000u64, "until": 9_000_000_000u64,
+                    "configuration": 0, "states": "k", "at": 2_000_000_000u64, "until": 9_000_000_000u64,
                     "prolonged": 9_000_000_000u64,
                 },
             ],

@@ -239,11 +239,11 @@ impl Port for Memory {
         self.room_left[link] -= burst.len();
         self.lent -= burst.len();
         self.left += burst.len() as u64;
-        for frame in burst.drain(..) {
+        for frame in burst.iter() {
             self.sent_lens[frame.index as usize] = frame.len;
-            self.sent.push(frame.index);
-            self.sent_by.push(link as u8);
         }
+        self.sent.extend(burst.drain(..).map(|frame| frame.index));
+        self.sent_by.resize(self.sent.len(), link as u8);
     }
 
     #[inline]

@@ -110,7 +110,7 @@ impl Disk {
     fn under(lab: &Lab) -> Disk {
         let folder = lab.file(DISK);
         std::fs::create_dir_all(&folder).unwrap();
-        mount(Some("disk"), &folder, Some("tmpfs"), MsFlags::empty(), Some("size=256k")).unwrap();
+        mount(Some("disk"), &folder, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
         let text = std::fs::read_to_string(lab.config()).unwrap();
         let of = |line: &str| match line.strip_prefix("state = ") {
             Some(_) => format!("state = \"{}\"", folder.join("state.json").display()),

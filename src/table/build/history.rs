@@ -49,6 +49,7 @@ pub struct Step {
     /// By index.
     configuration: usize,
     /// In the order of its servers.
+    #[serde(with = "letters")]
     pub states: Vec<State>,
     pub at: u64,
     /// Until when connections stay that they were kept from.
@@ -230,5 +231,34 @@ impl History {
             step.prolonged = step.prolonged.map(&to);
         }
         self
+    }
+}
+
+/// States as a word with a letter for each: as a list they would take a line each, and there may be `MAX_HISTORY` steps of `MAX_SERVERS`. A
+/// list of letters is read too.
+mod letters {
+    use super::State;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Letters {
+        Word(String),
+        List(Vec<char>),
+    }
+
+    pub fn serialize<S: Serializer>(states: &[State], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&states.iter().map(|state| state.letter()).collect::<String>())
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<State>, D::Error> {
+        let letters = match Letters::deserialize(from)? {
+            Letters::Word(word) => word.chars().collect(),
+            Letters::List(list) => list,
+        };
+        let state =
+            |letter| State::of_letter(letter).ok_or_else(|| D::Error::custom(format!("no state is `{letter}`")));
+        letters.into_iter().map(state).collect()
     }
 }

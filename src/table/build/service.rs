@@ -13,24 +13,33 @@ use crate::model::{Deliver, HashInput, Mac, NextHop, Selection, Server, ServerId
 use crate::table::census::Census;
 use crate::table::quic::{Codecs, ConnectionIds};
 use crate::table::{Owners, Rule, ServiceTable};
-use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// What a server is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// For nobody.
-    #[serde(rename = "o")]
     Down,
     /// For the connections that it has.
-    #[serde(rename = "k")]
     Draining,
     /// For new clients too.
-    #[serde(rename = "t")]
     Active,
+}
+
+impl State {
+    const LETTERS: [(State, char); 3] = [(State::Down, 'o'), (State::Draining, 'k'), (State::Active, 't')];
+
+    /// As it is written down.
+    pub(super) fn letter(self) -> char {
+        Self::LETTERS[self as usize].1
+    }
+
+    pub(super) fn of_letter(letter: char) -> Option<State> {
+        Self::LETTERS.iter().find(|(_, its)| *its == letter).map(|(state, _)| *state)
+    }
 }
 
 #[derive(Clone)]
