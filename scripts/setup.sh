@@ -21,12 +21,8 @@ needed() {
     cat <<'END'
 gcc             gcc
 libc6-dev       /usr/include/stdio.h
-make            make
 pkg-config      pkg-config
-m4              m4
 clang           clang
-libelf-dev      /usr/include/libelf.h
-zlib1g-dev      /usr/include/zlib.h
 protobuf-compiler protoc
 libprotobuf-dev /usr/include/google/protobuf/descriptor.proto
 iproute2        ip

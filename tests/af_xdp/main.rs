@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,12 +28,7 @@ use veth::{CLIENT_MAC, CLUSTER_V4, CLUSTER_V6, Cable, DEVICE, DEVICE_MAC, DEVICE
 const PATIENCE: Duration = Duration::from_secs(10);
 const ECHO: u16 = 7;
 
-/// Held while a socket comes to be and while a process that outlives a test's patience is started: until libxdp's socket is told
-/// that it ends at an exec, a process that another test starts would inherit it and keep its queue.
-static FORK: Mutex<()> = Mutex::new(());
-
 fn attach(interface: &str) -> Result<Attached, XdpError> {
-    let _no_fork = FORK.lock().unwrap();
     let addresses = [CLUSTER_V4, CLUSTER_V6].map(|address| Prefix::host(address.parse().unwrap()));
     af_xdp::open(interface)?.attach(&addresses)
 }
@@ -449,12 +444,6 @@ fn dropping_detaches_and_a_queue_can_be_bound_again_at_once() {
     });
 }
 
-/// The child is in its own program when this returns (posix_spawn(3)).
-fn start(command: &mut Command) -> Child {
-    let _no_socket = FORK.lock().unwrap();
-    command.spawn().unwrap()
-}
-
 #[test]
 fn a_child_process_does_not_keep_the_queue() {
     let Some(cable) = Cable::lay(1500, 1) else { return };
@@ -462,7 +451,7 @@ fn a_child_process_does_not_keep_the_queue() {
         let device = cable.device_thread(scope, || {
             let attached = attach(DEVICE).unwrap();
             // It goes with its input.
-            let mut child = start(Command::new("cat").stdin(Stdio::piped()));
+            let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
             drop(attached);
             let again = attach(DEVICE).map(drop);
             drop(child.stdin.take());
@@ -541,7 +530,7 @@ fn held(cable: &Cable, prefix: &str) -> (Child, String) {
     let mut command = cable.device_command(prefix, &program);
     command.args(["--ignored", "--exact", "--nocapture", "hold_the_device"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = start(&mut command);
+    let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     let outcome = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("outcome: ").map(String::from));
     (child, outcome.expect("the process says what came of it"))

@@ -1,7 +1,7 @@
 //! A worker that takes nothing out of its ring: what the ring has no room for is dispatched by the program in front of it.
 
 use crate::veth::{CLIENT_MAC, CLUSTER_V4, Cable, DEVICE};
-use crate::{FORK, drain, flood, settled};
+use crate::{drain, flood, settled};
 use oneip::config;
 use oneip::limits::{BEAT_TURNS, RING};
 use oneip::model::Prefix;
@@ -23,10 +23,7 @@ fn a_ring_that_is_full_loses_nothing() {
     let table = Cluster::new(&plan).compile();
     thread::scope(|scope| {
         let device = cable.device_thread(scope, || {
-            let device = {
-                let _no_fork = FORK.lock().unwrap();
-                af_xdp::open(DEVICE).unwrap()
-            };
+            let device = { af_xdp::open(DEVICE).unwrap() };
             let setup = Setup {
                 mac: device.mac,
                 egress: 0,
@@ -37,10 +34,8 @@ fn a_ring_that_is_full_loses_nothing() {
             };
             let after = Some(Duration::from_secs(60));
             let steer = Steer::load_with_net(Net { setup, table: &table, after, folder: None }).unwrap();
-            let (mut steer, mut ports) = {
-                let _no_fork = FORK.lock().unwrap();
-                device.prepare(steer, &[Prefix::host(CLUSTER_V4.parse().unwrap())]).unwrap()
-            };
+            let (mut steer, mut ports) =
+                { device.prepare(steer, &[Prefix::host(CLUSTER_V4.parse().unwrap())]).unwrap() };
             steer.attach(&device).unwrap();
             let (counters, port) = (steer.counters(), &mut ports[0]);
             (0..BEAT_TURNS).for_each(|_| port.service());

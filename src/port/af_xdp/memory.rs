@@ -1,4 +1,4 @@
-//! The memory that the frames of a port lie in, which all its queues share. The unsafe room of this port, with `rings`.
+//! The memory that the frames of a port lie in, which all its queues share (`UMEM`), in chunks. The unsafe room of this port, with `ring`.
 //!
 //! A frame is either the kernel's or ours. Ours are `Frame`s, which nobody can copy or make; the kernel's are nothing but
 //! numbers in a ring. What makes every block below sound is that the two never overlap: a `Frame` is made only of what the
@@ -6,89 +6,92 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::num::NonZeroU32;
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use xsk_rs::config::{FrameSize, UmemConfig};
-use xsk_rs::{FrameDesc, Umem};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::net::sockopt;
+use rustix::net::xdp::{XdpDesc, XdpDescOptions, XdpUmemReg, XdpUmemRegFlags};
 
-use super::rings::{cause, ring_size};
 use crate::limits::{MAX_PORT_QUEUES, QUEUE_FRAMES};
 use crate::xdp::{FRAME_OFFSET, STAMP_ROOM};
 
 /// A frame of ours. Linear: dropping one leaks it, which the ledger shows.
 pub struct Frame {
-    // `options` belongs to the kernel only while a descriptor is in a ring; here it says of which memory this frame is, and in its low
-    // bits by which of the port's queues it came.
-    desc: FrameDesc,
+    /// Where it begins in the memory: as it was received, `FRAME_OFFSET` bytes into its chunk.
+    at: u64,
+    len: u32,
+    /// Of which memory it is, and in the low bits by which of the port's queues it came.
+    whose: u32,
 }
 
-/// The bits of `options` that say the queue.
+/// The bits of `whose` that say the queue.
 const QUEUE_BITS: u32 = MAX_PORT_QUEUES as u32 - 1;
 
 impl Frame {
     /// Which of the port's queues it came by.
-    #[inline]
+    #[inline(always)]
     pub(super) fn queue(&self) -> usize {
-        (self.desc.options() & QUEUE_BITS) as usize
+        (self.whose & QUEUE_BITS) as usize
     }
 
+    #[inline(always)]
     fn memory(&self) -> u32 {
-        self.desc.options() & !QUEUE_BITS
+        self.whose & !QUEUE_BITS
     }
 }
 
 /// The frames' memory.
 pub(super) struct Arena {
-    /// Where it begins. A number, since xsk-rs owns the mapping; `at` makes pointers of it.
-    base: usize,
+    at: NonNull<u8>,
     size: usize,
-    total: usize,
+    chunk: u32,
     /// Tells one port's frames from another's: above the bits of the queue.
     id: u32,
-    memory: Umem,
     in_huge_pages: bool,
 }
+
+// SAFETY: a mapping belongs to no thread; who has a frame, and this by reference, is the only one to touch its chunk.
+unsafe impl Send for Arena {}
 
 impl Arena {
     /// With `QUEUE_FRAMES` frames of `chunk` bytes for each of so many queues, all of them ours as yet.
     pub(super) fn new(chunk: u32, queues: usize) -> io::Result<(Arena, Vec<Frame>)> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let count = QUEUE_FRAMES * queues;
-        let frames = NonZeroU32::new(count as u32).expect("there is a queue");
-        let config = UmemConfig::builder()
-            .frame_size(FrameSize::new(chunk).expect("a chunk is large enough"))
-            .frame_headroom(STAMP_ROOM)
-            .fill_queue_size(ring_size())
-            .comp_queue_size(ring_size())
-            .build()
-            .expect("a chunk is a power of two, with room for a frame");
         let size = count * chunk as usize;
         // A frame comes into memory that was last touched thousands of frames ago: in small pages its first byte misses the TLB.
         let huge =
-            huge_page().filter(|page| size.is_multiple_of(*page)).and_then(|_| Umem::new(config, frames, true).ok());
+            huge_page().filter(|page| size.is_multiple_of(*page)).and_then(|_| map(size, MapFlags::HUGETLB).ok());
         let in_huge_pages = huge.is_some();
-        let (memory, mut descs) =
-            huge.map_or_else(|| Umem::new(config, frames, false), Ok).map_err(|error| cause(&error))?;
-        let first = &mut descs[0];
-        assert_eq!(first.addr(), FRAME_OFFSET as usize, "xsk-rs and the kernel begin a frame at the same place");
-        // SAFETY: a descriptor of this memory, which nobody but us has as yet.
-        let data = unsafe { memory.data_mut(first) }.contents_mut().as_mut_ptr();
-        let base = data.expose_provenance() - FRAME_OFFSET as usize;
+        let at = huge.map_or_else(|| map(size, MapFlags::empty()), Ok)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed) * MAX_PORT_QUEUES as u32;
-        let arena = Arena { base, size, total: count, id, memory, in_huge_pages };
-        let frames = descs.into_iter().map(|desc| arena.own(desc, 0)).collect();
+        let arena = Arena { at, size, chunk, id, in_huge_pages };
+        let begin = |number: usize| number as u64 * u64::from(chunk) + u64::from(FRAME_OFFSET);
+        let frames = (0..count).map(|number| Frame { at: begin(number), len: 0, whose: id }).collect();
         Ok((arena, frames))
     }
 
-    /// The memory, for a socket to use.
-    pub(super) fn memory(&self) -> &Umem {
-        &self.memory
+    /// Has a socket take frames from here, and those that share with it.
+    ///
+    /// # Errors
+    /// The memory cannot be locked.
+    pub(super) fn register(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let memory = XdpUmemReg {
+            addr: self.at.as_ptr().expose_provenance() as u64,
+            len: self.size as u64,
+            chunk_size: self.chunk,
+            headroom: STAMP_ROOM,
+            flags: XdpUmemRegFlags::empty(),
+            tx_metadata_len: 0,
+        };
+        Ok(sockopt::set_xdp_umem_reg(socket, memory)?)
     }
 
     /// How many frames there are.
     pub(super) fn total(&self) -> usize {
-        self.total
+        self.size / self.chunk as usize
     }
 
     /// Whether the host had huge pages to spare for the frames.
@@ -96,74 +99,101 @@ impl Arena {
         self.in_huge_pages
     }
 
-    /// A descriptor that the kernel has given back by one of the port's queues becomes a frame of ours.
-    #[inline]
-    pub(super) fn own(&self, mut desc: FrameDesc, queue: usize) -> Frame {
-        let end = desc.addr() + desc.lengths().data();
-        debug_assert!(desc.addr() >= FRAME_OFFSET as usize && end <= self.size, "{desc:?} is not in the memory");
+    /// What the kernel has received, by one of the port's queues, becomes a frame of ours.
+    #[inline(always)]
+    pub(super) fn own(&self, XdpDesc { addr, len, .. }: XdpDesc, queue: usize) -> Frame {
+        let end = addr as usize + len as usize;
+        debug_assert!(addr >= u64::from(FRAME_OFFSET) && end <= self.size, "{addr} is not in the memory");
         debug_assert!(queue < MAX_PORT_QUEUES);
-        desc.set_options(self.id | queue as u32);
-        Frame { desc }
+        Frame { at: addr, len, whose: self.id | queue as u32 }
     }
 
-    /// A frame of ours becomes a descriptor for the kernel.
-    #[inline]
-    pub(super) fn disown(&self, frame: Frame) -> FrameDesc {
-        assert_eq!(frame.memory(), self.id, "a frame goes back to the port that lent it");
-        let mut desc = frame.desc;
-        desc.set_options(0);
-        desc
+    /// What the kernel has sent is ours again, to be received into.
+    #[inline(always)]
+    pub(super) fn own_sent(&mut self, addr: u64) -> Frame {
+        let begin = addr / u64::from(self.chunk) * u64::from(self.chunk) + u64::from(FRAME_OFFSET);
+        let mut frame = Frame { at: begin, len: 0, whose: self.id };
+        if addr < begin {
+            // A header lay where the next stamp may be missing.
+            self.take_stamp(&mut frame);
+        }
+        frame
     }
 
-    #[inline]
+    /// A frame of ours becomes the kernel's, to be sent.
+    #[inline(always)]
+    pub(super) fn disown(&self, Frame { at, len, whose }: Frame) -> XdpDesc {
+        assert_eq!(whose & !QUEUE_BITS, self.id, "a frame goes back to the port that lent it");
+        XdpDesc { addr: at, len, options: XdpDescOptions::empty() }
+    }
+
+    /// As `disown`, to be received into: the kernel looks only at which chunk it is.
+    #[inline(always)]
+    pub(super) fn give_back(&self, frame: Frame) -> u64 {
+        self.disown(frame).addr
+    }
+
+    #[inline(always)]
     pub(super) fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         // SAFETY: `place` says where the frame is. Nobody writes there: the frame is ours and not the kernel's, `bytes_mut`
         // would need the token that is borrowed here, and chunks do not overlap.
-        unsafe { std::slice::from_raw_parts(self.place(frame), frame.desc.lengths().data()) }
+        unsafe { std::slice::from_raw_parts(self.place(frame), frame.len as usize) }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
         // SAFETY: as in `bytes`, and the token is borrowed for us alone.
-        unsafe { std::slice::from_raw_parts_mut(self.place(frame), frame.desc.lengths().data()) }
+        unsafe { std::slice::from_raw_parts_mut(self.place(frame), frame.len as usize) }
     }
 
-    #[inline]
-    pub(super) fn set_len(&mut self, frame: &mut Frame, len: usize) {
-        assert_eq!(frame.memory(), self.id, "a frame is written through the port that lent it");
-        // SAFETY: the frame is of this memory and ours, and the token is borrowed for us alone.
-        let mut data = unsafe { self.memory.data_mut(&mut frame.desc) };
-        let mut cursor = data.cursor();
-        cursor.set_pos(len);
-        assert_eq!(cursor.pos(), len, "a chunk holds the frame");
+    /// Moves where a frame begins, by so many bytes to the front, or to the back, and where it ends.
+    ///
+    /// # Panics
+    /// A chunk does not hold that.
+    #[inline(always)]
+    pub(super) fn reshape(&self, frame: &mut Frame, front: i64, len: usize) {
+        let at = frame.at.wrapping_add_signed(-front);
+        let room = at % u64::from(self.chunk) + len as u64;
+        let same = at / u64::from(self.chunk) == frame.at / u64::from(self.chunk);
+        assert!(same && room <= u64::from(self.chunk), "a chunk holds the frame");
+        (frame.at, frame.len) = (at, len as u32);
     }
 
-    /// Where a frame begins: `own` has seen that all its bytes are in the memory, which lives as long as `self`.
-    #[inline]
+    /// Where a frame begins: it is in its chunk, of the memory that lives as long as `self`.
+    #[inline(always)]
     fn place(&self, frame: &Frame) -> *mut u8 {
         assert_eq!(frame.memory(), self.id, "a frame is read through the port that lent it");
-        self.at(frame.desc.addr())
+        // SAFETY: an offset within the mapping.
+        unsafe { self.at.as_ptr().add(frame.at as usize) }
     }
 
-    /// The 8 bytes in front of a frame; 0 is left there, for a next frame that gets no stamp.
-    #[inline]
+    /// The 8 bytes in front of a frame as it was received; 0 is left there, for a next frame that gets no stamp.
+    #[inline(always)]
     pub(super) fn take_stamp(&mut self, frame: &mut Frame) -> u64 {
-        assert_eq!(frame.memory(), self.id, "a frame is read through the port that lent it");
-        let stamp = self.at(frame.desc.addr() - STAMP_ROOM as usize).cast::<u64>();
-        // SAFETY: a frame begins `FRAME_OFFSET` bytes into its chunk, so that the bytes before it are of the same chunk and, like
+        // SAFETY: a frame is received `FRAME_OFFSET` bytes into its chunk, so that the bytes before it are of the same chunk and, like
         // the frame, nobody else's; any 8 bytes are a number, and need no alignment here.
         unsafe {
+            let stamp = self.place(frame).sub(STAMP_ROOM as usize).cast::<u64>();
             let arrival = stamp.read_unaligned();
             stamp.write_unaligned(0);
             arrival
         }
     }
+}
 
-    /// The mapping comes from mmap(2) and its address was exposed in `new`, so a pointer to any byte of it may be made.
-    #[inline]
-    fn at(&self, offset: usize) -> *mut u8 {
-        std::ptr::with_exposed_provenance_mut(self.base + offset)
+impl Drop for Arena {
+    /// The kernel holds the pages that sockets still use.
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` has made; frames are read and written only through `self`.
+        let _ = unsafe { munmap(self.at.as_ptr().cast(), self.size) };
     }
+}
+
+fn map(size: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
+    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::POPULATE | flags);
+    // SAFETY: a new mapping at a place that the kernel chooses.
+    let at = unsafe { mmap_anonymous(ptr::null_mut(), size, protection, flags) }?;
+    Ok(NonNull::new(at.cast()).expect("a mapping is not at 0"))
 }
 
 /// The size of the huge pages that mmap(2) takes, in bytes; whether there are any, it says itself.
@@ -171,4 +201,40 @@ fn huge_page() -> Option<usize> {
     let facts = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = facts.lines().find_map(|line| line.strip_prefix("Hugepagesize:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<usize>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_was_moved_and_sent_begins_anew_without_a_stamp() {
+        let (mut arena, mut frames) = Arena::new(2048, 1).unwrap();
+        let mut frame = frames.swap_remove(3);
+        let begin = frame.at;
+        assert_eq!(begin, 3 * 2048 + u64::from(FRAME_OFFSET));
+        arena.reshape(&mut frame, 0, 60);
+        arena.bytes_mut(&mut frame).copy_from_slice(&[1; 60]);
+        arena.reshape(&mut frame, 48, 108);
+        arena.bytes_mut(&mut frame)[..48].copy_from_slice(&[2; 48]);
+        assert_eq!(arena.bytes(&frame), [&[2; 48][..], &[1; 60]].concat());
+        let sent = arena.disown(frame);
+        assert_eq!((sent.addr, sent.len), (begin - 48, 108));
+        let mut frame = arena.own_sent(sent.addr);
+        assert_eq!((frame.at, arena.take_stamp(&mut frame)), (begin, 0));
+        arena.reshape(&mut frame, -14, 46);
+        let sent = arena.disown(frame);
+        assert_eq!(arena.own_sent(sent.addr).at, begin);
+    }
+
+    #[test]
+    fn a_frame_does_not_leave_its_chunk() {
+        let (arena, mut frames) = Arena::new(2048, 1).unwrap();
+        for (front, len) in [(i64::from(FRAME_OFFSET) + 1, 60), (0, 2049 - FRAME_OFFSET as usize), (-2048, 60)] {
+            let mut frame = frames.pop().unwrap();
+            let moved =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| arena.reshape(&mut frame, front, len)));
+            assert!(moved.is_err(), "{front} {len}");
+        }
+    }
 }

@@ -3,12 +3,13 @@
 //!
 //! In the order in which a device is taken into service:
 //!
-//! - `memory`: where the frames of a port lie; `rings`: the socket of a queue; `port`: queues as the worker sees them
+//! - `memory`: where the frames of a port lie; `ring`, `rings`: the socket of a queue; `port`: queues as the worker sees them
 //!
 //! The interface and the XDP program that decides which frames are ours are in `crate::xdp`.
 
 mod memory;
 mod port;
+mod ring;
 mod rings;
 
 use crate::model::Prefix;

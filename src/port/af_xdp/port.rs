@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::memory::{Arena, Frame};
 use super::privileges;
-use super::rings::{Rings, Transfer};
+use super::rings::{self, Rings, Transfer};
 use crate::limits::{BEAT_TURNS, MAX_PORT_QUEUES, QUEUE_FRAMES};
 use crate::port::{Burst, Ledger, Port};
 use crate::xdp::Device;
@@ -47,7 +47,6 @@ struct Queue {
     carrier: Option<File>,
     /// It has none, and would lose what it is given: until it has one again, nothing is.
     link_down: bool,
-    socket: Arc<OwnedFd>,
     lost: Arc<AtomicU64>,
     /// Says that the queue's worker turns, if somebody wants to know.
     heartbeat: Option<Heartbeat>,
@@ -85,7 +84,7 @@ impl AfXdp {
             turns: 0,
         };
         for (rings, (link, number)) in rings.into_iter().zip(queues) {
-            port.queues.push(Queue::new(rings, *link, *number, &devices[*link])?);
+            port.queues.push(Queue::new(rings, *link, *number, &devices[*link]));
         }
         let way_out = |link| queues.iter().position(|(of, _)| *of == link).expect("a queue of each interface");
         port.ways_out = (0..devices.len()).map(way_out).collect();
@@ -101,7 +100,7 @@ impl AfXdp {
     pub fn blank(&mut self, len: usize) -> Option<Frame> {
         let mut frame = self.idle.pop()?;
         self.lent += 1;
-        self.arena.set_len(&mut frame, len);
+        self.arena.reshape(&mut frame, 0, len);
         Some(frame)
     }
 
@@ -121,7 +120,7 @@ impl AfXdp {
 
     /// Its queues' sockets, with the positions of their interfaces, and the queues' numbers there.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (usize, u32, &OwnedFd)> {
-        self.queues.iter().map(|queue| (queue.link, queue.number, &*queue.socket))
+        self.queues.iter().map(|queue| (queue.link, queue.number, &**queue.rings.socket()))
     }
 
     /// From here on each `BEAT_TURNS`th call of `service` is told there, for each of the queues in their order.
@@ -158,20 +157,23 @@ fn bind(devices: &[Device], queues: &[(usize, u32)]) -> Result<Bound, BindFailur
 fn bind_all(devices: &[Device], queues: &[(usize, u32)], copies: bool) -> Result<Bound, BindFailure> {
     let chunk = devices.iter().map(|device| device.chunk().expect("`open` has asked")).max().expect("an interface");
     let (arena, frames) = Arena::new(chunk, queues.len()).map_err(BindFailure::Memory)?;
-    let rings = queues.iter().enumerate().map(|(at, (link, queue))| {
-        let bound = Rings::bind(&arena, (&devices[*link].interface, *queue), at, copies);
-        bound.map_err(|reason| BindFailure::Socket(at, reason))
-    });
-    let rings = rings.collect::<Result<_, _>>()?;
+    let mut rings: Vec<Rings> = Vec::with_capacity(queues.len());
+    for (at, (link, queue)) in queues.iter().enumerate() {
+        let refused = |reason| BindFailure::Socket(at, reason);
+        let socket = rings::open().map_err(refused)?;
+        let first = rings.first().map(|first| first.socket().as_fd());
+        if first.is_none() {
+            arena.register(socket.as_fd()).map_err(BindFailure::Memory)?;
+        }
+        let to = (devices[*link].index, *queue);
+        rings.push(Rings::bind(socket, first, to, at, copies).map_err(refused)?);
+    }
     Ok((arena, rings, frames))
 }
 
 impl Queue {
-    fn new(rings: Rings, link: usize, number: u32, device: &Device) -> Result<Queue, XdpError> {
-        let socket = rings.socket().try_clone_to_owned();
-        let interface = &device.interface;
-        let socket = socket.map_err(|reason| XdpError::Bind { interface: interface.clone(), queue: number, reason })?;
-        Ok(Queue {
+    fn new(rings: Rings, link: usize, number: u32, device: &Device) -> Queue {
+        Queue {
             link,
             number,
             rings,
@@ -180,18 +182,17 @@ impl Queue {
             left: 0,
             carrier: device.carrier(),
             link_down: false,
-            socket: Arc::new(socket),
             lost: Arc::new(AtomicU64::new(0)),
             heartbeat: None,
-        })
+        }
     }
 
     fn losses(&self) -> QueueLosses {
-        QueueLosses { socket: Arc::downgrade(&self.socket), lost: Arc::clone(&self.lost) }
+        QueueLosses { socket: Arc::downgrade(self.rings.socket()), lost: Arc::clone(&self.lost) }
     }
 
     #[inline]
-    fn service(&mut self, arena: &Arena, idle: &mut Vec<Frame>) {
+    fn service(&mut self, arena: &mut Arena, idle: &mut Vec<Frame>) {
         let reaped = self.rings.reap(arena, idle);
         self.sending -= reaped;
         self.left += reaped as u64;
@@ -246,7 +247,7 @@ impl Port for AfXdp {
     #[inline]
     fn service(&mut self) {
         for queue in &mut self.queues {
-            queue.service(&self.arena, &mut self.idle);
+            queue.service(&mut self.arena, &mut self.idle);
         }
         self.turns = self.turns.wrapping_add(1);
         if self.turns.is_multiple_of(BEAT_TURNS) {
@@ -273,27 +274,22 @@ impl Port for AfXdp {
         self.arena.bytes_mut(frame)
     }
 
-    /// A descriptor of xsk-rs keeps the address that it has, so the frame moves back within its chunk. There is room: with the headers it is
-    /// no longer than the device's MTU allows, and a chunk holds that.
+    /// Into the headroom, where XDP programs put headers too.
     #[inline]
     fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        let end = self.arena.bytes(frame).len();
-        self.arena.set_len(frame, end + len);
-        self.arena.bytes_mut(frame).copy_within(..end, len);
+        let before = self.arena.bytes(frame).len();
+        self.arena.reshape(frame, len as i64, before + len);
     }
 
-    /// As `prepend`.
     #[inline]
     fn strip(&mut self, frame: &mut Frame, len: usize) {
-        let bytes = self.arena.bytes_mut(frame);
-        let end = bytes.len();
-        bytes.copy_within(len.., 0);
-        self.arena.set_len(frame, end - len);
+        let before = self.arena.bytes(frame).len();
+        self.arena.reshape(frame, -(len as i64), before - len);
     }
 
     #[inline]
     fn resize(&mut self, frame: &mut Frame, len: usize) {
-        self.arena.set_len(frame, len);
+        self.arena.reshape(frame, 0, len);
     }
 
     fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {

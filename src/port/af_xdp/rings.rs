@@ -1,20 +1,21 @@
 //! The socket of one queue, and its four rings, <https://docs.kernel.org/networking/af_xdp.html>. The queues of a port share their memory,
 //! whatever interfaces they are of (`XDP_SHARED_UMEM`, Linux 5.10): what is received from one is sent by another as it lies.
-//!
-//! The unsafe room of this port, with `memory`, which says why it is sound.
-#![allow(unsafe_code)]
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::xdp::XdpOptionsFlags;
-use rustix::net::{SendFlags, send, sockopt};
-use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::xdp::{
+    SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
+    XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpDesc, XdpOptionsFlags,
+};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, send, socket_with, sockopt};
 
 use super::memory::{Arena, Frame};
+use super::ring::{Consumer, Producer};
 use crate::limits::{BURST, RING};
 use crate::port::Burst;
 
@@ -43,10 +44,11 @@ impl fmt::Display for Transfer {
 }
 
 pub(super) struct Rings {
-    tx: TxQueue,
-    rx: RxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
+    rx: Consumer<XdpDesc>,
+    tx: Producer<XdpDesc>,
+    fill: Producer<u64>,
+    completion: Consumer<u64>,
+    socket: Arc<OwnedFd>,
     /// Its number among the port's.
     number: usize,
     transfer: Transfer,
@@ -54,61 +56,68 @@ pub(super) struct Rings {
     kicks: usize,
     /// Frames received since the fill ring was last seen full.
     taken: usize,
-    scratch: [FrameDesc; BURST],
+}
+
+/// A socket that is bound to nothing yet.
+pub(super) fn open() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
 }
 
 impl Rings {
-    /// Binds a socket to a queue, which is the port's queue of that number. Zero copy if the driver can, which the kernel finds out
-    /// (xp_assign_dev, net/xdp/xsk_buff_pool.c), unless copies are wanted; queues of one memory all do as the first one of them.
+    /// Binds a socket to a queue of an interface, by their numbers, which is the port's queue of that number, with the memory that it has or another one shares. Zero copy if
+    /// the driver can, which the kernel finds out (xp_assign_dev, net/xdp/xsk_buff_pool.c), unless copies are wanted; queues of one memory
+    /// all do as the first one of them.
     pub(super) fn bind(
-        arena: &Arena,
-        (interface, queue): (&str, u32),
+        socket: OwnedFd,
+        shared: Option<BorrowedFd<'_>>,
+        (interface, queue): (u32, u32),
         number: usize,
         copies: bool,
     ) -> io::Result<Rings> {
-        let size = ring_size();
-        let flags = if copies { BindFlags::XDP_COPY } else { BindFlags::empty() };
-        let config = SocketConfig::builder()
-            .rx_queue_size(size)
-            .tx_queue_size(size)
-            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(flags | BindFlags::XDP_USE_NEED_WAKEUP)
-            .build();
-        let name: Interface = interface.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: the rings we get are this queue's only ones, since no other socket of this memory is bound to it, and the kernel
-        // lets none of another memory bind to it.
-        let socket = unsafe { Socket::new(config, arena.memory(), &name, queue) };
-        let (tx, rx, pair) = socket.map_err(|error| cause(&error))?;
-        let (fill, completion) = pair.expect("the first socket of a queue gets its fill and completion rings");
-        let fd = socket_of(&rx);
-        // libxdp does not ask for it (xsk.c): a process started by ours would keep the queue busy after us.
-        fcntl_setfd(fd, FdFlags::CLOEXEC)?;
-        let transfer = match sockopt::xdp_options(fd) {
+        let size = RING as u32;
+        sockopt::set_xdp_umem_fill_ring_size(&socket, size)?;
+        sockopt::set_xdp_umem_completion_ring_size(&socket, size)?;
+        sockopt::set_xdp_rx_ring_size(&socket, size)?;
+        sockopt::set_xdp_tx_ring_size(&socket, size)?;
+        let (fd, offsets) = (socket.as_fd(), sockopt::xdp_mmap_offsets(&socket)?);
+        let rx = Consumer::map(fd, XDP_PGOFF_RX_RING, offsets.rx)?;
+        let tx = Producer::map(fd, XDP_PGOFF_TX_RING, offsets.tx)?;
+        let fill = Producer::map(fd, XDP_UMEM_PGOFF_FILL_RING, offsets.fr)?;
+        let completion = Consumer::map(fd, XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr)?;
+        let to = |flags| SocketAddrXdp::new(flags, interface, queue);
+        match shared {
+            None => {
+                let flags = if copies { SocketAddrXdpFlags::XDP_COPY } else { SocketAddrXdpFlags::empty() };
+                bind(&socket, &to(flags | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP))?;
+            }
+            Some(shared_umem_fd) => {
+                let addr = to(SocketAddrXdpFlags::XDP_SHARED_UMEM);
+                bind(&socket, &SocketAddrXdpWithSharedUmem { addr, shared_umem_fd })?;
+            }
+        }
+        let transfer = match sockopt::xdp_options(&socket) {
             Ok(flags) if flags.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY) => Transfer::ZeroCopy,
             _ => Transfer::Copy,
         };
         let whole_ring = transfer == Transfer::ZeroCopy || raise_budget(fd);
         let kicks = if whole_ring { 1 } else { BURST.div_ceil(COPY_MODE_KICK) };
         // The fill ring is empty.
-        let (taken, scratch) = (RING, [FrameDesc::default(); BURST]);
-        Ok(Rings { tx, rx, fill, completion, number, transfer, kicks, taken, scratch })
+        let (taken, socket) = (RING, Arc::new(socket));
+        Ok(Rings { rx, tx, fill, completion, socket, number, transfer, kicks, taken })
     }
 
     pub(super) fn transfer(&self) -> Transfer {
         self.transfer
     }
 
-    pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        socket_of(&self.rx)
+    pub(super) fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
     }
 
     /// Appends received frames until the burst is full or none is waiting; how many.
     #[inline]
     pub(super) fn receive(&mut self, arena: &Arena, burst: &mut Burst<Frame>) -> usize {
-        let room = burst.remaining_capacity();
-        // SAFETY: the descriptors are filled in by the call, with frames of this socket's memory.
-        let count = unsafe { self.rx.consume(&mut self.scratch[..room]) };
-        burst.extend(self.scratch[..count].iter().map(|desc| arena.own(*desc, self.number)));
+        let count = self.rx.take(burst.remaining_capacity(), |desc| burst.push(arena.own(desc, self.number)));
         self.taken += count;
         count
     }
@@ -116,19 +125,13 @@ impl Rings {
     /// Frames that the transmit ring takes now: exact up to a burst's number.
     #[inline]
     pub(super) fn room(&mut self) -> usize {
-        self.tx.nb_free(BURST as u32) as usize
+        self.tx.room(BURST)
     }
 
     /// Puts the burst into the transmit ring, which has room for it.
     #[inline]
     pub(super) fn send(&mut self, arena: &Arena, burst: &mut Burst<Frame>) {
-        let count = burst.len();
-        for (slot, frame) in self.scratch.iter_mut().zip(burst.drain(..)) {
-            *slot = arena.disown(frame);
-        }
-        // SAFETY: `disown` has seen that the frames are of this memory, and used up the tokens, so nobody else has them.
-        let sent = unsafe { self.tx.produce(&self.scratch[..count]) };
-        assert_eq!(sent, count, "a ring has the room that it said it has");
+        self.tx.extend(burst.drain(..).map(|frame| arena.disown(frame)));
     }
 
     /// Has the kernel send what is in the transmit ring. What it cannot take now (EAGAIN, ENOBUFS) stays in the ring for the next
@@ -139,11 +142,10 @@ impl Rings {
     #[inline]
     pub(super) fn kick(&mut self) -> bool {
         for _ in 0..self.kicks {
-            if !self.tx.needs_wakeup() || self.tx.nb_free_exact() as usize == RING {
+            if !self.tx.needs_wakeup() || self.tx.is_empty() {
                 return false;
             }
-            // xsk-rs's own `wakeup` does not tell the errors apart.
-            let sent = send(socket_of(&self.rx), &[], SendFlags::DONTWAIT);
+            let sent = send(&*self.socket, &[], SendFlags::DONTWAIT);
             if sent == Err(Errno::BUSY) && self.transfer == Transfer::Copy {
                 return true;
             }
@@ -153,12 +155,10 @@ impl Rings {
 
     /// Takes back what was sent; how many.
     #[inline]
-    pub(super) fn reap(&mut self, arena: &Arena, idle: &mut Vec<Frame>) -> usize {
+    pub(super) fn reap(&mut self, arena: &mut Arena, idle: &mut Vec<Frame>) -> usize {
         let mut reaped = 0;
         loop {
-            // SAFETY: the descriptors are filled in by the call, with frames of this socket's memory.
-            let count = unsafe { self.completion.consume(&mut self.scratch) };
-            idle.extend(self.scratch[..count].iter().map(|desc| arena.own(*desc, self.number)));
+            let count = self.completion.take(BURST, |addr| idle.push(arena.own_sent(addr)));
             reaped += count;
             if count < BURST {
                 return reaped;
@@ -175,49 +175,27 @@ impl Rings {
     pub(super) fn refill(&mut self, arena: &Arena, idle: &mut Vec<Frame>) -> usize {
         let mut filled = 0;
         while self.taken >= BURST && idle.len() >= BURST {
-            if (self.fill.nb_free(BURST as u32) as usize) < BURST {
+            if self.fill.room(BURST) < BURST {
                 self.taken = 0;
                 break;
             }
-            for (slot, frame) in self.scratch.iter_mut().zip(idle.drain(idle.len() - BURST..)) {
-                *slot = arena.disown(frame);
-            }
-            // SAFETY: as in `send`.
-            let count = unsafe { self.fill.produce(&self.scratch) };
-            assert_eq!(count, BURST, "a ring has the room that it said it has");
-            filled += count;
+            self.fill.extend(idle.drain(idle.len() - BURST..).map(|frame| arena.give_back(frame)));
+            filled += BURST;
         }
         if self.fill.needs_wakeup() {
-            // A poll that waits for nothing. It fails when the device is gone, and then nothing is received either.
-            let _ = self.fill.wakeup(self.rx.fd_mut(), 0);
+            // It waits for nothing. It fails when the device is gone, and then nothing is received either.
+            let _ = poll(&mut [PollFd::new(&*self.socket, PollFlags::IN)], Some(&Timespec::default()));
         }
         filled
     }
 }
 
-pub(super) fn ring_size() -> QueueSize {
-    QueueSize::new(RING as u32).expect("the bound is a power of two")
-}
-
-fn socket_of(rx: &RxQueue) -> BorrowedFd<'_> {
-    // SAFETY: the ring holds the socket, and with it the descriptor, open for as long as it is borrowed here.
-    unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) }
-}
-
 /// Whether the kernel lets one system call send a whole ring in copy mode.
+#[allow(unsafe_code)]
 fn raise_budget(socket: BorrowedFd<'_>) -> bool {
     let budget = RING as u32;
     let length = size_of_val(&budget) as libc::socklen_t;
     let value = std::ptr::from_ref(&budget).cast();
     // SAFETY: the option's value is one `u32` that outlives the call (xsk_setsockopt, net/xdp/xsk.c).
     unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_XDP, MAX_TX_SKB_BUDGET, value, length) == 0 }
-}
-
-/// The system's answer behind an error of xsk-rs.
-pub(super) fn cause(error: &dyn std::error::Error) -> io::Error {
-    let system = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    match system.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::other(error.to_string()),
-    }
 }

@@ -241,6 +241,8 @@ mod letters {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
+    const LETTERS: [(State, char); 3] = [(State::Down, 'o'), (State::Draining, 'k'), (State::Active, 't')];
+
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Letters {
@@ -249,7 +251,7 @@ mod letters {
     }
 
     pub fn serialize<S: Serializer>(states: &[State], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&states.iter().map(|state| state.letter()).collect::<String>())
+        to.collect_str(&states.iter().map(|state| LETTERS[*state as usize].1).collect::<String>())
     }
 
     pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<State>, D::Error> {
@@ -257,8 +259,8 @@ mod letters {
             Letters::Word(word) => word.chars().collect(),
             Letters::List(list) => list,
         };
-        let state =
-            |letter| State::of_letter(letter).ok_or_else(|| D::Error::custom(format!("no state is `{letter}`")));
-        letters.into_iter().map(state).collect()
+        let state = |letter| LETTERS.iter().find(|(_, its)| *its == letter).map(|(state, _)| *state);
+        let known = |letter| state(letter).ok_or_else(|| D::Error::custom(format!("no state is `{letter}`")));
+        letters.into_iter().map(known).collect()
     }
 }

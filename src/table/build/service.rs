@@ -29,19 +29,6 @@ pub enum State {
     Active,
 }
 
-impl State {
-    const LETTERS: [(State, char); 3] = [(State::Down, 'o'), (State::Draining, 'k'), (State::Active, 't')];
-
-    /// As it is written down.
-    pub(super) fn letter(self) -> char {
-        Self::LETTERS[self as usize].1
-    }
-
-    pub(super) fn of_letter(letter: char) -> Option<State> {
-        Self::LETTERS.iter().find(|(_, its)| *its == letter).map(|(state, _)| *state)
-    }
-}
-
 #[derive(Clone)]
 pub struct ServiceState {
     pub identity: Identity,
