@@ -1,12 +1,16 @@
 //! A port over plain memory: what tests and benchmarks run the worker on.
 //!
-//! Frames lie in chunks of `STRIDE` bytes, as in a UMEM. Each is received once, in order, until `rewind`.
+//! Frames lie in chunks of `STRIDE` bytes, behind `HEADROOM`, as in a UMEM. Each is received once, in order, until `rewind`.
 
 use super::{Burst, Ledger, Port};
 use crate::limits::{BURST, MAX_INTERFACES};
+use std::ops::Range;
 
 /// Bytes from one frame's start to the next one's.
 pub const STRIDE: usize = 2048;
+
+/// Bytes in front of a frame as it is received: whole cache lines.
+const HEADROOM: usize = 128;
 
 /// Frames besides those that are received.
 const SPARES: usize = BURST;
@@ -19,8 +23,8 @@ struct Chunk([u8; STRIDE]);
 pub struct Memory {
     arena: Box<[Chunk]>,
     lens: Box<[u16]>,
-    /// As long as they were sent, of all frames.
-    sent_lens: Box<[u16]>,
+    /// Where they began when they were sent, and how long they were, of all frames.
+    sent_as: Box<[(u16, u16)]>,
     /// Positions of frames that are not received, and not lent.
     spares: Vec<u32>,
     arrivals: Box<[u64]>,
@@ -50,12 +54,22 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Frame {
     index: u32,
+    begin: u16,
     len: u16,
+}
+
+const BEGIN: u16 = HEADROOM as u16;
+
+impl Frame {
+    #[inline(always)]
+    fn range(&self) -> Range<usize> {
+        self.begin as usize..self.begin as usize + self.len as usize
+    }
 }
 
 impl Memory {
     /// # Panics
-    /// If a frame is longer than `STRIDE`.
+    /// If a chunk has no room for a frame.
     pub fn new<F: AsRef<[u8]>>(frames: &[F]) -> Memory {
         Memory::with_spares(frames, SPARES)
     }
@@ -65,12 +79,12 @@ impl Memory {
         let total = frames.len() + spares;
         let mut arena = vec![Chunk([0; STRIDE]); total].into_boxed_slice();
         for (chunk, frame) in arena.iter_mut().zip(frames) {
-            chunk.0[..frame.as_ref().len()].copy_from_slice(frame.as_ref());
+            chunk.0[HEADROOM..][..frame.as_ref().len()].copy_from_slice(frame.as_ref());
         }
         Memory {
             arena,
             lens: frames.iter().map(|f| f.as_ref().len() as u16).collect(),
-            sent_lens: frames.iter().map(|f| f.as_ref().len() as u16).chain(vec![0; spares]).collect(),
+            sent_as: frames.iter().map(|f| (BEGIN, f.as_ref().len() as u16)).chain(vec![(BEGIN, 0); spares]).collect(),
             spares: (frames.len() as u32..total as u32).rev().collect(),
             arrivals: vec![0; total].into(),
             now: 0,
@@ -105,7 +119,7 @@ impl Memory {
         self.next = 0;
         self.spares.clear();
         self.spares.extend((self.lens.len() as u32..self.arena.len() as u32).rev());
-        self.sent_lens[..self.lens.len()].copy_from_slice(&self.lens);
+        self.sent_as.iter_mut().zip(&self.lens).for_each(|(sent, len)| *sent = (BEGIN, *len));
         self.sent.clear();
         self.sent_by.clear();
         self.freed.clear();
@@ -139,12 +153,13 @@ impl Memory {
 
     #[inline(always)]
     pub fn frame(&self, position: usize) -> &[u8] {
-        &self.arena[position].0[..self.sent_lens[position] as usize]
+        let (begin, len) = self.sent_as[position];
+        &self.arena[position].0[begin as usize..][..len as usize]
     }
 
     #[inline(always)]
     pub fn frame_mut(&mut self, position: usize) -> &mut [u8] {
-        &mut self.arena[position].0[..self.lens[position] as usize]
+        &mut self.arena[position].0[HEADROOM..][..self.lens[position] as usize]
     }
 }
 
@@ -165,43 +180,46 @@ impl Port for Memory {
     fn rx(&mut self, burst: &mut Burst<Frame>) {
         let n = burst.remaining_capacity().min(self.burst).min(self.lens.len() - self.next);
         let lens = &self.lens[self.next..][..n];
-        burst.extend(lens.iter().zip(self.next as u32..).map(|(len, index)| Frame { index, len: *len }));
+        burst.extend(lens.iter().zip(self.next as u32..).map(|(len, index)| Frame { index, begin: BEGIN, len: *len }));
         self.next += n;
         self.lent += n;
     }
 
     #[inline(always)]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        &self.arena[frame.index as usize].0[..frame.len as usize]
+        &self.arena[frame.index as usize].0[frame.range()]
     }
 
     #[inline(always)]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        &mut self.arena[frame.index as usize].0[..frame.len as usize]
+        &mut self.arena[frame.index as usize].0[frame.range()]
     }
 
+    #[inline]
     fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        let end = frame.len as usize;
-        self.arena[frame.index as usize].0.copy_within(..end, len);
+        assert!(len <= frame.begin as usize, "the headroom holds the header");
+        frame.begin -= len as u16;
         frame.len += len as u16;
     }
 
+    #[inline]
     fn strip(&mut self, frame: &mut Frame, len: usize) {
-        let end = frame.len as usize;
-        self.arena[frame.index as usize].0.copy_within(len..end, 0);
+        assert!(len <= frame.len as usize, "a frame is longer than what is taken off it");
+        frame.begin += len as u16;
         frame.len -= len as u16;
     }
 
+    #[inline]
     fn resize(&mut self, frame: &mut Frame, len: usize) {
-        assert!(len <= STRIDE, "a chunk holds the frame");
+        assert!(frame.begin as usize + len <= STRIDE, "a chunk holds the frame");
         frame.len = len as u16;
     }
 
     fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {
-        assert!(len <= STRIDE, "a chunk holds the frame");
+        assert!(HEADROOM + len <= STRIDE, "a chunk holds the frame");
         let index = self.spares.pop()?;
         self.lent += 1;
-        Some(Frame { index, len: len as u16 })
+        Some(Frame { index, begin: BEGIN, len: len as u16 })
     }
 
     #[inline(always)]
@@ -240,7 +258,7 @@ impl Port for Memory {
         self.lent -= burst.len();
         self.left += burst.len() as u64;
         for frame in burst.iter() {
-            self.sent_lens[frame.index as usize] = frame.len;
+            self.sent_as[frame.index as usize] = (frame.begin, frame.len);
         }
         self.sent.extend(burst.drain(..).map(|frame| frame.index));
         self.sent_by.resize(self.sent.len(), link as u8);

@@ -170,7 +170,9 @@ impl ServiceState {
                 }
                 (None, None) => break,
             };
-            next.end_changes(at);
+            if next.due.is_some_and(|due| due <= at) {
+                next.end_changes(at);
+            }
             next.set_states(&step.states, at, until);
             step.prolonged.into_iter().for_each(|until| next.prolong(until, at));
             state = Some(next);
