@@ -6,6 +6,7 @@
 use crate::limits::{BURST, MAX_INTERFACES};
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
+use crate::path::batch::Bits;
 use crate::path::encapsulate::{self, Answers, Fate, Packet, Whole};
 use crate::path::rewrite;
 use crate::path::select::{AnyLimit, Outcome, Selection};
@@ -15,6 +16,7 @@ use crate::table::flow_table::FlowTable;
 use crate::table::publish::Reader;
 use crate::table::{PackedNextHop, Table};
 use crate::verdict::{Reason, Verdict};
+use crate::wire::tunnel::Template;
 use arrayvec::ArrayVec;
 
 pub struct Worker<P: Port> {
@@ -48,6 +50,8 @@ struct Beyond<F> {
     whole: Whole,
     /// By position in the burst, where `decide` has read it.
     packets: [Packet; BURST],
+    /// The frames, a bit each, that `write` makes ready.
+    later: u64,
 }
 
 /// How many frames each link takes yet.
@@ -83,6 +87,7 @@ impl<P: Port> Worker<P> {
                 answer,
                 whole: Whole::default(),
                 packets: [Packet::default(); BURST],
+                later: 0,
             },
             notes: Notes::default(),
         }
@@ -153,6 +158,7 @@ impl<P: Port> Worker<P> {
             notes.receive(watch, received.len(), |at| port.bytes(&received[at]));
         }
         let (mut left, mut pass_room) = (0, None);
+        beyond.later = 0;
         for (at, (frame, outcome)) in received.iter_mut().zip(selection.outcomes_mut()).enumerate() {
             if !port.is_ours(frame) {
                 *outcome = Verdict::Pass.into();
@@ -163,8 +169,9 @@ impl<P: Port> Worker<P> {
             if rooms[link] == 0 && outcome.is_forward() {
                 *outcome = Verdict::Drop(Reason::TxFull).into();
             }
+            let mut tunnel = None;
             if !PLAIN && outcome.next_hop.has_way() {
-                beyond.decide(port, (at, frame), outcome, table, (&mut rooms, now));
+                tunnel = beyond.decide(port, (at, frame), outcome, table, (&mut rooms, now));
             }
             if !outcome.is_forward() {
                 left += 1;
@@ -185,14 +192,18 @@ impl<P: Port> Worker<P> {
                 latency.record(outcome.service as usize, now.saturating_sub(arrival));
             }
             let bytes = port.bytes_mut(frame);
+            let sent = tally.sent(outcome.destination as usize);
+            sent.frames.add(1);
+            sent.bytes.add(bytes.len() as u64);
             if PLAIN {
                 rewrite::to_next_hop(bytes, outcome.next_hop);
             } else if !outcome.next_hop.has_way() {
                 rewrite::leave(bytes, outcome.next_hop, table);
+            } else if let Some((template, packet)) = &tunnel {
+                port.resize(frame, packet.end());
+                port.prepend(frame, template.header_len());
+                encapsulate::write_plain(port.bytes_mut(frame), template, packet, table, outcome.next_hop);
             }
-            let sent = tally.sent(outcome.destination as usize);
-            sent.frames.add(1);
-            sent.bytes.add(bytes.len() as u64);
         }
         *kept = left;
         for (at, service) in selection.counted() {
@@ -304,19 +315,45 @@ fn push<P: Port>(port: &mut P, (link, burst): (usize, &mut Burst<P::Frame>), fra
 }
 
 impl<F> Beyond<F> {
-    /// What becomes of a frame that is not forwarded as it is: whether it fits, and whether there are frames for its fragments.
-    fn decide<P: Port<Frame = F>>(
+    /// What becomes of a frame that is not forwarded as it is: whether it fits, and whether there are frames for its fragments. The tunnel of
+    /// one that is made ready at once: not where somebody watches it as it came, nor behind one of the burst that is not, so that
+    /// identifications rise from frame to frame.
+    #[inline(always)]
+    fn decide<'t, P: Port<Frame = F>>(
+        &mut self,
+        port: &mut P,
+        (at, frame): (usize, &F),
+        outcome: &mut Outcome,
+        table: &'t Table,
+        (rooms, now): (&mut Rooms, u64),
+    ) -> Option<(&'t Template, Packet)> {
+        let destination = outcome.destination;
+        let packet = Packet::read(port.bytes(frame));
+        let fate = encapsulate::fate(&packet, table, destination);
+        if fate == Fate::Fits
+            && self.later == 0
+            && table.watch.is_none()
+            && let Some(template) = encapsulate::plain_tunnel(&packet, table, destination)
+        {
+            return Some((template, packet));
+        }
+        self.packets[at] = packet;
+        self.later |= 1 << at;
+        self.divide(port, (at, frame), outcome, table, (rooms, now), fate);
+        None
+    }
+
+    fn divide<P: Port<Frame = F>>(
         &mut self,
         port: &mut P,
         (at, frame): (usize, &F),
         outcome: &mut Outcome,
         table: &Table,
         (rooms, now): (&mut Rooms, u64),
+        fate: Fate,
     ) {
         let destination = outcome.destination;
-        let packet = Packet::read(port.bytes(frame));
-        self.packets[at] = packet;
-        match encapsulate::fate(&packet, table, destination) {
+        match fate {
             Fate::Fits => {}
             Fate::TooBig => {
                 *outcome = Verdict::Drop(Reason::TooBig).into();
@@ -355,7 +392,7 @@ impl<F> Beyond<F> {
         outcomes: &[Outcome],
         table: &Table,
     ) {
-        let Beyond { fragments, answered, answers, whole, packets, .. } = self;
+        let Beyond { fragments, answered, answers, whole, packets, later, .. } = self;
         for (at, destination, len) in answered.iter() {
             let frame = &mut received[*at];
             answers.compose(port.bytes(frame), table, *destination);
@@ -363,7 +400,8 @@ impl<F> Beyond<F> {
             answers.write(port.bytes_mut(frame));
         }
         let mut fragments = fragments.iter_mut().peekable();
-        for (at, (frame, outcome)) in received.iter_mut().zip(outcomes).enumerate() {
+        for at in Bits(*later) {
+            let (frame, outcome) = (&mut received[at], &outcomes[at]);
             if !outcome.next_hop.has_way() {
                 continue;
             }

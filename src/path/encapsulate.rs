@@ -7,7 +7,7 @@ use crate::hash;
 use crate::limits::{MAX_FRAME, TOO_BIG_ANSWERS, TOO_BIG_WINDOW};
 use crate::model::Tags;
 use crate::table::{PackedNextHop, Table, Way};
-use crate::wire::ethernet::{Ethernet, HEADER_LEN, Link, MAC_LEN};
+use crate::wire::ethernet::{self, Ethernet, HEADER_LEN, Link, MAC_LEN};
 use crate::wire::too_big::{self, IPV6_MIN_MTU};
 use crate::wire::tunnel::{Inner, Pieces, Template};
 use crate::wire::{array, ipv4, ipv6};
@@ -32,7 +32,11 @@ pub struct Packet {
 impl Packet {
     #[inline(always)]
     pub fn read(frame: &[u8]) -> Packet {
-        let (_, packet) = Ethernet::new(frame).expect("a frame that is forwarded has a header").payload();
+        let header: &[u8; HEADER_LEN] = frame.first_chunk().expect("a frame that is forwarded has a header");
+        let packet = match u16::from_be_bytes([header[HEADER_LEN - 2], header[HEADER_LEN - 1]]) {
+            ethernet::IPV4 | ethernet::IPV6 => &frame[HEADER_LEN..],
+            _ => Ethernet::new(frame).expect("it has a header").payload().1,
+        };
         Packet { l2: frame.len() - packet.len(), inner: Inner::read(packet) }
     }
 

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 pub const MAX_HEADER_LEN: usize = ipv6::HEADER_LEN + UDP_LEN;
 
 const UDP_LEN: usize = 8;
+const GRE_LEN: usize = 4;
 const FRAGMENT_LEN: usize = 8;
 
 const TTL: u8 = 64;
@@ -41,8 +42,9 @@ pub struct Inner {
 
 impl Inner {
     /// Of a packet that is whole, from its version field on.
-    #[inline]
+    #[inline(always)]
     pub fn read(packet: &[u8]) -> Inner {
+        let packet: &[u8; ipv4::HEADER_LEN] = packet.first_chunk().expect("a packet that is whole has a header");
         if packet[0] >> 4 == 4 {
             Inner {
                 len: be16(packet, 2) as usize,
@@ -156,41 +158,44 @@ impl Template {
         mtu.saturating_sub(self.header_len())
     }
 
-    /// By each length that there is, which the compiler knows: a few moves, instead of a call for any length.
+    /// What there is behind the IP header: nothing, or GRE's or UDP's.
     #[inline(always)]
-    fn copy_to(&self, header: &mut [u8]) {
-        macro_rules! copy {
-            ($($len:literal)*) => {
-                match header.len() {
-                    $($len => header.copy_from_slice(&self.bytes[..$len]),)*
-                    len => header.copy_from_slice(&self.bytes[..len]),
-                }
-            };
+    fn copy_behind(&self, at: usize, header: &mut [u8]) {
+        match header.len() {
+            0 => {}
+            GRE_LEN => header.copy_from_slice(&self.bytes[at..at + GRE_LEN]),
+            len => header.copy_from_slice(&self.bytes[at..at + len]),
         }
-        copy!(20 24 28 40 44 48)
     }
 
     /// Writes the headers of the packet `inner`, which lies behind them in `packet`. `identification`: of IPv4, and then routers on the
     /// way may fragment the packet (RFC 6864, section 4.1); `None`: nobody may.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, packet: &mut [u8], inner: &Inner, identification: Option<u16>, port: u16) {
         let len = self.header_len();
         let total = len + inner.len;
         let (header, payload) = packet.split_at_mut(len);
-        self.copy_to(header);
         let ip_len = if self.is_v4 {
             let id = identification.unwrap_or(0);
             let flags = if identification.is_some() { 0 } else { DONT_FRAGMENT };
             let patched = u32::from(inner.traffic_class) + total as u32 + u32::from(id) + u32::from(flags);
-            header[1] = inner.traffic_class;
-            put(header, 2, total as u16);
-            put(header, 4, id);
-            put(header, 6, flags);
-            put(header, 10, checksum::fold(self.sum + patched));
+            let [class, total] = [inner.traffic_class.into(), total as u16];
+            let (ip, rest) = header.split_first_chunk_mut().expect("it has an IPv4 header");
+            let mut words: [u8; ipv4::HEADER_LEN] = *self.bytes.first_chunk().expect("it has an IPv4 header");
+            let first =
+                u64::from(0x4500 | class) << 48 | u64::from(total) << 32 | u64::from(id) << 16 | u64::from(flags);
+            words[..8].copy_from_slice(&first.to_be_bytes());
+            put(&mut words, 10, checksum::fold(self.sum + patched));
+            *ip = words;
+            self.copy_behind(ipv4::HEADER_LEN, rest);
             ipv4::HEADER_LEN
         } else {
-            put(header, 0, 0x6000 | u16::from(inner.traffic_class) << 4);
-            put(header, 4, (total - ipv6::HEADER_LEN) as u16);
+            let (ip, rest) = header.split_first_chunk_mut().expect("it has an IPv6 header");
+            let words: &[u8; ipv6::HEADER_LEN] = self.bytes.first_chunk().expect("it has an IPv6 header");
+            *ip = *words;
+            put(ip, 0, 0x6000 | u16::from(inner.traffic_class) << 4);
+            put(ip, 4, (total - ipv6::HEADER_LEN) as u16);
+            self.copy_behind(ipv6::HEADER_LEN, rest);
             ipv6::HEADER_LEN
         };
         if self.is_udp {

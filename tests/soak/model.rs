@@ -12,6 +12,8 @@ pub struct Live {
     pub port: u16,
     pub server: String,
     pub begun: Instant,
+    /// When something last came over it.
+    moved: Instant,
     /// Why it may break.
     pub excuse: Option<String>,
 }
@@ -36,6 +38,7 @@ struct State {
     begun: usize,
     fetched: usize,
     excused: usize,
+    forgot: Option<Instant>,
 }
 
 pub struct Model {
@@ -88,9 +91,15 @@ impl Model {
             state.begun += 1;
             let (client, server) = (client.to_owned(), server.to_owned());
             state.last.insert((client.clone(), port), server.clone());
-            state.live.insert(state.next, Live { client, port, server, begun: now, excuse });
+            state.live.insert(state.next, Live { client, port, server, begun: now, moved: now, excuse });
             state.next
         })
+    }
+
+    /// Something came over it.
+    pub fn moved(&self, id: usize) {
+        let now = Instant::now();
+        self.with(|state| state.live.get_mut(&id).into_iter().for_each(|live| live.moved = now));
     }
 
     pub fn last_of(&self, client: &str, port: u16) -> Option<String> {
@@ -114,7 +123,7 @@ impl Model {
     pub fn break_(&self, id: usize, how: &str) {
         let now = Instant::now();
         self.with(|state| {
-            let Some(Live { client, port, server, begun, excuse }) = state.live.remove(&id) else { return };
+            let Some(Live { client, port, server, begun, excuse, .. }) = state.live.remove(&id) else { return };
             match excuse {
                 Some(_) => state.excused += 1,
                 None => {
@@ -174,6 +183,17 @@ impl Model {
 
     pub fn all(&self) -> Vec<Live> {
         self.with(|state| state.live.values().cloned().collect())
+    }
+
+    /// Whoever dispatches knows nothing any more of what was before.
+    pub fn forget(&self) {
+        self.with(|state| state.forgot = Some(Instant::now()));
+    }
+
+    /// Those that whoever dispatches has seen since it began to remember.
+    pub fn seen(&self) -> Vec<Live> {
+        let forgot = self.with(|state| state.forgot);
+        self.all().into_iter().filter(|live| forgot.is_none_or(|forgot| live.moved > forgot)).collect()
     }
 
     pub fn live(&self) -> usize {

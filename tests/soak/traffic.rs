@@ -58,6 +58,7 @@ impl Traffic<'_> {
                     break self.model.break_(id, &format!("another byte than was sent, after {at}"));
                 }
                 at += body.len();
+                self.model.moved(id);
                 if at == big.len() {
                     break self.model.end(id);
                 }
