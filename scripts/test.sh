@@ -18,7 +18,7 @@ usage() {
     cat <<END
 usage: scripts/test.sh [--quick] [--help]
 
-Installs what is missing (scripts/setup.sh --dpdk --guest --browser), then checks the format, the lints and runs every test.
+Installs what is missing (scripts/setup.sh --dpdk --guest --browser --package), then checks the format, the lints and runs every test.
 Exit 0 only if all of it passed. As root it runs the tests on real networks too; without root these say that they were skipped.
 
   --quick  only what needs no network and no kernel's help: it leaves out ${NETWORKS[*]}
@@ -111,7 +111,7 @@ fuzz() {
     CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a CARGO_TARGET_DIR=target nice cargo check --manifest-path tests/fuzz/Cargo.toml
 }
 
-scripts/setup.sh --dpdk --guest --browser
+scripts/setup.sh --dpdk --guest --browser --package
 step format cargo fmt --check
 if [[ -n $quick ]]; then
     # shellcheck disable=SC2046

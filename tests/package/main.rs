@@ -19,18 +19,6 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn skip(why: &str) {
-    let _ = writeln!(io::stderr(), "SKIPPED: {why}");
-}
-
-fn has(program: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success();
-    if !found {
-        skip(&format!("no {program}: scripts/setup.sh --package"));
-    }
-    found
-}
-
 /// What a program says, which succeeds and has no complaint.
 fn quiet(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -98,7 +86,7 @@ fn package() -> &'static Path {
 
 #[test]
 fn the_package_is_whole_and_lintian_has_no_complaint() {
-    if !has("cargo-deb") || !has("lintian") || !has("shellcheck") {
+    if !installed("cargo-deb") || !installed("lintian") || !installed("shellcheck") {
         return;
     }
     let package = package();
@@ -206,9 +194,10 @@ ls -d etc/default/oneip etc/oneip/oneip.toml var/lib/oneip var/log/oneip 2>/dev/
 #[test]
 fn dpkg_installs_upgrades_removes_and_purges_it() {
     if !rustix::process::geteuid().is_root() {
-        return skip("needs root");
+        let _ = writeln!(io::stderr(), "SKIPPED: needs root");
+        return;
     }
-    if !has("cargo-deb") {
+    if !installed("cargo-deb") {
         return;
     }
     let package = package();

@@ -18,7 +18,7 @@ pub fn installed(tool: &str) -> bool {
     // A whole path stays what it is when it is joined.
     let is_there = env::split_paths(&folders).any(|folder| folder.join(tool).is_file());
     if !is_there {
-        skip(&format!("{tool} is missing: run scripts/setup.sh"));
+        skip(&format!("{tool} is missing: run scripts/setup.sh --browser --package"));
     }
     is_there
 }
