@@ -54,6 +54,7 @@ END
     [[ -z $package ]] || cat <<'END'
 lintian         lintian
 shellcheck      shellcheck
+logrotate       /usr/sbin/logrotate
 dpkg-dev        dpkg-shlibdeps
 END
     [[ -z $guest ]] || cat <<'END'

@@ -102,7 +102,7 @@ pub struct Run {
     /// Print a line of rates each second
     #[arg(long)]
     pub stats: bool,
-    /// Write the latency histograms of each second, in the format of HdrHistogram's tools
+    /// Append the latency histograms of each second, in the format of HdrHistogram's tools
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
     /// Replace the running dispatcher that uses this configuration's admin socket; with engine xdp no frame is lost

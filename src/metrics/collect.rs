@@ -2,6 +2,7 @@
 //! time it says what was counted to whoever asks.
 
 use super::aggregate::{self, Aggregator, Long};
+use super::interval_log::IntervalLog;
 use super::latest::Latest;
 use super::snapshot::Snapshot;
 use super::source::Source;
@@ -10,14 +11,12 @@ use crate::limits::{FIGURES_EVERY, FIGURES_PART, STATS_INTERVAL};
 use crate::model::Plan;
 use crate::verdict::Reason;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, LineWriter, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// What the device itself counts, besides what the workers see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +55,7 @@ pub struct Reports {
     /// A line an interval on standard output, or on standard error.
     pub line: bool,
     pub to_stderr: bool,
-    /// An interval log: a histogram for each service and interval, tagged with the service's name, in nanoseconds, displayed
-    /// by standard tools in milliseconds.
+    /// For an [`IntervalLog`].
     pub hlog: Option<File>,
 }
 
@@ -116,26 +114,15 @@ impl Stats {
 /// Collects until it is stopped, and once more then. Returns itself, for the figures of the whole run. An interval log
 /// that cannot be written is given up, with a warning: the figures go on.
 pub fn run(sources: Sources, reports: Reports, inbox: &Inbox) -> Collector {
-    let mut serializer = V2DeflateSerializer::new();
-    // Line by line: what has been logged survives however the process ends.
-    let mut file = reports.hlog.map(LineWriter::new);
-    let log = file.as_mut().map(|file| {
-        IntervalLogWriterBuilder::new()
-            .add_comment("oneip: latency from arrival to hand-over, nanoseconds, tagged by service")
-            .with_start_time(SystemTime::now())
-            .with_base_time(SystemTime::now())
-            .with_max_value_divisor(1e6)
-            .begin_log_with(file, &mut serializer)
-    });
-    let mut log = log.and_then(|log| log.map_err(|error| give_up(&format!("{error:?}"))).ok());
+    let mut log = reports.hlog.and_then(|file| IntervalLog::begin(file).map_err(|error| give_up(&error)).ok());
     let mut collector = Collector::new(sources);
     loop {
         let stopping = collector.wait(inbox);
         let interval = collector.harvest(inbox);
-        if let Some(writer) = &mut log
-            && let Err(error) = interval.write(writer)
+        if let Some(into) = &mut log
+            && let Err(error) = into.add(interval.start, interval.end, &interval.services)
         {
-            give_up(&error.to_string());
+            give_up(&error);
             log = None;
         }
         if reports.line {
@@ -147,7 +134,7 @@ pub fn run(sources: Sources, reports: Reports, inbox: &Inbox) -> Collector {
     }
 }
 
-fn give_up(reason: &str) {
+fn give_up(reason: &io::Error) {
     tracing::warn!("the interval log cannot be written and ends here: {reason}");
 }
 
@@ -307,14 +294,6 @@ fn refuse(summary: &mut Summary, refused: u64, before: u64) -> u64 {
 }
 
 impl Interval {
-    fn write<W: Write>(&self, log: &mut IntervalLogWriter<W, V2DeflateSerializer>) -> io::Result<()> {
-        for (service, histogram) in &self.services {
-            log.write_histogram(histogram, self.start, self.end - self.start, Tag::new(service))
-                .map_err(|error| io::Error::other(format!("{error:?}")))?;
-        }
-        Ok(())
-    }
-
     /// Of all services together.
     fn latency(&self) -> Option<Percentiles> {
         let mut all = aggregate::empty();

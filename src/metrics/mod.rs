@@ -5,6 +5,7 @@ pub mod buckets;
 pub mod collect;
 pub mod counters;
 pub mod histogram;
+pub mod interval_log;
 pub mod latest;
 pub mod snapshot;
 pub mod source;

@@ -131,10 +131,6 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
     followed.membership.set_workers(facts.flow_tables);
     followed.membership.set_egresses(&facts.egresses);
     let attached = device.attach(&addresses, followed.membership.table())?;
-    // Now that nothing can refuse any more, an older log of that name gives way.
-    if let Some(log) = hlog.as_ref().filter(|log| log.metadata().is_ok_and(|facts| facts.is_file())) {
-        log.set_len(0)?;
-    }
     let reports = Reports { line: options.stats, to_stderr: options.json, hlog };
     let mut text = greeting(&plan, &facts, &cores, (&attached.text(), attached.advice()));
     let mut engine = attached.start(Start { plan: &plan, cores, flows: dispatcher.flows as usize, reports })?;
@@ -257,9 +253,9 @@ fn tell(summary: &Summary, json: bool) -> Result<(), Failure> {
     Ok(if json { writeln!(out, "{}", summary.json()) } else { writeln!(out, "{summary}") }?)
 }
 
-/// Opens the interval log, and leaves what it holds: the start may be refused yet.
+/// Opens the interval log, to go on behind what it holds.
 fn open_log(path: &Path) -> Result<File, Failure> {
-    let file = File::options().write(true).create(true).truncate(false).open(path);
+    let file = File::options().append(true).create(true).open(path);
     file.map_err(|error| format!("--hlog {}: cannot be written: {error}", path.display()).into())
 }
 

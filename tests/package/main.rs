@@ -27,7 +27,7 @@ fn quiet(command: &mut Command) -> String {
     stdout
 }
 
-fn unit(name: &str) -> String {
+fn packaged(name: &str) -> String {
     fs::read_to_string(root().join("packaging").join(name)).unwrap()
 }
 
@@ -48,7 +48,7 @@ fn systemd_has_no_complaint_about_the_units() {
     let folder = tempfile::tempdir().unwrap();
     for name in UNITS {
         let file = folder.path().join(name);
-        fs::write(&file, unit(name).replace("/usr/bin/oneip", env!("CARGO_BIN_EXE_oneip"))).unwrap();
+        fs::write(&file, packaged(name).replace("/usr/bin/oneip", env!("CARGO_BIN_EXE_oneip"))).unwrap();
         quiet(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file));
     }
 }
@@ -56,7 +56,7 @@ fn systemd_has_no_complaint_about_the_units() {
 #[test]
 fn the_units_are_notified_watched_reloaded_and_bounded() {
     for (name, verb) in UNITS.into_iter().zip(["run", "filter"]) {
-        let unit = unit(name);
+        let unit = packaged(name);
         for line in [
             "Type=notify",
             "WatchdogSec=10",
@@ -106,6 +106,7 @@ fn the_package_is_whole_and_lintian_has_no_complaint() {
         "/usr/share/oneip/grafana/oneip.json",
         "/etc/default/oneip",
         "/etc/default/oneip-filter",
+        "/etc/logrotate.d/oneip",
     ] {
         assert!(content.lines().any(|line| line.ends_with(&format!(" .{file}"))), "{file} is not in it:\n{content}");
     }
@@ -114,6 +115,26 @@ fn the_package_is_whole_and_lintian_has_no_complaint() {
     for script in ["postinst", "prerm", "postrm"] {
         quiet(Command::new("shellcheck").args(["-s", "sh"]).arg(root().join("packaging/debian").join(script)));
     }
+}
+
+/// By itself: it keeps a copy, and the process its file, which is empty.
+#[test]
+fn logrotate_copies_an_interval_log_and_cuts_it() {
+    const LOGROTATE: &str = "/usr/sbin/logrotate";
+    if !installed(LOGROTATE) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let rules = packaged("oneip.logrotate");
+    assert!(rules.contains("\n/var/log/oneip/*.hlog {\n"), "{rules}");
+    fs::write(at("rules"), rules.replace("/var/log/oneip", folder.path().to_str().unwrap())).unwrap();
+    fs::write(at("latency.hlog"), "what was logged\n").unwrap();
+    let opened = fs::File::open(at("latency.hlog")).unwrap();
+    quiet(Command::new(LOGROTATE).args(["--force", "--state"]).args([at("state"), at("rules")]));
+    assert_eq!((opened.metadata().unwrap().len(), at("latency.hlog").is_file()), (0, true));
+    let rotated = quiet(Command::new("zcat").arg(at("latency.hlog.1.gz")));
+    assert_eq!(rotated, "what was logged\n");
 }
 
 /// Each alert has a case in which it is silent and one in which it is not.
