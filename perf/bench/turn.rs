@@ -15,7 +15,7 @@ mod plans;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{OURS, ROUTER, Random, client_v6, frame};
-use oneip::limits::{BURST, DEFAULT_FLOWS};
+use oneip::limits::{BURST, CAPTURE_SNAP_DEFAULT, DEFAULT_FLOWS};
 use oneip::metrics::{counters::Tally, worker};
 use oneip::model::{Deliver, OddKind, OddLimit, Plan, Rate, Service};
 use oneip::path::rewrite;
@@ -25,11 +25,13 @@ use oneip::port::{Burst, Port};
 use oneip::table::build::Cluster;
 use oneip::table::flow_table::FlowTable;
 use oneip::table::publish;
+use oneip::table::trace::{Points, Watch};
 use oneip::table::{Table, TunnelEnd};
 use oneip::verdict::Reason;
 use oneip::worker::Worker;
 use plans::{PREFIXED, cluster_address, clustered, prefixed};
 use std::hint::black_box;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,6 +50,17 @@ struct Scenario {
     deliver: Deliver,
     /// Whether frames are to prefixes (`plans::prefixed`), and not to addresses.
     prefixes: bool,
+    captured: Captured,
+}
+
+/// What `ctl capture` writes meanwhile, as frames come and as they go.
+#[derive(Clone, Copy)]
+enum Captured {
+    /// There is no capture.
+    Off,
+    /// Only frames of a client that sends none.
+    Nothing,
+    Everything,
 }
 
 const IPV4: Scenario = Scenario {
@@ -58,6 +71,7 @@ const IPV4: Scenario = Scenario {
     stamped: false,
     deliver: Deliver::L2,
     prefixes: false,
+    captured: Captured::Off,
 };
 
 const SCENARIOS: [Scenario; 5] = [
@@ -84,7 +98,25 @@ const DELIVERIES: [Scenario; 4] = [
     Scenario { name: "ipv4, l3dsr", deliver: Deliver::L3dsr { dscp: 10 }, ..IPV4 },
 ];
 
+const CAPTURES: [Scenario; 2] = [
+    Scenario { name: "ipv4, another client captured", captured: Captured::Nothing, ..IPV4 },
+    Scenario { name: "ipv4, everything captured", captured: Captured::Everything, ..IPV4 },
+];
+
+fn all() -> impl Iterator<Item = &'static Scenario> {
+    SCENARIOS.iter().chain(&MANY).chain(&DELIVERIES).chain(&CAPTURES)
+}
+
 impl Scenario {
+    fn watch(&self) -> Option<Arc<Watch>> {
+        let client = match self.captured {
+            Captured::Off => return None,
+            Captured::Nothing => Some(cluster_address(0, self.v6)),
+            Captured::Everything => None,
+        };
+        Some(Arc::new(Watch::capture(client, Points::ALL, CAPTURE_SNAP_DEFAULT, 2 * FRAMES)))
+    }
+
     fn plan(&self) -> Plan {
         let mut plan = if self.prefixes { prefixed(64, self.v6) } else { clustered(self.services, 64, self.v6) };
         plan.services.iter_mut().for_each(|service| service.deliver = self.deliver);
@@ -114,12 +146,15 @@ struct Bench {
     /// Service and slot of each frame.
     known: Vec<(u16, u32)>,
     key: oneip::hash::Key,
+    watch: Option<Arc<Watch>>,
 }
 
 impl Bench {
     fn new(scenario: &'static Scenario) -> Bench {
         let mut cluster = Cluster::new(&scenario.plan());
         cluster.set_tunnel_end(TunnelEnd::new(&[[192, 0, 2, 2].into()], TunnelEnd::MTU));
+        let watch = scenario.watch();
+        cluster.set_watch(watch.clone());
         let table = cluster.compile();
         let key = table.key;
         let owners = (0..scenario.services.min(8) as u16).map(|service| {
@@ -154,12 +189,16 @@ impl Bench {
             received: if scenario.deliver == Deliver::L2 { Vec::new() } else { frames },
             known: vec![(0, 0); FRAMES],
             key,
+            watch,
         }
     }
 
     /// As received: new clients, MACs as the router wrote them. Not timed.
     fn refill(&mut self) {
         let Scenario { v6, .. } = *self.scenario;
+        if let Some(watch) = &self.watch {
+            while watch.take(|_, _| ()).is_some() {}
+        }
         let port = self.worker.port_mut();
         port.rewind();
         for i in 0..FRAMES {
@@ -238,6 +277,11 @@ impl Bench {
             assert_eq!(frame[6..12], OURS);
         }
         assert_eq!(self.tally.received.get(), self.tally.forwarded());
+        if let Some(watch) = &self.watch {
+            let noted = iter::from_fn(|| watch.take(|_, bytes| bytes.len())).filter(|length| *length > 0).count();
+            let expected = if matches!(self.scenario.captured, Captured::Everything) { 2 * FRAMES } else { 0 };
+            assert_eq!((noted, watch.lost()), (expected, 0), "each frame as it came and as it went");
+        }
         self.random.0 = seed;
     }
 }
@@ -440,20 +484,13 @@ fn small_bursts(scenario: &'static Scenario) {
 
 fn turn(c: &mut Criterion) {
     if let Some(name) = std::env::args().find_map(|argument| argument.strip_prefix("counted=").map(str::to_owned)) {
-        return counted(
-            SCENARIOS
-                .iter()
-                .chain(&MANY)
-                .chain(&DELIVERIES)
-                .find(|scenario| scenario.name == name)
-                .expect("a scenario of this bench"),
-        );
+        return counted(all().find(|scenario| scenario.name == name).expect("a scenario of this bench"));
     }
     if std::env::args().any(|argument| argument == "odd-only") {
         return odd_frames();
     }
     println!("interleaved, bursts of {BURST}:");
-    SCENARIOS.iter().chain(&MANY).chain(&DELIVERIES).for_each(ratio);
+    all().for_each(ratio);
     println!("stage by stage:");
     SCENARIOS.iter().for_each(stages);
     println!("dear frames:");
