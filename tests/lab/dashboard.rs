@@ -1,69 +1,129 @@
-//! The dashboard for Grafana: a Prometheus that has scraped a dispatcher answers each of its queries, and there are all metrics that it
-//! names. There is no Grafana in Debian to show it.
+//! The dashboard for Grafana and the rules for alerts: a Prometheus that scrapes oneip has data for each of their queries, and there are all
+//! metrics and labels that they name. There is no Grafana in Debian to show it.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-const DASHBOARD: &str = include_str!("../../packaging/grafana/oneip.json");
+use crate::network::eventually;
 
-/// What a dispatcher without `[announce]` and `[group]` does not have: its queries are right, and have no answer.
-fn is_absent(metric: &str) -> bool {
-    ["oneip_announced", "oneip_filter_peer_", "oneip_group_"].iter().any(|begin| metric.starts_with(begin))
+const DASHBOARD: &str = include_str!("../../packaging/grafana/oneip.json");
+const RULES: &str = include_str!("../../packaging/prometheus/oneip.rules.yml");
+
+/// What filters have, and no dispatcher.
+fn is_of_filters(metric: &str) -> bool {
+    metric.starts_with("oneip_filter_peer_")
 }
 
 fn dashboard() -> Value {
     serde_json::from_str(DASHBOARD).unwrap()
 }
 
-/// Every query, with what Grafana would put in the place of variables.
+/// Those of panels.
 fn queries() -> Vec<String> {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap().iter();
-    let targets = panels.flat_map(|panel| panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default());
-    let annotations = dashboard["annotations"]["list"].as_array().unwrap().iter();
-    let all = targets.chain(annotations).map(|target| target["expr"].as_str().unwrap());
-    all.map(|query| {
-        let query = ["instance", "service"]
-            .iter()
-            .fold(query.to_owned(), |query, name| query.replace(&format!("${name}"), ".*"));
-        let query = query.replace("$__rate_interval", "10s");
-        assert!(!query.contains('$'), "{query}");
-        query
-    })
-    .collect()
+    panels.flat_map(|panel| panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default()).map(query).collect()
+}
+
+fn annotations() -> Vec<String> {
+    dashboard()["annotations"]["list"].as_array().unwrap().iter().map(query).collect()
+}
+
+/// With what Grafana would put in the place of variables.
+fn query(target: &Value) -> String {
+    let variables = [("$instance", ".*"), ("$service", ".*"), ("$__rate_interval", "10s")];
+    let plain = target["expr"].as_str().unwrap().to_owned();
+    let query = variables.iter().fold(plain, |query, (name, value)| query.replace(name, value));
+    assert!(!query.contains('$'), "{query}");
+    query
+}
+
+/// Of each alert what is compared in its expression, and the labels that its texts name.
+fn compared() -> Vec<(String, Vec<&'static str>)> {
+    let mut all = Vec::new();
+    for rule in RULES.split("- alert: ").skip(1) {
+        let expression = rule.lines().find_map(|line| line.trim().strip_prefix("expr: ")).unwrap();
+        let labels: Vec<&str> = rule.split("$labels.").skip(1).map(|rest| words(rest).next().unwrap()).collect();
+        for part in expression.split(" or ") {
+            let (compared, limit) = part.rsplit_once(" > ").or_else(|| part.rsplit_once(" == ")).unwrap();
+            assert!(limit.parse::<f64>().is_ok(), "{part}");
+            all.push((compared.to_owned(), labels.clone()));
+        }
+    }
+    assert!(all.len() > 15, "{} are few: are they found?", all.len());
+    all
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
 }
 
 /// The metrics that a text names.
 fn named(text: &str) -> BTreeSet<&str> {
-    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    words.filter(|word| word.starts_with("oneip_") || word.starts_with("process_")).collect()
+    words(text).filter(|word| word.starts_with("oneip_") || word.starts_with("process_")).collect()
 }
 
-/// `page`: what was scraped. `ask`: the answer of Prometheus to a query.
+/// Waits until there is a value at least, and returns the series.
+fn answered(query: &str, ask: impl Fn(&str) -> Value) -> Vec<Value> {
+    let mut series = Vec::new();
+    eventually(&format!("there is an answer to {query}"), || {
+        let answer = ask(query);
+        assert_ne!(answer["status"], "error", "{query}: {answer}");
+        series = answer["data"]["result"].as_array().cloned().unwrap_or_default();
+        series.iter().any(|series| series["value"][1] != "NaN")
+    });
+    series
+}
+
+/// Of a dispatcher that announces, is a member of a group, and has forwarded and dropped frames in the last seconds: all but what is of
+/// filters. `page`: what was scraped. `ask`: the answer of Prometheus to a query.
 pub fn has_answers(page: &str, ask: impl Fn(&str) -> Value) {
     let samples = page.lines().filter(|line| !line.starts_with('#'));
     let there: BTreeSet<&str> = samples.map(|line| line.split(['{', ' ']).next().unwrap()).collect();
     let queries = queries();
     assert!(queries.len() > 30, "{} queries are few: are they found?", queries.len());
-    let variables = dashboard()["templating"].to_string();
-    let all = queries.join("\n") + &variables;
-    let missing: Vec<_> = named(&all).into_iter().filter(|name| !there.contains(name) && !is_absent(name)).collect();
+    let all = queries.join("\n") + &dashboard()["templating"].to_string();
+    let missing: Vec<_> =
+        named(&all).into_iter().filter(|name| !there.contains(name) && !is_of_filters(name)).collect();
     assert_eq!(missing, Vec::<&str>::new(), "the dashboard names metrics that there are not");
     let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     // When checks were: the page of a service says that better.
     let left_out = |family: &str| family.starts_with("oneip_server_check_") && family.ends_with("_timestamp_seconds");
     let unused: Vec<&str> = families.filter(|family| !all.contains(family) && !left_out(family)).collect();
     assert_eq!(unused, Vec::<&str>::new(), "what the dashboard does not show");
-    for query in queries {
-        let answer = ask(&query);
-        assert_eq!(answer["status"], "success", "{query}: {answer}");
-        let result = answer["data"]["result"].as_array().unwrap();
-        // What is left out while it is 0.
-        let may_be_empty = query.ends_with(" > 0");
-        let is_absent = named(&query).into_iter().any(is_absent);
-        assert!(may_be_empty || result.is_empty() == is_absent, "{query}: {answer}");
+    have_answers(false, queries, ask);
+}
+
+/// Of a filter: the rest.
+pub fn has_answers_about_filters(ask: impl Fn(&str) -> Value) {
+    let asked = have_answers(true, queries(), ask);
+    assert!(asked >= 3, "two panels and an alert at least: {asked}");
+}
+
+/// Of a process that was started a second time while it was scraped.
+pub fn has_annotations(ask: impl Fn(&str) -> Value) {
+    annotations().iter().for_each(|query| drop(answered(query, &ask)));
+}
+
+/// How many were asked.
+fn have_answers(of_filters: bool, queries: Vec<String>, ask: impl Fn(&str) -> Value) -> usize {
+    let wanted = |query: &str| named(query).into_iter().any(is_of_filters) == of_filters;
+    let queries = queries.into_iter().filter(|query| wanted(query)).map(|query| (query, Vec::new()));
+    let alerts = compared().into_iter().filter(|(query, _)| wanted(query));
+    let mut asked = 0;
+    for (query, labels) in queries.chain(alerts) {
+        asked += 1;
+        for series in answered(&query, &ask) {
+            for label in &labels {
+                assert!(
+                    series["metric"][label].is_string(),
+                    "{query} has no label {label}, which an alert shows: {series}"
+                );
+            }
+        }
     }
+    asked
 }
 
 #[test]

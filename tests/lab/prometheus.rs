@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,7 +14,9 @@ use crate::dashboard;
 use crate::dispatcher::Dispatcher;
 use crate::echo::Echo;
 use crate::failover::checked;
-use crate::network::{ECHO, Lab, XDP, clients, eventually, lookup, succeed};
+use crate::filters::{self, QUICK};
+use crate::group::{Etcd, join};
+use crate::network::{AF_XDP, CLUSTER, ECHO, ECHO_PORT, Lab, XDP, clients, eventually, lookup, succeed, write_config};
 use crate::promtool::check_metrics;
 use crate::stop::Stop;
 use crate::tools::installed;
@@ -21,26 +24,30 @@ use crate::tools::installed;
 /// Datagrams a second of all clients together.
 const RATE: f64 = 1000.0;
 
-/// Ended with the test, however that ends.
-struct Prometheus<'l>(&'l Lab, Child);
+/// In a host, whose oneip it scrapes. Ended with the test, however that ends.
+struct Prometheus<'l> {
+    lab: &'l Lab,
+    host: &'l str,
+    process: Child,
+}
 
 impl Drop for Prometheus<'_> {
     fn drop(&mut self) {
-        let _ = self.1.kill();
-        let _ = self.1.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
 impl Prometheus<'_> {
-    fn start(lab: &Lab) -> Prometheus<'_> {
+    fn start<'l>(lab: &'l Lab, host: &'l str) -> Prometheus<'l> {
         let scrape = "global: {scrape_interval: 250ms, scrape_timeout: 200ms}\nscrape_configs:\n\
                       - {job_name: oneip, static_configs: [{targets: ['127.0.0.1:9180']}]}\n";
         fs::write(lab.file("prometheus.yml"), scrape).unwrap();
-        let mut command = lab.command("dispatcher", "prometheus");
+        let mut command = lab.command(host, "prometheus");
         command.arg(format!("--config.file={}", lab.file("prometheus.yml").display()));
         command.arg(format!("--storage.tsdb.path={}", lab.file("prometheus").display()));
         command.args(["--web.listen-address=127.0.0.1:9090"]).stdout(Stdio::null()).stderr(Stdio::null());
-        Prometheus(lab, command.spawn().unwrap())
+        Prometheus { lab, host, process: command.spawn().unwrap() }
     }
 
     /// By server. Empty while there is no answer yet.
@@ -54,10 +61,21 @@ impl Prometheus<'_> {
 
     /// The whole answer.
     fn ask(&self, query: &str) -> Value {
-        let mut curl = self.0.command("dispatcher", "curl");
+        let mut curl = self.lab.command(self.host, "curl");
         curl.args(["-sG", "http://127.0.0.1:9090/api/v1/query", "--data-urlencode"]).arg(format!("query={query}"));
         serde_json::from_slice(&curl.output().unwrap().stdout).unwrap_or_default()
     }
+}
+
+/// Has a configuration be that of a process that this Prometheus scrapes.
+fn scraped(config: &Path, more: &str) {
+    let text = fs::read_to_string(config).unwrap();
+    assert!(text.contains("[admin]\n"), "{text}");
+    write_config(config, &text.replace("[admin]\n", &format!("{more}[admin]\nmetrics = \"127.0.0.1:9180\"\n")));
+}
+
+fn page(lab: &Lab, host: &str) -> String {
+    succeed(lab.command(host, "curl").args(["-sf", "http://127.0.0.1:9180/metrics"]))
 }
 
 #[test]
@@ -65,16 +83,21 @@ fn a_real_prometheus_sees_what_was_sent() {
     if !installed("prometheus") || !installed("promtool") {
         return;
     }
-    let Some(lab) = &Lab::up(&XDP) else { return };
+    // A program in the kernel has neither rings nor, in the metrics, a flow table.
+    let Some(lab) = &Lab::up(&AF_XDP) else { return };
     let config = checked(lab);
-    let text = fs::read_to_string(&config).unwrap().replace("[admin]\n", "[admin]\nmetrics = \"127.0.0.1:9180\"\n");
-    fs::write(&config, text).unwrap();
+    scraped(&config, "[announce]\nlinger_ms = 0\n");
+    join(&config, "dispatcher", "health = \"shared\"\n");
+    let _etcd = Etcd::serve(lab);
     let _echo = Echo::serve(lab);
     let dispatcher = Dispatcher::start_with(lab, &config, &[]);
-    let prometheus = Prometheus::start(lab);
+    let prometheus = Prometheus::start(lab, "dispatcher");
 
     let senders = lookup(&config, ECHO[0], &clients(0)[..50], &[]);
     let sockets: Vec<_> = senders.iter().map(|(client, _)| lab.datagrams(0, client)).collect();
+    // To a port that no service has.
+    let stray = lab.datagrams(0, &senders[0].0);
+    stray.connect((CLUSTER[0], ECHO_PORT + 1)).unwrap();
     let stop = &AtomicBool::new(false);
     let (sent, _sockets) = thread::scope(|scope| {
         let when_done = Stop(stop);
@@ -86,6 +109,7 @@ fn a_real_prometheus_sees_what_was_sent() {
                     sockets[sent % sockets.len()].send(&[7; 20]).unwrap();
                     sent += 1;
                 }
+                stray.send(&[7; 20]).unwrap();
                 thread::sleep(Duration::from_millis(5));
             }
             // Open until all is counted: an echo to a closed port would come back as an ICMP error, which is counted too.
@@ -100,6 +124,9 @@ fn a_real_prometheus_sees_what_was_sent() {
                 |(server, rate): (&String, &f64)| (rate - share(server) * RATE).abs() < 0.05 * share(server) * RATE;
             rates.len() == 3 && rates.iter().all(near)
         });
+        let page = page(lab, "dispatcher");
+        check_metrics(&page);
+        dashboard::has_answers(&page, |query| prometheus.ask(query));
         drop(when_done);
         sending.join().unwrap()
     });
@@ -119,10 +146,29 @@ fn a_real_prometheus_sees_what_was_sent() {
         let up = prometheus.query("oneip_server_up{service=\"web\"}");
         up.len() == 3 && up.values().all(|up| *up == 1.0)
     });
-    let page = succeed(lab.command("dispatcher", "curl").args(["-sf", "http://127.0.0.1:9180/metrics"]));
-    check_metrics(&page);
-    dashboard::has_answers(&page, |query| prometheus.ask(query));
     dispatcher.stop();
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    dashboard::has_annotations(|query| prometheus.ask(query));
+    dispatcher.stop();
+}
+
+#[test]
+fn a_real_prometheus_sees_what_filters_hear() {
+    if !installed("prometheus") || !installed("promtool") {
+        return;
+    }
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    filters::configure(lab, QUICK, "");
+    scraped(&filters::config(lab, "web1"), "");
+    let filters = filters::start(lab);
+    let prometheus = Prometheus::start(lab, "web1");
+    let others = |value: f64| BTreeMap::from([("web2".to_owned(), value), ("web3".to_owned(), value)]);
+    for metric in ["oneip_filter_peer_heard", "oneip_filter_peer_agrees"] {
+        eventually("it hears the others, and they agree", || prometheus.query(metric) == others(1.0));
+    }
+    check_metrics(&page(lab, "web1"));
+    dashboard::has_answers_about_filters(|query| prometheus.ask(query));
+    filters.into_iter().for_each(|filter| drop(filter.stop()));
 }
 
 /// Of a configuration with thousands of services, as fast as they can, while a server fails.
