@@ -400,6 +400,10 @@ pub const INTERFACE_LOOK: Duration = Duration::from_secs(1);
 /// closed, for those on their way out.
 pub const DRAIN: Duration = Duration::from_millis(20);
 
+/// How long no frame may come while a run's last figures are read, and how often that is tried, at most: some tenths of a second in all.
+pub const LAST_LOOK: Duration = Duration::from_micros(50);
+pub const LAST_LOOKS: u32 = 1000;
+
 /// How often workers' histograms are harvested and reports written.
 pub const STATS_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -120,7 +120,7 @@ impl WorkerPool {
         }
         self.stats.stop();
         let collector = self.collector.join().map_err(|_| "the stats thread ended in a panic")?;
-        Ok(collector.summary())
+        Ok(collector.last_summary())
     }
 }
 

@@ -7,7 +7,7 @@ use super::latest::Latest;
 use super::snapshot::Snapshot;
 use super::source::Source;
 use super::summary::{Percentiles, Summary, microseconds};
-use crate::limits::{FIGURES_EVERY, FIGURES_PART, STATS_INTERVAL};
+use crate::limits::{FIGURES_EVERY, FIGURES_PART, LAST_LOOK, LAST_LOOKS, STATS_INTERVAL};
 use crate::model::Plan;
 use crate::verdict::Reason;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
@@ -275,6 +275,22 @@ impl Collector {
         summary.dropped[Reason::RxFull as usize] += device_counters.lost;
         self.passed.set(refuse(&mut summary, device_counters.refused, self.passed.get()));
         summary
+    }
+
+    /// The whole run, when its workers have ended. Where the program is left to go on, frames come still: the device and the sources are read
+    /// between two of them, where that can be.
+    pub fn last_summary(&self) -> Summary {
+        let seen = || self.device_counters.as_ref().map(|read| read());
+        for _ in 0..LAST_LOOKS {
+            let before = seen();
+            // A frame that the program has counted as seen is decided by then.
+            thread::sleep(LAST_LOOK);
+            let summary = self.summary();
+            if seen() == before {
+                return summary;
+            }
+        }
+        self.summary()
     }
 
     pub fn figures(&self) -> Snapshot {

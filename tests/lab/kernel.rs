@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use oneip::limits::RING;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, is_attached, run};
 use crate::echo::{Echo, round_trip};
-use crate::network::{Lab, WEB, XDP, clients, eventually, lookup, succeed, write_config};
+use crate::network::{AF_XDP, Lab, SERVERS, WEB, XDP, clients, eventually, lookup, say, succeed, write_config};
 use crate::operator::connected;
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -164,6 +165,72 @@ fn no_frame_is_lost_when_it_hands_over_and_is_started_again() {
         }
         second.stop();
     });
+}
+
+/// Datagrams a second of `stream`.
+const RATE: f64 = 2000.0;
+
+/// Sends in turns, so many a second however the machine falls behind, until told to stop: how many.
+fn stream(sockets: &[UdpSocket], stop: &AtomicBool) -> u64 {
+    let (start, mut sent) = (Instant::now(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        while (sent as f64) < start.elapsed().as_secs_f64() * RATE {
+            sockets[sent as usize % sockets.len()].send(&[7; 18]).unwrap();
+            sent += 1;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    sent
+}
+
+/// Datagrams that have come to the servers, those included that a server had no room for.
+fn arrived(lab: &Lab) -> u64 {
+    // Of "InDatagrams NoPorts InErrors ...".
+    let count = "awk '/^Udp: [0-9]/ { print $2 + $4 }' /proc/net/snmp";
+    SERVERS.iter().map(|server| lab.sh(server, count).trim().parse::<u64>().unwrap()).sum()
+}
+
+/// What is in the rings of a process that ends, it dispatches before; what comes then, the net.
+#[test]
+fn over_af_xdp_no_more_is_lost_than_is_in_the_rings_when_another_process_takes_over() {
+    let Some(lab) = &Lab::up(&AF_XDP) else { return };
+    let _echo = Echo::serve(lab);
+    let stop = &AtomicBool::new(false);
+    let first = Dispatcher::start(lab, &[]);
+    let sockets: Vec<UdpSocket> = clients(0)[..20].iter().map(|client| lab.datagrams(0, client)).collect();
+    let before = arrived(lab);
+    let sent = thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let sender = scope.spawn(|| stream(&sockets, stop));
+        let goes_on = |when: &str| {
+            let now = arrived(lab);
+            eventually(when, || arrived(lab) > now + RATE as u64 / 2);
+        };
+        goes_on("the first dispatches");
+        let second = Dispatcher::start(lab, &["--takeover"]);
+        assert!(second.said().contains(TAKEN_OVER), "{}", second.said());
+        assert!(first.ended().number("forwarded") > 0);
+        goes_on("the second dispatches");
+        lab.ctl(&["hand-over"]);
+        assert!(second.ended().number("forwarded") > 0);
+        goes_on("the net dispatches");
+        let third = Dispatcher::start(lab, &[]);
+        assert!(third.said().contains(TAKEN_OVER), "{}", third.said());
+        goes_on("the third dispatches");
+        drop(when_done);
+        let sent = sender.join().unwrap();
+        third.stop();
+        sent
+    });
+    let mut lost = sent;
+    let give_up = Instant::now() + Duration::from_secs(2);
+    while lost > 0 && Instant::now() < give_up {
+        lost = sent - (arrived(lab) - before);
+    }
+    say(&format!("AF_XDP, a takeover, a hand-over and a start: of {sent} datagrams {lost} were lost"));
+    // A gap while a process starts would be longer.
+    const { assert!(RATE as usize / 10 < RING, "so many fit in a ring") };
+    assert!(lost <= RATE as u64 / 10, "{lost} of {sent} are lost");
 }
 
 /// 64 services more, each with slots of its own, do not fit in the maps that the program was loaded with.
