@@ -1,5 +1,6 @@
 //! Real traffic: the lab, with curl and nginx in it, dispatched over DPDK devices that sit on the dispatcher's veth.
 
+use crate::captured::{Capture, check, read};
 use crate::dispatcher::Dispatcher;
 use crate::echo::{Echo, round_trip};
 use crate::network::{ECHO, HEALTH, Lab, WEB, clients, eventually, lookup, one_each, say, write_config};
@@ -160,5 +161,40 @@ fn a_link_that_goes_down_takes_the_taps_carrier_with_it() {
     lab.ip("dispatcher", "link set port0 up");
     eventually("the carrier is back", || carrier() == "1");
     dispatcher.hear("oneip0 is up");
+    dispatcher.stop();
+}
+
+/// Of a device that has no kernel beside it, a capture has what is passed to the kernel too.
+#[test]
+fn a_capture_has_what_is_forwarded_dropped_and_passed() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    move_to_tap(lab);
+    let config = config(lab, "oneip0", "port = \"net_af_xdp0,iface=lan0\"");
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    let two = &clients(0)[..2];
+    let (client, server) = &lookup(&config, WEB[0], two, &[])[0];
+    let file = lab.file("captured.pcapng");
+    let capture = |some: &[&str]| Capture::start(lab, &[&["--out", file.to_str().unwrap()], some].concat());
+
+    let forwarded = capture(&["--client", client, "--service", "web"]);
+    lab.fetch(0, two);
+    eventually("a connection is in the file", || read(&file).len() >= 8);
+    let said = forwarded.interrupt();
+    let packets = read(&file);
+    assert_eq!(said, format!("{} frames captured, 0 lost because the buffer was full\n", packets.len()));
+    check(&packets, client, server);
+
+    // The port of no service, and the address of the dispatcher's own.
+    let dropped = capture(&["--where", "drop", "--count", "1", "--seconds", "20"]);
+    let _ = lab.curl(client, &["--max-time", "2", "http://203.0.113.80:81/"]).output().unwrap();
+    dropped.end();
+    let packets = read(&file);
+    assert!(packets[0].comment.starts_with("verdict=drop reason=no_service "), "{}", packets[0].comment);
+    let passed = capture(&["--client", "192.0.2.1", "--count", "3", "--seconds", "20"]);
+    lab.sh("router", "ping -c3 -i0.2 -W2 -q 192.0.2.2 >/dev/null");
+    passed.end();
+    for packet in read(&file) {
+        assert!(packet.comment.starts_with("verdict=pass queue=") && !packet.is_sent, "{}", packet.comment);
+    }
     dispatcher.stop();
 }

@@ -9,6 +9,8 @@
 
 #[path = "../guest/capture.rs"]
 mod capture;
+#[path = "../lab/captured.rs"]
+mod captured;
 // What the lab's tests have and these do not need.
 #[allow(dead_code)]
 #[path = "../lab/dispatcher.rs"]

@@ -1,15 +1,12 @@
 //! `ctl capture`: what is in the file, and that it ends however it ends.
 
+use crate::captured::{Capture, Packet, check, packets_of, read};
 use crate::dispatcher::Dispatcher;
 use crate::network::{Lab, WEB, clients, eventually, lookup};
 use crate::tools::installed;
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
-use pcap_file::pcapng::{Block, PcapNgReader};
-use rustix::process::{Pid, Signal, kill_process};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 #[test]
 fn of_workers_a_capture_has_a_request_before_and_after_the_rewrite() {
@@ -19,37 +16,6 @@ fn of_workers_a_capture_has_a_request_before_and_after_the_rewrite() {
 #[test]
 fn of_the_program_a_capture_has_a_request_before_and_after_the_rewrite() {
     captures("xdp");
-}
-
-/// A frame of a file, with what is said of it.
-struct Packet {
-    bytes: Vec<u8>,
-    comment: String,
-    is_sent: bool,
-}
-
-/// `oneip ctl capture`, when it has begun.
-struct Capture(Child, BufReader<std::process::ChildStderr>);
-
-impl Capture {
-    fn start(lab: &Lab, arguments: &[&str]) -> Capture {
-        let mut ctl = lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip"));
-        ctl.args(["ctl", "--socket"]).arg(lab.file("oneip.sock")).arg("capture").args(arguments);
-        let mut ctl = ctl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(ctl.stderr.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        assert_eq!(line, "capturing; press Ctrl-C to stop\n");
-        Capture(ctl, said)
-    }
-
-    /// What it says at the end.
-    fn end(mut self) -> String {
-        let mut said = String::new();
-        self.1.read_to_string(&mut said).unwrap();
-        assert!(self.0.wait().unwrap().success(), "{said}");
-        said
-    }
 }
 
 fn captures(engine: &str) {
@@ -66,8 +32,7 @@ fn captures(engine: &str) {
     assert!(refused.contains("somebody captures frames at the moment; try again when that is over"), "{refused}");
     lab.fetch(0, &[other, client.clone()]);
     eventually("a connection is in the file", || read(&file).len() >= 8);
-    kill_process(Pid::from_child(&capture.0), Signal::INT).unwrap();
-    let said = capture.end();
+    let said = capture.interrupt();
     let packets = read(&file);
     assert_eq!(said, format!("{} frames captured, 0 lost because the buffer was full\n", packets.len()));
     check(&packets, client, server);
@@ -75,8 +40,8 @@ fn captures(engine: &str) {
 
     // It ends too when whoever asked for it is killed, or has enough.
     let mut killed = Capture::start(lab, &["--out", out]);
-    killed.0.kill().unwrap();
-    killed.0.wait().unwrap();
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
     let is_over = || {
         let mut trace = lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip"));
         let trace = trace.args(["ctl", "--socket"]).arg(lab.file("oneip.sock"));
@@ -87,7 +52,7 @@ fn captures(engine: &str) {
     lab.fetch(0, std::slice::from_ref(client));
     let mut counted = counted;
     let mut piped = Vec::new();
-    counted.0.stdout.take().unwrap().read_to_end(&mut piped).unwrap();
+    counted.child.stdout.take().unwrap().read_to_end(&mut piped).unwrap();
     assert_eq!(counted.end(), "2 frames captured, 0 lost because the buffer was full\n");
     let piped = packets_of(&piped[..]);
     assert!(piped.len() == 2 && piped.iter().all(|packet| packet.is_sent && packet.bytes.len() == 40));
@@ -111,48 +76,9 @@ fn captures(engine: &str) {
     assert!(dispatcher.stop().dropped_total() >= 2);
 }
 
-fn check(packets: &[Packet], client: &str, server: &str) {
-    let source = client.parse::<std::net::Ipv4Addr>().unwrap().octets();
-    let said = format!("verdict=forward service=web server={server} queue=");
-    for packet in packets {
-        assert!(packet.bytes[26..30] == source && packet.comment.starts_with(&said), "{}", packet.comment);
-    }
-    let of = |is_sent| packets.iter().filter(move |packet| packet.is_sent == is_sent);
-    let (received, sent): (Vec<_>, Vec<_>) = (of(false).collect(), of(true).collect());
-    assert!(received.len() >= 4 && received.len() == sent.len(), "{} and {}", received.len(), sent.len());
-    for (received, sent) in received.iter().zip(&sent) {
-        assert_eq!(received.bytes[14..], sent.bytes[14..], "the packet is the same");
-        assert_eq!(received.bytes[..6], sent.bytes[6..12], "from the address that it was sent to");
-        assert_ne!(received.bytes[..6], sent.bytes[..6], "to the server");
-    }
-}
-
-fn read(file: &Path) -> Vec<Packet> {
-    packets_of(File::open(file).unwrap())
-}
-
-fn packets_of(file: impl Read) -> Vec<Packet> {
-    let mut reader = PcapNgReader::new(file).unwrap();
-    let mut packets = Vec::new();
-    while let Some(Ok(block)) = reader.next_block() {
-        let Block::EnhancedPacket(packet) = block else { continue };
-        let mut comment = String::new();
-        let mut is_sent = false;
-        for option in &packet.options {
-            match option {
-                EnhancedPacketOption::Comment(said) => comment = said.to_string(),
-                EnhancedPacketOption::Flags(flags) => is_sent = flags & 3 == 2,
-                _ => {}
-            }
-        }
-        packets.push(Packet { bytes: packet.data.to_vec(), comment, is_sent });
-    }
-    packets
-}
-
 /// Two frames that were dropped, as Wireshark reads them while they come.
 fn by_tshark_in_a_pipe(mut capture: Capture) {
-    let piped = capture.0.stdout.take().unwrap();
+    let piped = capture.child.stdout.take().unwrap();
     let mut tshark = Command::new("tshark");
     tshark.args(["-r", "-", "-T", "fields", "-e", "tcp.dstport", "-e", "frame.comment"]).stdin(piped);
     let said = tshark.stderr(Stdio::null()).output().expect("tshark: scripts/setup.sh").stdout;

@@ -16,6 +16,7 @@ mod arms;
 mod broadcast;
 mod browser;
 mod capture;
+mod captured;
 mod dashboard;
 mod decap;
 #[path = "../openapi/mod.rs"]
