@@ -17,12 +17,16 @@ use crate::operator::connected;
 use crate::reload::without_web3;
 use crate::stop::Stop;
 
-/// Requests on one connection until told to stop: how many there were, and the server, which is the same for all.
+const LAST_REQUESTS: usize = 6;
+
+/// Requests on one connection until told to stop, and `LAST_REQUESTS` more, however slow this host is: how many there were, and the server, which
+/// is the same for all.
 pub fn browse(lab: &Lab, family: usize, client: &str, stop: &AtomicBool) -> (usize, String) {
     let connection = lab.connect(client, (CLUSTER[family].parse::<std::net::IpAddr>().unwrap(), 80).into());
     let mut answers = BufReader::new(connection.try_clone().unwrap());
-    let (mut requests, mut server) = (0, None);
-    while !stop.load(Ordering::Relaxed) {
+    let (mut requests, mut last, mut server) = (0, LAST_REQUESTS, None);
+    while !stop.load(Ordering::Relaxed) || last > 0 {
+        last -= usize::from(stop.load(Ordering::Relaxed));
         (&connection).write_all(b"GET / HTTP/1.1\r\nHost: cluster\r\n\r\n").unwrap();
         let mut line = String::new();
         // The page is the server's name in a line, and comes last.
