@@ -267,7 +267,7 @@ impl<'l> Dispatched<'l> {
                 });
             }
         }
-        let dispatcher = self.dispatcher.take().unwrap();
+        let (out, dispatcher) = (Instant::now(), self.dispatcher.take().unwrap());
         if kill {
             dispatcher.kill();
         } else {
@@ -279,6 +279,8 @@ impl<'l> Dispatched<'l> {
         if !kill {
             model.forget();
         }
+        // As long again for the retransmissions, as `READ` says: a development build goes through a long history for ten seconds.
+        thread::sleep(out.elapsed());
     }
 
     /// The wall clock jumps, and jumps back. By what it says orders are remembered, and nothing else goes by it.
