@@ -32,6 +32,7 @@ remove whatever it likes: it writes to memory.
   --nic NIC       igb, virtio, e1000e or vmxnet3
   --dpdk          the NIC is bound to vfio-pci, behind an IOMMU that qemu emulates; lan0 is a tap with its addresses. There are 512 MiB of
                   huge pages, and /run/dpdk-port has the NIC's PCI address
+  --iommu         there is that IOMMU, and what binds the NIC can be loaded by modprobe; a NIC but virtio has the PCI address 0000:03:00.0
   --lab P         the lab (default: oneip)
   --queues N      of the NIC, whose workers share the guest's two cores: igb and virtio up to 8 (default: 2; e1000e and vmxnet3 have their own number)
   --mtu N         of lan0 (default: 1500)
@@ -254,6 +255,10 @@ sysctl -qw net.ipv4.conf.{all,default,lan0}.{send_redirects,accept_redirects}=0 
 sysctl -qw net.ipv6.conf.lan0.keep_addr_on_down=1
 ethtool -K lan0 gro off rxvlan off txvlan off tso off 2>/dev/null
 if [[ -n "$(only_with "$nic" igb virtio)" ]]; then ethtool -L lan0 combined $queues 2>/dev/null; fi
+if [[ -n "$iommu" ]]; then
+    modprobe() { command modprobe -d "$CACHE/$release" "\$@"; }
+    export -f modprobe
+fi
 if [[ -n "$dpdk" ]]; then
     echo 256 >/proc/sys/vm/nr_hugepages
     port=\$(basename "\$(realpath /sys/class/net/lan0/device)")
@@ -296,7 +301,7 @@ unplug() {
 }
 
 boot() {
-    local share='security_model=none,multidevs=remap' device place=() iommu=() serial=(-serial stdio) monitor=none
+    local share='security_model=none,multidevs=remap' device place=() machine=() serial=(-serial stdio) monitor=none
     if [[ -n $interactive ]]; then serial=(-serial "file:$out/console" -serial stdio); fi
     device=(-nic none)
     if [[ -n $nic ]]; then
@@ -306,23 +311,27 @@ boot() {
                 device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no,queues=$VIRTIO_QUEUES"
                     -device "virtio-net-pci,netdev=n0,mac=$DISPATCHER_MAC,mq=on,vectors=$((2 * VIRTIO_QUEUES + 2)),iommu_platform=on,disable-legacy=on,romfile=") ;;
             *)
-                device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no" -device pcie-root-port,id=rp1,chassis=1,slot=1
+                device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no" -device pcie-root-port,id=rp1,chassis=1,slot=1,addr=0x12
                     -device "$nic,bus=rp1,netdev=n0,mac=$DISPATCHER_MAC,romfile=") ;;
         esac
         device+=(-virtfs "local,path=$lab_folder,mount_tag=lab,$share")
         monitor=unix:$lab_folder/guest-monitor,server=on,wait=off
     fi
-    if [[ -n $dpdk ]]; then iommu=(-device intel-iommu,intremap=on); fi
-    timeout --foreground "$((minutes * 60))" "${place[@]}" "${qemu[@]}" -machine q35 "${iommu[@]}" -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
+    # Two ports without a device, with a bus each, stand before the NIC's.
+    if [[ -n $iommu ]]; then
+        machine=(-device intel-iommu,intremap=on -device pcie-root-port,id=spare1,chassis=2,addr=0x10
+            -device pcie-root-port,id=spare2,chassis=3,addr=0x11)
+    fi
+    timeout --foreground "$((minutes * 60))" "${place[@]}" "${qemu[@]}" -machine q35 "${machine[@]}" -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
         -display none -no-reboot "${serial[@]}" -monitor "$monitor" \
         -kernel "$CACHE/$release/vmlinuz" -initrd "$work/initramfs" \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off${dpdk:+ intel_iommu=on}${systemd:+ systemd.unit=guest.target systemd.show_status=no systemd.mask=proc-sys-fs-binfmt_misc.automount systemd.mask=systemd-binfmt.service fstab=no}" \
+        -append "console=ttyS0 quiet panic=-1 mitigations=off${iommu:+ intel_iommu=on}${systemd:+ systemd.unit=guest.target systemd.show_status=no systemd.mask=proc-sys-fs-binfmt_misc.automount systemd.mask=systemd-binfmt.service fstab=no}" \
         -virtfs "local,path=/,mount_tag=host,readonly=on,$share" -virtfs "local,path=$out,mount_tag=out,$share" "${device[@]}"
 }
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
 readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 VIRTIO_QUEUES=8
-out='' minutes=30 nic='' dpdk='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
+out='' minutes=30 nic='' dpdk='' iommu='' systemd='''' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
 while (($# > 0)); do
     case $1 in
         --out | --minutes | --nic | --lab | --queues | --mtu | --kernel | --modules)
@@ -339,7 +348,8 @@ while (($# > 0)); do
             esac
             shift 2 ;;
         --fetch) fetch=yes; shift ;;
-        --dpdk) dpdk=yes; shift ;;
+        --dpdk) dpdk=yes iommu=yes; shift ;;
+        --iommu) iommu=yes; shift ;;
         --systemd) systemd=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         -*) wrong "no such option: $1" ;;
@@ -350,7 +360,7 @@ done
 [[ $nic =~ ^(|igb|virtio|e1000e|vmxnet3)$ ]] || wrong "--nic is igb, virtio, e1000e or vmxnet3, not $nic"
 [[ -n $own_suite ]] || die "this is no Debian: the kernel comes from its packages"
 [[ -z $nic || -z $systemd ]] || wrong "--nic or --systemd"
-[[ -z $dpdk || -n $nic ]] || wrong "--dpdk needs --nic"
+[[ -z $iommu || -n $nic ]] || wrong "--dpdk and --iommu need --nic"
 [[ -z $systemd || -n $fetch ]] || (($# > 0)) || wrong "--systemd needs a command"
 [[ -z $systemd$nic || -n $fetch ]] || ((EUID == 0)) || die "--nic and --systemd need root"
 for tool in busybox cpio modprobe xz apt-get; do
@@ -362,7 +372,8 @@ exec {fetching}>"$CACHE/lock"
 flock "$fetching"
 if [[ -n $nic ]]; then
     modules=(igb virtio_net e1000e vmxnet3 veth nf_tables "${more[@]}")
-    if [[ -n $dpdk ]]; then modules+=(vfio_pci tun); fi
+    if [[ -n $iommu ]]; then modules+=(tun); fi
+    if [[ -n $dpdk ]]; then modules+=(vfio_pci); fi
     lab_folder=/run/$lab-lab
     suite=${suite:-trixie-backports}
     # What is no terminal bash just runs, and neither prompts nor echoes.

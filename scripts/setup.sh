@@ -50,6 +50,7 @@ libcap2-bin     setcap
 util-linux      setpriv
 END
     [[ -z $dpdk$bench ]] || echo "libdpdk-dev     /usr/include/dpdk/rte_ethdev.h"
+    [[ -z $dpdk || -z $guest ]] || echo "dpdk            dpdk-devbind.py"
     [[ -z $browser ]] || echo "chromium        chromium"
     [[ -z $package ]] || cat <<'END'
 lintian         lintian

@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 const ONEIP: &str = env!("CARGO_BIN_EXE_oneip");
 
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 17] = [
     "",
     "text",
     "text output",
@@ -25,6 +25,8 @@ const KINDS: [&str; 15] = [
     "sh netns",
     "sh build",
     "sh systemd",
+    "sh nic",
+    "sh vfio",
     "sh hardware",
     "bird",
     "frr",
@@ -185,7 +187,7 @@ fn capture() -> Vec<u8> {
 
 /// Not run here, nor, without root, anywhere.
 fn is_read_only(info: &str) -> bool {
-    info.starts_with("sh box ") || ["sh build", "sh systemd", "sh hardware"].contains(&info)
+    info.starts_with("sh box ") || ["sh build", "sh systemd", "sh nic", "sh vfio", "sh hardware"].contains(&info)
 }
 
 /// They are shell, the scripts are there, and our own verbs take those options.

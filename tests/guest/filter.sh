@@ -51,7 +51,9 @@ all_have_one() { [[ $(for client in "${CLIENTS[@]}"; do get "$client" 5; echo; d
 weight() { oneip ctl --socket "$1" status --json | jq '.services[0].servers[0].weight'; } # SOCKET
 
 say install
-install_package "$PACKAGE"
+# A container may have one.
+rm -f /usr/sbin/policy-rc.d
+by_dpkg -i "$PACKAGE"
 is "$(systemctl is-enabled oneip-filter 2>&1)" disabled
 systemctl start oneip-filter
 is "$(property ActiveState) $(property ConditionResult)" "inactive no" "without a configuration"
@@ -98,16 +100,19 @@ eventually has StatusText "2 of 2 servers take clients"
 nobody_noticed "a stop"
 
 say upgrade
-upgrade "$PACKAGE"
+next_of "$PACKAGE" /tmp/next.deb
+upgrade by_dpkg -i /tmp/next.deb
 eventually all_have_one
 
 say remove
 touch /tmp/enough
 wait $!
 echo "clients had $(cat /tmp/asked) answers"
-remove
+by_dpkg -r oneip
+is_removed
 kill "$other"
 
 say purge
-purge
+by_dpkg -P oneip
+is_purged
 say done

@@ -85,11 +85,7 @@ browse() { # ADDRESS...
 }
 nobody_noticed() { [[ ! -e /tmp/failed ]] || fail "$1: clients had no answer: $(tr '\n' ' ' </tmp/failed)"; }
 
-install_package() { # FILE
-    # A container may have one.
-    rm -f /usr/sbin/policy-rc.d
-    dpkg -i "$1" >/tmp/dpkg 2>&1 || fail "$(cat /tmp/dpkg)"
-}
+by_dpkg() { dpkg "$@" >/tmp/dpkg 2>&1 || fail "$(cat /tmp/dpkg)"; }
 
 crash() {
     local before
@@ -110,21 +106,24 @@ hang() {
     nobody_noticed "a process that hangs"
 }
 
-upgrade() { # FILE
-    local before
-    before=$(property MainPID)
+# Makes a package of a later version.
+next_of() { # FILE NEXT
     rm -rf /tmp/next
     dpkg-deb -R "$1" /tmp/next
     sed -i 's/^Version: .*/&+next/' /tmp/next/DEBIAN/control
-    dpkg-deb --root-owner-group -Znone -b /tmp/next /tmp/next.deb >/dev/null
-    dpkg -i /tmp/next.deb >/tmp/dpkg 2>&1 || fail "$(cat /tmp/dpkg)"
+    dpkg-deb --root-owner-group -Znone -b /tmp/next "$2" >/dev/null
+}
+
+upgrade() { # COMMAND...
+    local before
+    before=$(property MainPID)
+    "$@"
     eventually is_another "$before"
     nobody_noticed "an upgrade"
 }
 
-remove() {
+is_removed() {
     local path
-    dpkg -r oneip >/tmp/dpkg 2>&1 || fail "$(cat /tmp/dpkg)"
     has ActiveState inactive || fail "it still runs"
     if ip -d link show lan0 | grep -q xdp; then fail "the program is still there"; fi
     for path in "$CONFIG" /var/lib/oneip /etc/default/oneip /etc/default/oneip-filter; do
@@ -132,9 +131,8 @@ remove() {
     done
 }
 
-purge() {
+is_purged() {
     local path
-    dpkg -P oneip >/tmp/dpkg 2>&1 || fail "$(cat /tmp/dpkg)"
     for path in /var/lib/oneip /var/log/oneip /etc/default/oneip /etc/default/oneip-filter /usr/bin/oneip; do
         [[ ! -e $path ]] || fail "$path is still there"
     done

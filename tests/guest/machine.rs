@@ -1,6 +1,7 @@
 //! The guest of `scripts/guest.sh --nic`, which is a lab's dispatcher, and commands in it.
 
 use crate::network::{Lab, say};
+use crate::pages::{Fence, fences, root};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -74,6 +75,21 @@ impl<'l> Guest<'l> {
             }
             said += &line;
             said.push('\n');
+        }
+    }
+
+    /// Runs the blocks of that kind on all pages as they stand there, so many.
+    pub fn read(&mut self, kind: &str, count: usize) {
+        let mut pages: Vec<PathBuf> =
+            std::fs::read_dir(root().join("docs")).unwrap().map(|of| of.unwrap().path()).collect();
+        pages.sort();
+        let blocks: Vec<Fence> = pages.iter().flat_map(fences).filter(|block| block.info == kind).collect();
+        assert_eq!(blocks.len(), count, "blocks of the kind `{kind}`");
+        for Fence { body, place, .. } in blocks {
+            say(&place);
+            for line in body.lines() {
+                self.run(line);
+            }
         }
     }
 

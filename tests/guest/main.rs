@@ -15,6 +15,12 @@ mod model;
 #[allow(dead_code)]
 #[path = "../lab/network.rs"]
 mod network;
+#[allow(dead_code)]
+#[path = "../pages/mod.rs"]
+mod pages;
+#[cfg(feature = "dpdk")]
+#[path = "../tools/mod.rs"]
+mod tools;
 
 use machine::Guest;
 use network::{Lab, Pairs, WEB, clients, eventually, lookup};
@@ -22,6 +28,9 @@ use std::process::Command;
 
 /// As many that each queue and each server gets some.
 const CLIENTS: usize = 24;
+
+/// Gone with the link.
+const ROUTES: &str = "ip route replace default via 192.0.2.1; ip -6 route replace default via 2001:db8:2::1";
 
 /// Where everybody should be, over IPv4.
 fn expected(lab: &Lab) -> Pairs {
@@ -73,7 +82,7 @@ fn works_on(lab: &Lab, guest: &mut Guest, mode: &str, queues: usize) {
     all_is_well(lab);
 
     guest.run("ip link set lan0 down");
-    guest.run("sleep 1; ip link set lan0 up; ip route replace default via 192.0.2.1; ip -6 route replace default via 2001:db8:2::1");
+    guest.run(&format!("sleep 1; ip link set lan0 up; {ROUTES}"));
     wait_for_link(lab);
     assert_eq!(lab.fetch(0, &clients(0)[..CLIENTS]), expected(lab), "after the link was down");
     eventually("it is told", || ["lan0 is down", "lan0 is up"].iter().all(|told| guest.heard().contains(told)));
@@ -88,8 +97,14 @@ fn works_on(lab: &Lab, guest: &mut Guest, mode: &str, queues: usize) {
 #[test]
 fn igb_with_two_queues_in_zero_copy_mode() {
     let Some(lab) = Lab::up(&[]) else { return };
-    let Some(mut guest) = Guest::boot(&lab, "igb", 2, &[]) else { return };
-    works_on(&lab, &mut guest, "AF_XDP, zero-copy mode, native XDP", 2);
+    let Some(mut guest) = Guest::boot(&lab, "igb", 1, &[]) else { return };
+    guest.run("ip link set lan0 down; ip link set lan0 name eth1; ip link set eth1 up");
+    guest.read("sh nic", 3);
+    let queues = guest.run("ethtool -l eth1 | tail -n 1");
+    assert_eq!(queues.split_whitespace().last(), Some("2"), "{queues}");
+    guest.run(&format!("ip link set eth1 down; ip link set eth1 name lan0; ip link set lan0 up; {ROUTES}"));
+    wait_for_carrier(&mut guest);
+    works_on(&lab, &mut guest, "AF_XDP, zero-copy mode, huge pages, native XDP", 2);
     let said = guest.start("engine = \"auto\"", "");
     assert!(said.contains("AF_XDP, zero-copy mode"), "{said}");
     guest.stop();

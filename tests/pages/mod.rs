@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 /// | `sh box ROLE` | commands for a host of the network that the page presumes; `sh box ROLE web1`: for one of its servers |
 /// | `sh build` | commands that build, test, measure or show the program |
 /// | `sh systemd` | commands for a Debian that systemd boots |
-/// | `sh hardware` | commands that change a NIC or the whole machine, or need a second one |
+/// | `sh nic` | commands for a NIC of real hardware, eth1 |
+/// | `sh vfio` | the same, for DPDK: they bind it to vfio-pci |
+/// | `sh hardware` | commands that need a second machine |
 /// | `bird`, `frr` | lines for a routing daemon |
 /// | `toml` | a whole configuration |
 /// | `toml part` | sections of one |
@@ -22,15 +24,15 @@ use std::path::{Path, PathBuf};
 /// | `text`, `text excerpt`, nothing | for people |
 ///
 /// `tests/docs` runs what needs no network, and has BIRD and FRR read their lines. `tests/quickstart` runs `sh netns` and, each host in a
-/// namespace of its own, `sh box`. The other commands are only held against the program and the scripts that there are. What they do is run
-/// elsewhere:
+/// namespace of its own, `sh box`. The other commands are held there against the program and the scripts that there are, and run elsewhere:
 ///
 /// - `sh build`: CI's script is `scripts/test.sh`, which calls `scripts/setup.sh`. `tests/package` and `tests/bench` run `package.sh` and
 ///   `bench.sh`, `tests/quickstart` runs `demo.sh`; `cargo test` lines are a part of CI's. `cargo bench` at its full size is run by hand.
-/// - `sh systemd`: `cargo test --test guest -- --ignored the_package` builds the package and takes it through the same life
-///   (`tests/guest/life.sh`), with `dpkg` in place of `apt`.
-/// - `sh hardware`: `tests/guest` has NICs that qemu emulates, with several queues and with vfio-pci; `tests/doctor/tune.rs` runs
-///   `tune.sh` where it changes no machine. `bench.sh --peer` and ssh are run by hand.
+/// - `sh systemd`: `cargo test --test guest -- --ignored the_package_lives_under_systemd_on_a_dispatcher` runs each as it stands, in a Debian
+///   that systemd boots (`tests/guest/dispatcher.sh`).
+/// - `sh nic`: `tests/guest` runs each as it stands, on a NIC that qemu emulates.
+/// - `sh vfio`: likewise, with `cargo test --features dpdk --test guest -- --ignored igb_by_vfio`.
+/// - `sh hardware`: ssh, and `bench.sh --peer`, of which `tests/bench` sees the dry run: these want two machines, and are run by hand.
 pub struct Fence {
     pub info: String,
     pub body: String,

@@ -71,7 +71,10 @@ walks! {
         page: "docs/group.md",
         configuration: Configuration::With("[group]\nname = \"edge\"\netcd = [\"http://192.0.2.51:2379\"]\nconfig = \"etcd\"", ""),
         given: "store; servers; route; dispatching; services_to_publish",
-        looks: &[("dispatcher", "oneip ctl publish services.toml", "answers")],
+        looks: &[
+            ("dispatcher", "oneip ctl publish services.toml", "answers"),
+            ("generator", "etcdctl user add oneip", "keeps_to_its_keys"),
+        ],
     };
     import: Walk { page: "docs/import.md", configuration: USUAL, given: "keepalived", looks: &[] };
     installation: Walk {
@@ -83,7 +86,16 @@ walks! {
     interfaces: Walk { page: "docs/interfaces.md", configuration: USUAL, given: "", looks: &[] };
     limits_and_lists: Walk { page: "docs/limits-and-lists.md", configuration: USUAL, given: "", looks: &[] };
     metrics: Walk { page: "docs/metrics.md", configuration: USUAL, given: DISPATCHES, looks: &[] };
-    operations: Walk { page: "docs/operations.md", configuration: USUAL, given: DISPATCHES, looks: &[] };
+    operations: Walk {
+        page: "docs/operations.md",
+        configuration: USUAL,
+        given: "servers; route; dispatching; tunable",
+        looks: &[(
+            "dispatcher",
+            "scripts/tune.sh undo --interface eth1",
+            "printed 'nr_hugepages +0 -> 16'; printed 'nr_hugepages +16 -> 0'; printed 'smp_affinity_list +2 -> 0,1' 2",
+        )],
+    };
     page: Walk { page: "docs/page.md", configuration: USUAL, given: DISPATCHES, looks: &[] };
     pktgen: Walk {
         page: "docs/pktgen.md",

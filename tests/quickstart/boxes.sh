@@ -163,6 +163,24 @@ installed() {
     on dispatcher install -D -m 644 "$SOURCE/packaging/oneip.toml" $example
 }
 
+# What tune.sh changes of a machine, as files.
+tunable() {
+    local root=$WALK/own/dispatcher/tuned file value
+    while read -r file value; do
+        mkdir -p "$root/${file%/*}"
+        echo "$value" >"$root/$file"
+    done <<'END'
+sys/devices/system/cpu/online 0-3
+sys/devices/system/cpu/cpu2/cpufreq/scaling_governor powersave
+sys/devices/system/cpu/cpu2/cpuidle/state1/latency 133
+sys/devices/system/cpu/cpu2/cpuidle/state1/disable 0
+proc/interrupts 4040:  5  0  IR-PCI-MSIX-0000:81:00.0  3-edge  ice-eth1-TxRx-0
+proc/irq/4040/smp_affinity_list 2
+proc/sys/kernel/bpf_stats_enabled 0
+proc/sys/vm/nr_hugepages 0
+END
+}
+
 keepalived() {
     on dispatcher install -D -m 600 "$SOURCE/tests/data/import/keepalived.conf" /etc/keepalived/keepalived.conf
     cp "$SOURCE/tests/data/import/ipvsadm.rules" "$WALK"
@@ -171,10 +189,22 @@ keepalived() {
 # The group's etcd, on the generator's box.
 store() {
     on generator ip address add 192.0.2.51/24 dev eth1
-    on generator etcd --name n1 --data-dir "$WALK/own/etcd" --listen-client-urls http://192.0.2.51:2379 \
+    on generator etcd --name n1 --data-dir "$WALK/own/etcd" --listen-client-urls http://192.0.2.51:2379,http://127.0.0.1:2379 \
         --advertise-client-urls http://192.0.2.51:2379 --listen-peer-urls http://192.0.2.51:2380 \
         --initial-advertise-peer-urls http://192.0.2.51:2380 --initial-cluster n1=http://192.0.2.51:2380 >"$WALK/own/etcd.log" 2>&1 &
     do_at dispatcher dispatcher "curl http://192.0.2.51:2379/health"
+}
+
+# The user whose password reader.sh knows has its own keys, and no others.
+keeps_to_its_keys() {
+    do_at generator generator "
+        command etcdctl user add root:top
+        command etcdctl user grant-role root root
+        command etcdctl auth enable
+        command etcdctl --user oneip:s3cret put /oneip/edge/tried 1
+        command etcdctl --user oneip:s3cret del /oneip/edge/tried
+        ! command etcdctl --user oneip:s3cret put /oneip/other/tried 1 || fail 'it may write elsewhere'
+        command etcdctl --user root:top auth disable"
 }
 
 services_to_publish() { sed -n '/^\[\[service\]\]/,$p' "$WALK/cluster.toml" >"$WALK/dispatcher/dispatcher/services.toml"; }

@@ -39,6 +39,23 @@ oneip() {
 # Until it answers: checks of servers take a moment.
 curl() { eventually $PATIENCE command curl -sSf --max-time 2 "$@"; }
 
+# Where it would change the machine there are files of its own, see boxes.sh. It asks before it changes something.
+scripts/tune.sh() {
+    export ONEIP_TUNE_ROOT=$OWN/tuned
+    case $1 in
+        show) "$SOURCE/scripts/tune.sh" "$@" ;;
+        *) { sleep 1; echo y; } | script -qec "$SOURCE/scripts/tune.sh $*" /dev/null ;;
+    esac
+}
+
+# Asks twice for a password.
+etcdctl() {
+    case "$1 $2" in
+        "user add") { sleep 1; echo s3cret; sleep 1; echo s3cret; } | script -qec "etcdctl $*" /dev/null ;;
+        *) command etcdctl "$@" ;;
+    esac
+}
+
 # A dispatcher in the lab is one more that does not end. The routes that it announces come when BIRD's session is there.
 scripts/lab.sh() {
     case "$*" in
