@@ -7,7 +7,7 @@ use crate::limits::{BURST, MAX_INTERFACES};
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
 use crate::path::batch::Bits;
-use crate::path::encapsulate::{self, Answers, Fate, Packet, Whole};
+use crate::path::encapsulate::{self, Answers, Fate, Packet, Plain, Whole};
 use crate::path::rewrite;
 use crate::path::select::{AnyLimit, Outcome, Selection};
 use crate::path::trace::{Notes, Noting};
@@ -16,7 +16,6 @@ use crate::table::flow_table::FlowTable;
 use crate::table::publish::Reader;
 use crate::table::{PackedNextHop, Table};
 use crate::verdict::{Reason, Verdict};
-use crate::wire::tunnel::Template;
 use arrayvec::ArrayVec;
 
 pub struct Worker<P: Port> {
@@ -199,10 +198,10 @@ impl<P: Port> Worker<P> {
                 rewrite::to_next_hop(bytes, outcome.next_hop);
             } else if !outcome.next_hop.has_way() {
                 rewrite::leave(bytes, outcome.next_hop, table);
-            } else if let Some((template, packet)) = &tunnel {
-                port.resize(frame, packet.end());
-                port.prepend(frame, template.header_len());
-                encapsulate::write_plain(port.bytes_mut(frame), template, packet, table, outcome.next_hop);
+            } else if let Some(tunnel) = &tunnel {
+                port.resize(frame, tunnel.keep());
+                port.prepend(frame, tunnel.more());
+                tunnel.write(port.bytes_mut(frame), table, outcome.next_hop);
             }
         }
         *kept = left;
@@ -326,16 +325,15 @@ impl<F> Beyond<F> {
         outcome: &mut Outcome,
         table: &'t Table,
         (rooms, now): (&mut Rooms, u64),
-    ) -> Option<(&'t Template, Packet)> {
+    ) -> Option<Plain<'t>> {
         let destination = outcome.destination;
         let packet = Packet::read(port.bytes(frame));
         let fate = encapsulate::fate(&packet, table, destination);
-        if fate == Fate::Fits
-            && self.later == 0
-            && table.watch.is_none()
-            && let Some(template) = encapsulate::plain_tunnel(&packet, table, destination)
-        {
-            return Some((template, packet));
+        if fate == Fate::Fits && self.later == 0 && table.watch.is_none() {
+            let plain = Plain::new(packet, table, destination);
+            if plain.is_some() {
+                return plain;
+            }
         }
         self.packets[at] = packet;
         self.later |= 1 << at;
@@ -407,12 +405,6 @@ impl<F> Beyond<F> {
             }
             let (destination, next_hop, packet) = (outcome.destination, outcome.next_hop, &packets[at]);
             if fragments.peek().is_none_or(|(of, _)| *of != at) {
-                if let Some(template) = encapsulate::plain_tunnel(packet, table, destination) {
-                    port.resize(frame, packet.end());
-                    port.prepend(frame, template.header_len());
-                    encapsulate::write_plain(port.bytes_mut(frame), template, packet, table, next_hop);
-                    continue;
-                }
                 let room = encapsulate::room(port.bytes(frame), packet, table, destination);
                 port.resize(frame, room.keep);
                 if room.more > 0 {

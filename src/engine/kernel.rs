@@ -2,7 +2,7 @@
 //! process only keeps the program's table up to date, and reads what it counts.
 
 use super::device::{attach_all, folder, forget, place};
-use super::kernel_metrics::{CoreMetrics, Timed};
+use super::kernel_metrics::CoreMetrics;
 use super::{Attached, Dispatching, Engine, Facts, HostCheck, Opened, Start};
 use crate::admin::status::{ProgramStatus, Status, WorkerStatus};
 use crate::control::interface::InterfaceWatch;
@@ -16,7 +16,7 @@ use crate::metrics::summary::Summary;
 use crate::model::{Dispatcher, Plan, Prefix, Xdp};
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
-use crate::xdp::dispatch::{Books, Dispatch, PublishError, Reader, Setup};
+use crate::xdp::dispatch::{Books, Dispatch, Flows, PublishError, Reader, Setup};
 use crate::xdp::link::{self, Attachment, Place};
 use crate::xdp::privileges as needed;
 use crate::xdp::{Device, Features, MEND_VETH, Mode, check_alike};
@@ -157,8 +157,7 @@ impl Program {
             links.push(link);
             Ok(attachment)
         })?;
-        let (mut events, flows) = (Reader::new(dispatch.split().1)?, dispatch.flows());
-        let flows = (0..flows.queues()).map(|queue| flows.of_queue(queue)).collect();
+        let (mut events, flows) = (Reader::new(dispatch.split().1)?, flow_tables(&dispatch.flows()));
         events.follow(&table);
         Ok(Program { dispatch, setup, table, flows, events, links, attachment, places, xdp })
     }
@@ -216,7 +215,7 @@ impl Attached for Program {
         let troubles = Troubles::default();
         let books = self.dispatch.open_books(&self.table)?;
         let cores = books.cores();
-        open_sources(&stats, plan, &books);
+        open_sources(&stats, plan, &books, &self.dispatch.flows());
         let sources = Sources {
             workers: cores,
             beside: 0,
@@ -234,11 +233,13 @@ impl Attached for Program {
     }
 }
 
-/// Has the books read, a source a core.
-fn open_sources(stats: &Stats, plan: &Arc<Plan>, books: &Books) {
-    let mut timed = Some(Timed::new(books.clone()));
-    let sources = (0..books.cores()).map(|core| CoreMetrics::new(books.clone(), core, timed.take()));
-    stats.open(Arc::clone(plan), boxed(sources.collect()));
+/// Has the books read, a source a core, and the flow tables' reports.
+fn open_sources(stats: &Stats, plan: &Arc<Plan>, books: &Books, flows: &Flows) {
+    stats.open(Arc::clone(plan), boxed(CoreMetrics::all(books, flow_tables(flows)).collect()));
+}
+
+fn flow_tables(flows: &Flows) -> Vec<FlowTable> {
+    (0..flows.queues()).map(|queue| flows.of_queue(queue)).collect()
 }
 
 struct Kernel {
@@ -311,7 +312,9 @@ impl Engine for Kernel {
         self.program.read_events();
         if update == Update::Layout {
             match self.program.dispatch.open_books(&table) {
-                Ok(books) => open_sources(&self.stats, membership.plan(), &books),
+                Ok(books) => {
+                    open_sources(&self.stats, membership.plan(), &books, &self.program.dispatch.flows());
+                }
                 Err(PublishError::Full) => return self.renew(membership.plan(), table),
                 Err(error) => return self.try_again(&error),
             }
@@ -395,7 +398,7 @@ impl Kernel {
     fn renew(&mut self, plan: &Arc<Plan>, table: Table) {
         let renewed = self.program.renew(table).and_then(|()| {
             let Program { dispatch, table, .. } = &mut self.program;
-            open_sources(&self.stats, plan, &dispatch.open_books(table)?);
+            open_sources(&self.stats, plan, &dispatch.open_books(table)?, &dispatch.flows());
             self.number = dispatch.program().info()?.id();
             Ok(())
         });

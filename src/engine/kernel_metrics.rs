@@ -3,19 +3,28 @@
 use crate::metrics::histogram::{Answer, Latencies};
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::source::{Counted, Counts, LimitedCounts, ListedCounts, OddCounts, SentCounts, Source};
+use crate::table::flow_table::FlowTable;
 use crate::xdp::dispatch::{Books, Sent, Tally};
 
 /// A core's.
 pub struct CoreMetrics {
     books: Books,
     core: usize,
-    /// What is timed is counted for all cores together: one of them has it.
-    timed: Option<Timed>,
+    shared: Option<Shared>,
+}
+
+/// What belongs to all cores together: one of them has it.
+pub struct Shared {
+    timed: Timed,
+    /// Of the receive queues; none where workers tell of them.
+    flow_tables: Vec<FlowTable>,
 }
 
 impl CoreMetrics {
-    pub fn new(books: Books, core: usize, timed: Option<Timed>) -> CoreMetrics {
-        CoreMetrics { books, core, timed }
+    /// Of each core. `flow_tables` are those of which nobody else tells.
+    pub fn all(books: &Books, flow_tables: Vec<FlowTable>) -> impl Iterator<Item = CoreMetrics> {
+        let mut shared = Some(Shared { timed: Timed::new(books.clone()), flow_tables });
+        (0..books.cores()).map(move |core| CoreMetrics { books: books.clone(), core, shared: shared.take() })
     }
 }
 
@@ -62,13 +71,17 @@ impl Source for CoreMetrics {
     fn collect(&mut self, with: &mut dyn FnMut(&Latencies)) -> Answer {
         // Looked for first: what is read after it is all.
         let is_final = self.books.are_final();
-        self.timed.iter_mut().for_each(|timed| timed.collect(with));
-        if is_final { Answer::Last } else { Answer::Full(WorkerReport::default()) }
+        let mut report = WorkerReport::default();
+        if let Some(Shared { timed, flow_tables }) = &mut self.shared {
+            timed.collect(with);
+            report.pins = flow_tables.iter().map(FlowTable::report).sum();
+        }
+        if is_final { Answer::Last } else { Answer::Full(report) }
     }
 }
 
 /// What was timed, since it was collected last.
-pub struct Timed {
+struct Timed {
     books: Books,
     /// By service and bucket, when it was collected last.
     before: Vec<Vec<u32>>,
@@ -76,7 +89,7 @@ pub struct Timed {
 }
 
 impl Timed {
-    pub fn new(books: Books) -> Timed {
+    fn new(books: Books) -> Timed {
         let before =
             (0..books.services()).map(|service| books.timed(service).map(|(_, count)| count).collect()).collect();
         let since = Latencies::new(books.services());
@@ -108,8 +121,7 @@ pub struct NetMetrics {
 
 impl NetMetrics {
     pub fn new(books: &Books) -> NetMetrics {
-        let mut timed = Some(Timed::new(books.clone()));
-        let cores = (0..books.cores()).map(|core| CoreMetrics::new(books.clone(), core, timed.take())).collect();
+        let cores = CoreMetrics::all(books, Vec::new()).collect();
         NetMetrics { cores, services: books.services(), destinations: books.destinations() }
     }
 

@@ -39,33 +39,48 @@ impl Packet {
         };
         Packet { l2: frame.len() - packet.len(), inner: Inner::read(packet) }
     }
+}
 
-    /// Bytes of its frame without the padding.
+/// A frame that goes into its tunnel as most do: untagged, so that its header stays but for the addresses and what it says of its payload.
+pub struct Plain<'t> {
+    packet: Packet,
+    template: &'t Template,
+}
+
+impl<'t> Plain<'t> {
+    /// `None`: it needs more than that, or none of it.
     #[inline(always)]
-    pub fn end(&self) -> usize {
-        self.l2 + self.inner.len
-    }
-}
-
-/// The tunnel of what is most common: an untagged frame, whose header stays but for the addresses and what it says of its payload.
-#[inline(always)]
-pub fn plain_tunnel<'t>(packet: &Packet, table: &'t Table, destination: u32) -> Option<&'t Template> {
-    match table.way(destination) {
-        Way::Tunnel(template) if packet.l2 == HEADER_LEN && table.tags(destination) == Tags::AsReceived => {
-            Some(template)
+    pub fn new(packet: Packet, table: &'t Table, destination: u32) -> Option<Plain<'t>> {
+        match table.way(destination) {
+            Way::Tunnel(template) if packet.l2 == HEADER_LEN && table.tags(destination) == Tags::AsReceived => {
+                Some(Plain { packet, template })
+            }
+            _ => None,
         }
-        _ => None,
     }
-}
 
-/// Sends a frame into its `plain_tunnel`: without its padding, and with the template's length in front.
-#[inline(always)]
-pub fn write_plain(frame: &mut [u8], template: &Template, packet: &Packet, table: &Table, next_hop: PackedNextHop) {
-    // Its own address, for which it came, is where the frame began.
-    frame.copy_within(template.header_len()..template.header_len() + MAC_LEN, 0);
-    frame[HEADER_LEN - 2..HEADER_LEN].copy_from_slice(&template.ethertype());
-    write_headers(&mut frame[HEADER_LEN..], template, &packet.inner, table);
-    super::rewrite::leave(frame, next_hop, table);
+    /// How long the frame is to be first: without its padding.
+    #[inline(always)]
+    pub fn keep(&self) -> usize {
+        self.packet.l2 + self.packet.inner.len
+    }
+
+    /// How many bytes longer then, in front.
+    #[inline(always)]
+    pub fn more(&self) -> usize {
+        self.template.header_len()
+    }
+
+    /// Makes a frame ready that is so long.
+    #[inline(always)]
+    pub fn write(&self, frame: &mut [u8], table: &Table, next_hop: PackedNextHop) {
+        let Plain { packet, template } = self;
+        // Its own address, for which it came, is where the frame began.
+        frame.copy_within(template.header_len()..template.header_len() + MAC_LEN, 0);
+        frame[HEADER_LEN - 2..HEADER_LEN].copy_from_slice(&template.ethertype());
+        write_headers(&mut frame[HEADER_LEN..], template, &packet.inner, table);
+        super::rewrite::leave(frame, next_hop, table);
+    }
 }
 
 #[inline(always)]
