@@ -1,6 +1,6 @@
 //! `oneip ctl capture` in a lab, and the frames of its file.
 
-use crate::network::Lab;
+use crate::network::{Lab, eventually};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,15 +23,29 @@ pub struct Capture {
 }
 
 impl Capture {
+    /// One before it may have to be told first that its reader has gone.
     pub fn start(lab: &Lab, arguments: &[&str]) -> Capture {
+        let mut begun = None;
+        eventually("nobody else captures", || {
+            begun = Capture::try_start(lab, arguments);
+            begun.is_some()
+        });
+        begun.expect("it was waited for")
+    }
+
+    fn try_start(lab: &Lab, arguments: &[&str]) -> Option<Capture> {
         let mut ctl = lab.command("dispatcher", env!("CARGO_BIN_EXE_oneip"));
         ctl.args(["ctl", "--socket"]).arg(lab.file("oneip.sock")).arg("capture").args(arguments);
-        let mut ctl = ctl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(ctl.stderr.take().unwrap());
+        let mut child = ctl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
+        if line.contains("somebody captures frames at the moment") {
+            child.wait().unwrap();
+            return None;
+        }
         assert_eq!(line, "capturing; press Ctrl-C to stop\n");
-        Capture { child: ctl, said }
+        Some(Capture { child, said })
     }
 
     /// As by Ctrl-C. What it says.
