@@ -331,7 +331,7 @@ boot() {
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
 readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 VIRTIO_QUEUES=8
-out='' minutes=30 nic='' dpdk='' iommu='' systemd='''' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
+out='' minutes=30 nic='' dpdk='' iommu='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
 while (($# > 0)); do
     case $1 in
         --out | --minutes | --nic | --lab | --queues | --mtu | --kernel | --modules)

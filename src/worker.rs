@@ -341,6 +341,7 @@ impl<F> Beyond<F> {
         None
     }
 
+    /// Takes what the frame needs besides itself: an answer's room, or frames for its fragments.
     fn divide<P: Port<Frame = F>>(
         &mut self,
         port: &mut P,

@@ -14,7 +14,7 @@ pub struct CoreMetrics {
 }
 
 /// What belongs to all cores together: one of them has it.
-pub struct Shared {
+struct Shared {
     timed: Timed,
     /// Of the receive queues; none where workers tell of them.
     flow_tables: Vec<FlowTable>,

@@ -504,7 +504,7 @@ fn what_is_in_the_way_is_said_with_what_to_do() {
 
             let Attached { steer, ports, .. } = attach(DEVICE).unwrap();
             let error = refusal(DEVICE);
-            assert!(matches!(error, XdpError::QueueBusy { queue: 0, .. }));
+            assert!(matches!(error, XdpError::QueueBusy { queue: 0, .. }), "{error}");
             is(&error, "queue 0 of d0 is busy");
             drop(ports);
             let error = refusal(DEVICE);

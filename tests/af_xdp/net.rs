@@ -23,7 +23,7 @@ fn a_ring_that_is_full_loses_nothing() {
     let table = Cluster::new(&plan).compile();
     thread::scope(|scope| {
         let device = cable.device_thread(scope, || {
-            let device = { af_xdp::open(DEVICE).unwrap() };
+            let device = af_xdp::open(DEVICE).unwrap();
             let setup = Setup {
                 mac: device.mac,
                 egress: 0,
@@ -34,8 +34,8 @@ fn a_ring_that_is_full_loses_nothing() {
             };
             let after = Some(Duration::from_secs(60));
             let steer = Steer::load_with_net(Net { setup, table: &table, after, folder: None }).unwrap();
-            let (mut steer, mut ports) =
-                { device.prepare(steer, &[Prefix::host(CLUSTER_V4.parse().unwrap())]).unwrap() };
+            let cluster = Prefix::host(CLUSTER_V4.parse().unwrap());
+            let (mut steer, mut ports) = device.prepare(steer, &[cluster]).unwrap();
             steer.attach(&device).unwrap();
             let (counters, port) = (steer.counters(), &mut ports[0]);
             (0..BEAT_TURNS).for_each(|_| port.service());

@@ -38,6 +38,7 @@ struct State {
     begun: usize,
     fetched: usize,
     excused: usize,
+    /// When whoever dispatches last forgot which connections there are.
     forgot: Option<Instant>,
 }
 

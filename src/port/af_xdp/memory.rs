@@ -46,7 +46,8 @@ impl Frame {
 pub(super) struct Arena {
     at: NonNull<u8>,
     size: usize,
-    chunk: u32,
+    /// Bytes, a power of two.
+    chunk: u64,
     /// Tells one port's frames from another's: above the bits of the queue.
     id: u32,
     in_huge_pages: bool,
@@ -67,8 +68,10 @@ impl Arena {
         let in_huge_pages = huge.is_some();
         let at = huge.map_or_else(|| map(size, MapFlags::empty()), Ok)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed) * MAX_PORT_QUEUES as u32;
+        assert!(chunk.is_power_of_two(), "the kernel takes no others");
+        let chunk = u64::from(chunk);
         let arena = Arena { at, size, chunk, id, in_huge_pages };
-        let begin = |number: usize| number as u64 * u64::from(chunk) + u64::from(FRAME_OFFSET);
+        let begin = |number: usize| number as u64 * chunk + u64::from(FRAME_OFFSET);
         let frames = (0..count).map(|number| Frame { at: begin(number), len: 0, whose: id }).collect();
         Ok((arena, frames))
     }
@@ -81,7 +84,7 @@ impl Arena {
         let memory = XdpUmemReg {
             addr: self.at.as_ptr().expose_provenance() as u64,
             len: self.size as u64,
-            chunk_size: self.chunk,
+            chunk_size: self.chunk as u32,
             headroom: STAMP_ROOM,
             flags: XdpUmemRegFlags::empty(),
             tx_metadata_len: 0,
@@ -111,7 +114,7 @@ impl Arena {
     /// What the kernel has sent is ours again, to be received into.
     #[inline(always)]
     pub(super) fn own_sent(&mut self, addr: u64) -> Frame {
-        let begin = addr / u64::from(self.chunk) * u64::from(self.chunk) + u64::from(FRAME_OFFSET);
+        let begin = self.chunk_of(addr) + u64::from(FRAME_OFFSET);
         let mut frame = Frame { at: begin, len: 0, whose: self.id };
         if addr < begin {
             // A header lay where the next stamp may be missing.
@@ -153,10 +156,15 @@ impl Arena {
     #[inline(always)]
     pub(super) fn reshape(&self, frame: &mut Frame, front: i64, len: usize) {
         let at = frame.at.wrapping_add_signed(-front);
-        let room = at % u64::from(self.chunk) + len as u64;
-        let same = at / u64::from(self.chunk) == frame.at / u64::from(self.chunk);
-        assert!(same && room <= u64::from(self.chunk), "a chunk holds the frame");
+        let chunk = self.chunk_of(at);
+        assert!(chunk == self.chunk_of(frame.at) && at - chunk + len as u64 <= self.chunk, "a chunk holds the frame");
         (frame.at, frame.len) = (at, len as u32);
+    }
+
+    /// Where the chunk begins that a place is in.
+    #[inline(always)]
+    fn chunk_of(&self, at: u64) -> u64 {
+        at & !(self.chunk - 1)
     }
 
     /// Where a frame begins: it is in its chunk, of the memory that lives as long as `self`.

@@ -64,9 +64,9 @@ pub(super) fn open() -> io::Result<OwnedFd> {
 }
 
 impl Rings {
-    /// Binds a socket to a queue of an interface, by their numbers, which is the port's queue of that number, with the memory that it has or another one shares. Zero copy if
-    /// the driver can, which the kernel finds out (xp_assign_dev, net/xdp/xsk_buff_pool.c), unless copies are wanted; queues of one memory
-    /// all do as the first one of them.
+    /// Binds a socket to a queue of an interface, by their numbers, with the memory that it has or another one shares; it is the port's queue
+    /// `number`. Zero copy if the driver can, which the kernel finds out (xp_assign_dev, net/xdp/xsk_buff_pool.c), unless copies are wanted;
+    /// queues of one memory all do as the first one of them.
     pub(super) fn bind(
         socket: OwnedFd,
         shared: Option<BorrowedFd<'_>>,
