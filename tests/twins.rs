@@ -24,7 +24,7 @@ use oneip::wire::ipv6::Ipv6;
 use std::collections::HashSet;
 
 /// Frames for each kind of selection. They are the same in each run; the fuzz target `turn` goes on with others.
-const FRAMES: usize = 400_000;
+const FRAMES: usize = 120_000;
 
 fn macs(plan: &Plan) -> Vec<[u8; 6]> {
     plan.services.iter().flat_map(|service| &service.servers).filter_map(|server| server.mac).map(|mac| mac.0).collect()
@@ -78,7 +78,7 @@ fn denied_and_counted_frames_are_the_models() {
         let mut bench = Bench::new(&plan, &golden.down);
         let model = Model::new(&plan, &golden.down);
         let (mut denied, mut would_deny) = (0, 0);
-        for _ in 0..20 {
+        for _ in 0..8 {
             let frames: Vec<Vec<u8>> = (0..4000).map(|_| mutator.frame()).collect();
             let verdicts = bench.check(&frames);
             denied += verdicts.iter().filter(|verdict| **verdict == Verdict::Drop(Reason::Denied)).count() as u64;
@@ -86,7 +86,7 @@ fn denied_and_counted_frames_are_the_models() {
         }
         let listed =
             |of: fn(&Listed) -> u64| (0..plan.services.len()).map(|at| of(bench.tally.listed(at))).sum::<u64>();
-        assert!(denied > 10_000 && would_deny > 5_000, "{denied} denied, {would_deny} counted");
+        assert!(denied > 4_000 && would_deny > 2_000, "{denied} denied, {would_deny} counted");
         assert_eq!((listed(|of| of.denied.get()), listed(|of| of.would_deny.get())), (denied, would_deny));
         assert_eq!(bench.tally.dropped(Reason::Denied).get(), denied);
     }
@@ -149,7 +149,7 @@ fn every_level_and_burst_decides_alike() {
         let table = turn::table(&plan, &golden.down);
         let (seeds, macs) = (golden.frames(), macs(&plan));
         let mut mutator = Mutator::new(4, &seeds, &macs);
-        let frames: Vec<Vec<u8>> = (0..40_000).map(|_| mutator.frame()).collect();
+        let frames: Vec<Vec<u8>> = (0..15_000).map(|_| mutator.frame()).collect();
         let decided = |level: Level, burst: &dyn Fn(usize) -> usize| {
             let mut select = Select::new(level);
             let mut verdicts = Vec::new();
@@ -186,7 +186,7 @@ fn plain_frames_are_read_alike() {
     let levels = Level::available();
     let mut plain = FastPath::default();
     let (mut v4, mut v6, mut begun) = (0, 0, 0);
-    for round in 0..30_000 {
+    for round in 0..10_000 {
         let mut frames: Vec<Vec<u8>> = (0..1 + round % BURST).map(|_| mutator.frame()).collect();
         if round % 2 == 0 {
             // Frames that look alike are taken in one go.
@@ -223,7 +223,7 @@ fn plain_frames_are_read_alike() {
             }
         }
     }
-    assert!(v4 > 5_000 && v6 > 5_000 && begun > 5_000, "plain frames among them: {v4}, {v6} and {begun} SYNs");
+    assert!(v4 > 1_500 && v6 > 1_500 && begun > 1_500, "plain frames among them: {v4}, {v6} and {begun} SYNs");
 }
 
 /// Service and hash input of a frame that the short way is for, read the long way.

@@ -124,7 +124,7 @@ fn damaged_frames_are_dispatched_as_by_a_worker() {
         let mut mutator = Mutator::new(seed, &frames, &macs);
         let damaged: Vec<Vec<u8>> = std::iter::repeat_with(|| mutator.frame())
             .filter(|frame| (14..1514).contains(&frame.len()))
-            .take(20_000)
+            .take(6_000)
             .collect();
         judged_alike(&plan, &golden.down, own, &damaged, Bench::new(&plan, &golden.down));
     }

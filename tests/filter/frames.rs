@@ -130,7 +130,7 @@ fn damaged_frames_are_judged_as_by_a_worker() {
     let mut mutator = Mutator::new(4, &frames, &[[0x06, 0, 0, 0xff, 0, 0]]);
     let damaged: Vec<Vec<u8>> = std::iter::repeat_with(|| mutator.frame())
         .filter(|frame| (14..1514).contains(&frame.len()))
-        .take(10_000)
+        .take(4_000)
         .collect();
     for hash in [HashInput::Source, HashInput::Flow] {
         judged_alike(&golden.plan_with(Selection::Maglev, hash), &golden.down, own, &damaged);

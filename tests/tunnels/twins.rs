@@ -42,7 +42,7 @@ fn damaged_frames_come_as_the_second_data_path_sends_them() {
                     .map(|mac| mac.0)
                     .collect();
                 let mut mutator = Mutator::new(seed, &seeds, &macs);
-                let frames: Vec<Vec<u8>> = (0..4000).map(|_| mutator.frame()).collect();
+                let frames: Vec<Vec<u8>> = (0..1500).map(|_| mutator.frame()).collect();
                 Bench::new(&plan, &golden.down).check(&frames);
             }
         }
