@@ -74,8 +74,7 @@ proptest! {
         packets in prop::collection::vec(packets(), 1..40), mtu in 1280u32..1600, way in 0usize..5, is_v6: bool,
     ) {
         let golden = Golden::read();
-        let mut plan = golden.plan_tagging(ALL[way], is_v6, mtu);
-        plan.services.iter_mut().for_each(|service| service.slots = 1009);
+        let plan = golden.plan_tagging(ALL[way], is_v6, mtu);
         let frames: Vec<Vec<u8>> = packets.iter().map(Packet::frame).collect();
         Bench::new(&plan, &[]).check(&frames);
     }
