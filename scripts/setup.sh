@@ -35,6 +35,8 @@ nginx-light     nginx
 curl            curl
 prometheus      promtool
 jq              jq
+dropbear-bin    dropbear
+openssh-client  ssh
 openssl         openssl
 ca-certificates /etc/ssl/certs/ca-certificates.crt
 python3         python3

@@ -6,11 +6,15 @@ mod compare;
 mod figures;
 #[path = "../../perf/report/page.rs"]
 mod page;
+#[allow(dead_code, reason = "the hosts that other pages presume")]
+#[path = "../pages/mod.rs"]
+mod pages;
 #[path = "../../perf/report/plots.rs"]
 mod plots;
 mod report;
 #[path = "../tools/mod.rs"]
 mod tools;
+mod two_hosts;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -35,8 +39,12 @@ fn bench(arguments: &str) -> Output {
 /// With the binaries of a folder, in namespaces of that name.
 fn bench_of(built: &Path, lab: &str, arguments: &str) -> Output {
     let mut command = Command::new("scripts/bench.sh");
-    command.current_dir(root()).env("ONEIP_BUILT", built).env("ONEIP_LAB", lab);
+    bench_env(command.current_dir(root()), built, lab);
     command.args(arguments.split_whitespace()).output().expect("bash is there")
+}
+
+fn bench_env(command: &mut Command, built: &Path, lab: &str) {
+    command.env("ONEIP_BUILT", built).env("ONEIP_LAB", lab);
 }
 
 fn is_root() -> bool {
@@ -151,11 +159,8 @@ fn a_generator_that_fails_ends_the_run() {
     }
 }
 
-#[test]
-fn a_run_of_seconds_writes_a_report() {
-    if !is_root() {
-        return;
-    }
+/// The program that writes the report.
+fn build_report() {
     // As `cargo test` has done, unless this test alone was asked for.
     let mut cargo = Command::new(env!("CARGO"));
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
@@ -168,6 +173,14 @@ fn a_run_of_seconds_writes_a_report() {
     let made =
         cargo.current_dir(root()).args(["build", "--quiet", "--profile", profile, "--example", "report"]).status();
     assert!(made.expect("cargo is there").success());
+}
+
+#[test]
+fn a_run_of_seconds_writes_a_report() {
+    if !is_root() {
+        return;
+    }
+    build_report();
     let out = tempfile::tempdir().expect("a folder");
     let arguments = format!("--smoke --no-build --duts oneip --parts latency --out {}", out.path().display());
     let run = bench_of(&built(), "benchsmoke", &arguments);

@@ -27,7 +27,7 @@ const KINDS: [&str; 17] = [
     "sh systemd",
     "sh nic",
     "sh vfio",
-    "sh hardware",
+    "sh two-hosts",
     "bird",
     "frr",
     "toml",
@@ -187,7 +187,7 @@ fn capture() -> Vec<u8> {
 
 /// Not run here, nor, without root, anywhere.
 fn is_read_only(info: &str) -> bool {
-    info.starts_with("sh box ") || ["sh build", "sh systemd", "sh nic", "sh vfio", "sh hardware"].contains(&info)
+    info.starts_with("sh box ") || ["sh build", "sh systemd", "sh nic", "sh vfio", "sh two-hosts"].contains(&info)
 }
 
 /// They are shell, the scripts are there, and our own verbs take those options.

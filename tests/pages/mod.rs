@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// | `sh systemd` | commands for a Debian that systemd boots |
 /// | `sh nic` | commands for a NIC of real hardware, eth1 |
 /// | `sh vfio` | the same, for DPDK: they bind it to vfio-pci |
-/// | `sh hardware` | commands that need a second machine |
+/// | `sh two-hosts` | commands for this host, that reach another one by ssh |
 /// | `bird`, `frr` | lines for a routing daemon |
 /// | `toml` | a whole configuration |
 /// | `toml part` | sections of one |
@@ -32,7 +32,8 @@ use std::path::{Path, PathBuf};
 ///   that systemd boots (`tests/guest/dispatcher.sh`).
 /// - `sh nic`: `tests/guest` runs each as it stands, on a NIC that qemu emulates.
 /// - `sh vfio`: likewise, with `cargo test --features dpdk --test guest -- --ignored igb_by_vfio`.
-/// - `sh hardware`: ssh, and `bench.sh --peer`, of which `tests/bench` sees the dry run: these want two machines, and are run by hand.
+/// - `sh two-hosts`: `tests/bench` and `tests/quickstart` run each between two namespaces (`two-hosts.sh`), as it stands, with a real ssh; a
+///   measurement with options that make it short.
 pub struct Fence {
     pub info: String,
     pub body: String,

@@ -10,6 +10,7 @@ mod demo;
 mod pages;
 #[path = "../tools/mod.rs"]
 mod tools;
+mod two_hosts;
 
 use pages::{Fence, fences, root};
 use std::collections::BTreeSet;
