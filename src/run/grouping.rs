@@ -151,8 +151,9 @@ impl Grouping {
                     let (id, edit, is_new) = (queued.id, queued.edit.clone(), queued.is_new);
                     self.store.ask(Ask::Tell { id, edit, is_new });
                 }
-                let members = self.book.shared.members.len();
-                tracing::info!("group: {} members share orders through etcd, revision {revision}", members);
+                // This one may not stand in the store yet.
+                let others = self.book.shared.members.keys().filter(|name| **name != self.settings.member).count();
+                tracing::info!("group: orders are shared through etcd, revision {revision}; other members: {others}");
             }
             Happened::Store(Event::Changed { revision, entries }) => self.book.change(revision, &entries),
             Happened::Store(Event::Lost(why)) => {

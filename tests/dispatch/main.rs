@@ -26,7 +26,7 @@ use oneip::xdp::dispatch::{Books, Dispatch, Setup};
 use twin::twin;
 
 /// Of the laws of tests/changes, which run there more often.
-const CASES: u32 = 30;
+const CASES: u32 = 15;
 
 /// `None` without root, and it says so.
 fn dispatch(own: [u8; 6], table: &Table, flows: u32) -> Option<(Dispatch, Books)> {

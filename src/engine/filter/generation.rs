@@ -75,7 +75,7 @@ impl Generation {
         cells[0][5] = u64::from(directory.shift) | 1 << 32;
         cells[0][6..10].copy_from_slice(&prefixes.words());
         cells[0][9] |= (first_service as u64) << 32;
-        let mut slots = Slots { cells, known: HashMap::new() };
+        let mut slots = Slots { cells, known: HashMap::new(), alike: HashMap::new() };
         for id in 0..services {
             let words = service(cluster, id as ServiceId, server, terms, &mut slots);
             let cell = &mut slots.cells[first_service + id / CELL_SERVICES];
@@ -110,7 +110,10 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: 
         Owner::Mine if is_lent(slot) => Owner::Lent,
         owner => owner,
     };
-    let owners = slots.add(table.owners().iter().enumerate().map(by_slot));
+    // Services with the same servers share these two, and the cluster has them for as long as this takes.
+    let alike = (table.owners().as_ptr().addr(), firsts.as_ptr().addr(), me, table.remainders().is_some());
+    let alike = Some(alike).filter(|_| had.is_empty() && kept.is_none());
+    let owners = slots.add_once(alike, table.owners().iter().enumerate().map(by_slot));
     let (mut servers, mut remainders, mut moves) = (0, 0, 0);
     if let Some(by_remainder) = table.remainders() {
         let held = |(at, owner): (usize, &u16)| match whose(owner) {
@@ -151,9 +154,22 @@ fn service(cluster: &Cluster, id: ServiceId, server: &str, terms: Terms, slots: 
 struct Slots {
     cells: Vec<Cell>,
     known: HashMap<Vec<Cell>, u64>,
+    /// Those of services that are known to be alike.
+    alike: HashMap<Alike, u64>,
 }
 
+/// Where owners and first choices are in memory, this server's position, and whether clients are shared out by remainder.
+type Alike = (usize, usize, Option<u16>, bool);
+
 impl Slots {
+    /// As `add`; of services that are alike, the slots are read once.
+    fn add_once(&mut self, alike: Option<Alike>, slots: impl ExactSizeIterator<Item = Owner>) -> u64 {
+        let known = alike.and_then(|alike| self.alike.get(&alike).copied());
+        let first = known.unwrap_or_else(|| self.add(slots));
+        self.alike.extend(alike.map(|alike| (alike, first)));
+        first
+    }
+
     /// The first cell.
     fn add(&mut self, slots: impl ExactSizeIterator<Item = Owner>) -> u64 {
         let mut cells = vec![[0; CELL_WORDS]; slots.len().div_ceil(CELL_SLOTS)];
