@@ -123,7 +123,7 @@ pub fn send_redirects(facts: &Facts) -> Vec<Finding> {
     }
     let fixes: Vec<String> = on.iter().map(|of| setting(of, "send_redirects", 0)).collect();
     let why = format!(
-        "send_redirects of {} is on: if this host forwards, it tells the router to send clients' packets to another next hop",
+        "send_redirects is on for {}: if this host forwards, it tells the router to send clients' packets to another next hop",
         on.join(" and ")
     );
     vec![Finding::warn("send_redirects", why).mend(fixes.join(" && "))]
