@@ -1,6 +1,7 @@
 //! tests/data/golden.toml
 
 use oneip::config;
+use oneip::limits::DEFAULT_SLOTS;
 use oneip::model::{
     Deliver, Dispatcher, Engine, HashInput, List, ListKind, Mac, PINS, Plan, Prefix, Queues, Selection, Tags,
 };
@@ -50,8 +51,10 @@ pub enum Expected {
     Pass,
 }
 
-/// Of plans that are many: tables of the usual size take a development build most of a test's time.
-const FEW_SLOTS: u32 = 1009;
+/// For plans that are many: tables of the usual size take a development build most of a test's time, and one with sanitizers minutes.
+pub fn few_slots(plan: &mut Plan) {
+    plan.services.iter_mut().filter(|service| service.slots == DEFAULT_SLOTS).for_each(|service| service.slots = 1009);
+}
 
 impl Golden {
     pub fn read() -> Golden {
@@ -73,14 +76,14 @@ impl Golden {
         config.to_string()
     }
 
-    /// The same services, but all of them select that way, among `FEW_SLOTS`.
+    /// The same services, but all of them select that way, among few slots.
     pub fn plan_with(&self, selection: Selection, hash: HashInput) -> Plan {
         let mut plan = self.plan.clone();
         for service in &mut plan.services {
             service.selection = selection;
             service.hash = hash;
-            service.slots = FEW_SLOTS;
         }
+        few_slots(&mut plan);
         plan
     }
 
@@ -112,11 +115,10 @@ impl Golden {
     }
 
     /// The same services, but the frames of all come to their servers that way, where `is_v6`, to IPv6 addresses of theirs. L3DSR is for
-    /// servers of the cluster address' family. Each has `FEW_SLOTS`.
+    /// servers of the cluster address' family. Each has few slots.
     pub fn plan_delivering(&self, deliver: Deliver, is_v6: bool, mtu: u32) -> Plan {
         let mut plan = self.plan.clone();
         for (at, service) in plan.services.iter_mut().enumerate() {
-            service.slots = FEW_SLOTS;
             for server in &mut service.servers {
                 if let IpAddr::V4(v4) = server.address
                     && is_v6
@@ -132,6 +134,7 @@ impl Golden {
                 other => other,
             };
         }
+        few_slots(&mut plan);
         plan.dispatcher = Some(dispatcher(mtu));
         plan
     }

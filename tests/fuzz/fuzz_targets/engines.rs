@@ -7,9 +7,8 @@ mod model;
 
 use libfuzzer_sys::fuzz_target;
 use model::limits::{Naive, with_limits};
-use model::records::Golden;
+use model::records::{Golden, few_slots};
 use model::{Model, turn};
-use oneip::limits::DEFAULT_SLOTS;
 use oneip::model::Mac;
 use oneip::path::classify::{self, Outer};
 use oneip::port::memory::{Memory, STRIDE};
@@ -35,9 +34,7 @@ fn engines() -> Vec<Engines> {
     let own: [u8; 6] = *golden.records[0].frame.first_chunk().expect("a destination");
     let engines = |turn: usize| {
         let mut plan = with_limits(golden.with_lists(golden.plan.clone()), turn);
-        // With sanitizers, tables of the usual size take minutes to make.
-        let usual = plan.services.iter_mut().filter(|service| service.slots == DEFAULT_SLOTS);
-        usual.for_each(|service| service.slots = 1021);
+        few_slots(&mut plan);
         let table = turn::table(&plan, &golden.down);
         let setup = Setup { mac: Mac(own), egress: 0, queues: 1, flows: 0, timed_of: 1, others: Default::default() };
         Some(Engines {

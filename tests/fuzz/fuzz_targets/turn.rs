@@ -7,10 +7,9 @@
 mod model;
 
 use libfuzzer_sys::fuzz_target;
-use model::records::Golden;
+use model::records::{Golden, few_slots};
 use model::turn::Bench;
-use oneip::limits::DEFAULT_SLOTS;
-use oneip::model::{Deliver, HashInput, Plan, Selection};
+use oneip::model::{Deliver, HashInput, Selection};
 use oneip::port::memory::STRIDE;
 use std::cell::RefCell;
 
@@ -20,8 +19,10 @@ thread_local! {
 
 fn benches() -> Vec<Bench> {
     let golden = Golden::read();
+    let mut usual = golden.plan.clone();
+    few_slots(&mut usual);
     let mut plans = vec![
-        golden.plan.clone(),
+        usual,
         golden.plan_with(Selection::Maglev, HashInput::Source),
         golden.plan_with(Selection::Maglev, HashInput::Flow),
     ];
@@ -30,13 +31,7 @@ fn benches() -> Vec<Bench> {
             plans.push(golden.plan_delivering(deliver, is_v6, mtu));
         }
     }
-    plans.iter_mut().for_each(few_slots);
     plans.iter().map(|plan| Bench::new(plan, &golden.down)).collect()
-}
-
-/// With sanitizers, tables of the usual size take minutes to make.
-fn few_slots(plan: &mut Plan) {
-    plan.services.iter_mut().filter(|service| service.slots == DEFAULT_SLOTS).for_each(|service| service.slots = 1021);
 }
 
 fuzz_target!(|frame: &[u8]| {
