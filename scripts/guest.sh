@@ -30,8 +30,9 @@ With --systemd: this host's own Debian, which systemd boots, up to basic.target 
 remove whatever it likes: it writes to memory.
 
   --nic NIC       igb, virtio, e1000e or vmxnet3
+  --second-lan    there are two of that NIC: lan1 is on the lab's bridge br1, in place of the lab's own port dispatcher1, as 198.18.5.2 and 2001:db8:5::2
   --dpdk          the NIC is bound to vfio-pci, behind an IOMMU that qemu emulates; lan0 is a tap with its addresses. There are 512 MiB of
-                  huge pages, and /run/dpdk-port has the NIC's PCI address
+                  huge pages, and /run/dpdk-port has the NIC's PCI address (of two, each in a line)
   --iommu         there is that IOMMU, and what binds the NIC can be loaded by modprobe; a NIC but virtio has the PCI address 0000:03:00.0
   --lab P         the lab (default: oneip)
   --queues N      of the NIC, whose workers share the guest's two cores: igb and virtio up to 8 (default: 2; e1000e and vmxnet3 have their own number)
@@ -244,60 +245,88 @@ ExecStopPost=/bin/sh -c 'echo "$EXIT_STATUS" >/run/out/.status; sync; systemctl 
 END
 }
 
-# Commands that make the NIC the lab's dispatcher.
+# Commands that make the NIC the lab's dispatcher, and those of the second NIC, if there is one.
 network() {
     cat <<END
 mount -t tmpfs tmpfs /run/netns
-for path in /sys/class/net/*; do
-    if [[ -e \$path/device && \$(<"\$path/address") == $DISPATCHER_MAC ]]; then ip link set "\${path##*/}" name lan0; fi
-done
-sysctl -qw net.ipv4.conf.{all,default,lan0}.{send_redirects,accept_redirects}=0 net.ipv6.conf.{all,default,lan0}.{accept_dad,accept_ra}=0
-sysctl -qw net.ipv6.conf.lan0.keep_addr_on_down=1
-ethtool -K lan0 gro off rxvlan off txvlan off tso off 2>/dev/null
-if [[ -n "$(only_with "$nic" igb virtio)" ]]; then ethtool -L lan0 combined $queues 2>/dev/null; fi
+sysctl -qw net.ipv4.conf.{all,default}.{send_redirects,accept_redirects}=0 net.ipv6.conf.{all,default}.{accept_dad,accept_ra}=0
 if [[ -n "$iommu" ]]; then
     modprobe() { command modprobe -d "$CACHE/$release" "\$@"; }
     export -f modprobe
 fi
+END
+    network_of lan0 "$DISPATCHER_MAC" 192.0.2 2001:db8:2
+    [[ -z $second ]] || network_of lan1 "$SECOND_MAC" 198.18.5 2001:db8:5
+    cat <<END
+ip route add default via 192.0.2.1
+ip route add default via 2001:db8:2::1
+END
+}
+
+network_of() { # NAME MAC IPV4-NETWORK IPV6-NETWORK
+    cat <<END
+for path in /sys/class/net/*; do
+    if [[ -e \$path/device && \$(<"\$path/address") == $2 ]]; then ip link set "\${path##*/}" name $1; fi
+done
+sysctl -qw net.ipv4.conf.$1.{send_redirects,accept_redirects}=0 net.ipv6.conf.$1.{accept_dad,accept_ra}=0
+sysctl -qw net.ipv6.conf.$1.keep_addr_on_down=1
+ethtool -K $1 gro off rxvlan off txvlan off tso off 2>/dev/null
+if [[ -n "$(only_with "$nic" igb virtio)" ]]; then ethtool -L $1 combined $queues 2>/dev/null; fi
 if [[ -n "$dpdk" ]]; then
     echo 256 >/proc/sys/vm/nr_hugepages
-    port=\$(basename "\$(realpath /sys/class/net/lan0/device)")
+    port=\$(basename "\$(realpath /sys/class/net/$1/device)")
     # virtio's interface is on a device of its own below the PCI device.
-    if [[ \$port == virtio* ]]; then port=\$(basename "\$(realpath /sys/class/net/lan0/device/..)"); fi
-    echo "\$port" >/run/dpdk-port
+    if [[ \$port == virtio* ]]; then port=\$(basename "\$(realpath /sys/class/net/$1/device/..)"); fi
+    echo "\$port" >>/run/dpdk-port
     echo vfio-pci >/sys/bus/pci/devices/\$port/driver_override
     echo "\$port" >/sys/bus/pci/devices/\$port/driver/unbind
     echo "\$port" >/sys/bus/pci/drivers_probe
-    ip tuntap add dev lan0 mode tap
-    ip link set lan0 address $DISPATCHER_MAC
-    sysctl -qw net.ipv4.conf.lan0.{send_redirects,accept_redirects}=0 net.ipv6.conf.lan0.{accept_dad,accept_ra}=0 net.ipv6.conf.lan0.keep_addr_on_down=1
+    ip tuntap add dev $1 mode tap
+    ip link set $1 address $2
+    sysctl -qw net.ipv4.conf.$1.{send_redirects,accept_redirects}=0 net.ipv6.conf.$1.{accept_dad,accept_ra}=0 net.ipv6.conf.$1.keep_addr_on_down=1
 fi
-ip link set lan0 mtu $mtu up
-ip address add 192.0.2.2/24 dev lan0
-ip address add 2001:db8:2::2/64 dev lan0 nodad
-ip route add default via 192.0.2.1
-ip route add default via 2001:db8:2::1
+ip link set $1 mtu $mtu up
+ip address add $3.2/24 dev $1
+ip address add $4::2/64 dev $1 nodad
 # igb's link takes seconds.
-for ((tries = 0; tries < 300; tries++)); do if [[ -n "$dpdk" || \$(</sys/class/net/lan0/carrier) == 1 ]]; then break; fi; sleep 0.1; done
+for ((tries = 0; tries < 300; tries++)); do if [[ -n "$dpdk" || \$(</sys/class/net/$1/carrier) == 1 ]]; then break; fi; sleep 0.1; done
 END
 }
 
 only_with() { local word=$1; shift; if [[ " $* " == *" $word "* ]]; then echo yes; fi; } # WORD OF...
 
-# The guest's end of the lab's LAN: a tap in the place of the lab's dispatcher.
+# The guest's end of the lab's LAN, and of its second: a tap in the place of the lab's dispatcher.
 plug_in() {
-    local kind='mode tap'
+    local kind='mode tap' at
     [[ -e /run/netns/$lab-lan ]] || die "there is no lab $lab: scripts/lab.sh --name $lab up"
+    [[ -z $second || -n $(ip -n "$lab-lan" link show br1 2>/dev/null) ]] || die "the lab $lab has no second LAN, br1"
     if [[ $nic == virtio ]]; then kind+=' multi_queue'; fi
-    ip -n "$lab-lan" link set dispatcher nomaster
-    # shellcheck disable=SC2086
-    ip -n "$lab-lan" tuntap add guest0 $kind
-    ip -n "$lab-lan" link set guest0 master br0 up
+    for at in "" ${second:+1}; do
+        ip -n "$lab-lan" link set "dispatcher$at" nomaster
+        # shellcheck disable=SC2086
+        ip -n "$lab-lan" tuntap add "guest${at:-0}" $kind
+        ip -n "$lab-lan" link set "guest${at:-0}" master "br${at:-0}" up
+    done
 }
 
 unplug() {
-    ip -n "$lab-lan" link delete guest0 2>/dev/null || true
-    ip -n "$lab-lan" link set dispatcher master br0 2>/dev/null || true
+    local at
+    for at in "" ${second:+1}; do
+        ip -n "$lab-lan" link delete "guest${at:-0}" 2>/dev/null || true
+        ip -n "$lab-lan" link set "dispatcher$at" master "br${at:-0}" 2>/dev/null || true
+    done
+}
+
+# The arguments of a NIC of that number.
+qemu_nic() { # NUMBER MAC
+    case $nic in
+        virtio)
+            device+=(-netdev "tap,id=n$1,ifname=guest$1,script=no,downscript=no,queues=$VIRTIO_QUEUES"
+                -device "virtio-net-pci,netdev=n$1,mac=$2,mq=on,vectors=$((2 * VIRTIO_QUEUES + 2)),iommu_platform=on,disable-legacy=on,romfile=") ;;
+        *)
+            device+=(-netdev "tap,id=n$1,ifname=guest$1,script=no,downscript=no" -device "pcie-root-port,id=nic$1,chassis=$((1 + 3 * $1)),slot=$((1 + $1)),addr=0x1$((2 + $1))"
+                -device "$nic,bus=nic$1,netdev=n$1,mac=$2,romfile=") ;;
+    esac
 }
 
 boot() {
@@ -306,14 +335,9 @@ boot() {
     device=(-nic none)
     if [[ -n $nic ]]; then
         place=(ip netns exec "$lab-lan")
-        case $nic in
-            virtio)
-                device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no,queues=$VIRTIO_QUEUES"
-                    -device "virtio-net-pci,netdev=n0,mac=$DISPATCHER_MAC,mq=on,vectors=$((2 * VIRTIO_QUEUES + 2)),iommu_platform=on,disable-legacy=on,romfile=") ;;
-            *)
-                device=(-netdev "tap,id=n0,ifname=guest0,script=no,downscript=no" -device pcie-root-port,id=rp1,chassis=1,slot=1,addr=0x12
-                    -device "$nic,bus=rp1,netdev=n0,mac=$DISPATCHER_MAC,romfile=") ;;
-        esac
+        device=()
+        qemu_nic 0 "$DISPATCHER_MAC"
+        [[ -z $second ]] || qemu_nic 1 "$SECOND_MAC"
         device+=(-virtfs "local,path=$lab_folder,mount_tag=lab,$share")
         monitor=unix:$lab_folder/guest-monitor,server=on,wait=off
     fi
@@ -330,8 +354,8 @@ boot() {
 }
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
-readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 VIRTIO_QUEUES=8
-out='' minutes=30 nic='' dpdk='' iommu='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
+readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 SECOND_MAC=02:00:00:00:05:02 VIRTIO_QUEUES=8
+out='' minutes=30 nic='' second='' dpdk='' iommu='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
 while (($# > 0)); do
     case $1 in
         --out | --minutes | --nic | --lab | --queues | --mtu | --kernel | --modules)
@@ -350,6 +374,7 @@ while (($# > 0)); do
         --fetch) fetch=yes; shift ;;
         --dpdk) dpdk=yes iommu=yes; shift ;;
         --iommu) iommu=yes; shift ;;
+        --second-lan) second=yes; shift ;;
         --systemd) systemd=yes; shift ;;
         -h | --help) usage; exit 0 ;;
         -*) wrong "no such option: $1" ;;
@@ -360,7 +385,7 @@ done
 [[ $nic =~ ^(|igb|virtio|e1000e|vmxnet3)$ ]] || wrong "--nic is igb, virtio, e1000e or vmxnet3, not $nic"
 [[ -n $own_suite ]] || die "this is no Debian: the kernel comes from its packages"
 [[ -z $nic || -z $systemd ]] || wrong "--nic or --systemd"
-[[ -z $iommu || -n $nic ]] || wrong "--dpdk and --iommu need --nic"
+[[ -z $iommu$second || -n $nic ]] || wrong "--dpdk, --iommu and --second-lan need --nic"
 [[ -z $systemd || -n $fetch ]] || (($# > 0)) || wrong "--systemd needs a command"
 [[ -z $systemd$nic || -n $fetch ]] || ((EUID == 0)) || die "--nic and --systemd need root"
 for tool in busybox cpio modprobe xz apt-get; do

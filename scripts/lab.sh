@@ -436,6 +436,8 @@ up() {
     trap 'exit 130' INT TERM
 
     mkdir -p "$RUN"
+    # In memory, as /run mostly is: what happens here does not wait for this machine's disk.
+    [[ $(stat -f -c %T /run) == tmpfs ]] || mountpoint -q "$RUN" || mount -t tmpfs tmpfs "$RUN"
     mkdir "$RUN/bpf"
     mount -t bpf bpf "$RUN/bpf"
     head -c 20M /dev/urandom >"$RUN/big"
@@ -510,6 +512,8 @@ down() {
         fi
     done
     ! mountpoint -q "$RUN/bpf" || umount "$RUN/bpf"
+    # Who still has a file there keeps nothing but that.
+    ! mountpoint -q "$RUN" || umount --lazy "$RUN"
     rm -rf "$RUN"
 }
 

@@ -199,7 +199,7 @@ fn the_dpdk_section_has_its_defaults() {
         loaded(&text).plan.dispatcher.unwrap().dpdk.unwrap()
     };
     let mut expected = Dpdk {
-        port: "0000:03:00.0".into(),
+        ports: vec!["0000:03:00.0".into()],
         eal: vec![],
         // As many as there are cores listed.
         queues: 2,
@@ -209,7 +209,7 @@ fn the_dpdk_section_has_its_defaults() {
         exception: Exception::Tap,
     };
     assert_eq!(dpdk("port = \"0000:03:00.0\""), expected);
-    expected.port = "net_af_packet0,iface=eth1".into();
+    expected.ports = vec!["net_af_packet0,iface=eth1".into()];
     // This device leaves its frames to the kernel too.
     expected.exception = Exception::Kernel;
     assert_eq!(dpdk("port = \"net_af_packet0,iface=eth1\""), expected);
@@ -224,6 +224,18 @@ fn the_dpdk_section_has_its_defaults() {
     let all = "port = \"net_af_packet0,iface=eth1\"\neal = [\"--no-huge\", \"-m\", \"256\"]\nqueues = 2\n\
                descriptors = 512\nmbufs = 4095\nmtu = 9000\nexception = \"none\"\n";
     assert_eq!(dpdk(all), expected);
+    let sections = "[[dispatcher.interface]]\nname = \"t1\"\n[[dispatcher.interface]]\nname = \"t2\"\n";
+    let of_one = "interface = \"eth1\"\nengine = \"af_xdp\"\ncores = [2, 3]\n";
+    let several = VALID.replacen(of_one, &format!("engine = \"dpdk\"\ncores = [2, 3]\n{sections}"), 1);
+    let ports = |ports: &str| {
+        let plan = loaded(&format!("{several}[dpdk]\nport = [{ports}]\n")).plan;
+        let dpdk = plan.dispatcher.unwrap().dpdk.unwrap();
+        (dpdk.ports, dpdk.exception)
+    };
+    let two = |ports: [&str; 2]| ports.map(str::to_owned).to_vec();
+    let (pci, copied) = (["0000:03:00.0", "0000:03:00.1"], ["net_af_packet0,iface=a", "net_af_packet1,iface=b"]);
+    assert_eq!(ports("'0000:03:00.0', '0000:03:00.1'"), (two(pci), Exception::Tap));
+    assert_eq!(ports("'net_af_packet0,iface=a', 'net_af_packet1,iface=b'"), (two(copied), Exception::Kernel));
 }
 
 #[test]

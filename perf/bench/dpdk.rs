@@ -229,7 +229,7 @@ fn main() {
     let pages = Pages::of_this_machine();
     println!("frames in {pages:?} pages");
     let settings = model::Dpdk {
-        port: format!("net_null0,size={LENGTH}"),
+        ports: vec![format!("net_null0,size={LENGTH}")],
         eal: pages.eal().iter().map(|argument| argument.to_string()).collect(),
         queues: 1,
         descriptors: 1024,
@@ -237,8 +237,8 @@ fn main() {
         mtu: 1500,
         exception: model::Exception::None,
     };
-    let device = dpdk::open(&settings, "lo", &[0, 1]).unwrap_or_else(|error| panic!("{error}"));
-    let mac = device.mac.0;
+    let device = dpdk::open(&settings, &["lo"], &[0, 1]).unwrap_or_else(|error| panic!("{error}"));
+    let mac = device.devices[0].mac.0;
     let dpdk::Attached { mut ports, service, .. } = device.attach();
     let mut port = Filled::new(ports.remove(0), mac, true);
     let mut all: [Vec<f64>; 6] = Default::default();

@@ -5,7 +5,10 @@ use super::report::Report;
 use super::section::{At, Section, text_element};
 use super::value::{self, quoted};
 use crate::limits::{DESCRIPTORS, MAX_DESCRIPTORS, MAX_MBUFS, MAX_QUEUES};
-use crate::model::{Dpdk, Exception};
+use crate::model::{Dpdk, Engine, Exception};
+use std::collections::HashMap;
+use toml::Spanned;
+use toml::de::DeValue;
 
 /// RFC 791 asks for 68 and IPv6 for 1,280; a frame's length is 16 bits, with room to round up.
 pub const MTUS: std::ops::RangeInclusive<u32> = 1280..=16_000;
@@ -15,7 +18,8 @@ const DEFAULT_MTU: u16 = 1500;
 const CORES: [&str; 5] = ["-l", "-c", "-s", "-S", "--lcores"];
 
 pub struct DpdkDraft {
-    port: Option<At<String>>,
+    /// Absent where there is none, which was reported.
+    ports: Vec<At<String>>,
     eal: Vec<String>,
     queues: u16,
     descriptors: u16,
@@ -25,8 +29,8 @@ pub struct DpdkDraft {
 }
 
 impl DpdkDraft {
-    /// `interfaces` say how many cores are listed, and how many queues.
-    pub fn read(section: &Section, interfaces: &InterfacesDraft, report: &mut Report) -> DpdkDraft {
+    /// `interfaces` say how many cores are listed, and how many queues; `engine` is the one that is asked for.
+    pub fn read(section: &Section, interfaces: &InterfacesDraft, engine: Engine, report: &mut Report) -> DpdkDraft {
         let cores = interfaces.cores.as_deref();
         let choices = [("tap", Exception::Tap), ("kernel", Exception::Kernel), ("none", Exception::None)];
         let empty = "`eal` is empty; leave the key out, or write eal = [\"--no-huge\", \"-m\", \"256\"]";
@@ -50,25 +54,69 @@ impl DpdkDraft {
         let few = cores.map_or(1, |cores| cores.len().min(MAX_QUEUES as usize) as u16);
         let few = of_interface.map_or(few, |count| count as u16);
         let number = |name, range, report: &mut Report| section.integer(name, range, report).map(|number| number.value);
+        let ports = read_ports(section, report);
+        let exception = section.text("exception", report, value::choice("exception", choices));
+        if engine == Engine::Dpdk {
+            check_several(section, interfaces, (&ports, &exception), report);
+        }
         DpdkDraft {
-            port: section.text("port", report, port),
+            ports,
             eal: eal.unwrap_or_default().into_iter().map(|argument| argument.value).collect(),
             queues: queues.map_or(few, |queues| queues.value as u16),
             descriptors: number("descriptors", 64..=MAX_DESCRIPTORS, report).map_or(DESCRIPTORS, |n| n as u16),
             mbufs: number("mbufs", 1..=MAX_MBUFS, report),
             mtu: number("mtu", MTUS, report).map_or(DEFAULT_MTU, |mtu| mtu as u16),
-            exception: section.text("exception", report, value::choice("exception", choices)).map(|e| e.value),
+            exception: exception.map(|exception| exception.value),
         }
     }
 
     /// `None` where something is absent, which was reported.
     pub fn into_dpdk(self) -> Option<Dpdk> {
-        let port = self.port?.value;
+        let ports: Vec<String> = self.ports.into_iter().map(|port| port.value).collect();
         // This driver alone leaves the frames to the kernel too.
-        let seen = port.starts_with("net_af_packet") || port.starts_with("eth_af_packet");
+        let seen = |port: &String| port.starts_with("net_af_packet") || port.starts_with("eth_af_packet");
+        let seen = !ports.is_empty() && ports.iter().all(seen);
         let exception = self.exception.unwrap_or(if seen { Exception::Kernel } else { Exception::Tap });
         let DpdkDraft { eal, queues, descriptors, mbufs, mtu, .. } = self;
-        Some(Dpdk { port, eal, queues, descriptors, mbufs, mtu, exception })
+        (!ports.is_empty()).then_some(Dpdk { ports, eal, queues, descriptors, mbufs, mtu, exception })
+    }
+}
+
+fn read_ports(section: &Section, report: &mut Report) -> Vec<At<String>> {
+    let empty = "`port` is empty; write port = \"0000:03:00.0\", or a device for each interface of [dispatcher]";
+    let form = "a PCI address like \"0000:03:00.0\", or a virtual device";
+    let read = |element: &Spanned<DeValue>, report: &mut Report| text_element(element, report, form, port);
+    let ports = section.one_or_list("port", report, empty, read).unwrap_or_default();
+    let mut seen = HashMap::new();
+    for port in &ports {
+        let name = port.value.split(',').next().unwrap_or_default();
+        if let Some(other) = seen.insert(name, port.at) {
+            let line = report.line(other);
+            report.error(port.at, format!("device {name} is already given on line {line}; each interface has its own"));
+        }
+    }
+    ports
+}
+
+/// Of several interfaces, each has a device, and the kernel's end of it.
+fn check_several(
+    section: &Section,
+    interfaces: &InterfacesDraft,
+    (ports, exception): (&[At<String>], &Option<At<Exception>>),
+    report: &mut Report,
+) {
+    let (devices, names) = (ports.len(), interfaces.names.len());
+    if let Some(at) = section.key_at("port").filter(|_| devices > 0 && names > 0 && devices != names) {
+        let s = |count: usize| if count == 1 { "" } else { "s" };
+        report.error(at, format!(
+            "`port` has {devices} device{}, and [dispatcher] has {names} interface{}; write a device for each interface, in their order",
+            s(devices),
+            s(names)
+        ));
+    }
+    let nowhere = |exception: &&At<Exception>| exception.value == Exception::None && names > 1;
+    if let Some(exception) = exception.as_ref().filter(nowhere) {
+        report.error(exception.at, "exception = \"none\" leaves the kernel no interface, and its routes say which server is reached by which; with several interfaces write \"tap\" or \"kernel\"");
     }
 }
 

@@ -168,17 +168,10 @@ impl DispatcherDraft {
         let engine = section.text("engine", report, value::choice("engine", Engine::ALL));
         let asked = engine.map_or(Engine::AfXdp, |engine| engine.value);
         let interfaces = InterfacesDraft::read(section, asked, report);
-        let dpdk = dpdk.map(|section| DpdkDraft::read(section, &interfaces, report));
+        let dpdk = dpdk.map(|section| DpdkDraft::read(section, &interfaces, asked, report));
         if let Some(engine) = engine.filter(|engine| engine.value == Engine::Dpdk && dpdk.is_none()) {
             let form = schema::ROOT.key("dpdk").form;
             report.missing(engine.at, format!("engine = \"dpdk\" needs a device; write {form}"));
-        }
-        if let Some(second) = interfaces.names.get(1).filter(|_| asked == Engine::Dpdk) {
-            report.error(second.at, format!(
-                "the engine dpdk serves one interface; write engine = \"af_xdp\" or \"xdp\" in [dispatcher], which forward between several, \
-                 or leave \"{}\" out",
-                second.value
-            ));
         }
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
         let heartbeat_ms = section.integer("heartbeat_ms", HEARTBEAT_MS, report).map(|ms| ms.value);

@@ -32,7 +32,8 @@ impl InterfacesDraft {
         let names: Vec<At<String>> =
             sections.iter().filter_map(|section| section.text("name", report, value::interface)).collect();
         check_names(&names, report);
-        let read = |section: &Section, report: &mut Report| read_queues(section, engine, report);
+        let several = sections.len() > 1;
+        let read = |section: &Section, report: &mut Report| read_queues(section, (engine, several), report);
         let mut queues: Vec<(Option<u32>, Option<Cores>)> =
             sections.iter().map(|section| read(section, report)).collect();
         let listed = sections
@@ -78,14 +79,25 @@ fn check_names(names: &[At<String>], report: &mut Report) {
     }
 }
 
-fn read_queues(section: &Section, engine: Engine, report: &mut Report) -> (Option<u32>, Option<Cores>) {
-    for key in ["queues", "cores"].into_iter().filter(|_| engine == Engine::Xdp) {
-        if let Some(at) = section.key_at(key) {
-            report.error(at, format!(
+/// `several`: there is another interface.
+fn read_queues(
+    section: &Section,
+    (engine, several): (Engine, bool),
+    report: &mut Report,
+) -> (Option<u32>, Option<Cores>) {
+    for (key, of_all) in [("queues", "[dpdk]"), ("cores", "[dispatcher]")] {
+        let Some(at) = section.key_at(key) else { continue };
+        let why = match engine {
+            Engine::Xdp => format!(
                 "the engine xdp runs on every queue, on the core that takes the queue's interrupts; leave `{key}` out"
-            ));
-            return (None, None);
-        }
+            ),
+            Engine::Dpdk if several => format!(
+                "with the engine dpdk a worker serves the queue of its number of every interface; write `{key}` in {of_all}, for all of them"
+            ),
+            _ => continue,
+        };
+        report.error(at, why);
+        return (None, None);
     }
     let (count, cores) = (section.integer("queues", 1..=MAX_QUEUES, report), read_cores(section, report));
     if let (Some(count), Some(cores)) = (&count, &cores)

@@ -55,6 +55,9 @@ pub struct Facts {
     pub egresses: Vec<Egress>,
 }
 
+/// Between devices in the text of the start.
+const NEXT_DEVICE: &str = "\n             ";
+
 impl Facts {
     /// Of interfaces of the kernel's, the first one first.
     pub fn of(devices: &[xdp::Device]) -> Facts {
@@ -69,7 +72,7 @@ impl Facts {
             has_interface: true,
             mac: Some(*mac),
             mtu: *mtu,
-            text: devices.iter().map(text).collect::<Vec<_>>().join("\n             "),
+            text: devices.iter().map(text).collect::<Vec<_>>().join(NEXT_DEVICE),
             queues: devices.iter().map(|device| device.queues as usize).collect(),
             flow_tables: devices.iter().map(|device| device.receive_queues as usize).sum(),
             share: None,
@@ -253,34 +256,44 @@ impl Attachment {
 }
 
 #[cfg(feature = "dpdk")]
-impl Device for crate::port::dpdk::Device {
+impl Device for crate::port::dpdk::Devices {
     type Port = crate::port::dpdk::Dpdk;
 
     fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Self, Failure> {
         let settings = dispatcher.dpdk.as_ref().expect("the engine has its section");
-        Ok(crate::port::dpdk::open(settings, &dispatcher.interface, available_cores)?)
+        let interfaces: Vec<&str> = dispatcher.interfaces().collect();
+        Ok(crate::port::dpdk::open(settings, &interfaces, available_cores)?)
     }
 
     fn facts(&self) -> Facts {
-        let crate::port::dpdk::Device { interface, has_interface, port, driver, mac, mtu, queues, near_cores, .. } =
-            self;
+        let crate::port::dpdk::Devices { devices, has_interfaces, mtu, queues, near_cores, .. } = self;
+        let text = |device: &crate::port::dpdk::Device| {
+            let crate::port::dpdk::Device { interface, port, driver, mac } = device;
+            format!("{interface}, for {port} ({driver}), {mac}, MTU {mtu}")
+        };
+        let names: Vec<&str> = devices.iter().map(|device| &*device.interface).collect();
+        let egress = |device: &crate::port::dpdk::Device| Egress {
+            // The workers send by its position; no program in the kernel by its number there.
+            index: 0,
+            source: device.mac,
+        };
         Facts {
-            interface: interface.clone(),
-            has_interface: *has_interface,
+            interface: names[0].to_owned(),
+            has_interface: *has_interfaces,
             mac: None,
             mtu: u32::from(*mtu),
-            text: format!("{interface}, for {port} ({driver}), {mac}, MTU {mtu}"),
-            queues: vec![usize::from(*queues)],
+            text: devices.iter().map(text).collect::<Vec<_>>().join(NEXT_DEVICE),
+            queues: vec![usize::from(*queues); devices.len()],
             flow_tables: usize::from(*queues),
-            share: Some(Share::of_one(interface, u32::from(*queues))),
+            share: Some(Share::alike(&names, u32::from(*queues))),
             near_cores: near_cores.clone(),
-            egresses: Vec::new(),
+            egresses: if devices.len() > 1 { devices.iter().map(egress).collect() } else { Vec::new() },
         }
     }
 
     fn attach(self, _: &Dispatcher, _: &[Prefix], _: &Table) -> Result<AttachedDevice<Self::Port>, Failure> {
         let engine = format!("{}, {}", crate::port::dpdk::version(), self.offloads);
-        let crate::port::dpdk::Attached { ports, statistics, service } = crate::port::dpdk::Device::attach(self);
+        let crate::port::dpdk::Attached { ports, statistics, service } = crate::port::dpdk::Devices::attach(self);
         // The workers count what they pass themselves.
         let device_counters = move || {
             let lost = statistics.lost();

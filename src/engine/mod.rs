@@ -188,7 +188,7 @@ pub fn open(dispatcher: &Dispatcher, available_cores: &[usize]) -> Result<Box<dy
         }
         model::Engine::Auto => kernel::open(dispatcher),
         #[cfg(feature = "dpdk")]
-        model::Engine::Dpdk => workers::open::<crate::port::dpdk::Device>(dispatcher, available_cores),
+        model::Engine::Dpdk => workers::open::<crate::port::dpdk::Devices>(dispatcher, available_cores),
         #[cfg(not(feature = "dpdk"))]
         model::Engine::Dpdk => Err(format!("engine = \"dpdk\": {}", crate::port::NO_DPDK).into()),
     }

@@ -68,9 +68,10 @@ impl Share {
         }
     }
 
-    /// Of the one interface that there is: a worker a queue.
-    pub fn of_one(interface: &str, queues: u32) -> Share {
-        Share { workers: by_number(&[queues]), cores: None, queues: vec![queues], fewest: interface.to_owned() }
+    /// Of interfaces that have so many queues each: a worker has that of its number of each.
+    pub fn alike(interfaces: &[&str], queues: u32) -> Share {
+        let queues = vec![queues; interfaces.len()];
+        Share { workers: by_number(&queues), cores: None, queues, fewest: interfaces[0].to_owned() }
     }
 
     /// The core of each worker, of those that this process may use.

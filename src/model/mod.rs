@@ -260,14 +260,16 @@ impl Engine {
 /// What DPDK is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dpdk {
-    /// The device: a PCI address, or the name of a virtual device; behind a comma, what its driver takes.
-    pub port: String,
+    /// A device for each interface of the dispatcher, in their order: a PCI address, or the name of a virtual device; behind a comma, what its driver
+    /// takes.
+    pub ports: Vec<String>,
     /// Arguments of DPDK's own (EAL).
     pub eal: Vec<String>,
+    /// Of each device.
     pub queues: u16,
     /// Descriptors of a receive, and of a transmit ring.
     pub descriptors: u16,
-    /// Frames of a queue; `None`: enough.
+    /// Frames of a worker; `None`: enough.
     pub mbufs: Option<u32>,
     /// In bytes, without the Ethernet header.
     pub mtu: u16,
@@ -275,7 +277,7 @@ pub struct Dpdk {
 }
 
 impl Dpdk {
-    /// The least number of mbufs that a queue can do with whose rings hold so many: those, what two threads (the one that fills the
+    /// The least number of mbufs that a worker can do with whose rings hold so many: those, what two threads (the one that fills the
     /// rings at first, and the worker) may have in their caches, and what the worker holds.
     pub fn least_mbufs(in_rings: u32) -> u32 {
         in_rings + 2 * (MBUF_CACHE * 3 / 2) + 3 * BURST as u32

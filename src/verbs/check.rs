@@ -182,8 +182,10 @@ fn dpdk(dispatcher: &Dispatcher) -> String {
     use crate::port::dpdk;
     let Some(settings) = &dispatcher.dpdk else { return String::new() };
     let (queues, listed) = (usize::from(settings.queues), dispatcher.cores.as_deref());
-    let mut text = format!("{}\n{}", dpdk::version(), dpdk::outlook(settings, &dispatcher.interface));
-    match cores::assign(&settings.port, queues, listed, &dpdk::near_cores(&settings.port), &cores::available()) {
+    let interfaces: Vec<&str> = dispatcher.interfaces().collect();
+    let mut text = format!("{}\n{}", dpdk::version(), dpdk::outlook(settings, &interfaces));
+    let first = &settings.ports[0];
+    match cores::assign(first, queues, listed, &dpdk::near_cores(first), &cores::available()) {
         Ok(cores) => cores.iter().enumerate().for_each(|(queue, core)| {
             let _ = writeln!(text, "  queue {queue} -> core {core}");
         }),

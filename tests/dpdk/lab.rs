@@ -4,6 +4,7 @@ use crate::captured::{Capture, check, read};
 use crate::dispatcher::Dispatcher;
 use crate::echo::{Echo, round_trip};
 use crate::network::{ECHO, HEALTH, Lab, WEB, clients, eventually, lookup, one_each, say, write_config};
+use crate::second_lan::{lay_second_lan, over_both, received, serves_both_families};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -143,6 +144,39 @@ fn over_net_af_xdp_with_a_tap_for_the_kernel() {
     let expected = lookup(&config, WEB[0], &clients(0), &[]);
     eventually("clients are served again", || lab.fetch(0, &clients(0)) == expected);
     dispatcher.stop();
+}
+
+/// web3 is reached by the second device, by whichever clients come in.
+#[test]
+fn over_two_devices_clients_come_in_by_either_and_each_server_is_reached_by_its_own() {
+    let Some(lab) = &Lab::up(&[]) else { return };
+    lay_second_lan(lab, 1);
+    move_to_tap(lab);
+    lab.sh(
+        "dispatcher",
+        "ip tuntap add dev oneip1 mode tap
+         echo 0 >/proc/sys/net/ipv6/conf/oneip1/accept_dad
+         ip address flush dev lan1 scope global
+         ip link set oneip1 up
+         ip address add 198.18.5.2/24 dev oneip1
+         ip address add 2001:db8:5::2/64 dev oneip1 nodad
+         sysctl -qw net.ipv4.conf.oneip0.rp_filter=0 net.ipv4.conf.oneip1.rp_filter=0",
+    );
+    let text = over_both(&fs::read_to_string(lab.config()).unwrap(), "engine = \"dpdk\"\n", ["", ""]);
+    let text = text.replace("\"lan0\"", "\"oneip0\"").replace("\"lan1\"", "\"oneip1\"");
+    let ports = "port = [\"net_af_xdp0,iface=lan0\", \"net_af_xdp1,iface=lan1\"]";
+    let config = lab.file("dpdk.toml");
+    write_config(&config, &format!("{text}\n[dpdk]\neal = [\"--no-huge\", \"-m\", \"64\"]\n{ports}\n"));
+    check_health(&config);
+    let dispatcher = Dispatcher::start_with(lab, &config, &[]);
+    say(&dispatcher.said());
+    let some = [0, 1].map(|family| clients(family)[..60].to_vec());
+    let by_second = received(lab, "web3", "lan1");
+    serves_both_families(lab, &config, &some, &["web1", "web3"]);
+    assert!(received(lab, "web3", "lan1") > by_second + 100, "web3 is reached by lan1");
+    only_the_devices_thread_and_control_have_privileges(&dispatcher);
+    let account = dispatcher.stop();
+    assert_eq!(account.dropped_total(), 0, "{}", account.json);
 }
 
 /// The tap is this host's only sight of the network: without the port's link it has no carrier, and nobody's servers are judged.

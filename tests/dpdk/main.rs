@@ -2,7 +2,7 @@
 //!
 //! - `null`: net_null: no frame goes astray, stop and start again
 //! - `lab`: the network of `scripts/lab.sh`, dispatched by `oneip run` over net_af_packet and net_af_xdp
-//! - `golden`: the golden frames through net_pcap come out as `oneip replay` has them
+//! - `golden`: the golden frames through net_pcap come out as `oneip replay` has them, by one device and by another
 //! - `refusals`: why it does not start, and what to do about it
 //!
 //! DPDK starts once a process: all tests here use one set of arguments, and those that want others run `oneip` as a process.
@@ -26,6 +26,8 @@ mod model;
 mod network;
 mod null;
 mod refusals;
+#[path = "../lab/second_lan.rs"]
+mod second_lan;
 
 use oneip::model::{Dpdk, Exception};
 use oneip::port::dpdk::{self, Attached};
@@ -42,7 +44,7 @@ pub fn turn() -> MutexGuard<'static, ()> {
 
 pub fn settings(port: &str) -> Dpdk {
     Dpdk {
-        port: port.to_owned(),
+        ports: vec![port.to_owned()],
         eal: EAL.map(str::to_owned).into(),
         queues: 1,
         descriptors: 512,
@@ -52,9 +54,10 @@ pub fn settings(port: &str) -> Dpdk {
     }
 }
 
-/// A device in service, without a kernel behind it; and its MAC.
+/// Devices in service, without a kernel behind them; and the MAC of the first.
 pub fn attach(settings: &Dpdk) -> (Attached, oneip::model::Mac) {
-    let device = dpdk::open(settings, "lo", &[0, 1]).unwrap_or_else(|error| panic!("{error}"));
-    let mac = device.mac;
-    (device.attach(), mac)
+    let interfaces = vec!["lo"; settings.ports.len()];
+    let devices = dpdk::open(settings, &interfaces, &[0, 1]).unwrap_or_else(|error| panic!("{error}"));
+    let mac = devices.devices[0].mac;
+    (devices.attach(), mac)
 }

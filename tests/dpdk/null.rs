@@ -43,6 +43,48 @@ fn a_hundred_million_frames_and_none_goes_astray() {
     drop(service);
 }
 
+/// Whatever comes by one device can leave by another, be freed or passed: each has its turns, and the pool has all that it had.
+#[test]
+fn of_two_devices_each_sends_what_came_by_the_other_and_no_frame_goes_astray() {
+    let _turn = turn();
+    let mut settings = settings("net_null4,size=64");
+    settings.ports.push("net_null5,size=128".into());
+    settings.queues = 2;
+    let Attached { mut ports, service, statistics } = attach(&settings).0;
+    assert_eq!(ports.len(), 2);
+    for port in &mut ports {
+        let before = port.ledger();
+        assert_eq!((port.links(), before.idle, before.lent), (2, before.total, 0));
+        let (mut burst, mut seen) = (Burst::new(), [0, 0]);
+        for turn in 0..30_000 {
+            port.service();
+            port.rx(&mut burst);
+            let link = port.link(&burst[0]);
+            for frame in &burst {
+                assert_eq!((port.link(frame), port.bytes(frame).len()), (link, [64, 128][link]));
+            }
+            seen[link] += burst.len();
+            let beside = port.blank(&burst[0], 60).expect("there are more than a burst");
+            assert_eq!(port.link(&beside), link);
+            let mut alone = Burst::from_iter([beside]);
+            match turn % 3 {
+                0 => port.free(&mut burst),
+                1 => port.pass(&mut burst),
+                _ => port.tx(1 - link, &mut burst),
+            }
+            port.answer(link, &mut alone);
+            assert!(burst.is_empty() && alone.is_empty() && port.ledger().balanced());
+        }
+        assert_eq!(seen[0], seen[1], "each has its turns");
+        let after = port.ledger();
+        assert_eq!(Ledger { left: 0, ..after }, before, "the pool has all that it had");
+        assert_eq!(after.left, 30_000 + 10_000 * 64);
+    }
+    assert_eq!((statistics.received(), statistics.lost()), (2 * 30_000 * 64, 0));
+    drop(ports);
+    drop(service);
+}
+
 #[test]
 fn a_device_stops_and_starts_again_in_one_process() {
     let _turn = turn();

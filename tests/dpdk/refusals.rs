@@ -109,13 +109,27 @@ fn privileges_that_are_missing() {
 fn check_tells_what_dpdk_would_make_of_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("oneip.toml");
-    fs::write(&file, config("oneip0", "port = \"net_null0,size=64\"")).expect("a file");
-    let output = Command::new(env!("CARGO_BIN_EXE_oneip")).arg("check").arg("-c").arg(&file).output().expect("it runs");
-    let plan = String::from_utf8_lossy(&output.stdout);
-    for fact in
-        ["DPDK 2", "driver net_null", "rings of 1024, 4095 mbufs each", "through the tap oneip0", "queue 0 -> core "]
-    {
-        assert!(plan.contains(fact), "{fact}: {plan}");
+    let told = |text: String| {
+        fs::write(&file, text).expect("a file");
+        let check = Command::new(env!("CARGO_BIN_EXE_oneip")).arg("check").arg("-c").arg(&file).output();
+        String::from_utf8_lossy(&check.expect("it runs").stdout).into_owned()
+    };
+    let one = config("oneip0", "port = \"net_null0,size=64\"");
+    let interfaces = "[[dispatcher.interface]]\nname = \"oneip0\"\n[[dispatcher.interface]]\nname = \"oneip1\"\n";
+    let two = one.replace("interface = \"oneip0\"\nengine = \"dpdk\"\n", &format!("engine = \"dpdk\"\n{interfaces}"));
+    let two = two.replace("\"net_null0,size=64\"", "[\"net_null0\", \"net_tap0,iface=t\"]");
+    let common = ["DPDK 2", "driver net_null", "queue 0 -> core "];
+    let of_one = ["queues     1, rings of 1024, 4095 mbufs each", "through the tap oneip0\n"];
+    let of_two = [
+        "port       net_tap0,iface=t: driver net_tap",
+        "queues     1 of each port, rings of 1024, 8191 mbufs each",
+        "through the taps oneip0, oneip1\n",
+    ];
+    for (text, own) in [(one, &of_one[..]), (two, &of_two)] {
+        let plan = told(text);
+        for fact in common.iter().chain(own) {
+            assert!(plan.contains(fact), "{fact}: {plan}");
+        }
     }
 }
 

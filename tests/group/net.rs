@@ -49,6 +49,15 @@ pub struct Net {
     pub folder: TempDir,
 }
 
+/// In memory, if there is room for what nodes of etcd write: members and nodes here do not wait for this machine's disk, which others use.
+fn folder() -> TempDir {
+    const ROOM: u64 = 2 << 30;
+    let memory = Path::new("/dev/shm");
+    let free = rustix::fs::statvfs(memory).map_or(0, |shm| shm.f_bavail * shm.f_frsize);
+    let folder = if free >= ROOM { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.expect("a folder")
+}
+
 impl Net {
     /// `None` without root, and it says so.
     pub fn up(dispatchers: usize) -> Option<Net> {
@@ -75,7 +84,7 @@ impl Net {
         }
         let name = format!("oneip-group-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let parts = (0..dispatchers.len()).map(|part| format!("{name}-{part}")).collect();
-        let net = Net { parts, first: dispatchers[0], folder: tempfile::tempdir().expect("a folder") };
+        let net = Net { parts, first: dispatchers[0], folder: folder() };
         for part in 0..dispatchers.len() {
             run("ip", &format!("netns add {}", net.parts[part]), Path::new("/"));
             net.ip_in(part, "link set lo up");

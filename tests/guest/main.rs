@@ -18,9 +18,12 @@ mod network;
 #[allow(dead_code)]
 #[path = "../pages/mod.rs"]
 mod pages;
+#[path = "../lab/second_lan.rs"]
+mod second_lan;
 #[cfg(feature = "dpdk")]
 #[path = "../tools/mod.rs"]
 mod tools;
+mod two_nics;
 
 use machine::Guest;
 use network::{Lab, Pairs, WEB, clients, eventually, lookup};

@@ -3,6 +3,7 @@
 use crate::dispatcher::Dispatcher;
 use crate::network::{Lab, WEB, clients, eventually, lookup, say, write_config};
 use crate::operator::surf;
+use crate::pair::{FAR, NEAR, cut_off, join_again};
 use crate::restart::browse;
 use crate::stop::Stop;
 use serde_json::Value;
@@ -52,7 +53,7 @@ fn status(lab: &Lab, host: &str) -> Value {
 }
 
 /// Waits until a server of both families is in that state on these dispatchers.
-fn becomes(lab: &Lab, hosts: &[&str], server: &str, state: &str) {
+pub fn becomes(lab: &Lab, hosts: &[&str], server: &str, state: &str) {
     for host in hosts {
         eventually(&format!("{host} has {server} {state}"), || {
             let status = status(lab, host);
@@ -62,6 +63,15 @@ fn becomes(lab: &Lab, hosts: &[&str], server: &str, state: &str) {
                 let servers = service["servers"].as_array().unwrap();
                 servers.iter().any(|it| it["name"] == server && it["state"] == state)
             })
+        });
+    }
+}
+
+pub fn are_together(lab: &Lab, hosts: &[&str]) {
+    for host in hosts {
+        eventually(&format!("{host} is together with the others"), || {
+            let group = &status(lab, host)["group"];
+            group["alive"] == hosts.len() && group["health"]["stance"] == "together"
         });
     }
 }
@@ -76,12 +86,7 @@ fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
     let _dispatchers: Vec<_> =
         HOSTS.iter().zip(&configs).map(|(host, config)| Dispatcher::start_on(lab, host, config, &[])).collect();
     lab.sends_to(&["2", "3", "4"]);
-    for host in HOSTS {
-        eventually(&format!("{host} is together with the others"), || {
-            let group = &status(lab, host)["group"];
-            group["alive"] == 3 && group["health"]["stance"] == "together"
-        });
-    }
+    are_together(lab, &HOSTS);
     let chosen = [0, 1].map(|family| lookup(&configs[0], WEB[family], &clients(family), &[]));
     let served = |family: usize, n: usize| {
         let others = chosen[family].iter().filter(|(_, server)| server != "web3");
@@ -138,6 +143,54 @@ fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
             });
         }
         becomes(lab, &HOSTS, "web3", "up");
+        drop(when_done);
+        let requests: usize = browsers.into_iter().map(|browser| browser.join().unwrap().0).sum();
+        let fetched: usize = surfers.into_iter().map(|surfer| surfer.join().unwrap()).sum();
+        say(&format!(
+            "100 connections with {requests} requests, {fetched} connections one after the other: none broke"
+        ));
+        assert!(requests > 1000 && fetched > 10);
+    });
+}
+
+/// The half with the router and the store goes on with its servers. A dispatcher of the other half, which has found those down by itself, comes back
+/// and gets its share of their connections: they stay.
+#[test]
+fn a_lan_that_is_split_in_two_breaks_no_connection_to_a_server_in_the_half_with_the_store() {
+    let Some(lab) = &Lab::up(&["--dispatchers", "3", "--engine", "xdp"]) else { return };
+    let _etcd = Etcd::serve(lab);
+    let configs = HOSTS.map(|host| lab.several(host));
+    HOSTS.iter().zip(&configs).for_each(|(host, config)| join(config, host, "health = \"shared\"\n"));
+    let _dispatchers: Vec<_> =
+        HOSTS.iter().zip(&configs).map(|(host, config)| Dispatcher::start_on(lab, host, config, &[])).collect();
+    lab.sends_to(&["2", "3", "4"]);
+    are_together(lab, &HOSTS);
+    let chosen = [0, 1].map(|family| lookup(&configs[0], WEB[family], &clients(family), &[]));
+    let near = |family: usize, n: usize| {
+        let near = chosen[family].iter().filter(|(_, server)| NEAR.contains(&&**server));
+        near.map(|(client, _)| client.clone()).nth(n).unwrap()
+    };
+    let stop = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let browsers: Vec<_> = (0..100)
+            .map(|n| (n % 2, near(n % 2, n / 2)))
+            .map(|(family, client)| scope.spawn(move || browse(lab, family, &client, stop)))
+            .collect();
+        let surfers: Vec<_> = (0..2)
+            .map(|family| (family, near(family, 60)))
+            .map(|(family, client)| scope.spawn(move || surf(lab, family, &client, stop)))
+            .collect();
+        let (cut, far, others) = ([HOSTS[1], FAR[0], FAR[1]], HOSTS[1], [HOSTS[0], HOSTS[2]]);
+        cut_off(lab, &cut);
+        say(&format!("cut in two: the router sends clients elsewhere after {:.1?}", lab.sends_to(&["2", "4"])));
+        FAR.iter().for_each(|server| becomes(lab, &others, server, "down"));
+        NEAR.iter().for_each(|server| becomes(lab, &[far], server, "down"));
+        eventually("it goes by itself", || status(lab, far)["group"]["health"]["stance"] == "alone");
+        join_again(lab, &cut);
+        lab.sends_to(&["2", "3", "4"]);
+        are_together(lab, &HOSTS);
+        NEAR.iter().chain(&FAR).for_each(|server| becomes(lab, &HOSTS, server, "up"));
         drop(when_done);
         let requests: usize = browsers.into_iter().map(|browser| browser.join().unwrap().0).sum();
         let fetched: usize = surfers.into_iter().map(|surfer| surfer.join().unwrap()).sum();

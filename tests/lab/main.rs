@@ -6,7 +6,7 @@
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `isolation` (the dispatcher is cut off), `restart` (kill -9 under load), `figures` (what it prints and
 //!   logs), `privileges` (what it may still do), `prometheus` (which scrapes it; `dashboard`: and answers Grafana), `refusals` (why it does not start), `supervisor` (what a service manager is told), `flood` (limits),
 //!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should),
-//!   `quic` (whose clients change their addresses), `announce` (routes for routing daemons, from one dispatcher), `several` (three of them behind BGP, two behind VRRP), `group` (which share a store), `page` (in a `browser`, where there is one)
+//!   `quic` (whose clients change their addresses), `announce` (routes for routing daemons, from one dispatcher), `several` (three of them behind BGP), `pair` (two behind VRRP), `group` (which share a store), `page` (in a `browser`, where there is one)
 //!
 //! A lab with a dispatcher that polls has the machine for itself; of others there are two at once. What has nothing to do with engines is tried with the
 //! engine in the kernel.
@@ -38,6 +38,7 @@ mod network;
 mod operator;
 mod packets;
 mod page;
+mod pair;
 mod peers;
 mod prefixes;
 mod privileges;
@@ -50,6 +51,7 @@ mod refusals;
 mod reload;
 mod restart;
 mod second_chance;
+mod second_lan;
 mod selection;
 mod servers;
 mod several;

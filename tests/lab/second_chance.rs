@@ -3,9 +3,9 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::filters::{self, Filter};
-use crate::network::{CLUSTER, Lab, SERVERS, clients, eventually, say, write_config};
+use crate::group::{Etcd, are_together, becomes, join};
+use crate::network::{CLUSTER, Lab, SERVERS, clients, say, write_config};
 use crate::several::goes_on;
-use serde_json::Value;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -63,8 +63,15 @@ fn broken(connections: &mut [Connection]) -> usize {
     connections.iter_mut().filter_map(|(connection, server)| (!goes_on(connection, server)).then_some(())).count()
 }
 
-/// A drain, a server more, and a dispatcher that dies and comes back, while 1,260 connections are open that began before, between and
-/// after. None breaks.
+/// The services alone, as they are published for a group.
+fn services(config: &str) -> String {
+    let mut table: toml::Table = config.parse().unwrap();
+    table.retain(|section, _| section == "service");
+    table.to_string()
+}
+
+/// A drain and a server more, ordered once for the group, and a dispatcher that dies and comes back, while 1,260 connections are open that began
+/// before, between and after. None breaks.
 #[test]
 fn a_drain_a_server_more_and_a_dispatcher_s_death_at_once_break_no_connection() {
     let Some(lab) = &Lab::up(&["--dispatchers", "3", "--engine", "xdp"]) else { return };
@@ -78,28 +85,24 @@ fn a_drain_a_server_more_and_a_dispatcher_s_death_at_once_break_no_connection() 
         let decap = format!("\n[decap]\npins = \"{}\"\n", lab.file("bpf").display());
         write_config(&filters::config(lab, server), &(own + &decap));
     }
+    let _etcd = Etcd::serve(lab);
+    for (host, config) in HOSTS.iter().zip(&configs) {
+        join(config, host, "health = \"shared\"\nconfig = \"etcd\"\n");
+    }
     let decaps: Vec<Filter> = SERVERS.iter().map(|server| Filter::decap(lab, server)).collect();
     let _dispatchers: Vec<_> =
         HOSTS.iter().zip(&configs).map(|(host, config)| Dispatcher::start_on(lab, host, config, &[])).collect();
     lab.sends_to(&["2", "3", "4"]);
+    are_together(lab, &HOSTS);
 
     let mut connections = begin(lab);
-    HOSTS.iter().for_each(|host| drop(lab.ctl_on(host, &["drain", "web1"])));
+    lab.ctl_on(HOSTS[0], &["drain", "web1"]);
+    becomes(lab, &HOSTS, "web1", "draining");
     connections.extend(begin(lab));
-    for (host, (config, text)) in HOSTS.iter().zip(configs.iter().zip(&whole)) {
-        write_config(config, text);
-        lab.ctl_on(host, &["reload"]);
-    }
-    for host in HOSTS {
-        eventually(&format!("{host} has the server"), || {
-            let status: Value = serde_json::from_str(&lab.ctl_on(host, &["status", "--json"])).unwrap();
-            let mut services = status["services"].as_array().unwrap().iter().take(2);
-            services.all(|service| {
-                let servers = service["servers"].as_array().unwrap();
-                servers.iter().any(|server| server["name"] == "web4" && server["state"] == "up")
-            })
-        });
-    }
+    let published = lab.file("services.toml");
+    write_config(&published, &services(&whole[0]));
+    lab.ctl_on(HOSTS[2], &["publish", published.to_str().unwrap()]);
+    becomes(lab, &HOSTS, "web4", "up");
     connections.extend(begin(lab));
     let count = |server: &str| connections.iter().filter(|(_, has)| has.as_deref() == Some(server)).count();
     let (first, fourth) = (count("web1\n"), count("web4\n"));

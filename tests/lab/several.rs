@@ -1,4 +1,4 @@
-//! Several dispatchers behind one router: by BGP, which the operator's BIRD speaks with what `packaging/` says, and as a pair by VRRP.
+//! Several dispatchers behind one router, by BGP: BIRD and FRR speak it, with what `packaging/` says.
 
 use crate::dispatcher::Dispatcher;
 use crate::network::{
@@ -9,12 +9,10 @@ use crate::restart::browse;
 use crate::stop::Stop;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -320,112 +318,4 @@ fn a_dispatcher_that_dies_during_a_drain_breaks_only_what_began_since_on_the_dra
             lost + kept
         ));
     }
-}
-
-/// keepalived in a dispatcher, with what `packaging/` says but for the interface and the path of `oneip`.
-fn keepalived(lab: &Lab, host: &str) -> Child {
-    let script = lab.file(&format!("{host}.ready"));
-    let socket = lab.file(&format!("{host}.sock"));
-    let text = format!("#!/bin/sh\nexec {} ctl --socket {} ready\n", env!("CARGO_BIN_EXE_oneip"), socket.display());
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/keepalived.conf");
-    let packaged = fs::read_to_string(packaged).unwrap();
-    let config = lab.file(&format!("{host}.keepalived.conf"));
-    let ready = format!("script \"{}\"", script.display());
-    fs::write(&config, packaged.replace("eth1", "lan0").replace("script \"/usr/bin/oneip ctl ready\"", &ready))
-        .unwrap();
-    let mut command = lab.command(host, "keepalived");
-    command.args(["--dont-fork", "--log-console", "--vrrp", "-f"]).arg(config);
-    command.arg("-p").arg(lab.file(&format!("{host}.keepalived.pid")));
-    command.arg("-r").arg(lab.file(&format!("{host}.vrrp.pid")));
-    let log = File::create(lab.file(&format!("{host}.keepalived.log"))).unwrap();
-    command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
-}
-
-/// The dispatchers that have the virtual addresses, as far as these can be used.
-fn holders<'h>(lab: &Lab, hosts: &[&'h str]) -> Vec<&'h str> {
-    let has = |host: &&&str| {
-        let text = lab.ip(host, "-br address show dev lan0 up");
-        text.contains("192.0.2.254/") && text.contains("2001:db8:2::254/")
-    };
-    hosts.iter().filter(has).copied().collect()
-}
-
-#[test]
-fn of_a_pair_one_has_the_virtual_addresses_and_the_other_takes_them_and_no_connection_breaks() {
-    let Some(lab) = &Lab::up(&["--dispatchers", "2", "--engine", "xdp"]) else { return };
-    let hosts = ["dispatcher1", "dispatcher2"];
-    lab.ip("router", "route add 203.0.113.80/32 via 192.0.2.254 metric 2");
-    lab.ip("router", "-6 route add 2001:db8:80::80/128 via 2001:db8:2::254 metric 2");
-    let dispatchers = hosts.map(|host| Dispatcher::start_on(lab, host, &lab.several(host), &[]));
-    let mut daemons = hosts.map(|host| keepalived(lab, host));
-    eventually("one has the addresses", || holders(lab, &hosts).len() == 1);
-    let has = holders(lab, &hosts)[0];
-    let other = |host: &str| if host == hosts[0] { hosts[1] } else { hosts[0] };
-
-    // A ghost: who asks the LAN for the cluster address hears nothing from anybody.
-    for (family, address) in [("-4", "203.0.113.80"), ("-6", "2001:db8:80::80")] {
-        let on_link = format!("{address} dev lan0 metric 1");
-        lab.ip("router", &format!("{family} route add {on_link}"));
-        let asked = lab.command("router", "ping").args(["-c1", "-W4", address]).output().unwrap();
-        assert!(!asked.status.success(), "{address}");
-        let neighbour = lab.ip("router", &format!("neighbour show {address}"));
-        assert!(!neighbour.is_empty() && !neighbour.contains("lladdr"), "it was asked for: {neighbour}");
-        lab.ip("router", &format!("{family} route del {on_link}"));
-    }
-
-    let stop = &AtomicBool::new(false);
-    thread::scope(|scope| {
-        let when_done = Stop(stop);
-        let both = [0, 1].map(clients);
-        let browsers: Vec<_> = (0..30)
-            .map(|n| (n % 2, both[n % 2][n].clone()))
-            .map(|(family, client)| scope.spawn(move || browse(lab, family, &client, stop)))
-            .collect();
-        let moves_to = |host: &str| eventually("the other has the addresses", || holders(lab, &hosts) == [host]);
-
-        lab.ctl_on(has, &["withdraw"]);
-        say(&format!("withdrawn: the other has the virtual addresses after {:.1?}", moves_to(other(has))));
-        lab.ctl_on(has, &["announce"]);
-        // Until it is a backup: rise is 3, every second.
-        eventually("it could take them again", || backups_of(lab, has) >= 2);
-        assert_eq!(holders(lab, &hosts), [other(has)], "and nothing moves for that");
-
-        // The process alone: what comes is dispatched by the program in the kernel until routers know.
-        let at = hosts.iter().position(|host| *host == other(has)).unwrap();
-        kill_process(Pid::from_child(dispatchers[at].child()), Signal::KILL).unwrap();
-        say(&format!("kill -9: the other has the virtual addresses after {:.1?}", moves_to(has)));
-        let config = lab.file(&format!("{}.toml", other(has)));
-        let before = backups_of(lab, other(has));
-        let _again = Dispatcher::start_on(lab, other(has), &config, &[]);
-        eventually("it is back", || backups_of(lab, other(has)) > before);
-
-        // The process alone, which stands still: it does not say that it is ready, and what comes is dispatched all the same.
-        let (at, before) = (hosts.iter().position(|host| *host == has).unwrap(), backups_of(lab, has));
-        kill_process(Pid::from_child(dispatchers[at].child()), Signal::STOP).unwrap();
-        say(&format!("stopped: the other has the virtual addresses after {:.1?}", moves_to(other(has))));
-        kill_process(Pid::from_child(dispatchers[at].child()), Signal::CONT).unwrap();
-        eventually("it is back", || backups_of(lab, has) > before);
-        assert_eq!(holders(lab, &hosts), [other(has)], "and nothing moves for that");
-
-        // The whole box.
-        lab.ip("lan", &format!("link set {} down", other(has)));
-        let took = eventually("the first has the addresses", || holders(lab, &[has]).len() == 1);
-        say(&format!("a dead box: the other has the virtual addresses after {took:.1?}"));
-        thread::sleep(Duration::from_secs(2));
-        drop(when_done);
-        let requests: usize = browsers.into_iter().map(|browser| browser.join().unwrap().0).sum();
-        say(&format!("30 connections with {requests} requests: none broke"));
-        assert!(requests > 500);
-    });
-    for daemon in &mut daemons {
-        kill_process(Pid::from_child(daemon), Signal::TERM).unwrap();
-        daemon.wait().unwrap();
-    }
-}
-
-fn backups_of(lab: &Lab, host: &str) -> usize {
-    let log = fs::read_to_string(lab.file(&format!("{host}.keepalived.log"))).unwrap();
-    log.matches("(dispatchers4) Entering BACKUP STATE").count()
 }

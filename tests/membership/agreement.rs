@@ -146,6 +146,39 @@ fn one_alone_changes_nothing_and_two_of_three_do() {
 }
 
 #[test]
+fn who_is_found_down_without_the_others_keeps_its_connections_until_they_say_so_too() {
+    for (others_find, after) in [(UP, Verdict::Up), (DOWN, Verdict::Down)] {
+        let mut member = together("d1", None);
+        let say = |member: &mut Agreement, found: Option<Finding>| {
+            for name in ["d2", "d3"] {
+                let mut other = together(name, None);
+                other.find(S1, found);
+                member.hear(name, Some(view(&other))).expect("it fits");
+            }
+        };
+        let in_doubt = |member: &Agreement| member.is_in_doubt(S1.0, S1.1);
+        member.find(S1, UP);
+        say(&mut member, UP);
+        settled(&mut member);
+        member.set_stance(Stance::Waiting);
+        assert_eq!((settled(&mut member), in_doubt(&member)), (vec![], false));
+        member.find(S1, DOWN);
+        assert_eq!((settled(&mut member), counts(&member), in_doubt(&member)), (vec![2], Verdict::Down, true));
+        member.set_stance(Stance::Alone);
+        assert_eq!((settled(&mut member), counts(&member), in_doubt(&member)), (vec![], Verdict::Down, true));
+        // Its connections are another matter from then on, whatever counts.
+        say(&mut member, others_find);
+        member.set_stance(Stance::Together);
+        assert_eq!((settled(&mut member), counts(&member), in_doubt(&member)), (vec![2], after, false));
+        // Who was down for all is not in doubt.
+        member.set_stance(Stance::Alone);
+        let goes_by_itself = if after == Verdict::Up { vec![2] } else { vec![] };
+        assert_eq!((settled(&mut member), counts(&member)), (goes_by_itself, Verdict::Down));
+        assert_eq!(in_doubt(&member), after == Verdict::Up);
+    }
+}
+
+#[test]
 fn without_the_others_what_counts_stays_until_a_check_here_changes_or_it_is_alone() {
     let mut other = together("d2", None);
     other.find(S1, UP);

@@ -82,6 +82,10 @@ impl View {
 #[derive(Clone, Copy)]
 struct Place {
     counts: Verdict,
+    /// What counted when this member was together with the others last; `Unknown`: it has not been yet.
+    agreed: Verdict,
+    /// See [`Agreement::is_in_doubt`].
+    in_doubt: bool,
     /// What this member finds.
     own: Option<Finding>,
     /// What it found last, if it finds nothing at the moment.
@@ -253,6 +257,11 @@ impl Agreement {
                 };
                 place.is_new = false;
                 is_other |= std::mem::replace(&mut place.counts, counts) != counts;
+                if self.stance == Stance::Together {
+                    place.agreed = counts;
+                }
+                let is_alone_with_it = counts == Verdict::Down && matches!(place.agreed, Verdict::Up | Verdict::Held);
+                is_other |= std::mem::replace(&mut place.in_doubt, is_alone_with_it) != is_alone_with_it;
             }
             judged.push((at, is_other));
         }
@@ -293,6 +302,12 @@ impl Agreement {
     /// What counts; `None`: its service is not checked.
     pub fn counts(&self, service: usize, server: usize) -> Option<Verdict> {
         self.place(service, server).map(|place| place.counts)
+    }
+
+    /// Whether this member alone has found it down, since it last knew what the others find, and they had it up: it may be this member
+    /// that is cut off, with some of the servers, and the server that serves its clients by way of the others.
+    pub fn is_in_doubt(&self, service: usize, server: usize) -> bool {
+        self.place(service, server).is_some_and(|place| place.in_doubt)
     }
 
     /// Whether this member checks it.
@@ -362,6 +377,8 @@ impl Checked {
         order.sort_by_key(|at| &service.servers[*at].name);
         let place = |server: &crate::model::Server| Place {
             counts: Verdict::Unknown,
+            agreed: Verdict::Unknown,
+            in_doubt: false,
             own: None,
             last: None,
             is_new: false,

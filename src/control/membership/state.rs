@@ -70,7 +70,11 @@ impl Membership {
             seconds => format!("keeps its connections for {seconds} s more"),
         };
         let by_check = match verdict {
-            Verdict::Down => Some(Judged { may: true, ..Judged::new(State::Down, why()) }),
+            Verdict::Down => {
+                // Who may serve by way of others gets no new clients here, and keeps its connections.
+                let keeps = self.agreement.as_ref().is_some_and(|agreement| agreement.is_in_doubt(service, server));
+                Some(Judged { may: true, keeps, ..Judged::new(State::Down, why()) })
+            }
             Verdict::Held => Some(Judged { may: true, ..Judged::new(State::Held, why()) }),
             Verdict::Up | Verdict::Unknown => None,
         };

@@ -18,7 +18,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::eal;
 use super::error::DpdkError;
 use super::ethdev::{Facts, Port, Refusal, Setup};
-use super::frames::{Pool, Queue};
+use super::frames::{Pool, Queues};
 use crate::limits::{DRAIN, MAX_VLAN_TAGS, RELEASE};
 use crate::model::{Dpdk, Mac};
 use crate::wire::ethernet::{HEADER_LEN, VLAN_TAG_LEN};
@@ -31,16 +31,17 @@ const ROOM_STEP: u16 = 1024;
 /// Kernel drivers that leave a device to programs like this one; and mlx4 and mlx5, with which kernel and DPDK share it.
 const FIT_DRIVERS: [&str; 5] = ["vfio-pci", "igb_uio", "uio_pci_generic", "mlx5_core", "mlx4_core"];
 
-/// The device of a `Device`, with what DPDK knows of it.
+/// A device in service, with what DPDK knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Description {
+    pub port: Port,
     pub driver: String,
     pub mac: Mac,
     /// What the device does for us, in words.
     pub offloads: String,
 }
 
-/// A share in a running device: it is closed when all have gone.
+/// A share in running devices: they are closed when all have gone.
 #[derive(Clone)]
 pub(super) struct Lease {
     _open: Sender<Infallible>,
@@ -54,7 +55,7 @@ impl Lease {
     }
 }
 
-/// The thread that has the device. Waits for its end when dropped, for some time: drop what holds a `Queue` first.
+/// The thread that has the devices. Waits for its end when dropped, for some time: drop what holds `Queues` first.
 pub(super) struct PreviousOwner {
     lease: Option<Lease>,
     thread: Option<JoinHandle<()>>,
@@ -70,26 +71,31 @@ impl Drop for PreviousOwner {
         }
         // Not finished: a start was refused so late that workers turn already, and the process is about to end.
         if thread.is_finished() && thread.join().is_err() {
-            tracing::warn!("the thread that closes the device ended in a panic");
+            tracing::warn!("the thread that closes the devices ended in a panic");
         }
     }
 }
 
 /// What the writer's thread has to tell at the start.
-type Opened = Result<(Description, Vec<Queue>), DpdkError>;
+type Opened = Result<(Vec<Description>, Vec<Queues>), DpdkError>;
 
-/// Starts DPDK and the device.
-pub(super) fn open(settings: &Dpdk, cores: &[usize]) -> Result<(Description, Vec<Queue>, PreviousOwner), DpdkError> {
-    check_pci(&settings.port).transpose()?;
-    let arguments = eal::arguments(&settings.eal, &settings.port, cores);
+/// Starts DPDK and the devices; what each worker gets.
+pub(super) fn open(
+    settings: &Dpdk,
+    cores: &[usize],
+) -> Result<(Vec<Description>, Vec<Queues>, PreviousOwner), DpdkError> {
+    for port in &settings.ports {
+        check_pci(port).transpose()?;
+    }
+    let arguments = eal::arguments(&settings.eal, &settings.ports, cores);
     let (lease, all_returned) = lease();
     let (tell, told) = bounded::<Opened>(1);
     let (settings, share) = (settings.clone(), lease.clone());
     let life = move || live(arguments, &settings, share, &tell, &all_returned);
     let thread = thread::Builder::new().name("oneip-dpdk".into()).spawn(life).map_err(DpdkError::Thread)?;
     let previous_owner = PreviousOwner { lease: Some(lease), thread: Some(thread) };
-    let (description, queues) = told.recv().expect("the thread answers before it ends")?;
-    Ok((description, queues, previous_owner))
+    let (descriptions, queues) = told.recv().expect("the thread answers before it ends")?;
+    Ok((descriptions, queues, previous_owner))
 }
 
 fn lease() -> (Lease, Receiver<Infallible>) {
@@ -108,48 +114,87 @@ fn live(
     let leaked = Arc::clone(&lease.leaked);
     let started = eal::start(arguments).and_then(|()| Running::start(settings, lease));
     match started {
-        Ok((mut running, description, queues)) => {
+        Ok((mut running, descriptions, queues)) => {
             running.leaked = leaked;
             // Nobody listens only if the other side is in a panic.
-            let _ = tell.send(Ok((description, queues)));
+            let _ = tell.send(Ok((descriptions, queues)));
             let _ = all_returned.recv();
         }
         Err(error) => _ = tell.send(Err(error)),
     }
 }
 
-/// A started device. Closed when dropped.
+/// Started devices. Closed when dropped.
 struct Running {
-    name: String,
-    port: Port,
+    devices: Vec<Started>,
+    /// By worker: what it has to receive into, from all devices, and how many mbufs these are.
     pools: Vec<(Pool, u32)>,
     leaked: Arc<AtomicBool>,
 }
 
+/// One of them.
+struct Started {
+    name: String,
+    port: Port,
+}
+
 impl Running {
-    fn start(settings: &Dpdk, lease: Lease) -> Result<(Running, Description, Vec<Queue>), DpdkError> {
-        let mut running = Running {
-            name: settings.port.clone(),
-            port: find(&settings.port)?,
-            pools: Vec::new(),
-            leaked: Arc::clone(&lease.leaked),
-        };
-        let facts = running.port.facts().map_err(|reason| running.failed("describe", reason))?;
-        running.check(settings, &facts)?;
+    fn start(settings: &Dpdk, lease: Lease) -> Result<(Running, Vec<Description>, Vec<Queues>), DpdkError> {
+        let mut running = Running { devices: Vec::new(), pools: Vec::new(), leaked: Arc::clone(&lease.leaked) };
+        for name in &settings.ports {
+            running.devices.push(Started { name: name.clone(), port: find(name)? });
+        }
+        let facts = |device: &Started| device.port.facts().map_err(|reason| device.failed("describe", reason));
+        let facts = running.devices.iter().map(facts).collect::<Result<Vec<_>, _>>()?;
         let queues = running.set_up(settings, &facts, &lease)?;
-        running.port.start().map_err(|reason| running.failed("start", reason))?;
-        let spread = match settings.queues {
-            1 => None,
-            _ if facts.spread != 0 => Some("RSS"),
-            _ => Some("no RSS that could be chosen"),
-        };
-        let offloads: Vec<&str> = facts.fast_free.then_some("fast free").into_iter().chain(spread).collect();
-        let offloads = if offloads.is_empty() { "no offloads".to_owned() } else { offloads.join(", ") };
-        Ok((running, Description { driver: facts.driver, mac: facts.mac, offloads }, queues))
+        for device in &running.devices {
+            device.port.start().map_err(|reason| device.failed("start", reason))?;
+        }
+        let described = running.devices.iter().zip(facts).map(|(device, facts)| {
+            let offloads = offloads(&facts, settings.queues);
+            Description { port: device.port, driver: facts.driver, mac: facts.mac, offloads }
+        });
+        let described = described.collect();
+        Ok((running, described, queues))
     }
 
-    fn check(&self, settings: &Dpdk, facts: &Facts) -> Result<(), DpdkError> {
+    fn set_up(&mut self, settings: &Dpdk, facts: &[Facts], lease: &Lease) -> Result<Vec<Queues>, DpdkError> {
+        let mut rings = Vec::with_capacity(facts.len());
+        for (device, facts) in self.devices.iter().zip(facts) {
+            rings.push(device.configure(settings, facts)?);
+        }
+        let in_rings = rings.iter().map(|(receive, transmit)| u32::from(*receive) + u32::from(*transmit)).sum();
+        let least = Dpdk::least_mbufs(in_rings);
+        let mbufs = settings.mbufs.unwrap_or_else(|| Dpdk::default_mbufs(in_rings));
+        let names = || settings.ports.join(" and ");
+        if mbufs < least {
+            return Err(DpdkError::FewMbufs { port: names(), mbufs, rings: in_rings, least });
+        }
+        let room = room_for(settings.mtu);
+        for queue in 0..settings.queues {
+            // A name is taken once, and ports of DPDK are numbered anew when one has gone.
+            let name = format!("oneip-{}-{queue}", self.devices[0].port.number());
+            let pool = Pool::new(&name, mbufs, room, facts[0].node);
+            self.pools.push((pool.map_err(|reason| no_memory(names(), queue, mbufs, room, reason))?, mbufs));
+            let (pool, _) = &self.pools[usize::from(queue)];
+            for ((device, facts), rings) in self.devices.iter().zip(facts).zip(&rings) {
+                let done = device.port.set_up_queue(queue, *rings, facts.node, pool);
+                done.map_err(|reason| device.failed("set up a queue of", reason))?;
+            }
+        }
+        let of_worker = |(number, (pool, total)): (usize, &(Pool, u32))| {
+            let ports = self.devices.iter().map(|device| device.port);
+            Queues::new(ports, number as u16, pool, *total, lease.clone())
+        };
+        Ok(self.pools.iter().enumerate().map(of_worker).collect())
+    }
+}
+
+impl Started {
+    /// Descriptors of a receive and of a transmit ring.
+    fn configure(&self, settings: &Dpdk, facts: &Facts) -> Result<(u16, u16), DpdkError> {
         let (port, queues, mtu) = (self.name.clone(), settings.queues, settings.mtu);
+        let Facts { spread, fast_free, .. } = *facts;
         if queues > facts.most_queues {
             return Err(DpdkError::FewQueues { port, queues, most: facts.most_queues });
         }
@@ -157,42 +202,15 @@ impl Running {
         if !(least..=most).contains(&mtu) {
             return Err(DpdkError::Mtu { port, mtu, least, most });
         }
-        if queues > 1 && facts.spread == 0 {
+        if queues > 1 && spread == 0 {
             tracing::warn!(
                 "{port} does not report how it spreads frames over its queues: check that all of them receive frames"
             );
         }
-        Ok(())
-    }
-
-    fn set_up(&mut self, settings: &Dpdk, facts: &Facts, lease: &Lease) -> Result<Vec<Queue>, DpdkError> {
-        let Facts { spread, fast_free, node, .. } = *facts;
-        let setup = Setup { queues: settings.queues, mtu: settings.mtu, spread, fast_free };
+        let setup = Setup { queues, mtu, spread, fast_free };
         self.port.configure(&setup).map_err(|reason| self.failed("configure", reason))?;
-        let wanted = (settings.descriptors, settings.descriptors);
-        let rings = self.port.descriptors(wanted.0, wanted.1);
-        let rings = rings.map_err(|reason| self.failed("choose the rings of", reason))?;
-        let in_rings = u32::from(rings.0) + u32::from(rings.1);
-        let least = Dpdk::least_mbufs(in_rings);
-        let mbufs = settings.mbufs.unwrap_or_else(|| Dpdk::default_mbufs(in_rings));
-        if mbufs < least {
-            return Err(DpdkError::FewMbufs { port: self.name.clone(), mbufs, rings: in_rings, least });
-        }
-        let room = room_for(settings.mtu);
-        for queue in 0..settings.queues {
-            // A name is taken once, and ports of DPDK are numbered anew when one has gone.
-            let pool = Pool::new(&format!("oneip-{}-{queue}", self.port.number()), mbufs, room, node);
-            let pool = pool.map_err(|reason| self.no_memory(queue, mbufs, room, reason))?;
-            self.pools.push((pool, mbufs));
-            let (pool, _) = &self.pools[usize::from(queue)];
-            self.port
-                .set_up_queue(queue, rings, node, pool)
-                .map_err(|reason| self.failed("set up a queue of", reason))?;
-        }
-        let queue = |(number, (pool, total)): (usize, &(Pool, u32))| {
-            Queue::new(self.port, number as u16, pool, *total, lease.clone())
-        };
-        Ok(self.pools.iter().enumerate().map(queue).collect())
+        let rings = self.port.descriptors(settings.descriptors, settings.descriptors);
+        rings.map_err(|reason| self.failed("choose the rings of", reason))
     }
 
     fn failed(&self, step: &'static str, reason: Refusal) -> DpdkError {
@@ -202,29 +220,41 @@ impl Running {
             false => DpdkError::Setup { port, step, reason: reason.to_string(), log: eal::said() },
         }
     }
+}
 
-    fn no_memory(&self, queue: u16, count: u32, room: u16, reason: Refusal) -> DpdkError {
-        // What DPDK puts around a frame: the mbuf's own 128 bytes, the headroom, the pool's header.
-        let kib = u64::from(count) * (u64::from(room) + 384) / 1024;
-        let reason = if reason.is_out_of_memory() { "it is used up".to_owned() } else { reason.to_string() };
-        DpdkError::NoMemory { port: self.name.clone(), queue, count, kib, reason }
-    }
+fn offloads(facts: &Facts, queues: u16) -> String {
+    let spread = match queues {
+        1 => None,
+        _ if facts.spread != 0 => Some("RSS"),
+        _ => Some("no RSS that could be chosen"),
+    };
+    let offloads: Vec<&str> = facts.fast_free.then_some("fast free").into_iter().chain(spread).collect();
+    if offloads.is_empty() { "no offloads".to_owned() } else { offloads.join(", ") }
+}
+
+fn no_memory(port: String, queue: u16, count: u32, room: u16, reason: Refusal) -> DpdkError {
+    // What DPDK puts around a frame: the mbuf's own 128 bytes, the headroom, the pool's header.
+    let kib = u64::from(count) * (u64::from(room) + 384) / 1024;
+    let reason = if reason.is_out_of_memory() { "it is used up".to_owned() } else { reason.to_string() };
+    DpdkError::NoMemory { port, queue, count, kib, reason }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // What is in the rings to be sent goes out yet.
         thread::sleep(DRAIN);
-        if let Err(reason) = self.port.close() {
-            let name = &self.name;
-            tracing::warn!("{name} cannot be closed: {reason}; {}", eal::said());
-            // The device may hold frames still.
+        let close = |Started { name, port }: &Started| {
+            port.close().inspect_err(|reason| tracing::warn!("{name} cannot be closed: {reason}; {}", eal::said()))
+        };
+        // A device that is not closed may hold frames still.
+        if self.devices.iter().map(close).filter(Result::is_err).count() > 0 {
             return;
         }
         for (pool, total) in self.pools.drain(..) {
             let idle = pool.idle();
             if self.leaked.load(Ordering::Relaxed) || idle != total {
-                tracing::error!("{}: {} frames were not given back", self.name, total - idle);
+                let names: Vec<&str> = self.devices.iter().map(|device| &*device.name).collect();
+                tracing::error!("{}: {} frames were not given back", names.join(" and "), total - idle);
                 continue;
             }
             pool.free();

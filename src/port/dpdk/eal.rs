@@ -55,8 +55,8 @@ pub(super) fn start(arguments: Vec<String>) -> Result<(), DpdkError> {
 /// The whole command line of DPDK: the configured arguments, behind those that we want unless they say otherwise.
 ///
 /// Nothing of ours is left behind by a process that dies: memory and state stay in memory. The one thread that DPDK counts as
-/// its own is bound to no core; workers bind themselves. And of all devices of the host only the configured one is touched.
-pub(super) fn arguments(configured: &[String], port: &str, cores: &[usize]) -> Vec<String> {
+/// its own is bound to no core; workers bind themselves. And of all devices of the host only the configured ones are touched.
+pub(super) fn arguments(configured: &[String], ports: &[String], cores: &[usize]) -> Vec<String> {
     let given = |name: &str| configured.iter().any(|argument| argument.split('=').next() == Some(name));
     let cores = cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut arguments = vec![format!("--lcores=0@({cores})"), "--no-telemetry".to_owned()];
@@ -65,10 +65,11 @@ pub(super) fn arguments(configured: &[String], port: &str, cores: &[usize]) -> V
     } else if !given("--huge-dir") && !given("--file-prefix") {
         arguments.push("--in-memory".to_owned());
     }
-    match super::device::pci_address(port) {
-        Some(_) => arguments.extend(["-a".to_owned(), port.to_owned()]),
-        None => arguments.push("--no-pci".to_owned()),
+    let pci: Vec<_> = ports.iter().filter(|port| super::device::pci_address(port).is_some()).collect();
+    if pci.is_empty() {
+        arguments.push("--no-pci".to_owned());
     }
+    pci.into_iter().for_each(|port| arguments.extend(["-a".to_owned(), port.clone()]));
     arguments.extend_from_slice(configured);
     arguments
 }
@@ -120,15 +121,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn line(configured: &[&str], port: &str) -> String {
-        let configured: Vec<String> = configured.iter().map(|argument| argument.to_string()).collect();
-        arguments(&configured, port, &[0, 2]).join(" ")
+    fn line(configured: &[&str], ports: &str) -> String {
+        let [configured, ports] = [configured.to_vec(), ports.split(' ').collect()]
+            .map(|texts| texts.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        arguments(&configured, &ports, &[0, 2]).join(" ")
     }
 
     #[test]
-    fn only_the_configured_device_is_touched_and_nothing_is_left_behind() {
+    fn only_the_configured_devices_are_touched_and_nothing_is_left_behind() {
         assert_eq!(line(&[], "net_null0"), "--lcores=0@(0,2) --no-telemetry --in-memory --no-pci");
         assert_eq!(line(&[], "0000:03:00.0"), "--lcores=0@(0,2) --no-telemetry --in-memory -a 0000:03:00.0");
+        assert_eq!(
+            line(&[], "0000:03:00.0 net_null0 0000:03:00.1"),
+            "--lcores=0@(0,2) --no-telemetry --in-memory -a 0000:03:00.0 -a 0000:03:00.1"
+        );
         assert_eq!(
             line(&["--no-huge", "-m", "256"], "net_null0"),
             "--lcores=0@(0,2) --no-telemetry --no-shconf --no-pci --no-huge -m 256"

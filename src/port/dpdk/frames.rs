@@ -1,8 +1,8 @@
-//! Frames, the pool they come from and the queue they go through. The unsafe room of the data path.
+//! Frames, the pool they come from and the queues they go through. The unsafe room of the data path.
 //!
 //! An mbuf is either DPDK's or ours. Ours are `Frame`s, which nobody can copy or make: a `Frame` is made only of what a
-//! device or pool has just handed out, and is used up by what gives it back. A pool lives until every queue of its device
-//! has gone and the device is closed (`device`).
+//! device or pool has just handed out, and is used up by what gives it back. A pool lives until every queue of its devices
+//! has gone and the devices are closed (`device`).
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -13,8 +13,9 @@ use std::ptr::NonNull;
 use super::device::Lease;
 use super::ethdev::{self, Port, Refusal};
 use super::sys;
-use crate::limits::{BURST, MBUF_CACHE};
+use crate::limits::{BURST, MAX_INTERFACES, MBUF_CACHE};
 use crate::port::Burst;
+use arrayvec::ArrayVec;
 
 /// An mbuf of ours. Linear: dropping one leaks it, which the ledger shows.
 #[repr(transparent)]
@@ -23,7 +24,7 @@ pub struct Frame(NonNull<sys::rte_mbuf>);
 // SAFETY: whoever has the frame is the only one to touch the mbuf, on whatever thread that is.
 unsafe impl Send for Frame {}
 
-/// The frames of one queue.
+/// The frames of one worker.
 pub(super) struct Pool(NonNull<sys::rte_mempool>);
 
 // SAFETY: a mempool may be used by any thread; what belongs to one thread in it, its cache, DPDK finds by that thread.
@@ -56,34 +57,40 @@ impl Pool {
     }
 }
 
-/// A queue of a running device, in each direction.
-pub(super) struct Queue {
-    port: Port,
-    queue: u16,
+/// A queue of each running device, in each direction, with one pool: what came by one can leave by another.
+pub(super) struct Queues {
+    /// By link.
+    ports: ArrayVec<Port, MAX_INTERFACES>,
+    /// Their number on each.
+    number: u16,
     pool: NonNull<sys::rte_mempool>,
     total: u32,
-    /// As long as this is there, so are the device and the pool.
+    /// As long as this is there, so are the devices and the pool.
     lease: Lease,
     /// DPDK did not want to know a thread of ours.
     refused: bool,
-    // A queue may wander from thread to thread, but belongs to one at a time.
+    // Queues may wander from thread to thread, but belong to one at a time.
     one_thread: PhantomData<Cell<()>>,
 }
 
 // SAFETY: a queue may be used by any thread as long as it is one at a time, which `&mut self` sees to.
-unsafe impl Send for Queue {}
+unsafe impl Send for Queues {}
 
-impl Queue {
-    pub(super) fn new(port: Port, queue: u16, pool: &Pool, total: u32, lease: Lease) -> Queue {
-        Queue { port, queue, pool: pool.0, total, lease, refused: false, one_thread: PhantomData }
-    }
-
-    pub(super) fn port(&self) -> Port {
-        self.port
+impl Queues {
+    /// The queue of this number of each port.
+    pub(super) fn new(
+        ports: impl IntoIterator<Item = Port>,
+        number: u16,
+        pool: &Pool,
+        total: u32,
+        lease: Lease,
+    ) -> Queues {
+        let ports = ports.into_iter().collect();
+        Queues { ports, number, pool: pool.0, total, lease, refused: false, one_thread: PhantomData }
     }
 
     pub(super) fn number(&self) -> u16 {
-        self.queue
+        self.number
     }
 
     pub(super) fn total(&self) -> u32 {
@@ -106,29 +113,46 @@ impl Queue {
         }
     }
 
-    /// Appends received frames until the burst is full or none is waiting; how many.
+    /// Appends frames received by a link until the burst is full or none is waiting; how many.
     #[inline]
-    pub(super) fn receive(&mut self, burst: &mut Burst<Frame>) -> usize {
+    pub(super) fn receive(&mut self, link: usize, burst: &mut Burst<Frame>) -> usize {
         let (length, room) = (burst.len(), burst.remaining_capacity());
         // SAFETY: behind the burst's frames there is room for so many more, each a pointer, of which the call fills the first
         // `count` with frames that are ours from then on.
-        unsafe {
+        let received = unsafe {
             let free = burst.as_mut_ptr().add(length).cast::<*mut sys::rte_mbuf>();
-            let count = sys::oneip_rx_burst(self.port.number(), self.queue, free, room as u16) as usize;
+            let count = sys::oneip_rx_burst(self.ports[link].number(), self.number, free, room as u16) as usize;
             burst.set_len(length + count);
             count
+        };
+        if self.ports.len() > 1 {
+            burst[length..].iter_mut().for_each(|frame| self.set_link(frame, link));
         }
+        received
     }
 
-    /// Sends from the front of the burst what the device takes; the rest stays.
+    /// The link that a frame came by. An mbuf's field for its port has that, where there are several: not every driver fills it.
+    #[inline(always)]
+    pub(super) fn link(&self, frame: &Frame) -> usize {
+        // SAFETY: the mbuf is ours, by the frame.
+        if self.ports.len() == 1 { 0 } else { unsafe { frame.0.as_ref() }.port.into() }
+    }
+
+    #[inline(always)]
+    pub(super) fn set_link(&mut self, frame: &mut Frame, link: usize) {
+        // SAFETY: the mbuf is ours, by the frame. Nobody else reads the field of one that is.
+        unsafe { frame.0.as_mut() }.port = link as u16;
+    }
+
+    /// Sends by a link from the front of the burst what the device takes; the rest stays.
     #[inline]
-    pub(super) fn send(&mut self, burst: &mut Burst<Frame>) {
+    pub(super) fn send(&mut self, link: usize, burst: &mut Burst<Frame>) {
         let count = burst.len();
         self.check(burst);
         // SAFETY: a burst is `count` pointers to frames of ours; the first `sent` are not ours any more, and leave the burst.
         let sent = unsafe {
             let frames = burst.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
-            sys::oneip_tx_burst(self.port.number(), self.queue, frames, count as u16) as usize
+            sys::oneip_tx_burst(self.ports[link].number(), self.number, frames, count as u16) as usize
         };
         if sent == count {
             burst.clear();
@@ -234,7 +258,7 @@ impl Queue {
     }
 }
 
-impl Drop for Queue {
+impl Drop for Queues {
     fn drop(&mut self) {
         // SAFETY: nothing but this thread is concerned; one that DPDK does not know of is left as it is.
         unsafe { sys::rte_thread_unregister() };

@@ -1,4 +1,4 @@
-//! One queue as a `Port`.
+//! A worker's queues, one of each device, as a `Port`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use super::clock::Clock;
 use super::ethdev;
-use super::frames::{Frame, Queue};
+use super::frames::{Frame, Queues};
 use super::kernel::End;
-use crate::limits::{BURST, DRAIN};
+use crate::limits::{BURST, DRAIN, MAX_INTERFACES};
 use crate::model::Mac;
 use crate::port::{Burst, Ledger, Port};
+use arrayvec::ArrayVec;
 
 /// Where frames go that are not for a cluster address.
 pub(super) enum Passing {
@@ -22,47 +23,56 @@ pub(super) enum Passing {
     Nowhere,
 }
 
-/// A queue of a device. The device is closed when all its queues have gone.
+/// A queue of each device. The devices are closed when all their queues have gone.
 pub struct Dpdk {
-    queue: Queue,
-    /// The device's own, in the upper six bytes of a little-endian word.
-    mac: u64,
+    queues: Queues,
+    links: ArrayVec<Link, MAX_INTERFACES>,
+    /// The one that is asked for frames first: each has its turns.
+    first: usize,
     clock: Clock,
-    /// When the device was last asked for frames, in ticks and in nanoseconds.
+    /// When the devices were last asked for frames, in ticks and in nanoseconds.
     asked: u64,
     asked_ns: u64,
-    /// Frames to send that the device had no room for.
-    pending: Burst<Frame>,
     lent: usize,
-    /// Frames that the device has taken to send them.
+    /// Frames that a device has taken to send them.
     left: u64,
-    passing: Passing,
     received: Arc<AtomicU64>,
 }
 
+/// What belongs to one of the devices.
+pub(super) struct Link {
+    /// The device's own, in the upper six bytes of a little-endian word.
+    mac: u64,
+    /// Frames to send that the device had no room for.
+    pending: Burst<Frame>,
+    passing: Passing,
+}
+
+impl Link {
+    pub(super) fn new(mac: Mac, passing: Passing) -> Link {
+        let [a, b, c, d, e, f] = mac.0;
+        Link { mac: u64::from_le_bytes([0, 0, a, b, c, d, e, f]), pending: Burst::new(), passing }
+    }
+}
+
 impl Dpdk {
-    pub(super) fn new(queue: Queue, mac: Mac, passing: Passing) -> Dpdk {
+    pub(super) fn new(queues: Queues, links: impl IntoIterator<Item = Link>) -> Dpdk {
         Dpdk {
-            queue,
-            mac: upper(mac.0),
+            queues,
+            links: links.into_iter().collect(),
+            first: 0,
             clock: Clock::new(),
             asked: ethdev::ticks(),
             asked_ns: 0,
-            pending: Burst::new(),
             lent: 0,
             left: 0,
-            passing,
             received: Arc::default(),
         }
     }
 
-    /// The queue's number on the device.
+    /// The queues' number on each device.
     pub fn queue(&self) -> u16 {
-        self.queue.number()
-    }
-
-    pub(super) fn device(&self) -> ethdev::Port {
-        self.queue.port()
+        self.queues.number()
     }
 
     /// A count of the frames received, for any thread to read.
@@ -85,45 +95,45 @@ impl Dpdk {
     /// Sends what had no room before, and then what the kernel sends.
     #[inline]
     fn send_for_kernel(&mut self) {
-        if !self.pending.is_empty() {
-            self.send_pending();
-        }
-        let Passing::Tap(end) = &self.passing else { return };
-        let before = self.pending.len();
-        while !self.pending.is_full()
-            && let Some(frame) = end.receive(|bytes| self.queue.make(bytes))
-        {
-            // Without an mbuf the frame is lost, as on a link that is overrun.
-            self.pending.extend(frame);
-        }
-        if self.pending.len() > before {
-            self.send_pending();
+        for at in 0..self.links.len() {
+            if !self.links[at].pending.is_empty() {
+                self.send_pending(at);
+            }
+            let Link { passing: Passing::Tap(end), pending, .. } = &mut self.links[at] else { continue };
+            let before = pending.len();
+            while !pending.is_full()
+                && let Some(frame) = end.receive(|bytes| self.queues.make(bytes))
+            {
+                // Without an mbuf the frame is lost, as on a link that is overrun.
+                pending.extend(frame);
+            }
+            if pending.len() > before {
+                self.send_pending(at);
+            }
         }
     }
 
     #[inline]
-    fn send_pending(&mut self) {
-        let before = self.pending.len();
-        self.queue.send(&mut self.pending);
-        self.left += (before - self.pending.len()) as u64;
+    fn send_pending(&mut self, link: usize) {
+        let pending = &mut self.links[link].pending;
+        let before = pending.len();
+        self.queues.send(link, pending);
+        self.left += (before - pending.len()) as u64;
     }
-}
-
-fn upper(mac: [u8; 6]) -> u64 {
-    let [a, b, c, d, e, f] = mac;
-    u64::from_le_bytes([0, 0, a, b, c, d, e, f])
 }
 
 impl Drop for Dpdk {
     /// What waits to be sent is counted as forwarded: it gets the time that a stop has anyway.
     fn drop(&mut self) {
         let give_up = Instant::now() + DRAIN;
-        while !self.pending.is_empty() && Instant::now() < give_up {
-            self.queue.send(&mut self.pending);
+        for (at, Link { pending, .. }) in self.links.iter_mut().enumerate() {
+            while !pending.is_empty() && Instant::now() < give_up {
+                self.queues.send(at, pending);
+            }
+            self.queues.free(pending);
         }
-        self.queue.free(&mut self.pending);
         if self.lent > 0 {
-            self.queue.leak();
+            self.queues.leak();
         }
     }
 }
@@ -135,7 +145,7 @@ impl Port for Dpdk {
 
     #[inline]
     fn service(&mut self) {
-        self.queue.settle();
+        self.queues.settle();
         self.clock.keep(self.asked);
         self.send_for_kernel();
     }
@@ -144,7 +154,14 @@ impl Port for Dpdk {
     fn rx(&mut self, burst: &mut Burst<Frame>) {
         self.asked = ethdev::ticks();
         self.asked_ns = self.clock.at(self.asked);
-        let received = self.queue.receive(burst);
+        let (links, before) = (self.links.len(), burst.len());
+        let mut link = self.first;
+        for _ in 0..links {
+            self.queues.receive(link, burst);
+            link = if link + 1 == links { 0 } else { link + 1 };
+        }
+        self.first = if self.first + 1 == links { 0 } else { self.first + 1 };
+        let received = burst.len() - before;
         self.lent += received;
         // The only writer: no read-modify-write.
         self.received.store(self.received.load(Relaxed) + received as u64, Relaxed);
@@ -152,31 +169,33 @@ impl Port for Dpdk {
 
     #[inline]
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        self.queue.bytes(frame)
+        self.queues.bytes(frame)
     }
 
     #[inline]
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        self.queue.bytes_mut(frame)
+        self.queues.bytes_mut(frame)
     }
 
     #[inline]
     fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        self.queue.prepend(frame, len);
+        self.queues.prepend(frame, len);
     }
 
     #[inline]
     fn strip(&mut self, frame: &mut Frame, len: usize) {
-        self.queue.strip(frame, len);
+        self.queues.strip(frame, len);
     }
 
     #[inline]
     fn resize(&mut self, frame: &mut Frame, len: usize) {
-        self.queue.resize(frame, len);
+        self.queues.resize(frame, len);
     }
 
-    fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {
-        let frame = self.queue.blank(len)?;
+    fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {
+        let mut frame = self.queues.blank(len)?;
+        let link = self.queues.link(with);
+        self.queues.set_link(&mut frame, link);
         self.lent += 1;
         Some(frame)
     }
@@ -186,7 +205,8 @@ impl Port for Dpdk {
     #[inline]
     fn is_ours(&self, frame: &Frame) -> bool {
         // Two bytes more than the address, in one word; what is shorter is no frame.
-        self.queue.bytes(frame).first_chunk().is_some_and(|head| u64::from_le_bytes(*head) << 16 == self.mac)
+        let mac = self.links[self.queues.link(frame)].mac;
+        self.queues.bytes(frame).first_chunk().is_some_and(|head| u64::from_le_bytes(*head) << 16 == mac)
     }
 
     /// When the device was asked for the burst. How long a frame had waited in its ring then, nobody knows.
@@ -201,46 +221,61 @@ impl Port for Dpdk {
         self.clock.now()
     }
 
+    #[inline(always)]
+    fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    #[inline(always)]
+    fn link(&self, frame: &Frame) -> usize {
+        self.queues.link(frame)
+    }
+
     /// A ring's room cannot be asked for, but a burst's worth may always wait here.
     #[inline]
-    fn room(&mut self, _link: usize) -> usize {
-        BURST - self.pending.len()
+    fn room(&mut self, link: usize) -> usize {
+        BURST - self.links[link].pending.len()
     }
 
     #[inline]
-    fn tx(&mut self, _link: usize, burst: &mut Burst<Frame>) {
+    fn tx(&mut self, link: usize, burst: &mut Burst<Frame>) {
         self.lent -= burst.len();
-        if self.pending.is_empty() {
+        if self.links[link].pending.is_empty() {
             let before = burst.len();
-            self.queue.send(burst);
+            self.queues.send(link, burst);
             self.left += (before - burst.len()) as u64;
         }
         if !burst.is_empty() {
-            self.pending.extend(burst.drain(..));
-            self.send_pending();
+            self.links[link].pending.extend(burst.drain(..));
+            self.send_pending(link);
         }
     }
 
     #[inline]
     fn free(&mut self, burst: &mut Burst<Frame>) {
         self.lent -= burst.len();
-        self.queue.free(burst);
+        self.queues.free(burst);
     }
 
     fn pass_room(&mut self) -> usize {
-        match &self.passing {
+        let room = |link: &Link| match &link.passing {
             Passing::Tap(end) => end.room(),
             Passing::Seen => usize::MAX,
             Passing::Nowhere => 0,
-        }
+        };
+        self.links.iter().map(room).min().unwrap_or(0)
     }
 
     fn pass(&mut self, burst: &mut Burst<Frame>) {
-        if let Passing::Tap(end) = &self.passing
-            && !burst.is_empty()
-        {
-            burst.iter().for_each(|frame| end.send(self.queue.bytes(frame)));
-            end.ring();
+        for frame in &*burst {
+            if let Passing::Tap(end) = &self.links[self.queues.link(frame)].passing {
+                end.send(self.queues.bytes(frame));
+            }
+        }
+        for link in self.links.iter().filter(|_| !burst.is_empty()) {
+            if let Passing::Tap(end) = &link.passing {
+                end.ring();
+            }
         }
         self.free(burst);
     }
@@ -248,8 +283,9 @@ impl Port for Dpdk {
     /// Idle is what the pool counts, and what is neither there nor lent must be in the device: a frame that went astray shows as one
     /// that never leaves it, and when the device is closed it is missed.
     fn ledger(&self) -> Ledger {
-        let (total, idle) = (self.queue.total() as usize, self.queue.idle() as usize);
-        let (in_device, sending) = (total.saturating_sub(idle + self.lent), self.pending.len());
+        let (total, idle) = (self.queues.total() as usize, self.queues.idle() as usize);
+        let in_device = total.saturating_sub(idle + self.lent);
+        let sending = self.links.iter().map(|link| link.pending.len()).sum();
         Ledger { total, idle, lent: self.lent, in_device, sending, left: self.left }
     }
 }
