@@ -111,6 +111,9 @@ fuzz() {
     CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a CARGO_TARGET_DIR=target nice cargo check --manifest-path tests/fuzz/Cargo.toml
 }
 
+# What tests that failed said last stands at the end again.
+said=$(mktemp)
+exec > >(tee "$said") 2>&1
 scripts/setup.sh --dpdk --guest --browser --package
 step format cargo fmt --check
 if [[ -n $quick ]]; then
@@ -131,6 +134,14 @@ else
     step dpdk run_tests --features dpdk --test dpdk
 fi
 
+if ((failed)); then
+    # By then tee has written the rest.
+    sleep 1
+    printf '\n== what failed\n'
+    grep -aE '^test .* \.\.\. FAILED$|^error' "$said" || true
+    grep -a -A 5 ' panicked at ' "$said" | cut -c 1-400 | head -n 80 || true
+fi
+rm -f "$said"
 printf '\n'
 printf '%s\n' "${summary[@]}"
 exit "$failed"

@@ -28,7 +28,7 @@ const NEXT: [&[&str]; 3] =
     [&[], &["docs/commands.md", "docs/limits-and-lists.md", "docs/operations.md"], &["docs/broadcast.md"]];
 
 /// Whatever hangs is ended, with all that it has started.
-const MOST_SECONDS: &str = "240";
+const MOST_SECONDS: &str = "900";
 
 /// Directories of the machine that commands use, empty here; a host name of the pages' own.
 const PREPARED: &str = r#"
