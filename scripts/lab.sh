@@ -251,7 +251,8 @@ END
     if [[ -n $broadcast ]]; then
         printf '[filter]\ninterface = "lan0"\npins = "%s"\n\n[admin]\n' "$RUN/bpf"
     else
-        printf '[dispatcher]\npins = "%s"\n%sinterface = "lan0"\n\n' "$RUN/bpf${bgp:+/$1}" "${engine:+engine = \"$engine\"$'\n'}"
+        # Whatever else runs on this machine needs its cores too.
+        printf '[dispatcher]\npins = "%s"\nidle = "sleep"\n%sinterface = "lan0"\n\n' "$RUN/bpf${bgp:+/$1}" "${engine:+engine = \"$engine\"$'\n'}"
         printf '[admin]\nsocket = "%s"\nstate = "%s"\n' "$2" "$3"
         [[ -z $bgp ]] || printf '\n[announce]\n'
         [[ -z $deliver ]] || printf '\n[decap]\npins = "%s"\nsources = ["192.0.2.2", "2001:db8:2::2"]\n' "$RUN/bpf"

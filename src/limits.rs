@@ -2,10 +2,12 @@
 
 mod group;
 mod quic;
+mod turns;
 mod watching;
 
 pub use group::*;
 pub use quic::*;
+pub use turns::*;
 pub use watching::*;
 
 use std::ops::RangeInclusive;
@@ -59,16 +61,6 @@ pub const MAX_WEIGHT: u32 = 65_535;
 pub const DEFAULT_FLOWS: u32 = 1 << 20;
 
 pub const MAX_FLOWS: u32 = 1 << 26;
-
-/// How long a worker may be without a turn before its frames are dispatched by the program in front of its ring, where the
-/// configuration does not say; in milliseconds. A ring holds what comes in a few.
-pub const DEFAULT_HEARTBEAT_MS: u32 = 100;
-
-/// The least is twice what the coarse clock may be behind (10 ms, at 100 Hz).
-pub const HEARTBEAT_MS: RangeInclusive<u32> = 20..=60_000;
-
-/// A worker says that it turns once in so many turns.
-pub const BEAT_TURNS: u32 = 16;
 
 /// How long connections stay on their server through a change, where the configuration does not say; in seconds.
 pub const DEFAULT_DRAIN_S: u32 = 600;

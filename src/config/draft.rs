@@ -17,8 +17,8 @@ use crate::limits::{
     MAX_SERVERS, MAX_SERVICES, MAX_SLOTS, MAX_VLAN, MAX_WEIGHT, TUNNEL_SOURCES,
 };
 use crate::model::{
-    Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Limit, Mac, OddLimit, PINS, Plan,
-    Port, Prefix, Selection, Server, ServerId, Service, Tags, Xdp,
+    Admin, Announce, Decap, Dispatcher, Engine, Filter, Group, HashInput, HashKey, Idle, Limit, Mac, OddLimit, PINS,
+    Plan, Port, Prefix, Selection, Server, ServerId, Service, Tags, Xdp,
 };
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,7 @@ pub struct DispatcherDraft {
     interfaces: InterfacesDraft,
     /// `None` where none is given: `AfXdp`.
     pub engine: Option<At<Engine>>,
+    idle: Idle,
     flows: u32,
     heartbeat: Duration,
     xdp: Option<Xdp>,
@@ -173,6 +174,8 @@ impl DispatcherDraft {
             let form = schema::ROOT.key("dpdk").form;
             report.missing(engine.at, format!("engine = \"dpdk\" needs a device; write {form}"));
         }
+        let idles = [("poll", Idle::Poll), ("sleep", Idle::Sleep)];
+        let idle = section.text("idle", report, value::choice("idle", idles)).map(|idle| idle.value);
         let flows = section.integer("flows", 0..=MAX_FLOWS, report).map_or(DEFAULT_FLOWS, |flows| flows.value);
         let heartbeat_ms = section.integer("heartbeat_ms", HEARTBEAT_MS, report).map(|ms| ms.value);
         let heartbeat = Duration::from_millis(heartbeat_ms.unwrap_or(DEFAULT_HEARTBEAT_MS).into());
@@ -185,6 +188,7 @@ impl DispatcherDraft {
         DispatcherDraft {
             interfaces,
             engine,
+            idle: idle.unwrap_or_default(),
             flows,
             heartbeat,
             xdp,
@@ -202,7 +206,7 @@ impl DispatcherDraft {
             Some(draft) => Some(draft.into_dpdk()?),
             None => None,
         };
-        let DispatcherDraft { interfaces, engine, flows, heartbeat, .. } = self;
+        let DispatcherDraft { interfaces, engine, idle, flows, heartbeat, .. } = self;
         let InterfacesDraft { names, queues, cores } = interfaces;
         let mut names = names.into_iter().map(|name| name.value);
         let DispatcherDraft { xdp, pins, source, mtu, gateway_mac, limit_sources, .. } = self;
@@ -214,6 +218,7 @@ impl DispatcherDraft {
             queues,
             engine,
             cores,
+            idle,
             flows,
             heartbeat,
             xdp,

@@ -55,6 +55,7 @@ pub static DISPATCHER: Schema = Schema {
         required("interface", "interface = \"eth1\""),
         optional("engine", "engine = \"af_xdp\""),
         optional("cores", "cores = [2, 3]"),
+        optional("idle", "idle = \"poll\""),
         optional("flows", "flows = 1048576"),
         optional("heartbeat_ms", "heartbeat_ms = 100"),
         optional("source", "source = [\"192.0.2.2\"]"),

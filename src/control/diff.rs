@@ -26,6 +26,7 @@ pub fn needs_restart(old: &Plan, new: &Plan, side: Side) -> Vec<&'static str> {
             differ(old.engine != new.engine, "[dispatcher] engine");
             differ(old.cores != new.cores, "[dispatcher] cores");
             differ(old.queues != new.queues, "[[dispatcher.interface]] queues or cores");
+            differ(old.idle != new.idle, "[dispatcher] idle");
             differ(old.flows != new.flows, "[dispatcher] flows");
             differ(old.heartbeat != new.heartbeat, "[dispatcher] heartbeat_ms");
             differ(old.source != new.source, "[dispatcher] source");

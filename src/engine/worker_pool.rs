@@ -5,21 +5,26 @@
 use crate::error::Failure;
 use crate::hash::Key;
 use crate::host::privileges;
+use crate::limits::{BEAT_TURNS, IDLE_MOST, IDLE_PAUSE, IDLE_TURNS};
 use crate::metrics::collect::{self, Collector, ReadDevice, Reports, Sources, Stats, Troubles};
 use crate::metrics::source::{Source, boxed};
 use crate::metrics::summary::Summary;
 use crate::metrics::worker::{self, View, WorkerMetrics};
-use crate::model::Plan;
+use crate::model::{Dispatcher, Idle, Plan};
 use crate::port::Port;
 use crate::table::Table;
 use crate::table::flow_table::FlowTable;
 use crate::table::publish::{self, Publisher};
 use crate::worker::Worker;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Makes the flow tables of a worker, by its number: one for each queue of its port. The first one's number among those of all workers comes
 /// with them.
@@ -67,6 +72,7 @@ impl WorkerPool {
             troubles: Troubles::default(),
         };
         let stop = Arc::new(AtomicBool::new(false));
+        let sleep = plan.dispatcher.as_ref().and_then(longest_sleep);
         let workers = ports.len();
         let mut by_core: BTreeMap<usize, Vec<_>> = BTreeMap::new();
         for (number, (port, reader)) in ports.into_iter().zip(readers).enumerate() {
@@ -80,7 +86,7 @@ impl WorkerPool {
                 pin(core);
                 // Here, so that their memory is near the core.
                 let worker = |(number, port, reader)| Worker::over(port, reader, flow_tables(number));
-                work(&mut parts.into_iter().map(worker).collect::<Vec<_>>(), &stop);
+                work(&mut parts.into_iter().map(worker).collect::<Vec<_>>(), &stop, sleep);
             })?);
         }
         let collector = thread::Builder::new().name("oneip-stats".into()).spawn(move || {
@@ -124,6 +130,18 @@ impl WorkerPool {
     }
 }
 
+/// Sleeps until frames have come to one of the workers, at most for so long.
+fn wait_for_frames<P: Port>(workers: &[Worker<P>], most: Duration) {
+    let events: Vec<BorrowedFd> = workers.iter().flat_map(|worker| worker.port().events()).collect();
+    if events.is_empty() {
+        return thread::sleep(most.min(IDLE_PAUSE));
+    }
+    let mut waited: Vec<PollFd> = events.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
+    // Interrupted, it looks for frames all the same.
+    let _: Result<usize, Errno> = poll(&mut waited, Some(&most));
+}
+
 #[cfg(test)]
 impl WorkerPool {
     /// A worker that no frame comes to.
@@ -156,13 +174,27 @@ fn pin(core: usize) {
     }
 }
 
-/// The life of a thread, with the workers of its core. Each of them ends with an empty turn, or with as many frames as can have waited when
+/// How long workers may sleep while nothing comes, without being taken for gone. `None`: they do not.
+fn longest_sleep(dispatcher: &Dispatcher) -> Option<Duration> {
+    (dispatcher.idle == Idle::Sleep).then(|| IDLE_MOST.min(dispatcher.heartbeat / 4))
+}
+
+/// The life of a thread, with the workers of its core. `sleep`: how long it may sleep while nothing comes. Each of them ends with an empty turn, or with as many frames as can have waited when
 /// it was told to: a device that is not detached (DPDK) goes on receiving.
-fn work<P: Port>(workers: &mut [Worker<P>], stop: &AtomicBool) {
+fn work<P: Port>(workers: &mut [Worker<P>], stop: &AtomicBool, sleep: Option<Duration>) {
     privileges::drop_all();
+    let mut quiet = 0;
     while !stop.load(Relaxed) {
+        let mut any = false;
         for worker in &mut *workers {
-            worker.turn();
+            any |= !worker.turn().is_empty();
+        }
+        let Some(most) = sleep else { continue };
+        quiet = if any { 0 } else { quiet + 1 };
+        if quiet >= IDLE_TURNS {
+            wait_for_frames(workers, most);
+            // As many as it takes to say that they turn.
+            quiet -= BEAT_TURNS;
         }
     }
     for worker in workers {

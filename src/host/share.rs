@@ -116,7 +116,7 @@ fn by_cores(dispatcher: &Dispatcher, queues: &[u32]) -> Option<(Vec<usize>, Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Engine, PINS, Queues};
+    use crate::model::{Engine, Idle, PINS, Queues};
     use std::time::Duration;
 
     /// With interfaces of which so much is said.
@@ -128,6 +128,7 @@ mod tests {
             queues: queues.to_vec(),
             engine: Engine::AfXdp,
             cores: None,
+            idle: Idle::Poll,
             flows: 0,
             heartbeat: Duration::ZERO,
             xdp: None,

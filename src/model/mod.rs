@@ -95,6 +95,8 @@ pub struct Dispatcher {
     pub engine: Engine,
     /// One worker per queue on these cores; `None`: the cores near the NIC, or what `queues` say.
     pub cores: Option<Vec<usize>>,
+    /// What a worker does while nothing comes.
+    pub idle: Idle,
     /// Flows that are remembered for a queue while a change is under way.
     pub flows: u32,
     /// A worker without a turn for longer hangs.
@@ -113,6 +115,16 @@ pub struct Dispatcher {
     pub gateway_mac: Option<Mac>,
     /// Cells for what sources are limited by.
     pub limit_sources: u32,
+}
+
+/// What workers do while nothing comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Idle {
+    /// They ask again at once: nothing waits for a wakeup, and their cores are theirs.
+    #[default]
+    Poll,
+    /// They sleep until something comes: their cores are free meanwhile.
+    Sleep,
 }
 
 /// The queues of an interface.

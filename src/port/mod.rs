@@ -19,6 +19,7 @@ pub const NO_DPDK: &str = "this build has no DPDK port; apt-get install libdpdk-
 
 use crate::limits::BURST;
 use arrayvec::ArrayVec;
+use std::os::fd::BorrowedFd;
 
 /// Frames on loan, oldest first.
 pub type Burst<F> = ArrayVec<F, BURST>;
@@ -109,6 +110,11 @@ pub trait Port {
     /// Hands the whole burst, which is no longer than `pass_room` said, on to where it would have gone without us.
     fn pass(&mut self, burst: &mut Burst<Self::Frame>) {
         self.free(burst);
+    }
+
+    /// What becomes readable when frames come; empty: nothing says that they do.
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
     }
 
     /// Where every frame of the port is at this moment.

@@ -38,7 +38,7 @@ use crate::host::{self, confine, cores, privileges};
 use crate::metrics::collect::{Reports, say};
 use crate::metrics::latest::Latest;
 use crate::metrics::summary::Summary;
-use crate::model::{Dispatcher, Engine, Plan, Prefix};
+use crate::model::{Dispatcher, Engine, Idle, Plan, Prefix};
 use crate::netlink::kinds::{self, Use};
 use crate::netlink::{self, addresses};
 use crate::table::{TunnelEnd, families};
@@ -278,7 +278,9 @@ fn greeting(plan: &Plan, facts: &Facts, cores: &[usize], (engine, advice): (&str
         Some(share) if share.workers.len() < queues => format!("by {} workers ", share.workers.len()),
         _ => String::new(),
     };
-    let _ = writeln!(text, "  queues     {queues}, {by}{on}");
+    let sleeps = plan.dispatcher.as_ref().is_some_and(|dispatcher| dispatcher.idle == Idle::Sleep);
+    let idle = if sleeps && share.is_some() { ", asleep while nothing comes" } else { "" };
+    let _ = writeln!(text, "  queues     {queues}, {by}{on}{idle}");
     text += &services(plan);
     text
 }

@@ -2,7 +2,7 @@
 //!
 //! - `network`: a lab, its hosts, and what the clients do
 //! - `dispatcher`: `oneip run` in it, and the account it gives at the end; `filters`: `oneip filter` on its servers
-//! - the tests: `arms` (several interfaces), `queues` (several, of one), `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
+//! - the tests: `arms` (several interfaces), `queues` (several, of one), `idle` (workers while nothing comes), `selection` (who is served by whom), `packets` (fragments, ICMP, path MTU, VLAN), `servers` (which come, go and
 //!   move), `failover` (which fail), `operator` (drained, weighed, disabled by hand), `reload` (another configuration), `host` (the dispatcher's own traffic, generic XDP), `interface` (which loses its link, or goes), `isolation` (the dispatcher is cut off), `restart` (kill -9 under load), `figures` (what it prints and
 //!   logs), `privileges` (what it may still do), `prometheus` (which scrapes it; `dashboard`: and answers Grafana), `refusals` (why it does not start), `supervisor` (what a service manager is told), `flood` (limits),
 //!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should),
@@ -31,6 +31,7 @@ mod group;
 #[path = "../hlog/mod.rs"]
 mod hlog;
 mod host;
+mod idle;
 mod interface;
 mod isolation;
 mod kernel;

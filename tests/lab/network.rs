@@ -51,21 +51,21 @@ pub const XDP: [&str; 2] = ["--engine", "xdp"];
 /// Workers over AF_XDP.
 pub const AF_XDP: [&str; 2] = ["--engine", "af_xdp"];
 
-/// The machine's cores, for labs: a dispatcher whose workers poll takes them all.
-struct Turn(usize);
+/// So many labs at a time: servers, clients and programs of one take a core at times.
+struct Turn;
 
 impl Turn {
-    const CORES: usize = 2;
+    const LABS: usize = 4;
 
-    /// Waits for so many, behind those who wait already.
-    fn take(cores: usize) -> Turn {
+    /// Behind those who wait already.
+    fn take() -> Turn {
         static QUEUE: Mutex<()> = Mutex::new(());
         let _first = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
         let (taken, changed) = Turn::taken();
         let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = |taken: &mut usize| *taken + cores > Turn::CORES;
-        *changed.wait_while(taken, is_full).unwrap_or_else(PoisonError::into_inner) += cores;
-        Turn(cores)
+        let is_full = |taken: &mut usize| *taken == Turn::LABS;
+        *changed.wait_while(taken, is_full).unwrap_or_else(PoisonError::into_inner) += 1;
+        Turn
     }
 
     fn taken() -> (&'static Mutex<usize>, &'static Condvar) {
@@ -78,7 +78,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let (taken, changed) = Turn::taken();
-        *taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
+        *taken.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         changed.notify_all();
     }
 }
@@ -98,8 +98,7 @@ impl Lab {
         {
             options.extend(["--engine", engine]);
         }
-        let polls = !options.contains(&"--broadcast") && !options.contains(&"xdp");
-        let turn = Turn::take(if polls { Turn::CORES } else { 1 });
+        let turn = Turn::take();
         let name = format!("test{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Waits for the end of its input, which comes with the end of this process at the latest.
         let remover = script(&name, "sh")

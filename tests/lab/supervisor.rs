@@ -59,7 +59,7 @@ impl Manager {
 }
 
 /// The threads of a process, by name.
-fn threads(child: &Child, name: &str) -> Vec<Pid> {
+pub fn threads(child: &Child, name: &str) -> Vec<Pid> {
     let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
     let tasks = tasks.map(|task| task.unwrap().path());
     let named = tasks.filter(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == name);

@@ -3,7 +3,7 @@
 use oneip::config;
 use oneip::limits::DEFAULT_SLOTS;
 use oneip::model::{
-    Deliver, Dispatcher, Engine, HashInput, List, ListKind, Mac, PINS, Plan, Prefix, Queues, Selection, Tags,
+    Deliver, Dispatcher, Engine, HashInput, Idle, List, ListKind, Mac, PINS, Plan, Prefix, Queues, Selection, Tags,
 };
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -173,6 +173,7 @@ pub fn dispatcher(mtu: u32) -> Dispatcher {
         mtu: Some(mtu),
         gateway_mac: None,
         limit_sources: 65_536,
+        idle: Idle::Poll,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -321,6 +321,10 @@ impl Port for AfXdp {
     #[inline]
     fn queue(&self, frame: &Frame) -> usize {
         frame.queue()
+    }
+
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        self.queues.iter().map(|queue| queue.rings.socket().as_fd()).collect()
     }
 
     #[inline]

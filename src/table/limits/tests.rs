@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{
-    Admin, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, PINS, Queues, Selection, Server, Service, Tags,
+    Admin, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, Idle, PINS, Queues, Selection, Server, Service, Tags,
 };
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64 as Sum;
@@ -64,6 +64,7 @@ fn plan(cells: u32, limits: &[Limit]) -> Plan {
         mtu: None,
         gateway_mac: None,
         limit_sources: cells,
+        idle: Idle::Poll,
     };
     Plan {
         hash_key: HashKey(*b"sixteen bytes !!"),

@@ -1,9 +1,11 @@
 //! Every message of the configuration, where it stands and what it says; and what a correct file becomes.
 
+mod dpdk;
+
 use oneip::config::{self, Loaded};
 use oneip::model::{
-    Admin, AllDown, Decap, Deliver, Dispatcher, Dpdk, Engine, Exception, HashInput, HashKey, Health, Http, Mac, PINS,
-    Plan, Port, Probe, Queues, Selection, Server, Service, Tags, Transport, Via,
+    Admin, AllDown, Decap, Deliver, Dispatcher, Engine, HashInput, HashKey, Health, Http, Idle, Mac, PINS, Plan, Port,
+    Probe, Queues, Selection, Server, Service, Tags, Transport, Via,
 };
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -96,7 +98,7 @@ fn records(text: &str) -> Vec<Record<'_>> {
 
 #[test]
 fn every_message_stands_where_the_mistake_is() {
-    let records = records(include_str!("data/config-messages.txt"));
+    let records = records(include_str!("../data/config-messages.txt"));
     assert!(records.len() > 100);
     for record in records {
         let text = record.text();
@@ -179,6 +181,7 @@ weight = 1                    # default 1; 0 = configured but takes no clients
             mtu: None,
             gateway_mac: None,
             limit_sources: 65_536,
+            idle: Idle::Poll,
         }),
         filter: None,
         decap: Decap::default(),
@@ -190,52 +193,6 @@ weight = 1                    # default 1; 0 = configured but takes no clients
         services: vec![service],
     };
     assert_eq!(loaded(text).plan, plan);
-}
-
-#[test]
-fn the_dpdk_section_has_its_defaults() {
-    let dpdk = |section: &str| {
-        let text = VALID.replacen("engine = \"af_xdp\"", "engine = \"dpdk\"", 1) + "[dpdk]\n" + section;
-        loaded(&text).plan.dispatcher.unwrap().dpdk.unwrap()
-    };
-    let mut expected = Dpdk {
-        ports: vec!["0000:03:00.0".into()],
-        eal: vec![],
-        // As many as there are cores listed.
-        queues: 2,
-        descriptors: 1024,
-        mbufs: None,
-        mtu: 1500,
-        exception: Exception::Tap,
-    };
-    assert_eq!(dpdk("port = \"0000:03:00.0\""), expected);
-    expected.ports = vec!["net_af_packet0,iface=eth1".into()];
-    // This device leaves its frames to the kernel too.
-    expected.exception = Exception::Kernel;
-    assert_eq!(dpdk("port = \"net_af_packet0,iface=eth1\""), expected);
-    expected = Dpdk {
-        eal: vec!["--no-huge".into(), "-m".into(), "256".into()],
-        descriptors: 512,
-        mbufs: Some(4095),
-        mtu: 9000,
-        exception: Exception::None,
-        ..expected
-    };
-    let all = "port = \"net_af_packet0,iface=eth1\"\neal = [\"--no-huge\", \"-m\", \"256\"]\nqueues = 2\n\
-               descriptors = 512\nmbufs = 4095\nmtu = 9000\nexception = \"none\"\n";
-    assert_eq!(dpdk(all), expected);
-    let sections = "[[dispatcher.interface]]\nname = \"t1\"\n[[dispatcher.interface]]\nname = \"t2\"\n";
-    let of_one = "interface = \"eth1\"\nengine = \"af_xdp\"\ncores = [2, 3]\n";
-    let several = VALID.replacen(of_one, &format!("engine = \"dpdk\"\ncores = [2, 3]\n{sections}"), 1);
-    let ports = |ports: &str| {
-        let plan = loaded(&format!("{several}[dpdk]\nport = [{ports}]\n")).plan;
-        let dpdk = plan.dispatcher.unwrap().dpdk.unwrap();
-        (dpdk.ports, dpdk.exception)
-    };
-    let two = |ports: [&str; 2]| ports.map(str::to_owned).to_vec();
-    let (pci, copied) = (["0000:03:00.0", "0000:03:00.1"], ["net_af_packet0,iface=a", "net_af_packet1,iface=b"]);
-    assert_eq!(ports("'0000:03:00.0', '0000:03:00.1'"), (two(pci), Exception::Tap));
-    assert_eq!(ports("'net_af_packet0,iface=a', 'net_af_packet1,iface=b'"), (two(copied), Exception::Kernel));
 }
 
 #[test]
