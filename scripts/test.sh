@@ -76,14 +76,12 @@ networks() { run_tests $(named "${NETWORKS[@]:2}"); }
 # Tests of networks in the background, beside the others: what they say comes at the end. They mostly wait, the lab's the longest: what is
 # compiled for nothing else is compiled meanwhile, and stands back for them.
 both() {
-    local name folder start=$SECONDS verdict
-    local -A process
+    local name start=$SECONDS verdict
     folder=$(mktemp -d)
     for name in lab networks; do
         $name >"$folder/$name" 2>&1 &
         process[$name]=$!
     done
-    trap 'kill "${process[@]}" 2>/dev/null; rm -rf "$folder"' EXIT
     # shellcheck disable=SC2046
     step tests run_tests $(others)
     step lints nice cargo clippy --all-targets --features dpdk -- -D warnings
@@ -97,8 +95,7 @@ both() {
         cat "$folder/$name"
         note "$name" "$verdict" "$start"
     done
-    rm -rf "$folder"
-    trap - EXIT
+    process=()
 }
 
 # Shortly, where the fuzzers are built already: that takes ten minutes. Whoever changes what reads input runs scripts/fuzz.sh for longer.
@@ -112,8 +109,11 @@ fuzz() {
 }
 
 # What tests that failed said last stands at the end again.
-said=$(mktemp)
-exec > >(tee "$said") 2>&1
+said=$(mktemp) folder=''
+declare -A process=()
+trap 'kill "${process[@]}" 2>/dev/null || true; rm -rf "$said" "$folder"' EXIT
+exec 3>&1 4>&2 > >(tee "$said") 2>&1
+tee=$!
 scripts/setup.sh --dpdk --guest --browser --package
 step format cargo fmt --check
 if [[ -n $quick ]]; then
@@ -134,14 +134,14 @@ else
     step dpdk run_tests --features dpdk --test dpdk
 fi
 
+exec >&3 2>&4
+# Whatever else still has its input, a moment is enough.
+for ((tries = 0; tries < 50; tries++)); do kill -0 "$tee" 2>/dev/null || break; sleep 0.1; done
 if ((failed)); then
-    # By then tee has written the rest.
-    sleep 1
     printf '\n== what failed\n'
     grep -aE '^test .* \.\.\. FAILED$|^error' "$said" || true
     grep -a -A 5 ' panicked at ' "$said" | cut -c 1-400 | head -n 80 || true
 fi
-rm -f "$said"
 printf '\n'
 printf '%s\n' "${summary[@]}"
 exit "$failed"

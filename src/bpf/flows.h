@@ -310,19 +310,39 @@ ONCE int settle(__u32 queue, __u64 hash, const struct memory *flow, __u64 horizo
 	return 0;
 }
 
-/* Where a flow is remembered that its server keeps; the places of SYNs are behind those of flows. -1: it is not. */
-ONCE int find_kept(const struct head *head, const struct service *service, __u32 queue, __u64 hash, __u64 kept_by)
+/* As `settle`, with less of the stack. */
+ONCE int forget_place(__u32 queue, __u64 hash, __u32 place)
+{
+	__u32 part = place / (2 * BUCKET) & 1;
+	struct remembering *entry = entry_at(queue, hash, place % (2 * BUCKET), part);
+	if (entry)
+		forget(queue, entry, part);
+	return 0;
+}
+
+/* In `find_kept`, beside a queue: a connection begins. */
+#define BEGINS 0x80000000
+
+/*
+ * Where a flow is remembered that its server keeps; the places of SYNs are behind those of flows. -1: it is not. What is known of a connection
+ * that begins anew, where nothing is remembered of it, is of a server that is gone: that may come back, and would get this one.
+ */
+ONCE int find_kept(const struct head *head, const struct service *service, __u32 begins, __u64 hash, __u64 kept_by)
 {
 	if (!head || !service)
 		return -1;
+	__u32 queue = begins & ~BEGINS;
 	for (__u32 part = FLOWS; part <= SYNS; part++) {
 		struct memory flow = {};
 		int at = find_flow(queue, hash, kept_by >> SINCE, part), place = at + part * 2 * BUCKET;
 		__u64 keeper = at < 0 || recall(queue, hash, place, &flow) ? 0 : keeper_of(head, flow.server);
-		__u32 of = (keeper >> 32) - service->base;
+		/* 64 bits, or clang puts it where a pointer was, for which the verifier wants CAP_PERFMON. */
+		__u64 of = (keeper >> 32) - service->base;
 		int lasts = !(kept_by & SETTLED) || !is_silent(&flow, FLOW_ESTABLISHED_IDLE, now_ns() >> TICK);
 		if (keeper && of < service->count && lasts)
 			return place;
+		if (at >= 0 && begins & BEGINS && kept_by & SETTLED)
+			forget_place(queue, hash, place);
 	}
 	return -1;
 }
@@ -344,7 +364,8 @@ ONCE int look_up_flows(struct xdp_md *ctx, const struct head *head, struct choic
 	__u32 queue = queue_of(ctx);
 	__u32 present = present_of(head, service, choice);
 	__u64 kept_by = previous_owner_of(moves, choice, present), name = name_of(&head->flow_key, choice);
-	int remembers = !(kept_by & SETTLED), place = find_kept(head, service, queue, name, kept_by);
+	__u32 begins = whole.act == BEGIN ? BEGINS : 0;
+	int remembers = !(kept_by & SETTLED), place = find_kept(head, service, queue | begins, name, kept_by);
 	struct memory flow = {};
 	__u64 keeper = place < 0 || recall(queue, name, place, &flow) ? 0 : keeper_of(head, flow.server);
 	__u32 of = (keeper >> 32) - service->base;

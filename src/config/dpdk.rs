@@ -73,13 +73,16 @@ impl DpdkDraft {
     /// `None` where something is absent, which was reported.
     pub fn into_dpdk(self) -> Option<Dpdk> {
         let ports: Vec<String> = self.ports.into_iter().map(|port| port.value).collect();
-        // This driver alone leaves the frames to the kernel too.
-        let seen = |port: &String| port.starts_with("net_af_packet") || port.starts_with("eth_af_packet");
-        let seen = !ports.is_empty() && ports.iter().all(seen);
+        let seen = ports.iter().all(|port| is_seen(port));
         let exception = self.exception.unwrap_or(if seen { Exception::Kernel } else { Exception::Tap });
         let DpdkDraft { eal, queues, descriptors, mbufs, mtu, .. } = self;
         (!ports.is_empty()).then_some(Dpdk { ports, eal, queues, descriptors, mbufs, mtu, exception })
     }
+}
+
+/// This driver alone leaves the frames to the kernel too.
+fn is_seen(port: &str) -> bool {
+    port.starts_with("net_af_packet") || port.starts_with("eth_af_packet")
 }
 
 fn read_ports(section: &Section, report: &mut Report) -> Vec<At<String>> {
@@ -90,7 +93,7 @@ fn read_ports(section: &Section, report: &mut Report) -> Vec<At<String>> {
     let mut seen = HashMap::new();
     for port in &ports {
         let name = port.value.split(',').next().unwrap_or_default();
-        if let Some(other) = seen.insert(name, port.at) {
+        if let Some(other) = seen.insert(name.to_lowercase(), port.at) {
             let line = report.line(other);
             report.error(port.at, format!("device {name} is already given on line {line}; each interface has its own"));
         }
@@ -113,6 +116,10 @@ fn check_several(
             s(devices),
             s(names)
         ));
+    }
+    let seen = |at: usize| ports.get(at).is_some_and(|port| is_seen(&port.value));
+    if let Some(port) = ports.iter().enumerate().find(|(at, _)| seen(*at) != seen(0)).map(|(_, port)| port) {
+        report.error(port.at, "net_af_packet leaves its frames to the kernel, and other devices do not, so one `exception` does not fit both; use net_af_xdp in its place, or net_af_packet for all");
     }
     let nowhere = |exception: &&At<Exception>| exception.value == Exception::None && names > 1;
     if let Some(exception) = exception.as_ref().filter(nowhere) {

@@ -130,9 +130,8 @@ impl WorkerPool {
     }
 }
 
-/// Sleeps until frames have come to one of the workers, at most for so long.
-fn wait_for_frames<P: Port>(workers: &[Worker<P>], most: Duration) {
-    let events: Vec<BorrowedFd> = workers.iter().flat_map(|worker| worker.port().events()).collect();
+/// Sleeps until one of these becomes readable, at most for so long. Where there is none, a moment.
+fn wait(events: &[BorrowedFd<'_>], most: Duration) {
     if events.is_empty() {
         return thread::sleep(most.min(IDLE_PAUSE));
     }
@@ -192,7 +191,7 @@ fn work<P: Port>(workers: &mut [Worker<P>], stop: &AtomicBool, sleep: Option<Dur
         let Some(most) = sleep else { continue };
         quiet = if any { 0 } else { quiet + 1 };
         if quiet >= IDLE_TURNS {
-            wait_for_frames(workers, most);
+            wait(&workers.iter().flat_map(|worker| worker.port().events()).collect::<Vec<_>>(), most);
             // As many as it takes to say that they turn.
             quiet -= BEAT_TURNS;
         }
@@ -203,5 +202,26 @@ fn work<P: Port>(workers: &mut [Worker<P>], stop: &AtomicBool, sleep: Option<Dur
             let received = worker.turn().len();
             waiting = if received == 0 { 0 } else { waiting.saturating_sub(received) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn what_becomes_readable_ends_a_sleep() {
+        let [one, other] = [0, 0].map(|count| eventfd(count, EventfdFlags::CLOEXEC).expect("an event"));
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| wait(&[one.as_fd(), other.as_fd()], Duration::from_secs(3600)));
+            thread::sleep(Duration::from_millis(20));
+            assert!(!sleeper.is_finished(), "nothing has come");
+            rustix::io::write(&other, &1u64.to_ne_bytes()).expect("written");
+        });
+        // By itself at the latest then.
+        wait(&[one.as_fd()], Duration::from_millis(1));
+        wait(&[], Duration::from_secs(3600));
     }
 }

@@ -290,14 +290,14 @@ pub struct Dpdk {
 
 impl Dpdk {
     /// The least number of mbufs that a worker can do with whose rings hold so many: those, what two threads (the one that fills the
-    /// rings at first, and the worker) may have in their caches, and what the worker holds.
-    pub fn least_mbufs(in_rings: u32) -> u32 {
-        in_rings + 2 * (MBUF_CACHE * 3 / 2) + 3 * BURST as u32
+    /// rings at first, and the worker) may have in their caches, and what the worker holds: a burst waits for each device.
+    pub fn least_mbufs(in_rings: u32, devices: usize) -> u32 {
+        in_rings + 2 * (MBUF_CACHE * 3 / 2) + (2 + devices) as u32 * BURST as u32
     }
 
     /// The best number for DPDK's pools is one less than a power of two (rte_mempool.h).
-    pub fn default_mbufs(in_rings: u32) -> u32 {
-        (Dpdk::least_mbufs(in_rings) + 1).next_power_of_two() - 1
+    pub fn default_mbufs(in_rings: u32, devices: usize) -> u32 {
+        (Dpdk::least_mbufs(in_rings, devices) + 1).next_power_of_two() - 1
     }
 }
 

@@ -85,6 +85,11 @@ fn look_up(frame: &[u8], service: ServiceId, table: &Table, flows: &mut FlowTabl
             Seen::Over => flows.forget(at),
             Seen::Not => remembers = false,
         }
+    } else if packet.act == Act::Begin && !remembers {
+        // What is known is of a connection to a server that is gone. That may come back, and would get this one.
+        while let Some((_, at)) = flows.find(name, previous_owner.since(), |_| true) {
+            flows.forget(at);
+        }
     }
     let old = if kept.until_closed { Stage::Shown } else { Stage::Spare };
     let (server, stage) = match packet.act {

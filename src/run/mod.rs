@@ -103,7 +103,9 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
         runtime.block_on(async {
             let mut others = Vec::new();
             for (at, (name, egress)) in dispatcher.interfaces().zip(&facts.egresses).enumerate().skip(1) {
-                others.push(InterfaceWatch::open(name, Some(egress.source), queues(at)).await?);
+                // The kernel may give a tap of DPDK's whatever MAC.
+                let mac = facts.mac.map(|_| egress.source);
+                others.push(InterfaceWatch::open(name, mac, queues(at)).await?);
             }
             let first = InterfaceWatch::open(&facts.interface, facts.mac, queues(0)).await?;
             Ok::<_, InterfaceError>(first.with_others(others))

@@ -336,6 +336,23 @@ fn what_outlasted_its_time_stays_through_a_takeover() {
     run(fixture, &events).unwrap();
 }
 
+/// A client's connection is lost with its server, and it uses its port again; then the server is back, for what it has, and what was known of the
+/// lost connection is not of the new one.
+#[test]
+fn a_port_that_is_used_again_while_its_server_is_away_stays_where_it_is_now() {
+    let fixture = Fixture::of(&[1, 0], 1009, (Selection::Maglev, HashInput::Source), 1 << 13, true);
+    let events = [
+        Event::Begin(29),
+        Event::Add(2, 1),
+        Event::Set(0, State::Down, 0),
+        Event::Set(0, State::Down, 0),
+        Event::Wait(1),
+        Event::Again(9645, false, 0),
+        Event::Set(3, State::Draining, 0),
+    ];
+    run(fixture, &events).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::CASES, ..ProptestConfig::default() })]
 

@@ -1,8 +1,8 @@
 //! The DPDK port, on virtual devices, without a NIC or huge pages.
 //!
-//! - `null`: net_null: no frame goes astray, stop and start again
-//! - `lab`: the network of `scripts/lab.sh`, dispatched by `oneip run` over net_af_packet and net_af_xdp
-//! - `golden`: the golden frames through net_pcap come out as `oneip replay` has them, by one device and by another
+//! - `null`: net_null, one device and two: no frame goes astray, stop and start again
+//! - `lab`: the network of `scripts/lab.sh`, dispatched by `oneip run` over net_af_packet and net_af_xdp, one device and two
+//! - `golden`: the golden frames through net_pcap come out as `oneip replay` has them
 //! - `refusals`: why it does not start, and what to do about it
 //!
 //! DPDK starts once a process: all tests here use one set of arguments, and those that want others run `oneip` as a process.

@@ -178,6 +178,23 @@ fn who_is_found_down_without_the_others_keeps_its_connections_until_they_say_so_
     }
 }
 
+/// Of two, neither is the majority: what they had agreed on stays, and not what one found alone.
+#[test]
+fn what_a_member_found_alone_is_no_more_than_its_vote() {
+    let mut member = together("d1", None);
+    let mut other = together("d2", None);
+    other.find(S1, UP);
+    member.find(S1, UP);
+    member.hear("d2", Some(view(&other))).expect("it fits");
+    settled(&mut member);
+    member.set_stance(Stance::Alone);
+    member.find(S1, DOWN);
+    assert_eq!((settled(&mut member), counts(&member)), (vec![2], Verdict::Down));
+    member.set_stance(Stance::Together);
+    assert_eq!((settled(&mut member), counts(&member)), (vec![2], Verdict::Up), "a tie");
+    assert!(!member.is_in_doubt(S1.0, S1.1));
+}
+
 #[test]
 fn without_the_others_what_counts_stays_until_a_check_here_changes_or_it_is_alone() {
     let mut other = together("d2", None);

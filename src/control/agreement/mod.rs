@@ -249,8 +249,10 @@ impl Agreement {
             let Some(Checked { places, .. }) = self.services.get_mut(at).and_then(Option::as_mut) else { continue };
             let mut is_other = false;
             for place in places {
+                // What it found alone is no more than its vote.
+                let before = if place.in_doubt { place.agreed } else { place.counts };
                 let counts = match (self.stance, place.own) {
-                    (Stance::Together, own) => place.others.with(own).verdict(place.counts),
+                    (Stance::Together, own) => place.others.with(own).verdict(before),
                     (Stance::Waiting, Some(own)) if place.is_new => own.into(),
                     (Stance::Alone, Some(own)) => own.into(),
                     (Stance::Waiting, _) | (Stance::Alone, None) => place.counts,

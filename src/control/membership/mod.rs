@@ -155,6 +155,8 @@ pub struct Membership {
     /// Not up, but serving since no other server of its service was; and what it was then. When others serve again, the
     /// connections that it has stay with it.
     standing_in: HashMap<Name, Verdict>,
+    /// Found down by this member alone: until when they keep their connections.
+    in_doubt: HashMap<Name, u64>,
     /// What the filters of the other servers say.
     hearsays: Hearsays,
     /// The state of each server, and since when.
@@ -228,6 +230,7 @@ impl Membership {
             passed: 0,
             joining: HashSet::new(),
             starting: HashMap::new(),
+            in_doubt: HashMap::new(),
             standing_in: HashMap::new(),
             hearsays: Hearsays::new(),
             states: HashMap::new(),
@@ -452,6 +455,7 @@ impl Membership {
     fn judge(&mut self, service: usize, now: u64, until: Option<u64>) -> bool {
         self.shown.touch(service);
         self.start_together(service, now);
+        let until = until.or(self.doubt(service, now));
         let judged: Vec<state::Judged> =
             (0..self.plan.services[service].servers.len()).map(|server| self.judged(service, server)).collect();
         let may: Vec<bool> = judged.iter().map(|judged| judged.may).collect();

@@ -273,6 +273,7 @@ impl Membership {
         self.redrain();
         rename_keys(&mut self.states, &names);
         rename_keys(&mut self.standing_in, &names);
+        rename_keys(&mut self.in_doubt, &names);
         rename_keys(&mut self.starting, &services);
         self.denials.rename(&services);
         let mut joining = self.joining.drain().map(|name| (name, ())).collect();

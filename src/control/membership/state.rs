@@ -72,8 +72,10 @@ impl Membership {
         let by_check = match verdict {
             Verdict::Down => {
                 // Who may serve by way of others gets no new clients here, and keeps its connections.
-                let keeps = self.agreement.as_ref().is_some_and(|agreement| agreement.is_in_doubt(service, server));
-                Some(Judged { may: true, keeps, ..Judged::new(State::Down, why()) })
+                let kept = self.in_doubt.get(&name).filter(|until| **until > now);
+                let left = kept.map(|until| format!("; {} unless the group finds it down too", keeps(*until)));
+                let why = why() + &left.unwrap_or_default();
+                Some(Judged { may: true, keeps: kept.is_some(), ..Judged::new(State::Down, why) })
             }
             Verdict::Held => Some(Judged { may: true, ..Judged::new(State::Held, why()) }),
             Verdict::Up | Verdict::Unknown => None,
@@ -100,6 +102,24 @@ impl Membership {
         };
         Judged { may, ..Judged::new(State::Up, why) }
     }
+
+    /// Notes which servers of a service are in doubt from now on, and for how long. When one is not any more, its connections move no longer than
+    /// they would have, if it had never been: until then; `None`: there is none.
+    pub(super) fn doubt(&mut self, service: usize, now: u64) -> Option<u64> {
+        let agreement = self.agreement.as_ref()?;
+        let of = &self.plan.services[service];
+        let mut over = None;
+        for (at, server) in of.servers.iter().enumerate() {
+            let name = (of.name.clone(), server.name.clone());
+            if agreement.is_in_doubt(service, at) {
+                self.in_doubt.entry(name).or_insert(now + of.drain.as_nanos() as u64);
+            } else if let Some(until) = self.in_doubt.remove(&name).filter(|until| *until > now) {
+                over = Some(over.map_or(until, |over: u64| over.min(until)));
+            }
+        }
+        over
+    }
+
     /// Why it is not known yet whether a server serves.
     fn not_ready(&self, service: usize, server: usize) -> Option<&'static str> {
         if self.side == Side::Dispatcher && self.cluster.mac(service as ServiceId, server).is_none() {

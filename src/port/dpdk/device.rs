@@ -79,11 +79,11 @@ impl Drop for PreviousOwner {
 /// What the writer's thread has to tell at the start.
 type Opened = Result<(Vec<Description>, Vec<Queues>), DpdkError>;
 
-/// Starts DPDK and the devices; what each worker gets.
+/// Starts DPDK and the devices; what each worker gets. The thread that closes them comes first, to be dropped last.
 pub(super) fn open(
     settings: &Dpdk,
     cores: &[usize],
-) -> Result<(Vec<Description>, Vec<Queues>, PreviousOwner), DpdkError> {
+) -> Result<(PreviousOwner, Vec<Description>, Vec<Queues>), DpdkError> {
     for port in &settings.ports {
         check_pci(port).transpose()?;
     }
@@ -95,7 +95,7 @@ pub(super) fn open(
     let thread = thread::Builder::new().name("oneip-dpdk".into()).spawn(life).map_err(DpdkError::Thread)?;
     let previous_owner = PreviousOwner { lease: Some(lease), thread: Some(thread) };
     let (descriptions, queues) = told.recv().expect("the thread answers before it ends")?;
-    Ok((descriptions, queues, previous_owner))
+    Ok((previous_owner, descriptions, queues))
 }
 
 fn lease() -> (Lease, Receiver<Infallible>) {
@@ -164,8 +164,8 @@ impl Running {
             rings.push(device.configure(settings, facts)?);
         }
         let in_rings = rings.iter().map(|(receive, transmit)| u32::from(*receive) + u32::from(*transmit)).sum();
-        let least = Dpdk::least_mbufs(in_rings);
-        let mbufs = settings.mbufs.unwrap_or_else(|| Dpdk::default_mbufs(in_rings));
+        let least = Dpdk::least_mbufs(in_rings, facts.len());
+        let mbufs = settings.mbufs.unwrap_or_else(|| Dpdk::default_mbufs(in_rings, facts.len()));
         let names = || settings.ports.join(" and ");
         if mbufs < least {
             return Err(DpdkError::FewMbufs { port: names(), mbufs, rings: in_rings, least });

@@ -102,7 +102,7 @@ pub fn version() -> String {
 pub fn open(settings: &model::Dpdk, interfaces: &[&str], cores: &[usize]) -> Result<Devices, DpdkError> {
     let (names, mtu, queues) = (&settings.ports, settings.mtu, settings.queues);
     assert_eq!(names.len(), interfaces.len(), "the configuration has one for each");
-    let (found, of_workers, previous_owner) = device::open(settings, cores)?;
+    let (previous_owner, found, of_workers) = device::open(settings, cores)?;
     let mut ways = Vec::new();
     let mut links: Vec<Vec<Link>> = of_workers.iter().map(|_| Vec::new()).collect();
     for ((description, name), interface) in found.iter().zip(names).zip(interfaces) {
@@ -174,7 +174,7 @@ pub fn outlook(settings: &model::Dpdk, interfaces: &[&str]) -> String {
     let ports_text: String =
         ports.iter().map(|port| format!("  port       {port}: {}\n", driver_outlook(port))).collect();
     let in_rings = 2 * u32::from(*descriptors) * ports.len() as u32;
-    let mbufs = mbufs.unwrap_or_else(|| model::Dpdk::default_mbufs(in_rings));
+    let mbufs = mbufs.unwrap_or_else(|| model::Dpdk::default_mbufs(in_rings, ports.len()));
     let spread = if *queues > 1 { "RSS over the queues" } else { "no RSS, with one queue" };
     let each = if ports.len() > 1 { " of each port" } else { "" };
     let (interfaces, s) = (interfaces.join(", "), if ports.len() > 1 { "s" } else { "" });

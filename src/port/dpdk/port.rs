@@ -126,12 +126,13 @@ impl Drop for Dpdk {
     /// What waits to be sent is counted as forwarded: it gets the time that a stop has anyway.
     fn drop(&mut self) {
         let give_up = Instant::now() + DRAIN;
-        for (at, Link { pending, .. }) in self.links.iter_mut().enumerate() {
-            while !pending.is_empty() && Instant::now() < give_up {
+        while self.links.iter().any(|link| !link.pending.is_empty()) && Instant::now() < give_up {
+            for (at, Link { pending, .. }) in self.links.iter_mut().enumerate().filter(|(_, it)| !it.pending.is_empty())
+            {
                 self.queues.send(at, pending);
             }
-            self.queues.free(pending);
         }
+        self.links.iter_mut().for_each(|link| self.queues.free(&mut link.pending));
         if self.lent > 0 {
             self.queues.leak();
         }
@@ -263,7 +264,8 @@ impl Port for Dpdk {
             Passing::Seen => usize::MAX,
             Passing::Nowhere => 0,
         };
-        self.links.iter().map(room).min().unwrap_or(0)
+        // What finds no room on the way of its own link is counted there.
+        self.links.iter().map(room).max().unwrap_or(0)
     }
 
     fn pass(&mut self, burst: &mut Burst<Frame>) {
