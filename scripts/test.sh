@@ -112,7 +112,7 @@ fuzz() {
 said=$(mktemp) folder=''
 declare -A process=()
 trap 'kill "${process[@]}" 2>/dev/null || true; rm -rf "$said" "$folder"' EXIT
-exec 3>&1 4>&2 > >(tee "$said") 2>&1
+exec > >(tee "$said") 2>&1
 tee=$!
 scripts/setup.sh --dpdk --guest --browser --package
 step format cargo fmt --check
@@ -134,14 +134,16 @@ else
     step dpdk run_tests --features dpdk --test dpdk
 fi
 
-exec >&3 2>&4
-# Whatever else still has its input, a moment is enough.
-for ((tries = 0; tries < 50; tries++)); do kill -0 "$tee" 2>/dev/null || break; sleep 0.1; done
 if ((failed)); then
+    # What tee has not written yet.
+    sleep 1
     printf '\n== what failed\n'
     grep -aE '^test .* \.\.\. FAILED$|^error' "$said" || true
     grep -a -A 5 ' panicked at ' "$said" | cut -c 1-400 | head -n 80 || true
 fi
 printf '\n'
 printf '%s\n' "${summary[@]}"
+# Whoever else still has its input: tee has said all of this in a moment.
+exec >/dev/null 2>&1
+for ((tries = 0; tries < 50; tries++)); do kill -0 "$tee" || break; sleep 0.1; done
 exit "$failed"

@@ -25,7 +25,8 @@ const HALVES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 /// The hash key of all dispatchers.
 pub const KEY: &str = "8f3a1c5e7b9d2046a1b3c5d7e9f00112";
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// However slow the machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -8,7 +8,7 @@
 //!   `kernel` (the engine xdp: what goes on without a process), `broadcast` (no dispatcher, but filters), `peers` (which do not see each other as they should),
 //!   `quic` (whose clients change their addresses), `announce` (routes for routing daemons, from one dispatcher), `several` (three of them behind BGP), `pair` (two behind VRRP), `group` (which share a store), `page` (in a `browser`, where there is one)
 //!
-//! There are four at once: workers sleep while nothing comes. What has nothing to do with engines is tried with the
+//! There are three at once: workers sleep while nothing comes. What has nothing to do with engines is tried with the
 //! engine in the kernel.
 
 mod announce;

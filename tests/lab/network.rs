@@ -55,7 +55,7 @@ pub const AF_XDP: [&str; 2] = ["--engine", "af_xdp"];
 struct Turn;
 
 impl Turn {
-    const LABS: usize = 4;
+    const LABS: usize = 3;
 
     /// Behind those who wait already.
     fn take() -> Turn {
