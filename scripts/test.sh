@@ -137,9 +137,11 @@ fi
 if ((failed)); then
     # What tee has not written yet.
     sleep 1
-    printf '\n== what failed\n'
-    grep -aE '^test .* \.\.\. FAILED$|^error' "$said" || true
-    grep -a -A 5 ' panicked at ' "$said" | cut -c 1-400 | head -n 80 || true
+    what=$(
+        grep -aE '^test .* \.\.\. FAILED$|^error' "$said" || true
+        grep -a -A 5 ' panicked at ' "$said" | cut -c 1-400 | head -n 80 || true
+    )
+    printf '\n== what failed\n%s\n' "$what"
 fi
 printf '\n'
 printf '%s\n' "${summary[@]}"

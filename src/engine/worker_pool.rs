@@ -178,8 +178,8 @@ fn longest_sleep(dispatcher: &Dispatcher) -> Option<Duration> {
     (dispatcher.idle == Idle::Sleep).then(|| IDLE_MOST.min(dispatcher.heartbeat / 4))
 }
 
-/// The life of a thread, with the workers of its core. `sleep`: how long it may sleep while nothing comes. Each of them ends with an empty turn, or with as many frames as can have waited when
-/// it was told to: a device that is not detached (DPDK) goes on receiving.
+/// The life of a thread, with the workers of its core. `sleep`: how long it may sleep while nothing comes. Each of them ends with an empty
+/// turn, or with as many frames as can have waited when it was told to: a device that is not detached (DPDK) goes on receiving.
 fn work<P: Port>(workers: &mut [Worker<P>], stop: &AtomicBool, sleep: Option<Duration>) {
     privileges::drop_all();
     let mut quiet = 0;

@@ -8,7 +8,7 @@ use crate::restart::browse;
 use crate::stop::Stop;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -67,6 +67,19 @@ pub fn becomes(lab: &Lab, hosts: &[&str], server: &str, state: &str) {
     }
 }
 
+/// A store, and three dispatchers that share health by it; with the first one's configuration.
+fn of_one_mind(lab: &Lab) -> (Etcd, Vec<Dispatcher<'_>>, PathBuf) {
+    let etcd = Etcd::serve(lab);
+    let configs = HOSTS.map(|host| lab.several(host));
+    HOSTS.iter().zip(&configs).for_each(|(host, config)| join(config, host, "health = \"shared\"\n"));
+    let dispatchers =
+        HOSTS.iter().zip(&configs).map(|(host, config)| Dispatcher::start_on(lab, host, config, &[])).collect();
+    lab.sends_to(&["2", "3", "4"]);
+    are_together(lab, &HOSTS);
+    let [first, ..] = configs;
+    (etcd, dispatchers, first)
+}
+
 pub fn are_together(lab: &Lab, hosts: &[&str]) {
     for host in hosts {
         eventually(&format!("{host} is together with the others"), || {
@@ -80,14 +93,8 @@ pub fn are_together(lab: &Lab, hosts: &[&str]) {
 #[test]
 fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
     let Some(lab) = &Lab::up(&["--dispatchers", "3", "--engine", "xdp"]) else { return };
-    let etcd = Etcd::serve(lab);
-    let configs = HOSTS.map(|host| lab.several(host));
-    HOSTS.iter().zip(&configs).for_each(|(host, config)| join(config, host, "health = \"shared\"\n"));
-    let _dispatchers: Vec<_> =
-        HOSTS.iter().zip(&configs).map(|(host, config)| Dispatcher::start_on(lab, host, config, &[])).collect();
-    lab.sends_to(&["2", "3", "4"]);
-    are_together(lab, &HOSTS);
-    let chosen = [0, 1].map(|family| lookup(&configs[0], WEB[family], &clients(family), &[]));
+    let (etcd, _dispatchers, config) = of_one_mind(lab);
+    let chosen = [0, 1].map(|family| lookup(&config, WEB[family], &clients(family), &[]));
     let served = |family: usize, n: usize| {
         let others = chosen[family].iter().filter(|(_, server)| server != "web3");
         others.map(|(client, _)| client.clone()).nth(n).unwrap()
@@ -158,14 +165,8 @@ fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
 #[test]
 fn a_lan_that_is_split_in_two_breaks_no_connection_to_a_server_in_the_half_with_the_store() {
     let Some(lab) = &Lab::up(&["--dispatchers", "3", "--engine", "xdp"]) else { return };
-    let _etcd = Etcd::serve(lab);
-    let configs = HOSTS.map(|host| lab.several(host));
-    HOSTS.iter().zip(&configs).for_each(|(host, config)| join(config, host, "health = \"shared\"\n"));
-    let _dispatchers: Vec<_> =
-        HOSTS.iter().zip(&configs).map(|(host, config)| Dispatcher::start_on(lab, host, config, &[])).collect();
-    lab.sends_to(&["2", "3", "4"]);
-    are_together(lab, &HOSTS);
-    let chosen = [0, 1].map(|family| lookup(&configs[0], WEB[family], &clients(family), &[]));
+    let (_etcd, _dispatchers, config) = of_one_mind(lab);
+    let chosen = [0, 1].map(|family| lookup(&config, WEB[family], &clients(family), &[]));
     let near = |family: usize, n: usize| {
         let near = chosen[family].iter().filter(|(_, server)| NEAR.contains(&&**server));
         near.map(|(client, _)| client.clone()).nth(n).unwrap()

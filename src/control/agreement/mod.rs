@@ -84,8 +84,6 @@ struct Place {
     counts: Verdict,
     /// What counted when this member was together with the others last; `Unknown`: it has not been yet.
     agreed: Verdict,
-    /// See [`Agreement::is_in_doubt`].
-    in_doubt: bool,
     /// What this member finds.
     own: Option<Finding>,
     /// What it found last, if it finds nothing at the moment.
@@ -96,6 +94,13 @@ struct Place {
     /// Whether this member checks it.
     is_mine: bool,
     mark: Mark,
+}
+
+impl Place {
+    /// See [`Agreement::is_in_doubt`].
+    fn is_in_doubt(&self) -> bool {
+        self.counts == Verdict::Down && matches!(self.agreed, Verdict::Up | Verdict::Held)
+    }
 }
 
 /// A service that is checked.
@@ -249,8 +254,9 @@ impl Agreement {
             let Some(Checked { places, .. }) = self.services.get_mut(at).and_then(Option::as_mut) else { continue };
             let mut is_other = false;
             for place in places {
+                let was_in_doubt = place.is_in_doubt();
                 // What it found alone is no more than its vote.
-                let before = if place.in_doubt { place.agreed } else { place.counts };
+                let before = if was_in_doubt { place.agreed } else { place.counts };
                 let counts = match (self.stance, place.own) {
                     (Stance::Together, own) => place.others.with(own).verdict(before),
                     (Stance::Waiting, Some(own)) if place.is_new => own.into(),
@@ -262,8 +268,7 @@ impl Agreement {
                 if self.stance == Stance::Together {
                     place.agreed = counts;
                 }
-                let is_alone_with_it = counts == Verdict::Down && matches!(place.agreed, Verdict::Up | Verdict::Held);
-                is_other |= std::mem::replace(&mut place.in_doubt, is_alone_with_it) != is_alone_with_it;
+                is_other |= place.is_in_doubt() != was_in_doubt;
             }
             judged.push((at, is_other));
         }
@@ -309,7 +314,7 @@ impl Agreement {
     /// Whether this member alone has found it down, since it last knew what the others find, and they had it up: it may be this member
     /// that is cut off, with some of the servers, and the server that serves its clients by way of the others.
     pub fn is_in_doubt(&self, service: usize, server: usize) -> bool {
-        self.place(service, server).is_some_and(|place| place.in_doubt)
+        self.place(service, server).is_some_and(Place::is_in_doubt)
     }
 
     /// Whether this member checks it.
@@ -380,7 +385,6 @@ impl Checked {
         let place = |server: &crate::model::Server| Place {
             counts: Verdict::Unknown,
             agreed: Verdict::Unknown,
-            in_doubt: false,
             own: None,
             last: None,
             is_new: false,
