@@ -4,10 +4,12 @@
 //! call but the port's own; the clock is read once a burst.
 
 use crate::limits::{BURST, MAX_INTERFACES};
+use crate::metrics::counters::Tally;
+use crate::metrics::histogram::Recorder;
 use crate::metrics::snapshot::WorkerReport;
 use crate::metrics::worker::WorkerMetrics;
 use crate::path::batch::Bits;
-use crate::path::encapsulate::{self, Answers, Fate, Packet, Plain, Whole};
+use crate::path::encapsulate::{self, Answers, Fate, Packet, Plain, Readdressed, Whole};
 use crate::path::rewrite;
 use crate::path::select::{AnyLimit, Outcome, Selection};
 use crate::path::trace::{Notes, Noting};
@@ -120,18 +122,18 @@ impl<P: Port> Worker<P> {
         if self.received.is_empty() {
             return &[];
         }
-        if self.port.links() == 1 && !self.tables.table().has_ways() {
-            self.dispatch::<true>();
-        } else {
-            self.dispatch::<false>();
+        match (self.port.links() == 1, self.tables.table().has_ways()) {
+            (true, false) => self.dispatch::<true, true>(),
+            (true, true) => self.dispatch::<true, false>(),
+            (false, _) => self.dispatch::<false, false>(),
         }
         self.send();
         self.selection.outcomes()
     }
 
-    /// Decides every received frame, and rewrites and counts those that go to a server. `PLAIN`: all of them go as they are, by the one link
-    /// that there is.
-    fn dispatch<const PLAIN: bool>(&mut self) {
+    /// Decides every received frame, and rewrites and counts those that go to a server. `ONE`: there is one link. `PLAIN`: all of them go as
+    /// they are, by that one.
+    fn dispatch<const ONE: bool, const PLAIN: bool>(&mut self) {
         let Worker { port, tables, selection, flow_tables, received, kept, beyond, notes, .. } = self;
         let number = tables.number();
         let (table, WorkerMetrics { tally, latency }) = tables.split();
@@ -145,9 +147,9 @@ impl<P: Port> Worker<P> {
             selection.limit(limits, now, |at| port.is_ours(&received[at]).then(|| port.bytes(&received[at]).len()));
         }
         selection.decide(table);
-        let (mut rooms, now) = (rooms::<PLAIN>(port), port.now());
+        let (mut rooms, now) = (rooms::<ONE>(port), port.now());
         if selection.is_migrating() {
-            let flow_table = |at: usize| if PLAIN { 0 } else { port.queue(&received[at]) };
+            let flow_table = |at: usize| if ONE && PLAIN { 0 } else { port.queue(&received[at]) };
             selection.look_up_flows(table, (flow_tables, flow_table), now, |at| port.bytes(&received[at]));
             for at in selection.last_chances() {
                 rewrite::mark_last_chance(port.bytes_mut(&mut received[at]));
@@ -164,13 +166,32 @@ impl<P: Port> Worker<P> {
             }
             // What does not fit is dropped here and now: a dispatcher that queues adds latency to every client and gains
             // none of them a place on a full link.
-            let link = if PLAIN { 0 } else { leaves_by(port, frame, outcome.next_hop) };
+            let link = if ONE { 0 } else { leaves_by(port, frame, outcome.next_hop) };
             if rooms[link] == 0 && outcome.is_forward() {
                 *outcome = Verdict::Drop(Reason::TxFull).into();
             }
-            let mut tunnel = None;
             if !PLAIN && outcome.next_hop.has_way() {
-                tunnel = beyond.decide(port, (at, frame), outcome, table, (&mut rooms, now));
+                // Not where somebody watches the frame as it came, nor behind one of the burst that is made ready later, so that
+                // identifications rise from frame to frame.
+                let is_seen = table.watch.is_some();
+                let bytes = port.bytes(frame);
+                if let Some(readdressed) = Readdressed::new(table, outcome.destination).filter(|_| !is_seen) {
+                    rooms[link] -= 1;
+                    note((outcome, bytes.len()), (tally, latency), (port.arrival(frame), now));
+                    readdressed.write(port.bytes_mut(frame), table, outcome.next_hop);
+                    continue;
+                }
+                if beyond.later == 0
+                    && !is_seen
+                    && let Some(plain) = Plain::new(bytes, table, outcome.destination)
+                {
+                    rooms[link] -= 1;
+                    note((outcome, bytes.len()), (tally, latency), (port.arrival(frame), now));
+                    let bytes = port.reshape(frame, plain.more() as isize, plain.len());
+                    plain.write(bytes, table, outcome.next_hop);
+                    continue;
+                }
+                beyond.decide(port, (at, frame), outcome, table, (&mut rooms, now));
             }
             if !outcome.is_forward() {
                 left += 1;
@@ -187,21 +208,12 @@ impl<P: Port> Worker<P> {
             }
             rooms[link] -= 1;
             let arrival = port.arrival(frame);
-            if arrival != 0 {
-                latency.record(outcome.service as usize, now.saturating_sub(arrival));
-            }
             let bytes = port.bytes_mut(frame);
-            let sent = tally.sent(outcome.destination as usize);
-            sent.frames.add(1);
-            sent.bytes.add(bytes.len() as u64);
+            note((outcome, bytes.len()), (tally, latency), (arrival, now));
             if PLAIN {
                 rewrite::to_next_hop(bytes, outcome.next_hop);
             } else if !outcome.next_hop.has_way() {
                 rewrite::leave(bytes, outcome.next_hop, table);
-            } else if let Some(tunnel) = &tunnel {
-                port.resize(frame, tunnel.keep());
-                port.prepend(frame, tunnel.more());
-                tunnel.write(port.bytes_mut(frame), table, outcome.next_hop);
             }
         }
         *kept = left;
@@ -284,11 +296,22 @@ impl<P: Port> Worker<P> {
     }
 }
 
+/// Counts a frame that goes to a server, as it came, and how long it has taken.
+#[inline(always)]
+fn note((outcome, len): (&Outcome, usize), (tally, latency): (&Tally, &mut Recorder), (arrival, now): (u64, u64)) {
+    if arrival != 0 {
+        latency.record(outcome.service as usize, now.saturating_sub(arrival));
+    }
+    let sent = tally.sent(outcome.destination as usize);
+    sent.frames.add(1);
+    sent.bytes.add(len as u64);
+}
+
 /// How much room there is.
 #[inline(always)]
-fn rooms<const PLAIN: bool>(port: &mut impl Port) -> Rooms {
+fn rooms<const ONE: bool>(port: &mut impl Port) -> Rooms {
     let mut rooms = [0; MAX_INTERFACES];
-    let links = if PLAIN { 1 } else { port.links() };
+    let links = if ONE { 1 } else { port.links() };
     for (link, room) in rooms.iter_mut().enumerate().take(links) {
         *room = port.room(link);
     }
@@ -314,45 +337,22 @@ fn push<P: Port>(port: &mut P, (link, burst): (usize, &mut Burst<P::Frame>), fra
 }
 
 impl<F> Beyond<F> {
-    /// What becomes of a frame that is not forwarded as it is: whether it fits, and whether there are frames for its fragments. The tunnel of
-    /// one that is made ready at once: not where somebody watches it as it came, nor behind one of the burst that is not, so that
-    /// identifications rise from frame to frame.
-    #[inline(always)]
-    fn decide<'t, P: Port<Frame = F>>(
-        &mut self,
-        port: &mut P,
-        (at, frame): (usize, &F),
-        outcome: &mut Outcome,
-        table: &'t Table,
-        (rooms, now): (&mut Rooms, u64),
-    ) -> Option<Plain<'t>> {
-        let destination = outcome.destination;
-        let packet = Packet::read(port.bytes(frame));
-        let fate = encapsulate::fate(&packet, table, destination);
-        if fate == Fate::Fits && self.later == 0 && table.watch.is_none() {
-            let plain = Plain::new(packet, table, destination);
-            if plain.is_some() {
-                return plain;
-            }
-        }
-        self.packets[at] = packet;
-        self.later |= 1 << at;
-        self.divide(port, (at, frame), outcome, table, (rooms, now), fate);
-        None
-    }
-
-    /// Takes what the frame needs besides itself: an answer's room, or frames for its fragments.
-    fn divide<P: Port<Frame = F>>(
+    /// What becomes of a frame that is not forwarded as it is: whether it fits, and whether there are frames for its fragments, or room for
+    /// an answer. `write` makes it ready.
+    #[inline(never)]
+    fn decide<P: Port<Frame = F>>(
         &mut self,
         port: &mut P,
         (at, frame): (usize, &F),
         outcome: &mut Outcome,
         table: &Table,
         (rooms, now): (&mut Rooms, u64),
-        fate: Fate,
     ) {
         let destination = outcome.destination;
-        match fate {
+        let packet = Packet::read(port.bytes(frame));
+        self.packets[at] = packet;
+        self.later |= 1 << at;
+        match encapsulate::fate(&packet, table, destination) {
             Fate::Fits => {}
             Fate::TooBig => {
                 *outcome = Verdict::Drop(Reason::TooBig).into();
@@ -395,7 +395,7 @@ impl<F> Beyond<F> {
         for (at, destination, len) in answered.iter() {
             let frame = &mut received[*at];
             answers.compose(port.bytes(frame), table, *destination);
-            port.resize(frame, *len);
+            port.reshape(frame, 0, *len);
             answers.write(port.bytes_mut(frame));
         }
         let mut fragments = fragments.iter_mut().peekable();
@@ -407,21 +407,16 @@ impl<F> Beyond<F> {
             let (destination, next_hop, packet) = (outcome.destination, outcome.next_hop, &packets[at]);
             if fragments.peek().is_none_or(|(of, _)| *of != at) {
                 let room = encapsulate::room(port.bytes(frame), packet, table, destination);
-                port.resize(frame, room.keep);
-                if room.more > 0 {
-                    port.prepend(frame, room.more);
-                } else if room.less > 0 {
-                    port.strip(frame, room.less);
-                }
+                port.reshape(frame, room.front, room.len);
                 encapsulate::write(port.bytes_mut(frame), &room, packet, table, (destination, next_hop));
                 continue;
             }
             whole.fill(port.bytes(frame), packet, table, (destination, next_hop));
-            port.resize(frame, whole.len(0));
+            port.reshape(frame, 0, whole.len(0));
             whole.write(0, port.bytes_mut(frame));
             let mut piece = 1;
             while let Some((_, fragment)) = fragments.next_if(|(of, _)| *of == at) {
-                port.resize(fragment, whole.len(piece));
+                port.reshape(fragment, 0, whole.len(piece));
                 whole.write(piece, port.bytes_mut(fragment));
                 piece += 1;
             }

@@ -95,16 +95,8 @@ impl Port for Filled {
         self.inner.is_ours(frame)
     }
 
-    fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        self.inner.prepend(frame, len);
-    }
-
-    fn strip(&mut self, frame: &mut Frame, len: usize) {
-        self.inner.strip(frame, len);
-    }
-
-    fn resize(&mut self, frame: &mut Frame, len: usize) {
-        self.inner.resize(frame, len);
+    fn reshape<'a>(&'a mut self, frame: &'a mut Frame, front: isize, len: usize) -> &'a mut [u8] {
+        self.inner.reshape(frame, front, len)
     }
 
     fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {

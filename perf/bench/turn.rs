@@ -4,7 +4,8 @@
 //! port. The floor reads each frame's header line, reads a table entry at a known slot and writes the 12 MAC bytes, in
 //! the same bursts. The two take turns, and the ratio is of neighbours, because the machine's speed drifts.
 //!
-//! `cargo bench --bench turn`; with `-- counted=SCENARIO` it runs a few frames for a tool that counts instructions.
+//! `cargo bench --bench turn`; with `-- deliveries-only` or `-- odd-only` that part, with `-- only=NAME` those scenarios alone whose names have that in them, `-- only=` all of them; with
+//! `-- counted=SCENARIO` it runs a few frames for a tool that counts instructions.
 
 #[path = "common/frames.rs"]
 mod frames;
@@ -406,6 +407,31 @@ fn ratio(scenario: &'static Scenario) {
     );
 }
 
+/// The ways to a server beside the plain one: all take turns, and the ratio is of neighbours.
+fn deliveries() {
+    let mut benches: Vec<Bench> = iter::once(&IPV4).chain(&DELIVERIES).map(Bench::new).collect();
+    let mut times = vec![Vec::new(); benches.len()];
+    for round in 0..600 {
+        for (bench, times) in benches.iter_mut().zip(&mut times) {
+            bench.refill();
+            let time = bench.turns().as_nanos() as f64 / FRAMES as f64;
+            if round >= 50 {
+                times.push(time);
+            }
+        }
+    }
+    for (bench, own) in benches.iter().zip(&times) {
+        let ratios = own.iter().zip(&times[0]).map(|(own, plain)| own / plain).collect();
+        println!(
+            "{:24} turn {:5.2} ns/frame, {:4.2} x ipv4; fastest {:5.2}",
+            bench.scenario.name,
+            median(own.clone()),
+            median(ratios),
+            own.iter().copied().fold(f64::MAX, f64::min)
+        );
+    }
+}
+
 /// Frames that are dear to read: what they cost as they are dispatched, and beyond `[limit.odd]`, beside the plain frame of the family. All
 /// take turns.
 fn odd_frames() {
@@ -489,8 +515,16 @@ fn turn(c: &mut Criterion) {
     if std::env::args().any(|argument| argument == "odd-only") {
         return odd_frames();
     }
+    if std::env::args().any(|argument| argument == "deliveries-only") {
+        return deliveries();
+    }
+    if let Some(name) = std::env::args().find_map(|argument| argument.strip_prefix("only=").map(str::to_owned)) {
+        return all().filter(|scenario| scenario.name.contains(&name)).for_each(ratio);
+    }
     println!("interleaved, bursts of {BURST}:");
     all().for_each(ratio);
+    println!("deliveries, interleaved:");
+    deliveries();
     println!("stage by stage:");
     SCENARIOS.iter().for_each(stages);
     println!("dear frames:");

@@ -6,11 +6,12 @@
 use crate::hash;
 use crate::limits::{MAX_FRAME, TOO_BIG_ANSWERS, TOO_BIG_WINDOW};
 use crate::model::Tags;
-use crate::table::{PackedNextHop, Table, Way};
-use crate::wire::ethernet::{self, Ethernet, HEADER_LEN, Link, MAC_LEN};
+use crate::table::{Leaving, PackedMac, PackedNextHop, Table, Way};
+use crate::wire::ethernet::{self, Ethernet, HEADER_LEN, Link};
+use crate::wire::readdress::Readdress;
 use crate::wire::too_big::{self, IPV6_MIN_MTU};
 use crate::wire::tunnel::{Inner, Pieces, Template};
-use crate::wire::{array, ipv4, ipv6};
+use crate::wire::{array, be16, ipv4, ipv6};
 
 /// What becomes of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,54 +33,90 @@ pub struct Packet {
 impl Packet {
     #[inline(always)]
     pub fn read(frame: &[u8]) -> Packet {
-        let header: &[u8; HEADER_LEN] = frame.first_chunk().expect("a frame that is forwarded has a header");
-        let packet = match u16::from_be_bytes([header[HEADER_LEN - 2], header[HEADER_LEN - 1]]) {
-            ethernet::IPV4 | ethernet::IPV6 => &frame[HEADER_LEN..],
-            _ => Ethernet::new(frame).expect("it has a header").payload().1,
-        };
-        Packet { l2: frame.len() - packet.len(), inner: Inner::read(packet) }
+        let l2 = l2(frame);
+        Packet { l2, inner: Inner::read(&frame[l2..]) }
     }
 }
 
-/// A frame that goes into its tunnel as most do: untagged, so that its header stays but for the addresses and what it says of its payload.
+/// A frame that goes into its tunnel as most do: untagged, in one piece, so that its header stays but for the addresses and what it says of its
+/// payload.
 pub struct Plain<'t> {
-    packet: Packet,
     template: &'t Template,
+    inner: Inner,
+    /// The address that it came for.
+    own: PackedMac,
 }
 
 impl<'t> Plain<'t> {
     /// `None`: it needs more than that, or none of it.
     #[inline(always)]
-    pub fn new(packet: Packet, table: &'t Table, destination: u32) -> Option<Plain<'t>> {
-        match table.way(destination) {
-            Way::Tunnel(template) if packet.l2 == HEADER_LEN && table.tags(destination) == Tags::AsReceived => {
-                Some(Plain { packet, template })
-            }
-            _ => None,
+    pub fn new(frame: &[u8], table: &'t Table, destination: u32) -> Option<Plain<'t>> {
+        let Some(Leaving { way: Way::Tunnel(template), tags: Tags::AsReceived }) = table.leaving(destination) else {
+            return None;
+        };
+        let head: &[u8; HEADER_LEN + ipv4::HEADER_LEN] = frame.first_chunk()?;
+        if !matches!(be16(head, HEADER_LEN - 2), ethernet::IPV4 | ethernet::IPV6) {
+            return None;
         }
+        let inner = Inner::read(&head[HEADER_LEN..]);
+        let own = PackedMac::from_low_word(u64::from_le_bytes(*head.first_chunk().expect("8 of 34")));
+        (template.header_len() + inner.len <= table.tunnel_mtu()).then_some(Plain { template, inner, own })
     }
 
-    /// How long the frame is to be first: without its padding.
-    #[inline(always)]
-    pub fn keep(&self) -> usize {
-        self.packet.l2 + self.packet.inner.len
-    }
-
-    /// How many bytes longer then, in front.
+    /// How many bytes longer it is to be in front.
     #[inline(always)]
     pub fn more(&self) -> usize {
         self.template.header_len()
     }
 
+    /// How long it is then, without its padding.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        HEADER_LEN + self.more() + self.inner.len
+    }
+
     /// Makes a frame ready that is so long.
     #[inline(always)]
     pub fn write(&self, frame: &mut [u8], table: &Table, next_hop: PackedNextHop) {
-        let Plain { packet, template } = self;
-        // Its own address, for which it came, is where the frame began.
-        frame.copy_within(template.header_len()..template.header_len() + MAC_LEN, 0);
-        frame[HEADER_LEN - 2..HEADER_LEN].copy_from_slice(&template.ethertype());
-        write_headers(&mut frame[HEADER_LEN..], template, &packet.inner, table);
+        let (link, packet) = frame.split_first_chunk_mut::<HEADER_LEN>().expect("it is longer than it was");
+        super::rewrite::write_macs(link, next_hop, self.own, table);
+        [link[HEADER_LEN - 2], link[HEADER_LEN - 1]] = self.template.ethertype();
+        if self.template.is_v4() && !self.template.has_port() && self.inner.dont_fragment {
+            self.template.write_v4(packet, &self.inner, None);
+        } else {
+            write_headers(packet, self.template, &self.inner, table);
+        }
+    }
+}
+
+/// A packet that gets another address: the frame stays as long as it is, with the tags that it has.
+pub struct Readdressed<'t>(&'t Readdress);
+
+impl<'t> Readdressed<'t> {
+    /// `None`: it needs something else.
+    #[inline(always)]
+    pub fn new(table: &'t Table, destination: u32) -> Option<Readdressed<'t>> {
+        match table.leaving(destination) {
+            Some(Leaving { way: Way::Readdressed(readdress), tags: Tags::AsReceived }) => Some(Readdressed(readdress)),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    pub fn write(&self, frame: &mut [u8], table: &Table, next_hop: PackedNextHop) {
+        let at = l2(frame);
+        self.0.apply(&mut frame[at..]);
         super::rewrite::leave(frame, next_hop, table);
+    }
+}
+
+/// Bytes of a frame's header, tags included.
+#[inline(always)]
+fn l2(frame: &[u8]) -> usize {
+    let header: &[u8; HEADER_LEN] = frame.first_chunk().expect("a frame that is forwarded has a header");
+    match be16(header, HEADER_LEN - 2) {
+        ethernet::IPV4 | ethernet::IPV6 => HEADER_LEN,
+        _ => frame.len() - Ethernet::new(frame).expect("it has a header").payload().1.len(),
     }
 }
 
@@ -111,11 +148,10 @@ fn pieces(template: &Template, total: usize, mtu: usize) -> Pieces {
     Pieces::new(template.is_v4(), total, mtu)
 }
 
-/// What a frame is made into before its bytes are written: cut to `keep` bytes, then longer by `more` in front, or shorter by `less`.
+/// What a frame is made into before its bytes are written: it begins `front` bytes earlier, and has `len` bytes.
 pub struct Room {
-    pub keep: usize,
-    pub more: usize,
-    pub less: usize,
+    pub front: isize,
+    pub len: usize,
     link: Link,
 }
 
@@ -132,8 +168,8 @@ pub fn room(frame: &[u8], packet: &Packet, table: &Table, destination: u32) -> R
         }
         Way::Direct | Way::Readdressed(_) | Way::Closed => (frame.len(), 0),
     };
-    let in_front = link.bytes().len() + added;
-    Room { keep, more: in_front.saturating_sub(l2), less: l2.saturating_sub(in_front), link }
+    let front = (link.bytes().len() + added) as isize - l2 as isize;
+    Room { front, len: keep.strict_add_signed(front), link }
 }
 
 /// The source port by which servers spread tunnels over their queues: of the client's hash, so that it is the same for all fragments of a

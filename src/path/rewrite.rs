@@ -1,21 +1,33 @@
 //! The only bytes that a dispatcher changes.
 
-use crate::table::{PackedNextHop, Table};
+use crate::table::{PackedMac, PackedNextHop, Table};
 use crate::wire::checksum;
-use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::ethernet::{self, Ethernet, HEADER_LEN, MAC_LEN};
 
 /// Sends the frame on to `next_hop`: destination MAC = that one's, source MAC = the one the frame was received for, which
 /// is ours. The rest of the frame stays as it is. `frame` holds an Ethernet header.
 #[inline(always)]
 pub fn to_next_hop(frame: &mut [u8], next_hop: PackedNextHop) {
-    let Some(macs) = frame.first_chunk_mut::<12>() else {
+    let Some(macs) = frame.first_chunk_mut::<{ 2 * MAC_LEN }>() else {
         unreachable!("a frame without an Ethernet header is never forwarded")
     };
-    // Two stores instead of four: its six bytes with our first two behind them, then our last four.
-    let ours = u64::from_le_bytes([macs[0], macs[1], macs[2], macs[3], macs[4], macs[5], 0, 0]);
-    let [head, tail] = [next_hop.mac_word() | ours << 48, ours >> 16];
+    let [a, b, c, d, e, f, ..] = *macs;
+    put_macs(macs, next_hop, PackedMac::from_bytes([a, b, c, d, e, f]));
+}
+
+/// Two stores instead of four: the destination's six bytes with the source's first two behind them, then the source's last four.
+#[inline(always)]
+fn put_macs(macs: &mut [u8; 2 * MAC_LEN], next_hop: PackedNextHop, source: PackedMac) {
+    let [head, tail] = [next_hop.mac_word() | source.word() << 48, source.word() >> 16];
     macs[..8].copy_from_slice(&head.to_le_bytes());
     macs[8..].copy_from_slice(&(tail as u32).to_le_bytes());
+}
+
+/// As `leave`, into a header that has nothing yet, of a frame that came for `own`.
+#[inline(always)]
+pub fn write_macs(header: &mut [u8; HEADER_LEN], next_hop: PackedNextHop, own: PackedMac, table: &Table) {
+    let source = table.egress(next_hop).map_or(own, |egress| PackedMac::from_bytes(egress.source.0));
+    put_macs(header.first_chunk_mut().expect("12 of 14"), next_hop, source);
 }
 
 /// As `to_next_hop`, but what leaves by an interface of its own comes from that one's address.

@@ -70,16 +70,8 @@ impl<P: Port, const PASSES: bool> Port for Faulty<P, PASSES> {
         self.inner.bytes_mut(frame)
     }
 
-    fn prepend(&mut self, frame: &mut P::Frame, len: usize) {
-        self.inner.prepend(frame, len);
-    }
-
-    fn strip(&mut self, frame: &mut P::Frame, len: usize) {
-        self.inner.strip(frame, len);
-    }
-
-    fn resize(&mut self, frame: &mut P::Frame, len: usize) {
-        self.inner.resize(frame, len);
+    fn reshape<'a>(&'a mut self, frame: &'a mut P::Frame, front: isize, len: usize) -> &'a mut [u8] {
+        self.inner.reshape(frame, front, len)
     }
 
     /// Now and then there is none.

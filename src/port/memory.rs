@@ -196,23 +196,11 @@ impl Port for Memory {
     }
 
     #[inline]
-    fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        assert!(len <= frame.begin as usize, "the headroom holds the header");
-        frame.begin -= len as u16;
-        frame.len += len as u16;
-    }
-
-    #[inline]
-    fn strip(&mut self, frame: &mut Frame, len: usize) {
-        assert!(len <= frame.len as usize, "a frame is longer than what is taken off it");
-        frame.begin += len as u16;
-        frame.len -= len as u16;
-    }
-
-    #[inline]
-    fn resize(&mut self, frame: &mut Frame, len: usize) {
-        assert!(frame.begin as usize + len <= STRIDE, "a chunk holds the frame");
-        frame.len = len as u16;
+    fn reshape<'a>(&'a mut self, frame: &'a mut Frame, front: isize, len: usize) -> &'a mut [u8] {
+        let begin = (frame.begin as usize).wrapping_add_signed(-front);
+        assert!(begin <= STRIDE && len <= STRIDE - begin, "a chunk holds the frame");
+        (frame.begin, frame.len) = (begin as u16, len as u16);
+        &mut self.arena[frame.index as usize].0[begin..][..len]
     }
 
     fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {
@@ -239,7 +227,8 @@ impl Port for Memory {
 
     #[inline]
     fn link(&self, frame: &Frame) -> usize {
-        frame.index as usize % self.links
+        // One is the common case, and a division costs as much as a frame's header.
+        if self.links == 1 { 0 } else { frame.index as usize % self.links }
     }
 
     #[inline]

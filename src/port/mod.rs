@@ -45,14 +45,9 @@ pub trait Port {
     /// The same, to be changed in place.
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Self::Frame) -> &'a mut [u8];
 
-    /// Puts `len` bytes in front of the frame, whatever is in them. With them it is no longer than the device's longest.
-    fn prepend(&mut self, frame: &mut Self::Frame, len: usize);
-
-    /// Takes `len` bytes off the front of the frame.
-    fn strip(&mut self, frame: &mut Self::Frame, len: usize);
-
-    /// Cuts the frame to `len` bytes, or makes it longer at its end, by whatever bytes.
-    fn resize(&mut self, frame: &mut Self::Frame, len: usize);
+    /// Has the frame begin `front` bytes earlier, or later where that is negative, and be `len` bytes long, whatever is in those that it did not
+    /// have. It is no longer than the device's longest. Lends it to be written.
+    fn reshape<'a>(&'a mut self, frame: &'a mut Self::Frame, front: isize, len: usize) -> &'a mut [u8];
 
     /// Lends a frame of `len` bytes, whatever is in them, to be sent with another; `None`: there is none left.
     fn blank(&mut self, with: &Self::Frame, len: usize) -> Option<Self::Frame>;

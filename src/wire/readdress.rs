@@ -12,11 +12,17 @@ use std::net::IpAddr;
 pub struct Readdress {
     destination: IpAddr,
     dscp: u8,
+    /// Of the destination.
+    sum: u32,
 }
 
 impl Readdress {
     pub fn new(destination: IpAddr, dscp: u8) -> Readdress {
-        Readdress { destination, dscp }
+        let sum = match destination {
+            IpAddr::V4(address) => checksum::sum(&address.octets()),
+            IpAddr::V6(address) => checksum::sum(&address.octets()),
+        };
+        Readdress { destination, dscp, sum }
     }
 
     pub fn destination(&self) -> IpAddr {
@@ -28,6 +34,7 @@ impl Readdress {
     }
 
     /// Changes a packet that is whole, from its version field on. A fragment without a transport header has no checksum to mend.
+    #[inline(always)]
     pub fn apply(&self, packet: &mut [u8]) {
         match self.destination {
             IpAddr::V4(destination) => self.apply_v4(packet, destination.octets()),
@@ -35,22 +42,23 @@ impl Readdress {
         }
     }
 
+    #[inline(always)]
     fn apply_v4(&self, packet: &mut [u8], destination: [u8; 4]) {
-        let Some(view) = Ipv4::new(packet) else { return };
+        let Some(header) = packet.first_chunk_mut::<{ ipv4::HEADER_LEN }>() else { return };
+        let view = Ipv4::new(header).expect("it is as long as a header");
         let (protocol, fragment) = (view.protocol(), view.fragment());
-        let payload = (packet[0] & 0xf) as usize * 4..be16(packet, 2) as usize;
-        let old = checksum::sum(&view.destination());
-        let new = checksum::sum(&destination);
-        let before = be16(packet, 0);
-        packet[1] = self.dscp << 2 | packet[1] & 3;
-        packet[16..20].copy_from_slice(&destination);
-        let (was, is) = (old + u32::from(before), new + u32::from(be16(packet, 0)));
-        mend(packet, 10, was, is);
+        let payload = (header[0] & 0xf) as usize * 4..be16(header, 2) as usize;
+        let old = u32::from(be16(header, 16)) + u32::from(be16(header, 18));
+        let (before, class) = (header[1], self.dscp << 2 | header[1] & 3);
+        header[1] = class;
+        header[16..].copy_from_slice(&destination);
+        mend(header, 10, old + u32::from(before), self.sum + u32::from(class));
         if fragment != Fragment::Later && protocol != icmp::PROTOCOL_V6 {
-            mend_upper(&mut packet[payload], protocol, old, new);
+            mend_upper(&mut packet[payload], protocol, old, self.sum);
         }
     }
 
+    #[inline(never)]
     fn apply_v6(&self, packet: &mut [u8], destination: [u8; 16]) {
         let Some(view) = Ipv6::new(packet) else { return };
         let old = checksum::sum(&array::<16>(packet, 24));
@@ -62,23 +70,23 @@ impl Readdress {
         packet[..2].copy_from_slice(&first.to_be_bytes());
         packet[24..40].copy_from_slice(&destination);
         if let Some((protocol, at)) = upper {
-            mend_upper(&mut packet[at..end], protocol, old, checksum::sum(&destination));
+            mend_upper(&mut packet[at..end], protocol, old, self.sum);
         }
     }
 }
-
-const _: () = assert!(ipv4::HEADER_LEN == 20);
 
 const TCP: u8 = Transport::Tcp.protocol();
 const UDP: u8 = Transport::Udp.protocol();
 
 /// Mends the checksum at `at`.
+#[inline(always)]
 fn mend(bytes: &mut [u8], at: usize, old: u32, new: u32) {
     let mended = checksum::mended(be16(bytes, at), old, new);
     bytes[at..at + 2].copy_from_slice(&mended.to_be_bytes());
 }
 
 /// Where a transport header is, and long enough.
+#[inline(always)]
 fn mend_upper(upper: &mut [u8], protocol: u8, old: u32, new: u32) {
     let at = match protocol {
         TCP => 16,

@@ -4,7 +4,7 @@
 //! A `Template` has all that is the same for every packet to a server. `write` copies it and fills in what is not: lengths, traffic
 //! class, IPv4 identification, source port, checksums.
 
-use super::{be16, checksum, ipv4, ipv6};
+use super::{be16, checksum, ethernet, ipv4, ipv6};
 use crate::model::Deliver;
 use std::net::IpAddr;
 
@@ -70,6 +70,8 @@ pub struct Template {
     len: u8,
     is_v4: bool,
     is_udp: bool,
+    /// Of what goes out.
+    ethertype: [u8; 2],
     /// Of IPv4: the sum of its header. Of IPv6: that of the pseudo-header of UDP, without the length, and the destination port.
     sum: u32,
 }
@@ -117,7 +119,8 @@ impl Template {
         let len = bytes.len() as u8;
         bytes.resize(MAX_HEADER_LEN, 0);
         let bytes = bytes.try_into().expect("it was made so long");
-        Some(Template { bytes, len, is_v4, is_udp: protocol == UDP, sum })
+        let ethertype = if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 }.to_be_bytes();
+        Some(Template { bytes, len, is_v4, is_udp: protocol == UDP, ethertype, sum })
     }
 
     /// Bytes in front of the packet.
@@ -131,6 +134,7 @@ impl Template {
         &self.bytes
     }
 
+    #[inline(always)]
     pub fn is_v4(&self) -> bool {
         self.is_v4
     }
@@ -149,7 +153,7 @@ impl Template {
     /// The EtherType of what goes out, as it stands in a frame.
     #[inline(always)]
     pub fn ethertype(&self) -> [u8; 2] {
-        if self.is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] }
+        self.ethertype
     }
 
     /// The largest packet that fits into `mtu` with the headers.
@@ -158,13 +162,18 @@ impl Template {
         mtu.saturating_sub(self.header_len())
     }
 
+    #[inline(always)]
+    fn word(&self, at: usize) -> u64 {
+        u64::from_le_bytes(*self.bytes[at..].first_chunk().expect("an offset within the header"))
+    }
+
     /// What there is behind the IP header: nothing, or GRE's or UDP's.
     #[inline(always)]
-    fn copy_behind(&self, at: usize, header: &mut [u8]) {
-        match header.len() {
+    fn copy_behind(&self, at: usize, rest: &mut [u8]) {
+        match self.header_len() - at {
             0 => {}
-            GRE_LEN => header.copy_from_slice(&self.bytes[at..at + GRE_LEN]),
-            len => header.copy_from_slice(&self.bytes[at..at + len]),
+            GRE_LEN => rest[..GRE_LEN].copy_from_slice(&self.bytes[at..at + GRE_LEN]),
+            _ => rest[..UDP_LEN].copy_from_slice(&self.bytes[at..at + UDP_LEN]),
         }
     }
 
@@ -172,34 +181,16 @@ impl Template {
     /// way may fragment the packet (RFC 6864, section 4.1); `None`: nobody may.
     #[inline(always)]
     pub fn write(&self, packet: &mut [u8], inner: &Inner, identification: Option<u16>, port: u16) {
-        let len = self.header_len();
-        let total = len + inner.len;
-        let (header, payload) = packet.split_at_mut(len);
         let ip_len = if self.is_v4 {
-            let id = identification.unwrap_or(0);
-            let flags = if identification.is_some() { 0 } else { DONT_FRAGMENT };
-            let patched = u32::from(inner.traffic_class) + total as u32 + u32::from(id) + u32::from(flags);
-            let [class, total] = [inner.traffic_class.into(), total as u16];
-            let (ip, rest) = header.split_first_chunk_mut().expect("it has an IPv4 header");
-            let mut words: [u8; ipv4::HEADER_LEN] = *self.bytes.first_chunk().expect("it has an IPv4 header");
-            let first =
-                u64::from(0x4500 | class) << 48 | u64::from(total) << 32 | u64::from(id) << 16 | u64::from(flags);
-            words[..8].copy_from_slice(&first.to_be_bytes());
-            put(&mut words, 10, checksum::fold(self.sum + patched));
-            *ip = words;
-            self.copy_behind(ipv4::HEADER_LEN, rest);
+            self.write_v4(packet, inner, identification);
             ipv4::HEADER_LEN
         } else {
-            let (ip, rest) = header.split_first_chunk_mut().expect("it has an IPv6 header");
-            let words: &[u8; ipv6::HEADER_LEN] = self.bytes.first_chunk().expect("it has an IPv6 header");
-            *ip = *words;
-            put(ip, 0, 0x6000 | u16::from(inner.traffic_class) << 4);
-            put(ip, 4, (total - ipv6::HEADER_LEN) as u16);
-            self.copy_behind(ipv6::HEADER_LEN, rest);
+            self.write_v6(packet, inner);
             ipv6::HEADER_LEN
         };
         if self.is_udp {
-            let udp_len = (total - ip_len) as u16;
+            let (header, payload) = packet.split_at_mut(self.header_len());
+            let udp_len = (UDP_LEN + inner.len) as u16;
             let udp = &mut header[ip_len..];
             put(udp, 0, port);
             put(udp, 4, udp_len);
@@ -210,6 +201,33 @@ impl Template {
                 put(udp, 6, if checksum == 0 { 0xffff } else { checksum });
             }
         }
+    }
+
+    /// Of `write`, all but what UDP needs besides. The header of IPv4 in words, each stored once.
+    #[inline(always)]
+    pub fn write_v4(&self, packet: &mut [u8], inner: &Inner, identification: Option<u16>) {
+        let id = identification.unwrap_or(0);
+        let flags = if identification.is_some() { 0 } else { DONT_FRAGMENT };
+        let (class, total) = (u64::from(inner.traffic_class), (self.header_len() + inner.len) as u16);
+        let patched = class as u32 + u32::from(total) + u32::from(id) + u32::from(flags);
+        let check = checksum::fold(self.sum + patched);
+        let first = (0x4500 | class) << 48 | u64::from(total) << 32 | u64::from(id) << 16 | u64::from(flags);
+        let second = self.word(8) & !(0xffff << 16) | u64::from(check.to_be()) << 16;
+        let (ip, rest) = packet.split_first_chunk_mut::<{ ipv4::HEADER_LEN }>().expect("it has an IPv4 header");
+        ip[..8].copy_from_slice(&first.to_be_bytes());
+        ip[8..16].copy_from_slice(&second.to_le_bytes());
+        ip[16..].copy_from_slice(&self.bytes[16..ipv4::HEADER_LEN]);
+        self.copy_behind(ipv4::HEADER_LEN, rest);
+    }
+
+    #[inline(always)]
+    fn write_v6(&self, packet: &mut [u8], inner: &Inner) {
+        let (ip, rest) = packet.split_first_chunk_mut().expect("it has an IPv6 header");
+        let words: &[u8; ipv6::HEADER_LEN] = self.bytes.first_chunk().expect("it has an IPv6 header");
+        *ip = *words;
+        put(ip, 0, 0x6000 | u16::from(inner.traffic_class) << 4);
+        put(ip, 4, (self.header_len() + inner.len - ipv6::HEADER_LEN) as u16);
+        self.copy_behind(ipv6::HEADER_LEN, rest);
     }
 }
 

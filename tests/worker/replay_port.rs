@@ -218,16 +218,8 @@ impl Port for ReplayPort {
         self.memory.bytes_mut(frame)
     }
 
-    fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        self.memory.prepend(frame, len);
-    }
-
-    fn strip(&mut self, frame: &mut Frame, len: usize) {
-        self.memory.strip(frame, len);
-    }
-
-    fn resize(&mut self, frame: &mut Frame, len: usize) {
-        self.memory.resize(frame, len);
+    fn reshape<'a>(&'a mut self, frame: &'a mut Frame, front: isize, len: usize) -> &'a mut [u8] {
+        self.memory.reshape(frame, front, len)
     }
 
     fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {

@@ -154,8 +154,8 @@ impl Arena {
     /// # Panics
     /// A chunk does not hold that.
     #[inline(always)]
-    pub(super) fn reshape(&self, frame: &mut Frame, front: i64, len: usize) {
-        let at = frame.at.wrapping_add_signed(-front);
+    pub(super) fn reshape(&self, frame: &mut Frame, front: isize, len: usize) {
+        let at = frame.at.wrapping_add_signed(-(front as i64));
         let chunk = self.chunk_of(at);
         assert!(chunk == self.chunk_of(frame.at) && at - chunk + len as u64 <= self.chunk, "a chunk holds the frame");
         (frame.at, frame.len) = (at, len as u32);
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_frame_does_not_leave_its_chunk() {
         let (arena, mut frames) = Arena::new(2048, 1).unwrap();
-        for (front, len) in [(i64::from(FRAME_OFFSET) + 1, 60), (0, 2049 - FRAME_OFFSET as usize), (-2048, 60)] {
+        for (front, len) in [(FRAME_OFFSET as isize + 1, 60), (0, 2049 - FRAME_OFFSET as usize), (-2048, 60)] {
             let mut frame = frames.pop().unwrap();
             let moved =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| arena.reshape(&mut frame, front, len)));

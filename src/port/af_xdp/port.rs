@@ -274,22 +274,11 @@ impl Port for AfXdp {
         self.arena.bytes_mut(frame)
     }
 
-    /// Into the headroom, where XDP programs put headers too.
+    /// In front it has headroom, where XDP programs put headers too.
     #[inline]
-    fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        let before = self.arena.bytes(frame).len();
-        self.arena.reshape(frame, len as i64, before + len);
-    }
-
-    #[inline]
-    fn strip(&mut self, frame: &mut Frame, len: usize) {
-        let before = self.arena.bytes(frame).len();
-        self.arena.reshape(frame, -(len as i64), before - len);
-    }
-
-    #[inline]
-    fn resize(&mut self, frame: &mut Frame, len: usize) {
-        self.arena.reshape(frame, 0, len);
+    fn reshape<'a>(&'a mut self, frame: &'a mut Frame, front: isize, len: usize) -> &'a mut [u8] {
+        self.arena.reshape(frame, front, len);
+        self.arena.bytes_mut(frame)
     }
 
     fn blank(&mut self, _with: &Frame, len: usize) -> Option<Frame> {

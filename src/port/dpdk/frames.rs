@@ -194,33 +194,17 @@ impl Queues {
         Some(frame)
     }
 
-    /// Puts `len` bytes in front of the frame, of its headroom.
+    /// Moves where the frame begins, into its headroom or out of it, and where it ends.
+    ///
+    /// # Panics
+    /// Its buffer does not hold that.
     #[inline]
-    pub(super) fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        // SAFETY: the mbuf is ours, by the frame. DPDK moves its beginning, and says so if there is no room.
-        let begin = unsafe { sys::oneip_prepend(frame.0.as_ptr(), len as u16) };
-        assert!(!begin.is_null(), "a frame has headroom for a tunnel's header");
-    }
-
-    /// Takes bytes off its front.
-    #[inline]
-    pub(super) fn strip(&mut self, frame: &mut Frame, len: usize) {
+    pub(super) fn reshape(&mut self, frame: &mut Frame, front: isize, len: usize) {
         // SAFETY: the mbuf is ours, by the frame.
         let mbuf = unsafe { frame.0.as_mut() };
-        assert!(len <= mbuf.data_len as usize, "a frame is longer than what is taken off it");
-        mbuf.data_off += len as u16;
-        mbuf.data_len -= len as u16;
-        mbuf.pkt_len -= len as u32;
-    }
-
-    /// Cuts the frame, or makes it longer at its end.
-    #[inline]
-    pub(super) fn resize(&mut self, frame: &mut Frame, len: usize) {
-        // SAFETY: the mbuf is ours, by the frame.
-        let mbuf = unsafe { frame.0.as_mut() };
-        assert!(len <= (mbuf.buf_len - mbuf.data_off) as usize, "a buffer holds the frame");
-        mbuf.data_len = len as u16;
-        mbuf.pkt_len = len as u32;
+        let (begin, room) = ((mbuf.data_off as usize).wrapping_add_signed(-front), mbuf.buf_len as usize);
+        assert!(begin <= room && len <= room - begin, "a buffer holds the frame");
+        (mbuf.data_off, mbuf.data_len, mbuf.pkt_len) = (begin as u16, len as u16, len as u32);
     }
 
     /// The frame; of one in several buffers, which `device` sees to that there are none of, the first.

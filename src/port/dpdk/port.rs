@@ -179,18 +179,9 @@ impl Port for Dpdk {
     }
 
     #[inline]
-    fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        self.queues.prepend(frame, len);
-    }
-
-    #[inline]
-    fn strip(&mut self, frame: &mut Frame, len: usize) {
-        self.queues.strip(frame, len);
-    }
-
-    #[inline]
-    fn resize(&mut self, frame: &mut Frame, len: usize) {
-        self.queues.resize(frame, len);
+    fn reshape<'a>(&'a mut self, frame: &'a mut Frame, front: isize, len: usize) -> &'a mut [u8] {
+        self.queues.reshape(frame, front, len);
+        self.queues.bytes_mut(frame)
     }
 
     fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {

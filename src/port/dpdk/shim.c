@@ -19,11 +19,6 @@ struct rte_mbuf *oneip_alloc(struct rte_mempool *pool)
     return rte_pktmbuf_alloc(pool);
 }
 
-char *oneip_prepend(struct rte_mbuf *frame, uint16_t len)
-{
-    return rte_pktmbuf_prepend(frame, len);
-}
-
 int oneip_errno(void)
 {
     return rte_errno;

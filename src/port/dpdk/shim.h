@@ -28,9 +28,6 @@ uint16_t oneip_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames,
 /* A fresh frame; NULL when none is left. */
 struct rte_mbuf *oneip_alloc(struct rte_mempool *pool);
 
-/* Makes a frame longer at its beginning: where it begins now; NULL where it has no headroom. */
-char *oneip_prepend(struct rte_mbuf *frame, uint16_t len);
-
 /* The error of the calling thread's last failed call. */
 int oneip_errno(void);
 

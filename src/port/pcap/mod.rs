@@ -179,26 +179,21 @@ impl Port for Pcap {
         &mut frame.bytes
     }
 
-    fn prepend(&mut self, frame: &mut Frame, len: usize) {
-        frame.bytes.splice(..0, std::iter::repeat_n(0, len));
-        frame.original = frame.bytes.len() as u32;
-    }
-
-    fn strip(&mut self, frame: &mut Frame, len: usize) {
-        frame.bytes.drain(..len);
-        frame.original = frame.bytes.len() as u32;
-    }
-
-    fn resize(&mut self, frame: &mut Frame, len: usize) {
+    fn reshape<'a>(&'a mut self, frame: &'a mut Frame, front: isize, len: usize) -> &'a mut [u8] {
+        match front {
+            0.. => drop(frame.bytes.splice(..0, std::iter::repeat_n(0, front as usize))),
+            _ => drop(frame.bytes.drain(..-front as usize)),
+        }
         frame.bytes.resize(len, 0);
         frame.original = len as u32;
+        &mut frame.bytes
     }
 
     fn blank(&mut self, with: &Frame, len: usize) -> Option<Frame> {
         let mut frame = self.pool.pop()?;
         self.lent += 1;
         (frame.seconds, frame.fraction) = (with.seconds, with.fraction);
-        self.resize(&mut frame, len);
+        self.reshape(&mut frame, 0, len);
         Some(frame)
     }
 

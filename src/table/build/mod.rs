@@ -14,8 +14,8 @@ use self::idents::Idents;
 use self::maglev::Candidate;
 use self::service::{Ranking, ServerState, ServiceState, candidates};
 use super::{
-    Address, Directory, EVERYTHING, NO_SERVICE, PLAIN, PackedMac, PackedNextHop, ServiceId, ServiceTable, Table,
-    TunnelEnd, Way, port_key, port_key_v4, prefix_mark,
+    Address, Directory, EVERYTHING, Leaving, NO_SERVICE, PLAIN, PackedMac, PackedNextHop, ServiceId, ServiceTable,
+    Table, TunnelEnd, Way, port_key, port_key_v4, prefix_mark,
 };
 use crate::hash::Key;
 use crate::model::identity::{Identity, continued};
@@ -405,13 +405,13 @@ impl Cluster {
                 let way =
                     Way::new(service.deliver, service.identity.addresses[0].address, server.address, &self.tunnel_end);
                 let next_hop = PackedNextHop::from(server.next_hop.filter(|_| way != Way::Closed));
-                let way = (way, server.tags);
-                next_hops.push(if next_hop.is_forward() && !Way::changes_no_more_than_macs(&way) {
+                let leaving = Leaving { way, tags: server.tags };
+                next_hops.push(if next_hop.is_forward() && !leaving.changes_no_more_than_macs() {
                     next_hop.with_way()
                 } else {
                     next_hop
                 });
-                ways.push(way);
+                ways.push(leaving);
                 idents.push(server.ident);
                 if table.kept().is_some() && server.keeps() {
                     previous_owners.push((server.ident, destination));
@@ -435,7 +435,7 @@ impl Cluster {
             directory: Arc::clone(&self.directory),
             services: services.into(),
             next_hops: next_hops.into(),
-            ways: if ways.iter().all(Way::changes_no_more_than_macs) { Box::default() } else { ways.into() },
+            ways: if ways.iter().all(Leaving::changes_no_more_than_macs) { Box::default() } else { ways.into() },
             tunnel_mtu: self.tunnel_end.mtu,
             identifications: Arc::clone(&self.identifications),
             egresses: Arc::clone(&self.egresses),
