@@ -11,7 +11,7 @@ use crate::hash;
 use crate::hash::vector::{Level, Loop, Row};
 use crate::limits::BURST;
 use crate::model::Transport;
-use crate::table::{PackedMac, Ports, ServiceId};
+use crate::table::{Directory, PackedMac, Ports, ServiceId};
 use crate::wire::{ethernet, ipv4, ipv6, transport};
 use std::ops::Range;
 
@@ -153,6 +153,13 @@ impl<V: Version<B>, const B: usize> Side<V, B> {
                 None => out |= 1 << at,
             }
         }
+        if let Some(directory) = ports.prefixes.filter(|_| out != 0) {
+            self.headers.of_prefixes(out, directory, |at, service| {
+                let frame = &mut self.batch.frames[at];
+                *frame = Sorted::new(frame.position(), service);
+                out &= !(1 << at);
+            });
+        }
         let slow = if out == 0 { 0 } else { self.batch.remove(out) };
         Judged { begins, slow }
     }
@@ -182,8 +189,11 @@ pub trait Version<const B: usize> {
     /// Judges `len` headers, completes the hash inputs, and returns, a bit each, which begin a TCP connection.
     fn judge(&mut self, len: usize, blocks: &mut [Row; B]) -> u64;
 
-    /// The service of a header that was judged plain, if it selects by maglev over the source.
+    /// The service of a header that was judged plain, if it is to a cluster address and selects by maglev over the source.
     fn service(&self, at: usize, ports: Ports) -> Option<ServiceId>;
+
+    /// As `service`, of the headers of these bits, if they are to a prefix.
+    fn of_prefixes(&self, bits: u64, directory: &Directory, found: impl FnMut(usize, ServiceId));
 }
 
 /// IPv4 headers, in little-endian words. The batch's block is at first TTL, protocol, .., source.
@@ -239,6 +249,10 @@ impl Version<{ hash::SOURCE_V4 }> for HeadersV4 {
     #[inline(always)]
     fn service(&self, at: usize, ports: Ports) -> Option<ServiceId> {
         ports.plain_v4(self.key[at])
+    }
+
+    fn of_prefixes(&self, bits: u64, directory: &Directory, found: impl FnMut(usize, ServiceId)) {
+        directory.plain_of_prefixes_v4(Bits(bits).map(|at| (at, self.key[at])), found);
     }
 }
 
@@ -302,8 +316,20 @@ impl Version<{ hash::SOURCE_V6 }> for HeadersV6 {
         if self.key[at] == 0 {
             return None;
         }
+        ports.plain_v6(self.destination(at), self.key[at])
+    }
+
+    fn of_prefixes(&self, bits: u64, directory: &Directory, found: impl FnMut(usize, ServiceId)) {
+        directory.plain_of_prefixes_v6(Bits(bits).map(|at| (at, (self.destination(at), self.key[at]))), found);
+    }
+}
+
+impl HeadersV6 {
+    /// As a little-endian number.
+    #[inline(always)]
+    fn destination(&self, at: usize) -> u128 {
         let [low, high] = [self.destination[0][at], self.destination[1][at]];
-        ports.plain_v6(low as u128 | (high as u128) << 64, self.key[at])
+        low as u128 | (high as u128) << 64
     }
 }
 

@@ -1,15 +1,21 @@
 //! Cluster addresses and prefixes, and which service has which of their ports.
 
+use super::bloom_filter::BloomFilter;
 use super::index::{Index, NONE, View};
-use super::prefixes::Prefixes;
+use super::prefixes::{Match, Prefixes};
 use super::{PackedMac, ServiceId};
+use crate::limits::BURST;
 use crate::model::{Prefix, Transport};
+use arrayvec::ArrayVec;
 use std::net::IpAddr;
 
 /// Cluster addresses, and the services on them.
 pub struct Directory {
     pub(super) v4: Index<u32>,
     pub(super) v6: Index<u128>,
+    /// What both hold: asked where there are prefixes, so that a frame to one of these is looked for in few places.
+    pub(super) hosts_v4: BloomFilter,
+    pub(super) hosts_v6: BloomFilter,
     /// For what is no cluster address of its own.
     pub(super) prefixes: Prefixes,
     pub(super) addresses: Box<[Address]>,
@@ -70,28 +76,58 @@ impl Directory {
         })
     }
 
-    /// As `Ports::plain_v4`, of a frame to no port of a cluster address.
+    /// As `Ports::plain_v4`, of frames in which that finds nothing, by their positions: `found` is told of those to a prefix.
     #[inline(never)]
-    fn plain_of_prefix_v4(&self, key: u64) -> Option<ServiceId> {
-        let ([address, port], ports) = ([key as u32, (key >> 32) as u32], self.ports_v4.view());
-        let address = u32::from_be(address);
-        // The key of what is not plain is 0.
-        if port == EVERYTHING || self.v4.get(address).is_some() {
-            return None;
+    pub fn plain_of_prefixes_v4(
+        &self,
+        frames: impl Iterator<Item = (usize, u64)>,
+        mut found: impl FnMut(usize, ServiceId),
+    ) {
+        let (mut asked, mut addresses) = (ArrayVec::<_, BURST>::new(), ArrayVec::<_, BURST>::new());
+        for (at, key) in frames {
+            let (address, port) = (u32::from_be(key as u32), (key >> 32) as u32);
+            // The key of what is not plain is 0.
+            if port != EVERYTHING && !(self.hosts_v4.may_have(address) && self.v4.get(address).is_some()) {
+                asked.push((at, port));
+                addresses.push([address.into()]);
+            }
         }
-        let key = self.prefix_v4(address)?.1;
-        plain(ports.find(key | u64::from(port) << 32), || ports.find(key))
+        let mut numbers = [0; BURST];
+        self.prefixes.v4().find_all(&addresses, &mut numbers);
+        let ports = self.ports_v4.view();
+        for ((at, port), number) in asked.into_iter().zip(numbers) {
+            let Some(prefix) = self.prefixes.at(number) else { continue };
+            let key = prefix.first as u64 | u64::from(prefix.mark) << 32;
+            if let Some(service) = plain(ports.find(key | u64::from(port) << 32), || ports.find(key)) {
+                found(at, service);
+            }
+        }
     }
 
-    /// As `plain_of_prefix_v4`.
+    /// As `plain_of_prefixes_v4`.
     #[inline(never)]
-    fn plain_of_prefix_v6(&self, address: u128, port: u32) -> Option<ServiceId> {
-        let (address, ports) = (u128::from_be(address), self.ports_v6.view());
-        if self.v6.get(address).is_some() {
-            return None;
+    pub fn plain_of_prefixes_v6(
+        &self,
+        frames: impl Iterator<Item = (usize, (u128, u32))>,
+        mut found: impl FnMut(usize, ServiceId),
+    ) {
+        let (mut asked, mut addresses) = (ArrayVec::<_, BURST>::new(), ArrayVec::<_, BURST>::new());
+        for (at, (address, port)) in frames {
+            let address = u128::from_be(address);
+            if port != EVERYTHING && !(self.hosts_v6.may_have(address) && self.v6.get(address).is_some()) {
+                asked.push((at, port));
+                addresses.push([(address >> 64) as u64, address as u64]);
+            }
         }
-        let (address, mark) = self.prefix_v6(address)?.1;
-        plain(ports.find((address, port | mark)), || ports.find((address, mark)))
+        let mut numbers = [0; BURST];
+        self.prefixes.v6().find_all(&addresses, &mut numbers);
+        let ports = self.ports_v6.view();
+        for ((at, port), number) in asked.into_iter().zip(numbers) {
+            let Some(Match { first, mark, .. }) = self.prefixes.at(number) else { continue };
+            if let Some(service) = plain(ports.find((*first, port | mark)), || ports.find((*first, *mark))) {
+                found(at, service);
+            }
+        }
     }
 
     /// The longest prefix of an address, and the key of everything there.
@@ -160,7 +196,7 @@ pub struct Ports<'a> {
     pub(super) v6: View<'a, (u128, u32)>,
     pub(super) own: View<'a, u64>,
     /// Where there are prefixes.
-    pub(super) prefixes: Option<&'a Directory>,
+    pub prefixes: Option<&'a Directory>,
 }
 
 impl Ports<'_> {
@@ -175,22 +211,23 @@ impl Ports<'_> {
         self.v6.get((address, port | mark)).or_else(|| self.v6.get((address, mark))).map(PortService)
     }
 
-    /// The service of a port, if it selects by maglev over the source. `key` is the `port_key_v4` of the frame's destination.
+    /// The service of a port of a cluster address, if it selects by maglev over the source. `key` is the `port_key_v4` of the frame's
+    /// destination.
     #[inline(always)]
     pub fn plain_v4(&self, key: u64) -> Option<ServiceId> {
-        match plain(self.v4.find(key), || self.v4.find(key as u32 as u64)) {
-            None => self.prefixes?.plain_of_prefix_v4(key),
-            found => found,
+        if self.prefixes.is_some_and(|directory| !directory.hosts_v4.may_have(u32::from_be(key as u32))) {
+            return None;
         }
+        plain(self.v4.find(key), || self.v4.find(key as u32 as u64))
     }
 
     /// As `plain_v4`; of the little-endian number that the destination is, and its `port_key`.
     #[inline(always)]
     pub fn plain_v6(&self, address: u128, port: u32) -> Option<ServiceId> {
-        match plain(self.v6.find((address, port)), || self.v6.find((address, EVERYTHING))) {
-            None => self.prefixes?.plain_of_prefix_v6(address, port),
-            found => found,
+        if self.prefixes.is_some_and(|directory| !directory.hosts_v6.may_have(u128::from_be(address))) {
+            return None;
         }
+        plain(self.v6.find((address, port)), || self.v6.find((address, EVERYTHING)))
     }
 
     /// Whether `source` is the MAC of any server.

@@ -5,6 +5,7 @@
 //! whenever something changed, `publish` carries it to the workers. There `flow_table` remembers
 //! the flows of slots that migrate; by `census` the control side learns whose they are. `quic` finds servers by connection IDs.
 
+mod bloom_filter;
 pub mod build;
 pub mod census;
 mod directory;

@@ -48,8 +48,9 @@ impl Prefixes {
         self.at(self.v6.find([(address >> 64) as u64, address as u64]))
     }
 
+    /// The prefix of a number that a range has.
     #[inline]
-    fn at(&self, number: u32) -> Option<&Match> {
+    pub(super) fn at(&self, number: u32) -> Option<&Match> {
         self.all.get((number as usize).wrapping_sub(1)).map(|(_, found)| found)
     }
 

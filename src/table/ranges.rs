@@ -4,6 +4,7 @@
 //! comparison-based searching", 2017, section 6): a look-up among 400,000 is six nodes, however long the prefixes are.
 //! `src/bpf/ranges.h` is the twin: it reads these words.
 
+use crate::limits::BURST;
 use crate::model::Prefix;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +15,19 @@ pub const NODE: usize = 8;
 /// Ranges of addresses, of keys of `W` words.
 #[derive(Debug)]
 pub struct Tree<const W: usize> {
-    /// Where ranges begin, a node after the other, the root first: of each key the upper word first.
+    /// Where ranges begin, a node after the other, the root first: of each key the upper word first. Behind them a node that has none.
     keys: Arc<[u64]>,
+    levels: usize,
     /// By key: the value of its range.
     values: Arc<[u32]>,
+}
+
+/// How far a look-up has come.
+#[derive(Clone, Copy, Default)]
+struct Search {
+    node: usize,
+    /// Behind the key that the range begins with.
+    found: usize,
 }
 
 impl<const W: usize> Tree<W> {
@@ -27,7 +37,7 @@ impl<const W: usize> Tree<W> {
     /// Of ranges by their first addresses, in order; of values that are not 0 where something is there.
     pub fn new(ranges: &[([u64; W], u32)]) -> Tree<W> {
         let nodes = ranges.len().div_ceil(NODE);
-        let mut keys = vec![Self::NO_KEY; nodes * NODE * W];
+        let mut keys = vec![Self::NO_KEY; (nodes + 1) * NODE * W];
         // The last address of all is not before what fills: that is of the last range, too.
         let mut values = vec![ranges.last().map_or(0, |(_, value)| *value); nodes * NODE];
         let mut rest = ranges.iter();
@@ -37,19 +47,41 @@ impl<const W: usize> Tree<W> {
                 values[at] = *value;
             }
         });
-        Tree { keys: keys.into(), values: values.into() }
+        // How many nodes there are in so many levels.
+        let room = |levels: usize| (0..levels).map(|level| (NODE + 1).pow(level as u32)).sum::<usize>();
+        let levels = (0..).find(|levels| room(*levels) >= nodes).expect("a tree has a height");
+        Tree { keys: keys.into(), levels, values: values.into() }
     }
 
     /// The value of the range that has an address; 0: there is none.
     #[inline(always)]
     pub fn find(&self, address: [u64; W]) -> u32 {
-        // Behind the key that the range begins with.
-        let (mut node, mut found) = (0, 0);
-        while let Some(keys) = self.keys.get(node * NODE * W..(node + 1) * NODE * W) {
-            let before: usize = keys.chunks_exact(W).map(|key| usize::from(is_at_most(key, address))).sum();
-            found = if before > 0 { node * NODE + before } else { found };
-            node = node * (NODE + 1) + before + 1;
+        let mut search = Search::default();
+        (0..self.levels).for_each(|_| self.step(&mut search, address));
+        self.value(search)
+    }
+
+    /// As `find`, of a burst: on each level all of them, so that they wait for the caches together. `values` has room for them.
+    #[inline(always)]
+    pub fn find_all(&self, addresses: &[[u64; W]], values: &mut [u32; BURST]) {
+        let mut searches = [Search::default(); BURST];
+        for _ in 0..self.levels {
+            searches.iter_mut().zip(addresses).for_each(|(search, address)| self.step(search, *address));
         }
+        values.iter_mut().zip(searches).take(addresses.len()).for_each(|(value, search)| *value = self.value(search));
+    }
+
+    /// A level down. All levels are gone through, though the last is not full: where a search ends, the processor could not foretell.
+    #[inline(always)]
+    fn step(&self, search: &mut Search, address: [u64; W]) {
+        let (node, nodes) = (search.node, self.nodes());
+        let before = before(&self.keys[node.min(nodes) * NODE * W..][..NODE * W], address);
+        search.found = if (before > 0) & (node < nodes) { node * NODE + before } else { search.found };
+        search.node = node * (NODE + 1) + before + 1;
+    }
+
+    #[inline(always)]
+    fn value(&self, Search { found, .. }: Search) -> u32 {
         if found == 0 { 0 } else { self.values[found - 1] }
     }
 
@@ -66,13 +98,18 @@ impl<const W: usize> Tree<W> {
     }
 }
 
-/// Without a branch, which the processor could not foretell: a node's keys are compared at once.
+/// How many keys of a node are not behind an address: by halves, without a branch, which the processor could not foretell.
 #[inline(always)]
-fn is_at_most<const W: usize>(key: &[u64], address: [u64; W]) -> bool {
-    match W {
-        1 => key[0] <= address[0],
-        _ => (key[0] < address[0]) | ((key[0] == address[0]) & (key[1] <= address[1])),
-    }
+fn before<const W: usize>(keys: &[u64], address: [u64; W]) -> usize {
+    let number = |words: &[u64]| u128::from(words[0]) << 64 | u128::from(words[W - 1]);
+    let is_before = |at: usize| match W {
+        1 => usize::from(keys[at] <= address[0]),
+        _ => usize::from(number(&keys[at * W..][..W]) <= number(&address)),
+    };
+    let mut before = 4 * is_before(3);
+    before += 2 * is_before(before + 1);
+    before += is_before(before);
+    before + is_before(before)
 }
 
 /// Visits the places of the keys of a tree in the order of the keys.

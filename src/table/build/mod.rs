@@ -20,6 +20,7 @@ use super::{
 use crate::hash::Key;
 use crate::model::identity::{Identity, continued};
 use crate::model::{Egress, HashInput, List, Mac, NextHop, Plan, Prefix, Selection, Service, Transport};
+use crate::table::bloom_filter::BloomFilter;
 use crate::table::census::Census;
 use crate::table::index::Index;
 use crate::table::limits::Limiter;
@@ -552,6 +553,8 @@ pub fn directory(services: &[Service]) -> (Directory, Vec<Arc<[u16]>>) {
         }
     }
     let directory = Directory {
+        hosts_v4: BloomFilter::new(v4.iter().map(|(address, _)| *address)),
+        hosts_v6: BloomFilter::new(v6.iter().map(|(address, _)| *address)),
         v4: Index::new(v4),
         v6: Index::new(v6),
         prefixes: Prefixes::new(&prefixes),
