@@ -423,7 +423,7 @@ fn deliveries() {
     for (bench, own) in benches.iter().zip(&times) {
         let ratios = own.iter().zip(&times[0]).map(|(own, plain)| own / plain).collect();
         println!(
-            "{:24} turn {:5.2} ns/frame, {:4.2} x ipv4; fastest {:5.2}",
+            "{:24} {:5.2} ns/frame, {:4.2} x the plain one; fastest {:5.2}",
             bench.scenario.name,
             median(own.clone()),
             median(ratios),

@@ -4,14 +4,17 @@
 use std::net::IpAddr;
 
 use super::cell::{CELL_WORDS, Cell};
+use crate::hash::splitmix;
 use crate::model::{Prefix, Transport};
 use crate::table;
 
 /// src/bpf/table.h
 const PROBES: u64 = 8;
 
-/// Factors tried before the table is doubled.
-const TRIES: u64 = 16;
+/// Factors tried, of which the best is taken; where none will do, the table is doubled.
+const TRIES: usize = 16;
+/// With many keys so few that they are this many in all: a few milliseconds.
+const TRIED: usize = 1 << 18;
 
 /// Odd (Knuth, TAOCP vol. 3, section 6.4).
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -67,30 +70,47 @@ impl Directory {
 
     fn of<const W: usize>(entries: &[(u64, [u64; W])], is_free: impl Fn(&[u64]) -> bool) -> Directory {
         let least = (4 * entries.len()).div_ceil(CELL_WORDS / W).next_power_of_two().max(2);
-        (least.ilog2()..32)
-            .flat_map(|bits| (0..TRIES).map(move |at| (bits, GOLDEN.wrapping_mul(2 * at + 1))))
-            .find_map(|(bits, factor)| Directory::with(entries, &is_free, bits, factor))
-            .expect("different keys have different hashes")
+        // Factors that have nothing in common: addresses that follow one another are a lattice, most of which one factor misplaces, and the
+        // next one nothing.
+        let tries = (TRIED / entries.len().max(1)).clamp(1, TRIES) as u64;
+        let factor = |at: u64| splitmix::mix(splitmix::STEP.wrapping_mul(at)) | 1;
+        let best_of = |bits: u32| {
+            let mut best: Option<(Directory, u64)> = None;
+            for (directory, displaced) in
+                (1..=tries).filter_map(|at| Directory::with(entries, &is_free, bits, factor(at)))
+            {
+                if best.as_ref().is_none_or(|(_, least)| displaced < *least) {
+                    best = Some((directory, displaced));
+                }
+                if displaced == 0 {
+                    break;
+                }
+            }
+            best
+        };
+        (least.ilog2()..32).find_map(best_of).expect("different keys have different hashes").0
     }
 
-    /// With 2^`bits` buckets; `None`: an entry would be too far from its place.
+    /// With 2^`bits` buckets, and by how many places entries are from theirs; `None`: one would be too far.
     fn with<const W: usize>(
         entries: &[(u64, [u64; W])],
         is_free: &impl Fn(&[u64]) -> bool,
         bits: u32,
         factor: u64,
-    ) -> Option<Directory> {
+    ) -> Option<(Directory, u64)> {
         let of_bucket = (CELL_WORDS / W) as u64;
         let shift = u64::BITS - bits - of_bucket.ilog2();
         let mut cells = vec![[0; CELL_WORDS]; 1 << bits];
+        let mut displaced = 0;
         for (key, entry) in entries {
             let hash = key.wrapping_mul(factor) >> shift;
             let bucket = &mut cells[(hash / of_bucket) as usize];
-            let places = (0..PROBES).map(|i| ((hash + i) % of_bucket) as usize * W);
-            let free = places.into_iter().find(|place| is_free(&bucket[*place..][..W]))?;
+            let places = (0..PROBES).map(|i| (i, ((hash + i) % of_bucket) as usize * W));
+            let (by, free) = places.into_iter().find(|(_, place)| is_free(&bucket[*place..][..W]))?;
             bucket[free..][..W].copy_from_slice(entry);
+            displaced += by;
         }
-        Some(Directory { factor, shift, cells })
+        Some((Directory { factor, shift, cells }, displaced))
     }
 }
 
