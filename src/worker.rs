@@ -187,7 +187,7 @@ impl<P: Port> Worker<P> {
                 {
                     rooms[link] -= 1;
                     note((outcome, bytes.len()), (tally, latency), (port.arrival(frame), now));
-                    let bytes = port.reshape(frame, plain.more() as isize, plain.len());
+                    let bytes = port.reshape(frame, plain.more() as isize, plain.frame_len());
                     plain.write(bytes, table, outcome.next_hop);
                     continue;
                 }

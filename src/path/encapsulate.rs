@@ -71,7 +71,7 @@ impl<'t> Plain<'t> {
 
     /// How long it is then, without its padding.
     #[inline(always)]
-    pub fn len(&self) -> usize {
+    pub fn frame_len(&self) -> usize {
         HEADER_LEN + self.more() + self.inner.len
     }
 
