@@ -4,8 +4,8 @@
 //! port. The floor reads each frame's header line, reads a table entry at a known slot and writes the 12 MAC bytes, in
 //! the same bursts. The two take turns, and the ratio is of neighbours, because the machine's speed drifts.
 //!
-//! `cargo bench --bench turn`; with `-- deliveries-only` or `-- odd-only` that part alone, with `-- only=NAME` those scenarios whose names have
-//! that in them, with `-- counted=SCENARIO` a few frames for a tool that counts instructions.
+//! `cargo bench --bench turn`; with `-- deliveries-only` or `-- odd-only` that part alone, with `-- only=NAME` those scenarios whose
+//! names have that in them, with `-- counted=SCENARIO` a few frames for a tool that counts instructions.
 
 #[path = "common/frames.rs"]
 mod frames;

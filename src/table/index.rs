@@ -1,7 +1,7 @@
-//! A read-only hash table for the hot path: open addressing, linear probing, at most an eighth full (a quarter, with many keys, for the caches), multiplicative hashing
-//! with the best of many factors. Up to some thousand keys nearly each ends where it belongs, so that a look-up is one
-//! multiplication, one cache line and no branch that depends on the key. Keys come from the configuration, never from a
-//! client: nobody outside can make a look-up slow.
+//! A read-only hash table for the hot path: open addressing, linear probing, at most an eighth full (with many keys a quarter, for
+//! the caches), multiplicative hashing with the best of many factors. Up to some thousand keys nearly each ends where it belongs, so
+//! that a look-up is one multiplication, one cache line and no branch that depends on the key. Keys come from the configuration,
+//! never from a client: nobody outside can make a look-up slow.
 
 use crate::hash::splitmix;
 

@@ -116,17 +116,16 @@ pub struct Owners {
     remainders: Option<Arc<[u16]>>,
 }
 
-/// What one service selects by. What most frames need is in its first cache line: with thousands of services, each line more is a miss more.
-#[repr(C, align(64))]
+/// What one service selects by.
 pub struct ServiceTable {
-    owners: Arc<[u16]>,
     pub rule: Rule,
-    base: u32,
-    /// Whether servers send back what they have no connection for.
-    pub second_chance: bool,
+    owners: Arc<[u16]>,
     remainders: Option<Arc<[u16]>>,
+    base: u32,
     /// While slots move.
     kept: Option<Arc<Kept>>,
+    /// Whether servers send back what they have no connection for.
+    pub second_chance: bool,
     connection_ids: Option<ConnectionIds>,
 }
 

@@ -13,7 +13,7 @@ const PROBES: u64 = 8;
 
 /// Factors tried, of which the best is taken; where none will do, the table is doubled.
 const TRIES: usize = 16;
-/// With many keys so few that they are this many in all: a few milliseconds.
+/// Keys in all with which more are tried than are needed: a few milliseconds.
 const TRIED: usize = 1 << 18;
 
 /// Odd (Knuth, TAOCP vol. 3, section 6.4).
@@ -72,19 +72,16 @@ impl Directory {
         let least = (4 * entries.len()).div_ceil(CELL_WORDS / W).next_power_of_two().max(2);
         // Factors that have nothing in common: addresses that follow one another are a lattice, most of which one factor misplaces, and the
         // next one nothing.
-        let tries = (TRIED / entries.len().max(1)).clamp(1, TRIES) as u64;
-        let factor = |at: u64| splitmix::mix(splitmix::STEP.wrapping_mul(at)) | 1;
+        let enough = TRIED / entries.len().max(1);
+        let factor = |at: usize| splitmix::mix(splitmix::STEP.wrapping_mul(at as u64)) | 1;
         let best_of = |bits: u32| {
             let mut best: Option<(Directory, u64)> = None;
-            for (directory, displaced) in
-                (1..=tries).filter_map(|at| Directory::with(entries, &is_free, bits, factor(at)))
-            {
-                if best.as_ref().is_none_or(|(_, least)| displaced < *least) {
-                    best = Some((directory, displaced));
-                }
-                if displaced == 0 {
+            for at in 1..=TRIES {
+                let least = best.as_ref().map_or(u64::MAX, |(_, displaced)| *displaced);
+                if least == 0 || (best.is_some() && at > enough) {
                     break;
                 }
+                best = Directory::with(entries, &is_free, bits, factor(at)).filter(|it| it.1 < least).or(best);
             }
             best
         };

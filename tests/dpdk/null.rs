@@ -85,6 +85,31 @@ fn of_two_devices_each_sends_what_came_by_the_other_and_no_frame_goes_astray() {
     drop(service);
 }
 
+/// Into the headroom that DPDK leaves (RTE_PKTMBUF_HEADROOM, 128 bytes), and out of it again.
+#[test]
+fn a_frame_is_moved_within_its_buffer_and_never_out_of_it() {
+    let _turn = turn();
+    let Attached { mut ports, service, .. } = attach(&settings("net_null8,size=64")).0;
+    let port = &mut ports[0];
+    let mut burst = Burst::new();
+    port.service();
+    port.rx(&mut burst);
+    let frame = &mut burst[0];
+    port.bytes_mut(frame).fill(7);
+    port.reshape(frame, 128, 192).get_mut(..128).expect("as long as was said").fill(9);
+    assert_eq!(*port.bytes(frame), *[[9; 128].as_slice(), &[7; 64]].concat());
+    assert_eq!(*port.reshape(frame, -100, 90), *[[9; 28].as_slice(), &[7; 62]].concat());
+    for (front, len) in [(101, 60), (isize::MIN, 60), (0, 1 << 16), (-4096, 60)] {
+        let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| port.reshape(frame, front, len).len()));
+        assert!(moved.is_err(), "{front} {len}");
+    }
+    assert_eq!(port.bytes(frame).len(), 90);
+    port.free(&mut burst);
+    assert!(port.ledger().balanced());
+    drop(ports);
+    drop(service);
+}
+
 #[test]
 fn a_device_stops_and_starts_again_in_one_process() {
     let _turn = turn();

@@ -48,16 +48,13 @@ static void frames_go_round(uint16_t port, struct rte_mempool *pool)
         char *bytes = rte_pktmbuf_append(frames[at], 60);
         CHECK(bytes != NULL);
         memset(bytes, at, 60);
-        char *front = oneip_prepend(frames[at], 20);
-        CHECK(front == bytes - 20);
-        memset(front, 0xff, 20);
     }
     CHECK(oneip_tx_burst(port, 0, frames, BURST) == BURST);
     count = oneip_rx_burst(port, 0, back, BURST);
     CHECK(count == BURST);
     for (at = 0; at < count; at++) {
         const unsigned char *bytes = rte_pktmbuf_mtod(back[at], const unsigned char *);
-        CHECK(rte_pktmbuf_pkt_len(back[at]) == 80 && bytes[0] == 0xff && bytes[19] == 0xff && bytes[20] == at && bytes[79] == at);
+        CHECK(rte_pktmbuf_pkt_len(back[at]) == 60 && bytes[0] == at && bytes[59] == at);
     }
     CHECK(oneip_rx_burst(port, 0, back + 0, 0) == 0);
     rte_pktmbuf_free_bulk(back, count);
@@ -75,9 +72,6 @@ static void what_there_is_no_room_for_is_refused(struct rte_mempool *pool)
         all[taken++] = frame;
     }
     CHECK(taken > 0 && rte_mempool_avail_count(pool) == 0);
-    frame = all[0];
-    CHECK(oneip_prepend(frame, RTE_PKTMBUF_HEADROOM) != NULL);
-    CHECK(oneip_prepend(frame, 1) == NULL);
     rte_pktmbuf_free_bulk(all, taken);
 }
 
