@@ -98,11 +98,22 @@ impl<'l> Filter<'l> {
         succeed(ctl(self.lab, self.server).args(arguments))
     }
 
+    /// As `ctl`; `Err`: the order was refused, and this is what it says.
+    pub fn ctl_answer(&self, arguments: &[&str]) -> Result<String, String> {
+        let said = ctl(self.lab, self.server).args(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        match said.status.code() {
+            Some(0) => Ok(text(said.stdout)),
+            code => {
+                assert_eq!(code, Some(1));
+                Err(text(said.stderr))
+            }
+        }
+    }
+
     /// As `ctl`, of an order that is refused. What it says.
     pub fn ctl_refused(&self, arguments: &[&str]) -> String {
-        let said = ctl(self.lab, self.server).args(arguments).output().unwrap();
-        assert_eq!(said.status.code(), Some(1));
-        String::from_utf8(said.stderr).unwrap()
+        self.ctl_answer(arguments).expect_err("it is refused")
     }
 
     pub fn status(&self) -> Value {
