@@ -96,8 +96,7 @@ impl Directory {
         self.prefixes.v4().find_all(&addresses, &mut numbers);
         let ports = self.ports_v4.view();
         for ((at, port), number) in asked.into_iter().zip(numbers) {
-            let Some(prefix) = self.prefixes.at(number) else { continue };
-            let key = prefix.first as u64 | u64::from(prefix.mark) << 32;
+            let Some(key) = self.prefixes.at(number).map(Match::key_v4) else { continue };
             if let Some(service) = plain(ports.find(key | u64::from(port) << 32), || ports.find(key)) {
                 found(at, service);
             }
@@ -134,7 +133,7 @@ impl Directory {
     #[inline(always)]
     pub(super) fn prefix_v4(&self, address: u32) -> Option<(&Address, u64)> {
         let found = self.prefixes.find_v4(address)?;
-        Some((&self.addresses[found.address as usize], found.first as u64 | u64::from(found.mark) << 32))
+        Some((&self.addresses[found.address as usize], found.key_v4()))
     }
 
     /// As `prefix_v4`.

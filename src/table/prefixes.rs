@@ -76,6 +76,12 @@ impl Match {
         };
         Match { address, mark: prefix_mark(prefix.length), first }
     }
+
+    /// Of an IPv4 prefix: the key of everything there, to which that of a port is added.
+    #[inline(always)]
+    pub(super) fn key_v4(&self) -> u64 {
+        self.first as u64 | u64::from(self.mark) << 32
+    }
 }
 
 fn ranges<const W: usize>(all: &[(Prefix, Match)], is_v4: bool) -> Vec<([u64; W], u32)> {

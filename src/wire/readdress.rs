@@ -12,7 +12,7 @@ use std::net::IpAddr;
 pub struct Readdress {
     destination: IpAddr,
     dscp: u8,
-    /// Of the destination.
+    /// See `sum`.
     sum: u32,
 }
 
@@ -31,6 +31,11 @@ impl Readdress {
 
     pub fn dscp(&self) -> u8 {
         self.dscp
+    }
+
+    /// Of the destination (`checksum::sum`).
+    pub fn sum(&self) -> u32 {
+        self.sum
     }
 
     /// Changes a packet that is whole, from its version field on. A fragment without a transport header has no checksum to mend.

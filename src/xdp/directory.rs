@@ -13,7 +13,7 @@ const PROBES: u64 = 8;
 
 /// Factors tried, of which the best is taken; where none will do, the table is doubled.
 const TRIES: usize = 16;
-/// Keys in all with which more are tried than are needed: a few milliseconds.
+/// With many keys, fewer: as many as make this many keys in all, once one will do.
 const TRIED: usize = 1 << 18;
 
 /// Odd (Knuth, TAOCP vol. 3, section 6.4).

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 
 use crate::model::Tags;
 use crate::table::Way;
-use crate::wire::checksum;
 use crate::xdp::cell::Words;
 
 /// `struct way`; it has no gaps.
@@ -56,8 +55,7 @@ impl WayCell {
                     IpAddr::V4(address) => cell.header[..4].copy_from_slice(&address.octets()),
                     IpAddr::V6(address) => cell.header[..16].copy_from_slice(&address.octets()),
                 }
-                cell.sum = checksum::sum(&cell.header);
-                (cell.kind, cell.dscp) = (Self::READDRESS, readdress.dscp());
+                (cell.kind, cell.dscp, cell.sum) = (Self::READDRESS, readdress.dscp(), readdress.sum());
             }
         }
         cell

@@ -273,7 +273,7 @@ fn fifty_reloads_of_all_filters_under_load_break_nothing() {
         drop(when_done);
         assert!(browsers.into_iter().all(|browser| browser.join().unwrap().0 > 50));
         let requests: Vec<_> = surfers.into_iter().map(|surfer| surfer.join().unwrap()).collect();
-        assert!(late.load(Ordering::Relaxed) < 5, "orders that were answered late: {late:?} of 200");
+        assert!(late.load(Ordering::Relaxed) <= 1, "orders that were answered late: {late:?} of 200");
         // How many is chance: a SYN that meets one hold after the other waits longer before each try.
         assert!(requests.iter().all(|requests| *requests > 0), "requests that came through: {requests:?}");
     });
