@@ -53,7 +53,7 @@ struct head {
 	__u32 unused;
 	struct directory quic;     /* entries */
 };
-_Static_assert(sizeof(struct head) == 296, "src/xdp/dispatch/layout.rs");
+_Static_assert(sizeof(struct head) == 312, "src/xdp/dispatch/layout.rs");
 
 struct control {
 	__u32 present; /* the head that counts */

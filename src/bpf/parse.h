@@ -144,8 +144,10 @@ INLINE int is_extension(__u16 protocol)
 }
 
 /* wire::ipv6::Ipv6::upper. 0, or a verdict */
-COLD int walk(struct xdp_md *ctx, struct packet *packet)
+ONCE int walk(struct xdp_md *ctx, struct packet *packet)
 {
+	if (!packet)
+		return MALFORMED;
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		__u16 protocol = packet->protocol;
 		if (!is_extension(protocol))

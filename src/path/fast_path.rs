@@ -8,10 +8,10 @@
 use super::batch::{Batch, Bits, Sorted};
 use super::classify::is_syn;
 use crate::hash;
-use crate::hash::vector::{Level, Loop, Row};
+use crate::hash::vector::{Lanes, Level, Loop, Row};
 use crate::limits::BURST;
 use crate::model::Transport;
-use crate::table::{Directory, PackedMac, Ports, ServiceId};
+use crate::table::{PackedMac, Ports, ServiceId};
 use crate::wire::{ethernet, ipv4, ipv6, transport};
 use std::ops::Range;
 
@@ -146,20 +146,12 @@ impl<V: Version<B>, const B: usize> Side<V, B> {
         // Without the headers of bursts before.
         let begins = begins & u64::MAX >> (u64::BITS as usize - len);
         let begins = Bits(begins).fold(0, |begins, at| begins | 1 << self.batch.frames[at].position());
-        let mut out = 0;
-        for (at, frame) in self.batch.frames[..len].iter_mut().enumerate() {
-            match self.headers.service(at, ports) {
-                Some(service) => *frame = Sorted::new(frame.position(), service),
-                None => out |= 1 << at,
-            }
-        }
-        if let Some(directory) = ports.prefixes.filter(|_| out != 0) {
-            self.headers.of_prefixes(out, directory, |at, service| {
-                let frame = &mut self.batch.frames[at];
-                *frame = Sorted::new(frame.position(), service);
-                out &= !(1 << at);
-            });
-        }
+        let mut out = u64::MAX >> (u64::BITS as usize - len);
+        self.headers.services(level, len, ports, |at, service| {
+            let frame = &mut self.batch.frames[at];
+            *frame = Sorted::new(frame.position(), service);
+            out &= !(1 << at);
+        });
         let slow = if out == 0 { 0 } else { self.batch.remove(out) };
         Judged { begins, slow }
     }
@@ -175,7 +167,7 @@ impl<V: Version<B>, const B: usize> Loop for Judge<'_, V, B> {
     type Output = u64;
 
     #[inline(always)]
-    fn run(self) -> u64 {
+    fn run<L: Lanes>(self) -> u64 {
         // Whole vectors: behind the last header lie those of bursts before.
         self.headers.judge(self.len.next_multiple_of(VECTOR).min(BURST), self.blocks)
     }
@@ -189,11 +181,9 @@ pub trait Version<const B: usize> {
     /// Judges `len` headers, completes the hash inputs, and returns, a bit each, which begin a TCP connection.
     fn judge(&mut self, len: usize, blocks: &mut [Row; B]) -> u64;
 
-    /// The service of a header that was judged plain, if it is to a cluster address and selects by maglev over the source.
-    fn service(&self, at: usize, ports: Ports) -> Option<ServiceId>;
-
-    /// As `service`, of the headers of these bits, if they are to a prefix.
-    fn of_prefixes(&self, bits: u64, directory: &Directory, found: impl FnMut(usize, ServiceId));
+    /// Tells `found` of the services of the first `len` headers: of those that were judged plain, are to a cluster address or a prefix,
+    /// and whose service selects by maglev over the source.
+    fn services(&self, level: Level, len: usize, ports: Ports, found: impl FnMut(usize, ServiceId));
 }
 
 /// IPv4 headers, in little-endian words. The batch's block is at first TTL, protocol, .., source.
@@ -247,12 +237,12 @@ impl Version<{ hash::SOURCE_V4 }> for HeadersV4 {
     }
 
     #[inline(always)]
-    fn service(&self, at: usize, ports: Ports) -> Option<ServiceId> {
-        ports.plain_v4(self.key[at])
-    }
-
-    fn of_prefixes(&self, bits: u64, directory: &Directory, found: impl FnMut(usize, ServiceId)) {
-        directory.plain_of_prefixes_v4(Bits(bits).map(|at| (at, self.key[at])), found);
+    fn services(&self, level: Level, len: usize, ports: Ports, mut found: impl FnMut(usize, ServiceId)) {
+        let keys = self.key[..len].iter().copied().enumerate();
+        match ports.prefixes {
+            None => keys.for_each(|(at, key)| ports.plain_v4(key).into_iter().for_each(|service| found(at, service))),
+            Some(directory) => directory.plain_v4(level, keys, found),
+        }
     }
 }
 
@@ -311,16 +301,16 @@ impl Version<{ hash::SOURCE_V6 }> for HeadersV6 {
     }
 
     #[inline(always)]
-    fn service(&self, at: usize, ports: Ports) -> Option<ServiceId> {
+    fn services(&self, level: Level, len: usize, ports: Ports, mut found: impl FnMut(usize, ServiceId)) {
         // Under 0 stands the service that has everything.
-        if self.key[at] == 0 {
-            return None;
+        let is_plain = |at: &usize| self.key[*at] != 0;
+        let keys = (0..len).filter(is_plain).map(|at| (at, self.destination(at), self.key[at]));
+        match ports.prefixes {
+            None => keys.for_each(|(at, address, port)| {
+                ports.plain_v6(address, port).into_iter().for_each(|service| found(at, service));
+            }),
+            Some(directory) => directory.plain_v6(level, keys, found),
         }
-        ports.plain_v6(self.destination(at), self.key[at])
-    }
-
-    fn of_prefixes(&self, bits: u64, directory: &Directory, found: impl FnMut(usize, ServiceId)) {
-        directory.plain_of_prefixes_v6(Bits(bits).map(|at| (at, (self.destination(at), self.key[at]))), found);
     }
 }
 

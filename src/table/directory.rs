@@ -1,9 +1,10 @@
 //! Cluster addresses and prefixes, and which service has which of their ports.
 
 use super::bloom_filter::BloomFilter;
-use super::index::{Index, NONE, View};
+use super::index::{Index, Key, NONE, View};
 use super::prefixes::{Match, Prefixes};
 use super::{PackedMac, ServiceId};
+use crate::hash::vector::Level;
 use crate::limits::BURST;
 use crate::model::{Prefix, Transport};
 use arrayvec::ArrayVec;
@@ -76,54 +77,78 @@ impl Directory {
         })
     }
 
-    /// As `Ports::plain_v4`, of frames in which that finds nothing, by their positions: `found` is told of those to a prefix.
+    /// Tells `found` of the services of frames, by their positions, where there are prefixes, too. Of those with `key` 0 nothing is told.
     #[inline(never)]
-    pub fn plain_of_prefixes_v4(
+    pub fn plain_v4(
         &self,
+        level: Level,
         frames: impl Iterator<Item = (usize, u64)>,
         mut found: impl FnMut(usize, ServiceId),
     ) {
+        let ports = self.ports_v4.view();
         let (mut asked, mut addresses) = (ArrayVec::<_, BURST>::new(), ArrayVec::<_, BURST>::new());
-        for (at, key) in frames {
+        for (at, key) in frames.filter(|(_, key)| *key != 0) {
             let (address, port) = (u32::from_be(key as u32), (key >> 32) as u32);
-            // The key of what is not plain is 0.
-            if port != EVERYTHING && !(self.hosts_v4.may_have(address) && self.v4.get(address).is_some()) {
-                asked.push((at, port));
-                addresses.push([address.into()]);
+            if self.hosts_v4.may_have(address) {
+                if let Some(service) = ports.plain(key, key as u32 as u64) {
+                    found(at, service);
+                    continue;
+                }
+                if self.v4.get(address).is_some() {
+                    continue;
+                }
             }
+            asked.push((at, port));
+            addresses.push([address.into()]);
         }
         let mut numbers = [0; BURST];
-        self.prefixes.v4().find_all(&addresses, &mut numbers);
-        let ports = self.ports_v4.view();
+        self.prefixes.v4().find_all(level, &addresses, &mut numbers);
         for ((at, port), number) in asked.into_iter().zip(numbers) {
-            let Some(key) = self.prefixes.at(number).map(Match::key_v4) else { continue };
-            if let Some(service) = plain(ports.find(key | u64::from(port) << 32), || ports.find(key)) {
+            let Some(prefix) = self.prefixes.at(number) else { continue };
+            let everything = prefix.key_v4();
+            let key = everything | u64::from(port) << 32;
+            let service = if prefix.port == port { plain(prefix.service) } else { ports.plain(key, everything) };
+            if let Some(service) = service {
                 found(at, service);
             }
         }
     }
 
-    /// As `plain_of_prefixes_v4`.
+    /// As `plain_v4`; of the little-endian numbers that the destinations are, and their `port_key`s.
     #[inline(never)]
-    pub fn plain_of_prefixes_v6(
+    pub fn plain_v6(
         &self,
-        frames: impl Iterator<Item = (usize, (u128, u32))>,
+        level: Level,
+        frames: impl Iterator<Item = (usize, u128, u32)>,
         mut found: impl FnMut(usize, ServiceId),
     ) {
+        let ports = self.ports_v6.view();
         let (mut asked, mut addresses) = (ArrayVec::<_, BURST>::new(), ArrayVec::<_, BURST>::new());
-        for (at, (address, port)) in frames {
-            let address = u128::from_be(address);
-            if port != EVERYTHING && !(self.hosts_v6.may_have(address) && self.v6.get(address).is_some()) {
-                asked.push((at, port));
-                addresses.push([(address >> 64) as u64, address as u64]);
+        for (at, destination, port) in frames {
+            let address = u128::from_be(destination);
+            if self.hosts_v6.may_have(address) {
+                if let Some(service) = ports.plain((destination, port), (destination, EVERYTHING)) {
+                    found(at, service);
+                    continue;
+                }
+                if self.v6.get(address).is_some() {
+                    continue;
+                }
             }
+            asked.push((at, port));
+            addresses.push([(address >> 64) as u64, address as u64]);
         }
         let mut numbers = [0; BURST];
-        self.prefixes.v6().find_all(&addresses, &mut numbers);
-        let ports = self.ports_v6.view();
+        self.prefixes.v6().find_all(level, &addresses, &mut numbers);
         for ((at, port), number) in asked.into_iter().zip(numbers) {
-            let Some(Match { first, mark, .. }) = self.prefixes.at(number) else { continue };
-            if let Some(service) = plain(ports.find((*first, port | mark)), || ports.find((*first, *mark))) {
+            let Some(prefix) = self.prefixes.at(number) else { continue };
+            let Match { first, mark, .. } = *prefix;
+            let service = if prefix.port == port {
+                plain(prefix.service)
+            } else {
+                ports.plain((first, port | mark), (first, mark))
+            };
+            if let Some(service) = service {
                 found(at, service);
             }
         }
@@ -177,15 +202,19 @@ impl PortService {
     }
 }
 
-/// The service that has the port and is plain: the one that lists it, or, where none does, the one that has everything.
+/// What an index says of a port, if it is a plain service.
 #[inline(always)]
-fn plain(listed: u32, everything: impl FnOnce() -> u32) -> Option<ServiceId> {
-    let is_plain = |value: u32| value >> 16 == PLAIN >> 16;
-    if is_plain(listed) {
-        return Some(listed as ServiceId);
+fn plain(value: u32) -> Option<ServiceId> {
+    (value >> 16 == PLAIN >> 16).then_some(value as ServiceId)
+}
+
+impl<K: Key> View<'_, K> {
+    /// The service that has a port and is plain: the one that lists it, or, where none does, the one that has everything.
+    #[inline(always)]
+    fn plain(self, port: K, everything: K) -> Option<ServiceId> {
+        let listed = self.find(port);
+        plain(listed).or_else(|| plain(if listed == NONE { self.find(everything) } else { NONE }))
     }
-    let value = if listed == NONE { everything() } else { NONE };
-    is_plain(value).then_some(value as ServiceId)
 }
 
 /// Finds the services of ports, and tells servers' MACs from others.
@@ -214,19 +243,13 @@ impl Ports<'_> {
     /// destination.
     #[inline(always)]
     pub fn plain_v4(&self, key: u64) -> Option<ServiceId> {
-        if self.prefixes.is_some_and(|directory| !directory.hosts_v4.may_have(u32::from_be(key as u32))) {
-            return None;
-        }
-        plain(self.v4.find(key), || self.v4.find(key as u32 as u64))
+        self.v4.plain(key, key as u32 as u64)
     }
 
     /// As `plain_v4`; of the little-endian number that the destination is, and its `port_key`.
     #[inline(always)]
     pub fn plain_v6(&self, address: u128, port: u32) -> Option<ServiceId> {
-        if self.prefixes.is_some_and(|directory| !directory.hosts_v6.may_have(u128::from_be(address))) {
-            return None;
-        }
-        plain(self.v6.find((address, port)), || self.v6.find((address, EVERYTHING)))
+        self.v6.plain((address, port), (address, EVERYTHING))
     }
 
     /// Whether `source` is the MAC of any server.

@@ -10,7 +10,8 @@ pub struct Prefixes {
     /// Of both families: a range's value is the number of its prefix, from 1.
     v4: Tree<1>,
     v6: Tree<2>,
-    all: Box<[(Prefix, Match)]>,
+    all: Box<[Prefix]>,
+    matches: Box<[Match]>,
 }
 
 /// The prefix of an address.
@@ -22,14 +23,17 @@ pub struct Match {
     pub mark: u32,
     /// Its first address as it stands in a packet, as a little-endian number.
     pub first: u128,
+    /// One of its ports, or `EVERYTHING`, and what the index says of that: most have no other, so that their frames need not ask there.
+    pub port: u32,
+    pub service: u32,
 }
 
 impl Prefixes {
-    /// Of prefixes that are longer than 0 and shorter than addresses, each once; each with its `Address`.
-    pub fn new(prefixes: &[(Prefix, u16)]) -> Prefixes {
-        let all: Box<[(Prefix, Match)]> =
-            prefixes.iter().map(|(prefix, id)| (*prefix, Match::new(*prefix, *id))).collect();
-        Prefixes { v4: Tree::new(&ranges(&all, true)), v6: Tree::new(&ranges(&all, false)), all }
+    /// Of prefixes that are longer than 0 and shorter than addresses, each once; each with its `Address` and one of its ports, or `EVERYTHING`.
+    pub fn new(prefixes: &[(Prefix, u16, (u32, u32))]) -> Prefixes {
+        let all: Box<[Prefix]> = prefixes.iter().map(|(prefix, ..)| *prefix).collect();
+        let matches = prefixes.iter().map(|(prefix, id, port)| Match::new(*prefix, *id, *port)).collect();
+        Prefixes { v4: Tree::new(&ranges(&all, true)), v6: Tree::new(&ranges(&all, false)), all, matches }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -51,12 +55,12 @@ impl Prefixes {
     /// The prefix of a number that a range has.
     #[inline]
     pub(super) fn at(&self, number: u32) -> Option<&Match> {
-        self.all.get((number as usize).wrapping_sub(1)).map(|(_, found)| found)
+        self.matches.get((number as usize).wrapping_sub(1))
     }
 
     /// Every prefix with its `Address`, by number.
     pub fn iter(&self) -> impl Iterator<Item = (Prefix, u16)> {
-        self.all.iter().map(|(prefix, found)| (*prefix, found.address))
+        self.all.iter().copied().zip(self.matches.iter().map(|found| found.address))
     }
 
     pub fn v4(&self) -> &Tree<1> {
@@ -69,12 +73,12 @@ impl Prefixes {
 }
 
 impl Match {
-    fn new(prefix: Prefix, address: u16) -> Match {
+    fn new(prefix: Prefix, address: u16, (port, service): (u32, u32)) -> Match {
         let first = match prefix.address {
             IpAddr::V4(first) => u32::from_le_bytes(first.octets()).into(),
             IpAddr::V6(first) => u128::from_le_bytes(first.octets()),
         };
-        Match { address, mark: prefix_mark(prefix.length), first }
+        Match { address, mark: prefix_mark(prefix.length), first, port, service }
     }
 
     /// Of an IPv4 prefix: the key of everything there, to which that of a port is added.
@@ -84,8 +88,8 @@ impl Match {
     }
 }
 
-fn ranges<const W: usize>(all: &[(Prefix, Match)], is_v4: bool) -> Vec<([u64; W], u32)> {
-    let numbered = all.iter().zip(1..).map(|((prefix, _), number)| (*prefix, number));
+fn ranges<const W: usize>(all: &[Prefix], is_v4: bool) -> Vec<([u64; W], u32)> {
+    let numbered = all.iter().copied().zip(1..);
     let of_family = numbered.filter(|(prefix, _)| prefix.address.is_ipv4() == is_v4);
     ranges::side_by_side(of_family.collect(), 0, |_, alike| alike[0].1)
 }
@@ -97,15 +101,15 @@ mod tests {
     use std::collections::BTreeSet;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    fn longest(prefixes: &[(Prefix, u16)], address: IpAddr) -> Option<Match> {
-        let of = prefixes.iter().filter(|(prefix, _)| prefix.contains(address));
-        let longest = of.max_by_key(|(prefix, _)| prefix.length);
-        longest.map(|(prefix, id)| Match::new(*prefix, *id))
+    fn longest(prefixes: &[(Prefix, u16, (u32, u32))], address: IpAddr) -> Option<Match> {
+        let of = prefixes.iter().filter(|(prefix, ..)| prefix.contains(address));
+        let longest = of.max_by_key(|(prefix, ..)| prefix.length);
+        longest.map(|(prefix, id, port)| Match::new(*prefix, *id, *port))
     }
 
-    fn numbered(prefixes: impl IntoIterator<Item = Prefix>) -> Vec<(Prefix, u16)> {
+    fn numbered(prefixes: impl IntoIterator<Item = Prefix>) -> Vec<(Prefix, u16, (u32, u32))> {
         let all: BTreeSet<Prefix> = prefixes.into_iter().map(|prefix| prefix.first()).collect();
-        all.into_iter().zip(0..).collect()
+        all.into_iter().zip(0..).map(|(prefix, id)| (prefix, id, (id.into(), 0))).collect()
     }
 
     proptest! {

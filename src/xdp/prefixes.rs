@@ -8,7 +8,7 @@ use std::convert::Infallible;
 
 /// `PREFIX_LEVELS` of src/bpf/prefixes.h, and the ranges that so many levels hold.
 const LEVELS: u32 = 5;
-const _: () = assert!(2 * crate::limits::MAX_ADDRESSES + 1 < (ranges::NODE + 1).pow(LEVELS) - 1);
+const _: () = assert!(2 * crate::limits::MAX_ADDRESSES < ranges::NODE * (ranges::NODE + 1).pow(LEVELS - 1));
 
 /// `struct tree`
 #[derive(Clone, Copy, Default)]
@@ -16,7 +16,15 @@ const _: () = assert!(2 * crate::limits::MAX_ADDRESSES + 1 < (ranges::NODE + 1).
 pub struct Ranges {
     pub keys: u32,
     pub values: u32,
-    pub nodes: u32,
+    pub inner: u32,
+    pub last: u32,
+}
+
+impl Ranges {
+    /// Of a tree, with the cells that its keys and its values begin in.
+    pub fn of<const W: usize>(tree: &Tree<W>, keys: u32, values: u32) -> Ranges {
+        Ranges { keys, values, inner: tree.inner() as u32, last: tree.last() as u32 }
+    }
 }
 
 /// `struct prefixes`
@@ -73,9 +81,9 @@ impl Prefixes {
     }
 
     /// Two fields a word; the last word has one.
-    pub fn words(&self) -> [u64; 4] {
+    pub fn words(&self) -> [u64; 5] {
         let Prefixes { v4, v6, entries } = *self;
-        [[v4.keys, v4.values], [v4.nodes, v6.keys], [v6.values, v6.nodes], [entries, 0]]
+        [[v4.keys, v4.values], [v4.inner, v4.last], [v6.keys, v6.values], [v6.inner, v6.last], [entries, 0]]
             .map(|[low, high]| u64::from(low) | u64::from(high) << 32)
     }
 }
@@ -85,17 +93,11 @@ fn of_tree<const W: usize, E>(
     (keys, values): (Part, Part),
     place: &mut impl FnMut(Part, Vec<u64>) -> Result<u32, E>,
 ) -> Result<Ranges, E> {
-    if tree.nodes() == 0 {
-        return Ok(Ranges::default());
-    }
-    Ok(Ranges {
-        keys: place(keys, tree.keys().to_vec())?,
-        values: place(values, value_words(tree))?,
-        nodes: tree.nodes() as u32,
-    })
+    Ok(Ranges::of(tree, place(keys, tree.keys().to_vec())?, place(values, value_words(tree))?))
 }
 
 /// The values of a tree, two a word.
 pub fn value_words<const W: usize>(tree: &Tree<W>) -> Vec<u64> {
-    tree.values().chunks(2).map(|two| u64::from(two[0]) | u64::from(two[1]) << 32).collect()
+    let word = |two: &[u32]| u64::from(two[0]) | u64::from(two.get(1).copied().unwrap_or_default()) << 32;
+    tree.values().chunks(2).map(word).collect()
 }

@@ -39,7 +39,7 @@ impl Table {
         let first_source = first_service + services.len().div_ceil(each_cell);
         let mut cells = vec![[0; CELL_WORDS]; first_source + usize::from(!sources.is_empty())];
         let prefixes = Prefixes::append(&directory, &mut cells);
-        cells[0][6..10].copy_from_slice(&prefixes.words());
+        cells[0][6..11].copy_from_slice(&prefixes.words());
         let place =
             |directory: &Directory, first: usize| [directory.factor, u64::from(directory.shift) | (first as u64) << 32];
         cells[0][..2].copy_from_slice(&place(&addresses, 1));

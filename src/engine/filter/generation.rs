@@ -73,8 +73,8 @@ impl Generation {
         cells[0][..4].copy_from_slice(&cluster.key().state());
         cells[0][4] = directory.factor;
         cells[0][5] = u64::from(directory.shift) | 1 << 32;
-        cells[0][6..10].copy_from_slice(&prefixes.words());
-        cells[0][9] |= (first_service as u64) << 32;
+        cells[0][6..11].copy_from_slice(&prefixes.words());
+        cells[0][10] |= (first_service as u64) << 32;
         let mut slots = Slots { cells, known: HashMap::new(), alike: HashMap::new() };
         for id in 0..services {
             let words = service(cluster, id as ServiceId, server, terms, &mut slots);

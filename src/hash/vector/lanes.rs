@@ -1,6 +1,6 @@
-//! Words in a vector register: what SipHash needs of one, for each instruction set.
+//! Words in a vector register: what loops need of one, for each instruction set.
 //!
-//! Every method is a single instruction or two, inlined into a function that is compiled for the set. The unsafe blocks vouch
+//! Every method is a few instructions, inlined into a function that is compiled for the set. The unsafe blocks vouch
 //! that it is: `super` calls such a function only where the processor has the set.
 
 /// As many 64-bit words as a register holds.
@@ -20,6 +20,12 @@ pub trait Lanes: Copy {
     fn add(self, other: Self) -> Self;
 
     fn xor(self, other: Self) -> Self;
+
+    /// In which lanes this is below the other, a bit each.
+    fn is_below(self, other: Self) -> u32;
+
+    /// In which lanes they are the same, a bit each.
+    fn is(self, other: Self) -> u32;
 
     /// To the left by `LEFT` bits. `RIGHT` is 64 - `LEFT`.
     fn rotate<const LEFT: i32, const RIGHT: i32>(self) -> Self;
@@ -51,6 +57,16 @@ impl Lanes for u64 {
     #[inline(always)]
     fn xor(self, other: u64) -> u64 {
         self ^ other
+    }
+
+    #[inline(always)]
+    fn is_below(self, other: u64) -> u32 {
+        u32::from(self < other)
+    }
+
+    #[inline(always)]
+    fn is(self, other: u64) -> u32 {
+        u32::from(self == other)
     }
 
     #[inline(always)]
@@ -100,6 +116,20 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn is_below(self, other: __m256i) -> u32 {
+            // There is a comparison of signed numbers only.
+            let [signed, other] = [self, other].map(|words| words.xor(Self::splat(1 << 63)));
+            // SAFETY: as in `splat`.
+            unsafe { _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(other, signed))) as u32 }
+        }
+
+        #[inline(always)]
+        fn is(self, other: __m256i) -> u32 {
+            // SAFETY: as in `splat`.
+            unsafe { _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(self, other))) as u32 }
+        }
+
+        #[inline(always)]
         fn rotate<const LEFT: i32, const RIGHT: i32>(self) -> __m256i {
             // SAFETY: as in `splat`.
             unsafe {
@@ -145,6 +175,18 @@ mod x86 {
         fn xor(self, other: __m512i) -> __m512i {
             // SAFETY: as in `splat`.
             unsafe { _mm512_xor_si512(self, other) }
+        }
+
+        #[inline(always)]
+        fn is_below(self, other: __m512i) -> u32 {
+            // SAFETY: as in `splat`.
+            unsafe { _mm512_cmplt_epu64_mask(self, other) }.into()
+        }
+
+        #[inline(always)]
+        fn is(self, other: __m512i) -> u32 {
+            // SAFETY: as in `splat`.
+            unsafe { _mm512_cmpeq_epi64_mask(self, other) }.into()
         }
 
         #[inline(always)]

@@ -1,4 +1,4 @@
-//! The hot loops of selection, many lanes at a time: SipHash-1-3 of a burst, and the strongest of many candidates.
+//! Hot loops, many lanes at a time; those of selection stand here: SipHash-1-3 of a burst, and the strongest of many candidates.
 //!
 //! Each loop is written once and compiled three times: for AVX-512, AVX2 and the baseline. SipHash is generic over a register
 //! of words (`lanes`), because compilers found no vectors in plain loops over arrays; the search for the strongest candidate
@@ -9,7 +9,7 @@ mod lanes;
 
 use super::siphash::Key;
 use crate::limits::BURST;
-use lanes::Lanes;
+pub use lanes::Lanes;
 
 /// The widest register has eight words.
 const _: () = assert!(BURST.is_multiple_of(8));
@@ -41,10 +41,11 @@ impl Level {
         let mut levels = vec![Level(Set::Baseline)];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") {
+            let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt");
+            if has_avx2 {
                 levels.push(Level(Set::Avx2));
             }
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+            if has_avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
                 levels.push(Level(Set::Avx512));
             }
         }
@@ -61,97 +62,80 @@ impl Level {
         }
     }
 
-    /// SipHash-1-3 of the first `n` inputs, given block by block. `out` beyond `n` is unspecified.
-    #[inline]
-    pub fn siphash<const B: usize>(self, key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
-        match self.0 {
-            Set::Baseline => siphash_rows::<u64, B>(key, blocks, n, out),
-            // SAFETY: `available` makes this level only where the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => unsafe { siphash_avx2(key, blocks, n, out) },
-            // SAFETY: `available` makes this level only where the processor has AVX-512 F and DQ.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => unsafe { siphash_avx512(key, blocks, n, out) },
-        }
-    }
-
-    /// Runs the loop, compiled for this level.
+    /// Runs a loop, compiled for this level.
     #[inline]
     pub fn run<L: Loop>(self, work: L) -> L::Output {
         match self.0 {
-            Set::Baseline => work.run(),
-            // SAFETY: as in `siphash`.
+            Set::Baseline => work.run::<u64>(),
+            // SAFETY: `available` makes this level only where the processor has what `run_avx2` is compiled for.
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { run_avx2(work) },
-            // SAFETY: as in `siphash`.
+            // SAFETY: the same of `run_avx512`.
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => unsafe { run_avx512(work) },
         }
+    }
+
+    /// SipHash-1-3 of the first `n` inputs, given block by block. `out` beyond `n` is unspecified.
+    #[inline]
+    pub fn siphash<const B: usize>(self, key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
+        self.run(SipHash { key, blocks, n, out });
     }
 
     /// The index of the candidate whose `strength` for `salt` is greatest, the first of equals, and that strength.
     /// `strengths` is scratch space of the candidates' length. `None`: there is no candidate.
     #[inline]
     pub fn strongest(self, seeds: &[Seed], salt: u32, strengths: &mut [u32]) -> Option<(usize, u32)> {
-        match self.0 {
-            Set::Baseline => strongest_of(seeds, salt, strengths),
-            // SAFETY: as in `siphash`.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => unsafe { strongest_avx2(seeds, salt, strengths) },
-            // SAFETY: as in `siphash`.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => unsafe { strongest_avx512(seeds, salt, strengths) },
-        }
+        self.run(Strongest { seeds, salt, strengths })
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn siphash_avx2<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
-    siphash_rows::<std::arch::x86_64::__m256i, B>(key, blocks, n, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn siphash_avx512<const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
-    siphash_rows::<std::arch::x86_64::__m512i, B>(key, blocks, n, out);
-}
-
-/// A loop in plain Rust, such as compilers make vectors of.
+/// A loop over vectors of `V`, or one in plain Rust, such as compilers make vectors of.
 pub trait Loop {
     type Output;
 
     /// To be `#[inline(always)]`: only what is inlined is compiled for the level.
-    fn run(self) -> Self::Output;
+    fn run<V: Lanes>(self) -> Self::Output;
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,popcnt")]
 fn run_avx2<L: Loop>(work: L) -> L::Output {
-    work.run()
+    work.run::<std::arch::x86_64::__m256i>()
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512dq")]
+#[target_feature(enable = "avx512f,avx512dq,popcnt")]
 fn run_avx512<L: Loop>(work: L) -> L::Output {
-    work.run()
+    work.run::<std::arch::x86_64::__m512i>()
 }
 
-#[inline(always)]
-fn siphash_rows<V: Lanes, const B: usize>(key: Key, blocks: &[Row; B], n: usize, out: &mut Row) {
-    let mut at = 0;
-    while at < n.min(BURST) {
-        let mut v = key.state.map(V::splat);
-        for row in blocks {
-            let block = V::load(&row[at..]);
-            v[3] = v[3].xor(block);
-            v = round(v);
-            v[0] = v[0].xor(block);
+struct SipHash<'a, const B: usize> {
+    key: Key,
+    blocks: &'a [Row; B],
+    n: usize,
+    out: &'a mut Row,
+}
+
+impl<const B: usize> Loop for SipHash<'_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let mut at = 0;
+        while at < self.n.min(BURST) {
+            let mut v = self.key.state.map(V::splat);
+            for row in self.blocks {
+                let block = V::load(&row[at..]);
+                v[3] = v[3].xor(block);
+                v = round(v);
+                v[0] = v[0].xor(block);
+            }
+            v[2] = v[2].xor(V::splat(0xff));
+            let [v0, v1, v2, v3] = round(round(round(v)));
+            v0.xor(v1).xor(v2.xor(v3)).store(&mut self.out[at..]);
+            at += V::COUNT;
         }
-        v[2] = v[2].xor(V::splat(0xff));
-        let [v0, v1, v2, v3] = round(round(round(v)));
-        v0.xor(v1).xor(v2.xor(v3)).store(&mut out[at..]);
-        at += V::COUNT;
     }
 }
 
@@ -189,27 +173,25 @@ pub fn strength(seed: Seed, salt: u32) -> u32 {
     x ^ x >> 16
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn strongest_avx2(seeds: &[Seed], salt: u32, strengths: &mut [u32]) -> Option<(usize, u32)> {
-    strongest_of(seeds, salt, strengths)
+struct Strongest<'a> {
+    seeds: &'a [Seed],
+    salt: u32,
+    strengths: &'a mut [u32],
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512dq")]
-fn strongest_avx512(seeds: &[Seed], salt: u32, strengths: &mut [u32]) -> Option<(usize, u32)> {
-    strongest_of(seeds, salt, strengths)
-}
+impl Loop for Strongest<'_> {
+    type Output = Option<(usize, u32)>;
 
-#[inline(always)]
-fn strongest_of(seeds: &[Seed], salt: u32, strengths: &mut [u32]) -> Option<(usize, u32)> {
-    let strengths = &mut strengths[..seeds.len()];
-    let mut best = 0;
-    for (out, seed) in strengths.iter_mut().zip(seeds) {
-        *out = strength(*seed, salt);
-        best = best.max(*out);
+    #[inline(always)]
+    fn run<V: Lanes>(self) -> Self::Output {
+        let strengths = &mut self.strengths[..self.seeds.len()];
+        let mut best = 0;
+        for (out, seed) in strengths.iter_mut().zip(self.seeds) {
+            *out = strength(*seed, self.salt);
+            best = best.max(*out);
+        }
+        strengths.iter().position(|s| *s == best).map(|at| (at, best))
     }
-    strengths.iter().position(|s| *s == best).map(|at| (at, best))
 }
 
 #[cfg(test)]

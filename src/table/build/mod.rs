@@ -535,19 +535,22 @@ pub fn directory(services: &[Service]) -> (Directory, Vec<Arc<[u16]>>) {
         let mark = if prefix.is_host() { EVERYTHING } else { prefix_mark(prefix.length) };
         for service in sharing {
             of_service[*service as usize].insert(id);
-            let keys = keys(&services[*service as usize], *service);
-            match prefix.address {
-                IpAddr::V4(it) => {
-                    ports_v4.extend(keys.map(|(port, value)| (port_key_v4(it.octets(), port | mark), value)))
-                }
-                IpAddr::V6(it) => {
-                    let number = u128::from_le_bytes(it.octets());
-                    ports_v6.extend(keys.map(|(port, value)| ((number, port | mark), value)))
-                }
+        }
+        let keys = || sharing.iter().flat_map(|service| keys(&services[*service as usize], *service));
+        match prefix.address {
+            IpAddr::V4(it) => {
+                ports_v4.extend(keys().map(|(port, value)| (port_key_v4(it.octets(), port | mark), value)))
+            }
+            IpAddr::V6(it) => {
+                let number = u128::from_le_bytes(it.octets());
+                ports_v6.extend(keys().map(|(port, value)| ((number, port | mark), value)))
             }
         }
         match prefix.address {
-            _ if !prefix.is_host() => prefixes.push((*prefix, id)),
+            _ if !prefix.is_host() => {
+                let listed = keys().find(|(port, _)| *port != EVERYTHING);
+                prefixes.push((*prefix, id, listed.unwrap_or_default()));
+            }
             IpAddr::V4(address) => v4.push((address.to_bits(), id.into())),
             IpAddr::V6(address) => v6.push((address.to_bits(), id.into())),
         }

@@ -261,15 +261,9 @@ fn set_watch(head: &mut Head, watch: &Watch) {
 
 /// The ranges of a family.
 fn tree<const W: usize>(of: &Tree<W>, is_v4: bool, places: &mut impl Places) -> Result<Ranges, Full> {
-    if of.nodes() == 0 {
-        return Ok(Ranges::default());
-    }
-    let values = prefixes::value_words(of).into();
-    Ok(Ranges {
-        keys: places.place(Part::Ranges(is_v4), Content::Words(Arc::clone(of.keys())))?,
-        values: places.place(Part::RangeFates(is_v4), Content::Words(values))?,
-        nodes: of.nodes() as u32,
-    })
+    let keys = places.place(Part::Ranges(is_v4), Content::Words(Arc::clone(of.keys())))?;
+    let values = places.place(Part::RangeFates(is_v4), Content::Words(prefixes::value_words(of).into()))?;
+    Ok(Ranges::of(of, keys, values))
 }
 
 fn keeping((ident, destination): (u32, u32)) -> (u64, u64) {

@@ -142,10 +142,10 @@ pub struct Moves {
 }
 
 const _: () = {
-    assert!(size_of::<Head>() == 296 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
+    assert!(size_of::<Head>() == 312 && offset_of!(Head, ports) == 64 && offset_of!(Head, horizon) == 144);
     assert!(offset_of!(Head, services) == 168 && offset_of!(Head, watched_is_v6) == 196);
-    assert!(offset_of!(Head, ways) == 200 && offset_of!(Head, lists_v6) == 224 && offset_of!(Head, fates) == 236);
-    assert!(offset_of!(Head, prefixes) == 240 && offset_of!(Head, limits) == 268 && offset_of!(Head, quic) == 280);
+    assert!(offset_of!(Head, ways) == 200 && offset_of!(Head, lists_v6) == 228 && offset_of!(Head, fates) == 244);
+    assert!(offset_of!(Head, prefixes) == 248 && offset_of!(Head, limits) == 284 && offset_of!(Head, quic) == 296);
     assert!(size_of::<Service>() == 32 && offset_of!(Service, base) == 16 && offset_of!(Service, flags) == 24);
     assert!(size_of::<Owners>() == 56 && offset_of!(Owners, first) == 40);
     assert!(size_of::<Moves>() == 976 && offset_of!(Moves, horizon) == 56 && offset_of!(Moves, chain) == 72);
