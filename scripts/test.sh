@@ -23,6 +23,8 @@ Exit 0 only if all of it passed. As root it runs the tests on real networks too;
 
   --quick  only what needs no network and no kernel's help: it leaves out ${NETWORKS[*]}
            ${MACHINES[*]} $ALONE $GUEST $DPDK; and the lints of these, of the benchmarks and of feature dpdk
+
+Lints are seen as it builds: the compiler is clippy's for all that is oneip's own, so that what a \`cargo build\` made is built again here.
 END
 }
 
@@ -73,65 +75,71 @@ lab() { at_a_time=6 run_tests $(named "${NETWORKS[@]:0:2}"); }
 # shellcheck disable=SC2046
 networks() { run_tests $(named "${NETWORKS[@]:2}"); }
 
-# Tests of networks in the background, beside the others: what they say comes at the end. They mostly wait, the lab's the longest: what is
-# compiled for nothing else is compiled meanwhile, and stands back for them.
-both() {
-    local name start=$SECONDS verdict
-    folder=$(mktemp -d)
-    for name in lab networks; do
-        $name >"$folder/$name" 2>&1 &
-        process[$name]=$!
-    done
-    # shellcheck disable=SC2046
-    step tests run_tests $(others)
-    step lints nice cargo clippy --all-targets --features dpdk -- -D warnings
-    # What threads share, in every interleaving.
-    step loom nice cargo test --quiet --manifest-path tests/loom/Cargo.toml
-    step fuzz fuzz
-    for name in networks lab; do
-        verdict=ok
-        wait "${process[$name]}" || { verdict=FAILED; failed=1; }
-        printf '\n== %s\n' "$name"
-        cat "$folder/$name"
-        note "$name" "$verdict" "$start"
-    done
-    process=()
+guest() { run_tests --test "$GUEST"; }
+
+# The lab's tests of what a dispatcher does, over the engine in the kernel too.
+xdp() { at_a_time=8 LAB_ENGINE=xdp run_tests --test lab -- packets:: selection:: failover:: operator::a_server_with reload::fifty restart::kill; }
+
+# Begins a step that others run beside; what it says comes when it is awaited.
+begin() {
+    [[ -n $folder ]] || folder=$(mktemp -d)
+    began[$1]=$SECONDS
+    "$1" >"$folder/$1" 2>&1 &
+    process[$1]=$!
+}
+await() {
+    local verdict=ok
+    wait "${process[$1]}" || { verdict=FAILED; failed=1; }
+    unset "process[$1]"
+    printf '\n== %s\n' "$1"
+    cat "$folder/$1"
+    note "$1" "$verdict" "${began[$1]}"
 }
 
 # Shortly, where the fuzzers are built already: that takes ten minutes. Whoever changes what reads input runs scripts/fuzz.sh for longer.
 fuzz() {
     local code=3
-    [[ ! -d tests/fuzz/target ]] || { code=0; nice scripts/fuzz.sh --seconds 60 || code=$?; }
+    # The fuzzers' compiler is another one.
+    [[ ! -d tests/fuzz/target ]] || { code=0; env -u RUSTC_WORKSPACE_WRAPPER nice scripts/fuzz.sh --seconds 60 || code=$?; }
     ((code == 3)) || return "$code"
-    echo "SKIPPED: nothing was fuzzed (scripts/fuzz.sh builds the fuzzers); that the targets compile is seen"
-    # Nothing is linked: no need to build libFuzzer, which takes a C++ compiler.
-    CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a CARGO_TARGET_DIR=target nice cargo check --manifest-path tests/fuzz/Cargo.toml
+    echo "SKIPPED: nothing was fuzzed (scripts/fuzz.sh builds the fuzzers); the targets have had their first inputs (test seeds)"
 }
 
 # What tests that failed said last stands at the end again.
 said=$(mktemp) folder=''
-declare -A process=()
+declare -A process=() began=()
 trap 'kill "${process[@]}" 2>/dev/null || true; rm -rf "$said" "$folder"' EXIT
 exec > >(tee "$said") 2>&1
 tee=$!
 scripts/setup.sh --dpdk --guest --browser --package
+# `cargo clippy` would compile everything once more, all dependencies too; as the compiler it says the same.
+export RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 step format cargo fmt --check
 if [[ -n $quick ]]; then
-    # shellcheck disable=SC2046
-    step lints cargo clippy $(others "${MACHINES[@]}") -- -D warnings
     # shellcheck disable=SC2046
     step tests run_tests $(others "${MACHINES[@]}")
 else
     step audit scripts/audit.sh
     # Without the feature, as most will build it; and then what only that port has.
-    step build cargo test --no-run
-    both
-    # The lab's tests of what a dispatcher does, over the engine in the kernel too.
-    at_a_time=8 LAB_ENGINE=xdp step xdp run_tests --test lab -- packets:: selection:: failover:: operator::a_server_with reload::fifty restart::kill
+    step build cargo test --no-run --all-targets
+    # Tests of networks mostly wait, the lab's the longest: the others run beside them.
+    begin lab
+    begin networks
+    # shellcheck disable=SC2046
+    step tests run_tests $(others)
+    step fuzz fuzz
+    await networks
+    await lab
+    # The guest takes one core.
+    begin guest
+    # What threads share, in every interleaving.
+    step loom nice cargo test --quiet --manifest-path tests/loom/Cargo.toml
+    step xdp xdp
+    await guest
     step bench run_tests --test "$ALONE"
-    step guest run_tests --test "$GUEST"
     step shim scripts/sanitize.sh
-    step dpdk run_tests --features dpdk --test dpdk
+    step lints cargo test --no-run --features dpdk --lib --test "$GUEST" --test "$DPDK" --bench "$DPDK"
+    step dpdk run_tests --features dpdk --test "$DPDK"
 fi
 
 if ((failed)); then

@@ -4,7 +4,7 @@
 mod model;
 
 use oneip::port::pcap::{Blocks, Packet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, fs, io};
 
 const STATES: [&str; 2] = [
@@ -43,39 +43,24 @@ const DATAGRAMS: [&[u8]; 2] = [
 /// A route to 192.0.2.0/24 by device 2, and a neighbour there (struct nlmsghdr, then struct rtmsg or ndmsg, then attributes).
 const MESSAGES: [&[u8]; 2] = [
     &[
-        44, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 24, 0, 0, 254, 111, 0, 1, 0, 0, 0, 0, 8, 0, 1, 0, 192, 0, 2, 0, 8, 0, 4, 0, 2,
-        0, 0, 0,
+        44, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 24, 0, 0, 254, 111, 0, 1, 0, 0, 0, 0, 8, 0, 1, 0, 192, 0,
+        2, 0, 8, 0, 4, 0, 2, 0, 0, 0,
     ],
     &[
-        48, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 8, 0, 1, 0, 192, 0, 2, 7, 10, 0, 2, 0, 2, 0,
-        0, 0, 0, 1, 0, 0,
+        48, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 8, 0, 1, 0, 192, 0, 2, 7,
+        10, 0, 2, 0, 2, 0, 0, 0, 0, 1, 0, 0,
     ],
 ];
 
+const CONFIG: &[u8] = include_bytes!("../../packaging/oneip.toml");
+
+const IMPORTS: [&[u8]; 2] =
+    [include_bytes!("../data/import/keepalived.conf"), include_bytes!("../data/import/ipvsadm.rules")];
+
+#[allow(dead_code)] // by the test, which asks for `seeds`
 fn main() -> io::Result<()> {
     let root = PathBuf::from(env::args_os().nth(1).expect("usage: corpus DIRECTORY"));
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let golden = model::records::Golden::read();
-    let frames: Vec<Vec<u8>> = golden.frames().iter().map(|frame| frame.to_vec()).collect();
-    let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
-    let bytes = |all: &[&[u8]]| all.iter().map(|bytes| bytes.to_vec()).collect();
-    let files = |names: &[&str]| names.iter().map(|name| fs::read(repository.join(name))).collect::<io::Result<_>>();
-    let imports = ["tests/data/import/keepalived.conf", "tests/data/import/ipvsadm.rules"];
-    let seeds: [(&str, Vec<Vec<u8>>); 12] = [
-        ("turn", frames.clone()),
-        ("engines", frames.clone()),
-        ("config", files(&["packaging/oneip.toml"])?),
-        ("prefixes", texts(&["# a\n198.51.100.0/24\n2001:db8::/48 # b\n", "198.51.100.7/24\n"])),
-        ("state", texts(&STATES)),
-        ("order", texts(&ORDERS)),
-        ("capture", vec![pcap(&frames[..4]), pcapng(&frames[..4])]),
-        ("lines", texts(&LINES)),
-        ("import", files(&imports)?),
-        ("netlink", bytes(&MESSAGES)),
-        ("etcd", texts(&ETCD)),
-        ("quic", bytes(&DATAGRAMS)),
-    ];
-    for (target, seeds) in seeds {
+    for (target, seeds) in seeds() {
         let folder = root.join(target);
         fs::create_dir_all(&folder)?;
         for (number, seed) in seeds.iter().enumerate() {
@@ -83,6 +68,28 @@ fn main() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// By target.
+pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 12] {
+    let golden = model::records::Golden::read();
+    let frames: Vec<Vec<u8>> = golden.frames().iter().map(|frame| frame.to_vec()).collect();
+    let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    let bytes = |all: &[&[u8]]| all.iter().map(|bytes| bytes.to_vec()).collect();
+    [
+        ("turn", frames.clone()),
+        ("engines", frames.clone()),
+        ("config", bytes(&[CONFIG])),
+        ("prefixes", texts(&["# a\n198.51.100.0/24\n2001:db8::/48 # b\n", "198.51.100.7/24\n"])),
+        ("state", texts(&STATES)),
+        ("order", texts(&ORDERS)),
+        ("capture", vec![pcap(&frames[..4]), pcapng(&frames[..4])]),
+        ("lines", texts(&LINES)),
+        ("import", bytes(&IMPORTS)),
+        ("netlink", bytes(&MESSAGES)),
+        ("etcd", texts(&ETCD)),
+        ("quic", bytes(&DATAGRAMS)),
+    ]
 }
 
 fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
