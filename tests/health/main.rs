@@ -266,6 +266,7 @@ fn one_server_fails_alone_and_when_all_fail_it_is_said() {
         down(&mut health, 0).await;
         let both = [true; 2];
         assert_eq!((health.serving(0, &both), health.status(0, 1).unwrap().verdict), (vec![false, true], Verdict::Up));
+        assert_eq!([0, 1].map(|server| health.status(0, server).unwrap().failing), [true, false]);
 
         daemons[1] = None;
         let all_down = |changes: &[Change], service| {
@@ -284,6 +285,8 @@ fn one_server_fails_alone_and_when_all_fail_it_is_said() {
         daemons[1] = Some(net.listen(1, "0.0.0.0:80", accept));
         until(&mut health, |change| change.service == 0 && change.what == What::NotAllDown).await;
         assert_eq!(health.serving(0, &both), [false, true]);
+        let back = health.status(0, 1).unwrap();
+        assert!(!back.failing && back.failure.is_some(), "it failed once, and does not fail now");
         health.close().await.unwrap();
     });
 }

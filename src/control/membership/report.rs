@@ -9,7 +9,7 @@ use crate::table::ServiceId;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What was seen of the services, kept from one look to the next: of thousands, few have anything new.
 #[derive(Default)]
@@ -127,11 +127,27 @@ fn check(status: health::Status) -> CheckStatus {
     let age = |at: Instant| at.elapsed().as_secs_f64();
     CheckStatus {
         age_s: status.checked.map(age),
-        latency_ms: status.latency.map(|latency| latency.as_micros() as f64 / 1e3),
+        latency_ms: status.latency.map(milliseconds),
         failing: status.failing,
         failure: status.failure.map(|(_, reason)| reason.to_owned()),
         failure_age_s: status.failure.map(|(at, _)| age(at)),
         unchecked: status.unchecked.map(|(_, why)| why.to_owned()),
         unchecked_s: status.unchecked.map(|(since, _)| age(since)),
+    }
+}
+
+/// To the microsecond: no more digits than mean anything.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_has_no_digits_that_mean_nothing() {
+        let shown = |nanoseconds| milliseconds(Duration::from_nanos(nanoseconds)).to_string();
+        assert_eq!([1_269_010, 810_999, 999, 12_345_678_901].map(shown), ["1.269", "0.81", "0", "12345.678"]);
     }
 }
