@@ -107,7 +107,7 @@ part_cost() {
     command_ cargo bench --quiet --bench turn -- stages-only >"$work/turn.out" 2>&1 || { cat "$work/turn.out" >&2; die "the bench failed"; }
     sed -nE 's|^(.*[^ ]) +turn +([0-9.]+) ns/frame, floor +([0-9.]+), .*|\1;turn;\2\n\1;floor;\3|p
         s|^(.*[^ ]) +receive ([0-9.]+), parse and match ([0-9.]+), hash and look up ([0-9.]+), rewrite ([0-9.]+), transmit ([0-9.]+) ns/frame|\1;receive;\2\n\1;parse and match;\3\n\1;hash and look up;\4\n\1;rewrite;\5\n\1;transmit;\6|p' \
-        "$work/turn.out" | sed 's/,/ -/g; s/;/,/g' | while read -r line; do row cost "$line"; done
+        "$work/turn.out" | sed 's/, / - /g; s/,//g; s/;/,/g' | while read -r line; do row cost "$line"; done
     if command -v valgrind >/dev/null; then
         sed -nE 's|^(.*[^ ]) +turn .* ns/frame.*|\1|p' "$work/turn.out" | while read -r scenario; do count_instructions "$scenario"; done
     else
@@ -125,8 +125,9 @@ count_instructions() { # SCENARIO
     command_ env "$runner=valgrind --tool=callgrind --callgrind-out-file=$work/callgrind.out" \
         cargo bench --quiet --bench turn -- "counted=$1" >"$work/counted.out" 2>&1 || { cat "$work/counted.out" >&2; die "the bench failed under valgrind"; }
     if [[ -n $dry_run ]]; then return; fi
+    local scenario=${1//, / - }
     callgrind_annotate --inclusive=yes --threshold=100 "$work/callgrind.out" 2>/dev/null |
-        awk -v scenario="${1//,/ -}" -v frames="$(sed -nE 's/.*: ([0-9]+) frames$/\1/p' "$work/counted.out")" '
+        awk -v scenario="${scenario//,/}" -v frames="$(sed -nE 's/.*: ([0-9]+) frames$/\1/p' "$work/counted.out")" '
             match($0, /turn::(Steps::(receive|parse_and_match|hash_and_look_up|rewrite|transmit)|Bench::turns)/) && !/=>|\(below/ {
                 name = substr($0, RSTART, RLENGTH); sub(/.*::/, "", name); gsub(/_/, " ", name); sub(/^turns$/, "turn", name)
                 gsub(/,/, "", $1)
