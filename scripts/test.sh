@@ -113,6 +113,7 @@ exec > >(tee "$said") 2>&1
 tee=$!
 scripts/setup.sh --dpdk --guest --browser --package
 # `cargo clippy` would compile everything once more, all dependencies too; as the compiler it says the same.
+clippy-driver --version >/dev/null 2>&1 || { echo "error: there is no clippy: rustup component add clippy" >&2; exit 1; }
 export RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 step format cargo fmt --check
 if [[ -n $quick ]]; then

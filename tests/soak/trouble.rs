@@ -65,6 +65,12 @@ impl Lab {
         }
     }
 
+    /// Whether a connection is where new ones of its client go.
+    fn is_at_its_owner(&self, live: &Live) -> bool {
+        let traces = self.ask_all(&["trace", &live.client, "--for", "0", "--json"]);
+        !traces.is_empty() && traces.iter().all(|trace| trace["services"][0]["server"] == *live.server)
+    }
+
     /// Every process takes every server to be up, by checks that come to something.
     fn all_up(&self) -> bool {
         let statuses = self.ask_all(&["status", "--json"]);
@@ -166,8 +172,8 @@ impl Lab {
 
     /// Segments of connections that live, as a stranger makes them who knows addresses and ports, and no sequence number. Not of those that
     /// were silent since a clean restart: a SYN and what follows it pass for a new connection then (docs/limits.md).
-    /// How much is drawn depends on how many there are, so `draw` is not the schedule's.
-    fn spoof(&self, lives: &[Live], mut draw: Rng, model: &Model) {
+    /// `takes_syn`: whether a SYN is forged, too. How much is drawn depends on how many there are, so `draw` is not the schedule's.
+    fn spoof(&self, lives: &[Live], takes_syn: impl Fn(&Live) -> bool, mut draw: Rng, model: &Model) {
         model.note(&format!("800 forged segments of {} connections", lives.len()));
         if lives.is_empty() {
             return;
@@ -175,8 +181,10 @@ impl Lab {
         // With this protocol the sender makes the header of IPv6 too (`rawv6_init_sk`, net/ipv6/raw.c).
         let raw = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(255))).unwrap();
         let sockets = self.inside("client", || [raw(Domain::IPV4), raw(Domain::IPV6)]);
+        let takes_syn: Vec<bool> = lives.iter().map(takes_syn).collect();
         for _ in 0..200 {
-            let live = &lives[draw.usize(..lives.len())];
+            let at = draw.usize(..lives.len());
+            let live = &lives[at];
             let from: IpAddr = live.client.parse().unwrap();
             let to: IpAddr = CLUSTER[usize::from(from.is_ipv6())].parse().unwrap();
             let (sequence, acknowledged) = (draw.u32(..), draw.u32(..));
@@ -186,7 +194,8 @@ impl Lab {
                 _ => unreachable!("both are of one family"),
             };
             let tcp = || ip().tcp(live.port, 80, sequence, 1000);
-            for packet in [tcp().syn(), tcp().rst(), tcp().fin().ack(acknowledged), tcp().ack(acknowledged)] {
+            let others = [tcp().rst(), tcp().fin().ack(acknowledged), tcp().ack(acknowledged)];
+            for packet in takes_syn[at].then(|| tcp().syn()).into_iter().chain(others) {
                 let mut bytes = Vec::new();
                 packet.write(&mut bytes, &[]).unwrap();
                 // While its link is away the host may refuse one.
@@ -410,7 +419,7 @@ impl Trouble for Dispatched<'_> {
             }
             14 => self.fill_disk(draw, model),
             15 => self.jump_clock(draw, model),
-            _ => lab.spoof(&model.seen(), draw.fork(), model),
+            _ => lab.spoof(&model.seen(), |_| true, draw.fork(), model),
         }
         lab.settle();
     }
@@ -504,7 +513,8 @@ impl Trouble for Broadcast<'_> {
             }
             9 => lab.weigh(draw, model),
             10 => self.readdress(draw, model),
-            _ => lab.spoof(&model.seen(), draw.fork(), model),
+            // A SYN for a connection that another server keeps breaks it (docs/broadcast.md).
+            _ => lab.spoof(&model.seen(), |live| lab.is_at_its_owner(live), draw.fork(), model),
         }
         lab.settle();
     }
