@@ -96,6 +96,9 @@ pub const PEER_SILENCE: Duration = Duration::from_secs(1);
 /// How long the program of a filter keeps clients that are other servers' by first choice, without its process. Restarts are shorter.
 pub const FILTER_LEASE: Duration = Duration::from_secs(8);
 
+/// How long a TCP handshake takes, with its SYN-ACK lost three times.
+pub const FILTER_HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// How long a filter waits for one that it does not hear: by then those clients have lapsed.
 pub const PEER_LEASE: Duration = Duration::from_secs(10);
 

@@ -390,7 +390,7 @@ ONCE int judge_stray(struct xdp_md *ctx, __u32 at, int is_v6)
 	service = service_at(map, head, id);
 	if (!service || service->form != SECOND_CHANCE)
 		return PASSED;
-	return has_socket(ctx, &packet, &flow, 1) ? PASSED : OTHER_SERVER;
+	return find_socket(ctx, &packet, &flow, 1) == NO_SOCKET ? OTHER_SERVER : PASSED;
 }
 
 /* To where it came from. */

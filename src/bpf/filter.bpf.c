@@ -54,6 +54,58 @@ struct {
 	__type(value, __u64);
 } lease SEC(".maps");
 
+/* Until when a handshake may have begun unnoticed, by bpf_ktime_get_ns: the table was another one, or the program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} unnoticed SEC(".maps");
+
+/*
+ * The sequence numbers of the SYNs that were kept while their clients moved. A SYN can be forged: then the client, which has a connection with
+ * another server, answers what this server's kernel says with numbers of that connection, and the kernel would reset it
+ * (net/ipv4/tcp_minisocks.c, tcp_check_req). The kernel has a few thousand handshakes at a time (net.ipv4.tcp_max_syn_backlog).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct bpf_sock_tuple);
+	__type(value, __u32);
+} handshakes SEC(".maps");
+
+/* As much as a client may send before its handshake is over: a window that is not scaled yet (RFC 7323, section 2.2). */
+#define FIRST_WINDOW 65535
+
+/* A SYN is kept. Where the kernel goes on with the handshake of an earlier one, that one counts. */
+COLD void note_handshake(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow)
+{
+	struct bpf_sock_tuple tuple = {};
+	__be32 sequence;
+	__u64 how = find_socket(ctx, packet, flow, 0) == HANDSHAKE ? BPF_NOEXIST : BPF_ANY;
+	if (bpf_xdp_load_bytes(ctx, packet->at + 4, &sequence, sizeof(sequence)))
+		return;
+	sequence = BE32(sequence);
+	tuple_of(flow, &tuple);
+	bpf_map_update_elem(&handshakes, &tuple, &sequence, how);
+}
+
+/* Whether the segment continues the handshake that is here. What an ICMP error quotes has the kernel reset nothing. */
+COLD int is_of_handshake(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow)
+{
+	struct bpf_sock_tuple tuple = {};
+	__u32 zero = 0;
+	__be32 sequence;
+	if (flow->is_quoted || bpf_xdp_load_bytes(ctx, packet->at + 4, &sequence, sizeof(sequence)))
+		return 1;
+	tuple_of(flow, &tuple);
+	__u32 *first = bpf_map_lookup_elem(&handshakes, &tuple);
+	if (first)
+		return BE32(sequence) - *first <= FIRST_WINDOW;
+	__u64 *until = bpf_map_lookup_elem(&unnoticed, &zero);
+	return until && bpf_ktime_get_ns() < *until;
+}
+
 /* What stands at a slot: four of them a byte. */
 INLINE __u32 at_slot(void *map, __u32 first, __u32 slot)
 {
@@ -65,17 +117,23 @@ INLINE __u32 at_slot(void *map, __u32 first, __u32 slot)
 
 /*
  * path::follow, with the kernel for a memory. While a client moves, a TCP connection is where its socket is, and one that
- * begins is the owner's. A segment without a socket here is dropped, though this server be the owner: the kernel would
- * answer with a reset, and end a connection that another server has. Of a fragment no socket can be found: it goes to who
- * kept the connections. Other protocols are the owner's at once.
+ * begins is the owner's. A segment without a socket here, or beside the handshake that is here, is dropped, though this server be the owner:
+ * the kernel would answer with a reset, and end a connection that another server has. Of a fragment no socket can be found: it goes to who kept
+ * the connections. Other protocols are the owner's at once.
  */
 INLINE __u32 follow(struct xdp_md *ctx, const struct packet *packet, const struct flow *flow, __u32 owner, __u32 keeper)
 {
-	if (flow->upper > LATER_FRAGMENT || flow->transport != TCP || flow->begins)
+	if (flow->upper > LATER_FRAGMENT || flow->transport != TCP)
 		return owner;
+	if (flow->begins) {
+		if (owner == MINE)
+			note_handshake(ctx, packet, flow);
+		return owner;
+	}
 	if (flow->upper != PORTS)
 		return keeper;
-	if (has_socket(ctx, packet, flow, owner == MINE))
+	int found = find_socket(ctx, packet, flow, owner == MINE);
+	if (found == CONNECTION || (found == HANDSHAKE && is_of_handshake(ctx, packet, flow)))
 		return MINE;
 	return owner == MINE ? THEIRS : owner;
 }

@@ -6,9 +6,6 @@
 #include "buckets.h"
 #include "oneip.h"
 
-static long (*bpf_map_update_elem)(void *map, const void *key, const void *value,
-				   __u64 flags) = (void *)BPF_FUNC_map_update_elem;
-
 /* limits::PKTGEN_TEMPLATES, PKTGEN_FRAME (a multiple of 8) */
 #define MAX_TEMPLATES 1024
 #define MAX_FRAME 3000

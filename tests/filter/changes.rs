@@ -1,14 +1,18 @@
 //! While a client moves, the kernel's sockets say where its connections are.
 
+use super::forge::Stranger;
 use super::model::plans::One;
+use super::network::in_a_network;
 use super::{OWN, filter};
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, TcpHeader};
 use oneip::engine::filter::{Filter, Generation};
 use oneip::model::{Plan, Port, Selection, Transport};
 use oneip::table::build::{Cluster, State};
 use oneip::xdp::program::Action;
 use socket2::{Domain, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Client and cluster address.
 type Pair = (IpAddr, IpAddr);
@@ -30,6 +34,10 @@ fn plan(selection: Selection, address: IpAddr, port: u16) -> Plan {
 enum Segment {
     Syn,
     Ack,
+    /// With this sequence number, that of a SYN being 1.
+    Later(u32),
+    /// An ICMP error about what went to the client.
+    Error,
     Fragment,
     Datagram,
 }
@@ -44,6 +52,23 @@ fn frame(segment: Segment, (client, cluster): Pair, from: u16, to: u16) -> Vec<u
     let mut frame = Vec::new();
     match segment {
         Segment::Syn => ip.tcp(from, to, 1, 1000).syn().write(&mut frame, &[]),
+        Segment::Later(sequence) => ip.tcp(from, to, sequence, 1000).ack(1).write(&mut frame, &[7; 20]),
+        Segment::Error => {
+            let mut quoted = Vec::new();
+            match (client, cluster) {
+                (IpAddr::V4(client), IpAddr::V4(cluster)) => {
+                    let quote = PacketBuilder::ipv4(cluster.octets(), client.octets(), 64);
+                    quote.tcp(to, from, 1, 1000).write(&mut quoted, &[]).unwrap();
+                    ip.icmpv4_raw(3, 1, [0; 4]).write(&mut frame, &quoted)
+                }
+                (IpAddr::V6(client), IpAddr::V6(cluster)) => {
+                    let quote = PacketBuilder::ipv6(cluster.octets(), client.octets(), 64);
+                    quote.tcp(to, from, 1, 1000).write(&mut quoted, &[]).unwrap();
+                    ip.icmpv6_raw(1, 3, [0; 4]).write(&mut frame, &quoted)
+                }
+                _ => unreachable!("one family"),
+            }
+        }
         Segment::Ack | Segment::Fragment => ip.tcp(from, to, 1, 1000).ack(1).write(&mut frame, &[7; 20]),
         Segment::Datagram => ip.udp(from, to).write(&mut frame, &[7; 20]),
     }
@@ -139,4 +164,80 @@ fn connections_stay_by_hash() {
 #[test]
 fn connections_stay_by_remainder() {
     [V4, V6].into_iter().for_each(|pair| connections_stay_where_their_sockets_are(Selection::Modulo, pair));
+}
+
+/// Of a SYN's number 1.
+fn a_handshake_takes_its_own_segments(client: &str, cluster: &str) {
+    let pair: Pair = (client.parse().unwrap(), cluster.parse().unwrap());
+    let listener = TcpListener::bind((pair.1, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut cluster = Cluster::new(&plan(Selection::Maglev, pair.1, port));
+    let filters = ["s0", "s1"].map(|name| filter(OWN, &cluster, name).expect("as root"));
+    const FROM: u16 = 40_000;
+    let keeps = |segment| who_keeps(&filters, &frame(segment, pair, FROM, port));
+    let [old] = keeps(Segment::Syn)[..] else { panic!("one owner") };
+    let new = 1 - old;
+    let mut states = [State::Active; 2];
+    states[old] = State::Draining;
+    assert!(cluster.set_states(0, &states, 0, UNTIL));
+    let publish = || {
+        for (name, filter) in ["s0", "s1"].iter().zip(&filters) {
+            filter.publish(&Generation::compile(&cluster, name)).unwrap();
+        }
+    };
+    publish();
+
+    // The kernel has answered a SYN, and nobody that.
+    Stranger::new().send(pair.0, pair.1, TcpHeader { syn: true, ..TcpHeader::new(FROM, port, 1, 1000) }).unwrap();
+    let begin = Instant::now();
+    // Both filters are on this host, and neither has seen it: it can have begun before the change.
+    while keeps(Segment::Later(2)) != [0, 1] {
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "the kernel has no handshake: {:?}",
+            keeps(Segment::Later(2))
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+    filters.iter().for_each(|filter| filter.unnoticed(0).unwrap());
+    assert_eq!(keeps(Segment::Later(2)), [0; 0], "neither has seen its SYN");
+
+    assert_eq!(keeps(Segment::Syn), [new]);
+    assert_eq!(keeps(Segment::Later(2)), [new], "it ends the handshake");
+    assert_eq!(keeps(Segment::Later(65_536)), [new], "as much as a window takes");
+    assert_eq!(keeps(Segment::Later(65_537)), [0; 0], "it is of another connection");
+    assert_eq!(keeps(Segment::Later(0)), [0; 0]);
+    assert_eq!(keeps(Segment::Error), [0, 1], "the kernel judges it");
+
+    // The kernel goes on with the first.
+    let mut other = frame(Segment::Syn, pair, FROM, port);
+    let sequence = if pair.1.is_ipv4() { 38 } else { 58 };
+    other[sequence..sequence + 4].copy_from_slice(&9_000_000_u32.to_be_bytes());
+    assert_eq!(who_keeps(&filters, &other), [new]);
+    assert_eq!(keeps(Segment::Later(9_000_001)), [0; 0]);
+    assert_eq!(keeps(Segment::Later(2)), [new]);
+
+    publish();
+    assert_eq!(keeps(Segment::Later(9_000_001)), [old], "of a SYN that it has not seen, for a while");
+}
+
+#[test]
+fn a_segment_of_another_connection_does_not_meet_a_handshake() {
+    let made = [
+        "link set lo up",
+        "address add 203.0.113.80/32 dev lo",
+        "address add 2001:db8::80/128 dev lo nodad",
+        // The clients' side, which says nothing.
+        "link add clients type veth peer name nobody",
+        "link set clients up",
+        "link set nobody up",
+        "route add 198.51.100.9 dev clients",
+        "route add 2001:db8:1::9 dev clients",
+        "neighbour add 198.51.100.9 lladdr 02:00:00:00:00:09 dev clients",
+        "neighbour add 2001:db8:1::9 lladdr 02:00:00:00:00:09 dev clients",
+    ];
+    in_a_network(made.map(str::to_owned), || {
+        a_handshake_takes_its_own_segments("198.51.100.9", "203.0.113.80");
+        a_handshake_takes_its_own_segments("2001:db8:1::9", "2001:db8::80");
+    });
 }

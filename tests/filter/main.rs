@@ -2,6 +2,8 @@
 
 mod changes;
 mod clients;
+#[path = "../forge/mod.rs"]
+mod forge;
 mod frames;
 mod link;
 #[path = "../model/mod.rs"]

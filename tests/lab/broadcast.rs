@@ -3,16 +3,19 @@
 
 use crate::echo::{Echo, round_trip};
 use crate::filters::{self, Filter, QUICK, configure, publish};
-use crate::network::{ECHO, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, one_each, say};
+use crate::forge::Stranger;
+use crate::network::{CLUSTER, ECHO, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, one_each, say};
 use crate::operator::{connected, surf_within};
 use crate::packets::learnt;
 use crate::reload::without_web3;
 use crate::restart::browse;
+use crate::several::goes_on;
 use crate::stop::Stop;
-use etherparse::{LaxSlicedPacket, TransportSlice};
+use etherparse::{LaxSlicedPacket, TcpHeader, TransportSlice};
 use pcap_file::pcap::PcapReader;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -344,6 +347,46 @@ fn a_filter_that_dies_is_taken_over_without_a_gap_and_another_server_drained() {
     let again = detach("web1");
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && said.starts_with("error: there is no filter on lan0"), "{said}");
+}
+
+/// While slots move, the owner answers a SYN of anybody. The client says something else then, and the owner's kernel would reset that.
+#[test]
+fn a_forged_syn_breaks_no_connection_that_another_server_keeps() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    configure(lab, QUICK, "");
+    let filters = filters::start(lab);
+    let mut connections = Vec::new();
+    for family in [0, 1] {
+        let cluster: IpAddr = CLUSTER[family].parse().unwrap();
+        let of_web3 = settled(lab, family).into_iter().filter(|(_, has)| has == "web3").take(10);
+        connections.extend(of_web3.map(|(client, _)| (lab.connect(&client, (cluster, 80).into()), None)));
+    }
+    assert!(connections.iter_mut().all(|(connection, server)| goes_on(connection, server)));
+    for at in [2, 0, 1] {
+        filters[at].ctl(&["drain", "web3"]);
+    }
+    let without = lookup(&lab.config(), WEB[0], &clients(0), &["--down", "web3"]);
+    eventually("new connections go to the others", || lab.fetch_within(2, 0, &clients(0)) == without);
+
+    let recording = Recording::start(lab);
+    let stranger = lab.inside("client", Stranger::new);
+    for (connection, _) in &connections {
+        let (from, to) = (connection.local_addr().unwrap(), connection.peer_addr().unwrap());
+        let syn = TcpHeader { syn: true, ..TcpHeader::new(from.port(), 80, fastrand::u32(..), 1000) };
+        stranger.send(from.ip(), to.ip(), syn).unwrap();
+    }
+    // It is answered, and what the client says to that, and says anyway, meets the handshake.
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(300));
+        let broken =
+            connections.iter_mut().filter_map(|(connection, server)| (!goes_on(connection, server)).then_some(()));
+        assert_eq!(broken.count(), 0);
+    }
+    let seen = recording.stop();
+    assert!(seen.syn == 20 && seen.syn_ack >= 20, "{seen:?}");
+    assert_eq!(seen.reset, 0);
+    assert!(connections.iter().all(|(_, server)| server.as_deref() == Some("web3\n")));
+    stop(filters);
 }
 
 /// What a filter may not do any more, when it is there, it does not need for its checks.

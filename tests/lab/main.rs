@@ -27,6 +27,8 @@ mod failover;
 mod figures;
 mod filters;
 mod flood;
+#[path = "../forge/mod.rs"]
+mod forge;
 mod group;
 #[path = "../hlog/mod.rs"]
 mod hlog;

@@ -19,6 +19,8 @@ mod dispatcher;
 #[allow(dead_code)]
 #[path = "../lab/filters.rs"]
 mod filters;
+#[path = "../forge/mod.rs"]
+mod forge;
 mod growth;
 mod model;
 #[allow(dead_code)]

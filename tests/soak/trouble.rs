@@ -4,17 +4,17 @@ use crate::clock::Clock;
 use crate::deck::Deck;
 use crate::dispatcher::{Dispatcher, run};
 use crate::filters::{Filter, publish};
+use crate::forge::Stranger;
 use crate::growth::Held;
 use crate::model::{Live, Model};
 use crate::network::{CLUSTER, Lab, SERVERS, WEB, eventually, lookup, succeed};
-use etherparse::PacketBuilder;
+use etherparse::TcpHeader;
 use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,12 +63,6 @@ impl Lab {
             let mut ctl = self.command("lan", env!("CARGO_BIN_EXE_oneip"));
             succeed(ctl.args(["ctl", "--socket"]).arg(socket).args(arguments));
         }
-    }
-
-    /// Whether a connection is where new ones of its client go.
-    fn is_at_its_owner(&self, live: &Live) -> bool {
-        let traces = self.ask_all(&["trace", &live.client, "--for", "0", "--json"]);
-        !traces.is_empty() && traces.iter().all(|trace| trace["services"][0]["server"] == *live.server)
     }
 
     /// Every process takes every server to be up, by checks that come to something.
@@ -172,35 +166,24 @@ impl Lab {
 
     /// Segments of connections that live, as a stranger makes them who knows addresses and ports, and no sequence number. Not of those that
     /// were silent since a clean restart: a SYN and what follows it pass for a new connection then (docs/limits.md).
-    /// `takes_syn`: whether a SYN is forged, too. How much is drawn depends on how many there are, so `draw` is not the schedule's.
-    fn spoof(&self, lives: &[Live], takes_syn: impl Fn(&Live) -> bool, mut draw: Rng, model: &Model) {
+    /// How much is drawn depends on how many there are, so `draw` is not the schedule's.
+    fn spoof(&self, lives: &[Live], mut draw: Rng, model: &Model) {
         model.note(&format!("800 forged segments of {} connections", lives.len()));
         if lives.is_empty() {
             return;
         }
-        // With this protocol the sender makes the header of IPv6 too (`rawv6_init_sk`, net/ipv6/raw.c).
-        let raw = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(255))).unwrap();
-        let sockets = self.inside("client", || [raw(Domain::IPV4), raw(Domain::IPV6)]);
-        let takes_syn: Vec<bool> = lives.iter().map(takes_syn).collect();
+        let stranger = self.inside("client", Stranger::new);
         for _ in 0..200 {
-            let at = draw.usize(..lives.len());
-            let live = &lives[at];
+            let live = &lives[draw.usize(..lives.len())];
             let from: IpAddr = live.client.parse().unwrap();
             let to: IpAddr = CLUSTER[usize::from(from.is_ipv6())].parse().unwrap();
             let (sequence, acknowledged) = (draw.u32(..), draw.u32(..));
-            let ip = || match (from, to) {
-                (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
-                (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
-                _ => unreachable!("both are of one family"),
-            };
-            let tcp = || ip().tcp(live.port, 80, sequence, 1000);
-            let others = [tcp().rst(), tcp().fin().ack(acknowledged), tcp().ack(acknowledged)];
-            for packet in takes_syn[at].then(|| tcp().syn()).into_iter().chain(others) {
-                let mut bytes = Vec::new();
-                packet.write(&mut bytes, &[]).unwrap();
+            let tcp = TcpHeader::new(live.port, 80, sequence, 1000);
+            let answer = TcpHeader { ack: true, acknowledgment_number: acknowledged, ..tcp.clone() };
+            let (syn, reset) = (TcpHeader { syn: true, ..tcp.clone() }, TcpHeader { rst: true, ..tcp });
+            for segment in [syn, reset, TcpHeader { fin: true, ..answer.clone() }, answer] {
                 // While its link is away the host may refuse one.
-                let socket = &sockets[usize::from(from.is_ipv6())];
-                let _ = socket.send_to(&bytes, &SockAddr::from(SocketAddr::from((to, 0))));
+                let _ = stranger.send(from, to, segment);
             }
         }
     }
@@ -419,7 +402,7 @@ impl Trouble for Dispatched<'_> {
             }
             14 => self.fill_disk(draw, model),
             15 => self.jump_clock(draw, model),
-            _ => lab.spoof(&model.seen(), |_| true, draw.fork(), model),
+            _ => lab.spoof(&model.seen(), draw.fork(), model),
         }
         lab.settle();
     }
@@ -513,8 +496,7 @@ impl Trouble for Broadcast<'_> {
             }
             9 => lab.weigh(draw, model),
             10 => self.readdress(draw, model),
-            // A SYN for a connection that another server keeps breaks it (docs/broadcast.md).
-            _ => lab.spoof(&model.seen(), |live| lab.is_at_its_owner(live), draw.fork(), model),
+            _ => lab.spoof(&model.seen(), draw.fork(), model),
         }
         lab.settle();
     }

@@ -25,6 +25,8 @@ use aya::maps::{Array, MapData};
 
 pub use generation::Generation;
 
+use crate::host::clock;
+use crate::limits::FILTER_HANDSHAKE;
 use crate::model::{self, Mac};
 use crate::xdp::driver;
 use crate::xdp::interface::Interface;
@@ -34,11 +36,16 @@ use crate::xdp::program::{Program, ProgramError};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter.bpf.o"));
 
 const LEASE: &str = "lease";
+const UNNOTICED: &str = "unnoticed";
+
+/// A time of `CLOCK_MONOTONIC` in nanoseconds, for the program to read.
+type Time = Mutex<Array<MapData, u64>>;
 
 /// The program, loaded.
 pub struct Filter {
     program: Program,
-    lease: Mutex<Array<MapData, u64>>,
+    lease: Time,
+    unnoticed: Time,
 }
 
 impl Deref for Filter {
@@ -63,10 +70,14 @@ impl Filter {
     /// The kernel refuses it, for want of privileges or features.
     pub fn load(mac: Mac) -> Result<Filter, ProgramError> {
         let mut program = Program::load(Kept::Filter, OBJECT, mac)?;
-        let map = program.take_map(LEASE);
-        let mut lease = Array::try_from(map).map_err(|error| program.map_error(LEASE, &error))?;
-        lease.set(0, u64::MAX, 0).map_err(|error| program.map_error(LEASE, &error))?;
-        Ok(Filter { program, lease: Mutex::new(lease) })
+        let mut time = |name| {
+            let map = program.take_map(name);
+            Array::try_from(map).map(Mutex::new).map_err(|error| program.map_error(name, &error))
+        };
+        let (lease, unnoticed) = (time(LEASE)?, time(UNNOTICED)?);
+        let filter = Filter { program, lease, unnoticed };
+        filter.lease(u64::MAX)?;
+        Ok(filter)
     }
 
     /// Until when, in nanoseconds of `CLOCK_MONOTONIC`, the program keeps clients that other servers have while all are up.
@@ -76,16 +87,31 @@ impl Filter {
     ///
     /// The kernel refuses.
     pub fn lease(&self, until: u64) -> Result<(), ProgramError> {
-        let mut lease = self.lease.lock().expect("nobody panics with it");
-        lease.set(0, until, 0).map_err(|error| self.map_error(LEASE, &error))
+        self.set(&self.lease, LEASE, until)
     }
 
-    /// See `Program::publish`.
+    /// Until when, in nanoseconds of `CLOCK_MONOTONIC`, a handshake may have begun without the program's knowledge. While clients move, those
+    /// of SYNs that it has not seen are nobody's afterwards. `publish` sets it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn unnoticed(&self, until: u64) -> Result<(), ProgramError> {
+        self.set(&self.unnoticed, UNNOTICED, until)
+    }
+
+    fn set(&self, time: &Time, name: &'static str, until: u64) -> Result<(), ProgramError> {
+        let mut time = time.lock().expect("nobody panics with it");
+        time.set(0, until, 0).map_err(|error| self.map_error(name, &error))
+    }
+
+    /// See `Program::publish`. Of clients that did not move before, no SYNs were noticed.
     ///
     /// # Errors
     ///
     /// No memory; the old table stays.
     pub fn publish(&self, generation: &Generation) -> Result<(), ProgramError> {
+        self.unnoticed(clock::now_ns() + FILTER_HANDSHAKE.as_nanos() as u64)?;
         self.program.publish(generation.cells())
     }
 
