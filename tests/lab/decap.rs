@@ -15,7 +15,7 @@ const ON_LINK: [&str; 2] = ["192.0.2.", "2001:db8:2::"];
 
 /// Gives each server an address that is reached over the router alone, and writes the configurations. `families`: which family's
 /// address servers have in the service of each family.
-fn configure(lab: &Lab, deliver: &str, families: [usize; 2]) {
+pub fn configure(lab: &Lab, deliver: &str, families: [usize; 2]) {
     for (number, server) in (11..).zip(SERVERS) {
         lab.ip(server, &format!("address add 10.9.0.{number}/32 dev lan0"));
         lab.ip(server, &format!("address add 2001:db8:9::{number}/128 dev lan0 nodad"));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
@@ -71,7 +71,12 @@ impl<'l> Filter<'l> {
 
     /// `oneip decap`, which lives as a filter does.
     pub fn decap(lab: &'l Lab, server: &'static str) -> Filter<'l> {
-        let (decap, ready) = Filter::begin(lab, server, lab.command(server, env!("CARGO_BIN_EXE_oneip")), "decap");
+        Filter::decap_by(lab, server, lab.command(server, env!("CARGO_BIN_EXE_oneip")))
+    }
+
+    /// As `start_by`.
+    pub fn decap_by(lab: &'l Lab, server: &'static str, command: Command) -> Filter<'l> {
+        let (decap, ready) = Filter::begin(lab, server, command, "decap");
         decap.when(&ready)
     }
 
@@ -142,10 +147,21 @@ impl<'l> Filter<'l> {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
     /// kill -9
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub fn kill(self) {
+        self.crash(Signal::KILL);
+    }
+
+    /// Ends it by a signal that it does not catch.
+    pub fn crash(mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        let status = self.child.wait().unwrap();
+        self.listener.join().unwrap();
+        status
     }
 
     /// Waits until it ends by itself, with an error. What it said.
