@@ -115,7 +115,7 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
     };
     let ended = followed.until_signal(&mut controller);
     drop(admin);
-    if ended.is_ok() && link::is_pinned(&place)? {
+    if ended.is_ok() && counting.trouble().is_none() && link::is_pinned(&place)? {
         let (kept, name, file) = (place.kept, &interface.name, config.display());
         let stays = stays(&format!("the {kept} stays on {name}"));
         say(&format!("{stays}; `oneip {kept} -c {file} --detach` detaches it"), json);

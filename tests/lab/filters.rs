@@ -176,6 +176,11 @@ impl<'l> Filter<'l> {
 
     /// Its account, which balances.
     pub fn stop(self) -> Value {
+        self.stop_and_hear().0
+    }
+
+    /// As `stop`; and all that it said.
+    pub fn stop_and_hear(self) -> (Value, String) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let output = self.child.wait_with_output().unwrap();
         self.listener.join().unwrap();
@@ -187,6 +192,6 @@ impl<'l> Filter<'l> {
         let dropped: u64 = account["dropped"].as_object().unwrap().values().map(number).sum();
         let sum = number(&account["forwarded"]) + dropped + number(&account["passed"]);
         assert_eq!(number(&account["frames"]), sum, "{account}");
-        account
+        (account, said)
     }
 }
