@@ -13,7 +13,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub const CLUSTER: [&str; 2] = ["203.0.113.80", "2001:db8:80::80"];
@@ -350,9 +350,14 @@ impl Lab {
 
     /// A connection from a client's address.
     pub fn connect(&self, client: &str, to: SocketAddr) -> TcpStream {
-        let from = SocketAddr::new(client.parse::<IpAddr>().unwrap(), 0);
+        self.connect_from((client.parse::<IpAddr>().unwrap(), 0).into(), to)
+    }
+
+    pub fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> TcpStream {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = self.inside("client", || rustix::net::socket(family, SocketType::STREAM, None).unwrap());
+        // A program that is started meanwhile, and stays, would keep it open.
+        let socket = || rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+        let socket = self.inside("client", || socket().unwrap());
         rustix::net::bind(&socket, &from).unwrap();
         rustix::net::connect(&socket, &to).unwrap();
         let connection = TcpStream::from(socket);

@@ -3,12 +3,15 @@
 use crate::description::Description;
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
-use crate::network::{Lab, Pairs, WEB, clients, eventually, lookup, say, succeed, url};
+use crate::network::{AF_XDP, Lab, Pairs, WEB, XDP, clients, eventually, lookup, say, succeed, url};
 use crate::restart::browse;
 use crate::stop::Stop;
-use oneip::limits::{TALKERS_VIEW_EVERY, TALKERS_VIEW_FOR};
+use oneip::limits::{FLOW_REOPEN, TALKERS_VIEW_EVERY, TALKERS_VIEW_FOR};
 use serde_json::Value;
+use socket2::SockRef;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -222,13 +225,95 @@ fn a_drain_ends_at_its_time() {
     lab.ctl(&["drain", "web3", "--timeout", "3"]);
     assert_eq!(lab.server("web", "web3")["state"], "draining");
     eventually("its time is over", || lab.server("web", "web3")["state"] == "drained");
-    use std::io::{Read, Write};
     let mut answer = Vec::new();
     let asked =
         (&connection).write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| (&connection).read_to_end(&mut answer));
     assert!(asked.is_err() && answer.is_empty(), "another server has it now, and resets it");
     assert_eq!(lab.status("web")["moving"], 0);
     dispatcher.stop();
+}
+
+/// Asks for the lab's big file and reads it little by little, so that the client shows itself all the time; when told to stop, the rest of
+/// it. It arrives whole; from which server.
+fn download(connection: &TcpStream, big: &[u8], stop: &AtomicBool) -> String {
+    let mut connection = connection;
+    connection.write_all(b"GET /big HTTP/1.1\r\nHost: cluster\r\n\r\n").unwrap();
+    let (mut answer, mut piece) = (Vec::new(), [0; 16 << 10]);
+    while !stop.load(Ordering::Relaxed) {
+        connection.read_exact(&mut piece).unwrap();
+        answer.extend_from_slice(&piece);
+        thread::sleep(Duration::from_millis(20));
+    }
+    let begins = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    let so_far = answer.len();
+    answer.resize(begins + big.len(), 0);
+    connection.read_exact(&mut answer[so_far..]).unwrap();
+    assert!(answer[begins..] == *big, "the download arrives whole");
+    let head = String::from_utf8(answer[..begins].to_vec()).unwrap();
+    head.lines().find_map(|line| line.strip_prefix("X-Server: ")).unwrap().to_owned()
+}
+
+/// Two downloads that outlast the time of a change: one that a drained server has, and one that another has in its place when it returns.
+fn lasts_until_it_is_closed(options: &[&str]) {
+    let Some(lab) = &Lab::up(options) else { return };
+    // Services of the other family are time-limited: they show when the time is over.
+    let text = fs::read_to_string(lab.config()).unwrap().replace("[[service]]\n", "[[service]]\ndrain_s = 2\n");
+    fs::write(lab.config(), text.replace("name = \"web\"\n", "name = \"web\"\ndrain = \"until-closed\"\n")).unwrap();
+    let all = clients(0);
+    let before = lookup(&lab.config(), WEB[0], &all, &[]);
+    let without = lookup(&lab.config(), WEB[0], &all, &["--down", "web1"]);
+    let cluster = "203.0.113.80:80".parse().unwrap();
+    let connect = |client: &str| {
+        let connection = lab.connect(client, cluster);
+        SockRef::from(&connection).set_recv_buffer_size(64 << 10).unwrap();
+        connection
+    };
+    let [first, second] = &of(&before, "web1", 2)[..] else { panic!("web1 has clients") };
+    let (_, stands_in) = without.iter().find(|(client, _)| client == second).unwrap();
+    let (big, stop) = (&fs::read(lab.file("big")).unwrap(), &AtomicBool::new(false));
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let kept = connect(first);
+    let begun = thread::scope(|scope| {
+        let when_done = Stop(stop);
+        let old = scope.spawn(|| download(&kept, big, stop));
+        let said = lab.ctl(&["drain", "web1"]);
+        assert!(said.contains("those that send packets in the first 2 s stay until they end"), "{said}");
+        eventually("the time is over", || lab.server("web6", "web1")["state"] == "drained");
+        assert_eq!(lab.server("web", "web1")["state"], "draining");
+        assert_eq!(lab.fetch(0, &all), without, "new connections go to others");
+        let begun = connect(second);
+        let reader = begun.try_clone().unwrap();
+        let new = scope.spawn(move || download(&reader, big, stop));
+
+        lab.ctl(&["undrain", "web1"]);
+        assert_eq!(lab.fetch(0, &all), before);
+        eventually("the time is over", || lab.status("web6")["moving"] == 0);
+        assert_eq!(lab.fetch(0, &all), before, "new connections go to the owner, whatever else goes on");
+        drop(when_done);
+        assert_eq!((old.join().unwrap(), &new.join().unwrap()), ("web1".to_owned(), stands_in));
+        begun
+    });
+
+    // Both are closed. From the same port, the next one is its owner's.
+    let from = begun.local_addr().unwrap();
+    SockRef::from(&begun).set_linger(Some(Duration::ZERO)).unwrap();
+    drop((kept, begun));
+    thread::sleep(FLOW_REOPEN + Duration::from_secs(1));
+    let mut next = lab.connect_from(from, cluster);
+    let mut answer = String::new();
+    next.write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| next.read_to_string(&mut answer)).unwrap();
+    assert!(answer.contains("X-Server: web1\r\n"), "{answer}");
+    dispatcher.stop();
+}
+
+#[test]
+fn a_download_lasts_through_a_drain_and_a_return_until_it_is_closed() {
+    lasts_until_it_is_closed(&XDP);
+}
+
+#[test]
+fn a_download_over_workers_lasts_through_a_drain_and_a_return_until_it_is_closed() {
+    lasts_until_it_is_closed(&AF_XDP);
 }
 
 #[test]
