@@ -2,7 +2,7 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::failover::checked;
-use crate::network::{CLUSTER, Lab, WEB, XDP, clients, eventually, lookup, succeed};
+use crate::network::{CLUSTER, Lab, WEB, XDP, clients, eventually, lookup, succeed, with_health};
 use crate::operator::{connected, surf};
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -261,6 +261,58 @@ fn a_reload_that_hangs_stops_nothing() {
     eventually("the file does not open", || lease.is_wanted());
     dispatcher.stop();
     assert!(lease.is_wanted(), "it hung to the end");
+}
+
+/// Services that are little to read and much to build: no two have the same weights.
+fn large_services(count: usize) -> String {
+    let of_service = |service: usize| {
+        let port = 10_000 + service;
+        let head =
+            format!("[[service]]\nname = \"large{service}\"\naddress = \"{}\"\nports = [\"tcp/{port}\"]\n", CLUSTER[0]);
+        let server = |n: usize| {
+            let weight = 1 + service * n;
+            format!("[[service.server]]\nname = \"web{n}\"\naddress = \"192.0.2.1{n}\"\nweight = {weight}\n")
+        };
+        head + &[1, 2, 3].map(server).concat()
+    };
+    (0..count).map(of_service).collect()
+}
+
+/// Few services at first: how many of them take long enough to be built is a matter of the machine.
+#[test]
+fn a_reload_that_builds_large_tables_stops_nothing() {
+    const QUICK: &str =
+        "[service.health]\ntype = \"tcp\"\nport = 80\ninterval_ms = 200\ntimeout_ms = 200\nfall = 5\n\n";
+    let Some(lab) = &Lab::up(&XDP) else { return };
+    let text = with_health(&fs::read_to_string(lab.config()).unwrap(), QUICK);
+    fs::write(lab.config(), &text).unwrap();
+    let (all, expected) = (&clients(0)[..24], |down: &[&str]| lookup(&lab.config(), WEB[0], &clients(0)[..24], down));
+    let without_web2 = expected(&["--down", "web2"]);
+    let without_both = expected(&["--down", "web2", "--down", "web1"]);
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let stops_nothing = |services: usize| {
+        fs::write(lab.config(), text.clone() + &large_services(services)).unwrap();
+        dispatcher.signal(Signal::HUP);
+        lab.sh(
+            "web2",
+            "nft 'table ip closed { chain input { type filter hook input priority 0; tcp dport 80 reject with tcp reset; }; }'",
+        );
+        eventually("it is down", || lab.server("web", "web2")["state"] == "down");
+        eventually("web2's clients are served", || lab.fetch_within(2, 0, all) == without_web2);
+        lab.ctl(&["drain", "web1"]);
+        assert_eq!(lab.server("web", "web1")["state"], "draining");
+        eventually("web1's as well", || lab.fetch_within(2, 0, all) == without_both);
+        let built = format!("reload: service large{} added", services - 1);
+        let stopped = dispatcher.said().contains(&built);
+        dispatcher.hear(&built);
+        eventually("what was found and ordered meanwhile holds", || lab.fetch_within(2, 0, all) == without_both);
+        lab.ctl(&["undrain", "web1"]);
+        lab.sh("web2", "nft delete table ip closed");
+        eventually("it is up", || lab.server("web", "web2")["state"] == "up");
+        !stopped
+    };
+    assert!([100, 400, 1600].into_iter().any(stops_nothing), "the reload was always over first: {}", dispatcher.said());
+    dispatcher.stop();
 }
 
 /// Another key gives nearly everybody another server, and nothing asks for that.
