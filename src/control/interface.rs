@@ -41,6 +41,9 @@ pub struct InterfaceWatch {
     /// The other interfaces of a dispatcher.
     others: Vec<InterfaceWatch>,
     looks: Interval,
+    /// It is time for a look, and all have yet to answer.
+    is_due: bool,
+    has_looked: bool,
 }
 
 impl InterfaceWatch {
@@ -68,6 +71,8 @@ impl InterfaceWatch {
             program: None,
             others: Vec::new(),
             looks,
+            is_due: false,
+            has_looked: false,
         })
     }
 
@@ -95,17 +100,26 @@ impl InterfaceWatch {
         self.program
     }
 
-    /// Waits until a link comes or goes, or another XDP program is attached. Looks once a second, and so misses nothing that lasts, whatever becomes of
-    /// notifications. Cancel-safe.
+    /// Waits until a link comes or goes, or another XDP program is attached, and for the first look. Looks once a second, and so misses nothing
+    /// that lasts, whatever becomes of notifications. Cancel-safe: of a look that was broken off nothing is noted, and another begins at once.
     ///
     /// # Errors
     /// It is another one now.
     pub async fn next(&mut self) -> Result<(), InterfaceError> {
         loop {
-            self.looks.tick().await;
-            let mut has_changed = self.look().await?;
-            for other in &mut self.others {
-                has_changed |= other.look().await?;
+            if !self.is_due {
+                self.looks.tick().await;
+                self.is_due = true;
+            }
+            let first = self.ask().await;
+            let mut answers = Vec::with_capacity(self.others.len());
+            for other in &self.others {
+                answers.push(other.ask().await);
+            }
+            self.is_due = false;
+            let mut has_changed = self.note(first)?;
+            for (other, answer) in self.others.iter_mut().zip(answers) {
+                has_changed |= other.note(answer)?;
             }
             if has_changed {
                 return Ok(());
@@ -113,10 +127,14 @@ impl InterfaceWatch {
         }
     }
 
-    /// Whether its link has come or gone, or it has another XDP program.
-    async fn look(&mut self) -> Result<bool, InterfaceError> {
+    async fn ask(&self) -> io::Result<(Link, Option<u32>)> {
+        links::one(&self.requests, self.index).await
+    }
+
+    /// Whether its link has come or gone, or it has another XDP program, or nothing was known of that yet.
+    fn note(&mut self, answer: io::Result<(Link, Option<u32>)>) -> Result<bool, InterfaceError> {
         let interface = self.seen.name.clone();
-        let (link, program) = match links::one(&self.requests, self.index).await {
+        let (link, program) = match answer {
             Ok(link) => link,
             Err(error) if is(&error, Errno::NODEV) && self.mac.is_some() => {
                 return Err(InterfaceError::Gone { interface });
@@ -132,10 +150,10 @@ impl InterfaceWatch {
         {
             return Err(InterfaceError::Readdressed { interface, was, is });
         }
-        let was = (self.seen.up, self.program);
-        (self.seen, self.program) = (link, program);
+        let was = self.has_looked.then_some((self.seen.up, self.program));
+        (self.seen, self.program, self.has_looked) = (link, program, true);
         self.count_queues();
-        Ok((self.seen.up, self.program) != was)
+        Ok(was != Some((self.seen.up, self.program)))
     }
 
     /// A queue that came later (`ethtool -L`, or see `xdp::Device::receive_queues`) has no socket.

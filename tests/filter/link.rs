@@ -4,6 +4,7 @@ use super::model::plans::{CLUSTER_V4, One};
 use super::model::turn::cluster;
 use super::network::{self, ip};
 use super::stop::Stop;
+use oneip::control::interface::InterfaceWatch;
 use oneip::engine::filter::{Filter, Generation};
 use oneip::model;
 use oneip::xdp::interface::Interface;
@@ -115,6 +116,39 @@ fn an_interface_that_came_again_gets_a_new_link() {
         let mut filter = strict();
         assert!(!filter.attach(&Interface::read("f0").unwrap(), (None, pins)).unwrap().taken_over);
         assert!(is_attached());
+    });
+}
+
+/// Before it was looked for the first time, or later.
+#[test]
+fn a_program_that_has_gone_is_missed() {
+    in_a_network(|| {
+        let (interface, pins) = (Interface::read("f0").unwrap(), Path::new(model::PINS));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut watch = InterfaceWatch::open("f0", Some(interface.mac), None).await.unwrap();
+            let other = InterfaceWatch::open("f1", None, None).await.unwrap();
+            watch = watch.with_others(vec![other]);
+            let first = tokio::time::timeout(Duration::from_secs(30), watch.next()).await;
+            first.expect("it is told that there is none").unwrap();
+            assert_eq!(watch.program(), None);
+            let mut filter = strict();
+            filter.attach(&interface, (None, pins)).unwrap();
+            // Who waits is called away all the time.
+            let called_away = async |watch: &mut InterfaceWatch| {
+                for pause in (0..60).cycle() {
+                    tokio::select! {
+                        seen = watch.next() => return seen.unwrap(),
+                        () = tokio::time::sleep(Duration::from_micros(100 * pause)) => {}
+                    }
+                }
+            };
+            called_away(&mut watch).await;
+            assert_eq!(watch.program(), Some(filter.number().unwrap()));
+            filter.detach(&interface, pins).unwrap();
+            called_away(&mut watch).await;
+            assert_eq!(watch.program(), None);
+        });
     });
 }
 
