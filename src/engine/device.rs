@@ -176,6 +176,15 @@ impl Attachment {
         }
     }
 
+    /// By which the kernel tells the program from others. `None`: there is none, or it does not say.
+    pub fn program(&self) -> Option<u32> {
+        match self {
+            Attachment::AfXdp { steer, .. } => steer.number(),
+            #[cfg(feature = "dpdk")]
+            Attachment::Dpdk { .. } => None,
+        }
+    }
+
     /// From here on the ports get the frames to these addresses, and to no others.
     ///
     /// # Errors

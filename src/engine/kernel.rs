@@ -3,7 +3,7 @@
 
 use super::device::{attach_all, folder, forget, place};
 use super::kernel_metrics::CoreMetrics;
-use super::{Attached, Dispatching, Engine, Facts, HostCheck, Opened, Start};
+use super::{Attached, Dispatching, Engine, Facts, HostCheck, Opened, Start, on_interfaces};
 use crate::admin::status::{ProgramStatus, Status, WorkerStatus};
 use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, Update};
@@ -345,25 +345,7 @@ impl Engine for Kernel {
     }
 
     fn see(&mut self, interface: &InterfaceWatch) {
-        let lost = interface.all().find(|interface| interface.program() != Some(self.number));
-        let trouble = lost.map(|interface| {
-            let found = interface.program().map(|found| format!(", and XDP program {found} is there"));
-            let name = interface.name();
-            format!(
-                "somebody has detached the dispatcher's program from {name}{}: nothing is dispatched; restart `oneip \
-                 run`",
-                found.unwrap_or_default()
-            )
-        });
-        let known = self.troubles.get().map(|(known, _)| (*known).clone()).unwrap_or_default();
-        let now: Vec<String> = trouble.into_iter().collect();
-        if known != now {
-            match now.first() {
-                Some(trouble) => tracing::error!("{trouble}"),
-                None => tracing::info!("the dispatcher's program is attached to {} again", interface.name()),
-            }
-            self.troubles.put(now);
-        }
+        on_interfaces::see(interface, self.number, &self.troubles);
     }
 
     /// Which addresses those are stands in the table.

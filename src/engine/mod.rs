@@ -4,6 +4,7 @@
 //! - `workers`: each on its core, over any port (`worker_pool`: their threads; `device`: what a port belongs to; `af_xdp`: the
 //!   kernel's interfaces)
 //! - `kernel`: a program in the kernel (`kernel_metrics`: what it counts)
+//! - `on_interfaces`: whether a dispatcher's program is still where it was attached
 //! - `filter`: broadcast-based dispatch, by a program on the server
 //! - `decap`: the servers' end of tunnels, by a program there (`on_server`: what the two have in common)
 
@@ -13,6 +14,7 @@ mod device;
 pub mod filter;
 mod kernel;
 mod kernel_metrics;
+mod on_interfaces;
 pub mod on_server;
 pub mod worker_pool;
 mod workers;

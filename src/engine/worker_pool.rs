@@ -42,6 +42,8 @@ pub struct WorkerPool {
     workers: usize,
     threads: Vec<JoinHandle<()>>,
     collector: JoinHandle<Collector>,
+    /// What is wrong with the device, in words; for the figures.
+    pub troubles: Troubles,
 }
 
 impl WorkerPool {
@@ -64,12 +66,13 @@ impl WorkerPool {
         stats.open(Arc::clone(plan), boxed(views).into_iter().chain(beside).collect());
         let (tables, readers) = publish::channel(table, metrics);
         let retired = tables.retired();
+        let troubles = Troubles::default();
         let sources = Sources {
             workers: ports.len(),
             beside: count,
             close: Box::new(move || retired.clear()),
             device_counters: Some(device_counters),
-            troubles: Troubles::default(),
+            troubles: troubles.clone(),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let sleep = plan.dispatcher.as_ref().and_then(longest_sleep);
@@ -93,7 +96,7 @@ impl WorkerPool {
             privileges::drop_all();
             collect::run(sources, reports, &inbox)
         })?;
-        Ok(WorkerPool { tables, stats, stop, workers, threads, collector })
+        Ok(WorkerPool { tables, stats, stop, workers, threads, collector, troubles })
     }
 
     /// Every worker's next turn sees `table`, which is of the layout of the one before. Waits for nobody.

@@ -3,8 +3,9 @@
 use super::device::{AttachedDevice, Attachment, Device, Facts};
 use super::kernel_metrics::NetMetrics;
 use super::worker_pool::WorkerPool;
-use super::{Attached, Dispatching, Engine, HostCheck, Opened, Start};
+use super::{Attached, Dispatching, Engine, HostCheck, Opened, Start, on_interfaces};
 use crate::admin::status::{Status, WorkerStatus};
+use crate::control::interface::InterfaceWatch;
 use crate::control::membership::{Membership, Update};
 use crate::error::Failure;
 use crate::host::supervisor::Progress;
@@ -65,13 +66,16 @@ impl<P: Port<Frame: Send> + Send + 'static> Attached for WithTable<P> {
         let flow_tables = attachment.flow_tables(flows, table.key);
         let table = attachment.for_workers(table);
         let pool = WorkerPool::start(plan, table, ports, (&cores, flow_tables), (device_counters, net), reports)?;
-        Ok(Box::new(Workers { pool, name: attachment.engine(), attachment, watched, cores }))
+        let program = attachment.program();
+        Ok(Box::new(Workers { pool, name: attachment.engine(), attachment, program, watched, cores }))
     }
 }
 
 struct Workers {
     pool: WorkerPool,
     attachment: Attachment,
+    /// The number of the program that gives them frames; `None`: there is none.
+    program: Option<u32>,
     /// What is noted of frames that are dispatched without workers.
     watched: Option<Reader>,
     name: &'static str,
@@ -138,6 +142,12 @@ impl Engine for Workers {
         match update {
             Update::Table => self.pool.publish(table),
             Update::Layout => self.pool.publish_layout(membership.plan(), table, net),
+        }
+    }
+
+    fn see(&mut self, interface: &InterfaceWatch) {
+        if let Some(number) = self.program {
+            on_interfaces::see(interface, number, &self.pool.troubles);
         }
     }
 

@@ -265,6 +265,10 @@ fn decap_goes_on_without_its_process_is_taken_over_and_detached() {
         lab.fetch_within(1, 0, std::slice::from_ref(client));
         next.status()["dropped"]["untrusted"].as_u64().unwrap_or(0) > 0
     });
+    lab.detach_program("web1");
+    let trouble = "somebody has detached the decap from lan0, and no program is attached instead: packets stay in their tunnels, and none is \
+                   sent back; restart `oneip decap`\n";
+    eventually("it is noticed", || next.get("/healthz") == trouble);
     next.stop();
     let detach = |server: &str| {
         let mut detach = lab.command(server, env!("CARGO_BIN_EXE_oneip"));

@@ -272,3 +272,36 @@ fn program(lab: &Lab) -> String {
     let at = said.find("prog/xdp id ").unwrap_or_else(|| panic!("no program: {said}"));
     said[at..].split_whitespace().nth(2).unwrap().to_owned()
 }
+
+fn says_that_it_was_detached(options: &[&str]) {
+    let Some(lab) = &Lab::up(options) else { return };
+    let all = &clients(0)[..24];
+    let expected = lookup(&lab.config(), WEB[0], all, &[]);
+    let health = || {
+        let mut curl = lab.command("dispatcher", "curl");
+        succeed(curl.args(["-sS", "http://oneip/healthz", "--unix-socket"]).arg(lab.file("oneip.sock")))
+    };
+    let dispatcher = Dispatcher::start(lab, &[]);
+    assert_eq!((lab.fetch(0, all), health().as_str()), (expected.clone(), "ok\n"));
+    lab.detach_program("dispatcher");
+    eventually("it is noticed", || health() != "ok\n");
+    let trouble =
+        "somebody has detached the dispatcher's program from lan0: nothing is dispatched; restart `oneip run`";
+    assert_eq!(health().trim_end(), trouble);
+    assert_eq!(dispatcher.said().matches(trouble).count(), 1, "{}", dispatcher.said());
+
+    dispatcher.stop();
+    let dispatcher = Dispatcher::start(lab, &[]);
+    assert_eq!((lab.fetch(0, all), health().as_str()), (expected, "ok\n"));
+    dispatcher.stop();
+}
+
+#[test]
+fn a_program_that_was_detached_is_missed() {
+    says_that_it_was_detached(&XDP);
+}
+
+#[test]
+fn a_program_that_was_detached_is_missed_where_workers_dispatch() {
+    says_that_it_was_detached(&AF_XDP);
+}

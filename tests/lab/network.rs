@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -169,6 +169,20 @@ impl Lab {
             format!("router: {look}\n{}", said.unwrap_or_default())
         };
         looks.map(paths).map(said).concat()
+    }
+
+    /// As `bpftool link detach` does, which any root may: the XDP program of a host goes, and whoever has its link has one that leads nowhere.
+    pub fn detach_program(&self, host: &str) {
+        let namespace = fs::metadata(Path::new("/run/netns").join(self.namespace(host))).unwrap().ino();
+        let is_of = |path: &PathBuf| path.display().to_string().contains(&format!("-{namespace}-"));
+        let mut links = fs::read_dir(self.file("bpf/lan0")).unwrap().map(|entry| entry.unwrap().path());
+        let link = links.find(is_of).unwrap();
+        // include/uapi/linux/bpf.h: BPF_OBJ_GET is 7, BPF_LINK_DETACH is 34; bpf(2) takes the size of what it is given.
+        let script = "my ($bpf, $path) = ($ARGV[0] + 0, \"$ARGV[1]\\0\"); \
+                      my $get = pack('p x8', $path); my $link = syscall($bpf, 7, $get, length $get); \
+                      $link >= 0 or die \"open: $!\"; my $detach = pack('L', $link); \
+                      syscall($bpf, 34, $detach, length $detach) == 0 or die \"detach: $!\"";
+        succeed(Command::new("perl").args(["-e", script, &libc::SYS_bpf.to_string()]).arg(link));
     }
 
     /// Runs `work` on a thread in a host's network. Sockets that it makes stay there.

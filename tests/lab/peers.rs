@@ -3,7 +3,7 @@
 
 use crate::filters::{self, Filter, QUICK, configure, publish};
 use crate::group::{Etcd, join};
-use crate::network::{CLUSTER, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup, succeed};
+use crate::network::{CLUSTER, HEALTH, Lab, Pairs, SERVERS, WEB, clients, eventually, lookup};
 use crate::reload::without_web3;
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -19,9 +19,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -401,20 +400,6 @@ fn replace_program(lab: &Lab, server: &str) {
     });
 }
 
-/// As `bpftool link detach` does, which any root may: the link stays, and leads nowhere.
-fn detach_program(lab: &Lab, server: &str) {
-    let namespace = fs::metadata(PathBuf::from("/run/netns").join(lab.namespace(server))).unwrap().ino();
-    let is_of = |path: &PathBuf| path.display().to_string().contains(&format!("-{namespace}-"));
-    let mut links = fs::read_dir(lab.file("bpf/lan0")).unwrap().map(|entry| entry.unwrap().path());
-    let link = links.find(is_of).unwrap();
-    // include/uapi/linux/bpf.h: BPF_OBJ_GET is 7, BPF_LINK_DETACH is 34; bpf(2) takes the size of what it is given.
-    let script = "my ($bpf, $path) = ($ARGV[0] + 0, \"$ARGV[1]\\0\"); \
-                  my $get = pack('p x8', $path); my $link = syscall($bpf, 7, $get, length $get); \
-                  $link >= 0 or die \"open: $!\"; my $detach = pack('L', $link); \
-                  syscall($bpf, 34, $detach, length $detach) == 0 or die \"detach: $!\"";
-    succeed(Command::new("perl").args(["-e", script, &libc::SYS_bpf.to_string()]).arg(link));
-}
-
 /// `lose` takes the program of a server off its interface, where `instead` is then.
 fn says_that_it_is_gone(lose: fn(&Lab, &str), instead: &str) {
     let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
@@ -447,5 +432,5 @@ fn a_filter_that_is_not_on_its_interface_any_more_says_so_and_others_take_its_cl
 
 #[test]
 fn a_filter_that_was_detached_and_nothing_put_in_its_place_says_so_and_others_take_its_clients() {
-    says_that_it_is_gone(detach_program, "no program is attached instead");
+    says_that_it_is_gone(Lab::detach_program, "no program is attached instead");
 }
