@@ -207,30 +207,34 @@ fn unfinished_checksums_of_a_sender_are_seen_and_mended_there() {
     net.end(traffic);
 }
 
+/// The kernel sends them if either of two settings says so: its command is about both.
 #[test]
-fn redirects_of_a_router_are_seen() {
+fn redirects_of_a_router_are_seen_and_ended_there() {
     let Some(mut net) = Net::up() else { return };
+    // What goes to another router on the link, of two senders: one gets few and ever fewer (ip_rt_send_redirect, net/ipv4/route.c).
+    net.sh("r", "ip route add 198.51.100.99 via 192.0.2.11");
+    let ignore = "sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.lan0.accept_redirects=0";
+    net.sh("d", &format!("{ignore}; ip address add 192.0.2.3/24 dev lan0"));
+    let ping = |net: &mut Net, sender: &str| net.start("d", &format!("exec ping -q -i 0.1 -I {sender} 198.51.100.99"));
+    let pinging = ping(&mut net, "192.0.2.2");
     let healthy = net.doctor("d", "", "--seconds 1");
-    // RFC 792; the quoted packet is one of the dispatcher's.
-    let sender = r#"exec python3 -c '
-import socket, struct, time
-def total(data): 
-    s = sum(struct.unpack("!%dH" % (len(data) // 2), data)); s = (s & 0xffff) + (s >> 16); return ~(s + (s >> 16)) & 0xffff
-quoted = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 9, 17, 0, socket.inet_aton("192.0.2.2"), socket.inet_aton("198.51.100.99")) + bytes(8)
-body = socket.inet_aton("192.0.2.11") + quoted
-packet = struct.pack("!BBH", 5, 1, total(struct.pack("!BBH", 5, 1, 0) + body)) + body
-s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-while True: s.sendto(packet, ("192.0.2.2", 0)); time.sleep(0.1)
-'"#;
-    let sending = net.start("r", sender);
-    let mut found = net.doctor("d", "", "--seconds 2");
-    eventually("redirects are seen", || {
-        found = net.doctor("d", "", "--seconds 2");
-        found.bad() != healthy.bad()
-    });
-    only(&healthy, &found, "redirects_seen", "redirects");
-    assert!(found.text().contains("02:00:00:00:00:01 has sent"), "{}", found.text());
-    net.end(sending);
+    net.end(pinging);
+    for (setting, sender) in [("all", "192.0.2.2"), ("lan0", "192.0.2.3")] {
+        net.sh("r", &format!("sysctl -qw net.ipv4.conf.{setting}.send_redirects=1"));
+        let pinging = ping(&mut net, sender);
+        let mut found = net.doctor("d", "", "--seconds 1");
+        eventually("redirects are seen", || {
+            found = net.doctor("d", "", "--seconds 1");
+            found.bad() != healthy.bad()
+        });
+        only(&healthy, &found, "redirects_seen", setting);
+        assert!(found.text().contains("02:00:00:00:00:01 has sent"), "{}", found.text());
+        net.sh("r", &found.fixes("redirects_seen")[0]);
+        let both = "sysctl -n net.ipv4.conf.all.send_redirects net.ipv4.conf.lan0.send_redirects";
+        assert_eq!(net.sh("r", both), "0\n0\n", "{setting}");
+        assert_eq!(net.doctor("d", "", "--seconds 1").bad(), healthy.bad(), "{setting}");
+        net.end(pinging);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Faults of a server.
 
-use crate::net::{Net, ONEIP, eventually};
+use crate::net::{CLUSTER4, Net, ONEIP, eventually};
 use crate::{Fault, fault, only, try_all};
 use std::collections::BTreeSet;
 use std::fs;
@@ -91,4 +91,33 @@ fn a_filter_that_runs_or_does_not_is_looked_at_too() {
     net.sh("s2", &format!("{ONEIP} ctl --socket {}/s2.sock reload --force", net.dir()));
     eventually("they agree", || !doctor(&net).bad().contains("peers"));
     assert_eq!(doctor(&net).bad(), BTreeSet::new());
+}
+
+/// What a veth leaves to a card is forwarded as it is. Echo requests are whole.
+#[test]
+fn unfinished_checksums_are_seen_where_they_arrive() {
+    let Some(mut net) = Net::up() else { return };
+    net.run();
+    eventually("all servers are up", || net.doctor("d", "", "--seconds 0").bad().is_empty());
+    let doctor = |net: &Net, server: &str| net.doctor(server, "", &format!("--server {server} --seconds 1")).bad();
+    let fetch = format!("curl -s -o /dev/null --max-time 0.5 --interface 198.51.100.7 http://{CLUSTER4}/");
+    eventually("it is served", || net.try_sh("r", &fetch).status.success());
+    let fetching = net.start("r", &format!("while :; do {fetch} || sleep 0.05; done"));
+    for server in ["s1", "s2"] {
+        assert_eq!(doctor(&net, server), BTreeSet::new());
+    }
+
+    net.sh("r", "ethtool -K lan0 tx on");
+    // The last to send them on.
+    net.sh("lan", "ethtool -K d tx on");
+    eventually("one of them gets these", || {
+        let bad = doctor(&net, "s1").into_iter().chain(doctor(&net, "s2"));
+        bad.collect::<Vec<_>>() == ["checksums"]
+    });
+    assert!(!net.try_sh("r", &fetch).status.success());
+    net.sh("r", &format!("ping -c1 -W2 -q -I 198.51.100.7 {CLUSTER4}"));
+
+    net.sh("r", "ethtool -K lan0 tx off tso off gso off gro off");
+    eventually("it is served", || net.try_sh("r", &fetch).status.success());
+    net.end(fetching);
 }

@@ -54,9 +54,12 @@ pub fn heard_redirects(facts: &Facts) -> Vec<Finding> {
         let Some((from, count)) = most(&heard.redirects) else { return Finding::ok("redirects_seen", "none") };
         let why = format!(
             "{from} has sent {count} ICMP redirects: with these a router makes clients on the LAN bypass the dispatcher; run this on \
-             that machine, and for its interface too"
+             that machine"
         );
-        Finding::warn("redirects_seen", why).mend("sysctl -w net.ipv4.conf.all.send_redirects=0")
+        // The kernel sends them if either of the two says so, as in `send_redirects`.
+        let names = format!("all $(grep -l {from} /sys/class/net/*/address | cut -d/ -f5)");
+        let fix = format!("for name in {names}; do sysctl -w net/ipv4/conf/$name/send_redirects=0; done");
+        Finding::warn("redirects_seen", why).mend(fix)
     })
 }
 
