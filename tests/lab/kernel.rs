@@ -2,6 +2,7 @@
 //! (With `LAB_ENGINE=xdp` the other tests run over it too.)
 
 use std::fmt::Write as _;
+use std::fs;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -271,6 +272,44 @@ fn program(lab: &Lab) -> String {
     let said = succeed(lab.command("dispatcher", "ip").args(["-d", "link", "show", "dev", "lan0"]));
     let at = said.find("prog/xdp id ").unwrap_or_else(|| panic!("no program: {said}"));
     said[at..].split_whitespace().nth(2).unwrap().to_owned()
+}
+
+/// `ip netns exec` has a /sys of its own, without a BPF file system.
+fn ends_with_its_process_where_there_is_no_bpf_file_system(options: &[&str]) {
+    let Some(lab) = &Lab::up(options) else { return };
+    let text = fs::read_to_string(lab.config()).unwrap();
+    let kept = lab.file("bpf").display().to_string();
+    assert!(text.contains(&kept));
+    write_config(&lab.config(), &text.replace(&kept, "/sys/fs/bpf/oneip"));
+    let warning = "bpf_fs: /sys/fs/bpf/oneip is not on a BPF file system: if the process is killed, nothing is dispatched any more; mount -t bpf \
+                   bpf /sys/fs/bpf";
+    let all = &clients(0)[..24];
+    let expected = lookup(&lab.config(), WEB[0], all, &[]);
+    let dispatcher = Dispatcher::start(lab, &[]);
+    assert!(dispatcher.said().contains(warning), "{}", dispatcher.said());
+    assert_eq!(lab.fetch(0, all), expected);
+    dispatcher.kill();
+    eventually("it goes with its process", || !is_attached(lab));
+
+    // The command that it tells, in the same namespace.
+    let run = run(lab, &lab.config());
+    let arguments: Vec<_> = run.get_args().skip_while(|argument| *argument != env!("CARGO_BIN_EXE_oneip")).collect();
+    let mut mounted = lab.command("dispatcher", "sh");
+    mounted.args(["-c", "mount -t bpf bpf /sys/fs/bpf && exec \"$@\"", "sh"]).args(arguments);
+    let dispatcher = Dispatcher::start_by(lab, mounted, &[]);
+    assert!(!dispatcher.said().contains("bpf_fs"), "{}", dispatcher.said());
+    assert_eq!(lab.fetch(0, all), expected);
+    dispatcher.stop();
+}
+
+#[test]
+fn without_a_bpf_file_system_it_says_that_it_ends_with_its_process() {
+    ends_with_its_process_where_there_is_no_bpf_file_system(&XDP);
+}
+
+#[test]
+fn without_a_bpf_file_system_workers_have_no_net() {
+    ends_with_its_process_where_there_is_no_bpf_file_system(&AF_XDP);
 }
 
 fn says_that_it_was_detached(options: &[&str]) {

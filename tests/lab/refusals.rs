@@ -7,28 +7,42 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dispatcher::{Dispatcher, is_attached, run};
 use crate::failover::checked;
+use crate::filters::{self, Filter};
 use crate::network::{Lab, SERVERS, WEB, clients, eventually, write_config};
 
 /// Runs it to its end: the message of its failure.
 fn refusal(lab: &Lab, command: &mut Command) -> String {
-    let before = state(lab);
+    refusal_on(lab, "dispatcher", command)
+}
+
+/// In another host.
+fn refusal_on(lab: &Lab, host: &str, command: &mut Command) -> String {
+    let before = state_of(lab, host);
     let Output { status, stdout, stderr } = command.output().unwrap();
     let said = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(stdout.is_empty(), "{}", String::from_utf8_lossy(&stdout));
     assert!(said.starts_with("error: "), "the first line is the error: {said}");
-    assert_eq!(state(lab), before, "nothing is left behind: {said}");
+    assert_eq!(state_of(lab, host), before, "nothing is left behind: {said}");
     said
 }
 
 /// What a run might leave behind: a program, a mode, entries for the servers.
 fn state(lab: &Lab) -> String {
-    lab.ip("dispatcher", "-d link show") + &managed(lab)
+    state_of(lab, "dispatcher")
+}
+
+fn state_of(lab: &Lab, host: &str) -> String {
+    lab.ip(host, "-d link show") + &managed_by(lab, host)
 }
 
 /// Neighbours that the kernel keeps fresh because it was asked to.
 fn managed(lab: &Lab) -> String {
-    let neighbours = lab.ip("dispatcher", "-d neigh show");
+    managed_by(lab, "dispatcher")
+}
+
+fn managed_by(lab: &Lab, host: &str) -> String {
+    let neighbours = lab.ip(host, "-d neigh show");
     neighbours.lines().filter(|line| line.contains("managed")).collect::<Vec<_>>().join("\n")
 }
 
@@ -134,4 +148,30 @@ fn a_signal_during_the_start_ends_it_cleanly() {
     let said = String::from_utf8(stdout).unwrap();
     assert!(status.success() && said.contains("frames in"), "{status}: {said}");
     assert_eq!(state(&lab), before, "nothing is left behind");
+}
+
+/// `ip netns exec` has a /sys of its own, without a BPF file system: it is mounted by the same command.
+#[test]
+fn a_filter_or_decap_without_a_bpf_file_system_says_how_to_mount_one() {
+    let Some(lab) = &Lab::up(&["--broadcast"]) else { return };
+    filters::configure(lab, "", "");
+    let text = fs::read_to_string(filters::config(lab, "web1")).unwrap();
+    let text = text.replace(&lab.file("bpf").display().to_string(), "/sys/fs/bpf/oneip");
+    let decap = text
+        .replace("[filter]\n", "[decap]\nsources = [\"192.0.2.2\"]\n")
+        .replace("\nports = ", "\ndeliver = \"gue\"\nports = ");
+    for (verb, text) in [("filter", &text), ("decap", &decap)] {
+        write_config(&filters::config(lab, "web1"), text);
+        let mut refused = lab.command("web1", env!("CARGO_BIN_EXE_oneip"));
+        let said = refusal_on(lab, "web1", refused.args([verb, "-c"]).arg(filters::config(lab, "web1")));
+        let expected = "error: there is no BPF file system at /sys/fs/bpf/oneip: mount -t bpf bpf /sys/fs/bpf\n";
+        assert_eq!(said, expected);
+        let mut mounted = lab.command("web1", "sh");
+        mounted.args(["-c", "mount -t bpf bpf /sys/fs/bpf && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_oneip")]);
+        match verb {
+            "filter" => Filter::start_by(lab, "web1", mounted).stop(),
+            _ => Filter::decap_by(lab, "web1", mounted).stop(),
+        };
+        fs::remove_file(lab.file("web1.state.json")).unwrap();
+    }
 }
