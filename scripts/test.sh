@@ -87,6 +87,8 @@ begin() {
     "$1" >"$folder/$1" 2>&1 &
     process[$1]=$!
 }
+# Cargo lets nobody else build until it runs a test.
+until_it_runs() { until grep -q ' Running ' "$folder/$1" || ! kill -0 "${process[$1]}" 2>/dev/null; do sleep 0.2; done; }
 await() {
     local verdict=ok
     wait "${process[$1]}" || { verdict=FAILED; failed=1; }
@@ -95,6 +97,8 @@ await() {
     cat "$folder/$1"
     note "$1" "$verdict" "${began[$1]}"
 }
+
+loom() { nice cargo test --quiet --manifest-path tests/loom/Cargo.toml; }
 
 # Shortly, where the fuzzers are built already: that takes ten minutes. Whoever changes what reads input runs scripts/fuzz.sh for longer.
 fuzz() {
@@ -121,6 +125,8 @@ if [[ -n $quick ]]; then
     step tests run_tests $(others "${MACHINES[@]}")
 else
     step audit scripts/audit.sh
+    # What threads share, in every interleaving. One core has little to do while the library is compiled.
+    begin loom
     # Without the feature, as most will build it; and then what only that port has.
     step build cargo test --no-run --all-targets
     # Tests of networks mostly wait, the lab's the longest: the others run beside them.
@@ -131,15 +137,17 @@ else
     step fuzz fuzz
     await networks
     await lab
-    # The guest takes one core.
+    await loom
+    # The guest takes one core, and the lab less than another.
     begin guest
-    # What threads share, in every interleaving.
-    step loom nice cargo test --quiet --manifest-path tests/loom/Cargo.toml
-    step xdp xdp
+    begin xdp
+    until_it_runs guest
+    until_it_runs xdp
+    step lints cargo test --no-run --features dpdk --lib --test "$GUEST" --test "$DPDK" --bench "$DPDK"
+    step shim scripts/sanitize.sh
+    await xdp
     await guest
     step bench run_tests --test "$ALONE"
-    step shim scripts/sanitize.sh
-    step lints cargo test --no-run --features dpdk --lib --test "$GUEST" --test "$DPDK" --bench "$DPDK"
     step dpdk run_tests --features dpdk --test "$DPDK"
 fi
 
