@@ -9,14 +9,14 @@ usage() {
 usage: scripts/core.sh FOLDER
 
 Writes the package "oneip" into FOLDER: src/{config,hash,limits,metrics,model,path,table,verdict,wire,worker} and the ports that need no kernel,
-with the tests twins, changes, quic and handover. What is there already is replaced, but for target.
+with their tests: changes, config, handover, quic, selection, tunnels, twins and worker. What is there already is replaced, but for target.
 END
 }
 
 case ${1-} in
     '' | -*) usage; [[ ${1-} =~ ^(-h|--help)$ ]] && exit 0; exit 2 ;;
 esac
-readonly folder=$1 MODULES=(config hash limits metrics model path port table verdict wire worker) TESTS=(handover.rs twins.rs quic.rs changes model data)
+readonly folder=$1 MODULES=(config hash limits metrics model path port table verdict wire worker) TESTS=(changes config handover.rs quic.rs selection.rs tunnels twins.rs worker data hlog model tools)
 
 mkdir -p "$folder"
 find "$folder" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +
@@ -29,6 +29,8 @@ done
 rm -rf "$folder"/src/port/{af_xdp,dpdk}
 sed -i '/^pub mod af_xdp;/d' "$folder/src/port/mod.rs"
 for test in "${TESTS[@]}"; do cp -rp "tests/$test" "$folder/tests/"; done
+rm "$folder"/tests/{tunnels/{golden,kernel,lab,probes,tshark},worker/layouts}.rs
+sed -i -E '/^mod (golden|kernel|lab|probes|tshark|layouts);/d' "$folder"/tests/{tunnels,worker}/main.rs
 # Enough to notice a change, and little enough to be run for each.
 sed -i "s/^const FRAMES: usize = .*/const FRAMES: usize = 60_000;/" "$folder/tests/twins.rs"
 sed -i "s/^const CASES: u32 = .*/const CASES: u32 = 60;/" "$folder/tests/changes/main.rs"
@@ -42,6 +44,6 @@ printf 'pub mod %s;\n' "${MODULES[@]}" >"$folder/src/lib.rs"
     sed -n '/^\[dependencies\]/,/^$/p' Cargo.toml |
         grep -E '^(aes|arrayvec|comfy-table|crossbeam|fastrand|hdrhistogram|libc|libm|memchr|pcap-file|percent-encoding|rustix|serde|serde_json|tempfile|thiserror|tokio-rustls|toml|tracing) ='
     printf '\n[dev-dependencies]\n'
-    sed -n '/^\[dev-dependencies\]/,/^$/p' Cargo.toml | grep -E '^(base64|etherparse|proptest|siphasher) ='
+    sed -n '/^\[dev-dependencies\]/,/^$/p' Cargo.toml | grep -E '^(base64|csv|etherparse|proptest|siphasher) ='
     printf '\n[features]\ndpdk = []\n\n[profile.dev]\ndebug = false\n\n[profile.dev.package.oneip]\nopt-level = 1\n'
 } >"$folder/Cargo.toml"

@@ -108,3 +108,47 @@ fn mend_upper(upper: &mut [u8], protocol: u8, old: u32, new: u32) {
         upper[at..at + 2].fill(0xff);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: [u8; 4] = [192, 0, 2, 11];
+
+    /// A packet of a client to 203.0.113.80, in its transport header `checksum` at `at`; as it leaves: that checksum.
+    fn mended(protocol: u8, checksum: u16, at: usize, upper_len: usize) -> (u16, Vec<u8>) {
+        let total = 20 + upper_len as u8;
+        let mut packet = vec![0x45, 0, 0, total, 0, 7, 0x20, 0, 9, protocol, 0, 0, 198, 51, 100, 7, 203, 0, 113, 80];
+        packet.resize(total.into(), 0);
+        if upper_len >= at + 2 {
+            packet[20 + at..22 + at].copy_from_slice(&checksum.to_be_bytes());
+        }
+        let before = packet.clone();
+        Readdress::new(SERVER.into(), 0).apply(&mut packet);
+        assert_eq!((&packet[..2], &packet[16..20]), (&before[..2], &SERVER[..]));
+        let mended = packet.get(20 + at..22 + at).map_or(0, |bytes| be16(bytes, 0));
+        (mended, packet[20..].to_vec())
+    }
+
+    /// One's complement has two zeros, and in UDP the one of them says that there is no checksum.
+    #[test]
+    fn a_checksum_that_becomes_zero_does_not_become_none() {
+        let [old, new] = [[203, 0, 113, 80], SERVER].map(|address| checksum::sum(&address));
+        // That which the change makes zero.
+        let becomes_zero = (1..=u16::MAX).find(|checksum| checksum::mended(*checksum, old, new) == 0).unwrap();
+        assert_eq!(mended(UDP, becomes_zero, 6, 20).0, 0xffff);
+        assert_eq!(mended(TCP, becomes_zero, 16, 20).0, 0);
+        assert_eq!(mended(UDP, 0, 6, 20).0, 0, "there was none");
+        assert_ne!(mended(TCP, 0, 16, 20).0, 0);
+        assert_eq!(mended(UDP, 0x1234, 6, 20).0, checksum::mended(0x1234, old, new));
+    }
+
+    /// A first fragment may end before the checksum, or within it.
+    #[test]
+    fn what_is_too_short_for_its_checksum_stays_as_it_is() {
+        for len in 4..18 {
+            assert_eq!(mended(TCP, 0, 16, len).1, vec![0; len]);
+        }
+        assert_ne!(mended(TCP, 0, 16, 18).1, [0; 18]);
+    }
+}

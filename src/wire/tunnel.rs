@@ -212,7 +212,8 @@ impl Template {
         let patched = class as u32 + u32::from(total) + u32::from(id) + u32::from(flags);
         let check = checksum::fold(self.sum + patched);
         let first = (0x4500 | class) << 48 | u64::from(total) << 32 | u64::from(id) << 16 | u64::from(flags);
-        let second = self.word(8) & !(0xffff << 16) | u64::from(check.to_be()) << 16;
+        // In the template the checksum is zero.
+        let second = self.word(8) | u64::from(check.to_be()) << 16;
         let (ip, rest) = packet.split_first_chunk_mut::<{ ipv4::HEADER_LEN }>().expect("it has an IPv4 header");
         ip[..8].copy_from_slice(&first.to_be_bytes());
         ip[8..16].copy_from_slice(&second.to_le_bytes());
