@@ -77,17 +77,24 @@ fn denied_and_counted_frames_are_the_models() {
         let mut mutator = Mutator::new(seed, &seeds, &macs);
         let mut bench = Bench::new(&plan, &golden.down);
         let model = Model::new(&plan, &golden.down);
-        let (mut denied, mut would_deny) = (0, 0);
+        let (mut denied, mut would_deny) = (vec![0; plan.services.len()], 0);
         for _ in 0..8 {
             let frames: Vec<Vec<u8>> = (0..4000).map(|_| mutator.frame()).collect();
             let verdicts = bench.check(&frames);
-            denied += verdicts.iter().filter(|verdict| **verdict == Verdict::Drop(Reason::Denied)).count() as u64;
+            for (frame, verdict) in frames.iter().zip(verdicts) {
+                if verdict == Verdict::Drop(Reason::Denied) {
+                    denied[model.service_of(frame).expect("a list is asked of a service's frames")] += 1;
+                }
+            }
             would_deny += frames.iter().filter(|frame| model.would_deny(frame)).count() as u64;
         }
-        let listed =
-            |of: fn(&Listed) -> u64| (0..plan.services.len()).map(|at| of(bench.tally.listed(at))).sum::<u64>();
+        let listed = |of: fn(&Listed) -> u64| -> Vec<u64> {
+            (0..plan.services.len()).map(|at| of(bench.tally.listed(at))).collect()
+        };
+        assert_eq!(listed(|of| of.denied.get()), denied, "each counts its own");
+        let denied: u64 = denied.iter().sum();
         assert!(denied > 4_000 && would_deny > 2_000, "{denied} denied, {would_deny} counted");
-        assert_eq!((listed(|of| of.denied.get()), listed(|of| of.would_deny.get())), (denied, would_deny));
+        assert_eq!(listed(|of| of.would_deny.get()).iter().sum::<u64>(), would_deny);
         assert_eq!(bench.tally.dropped(Reason::Denied).get(), denied);
     }
 }

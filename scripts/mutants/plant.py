@@ -171,7 +171,7 @@ def rendered(text, functions, start, end):
         out.append(f"{{ match crate::mutant::chosen({function.number}) {{\n")
         first, last = function.brace + 1, function.end - 1
         # Iterators of unnamed types, a type an arm.
-        before, after = ("Box::new(", ") as Box<dyn Iterator<Item = _> + '_>") if re.search(r"->\s*impl Iterator", function.head) else ("", "")
+        before, after = ("Box::new(", ") as Box<dyn Iterator<Item = _> + Send + '_>") if re.search(r"->\s*impl Iterator", function.head) else ("", "")
         for mutant in function.mutants:
             body = with_mutant(text, mutant, first, last)
             out.append(f"/* mutant {mutant.number} */\n{mutant.number} => {before}{{{body}\n}}{after},\n/* end mutant {mutant.number} */\n")

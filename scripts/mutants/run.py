@@ -157,6 +157,8 @@ def main():
         if failed:
             sys.exit(f"error: without a mutant these tests fail in {planted.folder}: {' '.join(failed)}")
         say(f"without a mutant the tests take {sum(test.seconds for test in tests):.0f} s")
+        slowest = sorted(tests, key=lambda test: -test.seconds)[:5]
+        say("the slowest: " + ", ".join(f"{test.name} {test.seconds:.1f} s" for test in slowest))
         trial = Trial(planted, tests, until)
         there = [mutant for mutant in mutants if mutant.number in planted.functions]
         found = dict(zip(there, pool.map(trial.notices, there)))

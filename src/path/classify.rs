@@ -286,3 +286,29 @@ fn quoted_upper(protocol: Option<u8>, icmp: u8, fragment: Fragment, payload: &[u
         _ => Ok(Upper::LaterFragment(transport)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9293, section 3.4: SYN and FIN take a number each.
+    #[test]
+    fn a_segment_ends_behind_its_data_and_its_marks() {
+        let segment = |flags: u8, data: usize| {
+            let mut tcp = vec![0, 80, 0, 80, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0x60, flags, 0, 0, 0, 0, 0, 0];
+            tcp.resize(24 + data, 0xee);
+            Segment::read(&tcp).map(|segment| (segment.sequence, segment.next, segment.has_data))
+        };
+        for (flags, data, next) in [
+            (transport::ACK, 0, u32::MAX),
+            (transport::SYN, 0, 0),
+            (transport::FIN | transport::ACK, 0, 0),
+            (transport::FIN | transport::ACK, 9, 9),
+            (transport::RST, 0, u32::MAX),
+            (transport::ACK, 1, 0),
+        ] {
+            assert_eq!(segment(flags, data), Some((u32::MAX, next, data > 0)), "{flags:02x} {data}");
+        }
+        assert_eq!(Segment::read(&[0; 13]), None);
+    }
+}

@@ -1,7 +1,7 @@
 //! What each kind of packet does while its slot is moving.
 
 use crate::fixture::successor;
-use crate::fixture::{Fixture, Packet};
+use crate::fixture::{Fixture, Kind, Packet};
 use oneip::limits::{FLOW_CENSUS, FLOW_CLOSED, FLOW_ESTABLISHED_IDLE, FLOW_IDLE, FLOW_REOPEN};
 use oneip::model::{HashInput, Selection};
 use oneip::table::build::State;
@@ -106,6 +106,21 @@ fn a_flow_without_a_beginning_stays_if_it_may_be_an_old_one() {
         goes(&mut fixture, packet, client, 1, "s1");
         goes(&mut fixture, packet, client, 1, "s1");
     }
+}
+
+/// In a table for 8, the one that goes on outlasts a hundred that came once.
+#[test]
+fn a_flow_that_goes_on_is_not_displaced_by_others_that_came_once() {
+    let mut fixture = Fixture::new(&[1, 1], 1009, Selection::Maglev, HashInput::Source, 8);
+    let mut clients = (0..).map(Ipv4Addr::from_bits);
+    let client = clients.find(|client| fixture.owner(*client, 1).as_deref() == Some("s0")).expect("each has some");
+    fixture.set(0, State::Draining, HOUR);
+    for _ in 0..3 {
+        goes(&mut fixture, Packet::Udp, client, 1, "s0");
+        fixture.wait(FLOW_IDLE * 2 / 3);
+    }
+    (1000..1100).for_each(|port| goes(&mut fixture, Packet::Udp, client, port, "s1"));
+    goes(&mut fixture, Packet::Udp, client, 1, "s0");
 }
 
 #[test]
@@ -277,6 +292,19 @@ fn a_connection_that_is_silent_for_too_long_is_over() {
     fixture.wait(Duration::from_secs(3));
     assert_eq!(fixture.cluster.moving(0), 0);
     goes(&mut fixture, Packet::Ack, client, 1, "s1");
+}
+
+/// Of two that send in its name, one is the client.
+#[test]
+fn a_connection_of_which_segments_do_not_fit_is_not_silent() {
+    let (mut fixture, client) = until_closed();
+    let data = |sequence| Packet::Tcp(Kind::Ack, sequence, 9);
+    goes(&mut fixture, data(1000), client, 1, "s0");
+    for turn in 0..4 {
+        goes(&mut fixture, data([2_000_000_000, 1000][turn % 2]), client, 1, "s0");
+        fixture.wait(FLOW_ESTABLISHED_IDLE * 2 / 3);
+    }
+    goes(&mut fixture, data(1000), client, 1, "s0");
 }
 
 #[test]

@@ -230,30 +230,41 @@ impl Fixture {
 
     /// The same, of a frame that a server sends back. And whether nobody else will be asked.
     pub fn send_back(&mut self, packet: Packet, client: Ipv4Addr, port: u16, server: &str) -> (Verdict, bool) {
+        self.judge(&self.sent_back(packet, client, port, server))
+    }
+
+    /// As a server sends it back.
+    pub fn sent_back(&self, packet: Packet, client: Ipv4Addr, port: u16, server: &str) -> Vec<u8> {
         let mut frame = frame(packet, client, port);
         let at = self.position(server).expect("it is there");
         frame[6..12].copy_from_slice(&self.table.next_hop(at).mac());
-        self.judge(&frame)
+        frame
     }
 
     fn judge(&mut self, frame: &[u8]) -> (Verdict, bool) {
-        self.pipeline.classify(1, &self.table, |_| frame);
-        self.pipeline.decide(&self.table);
-        if self.pipeline.is_migrating() {
-            self.pipeline.look_up_flows(
-                &self.table,
-                (std::slice::from_mut(&mut self.flow_table), |_| 0),
-                self.now,
-                |_| frame,
-            );
-        }
-        assert!(!self.pipeline.is_migrating());
-        let decided = (self.pipeline.outcomes()[0].verdict(), self.pipeline.last_chances().count() == 1);
+        let decided = self.judge_all(&[frame])[0];
         if let Some(twin) = &mut self.twin {
             assert_eq!(twin.judge(frame, self.now), decided, "{frame:02x?} at {}", self.now);
             assert_eq!(twin.report(), self.flow_table.report());
         }
         decided
+    }
+
+    /// Of a burst: the verdict on each, and whether nobody else will be asked. The twin does not see it.
+    pub fn judge_all(&mut self, frames: &[&[u8]]) -> Vec<(Verdict, bool)> {
+        self.pipeline.classify(frames.len(), &self.table, |at| frames[at]);
+        if let Some(limits) = self.table.limits() {
+            self.pipeline.limit(limits, self.now, |at| Some(frames[at].len()));
+        }
+        self.pipeline.decide(&self.table);
+        if self.pipeline.is_migrating() {
+            let flow_tables = std::slice::from_mut(&mut self.flow_table);
+            self.pipeline.look_up_flows(&self.table, (flow_tables, |_| 0), self.now, |at| frames[at]);
+        }
+        assert!(!self.pipeline.is_migrating());
+        let last: Vec<usize> = self.pipeline.last_chances().collect();
+        let outcomes = self.pipeline.outcomes().iter().enumerate();
+        outcomes.map(|(at, outcome)| (outcome.verdict(), last.contains(&at))).collect()
     }
 
     /// Another dispatcher, which has gone through the same and has seen no frame.

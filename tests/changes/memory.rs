@@ -1,11 +1,17 @@
 //! The flow table: what it finds, and what goes first when it is full.
 
+use crate::cases::HOUR;
+use crate::fixture::{Fixture, Packet, frame};
 use oneip::hash::{Key, siphash};
 use oneip::limits::{FLOW_CLOSED, FLOW_HALF_OPEN};
+use oneip::model::{HashInput, Limit, Rate, Selection};
+use oneip::table::build::State;
 use oneip::table::flow_table::{Flow, FlowTable, Position, Stage, ticks};
+use oneip::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
 fn table(flows: usize) -> FlowTable {
     FlowTable::new(flows, Key::new(1, 2))
@@ -175,4 +181,27 @@ fn without_room_nothing_is_remembered() {
     let mut flows = table(0);
     flows.remember(name(1), &flow(1, Stage::Begun, 1), 0);
     assert_eq!((flows.find(name(1), 0, |_| true), flows.report().capacity), (None, 0));
+}
+
+/// Where the address decides, a frame is known to be of a migrating slot before limits are asked.
+#[test]
+fn what_is_beyond_a_limit_is_dropped_and_not_remembered() {
+    let mut fixture = Fixture::new(&[1, 1], 1009, Selection::Modulo, HashInput::Source, 4096);
+    let mut clients = (0..).map(Ipv4Addr::from_bits);
+    let client = clients.find(|client| fixture.owner(*client, 1).as_deref() == Some("s0")).expect("each has some");
+    fixture.plan.services[0].limit = Some(Limit {
+        packets: Some(Rate { per_second: 1, burst: 1 }),
+        bits: None,
+        syn: None,
+        per_source: None,
+        only_counts: false,
+    });
+    fixture.reload(HOUR);
+    fixture.set(0, State::Draining, HOUR);
+    let frames = [1, 2, 3].map(|port| frame(Packet::Ack, client, port));
+    let [first, second, third] = &frames;
+    let verdicts = fixture.judge_all(&[first, second, third]).into_iter().map(|(verdict, _)| verdict);
+    let limited = Verdict::Drop(Reason::Limited);
+    assert_eq!(verdicts.collect::<Vec<_>>(), [Verdict::Forward { service: 0, server: 0 }, limited, limited]);
+    assert_eq!(fixture.report().remembered, 1);
 }

@@ -1,7 +1,7 @@
 //! A dispatcher that has not seen a connection begin finds its server: those that have it not send its segments back.
 
 use crate::cases::{HOUR, drained, goes};
-use crate::fixture::{Fixture, Kind, Packet};
+use crate::fixture::{Fixture, Kind, Packet, frame};
 use oneip::limits::MAX_CHANGES;
 use oneip::model::{HashInput, Selection};
 use oneip::table::build::State;
@@ -37,6 +37,16 @@ fn a_connection_that_began_elsewhere_during_a_drain_is_found_and_remembered() {
         assert_eq!(fixture.send_back(end, client, 3, "s0"), (Verdict::Forward { service: 0, server: 1 }, true));
     }
     assert_eq!(fixture.report().held, held);
+}
+
+/// Each frame of a burst for itself.
+#[test]
+fn in_a_burst_the_last_chance_is_of_those_that_have_no_other() {
+    let (mut fixture, client, _) = drained();
+    let (first, back) = (frame(Packet::Ack, client, 1), fixture.sent_back(Packet::Ack, client, 2, "s0"));
+    let decided = fixture.judge_all(&[&first, &back, &first, &back]);
+    let [first, back] = [(0, false), (1, true)].map(|(server, last)| (Verdict::Forward { service: 0, server }, last));
+    assert_eq!(decided, [first, back, first, back]);
 }
 
 #[test]

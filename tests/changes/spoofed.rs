@@ -169,6 +169,68 @@ fn a_connection_that_begins_is_whose_syn_was_first() {
     goes(&mut fixture, ack(1001), client, 4, "s0");
 }
 
+/// What is noted of a SYN is over after a minute in which it did not come again, and not before.
+#[test]
+fn a_syn_of_which_nothing_comes_is_forgotten_and_one_that_comes_again_is_not() {
+    let noted = || {
+        let (mut fixture, client, _) = drained();
+        goes(&mut fixture, syn(1000), client, 1, "s1");
+        fixture.set(0, State::Active, HOUR);
+        (fixture, client)
+    };
+    let (mut fixture, client) = noted();
+    fixture.wait(FLOW_HALF_OPEN + SECOND);
+    goes(&mut fixture, syn(1000), client, 1, "s0");
+    let (mut fixture, client) = noted();
+    for _ in 0..4 {
+        fixture.wait(FLOW_HALF_OPEN / 2 + SECOND);
+        goes(&mut fixture, syn(1000), client, 1, "s1");
+    }
+}
+
+/// What fits is what is near the last segment, however far that is from the first.
+#[test]
+fn an_end_after_much_data_fits_and_ends() {
+    let (mut fixture, client, _) = drained();
+    goes(&mut fixture, syn(1000), client, 1, "s1");
+    fixture.set(0, State::Active, HOUR);
+    for sequence in [60_000, 120_000, 180_000] {
+        goes(&mut fixture, data(sequence), client, 1, "s1");
+    }
+    goes(&mut fixture, fin(240_000), client, 1, "s1");
+    fixture.wait(FLOW_REOPEN + SECOND);
+    goes(&mut fixture, syn(7), client, 1, "s0");
+}
+
+/// The time after which a SYN begins anew begins with the end.
+#[test]
+fn an_end_counts_from_when_it_came() {
+    // Right behind the SYN, but later.
+    let (mut fixture, client, _) = drained();
+    goes(&mut fixture, syn(1000), client, 1, "s1");
+    fixture.set(0, State::Active, HOUR);
+    fixture.wait(FLOW_REOPEN * 2);
+    goes(&mut fixture, fin(1001), client, 1, "s1");
+    goes(&mut fixture, syn(7), client, 1, "s1");
+    // A stranger's does not draw it out.
+    let (mut fixture, client) = begun_elsewhere();
+    goes(&mut fixture, fin(1001), client, 1, "s1");
+    fixture.wait(FLOW_REOPEN - SECOND);
+    goes(&mut fixture, rst(2_000_000_000), client, 1, "s1");
+    fixture.wait(2 * SECOND);
+    goes(&mut fixture, syn(7), client, 1, "s0");
+}
+
+/// Whoever sends it, the connection is not known to be over.
+#[test]
+fn a_segment_that_does_not_fit_has_an_ended_connection_go_on() {
+    let (mut fixture, client) = begun_elsewhere();
+    goes(&mut fixture, fin(1001), client, 1, "s1");
+    goes(&mut fixture, ack(2_000_000_000), client, 1, "s1");
+    fixture.wait(FLOW_REOPEN + SECOND);
+    goes(&mut fixture, syn(7), client, 1, "s1");
+}
+
 /// The first segments after the SYN are lost on the way here, or come by turns.
 #[test]
 fn whatever_the_answer_to_a_syn_allows_follows_it() {

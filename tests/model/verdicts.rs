@@ -106,6 +106,12 @@ impl Model {
         Ok((service, packet, facts))
     }
 
+    /// Whose a frame is, whatever becomes of it.
+    pub fn service_of(&self, frame: &[u8]) -> Option<usize> {
+        let packet = packet::ip(frame)?.ok()?;
+        self.service(packet.destination, packet.facts().ok()?.topic)
+    }
+
     /// Whether a list that only counts has the source of a frame that comes to a service.
     pub fn would_deny(&self, frame: &[u8]) -> bool {
         let Some(Ok(packet)) = packet::ip(frame) else { return false };
