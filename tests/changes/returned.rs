@@ -3,8 +3,8 @@
 use crate::cases::{HOUR, drained, goes};
 use crate::fixture::{Fixture, Kind, Packet, frame};
 use oneip::limits::MAX_CHANGES;
-use oneip::model::{HashInput, Selection};
-use oneip::table::build::State;
+use oneip::model::{HashInput, Selection, Service};
+use oneip::table::build::{Cluster, State};
 use oneip::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -47,6 +47,20 @@ fn in_a_burst_the_last_chance_is_of_those_that_have_no_other() {
     let decided = fixture.judge_all(&[&first, &back, &first, &back]);
     let [first, back] = [(0, false), (1, true)].map(|(server, last)| (Verdict::Forward { service: 0, server }, last));
     assert_eq!(decided, [first, back, first, back]);
+}
+
+/// The second of two, and only its slots move.
+#[test]
+fn a_segment_that_is_sent_back_is_of_its_own_service() {
+    let (mut fixture, client, _) = drained();
+    let (back, web) = (fixture.sent_back(Packet::Ack, client, 1, "s0"), fixture.plan.services[0].clone());
+    let other = Service { name: "other".into(), address: Ipv4Addr::new(203, 0, 113, 81).into(), ..web };
+    fixture.plan.services.insert(0, other);
+    fixture.cluster = Cluster::new(&fixture.plan);
+    let until = fixture.now + HOUR.as_nanos() as u64;
+    fixture.cluster.set_states(1, &[State::Draining, State::Active], fixture.now, until);
+    fixture.table = fixture.cluster.compile();
+    assert_eq!(fixture.judge_all(&[&back]), [(Verdict::Forward { service: 1, server: 1 }, true)]);
 }
 
 #[test]

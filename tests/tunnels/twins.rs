@@ -5,7 +5,9 @@ use crate::frames::Packet;
 use crate::model::mutate::Mutator;
 use crate::model::records::Golden;
 use crate::model::turn::Bench;
+use oneip::limits::TOO_BIG_WINDOW;
 use oneip::model::Deliver;
+use oneip::port::memory::Memory;
 use oneip::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -93,6 +95,39 @@ fn too_large_frames_are_answered_so_often_and_counted_always() {
     assert_eq!(bench.tally.dropped(Reason::TooBig).get(), 200);
 }
 
+/// A window of time begins anew, and not with each turn.
+#[test]
+fn too_large_frames_are_answered_again_in_the_next_window() {
+    let golden = Golden::read();
+    let plan = golden.plan_delivering(Deliver::Ipip, false, 1500);
+    let frames: Vec<Vec<u8>> = (0..64).map(|_| Packet::new("198.51.100.7", 1472).frame()).collect();
+    let mut bench = Bench::without_model(&plan, &[]);
+    let mut answered = |now: u64| {
+        *bench.worker.port_mut() = Memory::new(&frames);
+        bench.worker.port_mut().now = now;
+        while !bench.worker.turn().is_empty() {}
+        bench.worker.port().sent().len()
+    };
+    let begin = 5 * TOO_BIG_WINDOW;
+    let times = [begin, begin + 1, begin + TOO_BIG_WINDOW - 1, begin + TOO_BIG_WINDOW];
+    assert_eq!(times.map(&mut answered), [64, 0, 0, 64]);
+}
+
+/// Every link carries 1280 bytes of IPv6 (RFC 8200, section 5), a tunnel as well.
+#[test]
+fn a_packet_that_every_link_carries_goes_in_fragments() {
+    let golden = Golden::read();
+    for (len, reason) in [(1280, None), (1281, Some(Reason::TooBig))] {
+        let mut bench = Bench::new(&golden.plan_delivering(Deliver::Ipip, true, 1280), &[]);
+        let verdicts = bench.check(&[Packet::new("2001:db8::7", len - 48).frame()]);
+        let dropped = match verdicts[0] {
+            Verdict::Drop(reason) => Some(reason),
+            _ => None,
+        };
+        assert_eq!(dropped, reason, "{len}");
+    }
+}
+
 /// As many frames are free for fragments as the port has.
 #[test]
 fn without_a_frame_for_its_fragments_a_packet_is_dropped_as_tx_full() {
@@ -101,12 +136,12 @@ fn without_a_frame_for_its_fragments_a_packet_is_dropped_as_tx_full() {
     let large = Packet { dont_fragment: false, ..Packet::new("198.51.100.7", 1472) };
     let frames: Vec<Vec<u8>> = (0..10).map(|_| large.frame()).collect();
     let mut bench = Bench::without_model(&plan, &[]);
-    *bench.worker.port_mut() = oneip::port::memory::Memory::with_spares(&frames, 7);
+    *bench.worker.port_mut() = Memory::with_spares(&frames, 7);
     let forwarded = bench.worker.turn().iter().filter(|outcome| outcome.is_forward()).count();
     assert_eq!((forwarded, bench.tally.dropped(Reason::TxFull).get()), (7, 3));
     let port = bench.worker.port();
     assert_eq!((port.sent().len(), port.freed().len()), (14, 3));
-    *bench.worker.port_mut() = oneip::port::memory::Memory::with_spares(&frames, 64);
+    *bench.worker.port_mut() = Memory::with_spares(&frames, 64);
     bench.worker.port_mut().tx_room = 9;
     let forwarded = bench.worker.turn().iter().filter(|outcome| outcome.is_forward()).count();
     assert_eq!(
