@@ -329,3 +329,16 @@ fn where_nothing_has_shown_itself_the_change_is_over() {
     assert_eq!(fixture.cluster.moving(0), 0);
     goes(&mut fixture, Packet::Ack, client, 1, "s1");
 }
+
+/// Each knows only its own flows.
+#[test]
+fn a_change_is_over_when_all_workers_have_looked() {
+    let (mut fixture, _) = until_closed();
+    fixture.cluster.set_workers(2);
+    fixture.wait(HOUR);
+    (0..3).for_each(|_| fixture.wait(FLOW_CENSUS * 2));
+    assert!(fixture.cluster.moving(0) > 0, "the second one has not looked");
+    fixture.cluster.set_workers(1);
+    (0..3).for_each(|_| fixture.wait(FLOW_CENSUS * 2));
+    assert_eq!(fixture.cluster.moving(0), 0);
+}

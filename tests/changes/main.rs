@@ -3,6 +3,7 @@
 mod cases;
 mod fixture;
 mod law;
+mod meanwhile;
 mod memory;
 mod restart;
 mod returned;

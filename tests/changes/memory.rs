@@ -6,7 +6,7 @@ use oneip::hash::{Key, siphash};
 use oneip::limits::{FLOW_CLOSED, FLOW_HALF_OPEN};
 use oneip::model::{HashInput, Limit, Rate, Selection};
 use oneip::table::build::State;
-use oneip::table::flow_table::{Flow, FlowTable, Position, Stage, ticks};
+use oneip::table::flow_table::{Flow, FlowTable, FlowTableReport, Position, Stage, ticks};
 use oneip::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -204,4 +204,33 @@ fn what_is_beyond_a_limit_is_dropped_and_not_remembered() {
     let limited = Verdict::Drop(Reason::Limited);
     assert_eq!(verdicts.collect::<Vec<_>>(), [Verdict::Forward { service: 0, server: 0 }, limited, limited]);
     assert_eq!(fixture.report().remembered, 1);
+}
+
+/// A bucket of four. Times are compared in full, and a time is over after it, not with it.
+#[test]
+fn of_flows_alike_the_oldest_goes_first() {
+    let mut flows = table(4);
+    let times = [65_535, 65_537, 65_538, 65_539];
+    for seen in times {
+        flows.remember(name(seen), &flow(1, Stage::Established, seen), 0);
+    }
+    flows.remember(name(1), &flow(1, Stage::Established, 65_540), 0);
+    assert_eq!(times.map(|seen| is_there(&flows, seen)), [false, true, true, true]);
+    let begun = flow(1, Stage::Begun, 0);
+    let last = ticks(FLOW_HALF_OPEN.as_nanos() as u64);
+    assert_eq!([last, last + 1].map(|now| begun.is_over(now)), [false, true]);
+}
+
+/// What several workers say.
+#[test]
+fn reports_add_up() {
+    let report = |first: u64| FlowTableReport {
+        capacity: first,
+        held: first + 1,
+        remembered: first + 2,
+        evicted: first + 3,
+        displaced: first + 4,
+    };
+    let sum = FlowTableReport { capacity: 110, held: 112, remembered: 114, evicted: 116, displaced: 118 };
+    assert_eq!([report(10), report(100)].into_iter().sum::<FlowTableReport>(), sum);
 }

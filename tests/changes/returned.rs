@@ -60,7 +60,8 @@ fn a_segment_that_is_sent_back_is_of_its_own_service() {
     let until = fixture.now + HOUR.as_nanos() as u64;
     fixture.cluster.set_states(1, &[State::Draining, State::Active], fixture.now, until);
     fixture.table = fixture.cluster.compile();
-    assert_eq!(fixture.judge_all(&[&back]), [(Verdict::Forward { service: 1, server: 1 }, true)]);
+    let goes = |server, is_last| (Verdict::Forward { service: 1, server }, is_last);
+    assert_eq!(fixture.judge_all(&[&frame(Packet::Ack, client, 1), &back]), [goes(0, false), goes(1, true)]);
 }
 
 #[test]
