@@ -325,6 +325,27 @@ fn servers_that_served_because_all_were_down_keep_their_connections() {
     });
 }
 
+/// Where all are down, all of those serve that may.
+#[test]
+fn who_drains_or_has_no_weight_serves_nobody_though_all_are_down() {
+    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    for drains in [true, false] {
+        let mut plan = checked_on_loopback(port, "serve");
+        plan.services[0].servers[1].weight = u32::from(drains);
+        with_membership_of(plan, "lo", |mut membership| async move {
+            if drains {
+                membership.set("web2", None, Set::Drain(Some(600)), false).await;
+            }
+            let are_down = |membership: &Membership| states(membership).iter().all(|(state, _)| *state == State::Down);
+            follow(&mut membership, are_down).await;
+            assert_eq!(states(&membership), [(State::Down, 65_537), (State::Down, 0)], "drains: {drains}");
+            membership.close().await;
+        });
+    }
+}
+
 /// A process that ends in whichever way, and one that comes after it.
 async fn opened(plan: &Plan, file: &StateFile) -> Membership {
     Membership::open(plan.clone(), (Side::Dispatcher, "eth1", None), &[], Some(file.clone())).await.unwrap()

@@ -5,9 +5,12 @@ use oneip::admin::order::Answer;
 use oneip::admin::status::State;
 use oneip::config;
 use oneip::control::membership::{Membership, Set, Update};
+use oneip::control::overrides::{Override, Overrides};
 use oneip::hash::{self, Key};
+use oneip::limits::{MAX_DRAIN_S, MAX_WEIGHT};
 use oneip::model::{HashInput, Limit, Plan, Rate, Service};
 use std::net::Ipv4Addr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Fourteen services with the same two servers.
 fn of_many() -> Plan {
@@ -19,6 +22,60 @@ fn of_many() -> Plan {
     };
     plan.services = (1..=14).map(of).collect();
     plan
+}
+
+/// What was set at another dispatcher.
+#[test]
+fn orders_of_the_group_are_carried_out_as_those_that_are_given_here() {
+    with_membership_of(of_many(), "eth1", |mut membership| async move {
+        let in_s3 = |one: Override| {
+            let mut all = Overrides::default();
+            all.change(Some("s3"), "web2", |it| *it = one);
+            all
+        };
+        let drained = |seconds: i64| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            in_s3(Override { drained_until: Some(now.saturating_add_signed(seconds)), ..Override::default() })
+        };
+        let web2 = |membership: &Membership, service: usize| {
+            let of = membership.services().remove(service);
+            (of.servers[1].state, of.servers[1].weight)
+        };
+        let disabled = in_s3(Override { disabled: true, ..Override::default() });
+        let weight = in_s3(Override { weight: Some(4), ..Override::default() });
+        let (for_long, over) = (drained(600), drained(-1));
+        let none = Overrides::default();
+        for (orders, update, expected) in [
+            (&none, None, (State::Up, 1)),
+            (&disabled, Some(Update::Table), (State::Disabled, 1)),
+            (&disabled, None, (State::Disabled, 1)),
+            (&none, Some(Update::Table), (State::Up, 1)),
+            (&for_long, Some(Update::Table), (State::Draining, 1)),
+            (&over, Some(Update::Table), (State::Drained, 1)),
+            (&none, Some(Update::Table), (State::Up, 1)),
+            (&weight, Some(Update::Layout), (State::Up, 4)),
+        ] {
+            assert_eq!(membership.adopt(orders.clone()).await, Ok(update), "{orders:?}");
+            assert_eq!(web2(&membership, 2), expected, "{orders:?}");
+            assert_eq!(web2(&membership, 3), (State::Up, 1), "no other service's");
+        }
+        membership.close().await;
+    });
+}
+
+#[test]
+fn an_order_beyond_the_bounds_is_refused() {
+    with_membership_of(of_many(), "eth1", |mut membership| async move {
+        for (within, beyond, why) in [
+            (Set::Drain(Some(MAX_DRAIN_S.into())), Set::Drain(Some(u64::from(MAX_DRAIN_S) + 1)), "too long"),
+            (Set::Weight(Some(MAX_WEIGHT)), Set::Weight(Some(MAX_WEIGHT + 1)), "too great"),
+        ] {
+            let (answer, update) = membership.set("web2", None, beyond, false).await;
+            assert!(matches!(answer, Answer::Refused { error } if error.contains(why)) && update.is_none());
+            assert!(matches!(membership.set("web2", None, within, false).await.0, Answer::Done { .. }));
+        }
+        membership.close().await;
+    });
 }
 
 #[test]
