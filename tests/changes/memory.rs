@@ -1,11 +1,11 @@
 //! The flow table: what it finds, and what goes first when it is full.
 
-use crate::cases::HOUR;
+use crate::cases::{HOUR, drained};
 use crate::fixture::{Fixture, Packet, frame};
 use oneip::hash::{Key, siphash};
-use oneip::limits::{FLOW_CLOSED, FLOW_HALF_OPEN};
-use oneip::model::{HashInput, Limit, Rate, Selection};
-use oneip::table::build::State;
+use oneip::limits::{FLOW_CENSUS, FLOW_CLOSED, FLOW_HALF_OPEN, FLOW_IDLE};
+use oneip::model::{HashInput, Limit, Rate, Selection, Service};
+use oneip::table::build::{Cluster, State};
 use oneip::table::flow_table::{Flow, FlowTable, FlowTableReport, Position, Stage, ticks};
 use oneip::verdict::{Reason, Verdict};
 use proptest::prelude::*;
@@ -233,4 +233,44 @@ fn reports_add_up() {
     };
     let sum = FlowTableReport { capacity: 110, held: 112, remembered: 114, evicted: 116, displaced: 118 };
     assert_eq!([report(10), report(100)].into_iter().sum::<FlowTableReport>(), sum);
+}
+
+/// The flow is of the second service, whose servers stand behind the first one's.
+#[test]
+fn what_stays_until_it_is_closed_is_known_of_each_service() {
+    let mut fixture = Fixture::of(&[1, 1], 1009, (Selection::Maglev, HashInput::Source), 4096, true);
+    let web = fixture.plan.services[0].clone();
+    let other = Service { name: "other".into(), address: Ipv4Addr::new(203, 0, 113, 81).into(), ..web };
+    fixture.plan.services.insert(0, other);
+    fixture.cluster = Cluster::new(&fixture.plan);
+    fixture.table = fixture.cluster.compile();
+    let mut clients = (0..).map(Ipv4Addr::from_bits);
+    let client = clients.find(|client| fixture.owner(*client, 1).as_deref() == Some("s0")).expect("each has some");
+    let until = fixture.now + HOUR.as_nanos() as u64;
+    for service in 0..2 {
+        fixture.cluster.set_states(service, &[State::Draining, State::Active], fixture.now, until);
+    }
+    fixture.table = fixture.cluster.compile();
+    let segment = frame(Packet::Ack, client, 1);
+    let stays = [(Verdict::Forward { service: 1, server: 0 }, false)];
+    assert_eq!(fixture.judge_all(&[&segment]), stays);
+    for time in [HOUR, FLOW_CENSUS * 2, FLOW_CENSUS * 2, FLOW_CENSUS * 2] {
+        fixture.wait(time);
+        assert_eq!(fixture.judge_all(&[&segment]), stays);
+    }
+    let remembers = |service: &str, server: &str| fixture.cluster.remembers(service, server);
+    assert_eq!([remembers("web", "s0"), remembers("web", "s1"), remembers("other", "s0")], [true, false, false]);
+    assert!(fixture.cluster.moving(0) == 0 && fixture.cluster.moving(1) > 0);
+}
+
+/// First it is learned which flows are old, then they stay.
+#[test]
+fn what_is_due_is_known_and_what_it_changes() {
+    let (mut fixture, ..) = drained();
+    for due in [fixture.now + FLOW_IDLE.as_nanos() as u64, fixture.now + HOUR.as_nanos() as u64] {
+        assert_eq!(fixture.cluster.due(), Some(due));
+        assert!(!fixture.cluster.expire(due - 1));
+        assert!(fixture.cluster.expire(due));
+    }
+    assert_eq!(fixture.cluster.due(), None);
 }
