@@ -136,7 +136,7 @@ mod tests {
         let [old, new] = [[203, 0, 113, 80], SERVER].map(|address| checksum::sum(&address));
         // That which the change makes zero.
         let becomes_zero = (1..=u16::MAX).find(|checksum| checksum::mended(*checksum, old, new) == 0).unwrap();
-        assert_eq!(mended(UDP, becomes_zero, 6, 20).0, 0xffff);
+        assert_eq!(mended(UDP, becomes_zero, 6, 20).1, [[0; 6].as_slice(), &[0xff; 2], &[0; 12]].concat());
         assert_eq!(mended(TCP, becomes_zero, 16, 20).0, 0);
         assert_eq!(mended(UDP, 0, 6, 20).0, 0, "there was none");
         assert_ne!(mended(TCP, 0, 16, 20).0, 0);
