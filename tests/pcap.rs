@@ -177,6 +177,17 @@ fn pcapng_with_interfaces_of_different_resolutions_and_sections_of_different_byt
     assert_eq!(replay(&capture), Ok(output(NANOS, &expected)));
 }
 
+/// What is of no interest, and longer than a piece that is read at once.
+#[test]
+fn a_block_of_megabytes_is_passed_over() {
+    let mut capture = [section(Little), interface(Little, 1, 0, 6, 0)].concat();
+    for (at, bytes) in [3 << 20, 1 << 20, 9 << 20].into_iter().enumerate() {
+        capture.extend(block(Little, 0x0bad, &vec![0x5a; bytes]));
+        capture.extend(enhanced(Little, 0, at as u64 * 1_000_000, 4, b"next"));
+    }
+    assert_eq!(replay(&capture), Ok(output(NANOS, &[0, 1, 2].map(|second| (second, 0, 4, &b"next"[..])))));
+}
+
 #[test]
 fn a_simple_packet_is_cut_at_the_snap_length() {
     let packet = block(Little, 3, &[&9u32.to_le_bytes()[..], b"si\0\0"].concat());

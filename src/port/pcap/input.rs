@@ -27,9 +27,6 @@ impl Input {
         if self.end - self.start < wanted {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
-            if self.buffer.len() < wanted {
-                self.buffer.resize(wanted.next_power_of_two(), 0);
-            }
             self.fill(wanted)?;
         }
         Ok(&self.buffer[self.start..self.end])
@@ -42,6 +39,10 @@ impl Input {
 
     fn fill(&mut self, wanted: usize) -> io::Result<()> {
         while self.end < wanted {
+            // By what there is, and not by what a damaged file says of itself.
+            if self.end == self.buffer.len() {
+                self.buffer.resize(2 * self.end, 0);
+            }
             match self.source.read(&mut self.buffer[self.end..]) {
                 Ok(0) => break,
                 Ok(count) => self.end += count,
