@@ -390,11 +390,11 @@ END
 
 # Every server answers the client on its primary address, and the router knows the dispatcher's MAC.
 wait_until_ready() {
-    local tries name urls=()
+    local end=$((SECONDS + 60)) name urls=()
     for name in "${servers[@]}"; do
         urls+=("http://192.0.2.$(host_index "$name")/" "http://[2001:db8:2::$(host_index "$name")]/")
     done
-    for ((tries = 0; tries < 50; tries++)); do
+    while ((SECONDS < end)); do
         if in_host client curl -sf --max-time 2 "${urls[@]}" >/dev/null && knows_dispatcher; then
             return
         fi
