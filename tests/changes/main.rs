@@ -5,6 +5,7 @@ mod fixture;
 mod law;
 mod meanwhile;
 mod memory;
+mod reported;
 mod restart;
 mod returned;
 mod shared;

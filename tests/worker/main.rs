@@ -12,6 +12,7 @@ mod links;
 mod model;
 mod publish;
 mod replay_port;
+mod watched;
 
 use counting::Counting;
 use model::Model;
