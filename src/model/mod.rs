@@ -555,3 +555,6 @@ impl fmt::Display for Health {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
