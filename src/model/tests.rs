@@ -115,3 +115,30 @@ fn a_server_id_is_its_bytes_and_how_many_they_are() {
     assert_eq!(config(3, Some(QuicKey([0; 16]))), "config 0, server ID of 3 bytes and nonce of 4, encrypted");
     assert_eq!(config(1, None), "config 0, server ID of 1 byte and nonce of 4, plaintext");
 }
+
+/// The address that stands for the network is passed over, where there is one.
+#[test]
+fn the_first_host_is_an_address_that_a_host_may_have() {
+    for (prefix, first) in [
+        ("192.0.2.0/24", "192.0.2.1"),
+        ("192.0.2.4/30", "192.0.2.5"),
+        ("192.0.2.4/31", "192.0.2.4"),
+        ("192.0.2.4", "192.0.2.4"),
+        ("2001:db8::/64", "2001:db8::1"),
+        ("2001:db8::4/126", "2001:db8::5"),
+        ("2001:db8::4/127", "2001:db8::4"),
+        ("2001:db8::4", "2001:db8::4"),
+    ] {
+        assert_eq!(prefix.parse::<Prefix>().expect("a prefix").first_host().to_string(), first, "{prefix}");
+    }
+}
+
+#[test]
+fn a_mac_address_is_six_pairs_of_digits() {
+    assert_eq!("02-00-00-01-aB-09".parse(), Ok(Mac([2, 0, 0, 1, 0xab, 9])));
+    for wrong in
+        ["", "02:00:00:01:ab", "02:00:00:01:ab:09:00", "2:00:00:01:ab:09", "02:00:00:01:ab:+9", "02:00:00:01:ab:009"]
+    {
+        assert_eq!(wrong.parse::<Mac>(), Err(()), "{wrong}");
+    }
+}
