@@ -4,7 +4,7 @@
 //! column is net of it.
 //!
 //! 64-byte UDP frames (62 bytes with IPv6), 65,537 slots a service. The rows take turns, because the machine's speed drifts.
-//! Needs root: `cargo bench --bench dispatch`
+//! Needs root: `cargo bench --bench dispatch`, or `-- growth-only`, `drop-only`, `odd-only`: that alone
 
 #[path = "common/frames.rs"]
 mod frames;
@@ -184,9 +184,17 @@ fn main() {
     if std::env::args().any(|argument| argument == "drop-only") {
         return dropped_frames();
     }
+    let mut rows = Vec::new();
+    if std::env::args().any(|argument| argument == "growth-only") {
+        for v6 in [false, true] {
+            for (services, servers) in [(8, 64), (8, 1000), (4096, 3), (4096, 64)] {
+                rows.push(row(services, servers, v6, TIMED_OF));
+            }
+        }
+        return measure(&mut rows, XDP_TX);
+    }
     change(8, 64);
     change(512, 64);
-    let mut rows = Vec::new();
     for v6 in [false, true] {
         for (services, servers) in [(8, 64), (1, 64), (4096, 64), (4096, 3), (8, 3), (8, 1000)] {
             rows.push(row(services, servers, v6, TIMED_OF));

@@ -11,23 +11,9 @@
 
 #include "arena.h"
 #include "counters.h"
+#include "plain.h"
 #include "quic.h"
 #include "tokens.h"
-
-INLINE __u16 half_at(const void *at)
-{
-	return *(const __u16 *)at;
-}
-
-INLINE __u32 word_at(const void *at)
-{
-	return *(const __u32 *)at;
-}
-
-INLINE __u64 long_at(const void *at)
-{
-	return *(const __u64 *)at;
-}
 
 /*
  * The interfaces besides the first one, of which own_mac is; the loader sets them. Each has flow tables of its own, for each of its queues.
@@ -107,64 +93,6 @@ INLINE __u64 now_ns(void)
 INLINE int is_server(const struct head *head, __u64 mac)
 {
 	return find_word(&head->servers, mac | 1ULL << 48, -1ULL) != 0;
-}
-
-/*
- * path::fast_path, behind the IP header: whether the transport header at `upper` is whole, of `room` bytes that the packet has
- * there. The first 8 bytes are there.
- */
-INLINE int plain_upper(void *upper, void *end, __u32 protocol, __u32 room, struct flow *flow)
-{
-	__u32 len;
-	if (protocol == UDP) {
-		len = BE16(half_at(upper + 4));
-		if (len < 8)
-			return 0;
-	} else {
-		if (protocol != TCP || upper + 20 > end)
-			return 0;
-		__u32 word = half_at(upper + 12);
-		len = (word & 0xf0) >> 2;
-		if (len < 20)
-			return 0;
-		flow->begins = (word >> 8 & 0x12) == 0x02;
-	}
-	flow->upper = PORTS;
-	flow->transport = protocol;
-	flow->source = half_at(upper);
-	flow->destination = half_at(upper + 2);
-	return len <= room;
-}
-
-/* path::fast_path::HeadersV4: no options, no fragment, nothing wrong. */
-INLINE int plain_v4(void *ip, void *end, __u32 room, struct flow *flow)
-{
-	if (ip + sizeof(struct iphdr) + 8 > end)
-		return 0;
-	__u64 first = long_at(ip), second = long_at(ip + 8);
-	__u32 total = BE16(first >> 16);
-	if ((first & 0xff3f0000000000ff) != 0x45 || total > room || total < sizeof(struct iphdr) || !(second & 0xff))
-		return 0;
-	flow->client[0] = second >> 32;
-	flow->cluster[0] = word_at(ip + 16);
-	return plain_upper(ip + sizeof(struct iphdr), end, second >> 8 & 0xff, total - sizeof(struct iphdr), flow);
-}
-
-/* path::fast_path::HeadersV6: no extension headers, nothing wrong. */
-INLINE int plain_v6(void *ip, void *end, __u32 room, struct flow *flow)
-{
-	if (ip + sizeof(struct ipv6hdr) + 8 > end)
-		return 0;
-	__u64 first = long_at(ip);
-	__u32 len = BE16(first >> 32);
-	if ((first & 0xf0) != 0x60 || len + sizeof(struct ipv6hdr) > room || !(first >> 56))
-		return 0;
-	flow->is_v6 = 1;
-	flow->client[0] = long_at(ip + 8);
-	flow->client[1] = long_at(ip + 16);
-	flow->cluster[0] = long_at(ip + 24);
-	flow->cluster[1] = long_at(ip + 32);
-	return plain_upper(ip + sizeof(struct ipv6hdr), end, first >> 48 & 0xff, len, flow);
 }
 
 /* What the long way reads into: its functions have not the room for it on their stack of 512 bytes. */
@@ -412,20 +340,7 @@ INLINE enum verdict find_service(struct xdp_md *ctx, struct head *head, struct c
 		return PASSED;
 	__u32 bytes = bpf_xdp_get_buff_len(ctx);
 	choice->bytes = bytes;
-	__u16 proto = half_at(eth + 12);
-	int is_plain = 0;
-	if (proto == BE16(ETH_P_IP)) {
-		is_plain = plain_v4(eth + ETH_HLEN, end, bytes - ETH_HLEN, &choice->flow);
-	} else if (proto == BE16(ETH_P_IPV6)) {
-		is_plain = plain_v6(eth + ETH_HLEN, end, bytes - ETH_HLEN, &choice->flow);
-	} else if (proto == BE16(ETH_P_8021Q) && eth + ETH_HLEN + 4 <= end) {
-		proto = half_at(eth + 16);
-		if (proto == BE16(ETH_P_IP))
-			is_plain = plain_v4(eth + ETH_HLEN + 4, end, bytes - ETH_HLEN - 4, &choice->flow);
-		else if (proto == BE16(ETH_P_IPV6))
-			is_plain = plain_v6(eth + ETH_HLEN + 4, end, bytes - ETH_HLEN - 4, &choice->flow);
-	}
-	if (!is_plain || is_server(head, source_mac(eth)))
+	if (!is_plain(eth, end, bytes, &choice->flow) || is_server(head, source_mac(eth)))
 		return long_way(ctx, head, choice);
 	struct entry *port = find(&arena, &head->ports, choice->flow.cluster,
 				  port_key(choice->flow.is_v6, choice->flow.transport, choice->flow.destination));

@@ -9,6 +9,7 @@
  */
 #include "hash.h"
 #include "kept.h"
+#include "plain.h"
 #include "select.h"
 #include "sockets.h"
 
@@ -22,8 +23,6 @@ struct head {
 	struct prefixes prefixes;
 	__u32 services;   /* first cell */
 };
-
-#define SERVICES (CELL / sizeof(struct service))
 
 struct service {
 	__u32 slots;
@@ -145,11 +144,18 @@ INLINE int is_leased(void)
 	return until && bpf_ktime_get_ns() < *until;
 }
 
-/* path::select::input, and who gets the client. */
-INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, const struct service *service,
-		    const struct packet *packet, const struct flow *flow)
+/*
+ * Whose a client is, and who keeps its connections where it moves. Whole words: a part of one, kept where a pointer was, takes CAP_PERFMON
+ * (kernel/bpf/verifier.c, check_stack_write_fixed_off).
+ */
+struct whose {
+	__u64 owner;
+	__u64 keeper;
+};
+
+/* path::select::input, and table::Table::place. */
+INLINE struct whose whose(void *map, const struct head *head, const struct service *service, const struct flow *flow)
 {
-	/* Whole words: a part of one, kept where a pointer was, takes CAP_PERFMON (kernel/bpf/verifier.c, check_stack_write_fixed_off). */
 	__u64 owner = NOBODY, keeper = NOBODY;
 	__u32 servers = service->servers;
 	if (servers)
@@ -164,6 +170,15 @@ INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, cons
 			keeper = at_slot(map, service->moves, slot);
 	}
 	asm volatile("" : "+r"(owner), "+r"(keeper));
+	return (struct whose){ owner, keeper };
+}
+
+/* Who gets the client. */
+INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, const struct service *service,
+		    const struct packet *packet, const struct flow *flow)
+{
+	struct whose client = whose(map, head, service, flow);
+	__u64 owner = client.owner, keeper = client.keeper;
 	if (owner == LENT) {
 		owner = MINE;
 		/* Whose they are may be back. What was begun here stays while its socket does. */
@@ -177,12 +192,59 @@ INLINE __u32 select(struct xdp_md *ctx, void *map, const struct head *head, cons
 	return follow(ctx, packet, flow, owner, keeper);
 }
 
-/* A frame too short to hold a destination address has none, and is the kernel's. */
-INLINE __u32 judge(struct xdp_md *ctx)
+INLINE struct service *service_at(void *map, const struct head *head, __u16 id)
+{
+	return AT_INDEX_OF(map, struct service, head->services, id);
+}
+
+/* Of a frame whose header is there. */
+INLINE int is_ours(const struct ethhdr *eth)
+{
+	return eth->h_dest[0] & 1 || is_own(eth->h_dest);
+}
+
+/* No verdict: the long way has it. */
+#define NOT_PLAIN VERDICTS
+
+/*
+ * The frames that nearly all are, to a service of which nothing moves: what the long way says of them too. A frame too short to hold a
+ * destination address has none, and is the kernel's.
+ */
+ONCE int short_way(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = (void *)(long)ctx->data;
-	if ((void *)(eth + 1) > end || !(eth->h_dest[0] & 1 || is_own(eth->h_dest)))
+	if ((void *)(eth + 1) > end || !is_ours(eth))
+		return PASSED;
+	struct flow flow = {};
+	if (!is_plain(eth, end, bpf_xdp_get_buff_len(ctx), &flow))
+		return NOT_PLAIN;
+	__u32 zero = 0;
+	void *map = bpf_map_lookup_elem(&table, &zero);
+	if (!map)
+		return PASSED;
+	struct head *head = cell(map, 0);
+	if (!head)
+		return PASSED;
+	struct entry *port = find(map, &head->directory, flow.cluster, port_key(flow.is_v6, flow.transport, flow.destination));
+	struct service *service = port ? service_at(map, head, port->services.service) : 0;
+	if (!service || service->moves || service->flags & ALL_MOVE)
+		return NOT_PLAIN;
+	__u32 owner = whose(map, head, service, &flow).owner;
+	if (owner == LENT)
+		return NOT_PLAIN;
+	if (owner != MINE)
+		return owner == THEIRS ? OTHER_SERVER : NO_SERVER;
+	count(ctx, service->account, &flow);
+	return FORWARDED;
+}
+
+/* Any frame. */
+ONCE int long_way(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) > end || !is_ours(eth))
 		return PASSED;
 	__be16 proto;
 	__u32 at = find_ip(eth, end, &proto);
@@ -225,10 +287,9 @@ INLINE __u32 judge(struct xdp_md *ctx)
 	__u16 id = choose(map, &head->directory, address, &flow);
 	if (id == NO_SERVICE_ID)
 		return NO_SERVICE;
-	struct service *services = cell(map, head->services + id / SERVICES);
-	if (!services)
+	struct service *service = service_at(map, head, id);
+	if (!service)
 		return NO_SERVICE;
-	struct service *service = &services[id % SERVICES];
 	__u32 owner = select(ctx, map, head, service, &packet, &flow);
 	if (owner != MINE)
 		return owner == THEIRS ? OTHER_SERVER : NO_SERVER;
@@ -239,7 +300,9 @@ INLINE __u32 judge(struct xdp_md *ctx)
 SEC("xdp.frags")
 int filter(struct xdp_md *ctx)
 {
-	__u32 verdict = judge(ctx);
+	__u32 verdict = short_way(ctx);
+	if (verdict == NOT_PLAIN)
+		verdict = long_way(ctx);
 	count_verdict(verdict);
 	if (verdict == PASSED)
 		return XDP_PASS;
