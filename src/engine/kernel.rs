@@ -283,29 +283,6 @@ impl Dispatching for Kernel {
     }
 }
 
-/// See `super::detach`.
-pub fn detach(dispatcher: &Dispatcher) -> Result<(), Failure> {
-    let place = |name| Device::read(name).map(|device| place(&device, dispatcher));
-    let places = dispatcher.interfaces().map(place).collect::<Result<Vec<_>, _>>()?;
-    let name = places.iter().map(|place| place.interface.as_str()).collect::<Vec<_>>().join(" and ");
-    let mut any = false;
-    for place in &places {
-        any |= link::is_pinned(place)?;
-    }
-    if !any {
-        return Err(format!("there is no dispatcher's program on {name}; nothing was changed").into());
-    }
-    places.iter().try_for_each(forget)?;
-    collect::say(
-        &format!(
-            "the dispatcher's program is detached from {name}; if `oneip run` is running, this takes effect when it \
-             ends"
-        ),
-        false,
-    );
-    Ok(())
-}
-
 impl Engine for Kernel {
     fn publish(&mut self, membership: &mut Membership, update: Update) {
         let table = membership.table();

@@ -19,7 +19,7 @@ pub mod on_server;
 pub mod worker_pool;
 mod workers;
 
-pub use device::Facts;
+pub use device::{Facts, forget};
 
 use crate::admin::status::Status;
 use crate::control::interface::InterfaceWatch;
@@ -30,6 +30,8 @@ use crate::metrics::collect::{Reports, Stats};
 use crate::metrics::summary::Summary;
 use crate::model::{self, Dispatcher, Plan, Prefix};
 use crate::table::Table;
+use crate::xdp::Device;
+use crate::xdp::link::Place;
 use caps::Capability;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -159,12 +161,13 @@ pub trait Dispatching: Engine {
     fn leave(self: Box<Self>) -> Result<Summary, Failure>;
 }
 
-/// Takes off the interface what a process that was killed has left there.
+/// Where the programs of a dispatcher are kept.
 ///
 /// # Errors
-/// There is nothing, or the kernel refuses.
-pub fn detach(dispatcher: &Dispatcher) -> Result<(), Failure> {
-    kernel::detach(dispatcher)
+/// An interface is not there.
+pub fn places(dispatcher: &Dispatcher) -> Result<Vec<Place>, Failure> {
+    let place = |name| Device::read(name).map(|device| device::place(&device, dispatcher));
+    Ok(dispatcher.interfaces().map(place).collect::<Result<Vec<_>, _>>()?)
 }
 
 /// Whether all interfaces lend their memory to AF_XDP sockets.

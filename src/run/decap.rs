@@ -77,7 +77,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
 /// # Errors
 /// There is none, or the kernel refuses.
 pub fn detach(plan: &Plan, server: Option<&str>) -> Result<(), Failure> {
-    super::on_server::detach(&interface(plan, server)?.place(Kept::Decap, &plan.decap.pins))
+    super::on_server::detach(interface(plan, server)?.place(Kept::Decap, &plan.decap.pins))
 }
 
 /// That of the configuration, or the one that has the server's primary address.

@@ -62,7 +62,7 @@ pub fn run(plan: Plan, options: Options) -> Result<(), Failure> {
 /// There is none, or the kernel refuses.
 pub fn detach(plan: &Plan) -> Result<(), Failure> {
     let (interface, model::Filter { pins, .. }) = settings(plan)?;
-    super::on_server::detach(&interface.place(Kept::Filter, &pins))
+    super::on_server::detach(interface.place(Kept::Filter, &pins))
 }
 
 /// The interface, and how the program is there.

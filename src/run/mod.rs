@@ -9,6 +9,7 @@ mod announcing;
 mod capture;
 mod controller;
 pub mod decap;
+mod detach;
 mod edit;
 pub mod filter;
 pub mod grouping;
@@ -246,7 +247,8 @@ fn ask_to_hand_over(plan: &Plan) -> Result<(), Failure> {
 /// # Errors
 /// There is nothing, or the kernel refuses.
 pub fn detach(plan: &Plan) -> Result<(), Failure> {
-    engine::detach(plan.dispatcher.as_ref().ok_or(NO_DISPATCHER)?)
+    let dispatcher = plan.dispatcher.as_ref().ok_or(NO_DISPATCHER)?;
+    detach::detach(&engine::places(dispatcher)?, engine::forget)
 }
 
 /// The figures of the run, on standard output.

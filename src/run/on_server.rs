@@ -128,18 +128,8 @@ pub(super) fn follow<O, E: Engine, P: AsRef<Program> + Send + Sync + 'static>(
 ///
 /// # Errors
 /// There is none, or the kernel refuses.
-pub(super) fn detach(place: &Place) -> Result<(), Failure> {
-    let Place { kept, interface, .. } = place;
-    if !link::forget(place)? {
-        return Err(format!("there is no {kept} on {interface}; nothing was changed").into());
-    }
-    say(
-        &format!(
-            "the {kept} is detached from {interface}; if `oneip {kept}` is running, this takes effect when it ends"
-        ),
-        false,
-    );
-    Ok(())
+pub(super) fn detach(place: Place) -> Result<(), Failure> {
+    super::detach::detach(&[place], |place| Ok(link::unpin(place)?))
 }
 
 /// What loses clients, or lets two servers answer one. It starts all the same: without its program a server has no clients at all,

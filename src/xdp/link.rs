@@ -49,7 +49,8 @@ impl Kept {
         }
     }
 
-    fn verb(self) -> &'static str {
+    /// Of the command line.
+    pub fn verb(self) -> &'static str {
         match self {
             Kept::Filter => "filter",
             Kept::Decap => "decap",
@@ -195,16 +196,6 @@ pub fn unpin(place: &Place) -> Result<(), LinkError> {
     // Another process's pins may be there.
     let _ = fs::remove_dir(folder);
     Ok(())
-}
-
-/// As `unpin`. Whether there was one.
-///
-/// # Errors
-/// As `unpin`.
-pub fn forget(place: &Place) -> Result<bool, LinkError> {
-    let was = is_pinned(place)?;
-    unpin(place)?;
-    Ok(was)
 }
 
 /// The folder of an interface's pins.

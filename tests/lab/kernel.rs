@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::UdpSocket;
+use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,8 +100,20 @@ fn goes_on(engine: &str, said: &str) {
 
     Dispatcher::start(lab, &[]).kill();
     let detach = || run(lab, &lab.config()).arg("--detach").output().unwrap();
+    let out = |said: &Output| String::from_utf8_lossy(&said.stdout).into_owned();
     let said = detach();
     assert!(said.status.success() && !is_attached(lab), "{said:?}");
+    assert_eq!(out(&said), "the dispatcher's program is detached from lan0\n");
+    let dispatcher = Dispatcher::start(lab, &[]);
+    let said = detach();
+    assert_eq!(
+        out(&said),
+        "`oneip run` is running on lan0: the dispatcher's program is detached when it ends\n",
+        "{said:?}"
+    );
+    assert!(is_attached(lab));
+    dispatcher.kill();
+    eventually("it goes with its process", || !is_attached(lab));
     let said = String::from_utf8(detach().stderr).unwrap();
     assert!(said.contains("error: there is no dispatcher's program on lan0; nothing was changed\n"), "{said}");
 }
