@@ -2,7 +2,7 @@
 
 use crate::dispatcher::Dispatcher;
 use crate::network::{Lab, WEB, clients, eventually, lookup, say, write_config};
-use crate::operator::surf;
+use crate::operator::{connected, surf};
 use crate::pair::{FAR, NEAR, cut_off, join_again};
 use crate::restart::browse;
 use crate::stop::Stop;
@@ -110,6 +110,8 @@ fn with_one_mind_by_etcd_and_without_it_no_connection_breaks() {
             .map(|family| (family, served(family, 60)))
             .map(|(family, client)| scope.spawn(move || surf(lab, family, &client, stop)))
             .collect();
+        // Who comes during the drain is with another server, which only the dispatcher that saw it begin knows.
+        connected(lab, &(0..100).map(|n| served(n % 2, n / 2)).collect::<Vec<_>>());
 
         let said = lab.ctl_on(HOSTS[0], &["drain", "web1"]);
         assert!(said.ends_with("the group has the order: 3 members\n"), "{said}");

@@ -6,6 +6,7 @@ use nix::sched::{CloneFlags, unshare};
 use std::collections::HashSet;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 pub fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
@@ -28,9 +29,23 @@ pub fn in_a_network(made: impl IntoIterator<Item = String>, body: impl FnOnce() 
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
         mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
         made.iter().for_each(|arguments| _ = ip(arguments));
+        made.iter().for_each(|arguments| wait_for_route(arguments));
         body();
     };
     thread::spawn(inside).join().unwrap();
+}
+
+/// The kernel makes the route of an IPv6 address later (net/ipv6/addrconf.c, addrconf_dad_work), without duplicate detection too.
+fn wait_for_route(made: &str) {
+    let Some((address, _)) = made.strip_prefix("address add ").and_then(|it| it.split_once('/')) else { return };
+    let is_there = || ip(&format!("-6 route show table local {address}")).contains(&format!("local {address} "));
+    for _ in 0..1000 {
+        if !address.contains(':') || is_there() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("ip {made}: the address has no route");
 }
 
 /// Gives up all capabilities but the two that a program on a server's interface needs. CAP_PERFMON would let it read kernel memory.
