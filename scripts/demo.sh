@@ -71,8 +71,8 @@ start_dispatcher() { # [OPTION]...
 }
 
 wait_for() { # PROCESS LOG
-    local tries
-    for ((tries = 0; tries < 500; tries++)); do
+    local end=$((SECONDS + 60))
+    while ((SECONDS < end)); do
         if grep -q '^ready' "$2"; then return; fi
         kill -0 "$1" 2>/dev/null || break
         sleep 0.02
@@ -145,10 +145,10 @@ fetch() { # URL CLIENTS
     local client separator=''
     while read -r client; do
         printf '%surl = "%s"\ninterface = "%s"\nwrite-out = "%s %%header{x-server}\\n"\n' "$separator" "$1" "$client" "$client"
-        printf 'output = "/dev/null"\nfail\nsilent\nconnect-timeout = 2\nmax-time = 5\n'
+        printf 'output = "/dev/null"\nfail\nsilent\nconnect-timeout = 10\nmax-time = 20\n'
         separator=$'next\n'
     done <"$2" >"$RUN/curl.config"
-    timeout 60 "$LAB" exec client curl -K "$RUN/curl.config" || true
+    timeout 120 "$LAB" exec client curl -K "$RUN/curl.config" || true
 }
 
 # What `oneip lookup` says: the same lines.

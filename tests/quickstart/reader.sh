@@ -23,7 +23,7 @@ oneip() {
     case "$1 ${2-}" in
         "run "* | "filter "* | "decap "*)
             case " $* " in
-                *" --detach "*) leave "$1"; command oneip "$@"; no_program ;;
+                *" --detach "*) leave "$1"; command oneip "$@"; ! has_program || fail "the program is still there" ;;
                 *" --takeover "*) start "$PROGRAM" "$@" ;;
                 *) finish; start "$PROGRAM" "$@" ;;
             esac
@@ -144,11 +144,6 @@ leave() { # run|filter|decap
 }
 
 has_program() { [[ $(ip -d link show dev eth1) == *prog/xdp* ]]; }
-
-lacks_program() { ! has_program; }
-
-# The kernel takes it off when the link's pin is gone, and some time after that on a busy host.
-no_program() { eventually $PATIENCE lacks_program || fail "the program is still there"; }
 
 # The block talks to a dispatcher.
 if [[ $ROLE == dispatcher ]] && grep -Eq 'oneip ctl|http://127\.0\.0\.1' "$0"; then unit; fi
