@@ -166,7 +166,7 @@ pub trait Dispatching: Engine {
 /// # Errors
 /// An interface is not there.
 pub fn places(dispatcher: &Dispatcher) -> Result<Vec<Place>, Failure> {
-    let place = |name| Device::read(name).map(|device| device::place(&device, dispatcher));
+    let place = |name| Device::look(name).map(|(device, _)| device::place(&device, dispatcher));
     Ok(dispatcher.interfaces().map(place).collect::<Result<Vec<_>, _>>()?)
 }
 

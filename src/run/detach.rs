@@ -1,8 +1,8 @@
 //! `--detach`: takes off an interface what a process has left there.
 
 use crate::error::Failure;
-use crate::host::lock::InterfaceLock;
-use crate::limits::KERNEL_RELEASE;
+use crate::host::lock::{InterfaceLock, LockError};
+use crate::limits::{KERNEL_RELEASE, RELEASE};
 use crate::metrics::collect::say;
 use crate::netlink::{self, links};
 use crate::xdp::link::{self, Kept, Place};
@@ -11,56 +11,66 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 
-/// Returns when the kernel has done it, which it does in the background.
+/// Returns when the kernel has done it, which it does in the background. Where a process is at work, which has the program too, it says so.
 ///
 /// # Errors
-/// There is nothing, or the kernel refuses.
+/// There is nothing, or the kernel refuses, or the program is there yet.
 pub(super) fn detach(places: &[Place], forget: impl Fn(&Place) -> Result<(), Failure>) -> Result<(), Failure> {
     let name = places.iter().map(|place| place.interface.as_str()).collect::<Vec<_>>().join(" and ");
-    let kept = places.first().expect("there is an interface").kept;
-    let what = match kept {
+    let what = match places.first().expect("there is an interface").kept {
         Kept::Dispatcher => "dispatcher's program".to_owned(),
-        Kept::Filter | Kept::Decap => kept.to_string(),
+        kept @ (Kept::Filter | Kept::Decap) => kept.to_string(),
     };
-    let mut pinned = Vec::new();
+    // Nobody takes it over meanwhile.
+    let alone = places.iter().map(|place| InterfaceLock::take(&place.interface)).collect::<Result<Vec<_>, _>>();
+    let (mut any, mut programs) = (false, Vec::new());
     for place in places {
-        if link::is_pinned(place)? {
-            pinned.push(place.clone());
-        }
+        any |= link::is_pinned(place)?;
+        programs.extend(link::kept_program(place)?.map(|program| (place.index, program)));
     }
-    if pinned.is_empty() {
+    if !any {
         return Err(format!("there is no {what} on {name}; nothing was changed").into());
     }
-    let before = programs(&pinned)?;
-    let runs = places.iter().any(|place| InterfaceLock::is_taken(&place.interface));
     places.iter().try_for_each(forget)?;
-    if runs {
-        let verb = kept.verb();
-        say(&format!("`oneip {verb}` is running on {name}: the {what} is detached when it ends"), false);
+    let patience = if alone.is_ok() { KERNEL_RELEASE } else { RELEASE };
+    if are_off(&programs, patience)? {
+        say(&format!("the {what} is detached from {name}"), false);
         return Ok(());
     }
-    let give_up = Instant::now() + KERNEL_RELEASE;
-    while programs(&pinned)?.iter().zip(&before).any(|(now, before)| now.is_some() && now == before) {
+    match alone {
+        Err(LockError::Taken { owner, .. }) => {
+            say(&format!("{owner} is at work on {name}: the {what} is detached when that ends"), false);
+            Ok(())
+        }
+        _ => Err(format!(
+            "the {what} on {name} is not kept any more, but it is there yet: the kernel is slow, or another process holds it (bpftool link \
+             show)"
+        )
+        .into()),
+    }
+}
+
+/// Waits until none of the programs is on its interface.
+fn are_off(programs: &[(u32, u32)], patience: Duration) -> io::Result<bool> {
+    let give_up = Instant::now() + patience;
+    while are_there(programs)? {
         if Instant::now() > give_up {
-            return Err(format!(
-                "the {what} on {name} is not kept any more, but another process holds it (bpftool link show): it is detached when that ends"
-            )
-            .into());
+            return Ok(false);
         }
         thread::sleep(Duration::from_millis(10));
     }
-    say(&format!("the {what} is detached from {name}"), false);
-    Ok(())
+    Ok(true)
 }
 
-/// The number of the XDP program on each interface.
-fn programs(places: &[Place]) -> io::Result<Vec<Option<u32>>> {
+/// Whether one of the programs is on its interface. One without its interface is not.
+fn are_there(programs: &[(u32, u32)]) -> io::Result<bool> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let handle = netlink::requests()?;
-        let mut programs = Vec::new();
-        for place in places {
-            programs.push(links::one(&handle, place.index).await?.1);
+        for (interface, program) in programs {
+            if links::one(&handle, *interface).await.is_ok_and(|(_, now)| now == Some(*program)) {
+                return Ok(true);
+            }
         }
-        Ok(programs)
+        Ok(false)
     })
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use aya::maps::{MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
@@ -22,6 +23,9 @@ use crate::model;
 const BPF_FS: u64 = 0xcafe_4a11;
 
 const MODES: [Mode; 2] = [Mode::Native, Mode::Generic];
+
+/// The pin of the map by which programs hand on what they have learned.
+const MEMORY: &str = "memory";
 
 /// What is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +53,7 @@ impl Kept {
         }
     }
 
-    /// Of the command line.
-    pub fn verb(self) -> &'static str {
+    fn verb(self) -> &'static str {
         match self {
             Kept::Filter => "filter",
             Kept::Decap => "decap",
@@ -178,20 +181,26 @@ pub fn is_pinned(place: &Place) -> Result<bool, LinkError> {
     Ok(folder.join(native?).exists() || folder.join(generic?).exists())
 }
 
+/// The number of the program that is kept there; `None`: there is none, or its interface is gone.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn kept_program(place: &Place) -> Result<Option<u32>, LinkError> {
+    let folder = place.pins.join(&place.interface);
+    let [native, generic] = MODES.map(|mode| pin(place, mode));
+    let program = |path: PathBuf| Some(FdLink::from(PinnedLink::from_pin(path).ok()?).info().ok()?.program_id());
+    Ok(program(folder.join(native?)).or_else(|| program(folder.join(generic.ok()?))))
+}
+
 /// Removes what keeps the program attached when nobody has its link any more.
 ///
 /// # Errors
 /// The pin cannot be removed; the program stays.
 pub fn unpin(place: &Place) -> Result<(), LinkError> {
     let folder = place.pins.join(&place.interface);
-    for mode in MODES {
-        let path = folder.join(pin(place, mode)?);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(LinkError::Pin { kept: place.kept, path, reason: error.to_string() });
-            }
-            _ => {}
-        }
+    for name in [pin(place, MODES[0])?, pin(place, MODES[1])?, file(place, MEMORY)?] {
+        let path = folder.join(name);
+        remove(place.kept, &path)?;
     }
     // Another process's pins may be there.
     let _ = fs::remove_dir(folder);
@@ -219,17 +228,44 @@ pub fn is_bpf_fs(folder: &Path) -> bool {
     rustix::fs::statfs(there).is_ok_and(|facts| facts.f_type as u64 == BPF_FS)
 }
 
-/// A pin is called for the mode, which a link does not tell, and for the one interface it can be about: names come again, in
-/// other network namespaces too.
+/// A link's pin is called for its mode, which the link does not tell.
 fn pin(place: &Place, mode: Mode) -> Result<String, LinkError> {
-    let path = Path::new("/proc/thread-self/ns/net");
-    let failed = |error: io::Error| LinkError::Pin { kept: place.kept, path: path.into(), reason: error.to_string() };
-    let namespace = fs::metadata(path).map_err(failed)?;
     let mode = match mode {
         Mode::Native => "native",
         Mode::Generic => "generic",
     };
-    Ok(format!("{}{mode}-{}-{}", place.kept.prefix(), namespace.ino(), place.index))
+    file(place, mode)
+}
+
+/// A pin is called for the one interface it can be about: names come again, in other network namespaces too.
+fn file(place: &Place, what: &str) -> Result<String, LinkError> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    let failed = |error: io::Error| LinkError::Pin { kept: place.kept, path: path.into(), reason: error.to_string() };
+    let namespace = fs::metadata(path).map_err(failed)?;
+    Ok(format!("{}{what}-{}-{}", place.kept.prefix(), namespace.ino(), place.index))
+}
+
+/// Where a map is pinned by which a program hands on what it has learned to the next one there. One with another number of entries, or of other
+/// ones, is removed: it lasts as long as a program has it.
+///
+/// # Errors
+/// There is no BPF file system at the path, or the map cannot be removed.
+pub fn memory(place: &Place, entries: u32, (key, value): (u32, u32)) -> Result<PathBuf, LinkError> {
+    let path = folder(place)?.join(file(place, MEMORY)?);
+    let fits = |info: &MapInfo| (info.max_entries(), info.key_size(), info.value_size()) == (entries, key, value);
+    if !MapData::from_pin(&path).is_ok_and(|map| map.info().is_ok_and(|info| fits(&info))) {
+        remove(place.kept, &path)?;
+    }
+    Ok(path)
+}
+
+fn remove(kept: Kept, path: &Path) -> Result<(), LinkError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(LinkError::Pin { kept, path: path.into(), reason: error.to_string() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `None`: the link was of an interface that is gone.

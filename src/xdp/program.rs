@@ -2,6 +2,7 @@
 //! both. The filter and decap are such programs. The twin of `src/bpf/kept.h`.
 
 use std::io;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -124,16 +125,19 @@ impl AsRef<Program> for Program {
 
 impl Program {
     /// Loads the program of that object for an interface with the address `mac`. Without a table it passes everything.
+    /// `memory`: the map that is handed on from one program to the next, and its pin (`link::memory`).
     ///
     /// # Errors
     ///
     /// The kernel refuses it, for want of privileges or features.
-    pub fn load(kept: Kept, object: &[u8], mac: Mac) -> Result<Program, ProgramError> {
-        let mut object = EbpfLoader::new()
-            .override_global("own_mac", &mac.0, true)
-            .map_max_entries(KEPT, KEPT_ACCOUNTS)
-            .load(object)
-            .map_err(|error| ProgramError::Load { program: kept, reason: with_causes(&error) })?;
+    pub fn load(kept: Kept, object: &[u8], mac: Mac, memory: Option<(&str, &Path)>) -> Result<Program, ProgramError> {
+        let mut loader = EbpfLoader::new();
+        loader.override_global("own_mac", &mac.0, true).map_max_entries(KEPT, KEPT_ACCOUNTS);
+        if let Some((map, pin)) = memory {
+            loader.map_pin_path(map, pin);
+        }
+        let mut object =
+            loader.load(object).map_err(|error| ProgramError::Load { program: kept, reason: with_causes(&error) })?;
         load(&mut object, kept.program()).map_err(|reason| ProgramError::Load { program: kept, reason })?;
         let failed = |map: &'static str| move |error: MapError| map_failed(kept, map, &error);
         let mut map = |name| object.take_map(name).expect("the program has this map");

@@ -156,7 +156,7 @@ fn without_a_table_all_passes() {
         return;
     }
     let (_, own, frames) = golden();
-    let mut judge = Judge { filter: Filter::load(Mac(own)).unwrap(), before: Counts::default() };
+    let mut judge = Judge { filter: Filter::load(Mac(own), None).unwrap(), before: Counts::default() };
     for frame in &frames {
         assert_eq!(judge.judge(own, frame), Judgement::Passed);
     }

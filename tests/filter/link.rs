@@ -4,12 +4,14 @@ use super::model::plans::{CLUSTER_V4, One};
 use super::model::turn::cluster;
 use super::network::{self, ip};
 use super::stop::Stop;
+use aya::maps::{Array, MapData};
 use oneip::control::interface::InterfaceWatch;
 use oneip::engine::filter::{Filter, Generation};
 use oneip::model;
 use oneip::xdp::interface::Interface;
-use oneip::xdp::link::LinkError;
+use oneip::xdp::link::{Kept, LinkError};
 use oneip::xdp::program::ProgramError;
+use std::fs;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +29,7 @@ fn in_a_network(body: impl FnOnce() + Send + 'static) {
 /// A filter of a server that has no clients at all.
 fn strict() -> Filter {
     let interface = Interface::read("f0").unwrap();
-    let filter = Filter::load(interface.mac).unwrap();
+    let filter = Filter::load(interface.mac, None).unwrap();
     let plan = One::weights(&[1, 1], 211).plan();
     filter.publish(&Generation::compile(&cluster(&plan, &[]), "stranger")).unwrap();
     filter
@@ -50,6 +52,38 @@ fn send(least: u64, stop: &AtomicBool) -> u64 {
         }
     }
     sent
+}
+
+#[test]
+fn what_is_known_of_handshakes_is_handed_on_and_goes_with_the_program() {
+    in_a_network(|| {
+        let (interface, pins) = (Interface::read("f0").unwrap(), Path::new(model::PINS));
+        let place = interface.place(Kept::Filter, pins);
+        let load = || {
+            let filter = Filter::load(interface.mac, Some(&place)).unwrap();
+            let plan = One::weights(&[1, 1], 211).plan();
+            filter.publish(&Generation::compile(&cluster(&plan, &[]), "stranger")).unwrap();
+            filter
+        };
+        let memory = || {
+            let mut files = fs::read_dir(pins.join("f0")).into_iter().flatten().map(|file| file.unwrap().path());
+            files.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("memory"))
+        };
+        let info = || MapData::from_pin(memory().unwrap()).unwrap().info().unwrap();
+        load().attach(&interface, (None, pins)).unwrap();
+        let (first, path) = (info(), memory().unwrap());
+        let mut next = load();
+        assert!(next.attach(&interface, (None, pins)).unwrap().taken_over);
+        assert_eq!(info().id(), first.id());
+        // Of another version.
+        fs::remove_file(&path).unwrap();
+        Array::<MapData, u64>::create(1, 0).unwrap().pin(&path).unwrap();
+        let mut next = load();
+        assert_eq!((info().max_entries(), info().key_size()), (first.max_entries(), first.key_size()));
+        assert!(next.attach(&interface, (None, pins)).unwrap().taken_over);
+        next.detach(&interface, pins).unwrap();
+        assert_eq!(memory(), None);
+    });
 }
 
 #[test]

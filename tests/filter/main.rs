@@ -29,7 +29,7 @@ fn filter(own: Mac, cluster: &Cluster, server: &str) -> Option<Filter> {
         eprintln!("SKIPPED: needs root");
         return None;
     }
-    let filter = Filter::load(own).unwrap();
+    let filter = Filter::load(own, None).unwrap();
     filter.publish(&Generation::compile(cluster, server)).unwrap();
     Some(filter)
 }

@@ -123,6 +123,7 @@ fn what_most_find_counts_and_one_alone_or_a_store_that_is_gone_takes_no_server_d
     members[0] = Some(net.dispatcher(1));
     assert_eq!(net.health(1)["stance"], "waiting");
     eventually("d1 keeps what the group had", || {
+        assert_eq!(net.state(1, "web1").0, "up");
         net.why(1, "web1").starts_with("as the group had it; this one does not: ")
     });
     net.stays("web1", "up", &all, CHECKED);

@@ -383,6 +383,21 @@ fn a_forged_syn_breaks_no_connection_that_another_server_keeps() {
             connections.iter_mut().filter_map(|(connection, server)| (!goes_on(connection, server)).then_some(()));
         assert_eq!(broken.count(), 0);
     }
+    // Nor where the filters are others by then, which have not seen it begin.
+    let filters: Vec<Filter> = filters
+        .into_iter()
+        .zip(SERVERS)
+        .map(|(filter, server)| {
+            filter.kill();
+            Filter::start(lab, server)
+        })
+        .collect();
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(300));
+        let broken =
+            connections.iter_mut().filter_map(|(connection, server)| (!goes_on(connection, server)).then_some(()));
+        assert_eq!(broken.count(), 0, "after a restart");
+    }
     let seen = recording.stop();
     assert!(seen.syn == 20 && seen.syn_ack >= 20, "{seen:?}");
     assert_eq!(seen.reset, 0);

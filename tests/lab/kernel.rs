@@ -106,9 +106,10 @@ fn goes_on(engine: &str, said: &str) {
     assert_eq!(out(&said), "the dispatcher's program is detached from lan0\n");
     let dispatcher = Dispatcher::start(lab, &[]);
     let said = detach();
+    let process = dispatcher.child().id();
     assert_eq!(
         out(&said),
-        "`oneip run` is running on lan0: the dispatcher's program is detached when it ends\n",
+        format!("oneip, process {process}, is at work on lan0: the dispatcher's program is detached when that ends\n"),
         "{said:?}"
     );
     assert!(is_attached(lab));

@@ -394,7 +394,7 @@ fn replace_program(lab: &Lab, server: &str) {
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
         let interface = Interface::read("lan0").unwrap();
         let plan = config::load(&lab.config()).unwrap().plan;
-        let mut other = oneip::engine::filter::Filter::load(interface.mac).unwrap();
+        let mut other = oneip::engine::filter::Filter::load(interface.mac, None).unwrap();
         other.publish(&Generation::compile(&Cluster::new(&plan), "stranger")).unwrap();
         assert!(other.attach(&interface, (None, &lab.file("bpf"))).unwrap().taken_over);
     });

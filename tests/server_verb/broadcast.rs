@@ -282,7 +282,7 @@ impl Lan {
                 service.servers.truncate(1);
             }
             let interface = Interface::read("lan0").expect("lan0");
-            let mut filter = Filter::load(interface.mac).expect("load");
+            let mut filter = Filter::load(interface.mac, None).expect("load");
             let cluster = Cluster::new(&plan);
             filter.publish(&Generation::compile(&cluster, "web1")).expect("publish");
             filter.attach(&interface, (None, oneip::model::PINS.as_ref())).expect("attach");

@@ -21,5 +21,5 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/de
 ///
 /// The kernel refuses it, for want of privileges or features.
 pub fn load(mac: Mac) -> Result<Program, ProgramError> {
-    Program::load(Kept::Decap, OBJECT, mac)
+    Program::load(Kept::Decap, OBJECT, mac, None)
 }

@@ -14,7 +14,7 @@ use crate::limits::{FILTER_LEASE, FILTER_RETRY};
 use crate::model;
 use crate::model::Prefix;
 use crate::xdp::interface::Interface;
-use crate::xdp::link::{Attachment, Kept};
+use crate::xdp::link::{self, Attachment, Kept};
 use crate::xdp::program::ProgramError;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +43,8 @@ impl Keeping {
         (xdp, pins, left): (Option<model::Xdp>, &Path, bool),
         mut speaker: Speaker,
     ) -> Result<(Keeping, Attachment), ProgramError> {
-        let mut filter = Filter::load(interface.mac)?;
+        let place = interface.place(Kept::Filter, pins);
+        let mut filter = Filter::load(interface.mac, Some(&place))?;
         let accounts = Accounts::new(server);
         let mut takeover = Takeover::new(server, started);
         let plan = Arc::clone(membership.plan());
@@ -53,7 +54,12 @@ impl Keeping {
         let others = speaker.others(membership);
         filter.publish(&takeover.next((&plan, membership.state()), Instant::now(), hold, others, &account))?;
         filter.lease(clock::now_ns() + FILTER_LEASE.as_nanos() as u64)?;
-        let attachment = filter.attach(interface, (xdp, pins))?;
+        let attachment = filter.attach(interface, (xdp, pins)).inspect_err(|_| {
+            // What was kept before this start stays as it was.
+            if !left {
+                let _ = link::unpin(&place);
+            }
+        })?;
         speaker.renew();
         let number = filter.number()?;
         let counting = Counting::new(filter, accounts);

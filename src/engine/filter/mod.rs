@@ -30,13 +30,18 @@ use crate::limits::FILTER_HANDSHAKE;
 use crate::model::{self, Mac};
 use crate::xdp::driver;
 use crate::xdp::interface::Interface;
-use crate::xdp::link::{Attachment, Kept};
+use crate::xdp::link::{self, Attachment, Kept, Place};
 use crate::xdp::program::{Program, ProgramError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter.bpf.o"));
 
 const LEASE: &str = "lease";
 const UNNOTICED: &str = "unnoticed";
+
+/// As src/bpf/filter.bpf.c has it: how many, and the sizes of a `struct bpf_sock_tuple` and a sequence number.
+const HANDSHAKES: &str = "handshakes";
+const HANDSHAKE_ENTRIES: u32 = 16_384;
+const HANDSHAKE_SIZES: (u32, u32) = (36, 4);
 
 /// A time of `CLOCK_MONOTONIC` in nanoseconds, for the program to read.
 type Time = Mutex<Array<MapData, u64>>;
@@ -63,13 +68,16 @@ impl AsRef<Program> for Filter {
 }
 
 impl Filter {
-    /// Loads the program for an interface with the address `mac`. Without a table it passes everything.
+    /// Loads the program for an interface with the address `mac`. Without a table it passes everything. What the program before it `at` that
+    /// place knows of handshakes, it knows; `None`: nothing.
     ///
     /// # Errors
     ///
-    /// The kernel refuses it, for want of privileges or features.
-    pub fn load(mac: Mac) -> Result<Filter, ProgramError> {
-        let mut program = Program::load(Kept::Filter, OBJECT, mac)?;
+    /// There is no BPF file system at the place, or the kernel refuses the program, for want of privileges or features.
+    pub fn load(mac: Mac, at: Option<&Place>) -> Result<Filter, ProgramError> {
+        let memory = at.map(|place| link::memory(place, HANDSHAKE_ENTRIES, HANDSHAKE_SIZES)).transpose()?;
+        let memory = memory.as_deref().map(|pin| (HANDSHAKES, pin));
+        let mut program = Program::load(Kept::Filter, OBJECT, mac, memory)?;
         let mut time = |name| {
             let map = program.take_map(name);
             Array::try_from(map).map(Mutex::new).map_err(|error| program.map_error(name, &error))
