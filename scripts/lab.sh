@@ -300,6 +300,7 @@ http {
     client_body_temp_path $dir/body;
     client_max_body_size 100m;
     keepalive_requests 1000000;
+    keepalive_timeout 3600;
     default_type application/octet-stream;
     add_header X-Server $name always;
     server {
@@ -327,11 +328,11 @@ END
 }
 
 start_decap() {
-    local name=$1 dir=$RUN/$1 tries
+    local name=$1 dir=$RUN/$1 end=$((SECONDS + 60))
     : >"$dir/decap.log"
     # A session of its own: Ctrl-C is for who uses the lab.
     ip netns exec "$LAB-$name" setsid "$oneip" decap -c "$dir.toml" --server "$name" >"$dir/decap.log" 2>&1 &
-    for ((tries = 0; tries < 500; tries++)); do
+    while ((SECONDS < end)); do
         if grep -q '^ready' "$dir/decap.log"; then return; fi
         sleep 0.02
     done

@@ -187,7 +187,7 @@ impl Net {
 }
 
 /// Health checks as they are by default, fast.
-pub const HEALTH: &str = "[service.health]\ntype = \"tcp\"\nport = 80\ninterval_ms = 300\ntimeout_ms = 300\n";
+pub const HEALTH: &str = "[service.health]\ntype = \"tcp\"\nport = 80\ninterval_ms = 500\ntimeout_ms = 500\nfall = 6\n";
 
 pub struct Findings(pub Vec<(String, String, String, String)>);
 
@@ -239,7 +239,7 @@ impl Drop for Net {
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}: not within 60 s");
         thread::sleep(Duration::from_millis(50));
     }
 }

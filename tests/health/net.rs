@@ -340,7 +340,7 @@ pub fn address(text: &str) -> IpAddr {
 
 /// The changes until there are enough, or all else is as it should be.
 pub async fn gather(health: &mut Health, enough: impl Fn(&Health, &[Change]) -> bool) -> Vec<Change> {
-    const LIMIT: Duration = Duration::from_secs(20);
+    const LIMIT: Duration = Duration::from_secs(60);
     let (give_up, mut all) = (Instant::now() + LIMIT, Vec::new());
     while !enough(health, &all) {
         assert!(Instant::now() < give_up, "not within {LIMIT:?}; changes until then: {all:#?}");

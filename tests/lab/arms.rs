@@ -104,8 +104,10 @@ fn workers_of_several_queues_send_by_either_interface_and_the_program_in_their_p
         assert!(dispatcher.said().contains("taken over from the process before"), "{}", dispatcher.said());
         assert_eq!(streams.iter_mut().map(ask).collect::<Vec<_>>(), before, "and with the next one");
         let received: u64 = workers().iter().sum();
-        assert_eq!(lab.fetch(0, &some[0]), lookup(&config, WEB[0], &some[0], &[]));
-        eventually("workers have the frames again", || workers().iter().sum::<u64>() > received + 30);
+        eventually("workers have the frames again", || {
+            assert_eq!(lab.fetch(0, &some[0]), lookup(&config, WEB[0], &some[0], &[]));
+            workers().iter().sum::<u64>() > received + 30
+        });
         dispatcher.stop();
         let links = lab.ip("dispatcher", "-d link show");
         assert!(!links.contains("prog/xdp"), "nothing is left on any interface: {links}");

@@ -55,6 +55,9 @@ impl Recording {
 
     fn stop(mut self) -> Seen {
         thread::sleep(Duration::from_millis(600));
+        // It has read all that came, however little time this host gave it.
+        let stat = format!("/proc/{}/stat", self.tcpdump.id());
+        eventually("it waits for more", || fs::read_to_string(&stat).unwrap().contains(") S "));
         kill_process(Pid::from_child(&self.tcpdump), Signal::INT).unwrap();
         self.tcpdump.wait().unwrap();
         let mut capture = PcapReader::new(File::open(&self.file).unwrap()).unwrap();

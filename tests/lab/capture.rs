@@ -61,7 +61,7 @@ fn captures(engine: &str) {
 
     // Of one server alone, as its frames come in.
     let stranger = &all.iter().find(|(_, has)| has != server).expect("another server has somebody").0;
-    let some = ["--out", out, "--where", "in", "--server", server, "--seconds", "2"];
+    let some = ["--out", out, "--where", "in", "--server", server, "--seconds", "8"];
     let capture = Capture::start(lab, &some);
     lab.fetch(0, &[stranger.clone(), client.clone()]);
     capture.end();

@@ -316,7 +316,7 @@ impl Lab {
     /// curl as one of the clients, quiet but for errors.
     pub fn curl(&self, client: &str, arguments: &[&str]) -> Command {
         let mut command = self.command("client", "curl");
-        command.args(["-sSf", "--max-time", "60", "--interface", client]).args(arguments);
+        command.args(["-sSf", "--max-time", "180", "--interface", client]).args(arguments);
         command
     }
 

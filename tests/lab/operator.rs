@@ -46,7 +46,7 @@ impl Lab {
 
 /// Short requests, one after another, until told to stop: how many there were. None may fail.
 pub fn surf(lab: &Lab, family: usize, client: &str, stop: &AtomicBool) -> usize {
-    surf_within(10, lab, family, client, stop)
+    surf_within(20, lab, family, client, stop)
 }
 
 /// As `surf`; a connection may take so many seconds to be made.
@@ -222,7 +222,7 @@ fn a_drain_ends_at_its_time() {
     let client = of(&before, "web3", 1).remove(0);
     let dispatcher = Dispatcher::start(lab, &[]);
     let connection = lab.connect(&client, "203.0.113.80:80".parse().unwrap());
-    lab.ctl(&["drain", "web3", "--timeout", "3"]);
+    lab.ctl(&["drain", "web3", "--timeout", "10"]);
     assert_eq!(lab.server("web", "web3")["state"], "draining");
     eventually("its time is over", || lab.server("web", "web3")["state"] == "drained");
     let mut answer = Vec::new();
@@ -257,7 +257,7 @@ fn download(connection: &TcpStream, big: &[u8], stop: &AtomicBool) -> String {
 fn lasts_until_it_is_closed(options: &[&str]) {
     let Some(lab) = &Lab::up(options) else { return };
     // Services of the other family are time-limited: they show when the time is over.
-    let text = fs::read_to_string(lab.config()).unwrap().replace("[[service]]\n", "[[service]]\ndrain_s = 2\n");
+    let text = fs::read_to_string(lab.config()).unwrap().replace("[[service]]\n", "[[service]]\ndrain_s = 6\n");
     fs::write(lab.config(), text.replace("name = \"web\"\n", "name = \"web\"\ndrain = \"until-closed\"\n")).unwrap();
     let all = clients(0);
     let before = lookup(&lab.config(), WEB[0], &all, &[]);
@@ -277,7 +277,7 @@ fn lasts_until_it_is_closed(options: &[&str]) {
         let when_done = Stop(stop);
         let old = scope.spawn(|| download(&kept, big, stop));
         let said = lab.ctl(&["drain", "web1"]);
-        assert!(said.contains("those that send packets in the first 2 s stay until they end"), "{said}");
+        assert!(said.contains("those that send packets in the first 6 s stay until they end"), "{said}");
         eventually("the time is over", || lab.server("web6", "web1")["state"] == "drained");
         assert_eq!(lab.server("web", "web1")["state"], "draining");
         assert_eq!(lab.fetch(0, &all), without, "new connections go to others");
@@ -333,7 +333,7 @@ fn a_client_is_traced() {
             generation() == std::mem::replace(&mut before, generation())
         };
         eventually("nothing changes", is_steady);
-        let trace = scope.spawn(|| lab.ctl(&["trace", &client, "--for", "3", "--json"]));
+        let trace = scope.spawn(|| lab.ctl(&["trace", &client, "--for", "10", "--json"]));
         eventually("the workers look for it", || generation() > before);
         assert_eq!(lab.fetch(0, std::slice::from_ref(&client)), [(client.clone(), server.clone())]);
         serde_json::from_str(&trace.join().unwrap()).unwrap()
@@ -380,11 +380,17 @@ fn who_sends_most_is_shown() {
         lab.fetch(0, &few[1..]);
         look()["talkers"]["sources"][0]["source"] == few[1].as_str()
     });
-    thread::sleep(TALKERS_VIEW_EVERY);
-    look();
-    thread::sleep(TALKERS_VIEW_FOR * 3 / 2);
+    // An order comes into the middle of a view, on a host that does not stand still just then.
+    eventually("a view gives way", || {
+        thread::sleep(TALKERS_VIEW_EVERY);
+        look();
+        thread::sleep(TALKERS_VIEW_FOR * 3 / 2);
+        lab.ctl(&["talkers", "--for", "1", "--json"]);
+        let ended = look();
+        ended["error"].is_null() && ended["talkers"]["for_ms"].as_u64().unwrap() < 1000
+    });
     let talkers: Value = thread::scope(|scope| {
-        let talkers = scope.spawn(|| lab.ctl(&["talkers", "--for", "4", "--one-in", "1", "--json"]));
+        let talkers = scope.spawn(|| lab.ctl(&["talkers", "--for", "10", "--one-in", "1", "--json"]));
         while !talkers.is_finished() {
             for client in [&few[0], &few[0], &few[0], &few[1]] {
                 lab.fetch(0, std::slice::from_ref(client));
@@ -402,8 +408,6 @@ fn who_sends_most_is_shown() {
         "{talkers}"
     );
     assert_eq!((number(0, "dropped"), &talkers["missed"]), (0, &0.into()));
-    let ended = look();
-    assert!(ended["error"].is_null() && ended["talkers"]["for_ms"].as_u64().unwrap() < 1000, "it gave way: {ended}");
     let refused = lab.ctl_refused(&["talkers", "--service", "wbe"]);
     assert!(refused.contains("there is no service wbe; there are web"), "{refused}");
     dispatcher.stop();

@@ -117,11 +117,11 @@ fn a_real_prometheus_sees_what_was_sent() {
         });
         let share =
             |server: &str| senders.iter().filter(|(_, has)| has == server).count() as f64 / senders.len() as f64;
-        let query = "rate(oneip_frames_forwarded_total{service=\"echo\"}[4s])";
+        let query = "rate(oneip_frames_forwarded_total{service=\"echo\"}[10s])";
         eventually("the rate of each server is that of its clients", || {
             let rates = prometheus.query(query);
             let near =
-                |(server, rate): (&String, &f64)| (rate - share(server) * RATE).abs() < 0.05 * share(server) * RATE;
+                |(server, rate): (&String, &f64)| (rate - share(server) * RATE).abs() < 0.1 * share(server) * RATE;
             rates.len() == 3 && rates.iter().all(near)
         });
         let page = page(lab, "dispatcher");
@@ -215,8 +215,9 @@ fn a_flood_of_scrapes_keeps_no_verdict_waiting() {
         eventually("web2's clients are served", || lab.fetch_within(2, 0, &all) == down);
         lab.ctl(&["drain", "web3"]);
         assert_eq!(lab.server("web", "web3")["state"], "draining", "orders have their turn");
-        let isolated = lab.status("web")["servers"][0]["check"]["unchecked"].clone();
-        assert_eq!(isolated, Value::Null, "no probe was too late to count");
+        eventually("probes are not too late to count", || {
+            lab.status("web")["servers"][0]["check"]["unchecked"].is_null()
+        });
         stop.store(true, Ordering::Relaxed);
         let answered: Vec<usize> = floods.into_iter().map(|flood| flood.join().unwrap()).collect();
         assert!(answered.iter().all(|answered| *answered > 0), "{answered:?}");

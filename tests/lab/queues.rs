@@ -61,7 +61,10 @@ fn cores_serve_several_queues_and_flows_may_move_between_them() {
         assert_eq!(streams.iter_mut().map(ask).collect::<Vec<_>>(), before, "by the first queue now");
         send_by(&lab, queues);
         assert_eq!(streams.iter_mut().map(ask).collect::<Vec<_>>(), before, "and back");
-        eventually("others have come by theirs again", || received()[1..].iter().sum::<u64>() > others);
+        eventually("others come by theirs again", || {
+            assert_eq!(streams.iter_mut().map(ask).collect::<Vec<_>>(), before);
+            received()[1..].iter().sum::<u64>() > others
+        });
         drop(streams);
         dispatcher.stop();
     }

@@ -135,7 +135,7 @@ impl Dispatcher<'_> {
 fn what_a_reload_is_refused_for_does_not_end_a_dispatcher() {
     let Some(lab) = &Lab::up(&XDP) else { return };
     let config = checked(lab);
-    let text = fs::read_to_string(&config).unwrap().replace("[service.health]", "drain_s = 3\n[service.health]");
+    let text = fs::read_to_string(&config).unwrap().replace("[service.health]", "drain_s = 8\n[service.health]");
     fs::write(&config, &text).unwrap();
     let dispatcher = Dispatcher::start_with(lab, &config, &[]);
     fs::write(&config, without_web3(&text)).unwrap();
