@@ -385,7 +385,7 @@ fn who_sends_most_is_shown() {
         thread::sleep(TALKERS_VIEW_EVERY);
         look();
         thread::sleep(TALKERS_VIEW_FOR * 3 / 2);
-        lab.ctl(&["talkers", "--for", "1", "--json"]);
+        lab.ctl(&["talkers", "--for", "1", "--one-in", "1", "--json"]);
         let ended = look();
         ended["error"].is_null() && ended["talkers"]["for_ms"].as_u64().unwrap() < 1000
     });
