@@ -57,7 +57,13 @@ claim() { # SENTENCE GOT WANTED
 # ---- what dispatches: a dispatcher, or filters ----
 
 start() { if [[ -n $broadcast ]]; then start_filters "$@"; else start_dispatcher "$@"; fi; }
-stop() { if [[ -n $broadcast ]]; then stop_filters "$@"; else stop_dispatcher "$@"; fi; }
+stop() { rest; if [[ -n $broadcast ]]; then stop_filters "$@"; else stop_dispatcher "$@"; fi; }
+
+# What a connection says last comes before the counters are read.
+rest() {
+    local end=$((SECONDS + 60))
+    while ((SECONDS < end)) && [[ -n $("$LAB" exec client ss -Htn state connected exclude time-wait) ]]; do sleep 0.1; done
+}
 
 dispatcher='' counted=''
 start_dispatcher() { # [OPTION]...
