@@ -1,13 +1,14 @@
 //! When a server takes over clients: never before another one has given them up.
 
 use super::model::Random;
-use super::model::plans::{One, query};
+use super::model::plans::{CLUSTER_V4, CLUSTER_V6, One, query};
 use super::model::turn::cluster;
 use super::{OWN, filter};
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader, VlanId};
 use oneip::engine::filter::Filter;
 use oneip::engine::filter::digest::Digests;
 use oneip::engine::filter::takeover::{Others, Takeover};
-use oneip::model::{Plan, Selection};
+use oneip::model::{Plan, Selection, Transport};
 use oneip::table::build::Cluster;
 use oneip::verdict::Reason;
 use oneip::xdp::program::Action;
@@ -306,4 +307,52 @@ fn frames_are_counted_by_service_and_what_is_anothers_as_other_server() {
     let counts = filter.counts().unwrap();
     assert_eq!(counts.dropped(Reason::OtherServer), (frames.len() - kept.len()) as u64);
     assert!(counts.dropped(Reason::OtherServer) > 50);
+}
+
+/// Frames that are tagged or padded too; a SYN begins a connection, and what has an ACK does not.
+#[test]
+fn what_begins_is_counted_and_every_byte() {
+    let mut plan = One::weights(&[1], 503).both();
+    plan.services.iter_mut().for_each(|service| service.ports[0].transport = Transport::Tcp);
+    let Some(filter) = filter(OWN, &cluster(&plan, &[]), "s0") else { return };
+    let (mut frames, mut bytes, mut flows) = (0, 0, 0);
+    for (syn, ack) in [(true, false), (true, true), (false, true), (true, false)] {
+        for (tags, padding) in [(0, 0), (1, 0), (2, 6), (0, 6)] {
+            for is_v6 in [false, true] {
+                let tcp = TcpHeader { syn, ack, ..TcpHeader::new(4000, 53, 1, 1000) };
+                let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], OWN.0);
+                let id = VlanId::try_new(7).unwrap();
+                let ip = if is_v6 {
+                    IpHeaders::Ipv6(
+                        Ipv6Header {
+                            hop_limit: 64,
+                            source: [0x20; 16],
+                            destination: CLUSTER_V6.octets(),
+                            ..Default::default()
+                        },
+                        Default::default(),
+                    )
+                } else {
+                    IpHeaders::Ipv4(
+                        Ipv4Header::new(0, 64, IpNumber::TCP, [198, 51, 100, 7], CLUSTER_V4.octets()).unwrap(),
+                        Default::default(),
+                    )
+                };
+                let packet = match tags {
+                    0 => link.ip(ip),
+                    1 => link.single_vlan(id).ip(ip),
+                    _ => link.double_vlan(id, id).ip(ip),
+                };
+                let mut frame = Vec::new();
+                packet.tcp_header(tcp).write(&mut frame, b"hello").unwrap();
+                frame.resize(frame.len() + padding, 0);
+                assert_eq!(filter.judge(&frame).unwrap().0, Action::Pass, "{frame:02x?}");
+                frames += 1;
+                bytes += frame.len() as u64;
+                flows += u64::from(syn && !ack);
+            }
+        }
+    }
+    let account = filter.kept(0).unwrap();
+    assert_eq!((account.frames, account.bytes, account.flows), (frames, bytes, flows));
 }
