@@ -207,8 +207,8 @@ INLINE int is_ours(const struct ethhdr *eth)
 #define NOT_PLAIN VERDICTS
 
 /*
- * The frames that nearly all are, to a service of which nothing moves: what the long way says of them too. A frame too short to hold a
- * destination address has none, and is the kernel's.
+ * The frames that nearly all are, of clients that do not move: what the long way says of them too. A frame too short to hold a destination
+ * address has none, and is the kernel's.
  */
 ONCE int short_way(struct xdp_md *ctx)
 {
@@ -228,13 +228,13 @@ ONCE int short_way(struct xdp_md *ctx)
 		return PASSED;
 	struct entry *port = find(map, &head->directory, flow.cluster, port_key(flow.is_v6, flow.transport, flow.destination));
 	struct service *service = port ? service_at(map, head, port->services.service) : 0;
-	if (!service || service->moves || service->flags & ALL_MOVE)
+	if (!service || service->flags & ALL_MOVE)
 		return NOT_PLAIN;
-	__u32 owner = whose(map, head, service, &flow).owner;
-	if (owner == LENT)
+	struct whose client = whose(map, head, service, &flow);
+	if (client.owner == LENT || client.keeper != NOBODY)
 		return NOT_PLAIN;
-	if (owner != MINE)
-		return owner == THEIRS ? OTHER_SERVER : NO_SERVER;
+	if (client.owner != MINE)
+		return client.owner == THEIRS ? OTHER_SERVER : NO_SERVER;
 	count(ctx, service->account, &flow);
 	return FORWARDED;
 }
