@@ -32,7 +32,7 @@ struct Row {
 }
 
 fn filter(cluster: &Cluster, server: &str) -> Filter {
-    let filter = Filter::load(Mac(OURS)).expect("root may load it");
+    let filter = Filter::load(Mac(OURS), None).expect("root may load it");
     filter.publish(&Generation::compile(cluster, server)).expect("there is memory");
     filter
 }
