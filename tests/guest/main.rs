@@ -134,6 +134,41 @@ fn golden_frames_through_igb() {
     }
 }
 
+/// Numbered ones, at a rate that the guest holds: each comes back once, unchanged. No server has these MACs, so that the LAN's bridge sends to
+/// every port what is to them.
+#[test]
+#[ignore = "takes minutes"]
+fn a_million_frames_through_igb() {
+    let Some(lab) = Lab::up(&[]) else { return };
+    lab.ip("lan", "link add peer0 type veth peer name peer1");
+    lab.sh("lan", "ip link set peer1 master br0 up; ip link set peer0 promisc on up");
+    let Some(mut guest) = Guest::boot(&lab, "igb", 2, &[]) else { return };
+    // A guest stands still for longer than its NIC, and qemu's end of the cable, have room for.
+    lab.ip("lan", "link set guest0 txqueuelen 20000");
+    let servers: String = (1..=3)
+        .map(|n| {
+            format!("[[service.server]]\nname = \"s{n}\"\naddress = \"192.0.2.5{n}\"\nmac = \"02:00:00:00:00:5{n}\"\n")
+        })
+        .collect();
+    let config = format!(
+        "[cluster]\nhash_key = \"000102030405060708090a0b0c0d0e0f\"\n[dispatcher]\ninterface = \"lan0\"\nengine = \"af_xdp\"\n\
+         [admin]\nsocket = \"{}\"\n[[service]]\nname = \"echo\"\naddress = \"203.0.113.80\"\nports = [\"udp/80\"]\n{servers}",
+        lab.file("oneip.sock").display()
+    );
+    guest.start_with(&config, "");
+    wait_for_carrier(&mut guest);
+    let mut pktgen = lab.command("lan", env!("CARGO_BIN_EXE_oneip"));
+    pktgen.args(["pktgen", "--interface", "peer0", "--to", "02:00:00:00:00:02", "--address", "203.0.113.80"]);
+    pktgen.args(["--method", "af_xdp", "--rate", "4000", "--count", "1000000", "--json"]);
+    let said = pktgen.output().unwrap();
+    let report: serde_json::Value =
+        serde_json::from_slice(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    network::say(&report.to_string());
+    let counts = ["sent", "received", "corrupt", "lost", "duplicates"].map(|key| report[key].as_u64().unwrap());
+    assert_eq!(counts, [1_000_000, 1_000_000, 0, 0, 0], "{report}");
+    assert!(guest.stop()["forwarded"].as_u64().unwrap() >= 1_000_000);
+}
+
 /// More workers than cores of the guest's, and one.
 #[test]
 #[ignore = "takes minutes"]
