@@ -7,9 +7,9 @@ use crate::metrics::collect::say;
 use crate::netlink::{self, links};
 use crate::xdp::link::{self, Kept, Place};
 use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
+use tokio::time::sleep;
 
 /// Returns when the kernel has done it, which it does in the background. Where a process is at work, which has the program too, it says so.
 ///
@@ -50,27 +50,19 @@ pub(super) fn detach(places: &[Place], forget: impl Fn(&Place) -> Result<(), Fai
     }
 }
 
-/// Waits until none of the programs is on its interface.
+/// Waits until none of the programs is on its interface. One without its interface is not.
 fn are_off(programs: &[(u32, u32)], patience: Duration) -> io::Result<bool> {
     let give_up = Instant::now() + patience;
-    while are_there(programs)? {
-        if Instant::now() > give_up {
-            return Ok(false);
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(true)
-}
-
-/// Whether one of the programs is on its interface. One without its interface is not.
-fn are_there(programs: &[(u32, u32)]) -> io::Result<bool> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let handle = netlink::requests()?;
         for (interface, program) in programs {
-            if links::one(&handle, *interface).await.is_ok_and(|(_, now)| now == Some(*program)) {
-                return Ok(true);
+            while links::one(&handle, *interface).await.is_ok_and(|(_, now)| now == Some(*program)) {
+                if Instant::now() > give_up {
+                    return Ok(false);
+                }
+                sleep(Duration::from_millis(10)).await;
             }
         }
-        Ok(false)
+        Ok(true)
     })
 }

@@ -192,15 +192,14 @@ pub fn kept_program(place: &Place) -> Result<Option<u32>, LinkError> {
     Ok(program(folder.join(native?)).or_else(|| program(folder.join(generic.ok()?))))
 }
 
-/// Removes what keeps the program attached when nobody has its link any more.
+/// Removes what keeps the program attached when nobody has its link any more, and what it would hand on.
 ///
 /// # Errors
 /// The pin cannot be removed; the program stays.
 pub fn unpin(place: &Place) -> Result<(), LinkError> {
     let folder = place.pins.join(&place.interface);
     for name in [pin(place, MODES[0])?, pin(place, MODES[1])?, file(place, MEMORY)?] {
-        let path = folder.join(name);
-        remove(place.kept, &path)?;
+        remove(place.kept, &folder.join(name))?;
     }
     // Another process's pins may be there.
     let _ = fs::remove_dir(folder);

@@ -259,17 +259,17 @@ fn stats_are_rates_between_looks() {
         }
     });
     let start = Instant::now();
-    let said = done(&fake, "stats --interval 1.5 --count 2");
+    let said = done(&fake, "stats --interval 4 --count 2");
     moves.store(false, Ordering::Relaxed);
     moving.join().unwrap();
-    assert!(start.elapsed() >= Duration::from_secs(3));
+    assert!(start.elapsed() >= Duration::from_secs(8));
     let rates: Vec<f64> = said
         .lines()
         .filter(|line| line.starts_with("  web      web1 "))
         .map(|line| line.split_whitespace().nth(2).unwrap().parse().unwrap())
         .collect();
     assert_eq!(rates.len(), 2, "{said}");
-    assert!(rates.iter().all(|rate| (10.0..34.0).contains(rate)), "thousands a second: {said}");
+    assert!(rates.iter().all(|rate| (14.0..26.0).contains(rate)), "thousands a second: {said}");
     assert_eq!(said.matches("  dropped no_service ").count(), 2, "{said}");
 }
 

@@ -186,7 +186,7 @@ impl Net {
     }
 }
 
-/// Health checks as they are by default, fast.
+/// Health checks, fast, of servers that may stand still for a moment.
 pub const HEALTH: &str = "[service.health]\ntype = \"tcp\"\nport = 80\ninterval_ms = 500\ntimeout_ms = 500\nfall = 6\n";
 
 pub struct Findings(pub Vec<(String, String, String, String)>);

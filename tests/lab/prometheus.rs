@@ -121,7 +121,7 @@ fn a_real_prometheus_sees_what_was_sent() {
         eventually("the rate of each server is that of its clients", || {
             let rates = prometheus.query(query);
             let near =
-                |(server, rate): (&String, &f64)| (rate - share(server) * RATE).abs() < 0.1 * share(server) * RATE;
+                |(server, rate): (&String, &f64)| (rate - share(server) * RATE).abs() < 0.05 * share(server) * RATE;
             rates.len() == 3 && rates.iter().all(near)
         });
         let page = page(lab, "dispatcher");
