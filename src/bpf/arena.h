@@ -126,6 +126,9 @@ _Static_assert(sizeof(struct service) == 32, "src/xdp/dispatch/layout.rs");
 #define NOBODY 0x7fff
 #define MIGRATING 0x8000
 
+/* In the first cell of slots, or of remainders: a byte each, of which 0x7f is NOBODY, and 0x80 the mark. Caches hold twice as many. */
+#define NARROW 0x80000000
+
 struct hop {
 	__u8 destination[ETH_ALEN];
 	__u8 source[ETH_ALEN];

@@ -12,22 +12,57 @@
 #include "parse.h"
 #include "verdict.h"
 
-/* What went to one server of one service. */
-struct account {
+/* Accounts of a core; the loader sets it. */
+volatile const __u32 accounts_of_core;
+
+/*
+ * What went to one server of one service: the low 32 bits of the number of frames, and above them those of their bytes. Every frame finds
+ * another one, so a cache line has eight.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} accounts SEC(".maps");
+
+/* All of it, as it was when either number last passed a quarter of what it has room for. By account. */
+struct total {
 	__u64 frames;
 	__u64 bytes; /* of whole frames, Ethernet header included */
 };
-
-/* Accounts of a core; the loader sets it. */
-volatile const __u32 accounts_of_core;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1); /* the loader sets it */
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__type(value, struct account);
-} accounts SEC(".maps");
+	__type(value, struct total);
+} totals SEC(".maps");
+
+#define QUARTERS 0xc0000000c0000000
+
+COLD int total_up(__u32 at, __u64 account)
+{
+	struct total *total = bpf_map_lookup_elem(&totals, &at);
+	if (total) {
+		total->frames += (__u32)((__u32)account - (__u32)total->frames);
+		total->bytes += (__u32)((account >> 32) - (__u32)total->bytes);
+	}
+	return 0;
+}
+
+INLINE void enter(__u32 at, __u32 bytes)
+{
+	__u64 *account = bpf_map_lookup_elem(&accounts, &at);
+	if (!account)
+		return;
+	__u64 before = *account, after = ((before >> 32) + bytes) << 32 | (__u32)(before + 1);
+	*account = after;
+	if ((before ^ after) & QUARTERS)
+		total_up(at, after);
+}
 
 /* TCP connections begun: SYN without ACK. By account; apart from it, because most frames begin none, and every frame has an account. */
 struct {

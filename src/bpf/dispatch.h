@@ -239,11 +239,19 @@ ONCE int long_way(struct xdp_md *ctx, const struct head *head, struct choice *ch
 	return choice->service == NO_SERVICE_ID ? NO_SERVICE : PASSED;
 }
 
-/* What stands at a slot, or at a remainder. */
+/* What stands at a slot, or at a remainder. xdp::dispatch::arena::narrow */
 INLINE __u32 at_slot(__u32 first, __u32 slot)
 {
-	__u16 *owner = AT_INDEX(__u16, first, slot);
-	return owner ? *owner : NOBODY;
+	__u32 is_wide = !(first & NARROW), at = slot << is_wide;
+	__u8 *owners = cell(&arena, (first & ~NARROW) + at / CELL);
+	if (!owners)
+		return NOBODY;
+	if (is_wide)
+		return *(__u16 *)&owners[at % CELL & ~1];
+	__u32 owner = owners[at % CELL];
+	if (owner < 0x7f)
+		return owner;
+	return (owner & 0x80) << 8 | ((owner & 0x7f) == 0x7f ? NOBODY : owner & 0x7f);
 }
 
 INLINE __u32 slot_of(__u64 hash, __u32 slots)
@@ -472,11 +480,7 @@ INLINE int dispatch(struct xdp_md *ctx, const int by_net)
 	if (verdict != FORWARDED || !hop)
 		return verdict == PASSED ? XDP_PASS : XDP_DROP;
 	at = core * accounts_of_core + head->accounts + choice->destination;
-	struct account *account = bpf_map_lookup_elem(&accounts, &at);
-	if (account) {
-		account->frames++;
-		account->bytes += choice->bytes;
-	}
+	enter(at, choice->bytes);
 	if (choice->flow.begins)
 		begin_flow(at);
 	if (entered)

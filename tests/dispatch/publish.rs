@@ -5,10 +5,11 @@ use super::frames::sum;
 use super::model::plans::{One, mac, query};
 use super::model::turn::cluster;
 use oneip::limits::MAX_SERVICES;
-use oneip::model::{Egress, List, ListKind, Mac, NextHop, Plan, Port, Prefix, Service, Transport};
+use oneip::model::{Egress, List, ListKind, Mac, NextHop, Plan, Port, Prefix, Selection, Service, Transport};
 use oneip::table::build::Cluster;
 use oneip::verdict::Reason;
-use oneip::xdp::dispatch::{Action, Dispatch, Other, PublishError, Setup};
+use oneip::xdp::dispatch::{Action, Dispatch, Measured, Other, PublishError, Setup};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -140,6 +141,42 @@ fn tables_come_and_go_in_the_same_memory() {
     assert_eq!(sent.iter().map(|sent| sent.frames).sum::<u64>(), tally.forwarded);
 }
 
+/// A byte has room for 127 servers; with one more, slots take two. Each has its clients, by slots and by remainders, and nobody has them where
+/// nobody is up.
+#[test]
+fn slots_of_a_byte_and_of_two_lead_to_the_same_servers() {
+    for selection in [Selection::Maglev, Selection::Modulo] {
+        let of = |servers| Cluster::new(&One::weights(&vec![1; servers], 65_537).selecting(selection).plan());
+        let mut nobody = of(127);
+        for at in 0..127 {
+            nobody.set_up(&format!("s{at}"), false);
+        }
+        let clusters = [of(128), of(127), of(126), nobody, of(1000), of(127)];
+        let Some((mut dispatch, _)) = dispatch(OWN, &of(1000).compile(), 0) else { return };
+        for (round, mut cluster) in clusters.into_iter().enumerate() {
+            cluster.set_layout(round as u64 + 1);
+            let table = cluster.compile();
+            dispatch.publish(&table).unwrap();
+            let mut seen = HashSet::new();
+            for frame in clients(3000) {
+                let client = Ipv4Addr::from(*frame[26..].first_chunk::<4>().unwrap());
+                let hash = oneip::hash::source(table.key, client.into());
+                let (_, server) = table.service(0).select(hash, client.to_bits().into());
+                let (action, after) = dispatch.judge(&frame).unwrap();
+                match server {
+                    Some(server) => {
+                        assert!(after.starts_with(&mac(server.into()).0), "{client} of {server}: {after:?}")
+                    }
+                    None => assert_eq!(action, Action::Drop),
+                }
+                seen.insert(server);
+            }
+            let servers = table.destinations();
+            assert!(seen.len() * 10 > servers * 8 || seen == HashSet::from([None]), "{} of {servers}", seen.len());
+        }
+    }
+}
+
 #[test]
 fn a_layout_that_is_gone_is_counted_to_the_end_and_its_place_is_used_again() {
     let plan = One::weights(&[1, 1], 211).plan();
@@ -267,4 +304,25 @@ fn a_part_of_the_frames_is_timed() {
     let most = 100 + books.cores() as u32;
     assert!((100..=most).contains(&count), "{count}");
     assert!(timed.iter().all(|(bucket, _)| *bucket > 5), "no frame takes a few nanoseconds: {timed:?}");
+}
+
+/// More bytes than 32 bits have room for, to one server: the account of a frame is a word, and turns over.
+#[test]
+fn accounts_go_on_beyond_four_gigabytes() {
+    let mut plan = One::weights(&[1], 211).plan();
+    // Of the program that is run again and again.
+    plan.services[0].address = IpAddr::from([203, 0, 113, 0]);
+    let Some((mut dispatch, books)) = dispatch(OWN, &Cluster::new(&plan).compile(), 0) else { return };
+    let mut frame = clients(1).remove(0);
+    let bytes = 1514;
+    frame.resize(bytes, 0);
+    let (rounds, frames) = (32, 100_000);
+    for round in 1..=rounds {
+        let (_, took) = dispatch.measure(Measured::Dispatch, &frame, frames).unwrap();
+        let (tally, sent) = sum(&books);
+        let all = u64::from(round * frames);
+        assert_eq!(tally.forwarded, all, "{took:?} a frame");
+        assert_eq!((sent[0].frames, sent[0].bytes), (all, all * bytes as u64));
+    }
+    assert!(u64::from(rounds * frames) * bytes as u64 > u32::MAX.into());
 }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::table::MIGRATING;
+use crate::table::build::maglev::NOBODY;
 use crate::table::build::migration::PreviousOwner;
 use crate::xdp::cell::CELL_WORDS;
 use crate::xdp::memory::Memory;
@@ -15,7 +17,10 @@ use crate::xdp::ranges::{Free, Range};
 #[derive(Clone)]
 pub enum Content {
     Words(Arc<[u64]>),
+    /// Of a service with more servers than a byte has room for.
     Slots(Arc<[u16]>),
+    /// Of any other service: what stands in slots, in a byte each.
+    NarrowSlots(Arc<[u16]>),
     PreviousOwners(Arc<[PreviousOwner]>),
 }
 
@@ -24,9 +29,18 @@ impl Content {
         let words = match self {
             Content::Words(words) => words.len(),
             Content::Slots(slots) => slots.len().div_ceil(4),
+            Content::NarrowSlots(slots) => slots.len().div_ceil(8),
             Content::PreviousOwners(owners) => owners.len(),
         };
         u32::try_from(words.div_ceil(CELL_WORDS)).expect("a table is no larger than memory")
+    }
+
+    /// As `cells`, were its slots wide.
+    pub fn wide_cells(&self) -> u32 {
+        match self {
+            Content::NarrowSlots(slots) => Content::Slots(Arc::clone(slots)).cells(),
+            content => content.cells(),
+        }
     }
 
     fn for_each(&self, mut with: impl FnMut(usize, u64)) {
@@ -36,7 +50,27 @@ impl Content {
                 let word = |four: &[u16]| four.iter().rev().fold(0, |word, slot| word << 16 | u64::from(*slot));
                 slots.chunks(4).enumerate().for_each(|(at, four)| with(at, word(four)));
             }
+            Content::NarrowSlots(slots) => {
+                let word =
+                    |eight: &[u16]| eight.iter().rev().fold(0, |word, slot| word << 8 | u64::from(narrow(*slot)));
+                slots.chunks(8).enumerate().for_each(|(at, eight)| with(at, word(eight)));
+            }
             Content::PreviousOwners(owners) => owners.iter().enumerate().for_each(|(at, owner)| with(at, owner.word())),
+        }
+    }
+}
+
+/// Servers that a byte has room for, beside `NOBODY` and the mark `MIGRATING`.
+pub const NARROW_SERVERS: usize = 0x7f;
+
+/// What stands at a slot, in a byte: `widened` of src/bpf/dispatch.h is the way back.
+fn narrow(owner: u16) -> u8 {
+    let mark = if owner & MIGRATING == 0 { 0 } else { 0x80 };
+    match owner & !MIGRATING {
+        NOBODY => mark | 0x7f,
+        server => {
+            debug_assert!(usize::from(server) < NARROW_SERVERS);
+            mark | server as u8
         }
     }
 }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::arena::{Arena, Content};
+use super::arena::{Arena, Content, NARROW_SERVERS};
 use super::layout::{
-    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NOT_RESOLVED, ODD_LIMITS, Owners, Place, QUIC, SECOND_CHANCE,
-    Service, WATCHED, WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
+    BY_FLOW, GROUP, HAS_WAY, Head, LIMITS, LISTED, Moves, NARROW, NOT_RESOLVED, ODD_LIMITS, Owners, Place, QUIC,
+    SECOND_CHANCE, Service, WATCHED, WATCHED_ALL, WATCHED_DROPPED, WATCHED_RECEIVED, WATCHED_SENT,
 };
 use crate::hash::Key;
 use crate::model::Egress;
@@ -45,8 +45,8 @@ pub enum Part {
     Quic,
     /// Of a service, by its number.
     Moves(u16),
-    /// By where the slice lies, which is held as long as the part is.
-    Slots(usize),
+    /// By where the slice lies, which is held as long as the part is, and whether a byte is enough for each.
+    Slots(usize, bool),
     PreviousOwners(usize),
 }
 
@@ -73,18 +73,21 @@ pub trait Places {
 #[derive(Default)]
 pub struct Size {
     pub cells: u32,
+    /// Were all slots wide.
+    pub wide_cells: u32,
     slices: std::collections::HashSet<Part>,
-    /// Of the largest service.
+    /// Of the largest service, wide.
     pub slots: u32,
 }
 
 impl Places for Size {
     fn place(&mut self, part: Part, content: Content) -> Result<u32, Full> {
-        if !matches!(part, Part::Slots(_) | Part::PreviousOwners(_)) || self.slices.insert(part) {
+        if !matches!(part, Part::Slots(..) | Part::PreviousOwners(_)) || self.slices.insert(part) {
             self.cells += content.cells();
+            self.wide_cells += content.wide_cells();
         }
-        if matches!(part, Part::Slots(_)) {
-            self.slots = self.slots.max(content.cells());
+        if matches!(part, Part::Slots(..)) {
+            self.slots = self.slots.max(content.wide_cells());
         }
         Ok(0)
     }
@@ -105,7 +108,7 @@ impl Places for Placing<'_> {
         }
         let is_there = |held: &&Held| match &content {
             Content::Words(words) => held.range.count == content.cells() && self.arena.holds(held.range, words),
-            Content::Slots(_) | Content::PreviousOwners(_) => true,
+            Content::Slots(_) | Content::NarrowSlots(_) | Content::PreviousOwners(_) => true,
         };
         let held = match self.published.get(&part).filter(is_there) {
             Some(held) => held.clone(),
@@ -178,15 +181,14 @@ pub fn compile(
     let mut services = Vec::with_capacity(table.services() * size_of::<Service>() / 8);
     let mut ids = Vec::new();
     for id in 0..table.services() as u16 {
-        let mut service = service(id, table.service(id), places)?;
         let destinations = table.destinations_of(id);
+        let mut service = service(id, (table.service(id), destinations.len()), places)?;
         service.flags |= table.lists().map_or(0, |lists| u16::from(lists.group(id)) << GROUP);
         if let Some(of) = table.service(id).connection_ids() {
             let entries = quic::entries(id, of);
             service.flags |= if entries.is_empty() { 0 } else { QUIC };
             ids.extend(entries);
         }
-        service.count = destinations.len() as u16;
         service.hops = hops.add(destinations.flat_map(|destination| hop(table, own, destination)).collect());
         services.extend_from_slice(service.words());
     }
@@ -352,30 +354,35 @@ fn words(all: &[(u64, u64)], part: Part, places: &mut impl Places) -> Result<Pla
     Ok(Place::of(&directory, first))
 }
 
-fn slots(slots: &Arc<[u16]>, places: &mut impl Places) -> Result<u32, Full> {
-    places.place(Part::Slots(slots.as_ptr().addr()), Content::Slots(Arc::clone(slots)))
+/// Of a service with so many servers.
+fn slots(slots: &Arc<[u16]>, servers: usize, places: &mut impl Places) -> Result<u32, Full> {
+    let (at, are_narrow, slots) = (slots.as_ptr().addr(), servers <= NARROW_SERVERS, Arc::clone(slots));
+    let content = if are_narrow { Content::NarrowSlots(slots) } else { Content::Slots(slots) };
+    Ok(places.place(Part::Slots(at, are_narrow), content)? | if are_narrow { NARROW } else { 0 })
 }
 
-fn service(id: u16, table: &ServiceTable, places: &mut impl Places) -> Result<Service, Full> {
+/// With so many servers.
+fn service(id: u16, (table, count): (&ServiceTable, usize), places: &mut impl Places) -> Result<Service, Full> {
     let mut service = Service {
         slots: table.rule.slots,
-        owners: slots(table.shared_owners(), places)?,
+        owners: slots(table.shared_owners(), count, places)?,
         base: table.base(),
         flags: if table.rule.flow { BY_FLOW } else { 0 } | if table.second_chance { SECOND_CHANCE } else { 0 },
+        count: count as u16,
         ..Service::default()
     };
     if let Some(remainders) = table.shared_remainders() {
         service.servers = remainders.len() as u32;
-        service.remainders = slots(remainders, places)?;
+        service.remainders = slots(remainders, count, places)?;
     }
     if let Some(kept) = table.kept() {
-        let moves = moves(kept, places)?;
+        let moves = moves(kept, count, places)?;
         service.moves = places.place(Part::Moves(id), Content::Words(moves.words().into()))?;
     }
     Ok(service)
 }
 
-fn moves(kept: &Kept, places: &mut impl Places) -> Result<Moves, Full> {
+fn moves(kept: &Kept, servers: usize, places: &mut impl Places) -> Result<Moves, Full> {
     let mut moves = Moves { horizon: kept.horizon, until_closed: kept.until_closed.into(), ..Moves::default() };
     if let Some((rule, owners)) = kept.shared_previous_owners() {
         let part = Part::PreviousOwners(owners.as_ptr().addr());
@@ -383,21 +390,21 @@ fn moves(kept: &Kept, places: &mut impl Places) -> Result<Moves, Full> {
     }
     moves.changes = kept.chain().len() as u32;
     for (to, (owners, is_learning)) in moves.chain.iter_mut().zip(kept.chain()) {
-        *to = before(owners, places)?;
+        *to = before(owners, servers, places)?;
         to.is_learning = (*is_learning).into();
     }
     moves.earlier_changes = kept.earlier().len() as u32;
     for (to, owners) in moves.earlier.iter_mut().zip(kept.earlier()) {
-        *to = before(owners, places)?;
+        *to = before(owners, servers, places)?;
     }
     Ok(moves)
 }
 
-fn before(owners: &table::Owners, places: &mut impl Places) -> Result<Owners, Full> {
-    let mut before = Owners::of(&owners.rule(), slots(owners.slots(), places)?);
+fn before(owners: &table::Owners, servers: usize, places: &mut impl Places) -> Result<Owners, Full> {
+    let mut before = Owners::of(&owners.rule(), slots(owners.slots(), servers, places)?);
     if let Some(remainders) = owners.remainders() {
         before.servers = remainders.len() as u32;
-        before.remainders = slots(remainders, places)?;
+        before.remainders = slots(remainders, servers, places)?;
     }
     Ok(before)
 }

@@ -14,9 +14,9 @@ use crate::verdict::Reason;
 use crate::xdp::memory::Memory;
 use crate::xdp::ranges::Range;
 
-/// `struct tally`, `struct account` and an element of `latencies`, in words.
+/// `struct tally`, `struct total` and an element of `latencies`, in words.
 const TALLY_WORDS: usize = 64;
-const ACCOUNT_WORDS: usize = 2;
+const TOTAL_WORDS: usize = 2;
 const LISTED_WORDS: usize = 2;
 /// Frames beyond limits: dropped by kind, and only counted by kind.
 const LIMITED_WORDS: usize = 2 * LimitKind::COUNT;
@@ -38,6 +38,8 @@ const _: () = assert!(BY_NET < ODD - 1 && BUCKETS.is_multiple_of(2) && OddKind::
 pub struct Counters {
     pub tallies: Memory,
     pub accounts: Memory,
+    /// By account.
+    pub totals: Memory,
     /// TCP connections begun, by account.
     pub begun: Memory,
     pub latencies: Memory,
@@ -78,10 +80,11 @@ impl Room {
         self.cores * self.services * LIMITED_WORDS as u32
     }
 
-    pub fn words(&self) -> [usize; 6] {
+    pub fn words(&self) -> [usize; 7] {
         [
             self.tallies() as usize * TALLY_WORDS,
-            (self.cores * self.accounts) as usize * ACCOUNT_WORDS,
+            (self.cores * self.accounts) as usize,
+            (self.cores * self.accounts) as usize * TOTAL_WORDS,
             (self.cores * self.accounts) as usize,
             self.services as usize * LATENCY_WORDS,
             (self.cores * self.services) as usize * LISTED_WORDS,
@@ -179,8 +182,18 @@ impl Books {
     pub fn sent(&self, core: usize, destination: usize) -> Sent {
         assert!(core < self.counters.cores && destination < self.destinations());
         let account = core * self.counters.of_core as usize + self.places.accounts.first as usize + destination;
-        let word = |at: usize| self.counters.accounts.read(account * ACCOUNT_WORDS + at);
-        Sent { frames: word(0), bytes: word(1), flows: self.counters.begun.read(account) }
+        let total = || [0, 1].map(|word| self.counters.totals.read(account * TOTAL_WORDS + word));
+        let mut before = total();
+        // Far less than a quarter comes in between, if it is the same before and after.
+        let [frames, bytes] = loop {
+            let present = self.counters.accounts.read(account);
+            let after = total();
+            if after == before {
+                break now(after, present);
+            }
+            before = after;
+        };
+        Sent { frames, bytes, flows: self.counters.begun.read(account) }
     }
 
     /// What lists have said on a core of the frames to a service: those denied, and those only counted.
@@ -219,6 +232,14 @@ impl Books {
     }
 }
 
+/// Frames and bytes: a total, which `account` has gone on from by less than half of what 32 bits have room for, or is not quite at yet.
+fn now(total: [u64; 2], account: u64) -> [u64; 2] {
+    let on = |total: u64, part: u64| {
+        total.wrapping_add_signed((part as u32).wrapping_sub(total as u32).cast_signed().into())
+    };
+    [on(total[0], account), on(total[1], account >> 32)]
+}
+
 impl Counters {
     /// All of a range begins at 0. Nobody counts there.
     pub fn clear(&self, places: &Places) {
@@ -226,7 +247,8 @@ impl Counters {
             let tally = core * LAYOUTS + places.tally as usize;
             self.tallies.clear(tally * TALLY_WORDS, TALLY_WORDS);
             let account = core * self.of_core as usize + places.accounts.first as usize;
-            self.accounts.clear(account * ACCOUNT_WORDS, places.accounts.count as usize * ACCOUNT_WORDS);
+            self.accounts.clear(account, places.accounts.count as usize);
+            self.totals.clear(account * TOTAL_WORDS, places.accounts.count as usize * TOTAL_WORDS);
             self.begun.clear(account, places.accounts.count as usize);
             let service = core * self.services_of_core as usize + places.latencies.first as usize;
             self.listed.clear(service * LISTED_WORDS, places.latencies.count as usize * LISTED_WORDS);
@@ -234,5 +256,44 @@ impl Counters {
         }
         let (first, services) = (places.latencies.first as usize, places.latencies.count as usize);
         self.latencies.clear(first * LATENCY_WORDS, services * LATENCY_WORDS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `enter` and `total_up` of src/bpf/counters.h do it.
+    struct Account {
+        total: [u64; 2],
+        account: u64,
+    }
+
+    impl Account {
+        fn enter(&mut self, frames: u32, bytes: u32) {
+            let before = self.account;
+            let part = |shift: u32, by: u32| u64::from(((before >> shift) as u32).wrapping_add(by)) << shift;
+            self.account = part(0, frames) | part(32, bytes);
+            if (before ^ self.account) & 0xc000_0000_c000_0000 != 0 {
+                let on = |total: u64, part: u64| total + u64::from((part as u32).wrapping_sub(total as u32));
+                self.total = [on(self.total[0], self.account), on(self.total[1], self.account >> 32)];
+            }
+        }
+    }
+
+    /// Whatever of the two a reader sees first, and whether or not the total is there yet.
+    #[test]
+    fn an_account_and_its_total_say_all_that_was_counted() {
+        let (mut account, mut all) = (Account { total: [0; 2], account: 0 }, [0u64; 2]);
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..100_000 {
+            let (frames, bytes) = (random.u32(..1 << 26), random.u32(..1 << 28));
+            let total = account.total;
+            account.enter(frames, bytes);
+            all = [all[0] + u64::from(frames), all[1] + u64::from(bytes)];
+            assert_eq!(now(account.total, account.account), all);
+            assert_eq!(now(total, account.account), all, "the total comes later");
+        }
+        assert!(all[0] > 1 << 40 && all[1] > 1 << 42);
     }
 }

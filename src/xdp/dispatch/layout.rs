@@ -35,6 +35,9 @@ pub const SECOND_CHANCE: u16 = 4;
 /// The lowest bit of a service's group in its flags.
 pub const GROUP: u16 = 8;
 
+/// In the first cell of slots, or of remainders: a byte each.
+pub const NARROW: u32 = 1 << 31;
+
 /// In a hop's `egress`.
 pub const NOT_RESOLVED: u32 = 1 << 31;
 pub const HAS_WAY: u32 = 1 << 30;

@@ -71,12 +71,13 @@ impl Sizes {
         let mut size = Size::default();
         compile::compile(table, &ports, (setup.own(), table.key), &mut size).expect("nothing is placed");
         let cores = aya::util::nr_cpus().map_err(|(path, reason)| XdpError::Facts { path: path.into(), reason })?;
-        // The table, another in its place, and what a migration of some services' slots takes, were they as large as the largest: the
-        // slots marked, and a word each that says whose they were; where servers send frames back, the slots before each change too.
+        // The table, another in its place, with more servers than narrow slots have room for, and what a migration of some services' slots
+        // takes, were they as large as the largest: the slots marked, and a word each that says whose they were; where servers send frames
+        // back, the slots before each change too.
         let may_return = (0..table.services() as u16).any(|id| table.service(id).second_chance);
         let earlier = if may_return { CHANGES as u32 } else { 0 };
         let migrating = (table.services() as u32).min(MIGRATING);
-        let cells = 2 * size.cells + 2 * (5 + earlier) * size.slots * migrating + LIST_CELLS + 64;
+        let cells = size.cells + size.wide_cells + 2 * (5 + earlier) * size.slots * migrating + LIST_CELLS + 64;
         let (room, buckets) = (Room::of(table, cores as u32), setup.flows.div_ceil(FLOWS_OF_BUCKET));
         let source_buckets = table.limit_sources().div_ceil(CELLS_OF_BUCKET);
         let (timed_of, syn_buckets) = (setup.timed_of.max(1), syn_buckets(buckets as usize) as u32);
@@ -99,6 +100,7 @@ impl Sizes {
             .map_max_entries("arena", self.cells)
             .map_max_entries("tallies", self.room.tallies())
             .map_max_entries("accounts", self.room.cores * self.room.accounts)
+            .map_max_entries("totals", self.room.cores * self.room.accounts)
             .map_max_entries("begun", self.room.cores * self.room.accounts)
             .map_max_entries("latencies", self.room.services)
             .map_max_entries("listed", self.room.cores * self.room.services)
@@ -161,10 +163,11 @@ impl Tables {
     pub fn open(program: &mut Ebpf, sizes: Sizes, table: &Table) -> Result<Tables, XdpError> {
         let all_buckets = sizes.flows() as usize;
         let Sizes { setup, ports, room, cells, buckets, .. } = sizes;
-        let [tallies, accounts, begun, latencies, listed, limited] = room.words();
+        let [tallies, accounts, totals, begun, latencies, listed, limited] = room.words();
         let counters = Counters {
             tallies: memory(program, "tallies", tallies)?,
             accounts: memory(program, "accounts", accounts)?,
+            totals: memory(program, "totals", totals)?,
             begun: memory(program, "begun", begun)?,
             latencies: memory(program, "latencies", latencies)?,
             listed: memory(program, "listed", listed)?,
