@@ -22,18 +22,20 @@ Boots a kernel of Debian's in qemu, by software emulation, runs COMMAND there as
 Without --nic: the kernel has pktgen, IPVS, veth and nf_tables. Without COMMAND it runs scripts/bench.sh with the kernel's pktgen and IPVS
 among the peers, which writes its report below DIR.
 
-With --nic: the guest is the dispatcher of the lab P that scripts/lab.sh made (default of both: oneip). Its interface lan0 is on the lab's LAN in place of the
-lab's own dispatcher, with its addresses. /run/P-lab is the lab's folder, with a BPF file system of the guest's on /run/P-lab/bpf, and qemu's
-monitor at guest-monitor ("set_link n0 off" takes the NIC's link away). Without COMMAND it says "the guest is up" and runs what comes on the standard input by bash.
+With --nic: the guest is the dispatcher, or a server, of the lab P that scripts/lab.sh made (default of both: oneip). Its interface lan0 is on the lab's LAN
+in place of the lab's own host, with its addresses. /run/P-lab is the lab's folder, with a BPF file system of the guest's on /run/P-lab/bpf, and qemu's
+monitor at guest-monitor ("set_link n0 off" takes the NIC's link away). Without COMMAND it says "the guest is up" and runs what comes on the standard input by
+bash: modprobe there knows the kernel's modules, and lay_network lays the interfaces again when their driver has been away.
 
 With --systemd: this host's own Debian, which systemd boots, up to basic.target and none of this host's services. COMMAND may install, change and
 remove whatever it likes: it writes to memory.
 
   --nic NIC       igb, virtio, e1000e or vmxnet3
+  --host HOST     of the lab, whose place it takes: dispatcher (default), or a server, such as web3
   --second-lan    there are two of that NIC: lan1 is on the lab's bridge br1, in place of the lab's own port dispatcher1, as 198.18.5.2 and 2001:db8:5::2
   --dpdk          the NIC is bound to vfio-pci, behind an IOMMU that qemu emulates; lan0 is a tap with its addresses. There are 512 MiB of
                   huge pages, and /run/dpdk-port has the NIC's PCI address (of two, each in a line)
-  --iommu         there is that IOMMU, and what binds the NIC can be loaded by modprobe; a NIC but virtio has the PCI address 0000:03:00.0
+  --iommu         there is that IOMMU; a NIC but virtio has the PCI address 0000:03:00.0
   --lab P         the lab (default: oneip)
   --queues N      of the NIC, whose workers share the guest's two cores: igb and virtio up to 8 (default: 2; e1000e and vmxnet3 have their own number)
   --mtu N         of lan0 (default: 1500)
@@ -245,21 +247,20 @@ ExecStopPost=/bin/sh -c 'echo "$EXIT_STATUS" >/run/out/.status; sync; systemctl 
 END
 }
 
-# Commands that make the NIC the lab's dispatcher, and those of the second NIC, if there is one.
+# Commands that make the NIC that of a host of the lab, and those of the second NIC, if there is one.
 network() {
     cat <<END
 mount -t tmpfs tmpfs /run/netns
 sysctl -qw net.ipv4.conf.{all,default}.{send_redirects,accept_redirects}=0 net.ipv6.conf.{all,default}.{accept_dad,accept_ra}=0
-if [[ -n "$iommu" ]]; then
-    modprobe() { command modprobe -d "$CACHE/$release" "\$@"; }
-    export -f modprobe
-fi
-END
-    network_of lan0 "$DISPATCHER_MAC" 192.0.2 2001:db8:2
-    [[ -z $second ]] || network_of lan1 "$SECOND_MAC" 198.18.5 2001:db8:5
-    cat <<END
+modprobe() { command modprobe -d "$CACHE/$release" "\$@"; }
+lay_network() {
+$(network_of lan0 "$mac" 192.0.2 2001:db8:2)
+$([[ -z $second ]] || network_of lan1 "$SECOND_MAC" 198.18.5 2001:db8:5)
 ip route add default via 192.0.2.1
 ip route add default via 2001:db8:2::1
+}
+export -f modprobe lay_network
+lay_network
 END
 }
 
@@ -286,8 +287,8 @@ if [[ -n "$dpdk" ]]; then
     sysctl -qw net.ipv4.conf.$1.{send_redirects,accept_redirects}=0 net.ipv6.conf.$1.{accept_dad,accept_ra}=0 net.ipv6.conf.$1.keep_addr_on_down=1
 fi
 ip link set $1 mtu $mtu up
-ip address add $3.2/24 dev $1
-ip address add $4::2/64 dev $1 nodad
+ip address add $3.$number/24 dev $1
+ip address add $4::$number/64 dev $1 nodad
 # igb's link takes seconds.
 for ((tries = 0; tries < 300; tries++)); do if [[ -n "$dpdk" || \$(</sys/class/net/$1/carrier) == 1 ]]; then break; fi; sleep 0.1; done
 END
@@ -295,14 +296,14 @@ END
 
 only_with() { local word=$1; shift; if [[ " $* " == *" $word "* ]]; then echo yes; fi; } # WORD OF...
 
-# The guest's end of the lab's LAN, and of its second: a tap in the place of the lab's dispatcher.
+# The guest's end of the lab's LAN, and of its second: a tap in the place of the lab's own host.
 plug_in() {
     local kind='mode tap' at
     [[ -e /run/netns/$lab-lan ]] || die "there is no lab $lab: scripts/lab.sh --name $lab up"
     [[ -z $second || -n $(ip -n "$lab-lan" link show br1 2>/dev/null) ]] || die "the lab $lab has no second LAN, br1"
     if [[ $nic == virtio ]]; then kind+=' multi_queue'; fi
     for at in "" ${second:+1}; do
-        ip -n "$lab-lan" link set "dispatcher$at" nomaster
+        ip -n "$lab-lan" link set "$host$at" nomaster
         # shellcheck disable=SC2086
         ip -n "$lab-lan" tuntap add "guest${at:-0}" $kind
         ip -n "$lab-lan" link set "guest${at:-0}" master "br${at:-0}" up
@@ -313,7 +314,7 @@ unplug() {
     local at
     for at in "" ${second:+1}; do
         ip -n "$lab-lan" link delete "guest${at:-0}" 2>/dev/null || true
-        ip -n "$lab-lan" link set "dispatcher$at" master "br${at:-0}" 2>/dev/null || true
+        ip -n "$lab-lan" link set "$host$at" master "br${at:-0}" 2>/dev/null || true
     done
 }
 
@@ -336,7 +337,7 @@ boot() {
     if [[ -n $nic ]]; then
         place=(ip netns exec "$lab-lan")
         device=()
-        qemu_nic 0 "$DISPATCHER_MAC"
+        qemu_nic 0 "$mac"
         [[ -z $second ]] || qemu_nic 1 "$SECOND_MAC"
         device+=(-virtfs "local,path=$lab_folder,mount_tag=lab,$share")
         monitor=unix:$lab_folder/guest-monitor,server=on,wait=off
@@ -354,17 +355,18 @@ boot() {
 }
 
 own_suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
-readonly own_suite DISPATCHER_MAC=02:00:00:00:00:02 SECOND_MAC=02:00:00:00:05:02 VIRTIO_QUEUES=8
-out='' minutes=30 nic='' second='' dpdk='' iommu='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
+readonly own_suite SECOND_MAC=02:00:00:00:05:02 VIRTIO_QUEUES=8
+out='' minutes=30 nic='' host=dispatcher second='' dpdk='' iommu='' systemd='' lab=oneip queues=2 mtu=1500 suite='' fetch='' interactive='' lab_folder='' more=()
 while (($# > 0)); do
     case $1 in
-        --out | --minutes | --nic | --lab | --queues | --mtu | --kernel | --modules)
+        --out | --minutes | --nic | --host | --lab | --queues | --mtu | --kernel | --modules)
             (($# >= 2)) || wrong "$1 needs a value"
             case $1 in
                 --modules) IFS=, read -ra more <<<"$2" ;;
                 --out) out=$2 ;;
                 --minutes) minutes=$2 ;;
                 --nic) nic=$2 ;;
+                --host) host=$2 ;;
                 --lab) lab=$2 ;;
                 --queues) queues=$2 ;;
                 --mtu) mtu=$2 ;;
@@ -385,6 +387,13 @@ done
 [[ $nic =~ ^(|igb|virtio|e1000e|vmxnet3)$ ]] || wrong "--nic is igb, virtio, e1000e or vmxnet3, not $nic"
 [[ -n $own_suite ]] || die "this is no Debian: the kernel comes from its packages"
 [[ -z $nic || -z $systemd ]] || wrong "--nic or --systemd"
+case $host in
+    dispatcher) number=2 ;;
+    web[1-4]) number=1${host#web} ;;
+    *) wrong "--host is dispatcher, or web1 to web4, not $host" ;;
+esac
+mac=$(printf '02:00:00:00:00:%02d' $number)
+[[ $host == dispatcher || -z $second$dpdk ]] || wrong "--second-lan and --dpdk are for the dispatcher"
 [[ -z $iommu$second || -n $nic ]] || wrong "--dpdk, --iommu and --second-lan need --nic"
 [[ -z $systemd || -n $fetch ]] || (($# > 0)) || wrong "--systemd needs a command"
 [[ -z $systemd$nic || -n $fetch ]] || ((EUID == 0)) || die "--nic and --systemd need root"

@@ -29,7 +29,7 @@ pub struct Guest<'l> {
 }
 
 impl<'l> Guest<'l> {
-    /// With this NIC in the place of the lab's dispatcher, and these options of the script. `None` where kernel or qemu cannot be had, and it says so.
+    /// With this NIC in the place of the lab's dispatcher, or of another host by `--host`, and these options of the script. `None` where kernel or qemu cannot be had, and it says so.
     pub fn boot(lab: &'l Lab, nic: &str, queues: u32, options: &[&str]) -> Option<Guest<'l>> {
         let guest = || {
             let mut command = Command::new("scripts/guest.sh");
@@ -111,10 +111,15 @@ impl<'l> Guest<'l> {
 
     /// `oneip run` in the guest, with this configuration. What it says up to `ready`.
     pub fn start_with(&mut self, config: &str, options: &str) -> String {
+        self.begin("run", config, options)
+    }
+
+    /// As `start_with`, of `oneip run` or `oneip filter`.
+    pub fn begin(&mut self, verb: &str, config: &str, options: &str) -> String {
         let file = self.config();
         crate::network::write_config(&file, config);
         self.run(&format!(
-            "{} run -c {} --json {options} >/tmp/account 2>/tmp/said & echo $! >/tmp/process",
+            "rm -f /tmp/said; {} {verb} -c {} --json {options} >/tmp/account 2>/tmp/said & echo $! >/tmp/process",
             oneip(),
             file.display()
         ));
@@ -171,9 +176,29 @@ impl<'l> Guest<'l> {
 
     /// Ends it by SIGINT; its account, which balances.
     pub fn stop(&mut self) -> Value {
-        self.end("INT");
-        let said = self.run("cat /tmp/account");
-        let account: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+        self.run("kill -INT $(cat /tmp/process)");
+        self.ended()
+    }
+
+    /// The account, which balances, of a process that ends.
+    pub fn ended(&mut self) -> Value {
+        self.run("for ((t = 0; t < 600; t++)); do if ! kill -0 $(cat /tmp/process) 2>/dev/null; then break; fi; sleep 0.1; done");
+        self.account("/tmp/account")
+    }
+
+    /// `oneip run --takeover` with the configuration of what runs, which ends; its account, which balances.
+    pub fn take_over(&mut self) -> Value {
+        let config = std::fs::read_to_string(self.config()).unwrap();
+        self.run("mv /tmp/account /tmp/account-before");
+        let said = self.start_with(&config, "--takeover");
+        assert!(said.contains("taken over from the process before"), "{said}");
+        self.account("/tmp/account-before")
+    }
+
+    fn account(&mut self, file: &str) -> Value {
+        let said = self.run(&format!("cat {file}"));
+        let account: Value =
+            serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}\n{}", self.heard()));
         let number = |value: &Value| value.as_u64().unwrap();
         let dropped: u64 = account["dropped"].as_object().unwrap().values().map(number).sum();
         let out = number(&account["forwarded"]) + dropped + number(&account["passed"]);
