@@ -3,13 +3,14 @@
 
 use crate::limits::INTERFACE_LOOK;
 use crate::model::Mac;
-use crate::netlink::links::{self, Link};
+use crate::netlink::links::{self, Link, Look};
 use crate::netlink::{self, is};
 use rtnetlink::Handle;
 use rustix::io::Errno;
 use std::fs;
 use std::io;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use std::time::Duration;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 /// Why the data path serves nobody any more.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,40 @@ pub enum InterfaceError {
     Kernel { interface: String, source: io::Error },
 }
 
+/// So many frames, over so long, of which its program sees none, have not gone by it by accident.
+const UNSEEN: u64 = 64;
+const UNSEEN_FOR: Duration = Duration::from_secs(5);
+
+/// Whether a program is given what its interfaces receive.
+struct Reach {
+    is_run: bool,
+    /// When the program saw its last frame, and the counts then.
+    last: Option<(Instant, Counts)>,
+}
+
+/// Frames received, on all interfaces, and frames that their program has seen.
+#[derive(Clone, Copy)]
+struct Counts {
+    received: u64,
+    seen: u64,
+}
+
+impl Reach {
+    const UNKNOWN: Reach = Reach { is_run: true, last: None };
+
+    /// Whether `is_run` has changed by these.
+    fn compare(&mut self, now: Instant, counts: Counts) -> bool {
+        let (since, before) = *self.last.get_or_insert((now, counts));
+        let was_run = self.is_run;
+        if counts.seen != before.seen || counts.received < before.received {
+            *self = Reach { is_run: true, last: Some((now, counts)) };
+        } else if counts.received - before.received >= UNSEEN && now - since >= UNSEEN_FOR {
+            self.is_run = false;
+        }
+        was_run != self.is_run
+    }
+}
+
 /// An interface of this network namespace.
 pub struct InterfaceWatch {
     requests: Handle,
@@ -38,6 +73,8 @@ pub struct InterfaceWatch {
     /// As it was seen last.
     seen: Link,
     program: Option<u32>,
+    received: u64,
+    reach: Reach,
     /// The other interfaces of a dispatcher.
     others: Vec<InterfaceWatch>,
     looks: Interval,
@@ -69,6 +106,8 @@ impl InterfaceWatch {
             has_more_queues: false,
             seen,
             program: None,
+            received: 0,
+            reach: Reach::UNKNOWN,
             others: Vec::new(),
             looks,
             is_due: false,
@@ -100,6 +139,18 @@ impl InterfaceWatch {
         self.program
     }
 
+    /// Whether the program that is attached is given what the interfaces receive, as far as `compare` could tell.
+    pub fn is_run(&self) -> bool {
+        self.reach.is_run
+    }
+
+    /// Compares what all interfaces have received with how many frames the program has `seen` on them, which is any number that grows. Whether
+    /// `is_run` has changed by that.
+    pub fn compare(&mut self, seen: u64) -> bool {
+        let received = self.all().map(|interface| interface.received).sum();
+        self.reach.compare(Instant::now(), Counts { received, seen })
+    }
+
     /// Waits until a link comes or goes, or another XDP program is attached, and for the first look. Looks once a second, and so misses nothing
     /// that lasts, whatever becomes of notifications. Cancel-safe: of a look that was broken off nothing is noted, and another begins at once.
     ///
@@ -127,19 +178,21 @@ impl InterfaceWatch {
         }
     }
 
-    async fn ask(&self) -> io::Result<(Link, Option<u32>)> {
+    async fn ask(&self) -> io::Result<Look> {
         links::one(&self.requests, self.index).await
     }
 
     /// Whether its link has come or gone, or it has another XDP program, or nothing was known of that yet.
-    fn note(&mut self, answer: io::Result<(Link, Option<u32>)>) -> Result<bool, InterfaceError> {
+    fn note(&mut self, answer: io::Result<Look>) -> Result<bool, InterfaceError> {
         let interface = self.seen.name.clone();
-        let (link, program) = match answer {
-            Ok(link) => link,
+        let Look { link, program, received } = match answer {
+            Ok(look) => look,
             Err(error) if is(&error, Errno::NODEV) && self.mac.is_some() => {
                 return Err(InterfaceError::Gone { interface });
             }
-            Err(error) if is(&error, Errno::NODEV) => (Link { up: false, ..self.seen.clone() }, None),
+            Err(error) if is(&error, Errno::NODEV) => {
+                Look { link: Link { up: false, ..self.seen.clone() }, program: None, received: 0 }
+            }
             Err(error) => {
                 tracing::warn!("{interface}: cannot read its state from the kernel, will try again: {error}");
                 return Ok(false);
@@ -151,7 +204,7 @@ impl InterfaceWatch {
             return Err(InterfaceError::Readdressed { interface, was, is });
         }
         let was = self.has_looked.then_some((self.seen.up, self.program));
-        (self.seen, self.program, self.has_looked) = (link, program, true);
+        (self.seen, self.program, self.received, self.has_looked) = (link, program, received, true);
         self.count_queues();
         Ok(was != Some((self.seen.up, self.program)))
     }
@@ -175,4 +228,28 @@ impl InterfaceWatch {
 fn receive_queues(interface: &str) -> io::Result<usize> {
     let queues = fs::read_dir(format!("/sys/class/net/{interface}/queues"))?;
     Ok(queues.flatten().filter(|queue| queue.file_name().as_encoded_bytes().starts_with(b"rx-")).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_sees_nothing_of_what_is_received_is_not_run() {
+        let (begin, mut reach) = (Instant::now(), Reach::UNKNOWN);
+        let mut at = |seconds: u64, received, seen| {
+            let changed = reach.compare(begin + Duration::from_secs(seconds), Counts { received, seen });
+            (reach.is_run, changed)
+        };
+        assert_eq!(at(0, 1000, 100), (true, false));
+        assert_eq!(at(10, 1063, 100), (true, false), "too few");
+        assert_eq!(at(20, 2000, 101), (true, false), "one has come");
+        assert_eq!(at(24, 9000, 101), (true, false), "too soon");
+        assert_eq!(at(25, 9000, 101), (false, true));
+        assert_eq!(at(26, 9500, 101), (false, false), "it is told once");
+        assert_eq!(at(27, 9600, 102), (true, true), "it is run again");
+        assert_eq!(at(99, 9663, 102), (true, false));
+        assert_eq!(at(100, 5, 102), (true, false), "another device, whose count begins again");
+        assert_eq!(at(105, 69, 102), (false, true));
+    }
 }

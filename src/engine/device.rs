@@ -185,6 +185,15 @@ impl Attachment {
         }
     }
 
+    /// Frames that the program has seen.
+    pub fn seen(&self) -> Option<u64> {
+        match self {
+            Attachment::AfXdp { steer, .. } => steer.counters().read().ok().map(|counts| counts.seen),
+            #[cfg(feature = "dpdk")]
+            Attachment::Dpdk { .. } => None,
+        }
+    }
+
     /// From here on the ports get the frames to these addresses, and to no others.
     ///
     /// # Errors

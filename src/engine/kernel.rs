@@ -321,6 +321,10 @@ impl Engine for Kernel {
         self.program.count_flows();
     }
 
+    fn seen(&self) -> Option<u64> {
+        Some(self.program.dispatch.seen())
+    }
+
     fn see(&mut self, interface: &InterfaceWatch) {
         on_interfaces::see(interface, self.number, &self.troubles);
     }

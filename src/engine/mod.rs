@@ -50,6 +50,11 @@ pub trait Engine {
         None
     }
 
+    /// How many frames its program has seen on the interfaces, or another number that grows with them. `None`: it has none, or it cannot be read.
+    fn seen(&self) -> Option<u64> {
+        None
+    }
+
     /// Takes note of how the interface is.
     fn see(&mut self, _interface: &InterfaceWatch) {}
 

@@ -2,6 +2,7 @@
 //! somebody takes it off.
 
 use super::HostCheck;
+use super::on_interfaces::not_run;
 use crate::control::interface::InterfaceWatch;
 use crate::limits::KEPT_ACCOUNTS;
 use crate::metrics::snapshot::Snapshot;
@@ -49,22 +50,27 @@ impl<P> Counting<P> {
     /// Notes whether the program is on the interface, and says so when that changes. Whether it has changed.
     pub fn see(&self, interface: &InterfaceWatch, number: u32, kept: Kept) -> bool {
         let (found, name) = (interface.program(), interface.name());
+        let comes_of_it = match kept {
+            Kept::Decap => "packets stay in their tunnels, and none is sent back",
+            _ => "this server has no clients",
+        };
         let trouble = (found != Some(number)).then(|| {
             let what = found
                 .map_or("no program is attached instead".to_owned(), |found| format!("XDP program {found} is there"));
-            let comes_of_it = match kept {
-                Kept::Decap => "packets stay in their tunnels, and none is sent back",
-                _ => "this server has no clients",
-            };
             format!("somebody has detached the {kept} from {name}, and {what}: {comes_of_it}; restart `oneip {kept}`")
         });
+        let is_idle = || {
+            let program = format!("the program of the {kept}");
+            format!("{}: {comes_of_it}; restart `oneip {kept}`", not_run(interface, &program))
+        };
+        let trouble = trouble.or_else(|| (!interface.is_run()).then(is_idle));
         let known = &mut lock(&self.book).trouble;
         if *known == trouble {
             return false;
         }
         match &trouble {
             Some(trouble) => tracing::error!("{trouble}"),
-            None => tracing::info!("the {kept} is attached to {name} again"),
+            None => tracing::info!("the {kept} has the frames of {name} again"),
         }
         *known = trouble;
         true
@@ -82,6 +88,11 @@ impl<P: AsRef<Program>> Counting<P> {
         Snapshot { summary, workers: Vec::new(), latency: Vec::new(), rounds: 0, troubles }
     }
 
+    /// Frames that the program has seen; `None`: the kernel does not say.
+    pub fn seen(&self) -> Option<u64> {
+        self.program.as_ref().as_ref().counts().ok().map(|counts| counts.seen())
+    }
+
     fn summary(&self) -> Result<Summary, ProgramError> {
         let program = self.program.as_ref().as_ref();
         let counts = program.counts()?;
@@ -95,7 +106,7 @@ impl<P: AsRef<Program>> Counting<P> {
         });
         Ok(Summary {
             services: Vec::new(),
-            frames: counts.passed + counts.kept + dropped.iter().sum::<u64>(),
+            frames: counts.seen(),
             forwarded: counts.kept,
             passed: counts.passed,
             dropped,

@@ -145,6 +145,10 @@ impl Engine for Workers {
         }
     }
 
+    fn seen(&self) -> Option<u64> {
+        self.attachment.seen()
+    }
+
     fn see(&mut self, interface: &InterfaceWatch) {
         if let Some(number) = self.program {
             on_interfaces::see(interface, number, &self.pool.troubles);

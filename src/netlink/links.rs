@@ -68,12 +68,30 @@ fn vlan_id(info: &LinkInfo) -> Option<u16> {
     })
 }
 
-/// One device, and the number of the XDP program that is attached to it.
-pub async fn one(handle: &Handle, index: u32) -> io::Result<(Link, Option<u32>)> {
+/// How a device is at one moment.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub link: Link,
+    /// The number of the XDP program that is attached to it.
+    pub program: Option<u32>,
+    /// Frames, as its driver counts them.
+    pub received: u64,
+}
+
+/// One device.
+pub async fn one(handle: &Handle, index: u32) -> io::Result<Look> {
     let mut answers = handle.link().get().match_index(index).execute().map_err(to_io);
     let message = answers.try_next().await?.ok_or_else(|| io::Error::other("no answer"))?;
     let (_, link) = read(&message).ok_or_else(|| io::Error::other("no answer"))?;
-    Ok((link, program(&message)))
+    Ok(Look { link, program: program(&message), received: received(&message) })
+}
+
+fn received(message: &LinkMessage) -> u64 {
+    let counts = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(counts) => Some(counts.rx_packets),
+        _ => None,
+    });
+    counts.unwrap_or(0)
 }
 
 fn program(message: &LinkMessage) -> Option<u32> {

@@ -215,6 +215,7 @@ impl ControlPlane {
                         controller.show(membership);
                     }
                     () = tokio::time::sleep_until(look) => {
+                        controller.compare_frames();
                         controller.tell_checks(membership);
                         controller.show(membership);
                         look = Instant::now() + OVERVIEW_EVERY;
@@ -265,6 +266,16 @@ impl ControlPlane {
 }
 
 impl Controller<'_> {
+    /// Whether the program sees what the interfaces receive.
+    fn compare_frames(&mut self) {
+        if let Some(watch) = &mut self.watch
+            && let Some(seen) = self.engine.seen()
+            && watch.compare(seen)
+        {
+            self.engine.see(watch);
+        }
+    }
+
     async fn carry_out(
         &mut self,
         membership: &mut Membership,

@@ -56,7 +56,7 @@ fn are_off(programs: &[(u32, u32)], patience: Duration) -> io::Result<bool> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let handle = netlink::requests()?;
         for (interface, program) in programs {
-            while links::one(&handle, *interface).await.is_ok_and(|(_, now)| now == Some(*program)) {
+            while links::one(&handle, *interface).await.is_ok_and(|look| look.program == Some(*program)) {
                 if Instant::now() > give_up {
                     return Ok(false);
                 }

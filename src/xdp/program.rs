@@ -106,6 +106,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// All frames that it has seen.
+    pub fn seen(&self) -> u64 {
+        self.passed + self.kept + self.dropped.iter().sum::<u64>()
+    }
+
     /// Frames dropped for that reason; 0 for what the program does not judge.
     pub fn dropped(&self, reason: Reason) -> u64 {
         self.dropped[reason as usize]

@@ -20,6 +20,7 @@ const GUEST_PATIENCE: Duration = Duration::from_secs(150);
 /// A guest that runs. Dropped, it is powered off.
 pub struct Guest<'l> {
     lab: &'l Lab,
+    nic: String,
     machine: Child,
     input: ChildStdin,
     lines: Receiver<String>,
@@ -56,7 +57,7 @@ impl<'l> Guest<'l> {
         listen(machine.stdout.take().unwrap(), Arc::clone(&said), move |line| drop(tell.send(line)));
         listen(machine.stderr.take().unwrap(), Arc::clone(&said), |_| ());
         let input = machine.stdin.take().unwrap();
-        let guest = Guest { lab, machine, input, lines, said, commands: 0 };
+        let guest = Guest { lab, nic: nic.to_owned(), machine, input, lines, said, commands: 0 };
         while guest.line("boot") != "the guest is up" {}
         Some(guest)
     }
@@ -203,7 +204,32 @@ impl<'l> Guest<'l> {
         let dropped: u64 = account["dropped"].as_object().unwrap().values().map(number).sum();
         let out = number(&account["forwarded"]) + dropped + number(&account["passed"]);
         assert_eq!(number(&account["frames"]), out, "frames in = forwarded + dropped + passed: {account}");
+        self.report(&account);
         account
+    }
+
+    /// Adds a row to the file that `ONEIP_REPORT` names, if it does: the test, the NIC, the kernel, the engine, and the account.
+    fn report(&mut self, account: &Value) {
+        let Some(file) = std::env::var_os("ONEIP_REPORT") else { return };
+        let (kernel, heard) = (self.run("uname -r"), self.heard());
+        let engine = heard.lines().find_map(|line| line.strip_prefix("  engine     ")).unwrap_or_default();
+        let dropped: Vec<String> = account["dropped"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(_, count)| **count != 0)
+            .map(|(reason, count)| format!("{reason} {count}"))
+            .collect();
+        let test = thread::current().name().unwrap_or_default().replace('_', " ");
+        let counts = ["frames", "forwarded", "passed"].map(|key| account[key].to_string());
+        let row = format!(
+            "| {test} | {} | {kernel} | {engine} | {} | {} |\n",
+            self.nic,
+            counts.join(" | "),
+            dropped.join(", ")
+        );
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
+        file.and_then(|mut file| file.write_all(row.as_bytes())).unwrap();
     }
 }
 

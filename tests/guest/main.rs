@@ -222,7 +222,7 @@ fn e1000e_in_copy_mode() {
 }
 
 /// The driver has a queue for each core; qemu's NIC puts everything into the first one. A program that is attached while the interface is set
-/// down and up is not run any more, until it is attached anew (Linux 7.3; `ethtool -S`: "xdp packets").
+/// down and up is not run any more (Linux 7.3; `ethtool -S`: "xdp packets"): that is told, until the program is attached anew.
 #[test]
 #[ignore = "takes minutes"]
 fn vmxnet3_in_copy_mode() {
@@ -232,6 +232,15 @@ fn vmxnet3_in_copy_mode() {
     for engine in ["af_xdp", "xdp"] {
         guest.start(&format!("engine = \"{engine}\""), "");
         set_down_and_up(&mut guest);
+        eventually("it is told", || {
+            lab.fetch_within(1, 0, &clients(0)[..CLIENTS]);
+            guest
+                .heard()
+                .contains("lan0 receives frames, and the dispatcher's program, which is attached there, sees none")
+        });
+        let socket = lab.file("oneip.sock").display().to_string();
+        let health = guest.run(&format!("curl -sS http://oneip/healthz --unix-socket {socket}"));
+        assert!(health.contains("sees none"), "{health}");
         guest.stop();
         guest.start(&format!("engine = \"{engine}\""), "");
         all_is_well(&lab);

@@ -23,7 +23,7 @@ pub async fn interface(
     device.numa_node = root.number(&format!("{sys}/device/numa_node")).or(device.numa_node);
     let near = root.text(&format!("{sys}/device/local_cpulist"));
     device.near_cores = near.map_or(device.near_cores, |list| core_list(&list));
-    let program = links::one(handle, device.index).await.ok().and_then(|(_, program)| program);
+    let program = links::one(handle, device.index).await.ok().and_then(|look| look.program);
     let place = Place {
         kept: Kept::Dispatcher,
         interface: name.to_owned(),

@@ -60,6 +60,10 @@ impl Engine for Unwrapping {
         });
     }
 
+    fn seen(&self) -> Option<u64> {
+        self.counting.seen()
+    }
+
     fn see(&mut self, interface: &InterfaceWatch) {
         self.counting.see(interface, self.number, Kept::Decap);
     }

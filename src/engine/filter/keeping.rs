@@ -118,6 +118,10 @@ impl Engine for Keeping {
         self.speaker.speak(membership, &server, fails);
     }
 
+    fn seen(&self) -> Option<u64> {
+        self.counting.seen()
+    }
+
     fn see(&mut self, interface: &InterfaceWatch) {
         self.speaker.is_due |= self.counting.see(interface, self.number, Kept::Filter);
     }

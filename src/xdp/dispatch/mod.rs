@@ -177,6 +177,11 @@ impl Dispatch {
     }
 
     /// See `Tables`.
+    pub fn seen(&self) -> u64 {
+        self.tables.seen()
+    }
+
+    /// See `Tables`.
     ///
     /// # Errors
     /// There is no room for so many services or servers beside those that are counted for.

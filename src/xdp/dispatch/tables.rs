@@ -327,6 +327,12 @@ impl Tables {
         Ok(())
     }
 
+    /// Frames that the program has seen: a number that grows with each, and may be less when a layout's books are closed.
+    pub fn seen(&self) -> u64 {
+        let of_books = |books: &Books| (0..books.cores()).map(|core| books.tally(core).received()).sum::<u64>();
+        self.books.iter().map(of_books).sum()
+    }
+
     /// Watched frames that found no room, since the program was loaded.
     pub fn unseen(&self) -> u64 {
         self.control.words()[UNSEEN].load(Ordering::Relaxed)
